@@ -1,0 +1,76 @@
+# Everything that is run on the machine of whoever works on Terrafirma. `make help` lists it.
+
+SHELL := bash
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+# For the targets below, given as `make target NAME=x`. Not taken from the environment, where NAME is common.
+NAME := terrafirma
+SSH_PORT := 2222
+HTTPS_PORT :=
+DISTRO := debian13
+PYTHON := python3
+
+BIN := .venv/bin
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: demo
+demo: export DEMO_STARTED := $(shell date +%s)
+demo: venv ## The whole platform on a throw-away server on this machine, then four replicas answering over HTTPS
+	testbed/target.sh terrafirma 2222 debian13 8443
+	testbed/demo.sh terrafirma 8443
+
+.PHONY: test
+test: venv engine images lint unit e2e ## Everything that CI runs: lint, unit, e2e, and what they need
+
+.PHONY: lint
+lint: venv ## Format, lint and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/shellcheck --external-sources testbed/*.sh .ci/run
+
+.PHONY: unit
+unit: venv ## The tests that need no server
+	$(BIN)/pytest tests/unit
+
+.PHONY: e2e
+e2e: venv ## The tests that deploy to a target
+	$(BIN)/pytest -m e2e tests/e2e
+
+.PHONY: bench
+bench: venv engine images ## Measure, side by side, what the design promises
+	testbed/bench.sh
+
+.PHONY: target
+target: ## A bare server as a container (NAME=, SSH_PORT=, HTTPS_PORT=, DISTRO=debian13 or debian12)
+	@testbed/target.sh "$(NAME)" "$(SSH_PORT)" "$(DISTRO)" "$(HTTPS_PORT)"
+
+.PHONY: untarget
+untarget: ## Remove the target NAME= with its data
+	@testbed/untarget.sh "$(NAME)"
+
+.PHONY: engine
+engine: ## A Docker engine that answers
+	@testbed/engine.sh
+
+.PHONY: images
+images: engine ## The images that targets start from
+	@testbed/image.sh debian13 debian12
+
+.PHONY: venv
+venv: .venv/.locked ## .venv with the packages that requirements.lock pins
+
+.venv/.locked: requirements.lock
+	@testbed/venv.sh "$(PYTHON)"
+
+.PHONY: lock
+lock: ## Pin the newest versions that pyproject.toml allows in requirements.lock
+	@testbed/lock.sh "$(PYTHON)"
+
+.PHONY: clean
+clean: ## Remove all that these commands made: targets, images, .target/, .venv
+	@testbed/clean.sh

@@ -1,0 +1,6 @@
+"""The whole platform, in order: `pyinfra inventory.py deploy.py`."""
+
+from pyinfra import local
+
+for task in ("preflight", "apt", "users", "sshd", "docker", "postgres", "app", "caddy", "borg"):
+    local.include(f"tasks/{task}.py")

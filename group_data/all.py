@@ -1,0 +1,140 @@
+"""
+Every setting with its default; a group file or the inventory overrides any key.
+
+Keep what differs for your servers in a file of your own, `group_data/servers.py` for the group
+`servers` of inventory.py, and leave this one as it is.
+"""
+
+from terrafirma.connection import without_delay
+
+# Saves 40 ms on every command of a run: see terrafirma/connection.py.
+ssh_paramiko_connect_kwargs = {"transport_factory": without_delay}
+
+# --- preflight: what a host must have before anything changes -------------------------------------
+
+# Refuse a host with less free disk than this, in GB.
+preflight_free_disk_gb = 2
+# How long to wait for cloud-init, or for another program that holds apt's lock, in seconds.
+preflight_wait_seconds = 600
+
+# --- apt: package sources and base packages -------------------------------------------------------
+
+# Where packages come from: "distro" is the distribution's own archive ("upstream", the vendors'
+# repositories, is not built yet).
+apt_source = "distro"
+# Refresh the package lists before an installation when they are older than this, in hours.
+apt_cache_hours = 24
+# Packages that every host gets.
+apt_packages = ["ca-certificates", "curl", "gnupg", "lsb-release", "python3", "vim", "wget"]
+
+# --- users: who may log in ------------------------------------------------------------------------
+
+# The accounts of the host: `prod` owns the applications, `ingres` deploys, `dev` looks around.
+users_accounts = [
+    {"name": "prod"},
+    {"name": "ingres", "sudo": ["ALL"]},
+    {"name": "dev"},
+]
+
+# --- sshd -----------------------------------------------------------------------------------------
+
+# Whether a password is enough to log in.
+sshd_password_authentication = False
+# Who may log in besides `users_accounts` and the user who runs the deploy.
+sshd_allow_users = []
+
+# --- docker ---------------------------------------------------------------------------------------
+
+# Docker takes the subnets of its networks from here; must not overlap a network that you use.
+docker_address_pool = "10.210.0.0/16"
+# Prefix length of each of these subnets.
+docker_subnet_size = 24
+# A container's log is rotated at this size …
+docker_log_max_size = "20m"
+# … and so many files of it are kept.
+docker_log_max_files = 5
+# Bridge networks for applications.
+docker_networks = ["apps"]
+# Further keys for daemon.json, as Docker documents them.
+docker_daemon = {}
+
+# --- postgres -------------------------------------------------------------------------------------
+
+# Major version; None: the one that the distribution ships.
+postgres_version = None
+# Port on localhost and on the docker0 address.
+postgres_port = 5432
+# Roles that log in; their passwords are made on the server, in /etc/terrafirma/secrets/postgres.
+postgres_roles = [{"name": "api"}]
+# Databases with their owners.
+postgres_databases = [{"name": "api", "owner": "api"}]
+# Connections that the server accepts at most.
+postgres_max_connections = 200
+# Further settings for the server, as PostgreSQL documents them.
+postgres_settings = {}
+
+# --- app: the application, N replicas of it -------------------------------------------------------
+
+# Name of the compose project, the image and the directory on the host.
+app_name = "api"
+# Directory on this machine with its Dockerfile; empty: no application.
+app_source = "examples/api"
+# Name under which Caddy serves it.
+app_domain = "api.terrafirma.test"
+# Its database, one of `postgres_databases`.
+app_database = "api"
+# Containers that run at once.
+app_replicas = 4
+# First of its loopback ports: one for each replica, in a row.
+app_port = 8000
+# Port on which it listens in its container.
+app_container_port = 8000
+# Path that answers 200 when a replica can serve.
+app_health_path = "/healthz"
+# Account on the host, one of `users_accounts`, under whose id the containers run.
+app_user = "prod"
+# Docker network of the applications, one of `docker_networks`.
+app_network = "apps"
+# How long the replicas may take to become healthy, in seconds.
+app_start_seconds = 120
+# Further applications, each with name, source, domain, database, port and what else differs.
+app_more = []
+
+# --- caddy: HTTPS and load balancing --------------------------------------------------------------
+
+# Address for the certificate authority's messages; empty: none.
+caddy_email = ""
+# ACME directory of the certificate authority; empty: Caddy's default. Names that no public
+# authority signs (.test, .internal, localhost …) get a certificate of Caddy's own authority.
+caddy_acme_ca = ""
+# An access log is rotated at this size, in MB …
+caddy_log_size_mb = 50
+# … and so many files of it are kept.
+caddy_log_files = 10
+
+# --- borg: backups --------------------------------------------------------------------------------
+
+# Repository on another host, ssh://user@host:port/./path; empty: no backups.
+borg_repository = ""
+# SSH host keys of that host, as lines of a known_hosts file.
+borg_known_hosts = []
+# What is backed up besides a dump of every database.
+borg_directories = ["/etc", "/home", "/opt", "/root", "/srv", "/var"]
+# Borg patterns that are left out; running databases and containers are dumped or rebuilt instead.
+borg_exclude = [
+    "/var/lib/postgresql",
+    "/var/lib/docker",
+    "/var/lib/containerd",
+    "/var/cache",
+    "/var/tmp",
+    "/home/*/.cache",
+    "/root/.cache",
+    "*/__pycache__",
+    "*/.pyenv",
+]
+# Archives that are kept.
+borg_keep_daily = 7
+borg_keep_weekly = 4
+borg_keep_monthly = 6
+# When a backup is made, as systemd's OnCalendar (see man systemd.time).
+borg_schedule = "*-*-* 02:00:00"

@@ -1,0 +1,29 @@
+"""Package sources and the packages that every host gets."""
+
+from pyinfra import host
+from pyinfra.api import DeployError
+
+from terrafirma.machine import ready
+from terrafirma.operations.files import put, template
+from terrafirma.operations.packages import packages
+from terrafirma.settings import Apt, Preflight
+
+ready(host)
+settings = Apt.of(host)
+
+# The place for the vendors' repositories: their keys, pinned by fingerprint, and deb822 sources.
+if settings.source == "upstream":
+    raise DeployError(f"{host.name}: apt_source: 'upstream' is not built yet; use 'distro'")
+
+put(
+    name="Let apt wait for its lock",
+    entries=[
+        template(
+            "apt/60terrafirma.j2",
+            "/etc/apt/apt.conf.d/60terrafirma",
+            data={"wait_seconds": Preflight.of(host).wait_seconds},
+        )
+    ],
+)
+
+packages(name="Install the base packages", packages=settings.packages)

@@ -1,0 +1,53 @@
+"""Caddy serves the applications over HTTPS and spreads the requests over their replicas."""
+
+from pyinfra import host
+
+from terrafirma.machine import ready
+from terrafirma.operations.files import put, template
+from terrafirma.operations.packages import packages
+from terrafirma.operations.services import unit
+from terrafirma.settings import App, Caddy, is_public
+
+ready(host)
+settings = Caddy.of(host)
+caddyfile = "/etc/caddy/Caddyfile"
+
+packages(name="Install Caddy", packages=["caddy"])
+
+put(
+    name="Restart Caddy after a crash",
+    entries=[
+        template("caddy/restart.conf.j2", "/etc/systemd/system/caddy.service.d/terrafirma.conf")
+    ],
+)
+
+sites = put(
+    name="Configure the sites",
+    entries=[
+        template(
+            "caddy/Caddyfile.j2",
+            caddyfile,
+            data={
+                "email": settings.email,
+                "acme_ca": settings.acme_ca,
+                "log_size_mb": settings.log_size_mb,
+                "log_files": settings.log_files,
+                "sites": [
+                    {
+                        "name": app.name,
+                        "domain": app.domain,
+                        "public": is_public(app.domain) or bool(settings.acme_ca),
+                        "ports": app.ports,
+                        "health_path": app.health_path,
+                    }
+                    for app in App.of(host).applications
+                ],
+            },
+        )
+    ],
+    # As the user that serves: validating opens the log files and Caddy's own authority.
+    check='runuser -u caddy -- env HOME=/var/lib/caddy caddy validate --adapter caddyfile --config "$new"'
+    " > /dev/null",
+)
+
+unit(name="Run Caddy", unit="caddy.service", reload_on={caddyfile: sites})

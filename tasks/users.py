@@ -1,0 +1,59 @@
+"""The accounts in `users_accounts`: home, shell, groups, exactly their keys, and what sudo allows."""
+
+from pyinfra import host
+from pyinfra.api import DeployError
+
+from terrafirma.machine import ready
+from terrafirma.operations.accounts import accounts
+from terrafirma.operations.files import Absent, Directory, put, template
+from terrafirma.operations.packages import packages
+from terrafirma.settings import Users
+
+machine = ready(host)
+settings = Users.of(host)
+
+for account in settings.accounts:
+    if account.name == machine["user"] and not (account.keys and "ALL" in account.sudo):
+        raise DeployError(
+            f"{host.name}: users_accounts: you are connected as {account.name!r}, which would lose "
+            "its keys or its sudo; give it both, or connect as another user"
+        )
+
+packages(name="Install sudo", packages=["sudo"])
+
+accounts(name="Create the accounts", accounts=settings.accounts)
+
+put(
+    name="Authorize exactly the declared keys",
+    entries=[
+        entry
+        for account in settings.accounts
+        for entry in (
+            Directory(f"{account.directory}/.ssh", "700", account.name, account.name),
+            template(
+                "users/authorized_keys.j2",
+                f"{account.directory}/.ssh/authorized_keys",
+                data={"keys": account.keys},
+                mode="600",
+                user=account.name,
+                group=account.name,
+            ),
+        )
+    ],
+)
+
+put(
+    name="Allow exactly the declared commands as root",
+    entries=[
+        template(
+            "users/sudoers.j2",
+            f"/etc/sudoers.d/90-terrafirma-{account.name}",
+            data={"name": account.name, "commands": account.sudo},
+            mode="440",
+        )
+        if account.sudo
+        else Absent(f"/etc/sudoers.d/90-terrafirma-{account.name}")
+        for account in settings.accounts
+    ],
+    check='visudo -cqf "$new"',
+)

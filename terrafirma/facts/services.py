@@ -1,0 +1,89 @@
+"""What systemd knows of a unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
+from typing_extensions import override
+
+# A reload leaves no trace in systemd; our own are noted here (see operations/services.py). The
+# directory is empty after a reboot, which is right: then the unit has just started.
+RELOADS = "/run/terrafirma"
+
+
+class UnitState(TypedDict):
+    active: bool
+    enabled: bool
+    needs_daemon_reload: bool  # its file or a drop-in changed since systemd read it
+    stale: list[str]  # files of `restart_on` that changed since the unit started
+    stale_reload: list[str]  # files of `reload_on` that changed since it started or was reloaded
+
+
+def _changed_since(key: str, paths: Sequence[str], also: str) -> list[str | QuoteString]:
+    if not paths:
+        return []
+    return [
+        "for path in",
+        *map(QuoteString, paths),
+        f'; do test ! -e "$path" || find "$path" -prune -newerct "$since" {also}',
+        f'-printf "{key}=%p\\n"; done;',
+    ]
+
+
+class Unit(FactBase[UnitState]):
+    """
+    State of one unit, and which of the files that it reads are newer than what it runs with.
+
+    Time stamps of systemd and ctimes of files are compared on the host: a restart that was lost
+    because a run died half-way is still due in the next run.
+    """
+
+    @staticmethod
+    @override
+    def default() -> UnitState:
+        return UnitState(
+            active=False, enabled=False, needs_daemon_reload=False, stale=[], stale_reload=[]
+        )
+
+    @override
+    def command(
+        self, unit: str, restart_on: Sequence[str] = (), reload_on: Sequence[str] = ()
+    ) -> StringCommand:
+        show = StringCommand("systemctl show --timestamp=us", QuoteString(unit), "--property")
+        return StringCommand(
+            show,
+            "ActiveState,UnitFileState,NeedDaemonReload;",
+            StringCommand("since=$(", show, " ActiveEnterTimestamp --value);", _separator=""),
+            StringCommand("stamp=", QuoteString(f"{RELOADS}/{unit}.reloaded"), ";", _separator=""),
+            'test -n "$since" || exit 0; echo started;',
+            *_changed_since("stale", restart_on, ""),
+            # What was reloaded since the start counts from the reload on.
+            'after=""; test ! -e "$stamp" || after="-cnewer $stamp";',
+            *_changed_since("stale_reload", reload_on, "$after"),
+        )
+
+    @override
+    def process(self, output: list[str]) -> UnitState:
+        state = self.default()
+        started = False
+        for line in output:
+            key, _, value = line.partition("=")
+            match key:
+                case "ActiveState":
+                    state["active"] = value in ("active", "reloading")
+                case "UnitFileState":
+                    # "enabled-runtime": PostgreSQL's generator enables its instances so.
+                    state["enabled"] = value not in ("", "disabled", "masked", "linked", "bad")
+                case "NeedDaemonReload":
+                    state["needs_daemon_reload"] = value == "yes"
+                case "started":
+                    started = True
+                case "stale":
+                    state["stale"].append(value)
+                case "stale_reload":
+                    state["stale_reload"].append(value)
+        if state["active"] and not started:
+            raise FactProcessError(f"systemd does not say since when it is active: {output!r}")
+        return state

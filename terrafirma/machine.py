@@ -1,0 +1,117 @@
+"""What each task starts with: a host that it can work on, and root's rights there."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from pyinfra.api import DeployError, Host
+
+from terrafirma.facts.machine import Machine, MachineState
+from terrafirma.settings import Preflight
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What a supported distribution's own archive holds."""
+
+    postgres: int
+    docker: tuple[str, ...]
+    compose: bool = True  # Docker Compose v2 and buildx are among `docker`
+
+
+# apparmor: Debian's kernels have it on, and no container starts without its parser.
+_ENGINE = ("docker.io", "apparmor", "iptables")
+DISTRIBUTIONS = {
+    ("debian", "13"): Distribution(17, (*_ENGINE, "docker-cli", "docker-compose", "docker-buildx")),
+    ("debian", "12"): Distribution(15, _ENGINE, compose=False),
+    ("ubuntu", "24.04"): Distribution(16, (*_ENGINE, "docker-compose-v2", "docker-buildx")),
+    ("ubuntu", "22.04"): Distribution(14, (*_ENGINE, "docker-compose-v2", "docker-buildx")),
+}
+ARCHITECTURES = ("amd64", "arm64")
+
+# Asked once a run for each host: none of it changes while the run lasts.
+_known: WeakKeyDictionary[Host, MachineState] = WeakKeyDictionary()
+
+
+def ready(host: Host) -> MachineState:
+    """
+    What kind of host this is; from here on operations and facts run there as root.
+
+    Waits, and says so, until cloud-init has finished. Raises DeployError for a host that Terrafirma
+    does not support, and for a user who cannot become root: before anything changes.
+    """
+    if host in _known:
+        return _known[host]
+    machine = host.get_fact(Machine)
+    deadline = time.monotonic() + Preflight.of(host).wait_seconds
+    while machine["booting"]:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise DeployError(
+                f"{host.name}: preflight_wait_seconds: cloud-init is still not finished; "
+                "see `cloud-init status --long` there"
+            )
+        host.log(f"Waiting for cloud-init to finish, {left:.0f} s left")
+        time.sleep(5)
+        machine = host.get_fact(Machine)
+    refuse_unsupported(host, machine)
+    if not machine["root"]:
+        # `_sudo` is what pyinfra reads for every operation and fact of this host.
+        host.data._sudo = True
+    _known[host] = machine
+    return machine
+
+
+def refuse_unsupported(host: Host, machine: MachineState) -> None:
+    """Raise DeployError unless the host is one that Terrafirma supports."""
+    supported = ", ".join(f"{name.title()} {version}" for name, version in DISTRIBUTIONS)
+    if (machine["id"], machine["version"]) not in DISTRIBUTIONS:
+        raise DeployError(
+            f"{host.name}: distribution: {machine['name']} is not supported; use {supported}"
+        )
+    if machine["architecture"] not in ARCHITECTURES:
+        raise DeployError(
+            f"{host.name}: architecture: {machine['architecture']} is not supported; "
+            f"use {' or '.join(ARCHITECTURES)}"
+        )
+    if not machine["systemd"]:
+        raise DeployError(
+            f"{host.name}: systemd: it does not run there (a plain container?); "
+            "use a server or a virtual machine that boots with it"
+        )
+    if not (machine["root"] or machine["sudo"] or host.data.get("_sudo_password")):
+        raise DeployError(
+            f"{host.name}: ssh_user: {machine['user']!r} is neither root nor may it use sudo without "
+            "a password; connect as root (--user root) or as an account with sudo"
+        )
+
+
+def distribution(machine: MachineState) -> Distribution:
+    """What the archive of a supported host's distribution holds."""
+    return DISTRIBUTIONS[machine["id"], machine["version"]]
+
+
+def postgres_version(host: Host, wanted: int | None) -> int:
+    """
+    The major version for this host.
+
+    Raises DeployError when the archive does not have `wanted`, and when a cluster of another
+    version exists: a new and empty one beside it is never what was meant.
+    """
+    machine = ready(host)
+    offered = distribution(machine).postgres
+    if wanted is not None and wanted != offered:
+        raise DeployError(
+            f"{host.name}: postgres_version: {machine['name']} has {offered}, not {wanted}; "
+            f"set it to {offered} or None"
+        )
+    for name in machine["clusters"]:
+        if int(name.partition("/")[0]) != offered:
+            raise DeployError(
+                f"{host.name}: postgres_version: this would make a new cluster {offered}/main beside "
+                f"{name}, which {'holds your data' if name in machine['own_clusters'] else 'is not ours'}; "
+                "upgrade or move that one first (man pg_upgradecluster)"
+            )
+    return offered

@@ -1,0 +1,91 @@
+"""Backups with borgmatic."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from pyinfra import host
+from pyinfra.api import FunctionCommand, Host, QuoteString, State, StringCommand, operation
+from pyinfra.facts.files import FileContents
+
+from terrafirma.facts.backup import Archives, FirstArchive
+from terrafirma.facts.files import PathStates
+
+
+@operation()
+def keys(directory: str) -> Generator[StringCommand]:
+    """
+    The passphrase of the repository and the SSH key that opens the backup host, made on the server.
+
+    Without these two no archive can be read again: existing ones are never replaced.
+    """
+    passphrase, key = f"{directory}/passphrase", f"{directory}/id_ed25519"
+    known = host.get_fact(PathStates, paths=[passphrase, key])
+    commands = []
+    if passphrase not in known:
+        commands.append(
+            f"( umask 077; head -c 32 /dev/urandom | base64 > {passphrase}.new "
+            f"&& mv {passphrase}.new {passphrase} )"
+        )
+    if key not in known:
+        commands.append(f"ssh-keygen -q -t ed25519 -N '' -C \"backup@$(hostname)\" -f {key}")
+    if commands:
+        yield StringCommand(f"install -d -m 700 {directory} &&", " && ".join(commands))
+    else:
+        host.noop(f"the keys are in {directory}")
+
+
+@operation()
+def show_key(path: str) -> Generator[StringCommand]:
+    """The public key at `path`, for the backup host's authorized_keys; changes nothing."""
+    for line in host.get_fact(FileContents, path=path) or ():
+        host.log_styled(line, fg="green")
+    host.noop("shown")
+    yield from ()
+
+
+@operation()
+def first_backup(*, config: str, stamp: str, key: str) -> Generator[StringCommand | FunctionCommand]:
+    """
+    One backup with the present configuration, listed from the repository: then it is proved to work.
+
+    + config: borgmatic's configuration
+    + stamp: where the name of the archive is noted, so that a converged run need not ask the
+      backup host
+    + key: the public key that the backup host must accept
+    """
+    archive = host.get_fact(FirstArchive, stamp=stamp, config=config)
+    if archive:
+        host.noop(f"{archive} proved this configuration")
+        return
+    # An existing repository is left as it is; one that cannot be opened fails here.
+    yield StringCommand(
+        "borgmatic init --encryption repokey-blake2 && {",
+        "systemctl start borgmatic.service ||",
+        "{ journalctl --no-pager --output cat --lines 20 --unit borgmatic.service >&2; exit 1; }; }",
+        "|| { echo 'borg_repository: the first backup failed. If the backup host refused the key,",
+        "let this one in there and run again:' >&2; cat", QuoteString(key), ">&2; exit 1; }",
+    )  # fmt: skip
+    yield FunctionCommand(_list_archives, (stamp,), {})
+
+
+def _list_archives(state: State, host: Host, stamp: str) -> bool:
+    archives = host.get_fact(Archives)
+    if not archives:
+        host.log_styled("the repository lists no archive", fg="red")
+        return False
+    for archive in archives:
+        host.log(f"Archive in the repository: {archive}")
+    noted, _ = host.run_shell_command(
+        StringCommand("echo", QuoteString(archives[-1]), ">", QuoteString(stamp)),
+        _sudo=bool(host.data.get("_sudo")),
+    )
+    return noted
+
+
+@operation()
+def warn(message: str) -> Generator[StringCommand]:
+    """Say `message` where nobody overlooks it; changes nothing."""
+    host.log_styled(message, fg="yellow", bold=True)
+    host.noop(message)
+    yield from ()

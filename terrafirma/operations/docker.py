@@ -1,0 +1,99 @@
+"""Docker networks and compose projects."""
+
+from __future__ import annotations
+
+import base64
+import io
+import tarfile
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+from pyinfra import host
+from pyinfra.api import QuoteString, StringCommand, operation
+
+from terrafirma.facts.docker import MissingNetworks, ProjectContainers
+from terrafirma.facts.files import PathStates
+from terrafirma.operations.files import source_files
+
+
+@operation()
+def networks(names: Sequence[str]) -> Generator[StringCommand]:
+    """
+    Bridge networks; an existing one is left as it is.
+
+    pyinfra's docker.network asks for each of them.
+    """
+    missing = host.get_fact(MissingNetworks, names=names)
+    for name in missing:
+        yield StringCommand("docker network create", QuoteString(name))
+    if not missing:
+        host.noop(f"{', '.join(names) or 'no network'}: there")
+
+
+@operation()
+def upload_source(directory: Path, *, dest: str) -> Generator[StringCommand]:
+    """
+    A copy of a local directory at `dest`, complete or not there at all.
+
+    + directory: what to copy
+    + dest: where to, ending in the digest of the content: what exists there is right, and its
+      siblings with other digests are removed
+
+    pyinfra's files.sync asks for each file, and leaves half a copy when it dies.
+    """
+    if dest in host.get_fact(PathStates, paths=[dest]):
+        host.noop(f"{dest} is there")
+        return
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for path in source_files(directory):
+            tar.add(path, path.relative_to(directory), filter=_anonymous)
+    yield StringCommand(
+        "dest=", QuoteString(dest),
+        '; rm -rf "${dest%-*}"-*; mkdir -p "$dest.new" && base64 -d | tar -xzf - -C "$dest.new"',
+        ' && mv "$dest.new" "$dest"',
+        _stdin=base64.encodebytes(archive.getvalue()).decode(),
+        _separator="",
+    )  # fmt: skip
+
+
+def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    member.mode = 0o755 if member.mode & 0o100 else 0o644
+    return member
+
+
+@operation()
+def compose_up(
+    project: str, *, directory: str, release: str, replicas: int, service: str, timeout: int
+) -> Generator[StringCommand]:
+    """
+    A compose project of which so many healthy containers of one release run, and no other.
+
+    + project, directory: its name, and where its compose.yaml is
+    + release: what its containers carry as label `terrafirma.release`
+    + replicas, service: how many containers of which service
+    + timeout: how long they may take to become healthy, in seconds
+
+    pyinfra's docker.compose runs `up` on each run. Images are built before anything is stopped, and
+    what a container that does not become healthy has to say is shown.
+    """
+    containers = host.get_fact(ProjectContainers, project=project)
+    right = [
+        one
+        for one in containers
+        if (one["release"], one["state"]) == (release, "running")
+        # A replica that is starting is not ours to judge again: its restart policy does that.
+        and one["health"] != "unhealthy"
+    ]
+    if len(right) == len(containers) == replicas:
+        host.noop(f"{replicas} replicas of {project} run release {release}")
+        return
+    compose = f"docker compose --project-name {project} --progress plain"
+    yield StringCommand(
+        "cd", QuoteString(directory), "&&",
+        f"{compose} build --quiet &&",
+        f"{{ {compose} up --detach --remove-orphans --wait --wait-timeout {timeout}",
+        f"|| {{ {compose} logs --no-log-prefix --tail 20 {service} >&2; exit 1; }}; }}",
+    )  # fmt: skip

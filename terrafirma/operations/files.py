@@ -1,0 +1,176 @@
+"""Files and directories."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pyinfra import host, logger, state
+from pyinfra.api import QuoteString, StringCommand, operation
+from pyinfra.facts.files import FileContents
+from pyinfra.operations.util.files import generate_color_diff
+
+from terrafirma.facts.files import PathState, PathStates
+from terrafirma.settings import ROOT
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(ROOT / "templates"),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,  # noqa: S701  configuration files, not HTML
+)
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory with exactly this owner and mode."""
+
+    path: str
+    mode: str = "755"
+    user: str = "root"
+    group: str = "root"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file with exactly this content, owner and mode."""
+
+    path: str
+    content: str
+    mode: str = "644"
+    user: str = "root"
+    group: str = "root"
+    secret: bool = False
+    """Never shown by --diff."""
+
+
+@dataclass(frozen=True)
+class Absent:
+    """No file at this path, which is one that only we write."""
+
+    path: str
+
+
+Entries = Sequence[Directory | File | Absent]
+
+
+def template(name: str, path: str, *, data: dict[str, Any] | None = None, **owner: Any) -> File:
+    """A file rendered from `templates/<name>` with `data`; `owner` as for File."""
+    return File(path, render(name, **(data or {})), **owner)
+
+
+def source(name: str, path: str, **owner: Any) -> File:
+    """A file that is a copy of `files/<name>`; `owner` as for File."""
+    return File(path, (ROOT / "files" / name).read_text(), **owner)
+
+
+def render(template_name: str, /, **data: Any) -> str:
+    """The text of that file of `templates`; an unknown name in it raises jinja2.UndefinedError."""
+    return _TEMPLATES.get_template(template_name).render(**data)
+
+
+@operation()
+def put(
+    entries: Entries | Callable[[], Entries], *, check: str | None = None
+) -> Generator[StringCommand]:
+    """
+    Directories and files with exact content, owner and mode.
+
+    + entries: what to put; a callable is asked when the operation runs, so that it may read facts
+      that an earlier operation of the same run changes
+    + check: shell command that must accept a new file before it replaces the old one; `$new` is
+      the path of the new file, which has its final owner and mode
+
+    pyinfra's files.put asks three or four questions for each file, uploads over the old content,
+    sets owner and mode after the content is there, and leaves a broken file where a good one was.
+    Here one command asks about all files, and each is replaced as a whole, after its check. The
+    content travels on standard input: it is in no process list. A file at the same path that we
+    did not write (it does not say "managed by Terrafirma") is kept beside it once, with the suffix
+    `.before-terrafirma`.
+    """
+    wanted = entries() if callable(entries) else entries
+    known = host.get_fact(PathStates, paths=[entry.path for entry in wanted]) if wanted else {}
+    changed = False
+    for entry in wanted:
+        now = known.get(entry.path)
+        match entry:
+            case Absent():
+                if now is not None:
+                    changed = True
+                    yield StringCommand("rm -f", QuoteString(entry.path))
+            case Directory():
+                if not _has(entry, now) or now is None or now["kind"] != "directory":
+                    changed = True
+                    yield StringCommand(
+                        "install -d -m", entry.mode, "-o", entry.user, "-g", entry.group,
+                        QuoteString(entry.path),
+                    )  # fmt: skip
+            case File():
+                # Standard input is sent in whole lines.
+                content = entry.content if entry.content.endswith("\n") else entry.content + "\n"
+                digest = hashlib.sha256(content.encode()).hexdigest()
+                if _has(entry, now) and now is not None and now["sha256"] == digest:
+                    continue
+                changed = True
+                if state.config.DIFF and not entry.secret:
+                    _show_difference(entry.path, content, now)
+                yield _replacement(entry, content, check)
+    if not changed:
+        host.noop(f"{', '.join(entry.path for entry in wanted) or 'nothing'}: as wanted")
+
+
+def _has(entry: File | Directory, now: PathState | None) -> bool:
+    return now is not None and (now["mode"], now["user"], now["group"]) == (
+        entry.mode.lstrip("0"),
+        entry.user,
+        entry.group,
+    )
+
+
+def _replacement(file: File, content: str, check: str | None) -> StringCommand:
+    path = QuoteString(file.path)
+    return StringCommand(
+        StringCommand("path=", path, _separator=""), '; new="$path.terrafirma-new"; umask 077;',
+        # Owner and mode first, then the content: it is never readable for longer than it should be.
+        'mkdir -m 755 -p "${path%/*}" && rm -f "$new" && : > "$new" &&',
+        f'chown {file.user}:{file.group} "$new" && chmod {file.mode} "$new" && cat > "$new" &&',
+        f"( {check} ) && " if check else "",
+        '{ ! test -f "$path" || grep -qi "managed.by.terrafirma" "$path"',
+        '|| test -e "$path.before-terrafirma" || cp -a "$path" "$path.before-terrafirma"; } &&',
+        'mv -f "$new" "$path" || { rm -f "$new"; exit 1; }',
+        _stdin=content,
+    )  # fmt: skip
+
+
+def _show_difference(path: str, content: str, now: PathState | None) -> None:
+    known = (host.get_fact(FileContents, path=path) or []) if now else []
+    host.log(f"{'Will change' if now else 'Will create'} {path}")
+    before = [f"{line}\n" for line in known]
+    for line in generate_color_diff(before, content.splitlines(keepends=True)):
+        logger.info("  %s", line)
+
+
+def tree_digest(directory: Path) -> str:
+    """SHA-256 over names, modes and contents of all files below `directory`: what a build sees."""
+    digest = hashlib.sha256()
+    for path in source_files(directory):
+        executable = bool(path.stat().st_mode & 0o100)
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(directory)}|{executable}|{content}\n".encode())
+    return digest.hexdigest()
+
+
+def source_files(directory: Path) -> list[Path]:
+    """The files below `directory` in a fixed order, without version control and caches."""
+    left_out = {".git", ".venv", "__pycache__", "node_modules"}
+    return sorted(
+        path
+        for path in directory.rglob("*")
+        if path.is_file() and not left_out & set(path.relative_to(directory).parts)
+    )

@@ -1,0 +1,433 @@
+"""
+Typed views of host data: each task reads its own flat `<prefix>_*` keys, once, validated.
+
+The defaults are in `group_data/all.py`; here are the shapes. An unknown key or a wrong value stops
+the run before any change, in one line that names the host, the key and what would be right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from ipaddress import IPv4Network, ip_address
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pyinfra.api import DeployError, Host
+
+ROOT = Path(__file__).parent.parent
+
+# Names that end up in SQL, in file names, in unit names and in Docker's labels: nothing to quote.
+Identifier = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z_][a-z0-9_]{0,62}$",
+        description="lower-case letters, digits and _; at most 63",
+    ),
+]
+AccountName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _absolute(path: str) -> str:
+    if not re.fullmatch(r"/[\w.@/+-]*", path):
+        raise ValueError(f"{path!r} is not an absolute path of letters, digits and . _ - + @ /")
+    return path
+
+
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+
+
+def _one_line(text: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise ValueError("has a line break or another control character")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+
+
+def _public_key(value: str) -> str:
+    """The key itself, or the content of the file on this machine that `value` names."""
+    text = value
+    if not re.match(r"(sk-)?(ssh|ecdsa)-", value):
+        try:
+            text = Path(value).expanduser().read_text()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not a text file"
+            raise ValueError(
+                f"cannot read {value!r} ({reason}): name a public key file on this machine, "
+                "or write the key itself ('ssh-ed25519 AAAA…')"
+            ) from None
+    key = text.strip()
+    if not re.fullmatch(r"(sk-)?(ssh|ecdsa)-[a-z0-9@.-]+ [A-Za-z0-9+/]{32,}=*( [^\n]*)?", key):
+        raise ValueError(f"{value[:40]!r} does not hold one SSH public key ('ssh-ed25519 AAAA…')")
+    return key
+
+
+PublicKey = Annotated[str, AfterValidator(_public_key)]
+
+# Domain names that no public authority signs (RFC 2606, 6761, 6762, 8375, ICANN's .internal).
+_PRIVATE_DOMAINS = ("localhost", "test", "example", "invalid", "local", "internal", "home.arpa")
+_EXAMPLE_DOMAINS = ("example.com", "example.net", "example.org")
+
+
+def is_public(domain: str) -> bool:
+    """Whether a public authority could sign a certificate for `domain`."""
+    try:
+        ip_address(domain)
+    except ValueError:
+        private = (*_PRIVATE_DOMAINS, *_EXAMPLE_DOMAINS)
+        return "." in domain and not any(
+            domain == name or domain.endswith(f".{name}") for name in private
+        )
+    return False
+
+
+def _domain(value: str) -> str:
+    label = r"(?!-)[a-z0-9-]{1,63}(?<!-)"
+    if len(value) > 253 or not re.fullmatch(rf"{label}(\.{label})*", value):
+        raise ValueError(f"{value!r} is not a domain name in lower case, like api.example.com")
+    return value
+
+
+Domain = Annotated[str, AfterValidator(_domain)]
+
+
+class Model(BaseModel):
+    """A frozen, closed part of the data; a field's docstring is its line in the reference."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True)
+
+
+class Settings(Model):
+    """The keys of one task: those of host data that start with its prefix."""
+
+    prefix: ClassVar[str]
+
+    @classmethod
+    def of(cls, host: Host) -> Self:
+        """The settings of `host`; raises DeployError, one line for all that is wrong."""
+        refuse_unknown_keys(host)
+        start = f"{cls.prefix}_"
+        data = {
+            key.removeprefix(start): value
+            for key, value in host.data.dict().items()
+            if key.startswith(start) and key not in CONNECTOR_KEYS
+        }
+        try:
+            return cls(**data)
+        except ValidationError as error:
+            raise DeployError(
+                f"{host.name}: " + "; ".join(_explain(start, error, tuple(cls.model_fields)))
+            ) from None
+
+
+def _explain(start: str, error: ValidationError, fields: tuple[str, ...]) -> Iterator[str]:
+    for one in error.errors():
+        message = one["msg"].removeprefix("Value error, ")
+        location = ".".join(str(part) for part in one["loc"])
+        if one["type"] == "extra_forbidden":
+            close = get_close_matches(location, fields, 1) if len(one["loc"]) == 1 else []
+            hint = f", did you mean {start}{close[0]}?" if close else ""
+            message = f"there is no such key{hint}"
+        elif one["type"] == "string_pattern_mismatch":
+            message = f"{one['input']!r} does not match {one['ctx']['pattern']}"
+        # A rule over the whole model has no location: its message names the keys itself.
+        yield f"{start}{location}: {message}" if location else message
+
+
+# Keys of pyinfra's own connectors that share a prefix with a task of ours.
+CONNECTOR_KEYS = frozenset({"docker_identifier", "docker_platform", "docker_architecture"})
+# What pyinfra itself reads from host data, and `x_` for a user's own tasks.
+_FOREIGN_PREFIXES = ("_", "ssh_", "vagrant_", "podman_", "x_")
+
+
+def refuse_unknown_keys(host: Host) -> None:
+    """A key under no known prefix is a typing error ("postgress_version"): say so."""
+    prefixes = tuple(f"{cls.prefix}_" for cls in ALL_SETTINGS)
+    for key in host.data.dict():
+        if key in CONNECTOR_KEYS or key.startswith(_FOREIGN_PREFIXES + prefixes):
+            continue
+        known = [f"{cls.prefix}_{field}" for cls in ALL_SETTINGS for field in cls.model_fields]
+        close = get_close_matches(key, known, 1)
+        hint = f"did you mean {close[0]}?" if close else "keys of your own tasks start with x_"
+        raise DeployError(f"{host.name}: {key}: there is no such key, {hint}")
+
+
+class Preflight(Settings):
+    prefix = "preflight"
+
+    free_disk_gb: int = Field(ge=0)
+    wait_seconds: int = Field(ge=1, le=7200)
+
+
+class Apt(Settings):
+    prefix = "apt"
+
+    source: Literal["distro", "upstream"]
+    cache_hours: int = Field(ge=1)
+    packages: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")], ...]
+
+
+class Account(Model):
+    """One login on the host."""
+
+    name: AccountName
+    """Login name."""
+    shell: AbsolutePath = "/bin/bash"
+    """Login shell."""
+    home: AbsolutePath = ""
+    """Home directory; empty: `/home/<name>`."""
+    keys: tuple[PublicKey, ...] = ()
+    """All the SSH public keys that may log in: the keys themselves, or files on this machine. A key
+    that is not listed is removed from the host."""
+    groups: tuple[AccountName, ...] = ()
+    """All the groups besides the account's own. `docker` is root by another name."""
+    sudo: tuple[Line, ...] = ()
+    """Commands it may run as root without a password, by absolute path; `ALL` for every one."""
+
+    @property
+    def directory(self) -> str:
+        return self.home or f"/home/{self.name}"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.name == "root":
+            raise ValueError("root exists already and is not managed here")
+        for command in self.sudo:
+            if command != "ALL" and not command.startswith("/"):
+                raise ValueError(f"sudo: {command!r} is neither ALL nor an absolute path")
+        return self
+
+
+class Users(Settings):
+    prefix = "users"
+
+    accounts: tuple[Account, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _refuse_duplicates("users_accounts", (account.name for account in self.accounts))
+        return self
+
+
+class Sshd(Settings):
+    prefix = "sshd"
+
+    password_authentication: bool
+    allow_users: tuple[AccountName, ...]
+
+
+class Docker(Settings):
+    prefix = "docker"
+
+    address_pool: IPv4Network
+    subnet_size: int = Field(ge=16, le=29)
+    log_max_size: Annotated[str, Field(pattern=r"^[1-9][0-9]*[kmg]$")]
+    log_max_files: int = Field(ge=1, le=1000)
+    networks: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")], ...]
+    daemon: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.subnet_size <= self.address_pool.prefixlen:
+            raise ValueError(
+                f"docker_subnet_size: /{self.subnet_size} is not smaller than the pool "
+                f"{self.address_pool}: use a number above {self.address_pool.prefixlen}"
+            )
+        if not self.address_pool.is_private:
+            raise ValueError(
+                f"docker_address_pool: {self.address_pool} is not a private network (RFC 1918)"
+            )
+        _refuse_duplicates("docker_networks", self.networks)
+        for reserved in {"bridge", "host", "none", "default"} & set(self.networks):
+            raise ValueError(f"docker_networks: {reserved!r} is Docker's own")
+        return self
+
+
+# Roles and databases that PostgreSQL itself makes or reserves, and key words that cannot be names.
+_RESERVED = frozenset(
+    "postgres public none template0 template1 all user current_user session_user current_role "
+    "sameuser samerole replication table select grant order group end default".split()
+)
+
+
+def _not_reserved(name: str) -> str:
+    if name in _RESERVED or name.startswith("pg_"):
+        raise ValueError(f"{name!r} is reserved by PostgreSQL")
+    return name
+
+
+DatabaseName = Annotated[Identifier, AfterValidator(_not_reserved)]
+
+
+class Role(Model):
+    """A role that logs in with the password that is born on the server."""
+
+    name: DatabaseName
+    """Role name."""
+    connection_limit: int = Field(default=-1, ge=-1)
+    """How many connections it may hold at once; -1: no limit of its own."""
+
+
+class Database(Model):
+    """A database and the one role that owns it and may connect to it."""
+
+    name: DatabaseName
+    """Database name."""
+    owner: DatabaseName
+    """Role that owns it; one of `postgres_roles`."""
+
+
+class Postgres(Settings):
+    prefix = "postgres"
+
+    version: int | None = Field(ge=13, le=30)
+    port: Port
+    roles: tuple[Role, ...]
+    databases: tuple[Database, ...]
+    max_connections: int = Field(ge=20, le=10_000)
+    settings: dict[Identifier, bool | int | float | Line]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _refuse_duplicates("postgres_roles", (role.name for role in self.roles))
+        _refuse_duplicates("postgres_databases", (database.name for database in self.databases))
+        roles = {role.name for role in self.roles}
+        for database in self.databases:
+            if database.owner not in roles:
+                raise ValueError(
+                    f"postgres_databases: {database.name} is owned by {database.owner!r}, "
+                    f"which is not in postgres_roles ({', '.join(sorted(roles)) or 'empty'})"
+                )
+        for key in {"listen_addresses", "port", "max_connections", "hba_file"} & set(self.settings):
+            raise ValueError(f"postgres_settings: {key} is derived; it cannot be set here")
+        return self
+
+
+class Application(Model):
+    """A web application in containers behind Caddy."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+    """Name of the compose project, the image and the directory on the host."""
+    source: Line
+    """Directory on this machine with its Dockerfile; `app_source` may be empty: no application."""
+    domain: Domain
+    """Name under which Caddy serves it."""
+    database: DatabaseName
+    """Its database, one of `postgres_databases`; the URL reaches it as the file
+    `/run/secrets/database_url`."""
+    replicas: int = Field(default=4, ge=1, le=64)
+    """Containers that run at once."""
+    port: int = Field(default=8000, ge=1024, le=65535)
+    """First of its loopback ports: one for each replica, in a row."""
+    container_port: Port = 8000
+    """Port on which it listens in its container."""
+    health_path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_.-]*$")] = "/healthz"
+    """Path that answers 200 when a replica can serve."""
+    user: AccountName = "prod"
+    """Account on the host, one of `users_accounts`, under whose id the containers run."""
+
+    @property
+    def source_directory(self) -> Path:
+        return ROOT / Path(self.source).expanduser()
+
+    @property
+    def ports(self) -> range:
+        return range(self.port, self.port + self.replicas)
+
+    @property
+    def directory(self) -> str:
+        return f"/opt/terrafirma/{self.name}"
+
+    @property
+    def secrets(self) -> str:
+        return f"/etc/terrafirma/secrets/app/{self.name}"
+
+
+class App(Application, Settings):
+    prefix = "app"
+
+    network: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+    start_seconds: int = Field(ge=5, le=3600)
+    more: tuple[Application, ...]
+
+    @property
+    def applications(self) -> tuple[Application, ...]:
+        """The application of the flat keys, if `app_source` names one, and those of `app_more`."""
+        return (self, *self.more) if self.source else self.more
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _refuse_duplicates("app_name", (one.name for one in self.applications))
+        _refuse_duplicates("app_domain", (one.domain for one in self.applications))
+        taken: dict[int, str] = {}
+        for one in self.applications:
+            for port in one.ports:
+                if port > 65535 or port in taken:
+                    reason = f"taken by {taken[port]}" if port in taken else "above 65535"
+                    raise ValueError(
+                        f"app_port: {one.name} needs {one.ports[0]}-{one.ports[-1]} for its "
+                        f"{one.replicas} replicas, but {port} is {reason}"
+                    )
+                taken[port] = one.name
+            if not (one.source_directory / "Dockerfile").is_file():
+                raise ValueError(
+                    f"app_source: {one.source!r} is not a directory with a Dockerfile"
+                )
+        return self
+
+
+class Caddy(Settings):
+    prefix = "caddy"
+
+    email: Annotated[str, Field(pattern=r"^$|^[^\s@{}\"]+@[^\s@{}\"]+$")]
+    acme_ca: Annotated[str, Field(pattern=r"^$|^https://[^\s{}\"]+$")]
+    log_size_mb: int = Field(ge=1)
+    log_files: int = Field(ge=1)
+
+
+class Borg(Settings):
+    prefix = "borg"
+
+    repository: Annotated[str, Field(pattern=r"^$|^ssh://[^\s@]+@[^\s/@]+/\S+$")]
+    known_hosts: tuple[Line, ...]
+    directories: tuple[AbsolutePath, ...]
+    exclude: tuple[Line, ...]
+    keep_daily: int = Field(ge=1)
+    keep_weekly: int = Field(ge=0)
+    keep_monthly: int = Field(ge=0)
+    schedule: Line
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.repository and not self.known_hosts:
+            raise ValueError(
+                "borg_known_hosts: empty; list the backup host's SSH host keys, as your provider "
+                "publishes them or as `ssh-keyscan` prints them after you compared them"
+            )
+        return self
+
+
+def _refuse_duplicates(key: str, names: Any) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{key}: {name!r} is there twice")
+        seen.add(name)
+
+
+ALL_SETTINGS: tuple[type[Settings], ...] = (
+    Preflight, Apt, Users, Sshd, Docker, Postgres, App, Caddy, Borg,
+)  # fmt: skip

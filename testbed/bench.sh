@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# After this ran, what testbed/bench.py measured is printed.
+set -euo pipefail
+# shellcheck source=testbed/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+cd "$ROOT"
+exec .venv/bin/python testbed/bench.py "$@"

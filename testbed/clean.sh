@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# After this ran, what the scripts beside it and `make` made is gone: targets, volumes, networks, images,
+# the engine if they started one by hand, .target/ and .venv. Nothing else is: all of it carries our label.
+set -euo pipefail
+# shellcheck source=testbed/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# ours KIND [OPTION…]: the ids of what carries our label.
+ours() {
+    local kind=$1
+    shift
+    docker "$kind" ls --quiet "$@" --filter "label=$LABEL" | sort -u
+}
+
+# An image goes when nothing is built on it any more, and the list does not say which that is.
+remove_images() {
+    local left id gone
+    while left=$(ours image) && [ -n "$left" ]; do
+        gone=
+        for id in $left; do
+            if docker rmi --force "$id" >"$STATE/rmi.log" 2>&1; then gone=yes; fi
+        done
+        if [ -z "$gone" ]; then die "an image of ours stays: $(last_words "$STATE/rmi.log")"; fi
+    done
+}
+
+remove_from_engine() {
+    local id
+    for id in $(ours container --all); do docker rm --force --volumes "$id" >/dev/null; done
+    for id in $(ours volume); do docker volume rm "$id" >/dev/null; done
+    for id in $(ours network); do docker network rm "$id" >/dev/null; done
+    remove_images
+}
+
+# Only the process whose number and start time engine.sh wrote down.
+stop_engine() {
+    local pid started
+    if [ ! -f "$STATE/dockerd.pid" ]; then return; fi
+    read -r pid started <"$STATE/dockerd.pid"
+    if [ "$(awk '{ print $2, $22 }' "/proc/$pid/stat" 2>/dev/null)" != "(dockerd) $started" ]; then return; fi
+    if [ -n "$(docker ps --quiet)" ]; then
+        say "The Docker engine (process $pid) is left running: containers that are not ours use it"
+        return
+    fi
+    kill "$pid"
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
+}
+
+if have docker && docker version >/dev/null 2>&1; then remove_from_engine; fi
+stop_engine
+rm -rf "$STATE" "$ROOT/.venv" "$ROOT"/.{mypy,ruff,pytest}_cache

@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# After this ran, the image terrafirma/target:DISTRO is there for each DISTRO named (debian13, debian12).
+set -euo pipefail
+# shellcheck source=testbed/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+exists() { docker image inspect "$1" >/dev/null 2>&1; }
+
+# Debian's docker.io has no buildx, without which new clients refuse to build; later engines have no other builder.
+build() {
+    if docker buildx version >/dev/null 2>&1; then
+        docker build --quiet "$@"
+    else
+        DOCKER_BUILDKIT=0 docker build --quiet "$@"
+    fi >"$STATE/build.log" 2>&1 || die "docker build: $(last_words "$STATE/build.log")"
+}
+
+# A registry that cannot be reached says so at once or in 15 s; the limit is for one that stalls.
+pull() {
+    if have timeout; then timeout 300 docker pull --quiet "$1"; else docker pull --quiet "$1"; fi \
+        >"$STATE/pull.log" 2>&1
+}
+
+base_from_registry() {
+    local distro=$1 image had=
+    image=debian:$(codename "$distro")
+    if exists "$image"; then had=yes; fi
+    pull "$image" || return
+    build --tag "terrafirma/base:$distro" - <<<"FROM $image"$'\n'"LABEL $LABEL"
+    # Under its own name `make clean` would not find it.
+    if [ -z "$had" ]; then docker rmi "$image" >/dev/null; fi
+}
+
+# sources CODENAME: where this machine gets Debian from, for another release of it. Without an answer
+# mmdebstrap goes by its own default.
+sources() {
+    local own uri suite
+    own=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    # shellcheck disable=SC2016  # apt fills these in
+    apt-get indextargets --format '$(REPO_URI) $(RELEASE)' \
+        'Created-By: Packages' 'Origin: Debian' 'Component: main' | sort -u |
+        while read -r uri suite; do
+            case $uri in http*) ;; *) continue ;; esac
+            case $suite in
+                "$own" | "$own-updates" | "$own-security")
+                    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
+                        "$uri $1${suite#"$own"} main"
+                    ;;
+            esac
+        done
+}
+
+tar_of() { echo "$STATE/base-$1.tar"; }
+
+bootstrap() {
+    local distro=$1 codename list new=$STATE/base-$1.new.tar
+    codename=$(codename "$distro")
+    if ! have mmdebstrap; then install mmdebstrap debian-archive-keyring; fi
+    list=$(sources "$codename")
+    set -- --variant=minbase "$codename" "$new"
+    if [ -n "$list" ]; then set -- "$@" -; fi
+    mmdebstrap "$@" <<<"$list" >"$STATE/mmdebstrap.log" 2>&1 ||
+        die "no registry gave debian:$codename ($(last_words "$STATE/pull.log"))," \
+            "and mmdebstrap: $(last_words "$STATE/mmdebstrap.log")"
+    mv "$new" "$(tar_of "$distro")"
+}
+
+# from_archive DISTRO: whether the base was made here, because no registry gave it.
+from_archive() {
+    [ "$(docker image inspect -f '{{index .Config.Labels "org.terrafirma.base"}}' \
+        "terrafirma/base:$1" 2>/dev/null)" = archive ]
+}
+
+# The targets get this file too, see target.sh.
+make_tar() {
+    local distro=$1 container
+    if [ -s "$(tar_of "$distro")" ]; then return; fi
+    if from_archive "$distro"; then
+        # Another checkout made the image.
+        container=$(docker create --label "$LABEL" "terrafirma/base:$distro" true)
+        docker export -o "$STATE/base-$distro.new.tar" "$container"
+        docker rm "$container" >/dev/null
+        mv "$STATE/base-$distro.new.tar" "$(tar_of "$distro")"
+    else
+        bootstrap "$distro"
+    fi
+}
+
+make_base() {
+    local distro=$1
+    if exists "terrafirma/base:$distro"; then return; fi
+    say "Making the base image for $distro"
+    if [ ! -s "$(tar_of "$distro")" ] && base_from_registry "$distro"; then return; fi
+    make_tar "$distro"
+    docker import --change "LABEL $LABEL org.terrafirma.base=archive" --change 'CMD ["bash"]' \
+        "$(tar_of "$distro")" "terrafirma/base:$distro" >/dev/null
+}
+
+make_image() {
+    local distro=$1
+    make_base "$distro"
+    # Always debian13's: it is what the example application is built on, whatever the server runs.
+    if from_archive "$distro"; then make_tar debian13; fi
+    if ! exists "terrafirma/target:$distro"; then say "Making the target image for $distro"; fi
+    # Again each time: costs nothing when nothing changed, and the Dockerfile may have.
+    build --build-arg "BASE=terrafirma/base:$distro" --tag "terrafirma/target:$distro" "$ROOT/testbed"
+}
+
+for distro in "${@:-debian13}"; do
+    codename "$distro" >/dev/null
+    locked image make_image "$distro"
+done

@@ -1,0 +1,193 @@
+#!/usr/bin/env bash
+# After this ran, a bare server runs as the container NAME: systemd, sshd on 127.0.0.1:SSH_PORT with root's
+# key in .target/, and whatever listens on its port 443 on 127.0.0.1:HTTPS_PORT when that is given.
+# Usage: testbed/target.sh [NAME [SSH_PORT [DISTRO [HTTPS_PORT [DOCKER_CREATE_ARGUMENT…]]]]]
+set -euo pipefail
+# shellcheck source=testbed/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+NAME=${1:-terrafirma}
+SSH_PORT=${2:-2222}
+DISTRO=${3:-debian13}
+HTTPS_PORT=${4:-}
+MORE=("${@:5}")
+SPEC="DISTRO=$DISTRO SSH_PORT=$SSH_PORT HTTPS_PORT=$HTTPS_PORT${5:+ ${*:5}}"
+
+KEY=$STATE/id_ed25519
+KNOWN_HOSTS=$STATE/known_hosts
+HOST_KEYS=$STATE/host/etc/ssh
+STAND_IN=$STATE/stand-in
+
+check_arguments() {
+    case $NAME in '' | *[!a-z0-9-]*) die "NAME is made of a-z, 0-9 and -, not '$NAME'" ;; esac
+    codename "$DISTRO" >/dev/null
+    for port in "$SSH_PORT" ${HTTPS_PORT:+"$HTTPS_PORT"}; do
+        case $port in '' | *[!0-9]*) die "a port is a number, not '$port'" ;; esac
+    done
+}
+
+make_keys() {
+    if ! have ssh-keygen; then install openssh-client; fi
+    if [ ! -f "$KEY" ]; then ssh-keygen -q -t ed25519 -N '' -C terrafirma-testbed -f "$KEY"; fi
+    # One set for all targets, so that a target made anew is still the one that known_hosts knows.
+    if [ ! -d "$HOST_KEYS" ]; then
+        mkdir -p "$HOST_KEYS"
+        ssh-keygen -A -f "$STATE/host" >/dev/null
+    fi
+    mkdir -p "$STATE/root/.ssh"
+    cp "$KEY.pub" "$STATE/root/.ssh/authorized_keys"
+    chmod 0700 "$STATE/root/.ssh"
+    chmod 0600 "$STATE/root/.ssh/authorized_keys"
+}
+
+remember_host() {
+    local line type key
+    touch "$KNOWN_HOSTS"
+    for public in "$HOST_KEYS"/*.pub; do
+        read -r type key _ <"$public"
+        line="[127.0.0.1]:$SSH_PORT $type $key"
+        if ! grep -qxF "$line" "$KNOWN_HOSTS"; then echo "$line" >>"$KNOWN_HOSTS"; fi
+    done
+}
+
+inspect() { docker container inspect --format "$1" "$NAME" 2>/dev/null; }
+
+# check_port PORT: whether nothing on this machine listens there yet.
+check_port() {
+    if (: <>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then die "port $1 of 127.0.0.1 is already in use"; fi
+}
+
+from_archive() {
+    [ "$(docker image inspect -f '{{index .Config.Labels "org.terrafirma.base"}}' \
+        "terrafirma/target:$DISTRO")" = archive ]
+}
+
+# Where no image registry can be reached, the target's own Docker cannot pull its images' base either.
+# So it finds the base on a disk, and takes it in as soon as Docker starts there, which is not before
+# the deploy has installed it. A server that reaches a registry has none of this.
+write_stand_in() {
+    mkdir -p "$STAND_IN/docker.service.d"
+    cat >"$STAND_IN/docker.service.d/testbed.conf" <<'UNIT'
+[Service]
+ExecStartPost=/bin/sh -c 'docker image inspect debian:trixie >/dev/null 2>&1 || docker import --change "CMD bash" /opt/testbed/base.tar debian:trixie'
+UNIT
+    chmod -R u=rwX,go=rX "$STAND_IN"
+}
+
+# A volume that outlived its container would make the server less than bare.
+make_volume() {
+    if docker volume inspect "$NAME-docker" >/dev/null 2>&1; then
+        if [ -z "$(docker volume ls -q --filter "label=$LABEL" --filter "name=^$NAME-docker\$")" ]; then
+            die "a volume $NAME-docker exists that is none of ours: take another NAME"
+        fi
+        docker volume rm "$NAME-docker" >/dev/null
+    fi
+    docker volume create --label "$LABEL" "$NAME-docker" >/dev/null
+}
+
+create() {
+    set -- --name "$NAME" --hostname "$NAME" \
+        --label "$LABEL" --label "org.terrafirma.spec=$SPEC" --label "org.terrafirma.key=$(cat "$KEY.pub")" \
+        --publish "127.0.0.1:$SSH_PORT:22" ${HTTPS_PORT:+--publish "127.0.0.1:$HTTPS_PORT:443"} \
+        --volume "$NAME-docker:/var/lib/docker" --shm-size 1g --stop-timeout 30
+    # What systemd, nftables and a Docker engine of its own need; --privileged would do it too, but is
+    # refused where this machine itself lacks a capability.
+    set -- "$@" --cap-add ALL --cap-drop SYS_RESOURCE \
+        --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
+        --security-opt systempaths=unconfined --device-cgroup-rule 'a *:* rwm' \
+        --volume /sys/fs/cgroup:/sys/fs/cgroup:rw --tmpfs /run --tmpfs /run/lock
+    if from_archive; then
+        set -- "$@" --volume "$STATE/base-debian13.tar:/opt/testbed/base.tar:ro"
+    fi
+    if [ ${#MORE[@]} -gt 0 ]; then set -- "$@" "${MORE[@]}"; fi
+    set -- "$@" "terrafirma/target:$DISTRO"
+    if [ "$(docker info --format '{{.CgroupVersion}}')" = 1 ]; then
+        set -- "$@" /lib/systemd/systemd \
+            SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1 systemd.unified_cgroup_hierarchy=0
+    fi
+    docker create "$@" >/dev/null
+
+    for key in "$HOST_KEYS"/*; do docker cp "$key" "$NAME:/etc/ssh/" >/dev/null; done
+    docker cp "$STATE/root/.ssh" "$NAME:/root/" >/dev/null
+    if from_archive; then
+        write_stand_in
+        docker cp "$STAND_IN/docker.service.d" "$NAME:/etc/systemd/system/" >/dev/null
+    fi
+}
+
+discard() {
+    docker rm --force "$NAME" >/dev/null 2>&1 || true
+    docker volume rm "$NAME-docker" >/dev/null 2>&1 || true
+}
+
+start() {
+    docker start "$NAME" >/dev/null 2>"$STATE/start-$NAME.log" || return
+}
+
+make_target() {
+    local made
+    if ! docker container inspect "$NAME" >/dev/null 2>&1; then
+        check_port "$SSH_PORT"
+        if [ -n "$HTTPS_PORT" ]; then check_port "$HTTPS_PORT"; fi
+        say "Starting $NAME"
+        make_volume
+        trap discard EXIT
+        create
+        start || die "$NAME does not start: $(last_words "$STATE/start-$NAME.log")"
+        # What docker cp put there belongs to the number of whoever runs this.
+        docker exec "$NAME" chown -R root:root /root/.ssh /etc/ssh /etc/systemd/system
+        trap - EXIT
+        return
+    fi
+    made=$(inspect '{{index .Config.Labels "org.terrafirma.spec"}}')
+    if [ -z "$made" ]; then die "a container $NAME exists that is none of ours: take another NAME"; fi
+    if [ "$made" != "$SPEC" ]; then
+        die "$NAME exists with $made: \`make untarget NAME=$NAME\` first, or take another NAME"
+    fi
+    if [ "$(inspect '{{index .Config.Labels "org.terrafirma.key"}}')" != "$(cat "$KEY.pub")" ]; then
+        die "$NAME exists with another checkout's key: \`make untarget NAME=$NAME\` first"
+    fi
+    if [ "$(inspect '{{.State.Running}}')" = true ]; then return; fi
+    say "Starting $NAME again"
+    start || die "$NAME does not start: $(last_words "$STATE/start-$NAME.log")"
+}
+
+booted() {
+    case $(docker exec "$NAME" systemctl is-system-running 2>/dev/null) in
+        running | degraded) ;;
+        *) return 1 ;;
+    esac
+}
+
+lets_root_in() {
+    # The reader's own ~/.ssh/config is no part of the question.
+    ssh -F /dev/null -i "$KEY" -p "$SSH_PORT" -o IdentitiesOnly=yes -o BatchMode=yes -o ConnectTimeout=5 \
+        -o UserKnownHostsFile="$KNOWN_HOSTS" root@127.0.0.1 true </dev/null 2>"$STATE/ssh-$NAME.log"
+}
+
+wait_for() {
+    for _ in $(seq 300); do
+        if "$1"; then return; fi
+        sleep 0.2
+    done
+    return 1
+}
+
+show() {
+    say "$NAME is a bare $DISTRO server:
+  ssh      ssh -i .target/id_ed25519 -p $SSH_PORT -o UserKnownHostsFile=.target/known_hosts root@127.0.0.1
+  shell    docker exec -it $NAME bash
+  deploy   .venv/bin/pyinfra --user root --key .target/id_ed25519 --port $SSH_PORT --data ssh_known_hosts_file=.target/known_hosts 127.0.0.1 deploy.py
+  reboot   docker restart $NAME
+  remove   make untarget NAME=$NAME"
+}
+
+check_arguments
+"$ROOT/testbed/engine.sh"
+"$ROOT/testbed/image.sh" "$DISTRO"
+locked keys make_keys
+locked keys remember_host
+locked "name-$NAME" make_target
+wait_for booted || die "$NAME does not boot: docker exec $NAME systemctl list-jobs"
+wait_for lets_root_in || die "$NAME does not let root in: $(last_words "$STATE/ssh-$NAME.log")"
+show
