@@ -56,7 +56,9 @@ for app in host.loop(settings.applications):
     source = f"{app.directory}/source-{digest}"
     release = sha256(f"{digest}{app.model_dump_json()}{settings.network}".encode()).hexdigest()[:12]
 
-    upload_source(name=f"Upload the source of {app.name}", directory=app.source_directory, dest=source)
+    upload_source(
+        name=f"Upload the source of {app.name}", directory=app.source_directory, dest=source
+    )
 
     database_url(
         name=f"Give {app.name} the address of its database",

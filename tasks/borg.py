@@ -2,16 +2,23 @@
 
 from pyinfra import host
 
-from terrafirma.backup import CONFIG, PUBLIC_KEY, SECRETS, STAMP, STATE
 from terrafirma.machine import postgres_version, ready
 from terrafirma.operations.backup import first_backup, keys, warn
 from terrafirma.operations.files import Directory, put, template
 from terrafirma.operations.packages import packages
 from terrafirma.operations.services import unit
+from terrafirma.paths import (
+    BACKUP_CONFIG,
+    BACKUP_KEY,
+    BACKUP_SECRETS,
+    BACKUP_STAMP,
+    BACKUP_STATE,
+)
 from terrafirma.settings import Borg, Postgres
 
 machine = ready(host)
 settings = Borg.of(host)
+service = "/etc/systemd/system/borgmatic.service"
 timer = "/etc/systemd/system/borgmatic.timer"
 known_hosts = "/etc/borgmatic/known_hosts"
 
@@ -23,25 +30,26 @@ if not settings.repository:
 else:
     packages(name="Install borgmatic", packages=["borgbackup", "borgmatic", "openssh-client"])
 
-    keys(name="Create the keys", directory=SECRETS)
+    keys(name="Create the keys", directory=BACKUP_SECRETS)
 
     put(
         name="Configure what is backed up, and where to",
         entries=[
-            Directory(STATE, "700"),
+            Directory(BACKUP_STATE, "700"),
             template(
                 "borg/known_hosts.j2", known_hosts, data={"lines": settings.known_hosts}, mode="600"
             ),
             template(
                 "borg/config.yaml.j2",
-                CONFIG,
+                BACKUP_CONFIG,
                 data={
                     **settings.model_dump(),
                     "cluster": f"{postgres_version(host, Postgres.of(host).version)}/main",
                     "known_hosts": known_hosts,
-                    "secrets": SECRETS,
-                    "sections": (machine["id"], machine["version"]) in (("debian", "12"), ("ubuntu", "22.04")),
-                    "state": STATE,
+                    "secrets": BACKUP_SECRETS,
+                    "sections": (machine["id"], machine["version"])
+                    in (("debian", "12"), ("ubuntu", "22.04")),
+                    "state": BACKUP_STATE,
                 },
                 mode="600",
             ),
@@ -51,13 +59,17 @@ else:
     schedule = put(
         name="Schedule the backups",
         entries=[
-            template("borg/borgmatic.service.j2", "/etc/systemd/system/borgmatic.service"),
+            template("borg/borgmatic.service.j2", service),
             template("borg/borgmatic.timer.j2", timer, data={"schedule": settings.schedule}),
         ],
     )
 
-    unit(name="Run the backups on time", unit="borgmatic.timer", restart_on={timer: schedule})
+    unit(
+        name="Run the backups on time",
+        unit="borgmatic.timer",
+        restart_on={service: schedule, timer: schedule},
+    )
 
     first_backup(
-        name="Make a backup, and list it", config=CONFIG, stamp=STAMP, key=PUBLIC_KEY
+        name="Make a backup, and list it", config=BACKUP_CONFIG, stamp=BACKUP_STAMP, key=BACKUP_KEY
     )

@@ -2,15 +2,15 @@
 
 from pyinfra import host
 
-from terrafirma.backup import PUBLIC_KEY, SECRETS
 from terrafirma.machine import ready
 from terrafirma.operations.backup import keys, show_key
 from terrafirma.operations.packages import packages
+from terrafirma.paths import BACKUP_KEY, BACKUP_SECRETS
 
 ready(host)
 
 packages(name="Install ssh-keygen", packages=["openssh-client"])
 
-keys(name="Create the keys", directory=SECRETS)
+keys(name="Create the keys", directory=BACKUP_SECRETS)
 
-show_key(name="Add this key to the backup host", path=PUBLIC_KEY)
+show_key(name="Add this key to the backup host", path=BACKUP_KEY)

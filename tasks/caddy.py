@@ -46,8 +46,8 @@ sites = put(
         )
     ],
     # As the user that serves: validating opens the log files and Caddy's own authority.
-    check='runuser -u caddy -- env HOME=/var/lib/caddy caddy validate --adapter caddyfile --config "$new"'
-    " > /dev/null",
+    check="runuser -u caddy -- env HOME=/var/lib/caddy "
+    'caddy validate --adapter caddyfile --config "$new" > /dev/null',
 )
 
 unit(name="Run Caddy", unit="caddy.service", reload_on={caddyfile: sites})

@@ -64,7 +64,8 @@ unit(
     restart_command="systemctl reload docker.service && sleep 1 && "
     "{ test \"$(docker info --format '{{.LiveRestoreEnabled}}')\" = true || "
     'test -z "$(docker ps --quiet)" || '
-    "{ echo 'docker_daemon: without live-restore a restart would stop containers' >&2; exit 1; }; } && "
+    "{ echo 'docker_daemon: without live-restore a restart would stop containers' >&2; "
+    "exit 1; }; } && "
     "systemctl restart docker.service",
 )
 

@@ -9,7 +9,7 @@ from terrafirma.operations.files import Directory, File, put, source, template
 from terrafirma.operations.packages import packages
 from terrafirma.operations.postgres import cluster, databases, passwords, roles
 from terrafirma.operations.services import unit
-from terrafirma.passwords import PASSWORDS, PROGRAM, SECRETS
+from terrafirma.paths import PASSWORDS, PASSWORDS_PROGRAM, SECRETS
 from terrafirma.settings import Postgres
 
 ready(host)
@@ -44,18 +44,17 @@ put(
     entries=[
         Directory(SECRETS, "700"),
         Directory(PASSWORDS, "700"),
-        source("postgres/postgres-passwords", PROGRAM, mode="755"),
+        source("postgres/postgres-passwords", PASSWORDS_PROGRAM, mode="755"),
         template("postgres/sysctl.conf.j2", "/etc/sysctl.d/60-terrafirma-postgres.conf"),
         template(
-            "postgres/createcluster.conf.j2", "/etc/postgresql-common/createcluster.d/terrafirma.conf"
+            "postgres/createcluster.conf.j2",
+            "/etc/postgresql-common/createcluster.d/terrafirma.conf",
         ),
         template("postgres/restart.conf.j2", f"/etc/systemd/system/{service}.d/terrafirma.conf"),
     ],
 )
 
-server.sysctl(
-    name="Let it listen before Docker is up", key="net.ipv4.ip_nonlocal_bind", value=1
-)
+server.sysctl(name="Let it listen before Docker is up", key="net.ipv4.ip_nonlocal_bind", value=1)
 
 packages(name="Install PostgreSQL", packages=[f"postgresql-{version}", "python3"])
 

@@ -20,12 +20,17 @@ if machine["free_gb"] < settings.free_disk_gb:
     )
 
 # Who may hold the ports that the platform is going to serve.
-units = {80: "caddy.service", 443: "caddy.service", postgres.port: f"postgresql@{version}-main.service"}
+units = {
+    80: "caddy.service",
+    443: "caddy.service",
+    postgres.port: f"postgresql@{version}-main.service",
+}
 for listener in host.get_fact(Listeners, ports=list(units)):
-    if listener["unit"] != units[listener["port"]]:
+    port, holder, unit = listener["port"], listener["process"], listener["unit"]
+    if unit != units[port]:
         raise DeployError(
-            f"{host.name}: port {listener['port']}: held by {listener['process'] or 'a program'} "
-            f"({listener['unit'] or 'in no unit'}), not by {units[listener['port']]}; stop it, or move it"
+            f"{host.name}: port {port}: held by {holder or 'a program'} ({unit or 'in no unit'}), "
+            f"not by {units[port]}; stop it, or move it to another port"
         )
 
 wait_for_apt(name="Wait for other programs that install packages")

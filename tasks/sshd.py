@@ -15,8 +15,8 @@ drop_in = "/etc/ssh/sshd_config.d/00-terrafirma.conf"
 
 if host.data.get("ssh_password") and not settings.password_authentication:
     raise DeployError(
-        f"{host.name}: sshd_password_authentication: you are connected with a password, which would "
-        "no longer let you in; connect with a key, or set it to True"
+        f"{host.name}: sshd_password_authentication: you are connected with a password, which "
+        "would no longer let you in; connect with a key, or set it to True"
     )
 
 packages(name="Install sshd", packages=["openssh-server"])

@@ -1,4 +1,4 @@
-"""The accounts in `users_accounts`: home, shell, groups, exactly their keys, and what sudo allows."""
+"""The accounts in `users_accounts`: home, shell, groups, exactly their keys, their sudo."""
 
 from pyinfra import host
 from pyinfra.api import DeployError

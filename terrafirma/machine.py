@@ -83,8 +83,8 @@ def refuse_unsupported(host: Host, machine: MachineState) -> None:
         )
     if not (machine["root"] or machine["sudo"] or host.data.get("_sudo_password")):
         raise DeployError(
-            f"{host.name}: ssh_user: {machine['user']!r} is neither root nor may it use sudo without "
-            "a password; connect as root (--user root) or as an account with sudo"
+            f"{host.name}: ssh_user: {machine['user']!r} is neither root nor may it use sudo "
+            "without a password; connect as root (--user root) or as an account with sudo"
         )
 
 
@@ -109,9 +109,10 @@ def postgres_version(host: Host, wanted: int | None) -> int:
         )
     for name in machine["clusters"]:
         if int(name.partition("/")[0]) != offered:
+            whose = "holds your data" if name in machine["own_clusters"] else "is not ours"
             raise DeployError(
-                f"{host.name}: postgres_version: this would make a new cluster {offered}/main beside "
-                f"{name}, which {'holds your data' if name in machine['own_clusters'] else 'is not ours'}; "
-                "upgrade or move that one first (man pg_upgradecluster)"
+                f"{host.name}: postgres_version: this would make a new cluster {offered}/main "
+                f"beside {name}, which {whose}; upgrade or move that one first "
+                "(man pg_upgradecluster)"
             )
     return offered

@@ -17,7 +17,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -107,7 +106,9 @@ Domain = Annotated[str, AfterValidator(_domain)]
 class Model(BaseModel):
     """A frozen, closed part of the data; a field's docstring is its line in the reference."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True
+    )
 
 
 class Settings(Model):
@@ -251,15 +252,17 @@ class Docker(Settings):
                 f"docker_address_pool: {self.address_pool} is not a private network (RFC 1918)"
             )
         _refuse_duplicates("docker_networks", self.networks)
-        for reserved in {"bridge", "host", "none", "default"} & set(self.networks):
+        for reserved in sorted({"bridge", "host", "none", "default"} & set(self.networks)):
             raise ValueError(f"docker_networks: {reserved!r} is Docker's own")
         return self
 
 
 # Roles and databases that PostgreSQL itself makes or reserves, and key words that cannot be names.
 _RESERVED = frozenset(
-    "postgres public none template0 template1 all user current_user session_user current_role "
-    "sameuser samerole replication table select grant order group end default".split()
+    {"postgres", "public", "none", "template0", "template1"}
+    | {"all", "sameuser", "samerole", "samegroup", "replication"}
+    | {"user", "current_user", "session_user", "current_role", "default", "end", "grant", "group"}
+    | {"order", "select", "table"}
 )
 
 
@@ -311,7 +314,9 @@ class Postgres(Settings):
                     f"postgres_databases: {database.name} is owned by {database.owner!r}, "
                     f"which is not in postgres_roles ({', '.join(sorted(roles)) or 'empty'})"
                 )
-        for key in {"listen_addresses", "port", "max_connections", "hba_file"} & set(self.settings):
+        for key in sorted(
+            {"listen_addresses", "port", "max_connections", "hba_file"} & set(self.settings)
+        ):
             raise ValueError(f"postgres_settings: {key} is derived; it cannot be set here")
         return self
 
@@ -383,9 +388,7 @@ class App(Application, Settings):
                     )
                 taken[port] = one.name
             if not (one.source_directory / "Dockerfile").is_file():
-                raise ValueError(
-                    f"app_source: {one.source!r} is not a directory with a Dockerfile"
-                )
+                raise ValueError(f"app_source: {one.source!r} is not a directory with a Dockerfile")
         return self
 
 

@@ -32,18 +32,26 @@ remove_from_engine() {
     remove_images
 }
 
-# Only the process whose number and start time engine.sh wrote down.
+# runs PID START_TIME: whether that very process is still there, and dockerd. A dead one that nobody has
+# waited for yet is not.
+runs() {
+    awk -v started="$2" '{ exit !($2 == "(dockerd)" && $3 != "Z" && $22 == started) }' "/proc/$1/stat" 2>/dev/null
+}
+
 stop_engine() {
     local pid started
     if [ ! -f "$STATE/dockerd.pid" ]; then return; fi
     read -r pid started <"$STATE/dockerd.pid"
-    if [ "$(awk '{ print $2, $22 }' "/proc/$pid/stat" 2>/dev/null)" != "(dockerd) $started" ]; then return; fi
+    if ! runs "$pid" "$started"; then return; fi
     if [ -n "$(docker ps --quiet)" ]; then
-        say "The Docker engine (process $pid) is left running: containers that are not ours use it"
-        return
+        die "other containers run in the Docker engine that was started here (process $pid): it and .target/ stay"
     fi
     kill "$pid"
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
+    for _ in $(seq 150); do
+        if ! runs "$pid" "$started"; then return; fi
+        sleep 0.2
+    done
+    die "the Docker engine (process $pid) does not stop: see .target/dockerd.log"
 }
 
 if have docker && docker version >/dev/null 2>&1; then remove_from_engine; fi

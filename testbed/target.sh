@@ -85,6 +85,8 @@ make_volume() {
     docker volume create --label "$LABEL" "$NAME-docker" >/dev/null
 }
 
+legacy_cgroups() { [ "$(docker info --format '{{.CgroupVersion}}')" = 1 ]; }
+
 create() {
     set -- --name "$NAME" --hostname "$NAME" \
         --label "$LABEL" --label "org.terrafirma.spec=$SPEC" --label "org.terrafirma.key=$(cat "$KEY.pub")" \
@@ -95,15 +97,24 @@ create() {
     set -- "$@" --cap-add ALL --cap-drop SYS_RESOURCE \
         --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
         --security-opt systempaths=unconfined --device-cgroup-rule 'a *:* rwm' \
-        --volume /sys/fs/cgroup:/sys/fs/cgroup:rw --tmpfs /run --tmpfs /run/lock
+        --tmpfs /run --tmpfs /run/lock
+    if legacy_cgroups; then
+        set -- "$@" --volume /sys/fs/cgroup:/sys/fs/cgroup:rw
+    else
+        set -- "$@" --cgroupns private
+    fi
     if from_archive; then
         set -- "$@" --volume "$STATE/base-debian13.tar:/opt/testbed/base.tar:ro"
     fi
     if [ ${#MORE[@]} -gt 0 ]; then set -- "$@" "${MORE[@]}"; fi
     set -- "$@" "terrafirma/target:$DISTRO"
-    if [ "$(docker info --format '{{.CgroupVersion}}')" = 1 ]; then
+    if legacy_cgroups; then
         set -- "$@" /lib/systemd/systemd \
             SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1 systemd.unified_cgroup_hierarchy=0
+    else
+        # The container's own part of the tree, which Docker hands over read-only. The machine's whole
+        # tree, mounted writable, would do as well, but the target's containers would appear in both.
+        set -- "$@" sh -c 'mount -o remount,rw /sys/fs/cgroup && exec /lib/systemd/systemd'
     fi
     docker create "$@" >/dev/null
 
@@ -135,7 +146,8 @@ make_target() {
         create
         start || die "$NAME does not start: $(last_words "$STATE/start-$NAME.log")"
         # What docker cp put there belongs to the number of whoever runs this.
-        docker exec "$NAME" chown -R root:root /root/.ssh /etc/ssh /etc/systemd/system
+        docker exec "$NAME" chown -R root:root /root/.ssh /etc/ssh /etc/systemd/system ||
+            die "$NAME stopped at once: $(docker logs --tail 3 "$NAME" 2>&1 | tr -s '\r\n' ' ')"
         trap - EXIT
         return
     fi

@@ -21,6 +21,8 @@ pool = AsyncConnectionPool(
     max_size=5,
     timeout=5,
     open=False,
+    # A longer outage must not make it wait longer and longer between two tries.
+    reconnect_timeout=10,
     # After a restart of the server the next request gets a fresh connection, not an error.
     check=AsyncConnectionPool.check_connection,
 )

@@ -9,7 +9,7 @@ from typing import TypedDict
 from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
 from typing_extensions import override
 
-# No Docker is a valid answer (nothing to allow, nothing runs); a Docker that does not answer is not.
+# No Docker is a valid answer: nothing runs there. A Docker that does not answer is none.
 _NO_DOCKER = "command -v docker > /dev/null || exit 0;"
 
 

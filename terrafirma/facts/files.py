@@ -45,7 +45,9 @@ class PathStates(FactBase[dict[str, PathState]]):
             parts = line.split("|", 4)
             if len(parts) == 5:
                 mode, user, group, kind, path = parts
-                kind = {"directory": "directory"}.get(kind, "file" if "regular" in kind else "other")
+                kind = {"directory": "directory"}.get(
+                    kind, "file" if "regular" in kind else "other"
+                )
                 states[path] = PathState(kind=kind, mode=mode, user=user, group=group, sha256="")
             elif path and line.endswith("-"):
                 states[path]["sha256"] = line.split()[0]

@@ -23,22 +23,32 @@ class MachineState(TypedDict):
     own_clusters: list[str]  # those of them that Terrafirma configured
 
 
+_PROBE = r"""
+. /etc/os-release 2> /dev/null
+echo "id=$ID"; echo "version=$VERSION_ID"; echo "name=$PRETTY_NAME"
+echo "architecture=$(dpkg --print-architecture 2> /dev/null || uname -m)"
+echo "user=$(id -un)"
+if test "$(id -u)" -eq 0; then echo root=yes
+elif sudo -n true 2> /dev/null; then echo sudo=yes; fi
+test ! -d /run/systemd/system || echo systemd=yes
+df -Pk / /var | awk 'NR > 1 && (!n++ || $4 < free) { free = $4 } END { print "free_kb=" free }'
+test ! -d /run/cloud-init -o -e /run/cloud-init/result.json -o -e /run/cloud-init/disabled ||
+    echo booting=yes
+for conf in /etc/postgresql/*/*/postgresql.conf; do
+    test -e "$conf" || continue
+    directory=${conf%/*}
+    echo "cluster=${directory#/etc/postgresql/}"
+    test ! -e "$directory/conf.d/terrafirma.conf" || echo "own=${directory#/etc/postgresql/}"
+done
+"""
+
+
 class Machine(FactBase[MachineState]):
     """All that must be known of a host before anything else, asked as the connected user."""
 
     @override
     def command(self) -> str:
-        return """
-            . /etc/os-release 2> /dev/null; echo "id=$ID"; echo "version=$VERSION_ID"; echo "name=$PRETTY_NAME";
-            echo "architecture=$(dpkg --print-architecture 2> /dev/null || uname -m)";
-            echo "user=$(id -un)"; test "$(id -u)" -ne 0 || echo root=yes;
-            test "$(id -u)" -eq 0 || ! sudo -n true 2> /dev/null || echo sudo=yes;
-            test ! -d /run/systemd/system || echo systemd=yes;
-            df -Pk / /var | awk 'NR > 1 { if (!n++ || $4 < free) free = $4 } END { print "free_kb=" free }';
-            test ! -d /run/cloud-init -o -e /run/cloud-init/result.json -o -e /run/cloud-init/disabled || echo booting=yes;
-            for conf in /etc/postgresql/*/*/postgresql.conf; do test -e "$conf" || continue; dir=${conf%/*};
-            echo "cluster=${dir#/etc/postgresql/}"; test ! -e "$dir/conf.d/terrafirma.conf" || echo "own=${dir#/etc/postgresql/}"; done
-        """.strip()
+        return _PROBE
 
     @override
     def process(self, output: list[str]) -> MachineState:

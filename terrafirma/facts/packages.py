@@ -46,7 +46,7 @@ class AptLockHolder(FactBase[str | None]):
             f"for lock in {' '.join(APT_LOCKS)}; do "
             'inode=$(stat -c %i "$lock" 2> /dev/null) || continue; '
             'pid=$(awk -v inode="$inode" \'{ n = split($6, part, ":"); '
-            "if ($2 == \"POSIX\" && part[n] == inode) { print $5; exit } }' /proc/locks); "
+            'if ($2 == "POSIX" && part[n] == inode) { print $5; exit } }\' /proc/locks); '
             'test -z "$pid" || { echo "$(cat "/proc/$pid/comm" 2> /dev/null) (pid $pid)"; exit; }; '
             "done"
         )

@@ -8,7 +8,7 @@ from typing import TypedDict
 from pyinfra.api import FactBase, FactProcessError, StringCommand
 from typing_extensions import override
 
-from terrafirma.passwords import PROGRAM
+from terrafirma.paths import PASSWORDS_PROGRAM
 
 
 def psql(version: int, *more: str) -> str:
@@ -103,8 +103,8 @@ class WrongPasswords(FactBase[list[str]]):
     def command(self, version: int, roles: list[str]) -> StringCommand:
         names = " ".join(roles)
         return StringCommand(
-            f"if test -x {PROGRAM} && pg_lsclusters -h {version} main 2> /dev/null",
-            f"| grep -qw online; then {PROGRAM} check {version} {names};",
+            f"if test -x {PASSWORDS_PROGRAM} && pg_lsclusters -h {version} main 2> /dev/null",
+            f"| grep -qw online; then {PASSWORDS_PROGRAM} check {version} {names};",
             f"else printf '%s\\n' {names}; fi",
         )
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pyinfra.api import FactBase, QuoteString, StringCommand
 from typing_extensions import override
 
-from terrafirma.passwords import PASSWORDS
+from terrafirma.paths import PASSWORDS
 
 
 class DatabaseUrl(FactBase[Literal["right", "wrong", "no password", "no account"]]):

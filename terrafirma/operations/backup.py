@@ -45,9 +45,11 @@ def show_key(path: str) -> Generator[StringCommand]:
 
 
 @operation()
-def first_backup(*, config: str, stamp: str, key: str) -> Generator[StringCommand | FunctionCommand]:
+def first_backup(
+    *, config: str, stamp: str, key: str
+) -> Generator[StringCommand | FunctionCommand]:
     """
-    One backup with the present configuration, listed from the repository: then it is proved to work.
+    One backup with the present configuration, listed from the repository: proof that it works.
 
     + config: borgmatic's configuration
     + stamp: where the name of the archive is noted, so that a converged run need not ask the
@@ -62,7 +64,7 @@ def first_backup(*, config: str, stamp: str, key: str) -> Generator[StringComman
     yield StringCommand(
         "borgmatic init --encryption repokey-blake2 && {",
         "systemctl start borgmatic.service ||",
-        "{ journalctl --no-pager --output cat --lines 20 --unit borgmatic.service >&2; exit 1; }; }",
+        "{ journalctl --no-pager -o cat --lines 20 --unit borgmatic.service >&2; exit 1; }; }",
         "|| { echo 'borg_repository: the first backup failed. If the backup host refused the key,",
         "let this one in there and run again:' >&2; cat", QuoteString(key), ">&2; exit 1; }",
     )  # fmt: skip

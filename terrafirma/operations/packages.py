@@ -41,14 +41,16 @@ def packages(packages: Sequence[str]) -> Generator[StringCommand | FunctionComma
         host.noop(f"{', '.join(packages)}: installed")
         return
     yield _wait()
-    minutes = Apt.of(host).cache_hours * 60
-    install = StringCommand(_APT, "install --no-install-recommends -o Dpkg::Options::=--force-confold",
-                            *map(QuoteString, missing))  # fmt: skip
+    recent = f'-name "*_*" -mmin -{Apt.of(host).cache_hours * 60} -print -quit'
+    install = StringCommand(
+        _APT,
+        "install --no-install-recommends -o Dpkg::Options::=--force-confold",
+        *map(QuoteString, missing),
+    )
     yield StringCommand(
         "dpkg --configure -a < /dev/null &&",
         # Lists that are too old, or that no longer fit the archive: refresh them, then install.
-        f'if test -z "$(find /var/lib/apt/lists -maxdepth 1 -name "*_*" -mmin -{minutes} -print -quit)";',
-        f"then {_APT} update; fi &&",
+        f'if test -z "$(find /var/lib/apt/lists -maxdepth 1 {recent})"; then {_APT} update; fi &&',
         "{", install, "|| {", _APT, "update &&", install, "; }; }",
     )  # fmt: skip
 

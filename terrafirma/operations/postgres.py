@@ -8,7 +8,7 @@ from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
 from terrafirma.facts.postgres import Cluster, RoleState, WrongPasswords, psql
-from terrafirma.passwords import PROGRAM
+from terrafirma.paths import PASSWORDS_PROGRAM
 from terrafirma.settings import Database, Role
 
 
@@ -17,7 +17,7 @@ def cluster(version: int) -> Generator[StringCommand]:
     """
     The cluster `version`/main, with data checksums and UTF-8; an existing one is left as it is.
 
-    Its package would make one without checksums as it is installed; tasks/postgres.py tells it not to.
+    The package would make one without checksums; tasks/postgres.py tells it not to.
     """
     if host.get_fact(Cluster, version=version)["exists"]:
         host.noop(f"cluster {version}/main exists")
@@ -69,7 +69,7 @@ def passwords(version: int, roles: Sequence[Role]) -> Generator[StringCommand]:
     """
     wrong = host.get_fact(WrongPasswords, version=version, roles=[role.name for role in roles])
     if wrong:
-        yield StringCommand(PROGRAM, "set", str(version), *wrong)
+        yield StringCommand(PASSWORDS_PROGRAM, "set", str(version), *wrong)
     else:
         host.noop(f"{len(roles)} passwords as in their files")
 

@@ -9,7 +9,7 @@ from pyinfra.api import QuoteString, StringCommand, operation
 
 from terrafirma.facts.secrets import DatabaseUrl
 from terrafirma.operations import failure
-from terrafirma.passwords import PASSWORDS
+from terrafirma.paths import PASSWORDS
 
 
 @operation()

@@ -29,9 +29,9 @@ def unit(
     + reload_on: the same for files that a reload reads
     + restart_command: instead of `systemctl restart`
 
-    pyinfra's systemd.service restarts or reloads on each run or, with `_if=meta.did_change`, forgets
-    it when a run dies in between. Here time stamps on the host decide. A unit that is not running is
-    started; nothing is restarted where a reload is enough.
+    pyinfra's systemd.service restarts or reloads on each run or, with `_if=meta.did_change`,
+    forgets it when a run dies in between. Here time stamps on the host decide. A unit that is not
+    running is started; nothing is restarted where a reload is enough.
     """
     restart_on, reload_on = restart_on or {}, reload_on or {}
     known = host.get_fact(
@@ -39,14 +39,17 @@ def unit(
     )
     name = QuoteString(unit)
     commands: list[StringCommand] = []
-    if known["needs_daemon_reload"]:
+    restart = bool(known["stale"]) or _planned(restart_on)
+    # systemd itself overlooks a file of ours that now stands before one of a package.
+    own_files = any(path.startswith("/etc/systemd/") for path in restart_on)
+    if known["needs_daemon_reload"] or (own_files and (restart or not known["active"])):
         commands.append(StringCommand("systemctl daemon-reload"))
     if not known["enabled"]:
         commands.append(StringCommand("systemctl enable --quiet", name))
     if not known["active"]:
         commands.append(StringCommand("systemctl reset-failed", name, "2> /dev/null;",
                                       "systemctl start", name))  # fmt: skip
-    elif known["stale"] or _planned(restart_on):
+    elif restart:
         commands.append(StringCommand(restart_command or StringCommand("systemctl restart", name)))
     elif known["stale_reload"] or _planned(reload_on):
         stamp = QuoteString(f"{RELOADS}/{unit}.reloaded")

@@ -1,0 +1,25 @@
+"""Where things live on a host that more than one file of ours names."""
+
+SECRETS = "/etc/terrafirma/secrets"
+"""0700, root: everything secret that was born on the server."""
+
+PASSWORDS = f"{SECRETS}/postgres"
+"""The passwords of PostgreSQL's roles: a file for each, named after it."""
+
+PASSWORDS_PROGRAM = "/usr/local/lib/terrafirma/postgres-passwords"
+"""Keeps roles and files equal; from files/postgres/postgres-passwords."""
+
+BACKUP_SECRETS = f"{SECRETS}/borg"
+"""The passphrase of the repository and the SSH key that opens the backup host."""
+
+BACKUP_KEY = f"{BACKUP_SECRETS}/id_ed25519.pub"
+"""What the backup host must let in."""
+
+BACKUP_CONFIG = "/etc/borgmatic/config.yaml"
+"""borgmatic's configuration."""
+
+BACKUP_STATE = "/var/lib/terrafirma/backup"
+"""The roles of the last dump."""
+
+BACKUP_STAMP = f"{BACKUP_STATE}/proved-by"
+"""Name of the archive that proved the configuration."""

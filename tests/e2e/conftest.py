@@ -1,0 +1,90 @@
+"""One converged server, its backup host and an outsider, for all the tests that can share them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.conftest import Pyinfra
+from tests.e2e.support import Container, Target, bystander, options, output, target
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A server after its first run, and what that run and the dry run before it said."""
+
+    server: Target
+    storage: Target
+    outsider: Container
+    data: dict[str, Any]
+    plan: list[str]
+    untouched: bool
+    first: dict[str, Any]
+    first_output: str
+    etc: str
+
+
+# Every file of /etc, as it is at the time of the first backup.
+DIGESTS = "find etc -type f -print0 | sort -z | xargs -0 sha256sum"
+REPOSITORY = "/home/box/server.borg"
+
+
+def prepare_storage(storage: Target, public_key: str) -> None:
+    """What a backup host is: an account that may do nothing but serve one borg repository."""
+    storage.run("apt-get update -q && apt-get install -qy --no-install-recommends borgbackup")
+    storage.run("useradd --create-home box && install -d -m 700 -o box -g box /home/box/.ssh")
+    command = f"borg serve --restrict-to-repository {REPOSITORY}"
+    storage.run(
+        "cat > /home/box/.ssh/authorized_keys && chown box: /home/box/.ssh/authorized_keys",
+        stdin=f'command="{command}",restrict {public_key}\n',
+    )
+
+
+@pytest.fixture(scope="session")
+def outsider() -> Iterator[Container]:
+    with bystander("tf-test-outsider") as container:
+        yield container
+
+
+@pytest.fixture(scope="session")
+def platform(pyinfra: Pyinfra, outsider: Container) -> Iterator[Platform]:
+    with (
+        target(pyinfra, "tf-test-server", 2411) as server,
+        target(pyinfra, "tf-test-storage", 2412) as storage,
+    ):
+        host_key = storage.run("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub")
+        data = {
+            "borg_repository": f"ssh://box@{storage.address}{REPOSITORY}",
+            "borg_known_hosts": [f"{storage.address} {host_key}"],
+        }
+        before = server.digest()
+        plan = server.plan(**data)
+        untouched = server.digest() == before
+        # The key is made on the server, and let in on the backup host, before the one run.
+        server.deploy("tasks/borg_key.py")
+        prepare_storage(storage, server.run("cat /etc/terrafirma/secrets/borg/id_ed25519.pub"))
+        result = pyinfra.call("-y", *options(data), *server.arguments(), "deploy.py")
+        assert result.returncode == 0, result.stderr
+        yield Platform(
+            server=server,
+            storage=storage,
+            outsider=outsider,
+            data=data,
+            plan=plan,
+            untouched=untouched,
+            first=json.loads(result.stdout),
+            first_output=result.stderr,
+            etc=server.run(f"cd / && {DIGESTS}"),
+        )
+
+
+@pytest.fixture(scope="session")
+def new_key(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A key pair of nobody's; the path of its private half."""
+    path = tmp_path_factory.mktemp("keys") / "id_ed25519"
+    output("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "somebody", "-f", str(path))
+    return str(path)

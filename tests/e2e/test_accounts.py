@@ -1,0 +1,112 @@
+"""Who may log in, with which key, and what they may do as root."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Platform
+from tests.e2e.support import STATE, changed, execute
+
+pytestmark = pytest.mark.e2e
+
+
+def ssh(
+    platform: Platform, user: str, key: str, command: str = "true"
+) -> subprocess.CompletedProcess[str]:
+    return execute(
+        "ssh", "-F", "/dev/null", "-i", key, "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
+        "-o", f"UserKnownHostsFile={STATE / 'known_hosts'}", "-p", str(platform.server.port),
+        f"{user}@127.0.0.1", command,
+    )  # fmt: skip
+
+
+def accounts(*keys: str, **more: Any) -> list[dict[str, Any]]:
+    """The article's accounts, with keys for `ingres` and `dev`."""
+    return [
+        {"name": "prod"},
+        {"name": "ingres", "keys": list(keys), "sudo": ["ALL"]},
+        {"name": "dev", "keys": list(keys), "sudo": ["/usr/bin/systemctl reload caddy"]} | more,
+    ]
+
+
+def test_the_declared_accounts_are_there(platform: Platform) -> None:
+    for name in ("prod", "ingres", "dev"):
+        entry = platform.server.run(f"getent passwd {name}")
+        assert entry.endswith(f":/home/{name}:/bin/bash")
+        assert platform.server.run(f"id -Gn {name}") == name
+        assert platform.server.run(f"stat -c '%a %U' /home/{name}/.ssh") == f"700 {name}"
+        # No password opens them.
+        assert platform.server.run(f"getent shadow {name}").split(":")[1].startswith("!")
+
+
+def test_keys_sudo_and_groups_are_exactly_the_declared_ones(
+    platform: Platform, new_key: str
+) -> None:
+    server, public = platform.server, f"{new_key}.pub"
+    assert ssh(platform, "ingres", new_key).returncode == 255
+
+    with_key = accounts(public, groups=["adm"])
+    answer = server.deploy("tasks/users.py", "tasks/sshd.py", users_accounts=with_key)
+    assert changed(answer) == [
+        "Create the accounts",
+        "Authorize exactly the declared keys",
+        "Allow exactly the declared commands as root",
+    ]
+    assert ssh(platform, "ingres", new_key, "sudo -n id -u").stdout == "0\n"
+    assert ssh(platform, "dev", new_key, "id -Gn").stdout == "dev adm\n"
+    assert ssh(platform, "dev", new_key, "sudo -n systemctl reload caddy").returncode == 0
+    assert ssh(platform, "dev", new_key, "sudo -n systemctl stop caddy").returncode != 0
+
+    # Somebody adds a key by hand: the next run takes it away.
+    server.run("cat >> /home/dev/.ssh/authorized_keys", stdin=Path(public).read_text())
+    server.deploy("tasks/users.py")
+    assert ssh(platform, "dev", new_key).returncode == 255
+    assert ssh(platform, "ingres", new_key).returncode == 255
+    assert server.run("id -Gn dev") == "dev"
+    assert server.call("ls /etc/sudoers.d/90-terrafirma-dev").returncode != 0
+    assert changed(server.deploy("tasks/users.py")) == []
+
+
+def test_an_account_with_sudo_can_run_the_deploy(platform: Platform, new_key: str) -> None:
+    server = platform.server
+    declared = accounts(f"{new_key}.pub")
+    server.deploy("tasks/users.py", users_accounts=declared)
+    answer = server.deploy(user="ingres", key=new_key, users_accounts=declared, **platform.data)
+    # Nobody connects as root any more: root is no longer let in.
+    assert changed(answer) == [
+        "tasks/sshd.py | Allow the declared accounts and whoever deploys",
+        "tasks/sshd.py | Run sshd",
+    ]
+    assert ssh(platform, "root", str(STATE / "id_ed25519")).returncode == 255
+    again = server.deploy(user="ingres", key=new_key, users_accounts=declared, **platform.data)
+    assert changed(again) == []
+    # Back to root, through the account that is let in.
+    server.deploy(
+        "tasks/sshd.py", user="ingres", key=new_key,
+        users_accounts=declared, sshd_allow_users=["root"],
+    )  # fmt: skip
+    assert ssh(platform, "root", str(STATE / "id_ed25519")).returncode == 0
+    server.deploy("tasks/users.py", "tasks/sshd.py")
+
+
+def test_a_password_does_not_open_a_session(platform: Platform) -> None:
+    effective = platform.server.run("sshd -T -C user=root,host=x,addr=127.0.0.1")
+    assert "passwordauthentication no" in effective
+    assert "kbdinteractiveauthentication no" in effective
+    assert "permitrootlogin without-password" in effective
+    allowed = [line for line in effective.splitlines() if line.startswith("allowusers")]
+    assert {"allowusers root", "allowusers prod", "allowusers ingres", "allowusers dev"} == set(
+        allowed
+    )
+
+
+def test_who_deploys_cannot_lock_themselves_out(platform: Platform, new_key: str) -> None:
+    server = platform.server
+    server.deploy("tasks/users.py", users_accounts=accounts(f"{new_key}.pub"))
+    line = server.refuse("tasks/users.py", user="ingres", key=new_key)
+    assert "users_accounts: you are connected as 'ingres', which would lose its keys" in line
+    server.deploy("tasks/users.py")

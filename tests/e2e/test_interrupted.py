@@ -1,0 +1,87 @@
+"""A task alone on a bare host, and a run that is killed half-way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import ROOT, Pyinfra
+from tests.e2e.support import Container, Target, changed, eventually, get, target
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def server(pyinfra: Pyinfra) -> Iterator[Target]:
+    with target(pyinfra, "tf-test-interrupted", 2413) as bare:
+        yield bare
+
+
+def test_postgres_alone_works_without_docker(server: Target) -> None:
+    assert changed(server.deploy("tasks/postgres.py"))
+    assert server.psql("show listen_addresses") == "localhost"
+    assert server.psql("select datname from pg_database where datname = 'api'") == "api"
+    assert changed(server.deploy("tasks/postgres.py")) == []
+
+
+def test_the_application_alone_says_what_it_needs(server: Target) -> None:
+    result = server.pyinfra.call("-y", *server.arguments(), "tasks/app.py")
+    assert result.returncode != 0
+    assert "there is no account 'prod'; run tasks/users.py first" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_next_run_finishes_what_a_killed_one_left(server: Target, outsider: Container) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-m", "pyinfra", "-y", *server.arguments(), "deploy.py"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    # After Docker's package is there, while PostgreSQL is being configured or the image is built.
+    eventually(
+        lambda: (
+            server.call("test -d /opt/terrafirma/api").returncode == 0 or run.poll() is not None
+        ),
+        300,
+    )
+    assert run.poll() is None
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert server.call("command -v docker").returncode == 0
+    assert server.call("command -v caddy").returncode != 0
+
+    assert changed(server.deploy())
+    answers = get(outsider, server, 40)
+    assert {status for status, _ in answers} == {200}
+    assert len({body["replica"] for _, body in answers}) == 4
+    assert changed(server.deploy()) == []
+
+
+def test_a_killed_installation_is_finished(server: Target) -> None:
+    """dpkg died between unpacking and configuring a package."""
+    server.run(
+        "apt-get download -q hello > /dev/null 2>&1 && dpkg --unpack hello_*.deb && rm hello_*"
+    )
+    server.run("apt-get -qy purge vim vim-runtime > /dev/null 2>&1; rm -f /etc/vim/vimrc.local")
+    assert changed(server.deploy("tasks/apt.py")) == ["Install the base packages"]
+    assert server.run("dpkg-query -Wf '${db:Status-Status}' hello") == "installed"
+
+
+def test_it_waits_for_apts_lock(server: Target) -> None:
+    hold = (
+        "import fcntl, time; lock = open('/var/lib/dpkg/lock-frontend', 'w');"
+        " fcntl.lockf(lock, fcntl.LOCK_EX); time.sleep(8)"
+    )
+    holder = subprocess.Popen(["docker", "exec", server.name, "python3", "-c", hold])
+    eventually(lambda: server.call("grep -c POSIX /proc/locks").returncode == 0, 5)
+    result = server.pyinfra.call("-y", *server.arguments(), "tasks/preflight.py")
+    holder.wait()
+    assert result.returncode == 0, result.stderr
+    assert "Waiting for apt's lock, held by python3 (pid" in result.stderr

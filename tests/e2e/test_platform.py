@@ -1,0 +1,313 @@
+"""One run makes the whole platform of a bare server, and the next ones change nothing."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import IPv4Network, ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.e2e.conftest import DIGESTS, REPOSITORY, Platform
+from tests.e2e.support import DOMAIN, Target, changed, execute, get, open_ports
+
+pytestmark = pytest.mark.e2e
+
+TASKS = [f"tasks/{task}.py" for task in (
+    "preflight", "apt", "users", "sshd", "docker", "postgres", "app", "caddy", "borg"
+)]  # fmt: skip
+
+LOGIN = """
+import json, sys
+import psycopg
+
+host, user, password, database = sys.argv[1:]
+try:
+    with psycopg.connect(
+        host=host, user=user, password=password, dbname=database, connect_timeout=5
+    ) as connection:
+        row = connection.execute("select current_user, host(inet_client_addr())").fetchone()
+    print(json.dumps({"user": row[0], "address": row[1]}))
+except psycopg.Error as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+def test_a_dry_run_of_a_bare_host_plans_everything(platform: Platform) -> None:
+    planned = {name.split(" | ")[0] for name in platform.plan}
+    assert planned == set(TASKS) - {"tasks/preflight.py"}
+    assert platform.untouched
+
+
+def test_a_new_backup_is_listed_at_the_end_of_the_run(platform: Platform) -> None:
+    assert "Archive in the repository: tf-test-server-" in platform.first_output
+    assert changed(platform.first)[-1] == "tasks/borg.py | Make a backup, and list it"
+
+
+def test_https_from_outside_reaches_every_replica(platform: Platform) -> None:
+    answers = get(platform.outsider, platform.server, 40)
+    assert {status for status, _ in answers} == {200}
+    assert len({body["replica"] for _, body in answers}) == 4
+
+
+def test_a_row_of_one_replica_is_read_by_another(platform: Platform) -> None:
+    ((_, written),) = get(platform.outsider, platform.server)
+    answers = get(platform.outsider, platform.server, 20, f"/visits/{written['row']}")
+    assert {body["written_by"] for _, body in answers} == {written["replica"]}
+    assert {body["replica"] for _, body in answers} > {written["replica"]}
+
+
+def test_an_untrusted_certificate_is_noticed_by_the_client(platform: Platform) -> None:
+    program = (
+        "import socket, ssl, sys; ssl.create_default_context().wrap_socket("
+        "socket.create_connection((sys.argv[1], 443)), server_hostname=sys.argv[2])"
+    )
+    result = platform.outsider.call(f"python3 - {platform.server.address} {DOMAIN}", stdin=program)
+    assert "CERTIFICATE_VERIFY_FAILED" in result.stderr
+
+
+def test_only_ssh_and_the_web_are_open(platform: Platform) -> None:
+    ports = (22, 80, 443, 2019, 2375, 5432, *range(8000, 8004))
+    assert open_ports(platform.outsider, platform.server, *ports) == [22, 80, 443]
+
+
+def networks(server: Target) -> dict[str, str]:
+    """Subnet of each bridge network, as Docker says."""
+    inspected = json.loads(
+        server.run("docker network inspect $(docker network ls -q --filter driver=bridge)")
+    )
+    return {one["Name"]: one["IPAM"]["Config"][0]["Subnet"] for one in inspected}
+
+
+def login(server: Target, network: str, **how: str) -> dict[str, str]:
+    """What PostgreSQL says to a container in `network`."""
+    image = server.run("docker image ls --quiet terrafirma/api | head -n 1")
+    who = {
+        "host": "host.docker.internal",
+        "user": "api",
+        "password": server.run("cat /etc/terrafirma/secrets/postgres/api"),
+        "database": "api",
+    } | how
+    answer: dict[str, str] = json.loads(
+        server.run(
+            f"docker run --rm -i --network {network} --add-host host.docker.internal:host-gateway"
+            f" --entrypoint python3 {image} - {' '.join(who.values())}",
+            stdin=LOGIN,
+        )
+    )
+    return answer
+
+
+@pytest.fixture
+def fresh_network(platform: Platform) -> Any:
+    """The network of a compose project that came after the run."""
+    compose = "services: {one: {image: 'debian:trixie', command: sleep infinity}}"
+    project = "docker compose --project-name fresh --file -"
+    platform.server.run(f"{project} up --detach", stdin=compose)
+    yield "fresh_default"
+    platform.server.run(f"{project} down --timeout 1", stdin=compose)
+
+
+def test_containers_of_any_network_log_in_to_their_database(
+    platform: Platform, fresh_network: str
+) -> None:
+    subnets = networks(platform.server)
+    for network in ("bridge", "apps", fresh_network):
+        answer = login(platform.server, network)
+        assert answer.get("user") == "api", answer
+        assert ip_address(answer["address"]) in ip_network(subnets[network])
+
+
+def test_the_subnets_are_what_docker_says(platform: Platform) -> None:
+    subnets = networks(platform.server)
+    assert not ip_network("172.17.0.0/16").overlaps(ip_network(subnets["bridge"]))
+    rules = platform.server.psql(
+        "select address, netmask from pg_hba_file_rules where auth_method = 'scram-sha-256'"
+    )
+    allowed = {
+        str(ip_network(rule.replace("|", "/"))) for rule in rules.splitlines() if "." in rule
+    }
+    assert {subnets["bridge"], subnets["apps"]} <= allowed
+    # Nothing but loopback and what Docker hands out: its networks, and the pool they come from.
+    pool = IPv4Network(
+        json.loads(platform.server.run("cat /etc/docker/daemon.json"))["default-address-pools"][0][
+            "base"
+        ]
+    )
+    for address in allowed - {"127.0.0.1/32"}:
+        assert IPv4Network(address).subnet_of(pool) or address in subnets.values()
+    listening = platform.server.psql("show listen_addresses").split(",")
+    assert listening == ["localhost", str(next(ip_network(subnets["bridge"]).hosts()))]
+
+
+@pytest.mark.parametrize(
+    ("how", "answer"),
+    [
+        ({"password": "wrong"}, 'password authentication failed for user "api"'),
+        ({"user": "postgres"}, "pg_hba.conf rejects connection"),
+        ({"user": "other"}, "pg_hba.conf rejects connection"),
+        ({"database": "postgres"}, "pg_hba.conf rejects connection"),
+        ({"database": "other"}, "pg_hba.conf rejects connection"),
+    ],
+)
+@pytest.mark.parametrize("network", ["bridge", "apps"])
+def test_containers_reach_nothing_else(
+    platform: Platform, network: str, how: dict[str, str], answer: str
+) -> None:
+    platform.server.psql(
+        "select 'create role other login' where not exists"
+        " (select from pg_roles where rolname = 'other') \\gexec\n"
+        "select 'create database other owner other' where not exists"
+        " (select from pg_database where datname = 'other') \\gexec"
+    )
+    assert answer in login(platform.server, network, **how)["error"]
+
+
+def test_another_application_has_a_database_of_its_own(platform: Platform) -> None:
+    """The role of one application is refused by the database of another, by right and by rule."""
+    closed = platform.server.psql(
+        "select has_database_privilege('other', 'api', 'connect'),"
+        " has_database_privilege('other', 'postgres', 'connect')"
+    )
+    assert closed == "f|f"
+
+
+def test_secrets_are_readable_by_root_alone(platform: Platform) -> None:
+    server = platform.server
+    assert server.run("stat -c %a /etc/terrafirma/secrets") == "700"
+    found = server.run("find /etc/terrafirma/secrets -type f ! -name '*.pub' -perm /077")
+    assert found == ""
+    password = server.run("cat /etc/terrafirma/secrets/postgres/api")
+    assert len(password) >= 32
+    containers = server.run(
+        "docker inspect $(docker ps -q) && docker image inspect $(docker image ls -q)"
+    )
+    assert password not in containers
+    assert password not in platform.first_output + json.dumps(platform.first)
+    open_files = server.run(f"grep -rlF -- '{password}' /etc /opt /var/log /tmp /home || true")
+    assert open_files.splitlines() == [
+        "/etc/terrafirma/secrets/app/api/database_url",
+        "/etc/terrafirma/secrets/postgres/api",
+    ]
+
+
+def test_containers_are_unprivileged(platform: Platform) -> None:
+    server = platform.server
+    name = server.run("docker ps --quiet --filter label=terrafirma.release | head -n 1")
+    assert server.run(f"docker exec {name} id -u") == server.run("id -u prod")
+    assert server.call(f"docker exec {name} touch /app/x").returncode != 0
+    status = server.run(f"docker exec {name} cat /proc/self/status")
+    assert "CapEff:\t0000000000000000" in status
+    assert "NoNewPrivs:\t1" in status
+
+
+def test_a_second_run_changes_nothing(platform: Platform) -> None:
+    answer = platform.server.deploy(**platform.data)
+    assert changed(answer) == []
+    assert answer["results"]["totals"]["success"] == 0
+
+
+def test_a_dry_run_of_the_converged_host_plans_nothing(platform: Platform) -> None:
+    assert platform.server.plan(**platform.data) == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_alone_changes_nothing(platform: Platform, task: str) -> None:
+    assert changed(platform.server.deploy(task, **platform.data)) == []
+
+
+def test_the_docker_connector_does_as_well(platform: Platform) -> None:
+    answer = platform.server.pyinfra.run(
+        "-y", f"@docker/{platform.server.name}", "tasks/postgres.py"
+    )
+    assert changed(answer) == []
+
+
+def test_without_a_repository_the_run_says_so(platform: Platform) -> None:
+    result = platform.server.pyinfra.call("-y", *platform.server.arguments(), "tasks/borg.py")
+    assert result.returncode == 0
+    assert "There are no backups: set borg_repository" in result.stderr
+
+
+def test_a_lost_reload_is_made_up_for(platform: Platform) -> None:
+    platform.server.run("sleep 1.1; touch /etc/caddy/Caddyfile")
+    assert platform.server.plan("tasks/caddy.py") == ["Run Caddy"]
+    assert changed(platform.server.deploy("tasks/caddy.py")) == ["Run Caddy"]
+    assert changed(platform.server.deploy("tasks/caddy.py")) == []
+
+
+def test_a_broken_file_never_replaces_a_good_one(platform: Platform) -> None:
+    before = platform.server.run("sha256sum /etc/ssh/sshd_config.d/* /etc/caddy/Caddyfile")
+    result = platform.server.pyinfra.call(
+        "-y", "--data", "docker_daemon={\"no-such-key\": 1}",
+        *platform.server.arguments(), "tasks/docker.py",
+    )  # fmt: skip
+    assert result.returncode != 0
+    assert "no-such-key" in result.stderr
+    assert "no-such-key" not in platform.server.run("cat /etc/docker/daemon.json")
+    assert platform.server.run("ls /etc/docker").split() == ["daemon.json"]
+    assert platform.server.run("sha256sum /etc/ssh/sshd_config.d/* /etc/caddy/Caddyfile") == before
+    assert changed(platform.server.deploy("tasks/docker.py")) == []
+
+
+def test_the_archive_restores(platform: Platform, tmp_path: Path) -> None:
+    """With the borg client of the backup host, from its own disk: nothing of the server helps."""
+    server, storage = platform.server, platform.storage
+    passphrase = server.run("cat /etc/terrafirma/secrets/borg/passphrase")
+    borg = (
+        "cd /root/restored && BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK=yes "
+        "BORG_RELOCATED_REPO_ACCESS_IS_OK=yes BORG_PASSPHRASE=$(cat) borg"
+    )
+    storage.run("rm -rf /root/restored && mkdir /root/restored")
+    # `rows` of the moment of the backup: what the dump holds, not what came after it.
+    archive = storage.run(f"{borg} list --short --last 1 {REPOSITORY}", stdin=passphrase)
+    assert archive.startswith("tf-test-server-")
+    storage.run(f"{borg} extract {REPOSITORY}::{archive}", stdin=passphrase)
+
+    dump = storage.run("find /root/restored -path '*postgresql_databases*' -name api")
+    assert execute(
+        "sh", "-c",
+        f"docker exec {storage.name} cat {dump} | docker exec -i {server.name} "
+        "sh -c 'cat > /root/api.dump'",
+    ).returncode == 0  # fmt: skip
+    server.psql("drop database if exists scratch;\ncreate database scratch;")
+    server.run("runuser -u postgres -- pg_restore --exit-on-error -d scratch < /root/api.dump")
+    query = "select id, replica, at from visits where id <= {} order by id"
+    last = server.psql("select max(id) from visits", "scratch")
+    assert int(last or 0) >= 0
+    same = query.format(last or 0)
+    assert server.psql(same, "scratch") == server.psql(same, "api")
+    server.psql("drop database scratch;")
+
+    restored = storage.run(f"cd /root/restored && {DIGESTS}")
+    assert restored == platform.etc
+    assert len(restored.splitlines()) > 400
+    assert storage.call(
+        "ls /root/restored/var/lib/postgresql /root/restored/var/lib/docker"
+    ).returncode
+    assert (
+        "roles"
+        in storage.run("head -n 20 /root/restored/var/lib/terrafirma/backup/globals.sql").lower()
+    )
+
+
+def test_the_repository_is_encrypted(platform: Platform) -> None:
+    wrong = platform.storage.call(f"BORG_PASSPHRASE=wrong borg list {REPOSITORY}")
+    assert wrong.returncode == 2
+    assert "passphrase" in wrong.stderr
+
+
+def test_retention_and_time_table_are_the_declared_ones(platform: Platform) -> None:
+    config = platform.server.run("cat /etc/borgmatic/config.yaml")
+    for line in ("keep_daily: 7", "keep_weekly: 4", "keep_monthly: 6"):
+        assert line in config
+    timers = platform.server.run("systemctl list-timers --all borgmatic.timer")
+    assert "02:00:00" in timers
+
+
+def test_every_task_is_in_the_deploy() -> None:
+    text = (ROOT / "deploy.py").read_text()
+    for task in TASKS:
+        assert f'"{Path(task).stem}"' in text

@@ -1,0 +1,70 @@
+"""Everything comes back by itself: after a reboot, and after anything was killed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.conftest import Platform
+from tests.e2e.support import eventually, get
+
+pytestmark = pytest.mark.e2e
+
+
+def serves(platform: Platform) -> bool:
+    """HTTPS answers from outside, and every replica reads from PostgreSQL."""
+    replicas = " && ".join(
+        f"curl --silent --fail --max-time 2 --output /dev/null http://127.0.0.1:{port}/healthz"
+        for port in range(8000, 8004)
+    )
+    if platform.server.call(replicas, timeout=20).returncode != 0:
+        return False
+    try:
+        answers = get(platform.outsider, platform.server, 8)
+    except AssertionError:
+        return False
+    return {status for status, _ in answers} == {200}
+
+
+@pytest.mark.parametrize("time", range(1, 6))
+def test_a_reboot(platform: Platform, time: int) -> None:
+    platform.server.reboot()
+    eventually(lambda: serves(platform), 60)
+
+
+VICTIMS = {
+    "postmaster": "head -n 1 /var/lib/postgresql/17/main/postmaster.pid",
+    "caddy": "systemctl show --value --property MainPID caddy.service",
+    "dockerd": "systemctl show --value --property MainPID docker.service",
+    "replica": "docker inspect --format '{{.State.Pid}}' api-api-1",
+    "containerd": "systemctl show --value --property MainPID containerd.service",
+    "sshd": "systemctl show --value --property MainPID ssh.service",
+}
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_a_kill(platform: Platform, victim: str) -> None:
+    pid = platform.server.run(VICTIMS[victim])
+    platform.server.run(f"kill -9 {pid}")
+    eventually(lambda: platform.server.call(f"kill -0 {pid}").returncode != 0, 5)
+    eventually(
+        lambda: (
+            serves(platform)
+            and platform.server.call("docker ps && systemctl is-active ssh").returncode == 0
+        ),
+        30,
+    )
+
+
+def test_a_server_that_was_told_to_stop_stays_down(platform: Platform) -> None:
+    server = platform.server
+    server.run("runuser -u postgres -- pg_ctlcluster 17 main stop -m fast")
+    server.run("sleep 5")
+    assert server.call("systemctl is-active postgresql@17-main").stdout.strip() == "inactive"
+    # A run starts what should run: exactly that.
+    assert [step["name"] for step in server.deploy("tasks/postgres.py")["results"]["operations"]
+            if step["success"]] == ["Run PostgreSQL"]  # fmt: skip
+    eventually(lambda: serves(platform), 60)
+
+
+def test_nothing_changed_by_all_this(platform: Platform) -> None:
+    assert platform.server.deploy(**platform.data)["results"]["totals"]["success"] == 0

@@ -1,0 +1,143 @@
+"""Bad data and unfit hosts: one line, an exit code, and not a byte changed on the host."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Pyinfra
+from tests.e2e.conftest import Platform
+from tests.e2e.support import Target
+
+pytestmark = pytest.mark.e2e
+
+SHOP = {"name": "shop", "source": "examples/api", "domain": "shop.test", "database": "api"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_changes(platform: Platform) -> Iterator[None]:
+    before = platform.server.digest()
+    yield
+    assert platform.server.digest() == before
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"postgres_databses": []}, "postgres_databses: there is no such key, did you mean"),
+        ({"postgress_version": 17}, "postgress_version: there is no such key, did you mean"),
+        ({"app_replicas": "many"}, "app_replicas: Input should be a valid integer"),
+        ({"app_replicas": 0}, "app_replicas: Input should be greater than or equal to 1"),
+        ({"postgres_roles": [{"name": "a'b"}]}, 'postgres_roles.0.name: "a\'b" does not match'),
+        (
+            {"app_more": [SHOP]},
+            "app_port: shop needs 8000-8003 for its 4 replicas, but 8000 is taken",
+        ),
+        (
+            {"users_accounts": [{"name": "prod", "keys": ["/root/no.pub"]}]},
+            "cannot read '/root/no.pub'",
+        ),
+        ({"postgres_version": 16}, "postgres_version: Debian GNU/Linux 13 (trixie) has 17, not 16"),
+        ({"borg_repository": "ssh://u@h/./r"}, "borg_known_hosts: empty; list the backup host's"),
+        (
+            {"app_database": "shop"},
+            "app_database: 'shop' of api is not in postgres_databases (api)",
+        ),
+        ({"preflight_free_disk_gb": 100_000}, "preflight_free_disk_gb: "),
+        ({"apt_source": "upstream"}, "apt_source: 'upstream' is not built yet"),
+    ],
+)
+def test_bad_data(platform: Platform, data: dict[str, Any], message: str) -> None:
+    line = platform.server.refuse(**data)
+    assert f"127.0.0.1: {message}" in line or message in line
+
+
+@contextmanager
+def changed_file(server: Target, path: str, command: str) -> Iterator[None]:
+    server.run(f"cp -a {path} /run/kept && {command}")
+    try:
+        yield
+    finally:
+        server.run(f"cp -a /run/kept {path}")
+
+
+def test_an_unsupported_distribution(platform: Platform) -> None:
+    # A link on Debian: its target is what is read.
+    command = "sed -i -e 's/^ID=.*/ID=fedora/' -e 's/^PRETTY_NAME=.*/PRETTY_NAME=\"Fedora 42\"/'"
+    with changed_file(platform.server, "/usr/lib/os-release", f"{command} /usr/lib/os-release"):
+        line = platform.server.refuse()
+        alone = platform.server.refuse("tasks/postgres.py")
+    assert "distribution: Fedora 42 is not supported; use Debian 13" in line
+    assert "distribution: Fedora 42 is not supported" in alone
+
+
+def test_a_port_that_a_stranger_holds(platform: Platform) -> None:
+    server = platform.server
+    server.run("systemctl stop caddy.service")
+    stranger = subprocess.Popen(
+        ["docker", "exec", server.name, "timeout", "20", "python3", "-m", "http.server", "443"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        server.run("for i in $(seq 50); do ss -ltn | grep -q :443 && break; sleep 0.1; done")
+        line = server.refuse()
+    finally:
+        server.call("pkill -f 'http.server 443'")
+        stranger.wait()
+        server.run("systemctl start caddy.service")
+    assert "port 443: held by python3" in line
+    assert "not by caddy.service" in line
+
+
+def test_a_foreign_cluster_of_another_version(platform: Platform) -> None:
+    server = platform.server
+    server.run("mkdir -p /etc/postgresql/15/main && touch /etc/postgresql/15/main/postgresql.conf")
+    try:
+        line = server.refuse()
+    finally:
+        server.run("rm -r /etc/postgresql/15")
+    assert "postgres_version: this would make a new cluster 17/main beside 15/main" in line
+
+
+def test_a_host_that_does_not_resolve(pyinfra: Pyinfra, tmp_path: Path) -> None:
+    inventory = tmp_path / "inventory.py"
+    inventory.write_text('servers = ["no-such-host.invalid"]\n')
+    for hosts, message in (
+        (str(inventory), "[no-such-host.invalid] Could not resolve hostname"),
+        ("no-such-host.invalid", "no hosts: name a host that resolves"),
+    ):
+        result = pyinfra.call("-y", hosts, "deploy.py")
+        assert result.returncode != 0
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_a_wrong_ssh_key(platform: Platform, new_key: str) -> None:
+    line = platform.server.refuse(key=new_key)
+    assert "Authentication error" in line
+
+
+def test_a_key_file_that_is_not_there(platform: Platform) -> None:
+    result = platform.server.pyinfra.call(
+        "-y", *platform.server.arguments(key="/nowhere/key"), "deploy.py"
+    )
+    assert result.returncode != 0
+    assert "/nowhere/key" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_user_without_sudo(platform: Platform, new_key: str) -> None:
+    server = platform.server
+    key = Path(f"{new_key}.pub").read_text()
+    with changed_file(
+        server, "/home/dev/.ssh/authorized_keys", "cat >> /home/dev/.ssh/authorized_keys"
+    ):
+        server.run("cat >> /home/dev/.ssh/authorized_keys", stdin=key)
+        line = server.refuse(user="dev", key=new_key)
+    assert "ssh_user: 'dev' is neither root nor may it use sudo without a password" in line

@@ -1,0 +1,1035 @@
+"""Facts: the shell is right (it runs here where it can), and so is what is read from its output."""
+
+import fcntl
+import getpass
+import grp
+import importlib
+import inspect
+import json
+import os
+import pkgutil
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyinfra.api import FactBase, FactProcessError, StringCommand
+
+import terrafirma.facts
+from terrafirma.facts.accounts import Accounts
+from terrafirma.facts.backup import Archives, FirstArchive
+from terrafirma.facts.docker import DockerNetworks, MissingNetworks, ProjectContainers
+from terrafirma.facts.files import PathStates
+from terrafirma.facts.machine import Listeners, Machine
+from terrafirma.facts.packages import APT_LOCKS, AptLockHolder, MissingPackages
+from terrafirma.facts.postgres import Cluster, WrongPasswords
+from terrafirma.facts.secrets import DatabaseUrl
+from terrafirma.facts.services import RELOADS, Unit
+from terrafirma.passwords import PASSWORDS
+
+HOSTILE = [
+    "a b",
+    "$(touch canary)",
+    "`touch canary`",
+    "'; touch canary; '",
+    '"; touch canary; "',
+    "-n",
+]
+
+ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
+    Accounts: [{"names": []}, {"names": ["prod", "dev"]}, {"names": HOSTILE}],
+    AptLockHolder: [{}],
+    Archives: [{}],
+    Cluster: [{"version": 17}],
+    DatabaseUrl: [
+        {"path": path, "url": "postgresql://api:*@host:5432/api", "role": "api", "user": "prod"}
+        for path in HOSTILE
+    ],
+    DockerNetworks: [{}],
+    FirstArchive: [{"stamp": one, "config": one} for one in HOSTILE],
+    Listeners: [{"ports": [80]}, {"ports": [443, 80, 5432]}],
+    Machine: [{}],
+    MissingNetworks: [{"names": []}, {"names": ["apps"]}, {"names": HOSTILE}],
+    MissingPackages: [{"packages": []}, {"packages": ["caddy", "g++"]}, {"packages": HOSTILE}],
+    PathStates: [{"paths": []}, {"paths": ["/etc"]}, {"paths": HOSTILE}],
+    ProjectContainers: [{"project": one} for one in HOSTILE],
+    Unit: [
+        {"unit": "ssh.service"},
+        {"unit": "a.service", "restart_on": ["/etc/a"], "reload_on": ["/etc/b", "/etc/c"]},
+        {"unit": "a.service", "restart_on": HOSTILE, "reload_on": HOSTILE},
+    ],
+    WrongPasswords: [{"version": 17, "roles": []}, {"version": 17, "roles": ["api", "worker"]}],
+}
+COMMANDS = [
+    pytest.param(fact, arguments, id=f"{fact.__name__}-{number}")
+    for fact, cases in ARGUMENTS.items()
+    for number, arguments in enumerate(cases)
+]
+
+
+def text(fact: type[FactBase[Any]], **arguments: Any) -> str:
+    command = fact().command(**arguments)
+    return command.get_raw_value() if isinstance(command, StringCommand) else command
+
+
+def shell(command: str, path: Path | None = None) -> list[str]:
+    """What `command` prints; `path` holds programs that stand in for the host's."""
+    environment = os.environ | ({"PATH": f"{path}:{os.environ['PATH']}"} if path else {})
+    result = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, env=environment, check=False
+    )
+    if result.returncode:
+        raise AssertionError(f"exit {result.returncode}: {result.stderr}")
+    return result.stdout.splitlines()
+
+
+def ask(fact: type[FactBase[Any]], path: Path | None = None, **arguments: Any) -> Any:
+    """The fact of this machine, as pyinfra gathers it."""
+    output = shell(text(fact, **arguments), path)
+    return fact().process(output) if output else fact().default()
+
+
+Program = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """Puts a shell script under the name of a program that need not be here."""
+
+    def write(name: str, script: str) -> Path:
+        directory = tmp_path / "programs"
+        directory.mkdir(exist_ok=True)
+        (directory / name).write_text(f"#!/bin/sh\n{script}\n")
+        (directory / name).chmod(0o755)
+        return directory
+
+    return write
+
+
+@pytest.fixture
+def no_canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing of what HOSTILE would have the shell do is done."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    yield
+    assert list(Path.cwd().iterdir()) == []
+
+
+# --- all of them ----------------------------------------------------------------------------------
+
+
+def test_every_fact_is_in_the_table_of_this_file() -> None:
+    facts = {
+        value
+        for module in pkgutil.iter_modules(terrafirma.facts.__path__, "terrafirma.facts.")
+        for value in vars(importlib.import_module(module.name)).values()
+        if inspect.isclass(value) and issubclass(value, FactBase)
+        if value.__module__ == module.name
+    }
+    assert facts == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize(("fact", "arguments"), COMMANDS)
+def test_the_shell_of_debian_can_parse_it(
+    fact: type[FactBase[Any]], arguments: dict[str, Any]
+) -> None:
+    dash = shutil.which("dash") or "sh"
+    result = subprocess.run(
+        [dash, "-n"], input=text(fact, **arguments), capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("fact", "arguments"), COMMANDS)
+def test_what_it_is_given_is_never_run(
+    fact: type[FactBase[Any]], arguments: dict[str, Any], program: Program, no_canary: None
+) -> None:
+    for name in ("docker", "systemctl", "borgmatic", "pg_lsclusters", "sudo"):
+        path = program(name, "echo")
+    subprocess.run(
+        ["sh", "-c", text(fact, **arguments)],
+        env=os.environ | {"PATH": f"{path}:{os.environ['PATH']}"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fact", "default"),
+    [
+        (Accounts, {}),
+        (AptLockHolder, None),
+        (Archives, []),
+        (Cluster, {"exists": False, "running": False, "roles": {}, "databases": {}}),
+        (DatabaseUrl, "no password"),
+        (DockerNetworks, []),
+        (FirstArchive, None),
+        (Listeners, []),
+        (MissingNetworks, []),
+        (MissingPackages, []),
+        (PathStates, {}),
+        (ProjectContainers, []),
+        (
+            Unit,
+            {
+                "active": False,
+                "enabled": False,
+                "needs_daemon_reload": False,
+                "stale": [],
+                "stale_reload": [],
+            },
+        ),
+        (WrongPasswords, []),
+    ],
+)
+def test_no_output_is_an_answer(fact: type[FactBase[Any]], default: Any) -> None:
+    assert fact().default() == default
+
+
+def test_a_machine_that_says_nothing_is_an_unknown_system() -> None:
+    """pyinfra also hands out the default when the command failed, and goes on with others."""
+    nothing = Machine().default()
+    assert nothing is not None
+    assert (nothing["id"], nothing["root"], nothing["booting"]) == ("", False, False)
+
+
+@pytest.mark.parametrize("fact", [Cluster, Unit])
+def test_a_default_is_nobody_elses(fact: type[FactBase[Any]]) -> None:
+    fact().default().clear()
+    assert fact().default()
+
+
+@pytest.mark.parametrize(
+    ("fact", "output"),
+    [
+        (Accounts, ["prod:x:1000|prod|prod"]),
+        (Accounts, ["prod:x:many:1000::/home/prod:/bin/bash|prod|prod"]),
+        (Accounts, ["sh: 1: getent: not found"]),
+        (Archives, ["Remote: Permission denied (publickey)."]),
+        (Archives, ["[{}]"]),
+        (Archives, ['{"archives": []}']),
+        (Archives, ["7"]),
+        (Cluster, ["exists", "psql: error: connection to server failed"]),
+        (Cluster, ["exists", "null"]),
+        (DockerNetworks, ["Error response from daemon"]),
+        (DockerNetworks, ['[{"Name": "apps"}]']),
+        (DockerNetworks, ['[{"Name": "apps", "IPAM": {"Config": [{"Gateway": "10.0.0.1"}]}}]']),
+        (
+            DockerNetworks,
+            ['[{"Name": "a", "IPAM": {"Config": [{"Subnet": "10.0.0.0/24", "Gateway": null}]}}]'],
+        ),
+        (Listeners, ["State Recv-Q Send-Q"]),
+        (Listeners, ["http|caddy|caddy.service"]),
+        (Machine, ["id=debian", "free_kb=plenty"]),
+        (PathStates, ["stat: cannot statx '/x': Permission denied"]),
+        (PathStates, ["8f8d84a9d15dd8bd30c814e80df8dbdc48240f5c13e4e59da35ed453ade9a6ff  -"]),
+        (ProjectContainers, ["api-api-1"]),
+        (Unit, ["ActiveState=active", "UnitFileState=enabled", "NeedDaemonReload=no"]),
+    ],
+)
+def test_an_answer_that_makes_no_sense_fails_only_this_host(
+    fact: type[FactBase[Any]], output: list[str]
+) -> None:
+    """Any other exception would end the run of all hosts with a traceback."""
+    with pytest.raises(FactProcessError) as error:
+        fact().process(output)
+    assert "\n" not in str(error.value)
+
+
+# --- accounts -------------------------------------------------------------------------------------
+
+
+def test_accounts_of_a_host() -> None:
+    assert Accounts().process(
+        [
+            "prod:x:1000:1000::/home/prod:/bin/bash|prod|prod",
+            "dev:x:1002:1002:Dev | Ops:/home/dev:/bin/sh|dev|dev docker adm",
+            "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin|nogroup|nogroup",
+        ]
+    ) == {
+        "prod": {
+            "uid": 1000,
+            "gid": 1000,
+            "home": "/home/prod",
+            "shell": "/bin/bash",
+            "groups": [],
+        },
+        "dev": {
+            "uid": 1002,
+            "gid": 1002,
+            "home": "/home/dev",
+            "shell": "/bin/sh",
+            "groups": ["adm", "docker"],
+        },
+        "nobody": {
+            "uid": 65534,
+            "gid": 65534,
+            "home": "/nonexistent",
+            "shell": "/usr/sbin/nologin",
+            "groups": [],
+        },
+    }
+
+
+def test_accounts_of_this_machine() -> None:
+    me = getpass.getuser()
+    known = ask(Accounts, names=["no-such-account", me])
+    assert list(known) == [me]
+    assert known[me]["uid"] == os.getuid()
+    own = grp.getgrgid(known[me]["gid"]).gr_name
+    assert own not in known[me]["groups"]
+    assert ask(Accounts, names=["no-such-account"]) == {}
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_paths_of_a_host() -> None:
+    assert PathStates().process(
+        [
+            "644|root|root|regular file|/etc/hostname",
+            "465c49ce69b998fd4f6d15bd24f74a9e9fc651f4902cbafb055252008e2d66f7  -",
+            "700|root|root|directory|/etc/terrafirma/secrets",
+            "666|root|root|character special file|/dev/null",
+            "600|prod|prod|regular empty file|/home/prod/a|b",
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  -",
+        ]
+    ) == {
+        "/etc/hostname": {
+            "kind": "file",
+            "mode": "644",
+            "user": "root",
+            "group": "root",
+            "sha256": "465c49ce69b998fd4f6d15bd24f74a9e9fc651f4902cbafb055252008e2d66f7",
+        },
+        "/etc/terrafirma/secrets": {
+            "kind": "directory",
+            "mode": "700",
+            "user": "root",
+            "group": "root",
+            "sha256": "",
+        },
+        "/dev/null": {
+            "kind": "other",
+            "mode": "666",
+            "user": "root",
+            "group": "root",
+            "sha256": "",
+        },
+        "/home/prod/a|b": {
+            "kind": "file",
+            "mode": "600",
+            "user": "prod",
+            "group": "prod",
+            "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        },
+    }
+
+
+def test_paths_of_this_machine(tmp_path: Path) -> None:
+    hello, empty, directory = (tmp_path / name for name in ("it's $HOME", "empty", "directory"))
+    hello.write_text("hello\n")
+    hello.chmod(0o640)
+    empty.touch(0o600)
+    directory.mkdir(0o2750)
+    directory.chmod(0o2750)
+    link, broken = tmp_path / "link", tmp_path / "broken"
+    link.symlink_to(hello)
+    broken.symlink_to(tmp_path / "nowhere")
+    known = ask(
+        PathStates,
+        paths=[str(one) for one in (hello, broken, empty, directory, link, tmp_path / "no")],
+    )
+    assert list(known) == [str(hello), str(empty), str(directory), str(link)]
+    assert known[str(hello)] == {
+        "kind": "file",
+        "mode": "640",
+        "user": getpass.getuser(),
+        "group": grp.getgrgid(hello.stat().st_gid).gr_name,
+        "sha256": "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
+    }
+    assert known[str(link)] == known[str(hello)]
+    assert known[str(empty)]["kind"] == "file"
+    assert known[str(empty)]["sha256"].startswith("e3b0c44298fc1c14")
+    assert known[str(directory)]["kind"] == "directory"
+    assert known[str(directory)]["mode"] == "2750"
+    assert ask(PathStates, paths=["/dev/null"])["/dev/null"]["kind"] == "other"
+
+
+# --- packages -------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not shutil.which("dpkg-query"), reason="not a Debian system")
+def test_packages_of_this_machine() -> None:
+    missing = ["no-such-package-b", "no-such-package-a"]
+    assert ask(MissingPackages, packages=["dpkg", missing[0], "bash", missing[1]]) == missing
+    assert ask(MissingPackages, packages=["dpkg", "bash"]) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "missing"),
+    [
+        ("echo installed", []),
+        ("echo config-files", ["caddy"]),
+        ("echo half-configured", ["caddy"]),
+        ("echo not-installed", ["caddy"]),
+        ("echo 'dpkg-query: no packages found matching caddy' >&2; exit 1", ["caddy"]),
+        # Two architectures of one package.
+        ("echo installed; echo installed", []),
+    ],
+)
+def test_a_package_counts_once_it_is_installed(
+    program: Program, status: str, missing: list[str]
+) -> None:
+    assert ask(MissingPackages, program("dpkg-query", status), packages=["caddy"]) == missing
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "lock"
+    with path.open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield path
+
+
+def test_the_holder_of_a_lock_is_named(lock: Path, tmp_path: Path) -> None:
+    command = text(AptLockHolder)
+    for one in APT_LOCKS:
+        assert one in command
+    free = tmp_path / "free"
+    free.touch()
+    for number, one in enumerate(reversed(APT_LOCKS)):
+        command = command.replace(one, str((free, lock, tmp_path / "no", free)[number]))
+    me = Path("/proc/self/comm").read_text().strip()
+    assert AptLockHolder().process(shell(command)) == f"{me} (pid {os.getpid()})"
+
+
+def test_locks_that_nobody_holds(tmp_path: Path) -> None:
+    command = text(AptLockHolder)
+    for one in reversed(APT_LOCKS):
+        command = command.replace(one, str(tmp_path))
+    assert shell(command) == []
+
+
+def test_the_holder_of_a_lock_on_a_host() -> None:
+    assert AptLockHolder().process(["unattended-upgr (pid 812)"]) == "unattended-upgr (pid 812)"
+
+
+# --- machine --------------------------------------------------------------------------------------
+
+MACHINE = """\
+id=debian
+version=13
+name=Debian GNU/Linux 13 (trixie)
+architecture=amd64
+user=root
+root=yes
+systemd=yes
+free_kb=78453624
+cluster=17/main
+own=17/main
+""".splitlines()
+
+
+def test_a_host() -> None:
+    state = Machine().process(MACHINE)
+    assert state == {
+        "free_gb": pytest.approx(74.8, abs=0.1),
+        "id": "debian",
+        "version": "13",
+        "name": "Debian GNU/Linux 13 (trixie)",
+        "architecture": "amd64",
+        "user": "root",
+        "root": True,
+        "sudo": False,
+        "systemd": True,
+        "booting": False,
+        "clusters": ["17/main"],
+        "own_clusters": ["17/main"],
+    }
+
+
+def test_a_host_on_its_first_day() -> None:
+    state = Machine().process(
+        [
+            *("id=ubuntu", "version=24.04", "name=Ubuntu 24.04.3 LTS", "architecture=arm64"),
+            *("user=ubuntu", "sudo=yes", "systemd=yes", "free_kb=7340032", "booting=yes"),
+            *("cluster=14/main", "cluster=16/old"),
+        ]
+    )
+    assert (state["root"], state["sudo"], state["booting"]) == (False, True, True)
+    assert (state["free_gb"], state["clusters"], state["own_clusters"]) == (
+        7,
+        ["14/main", "16/old"],
+        [],
+    )
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Callable[[], Any]:
+    """Asks a machine whose files are below `tmp_path`."""
+
+    def read() -> Any:
+        command = text(Machine)
+        for path in (
+            "/etc/os-release",
+            "/run/systemd/system",
+            "/run/cloud-init",
+            "/etc/postgresql",
+        ):
+            assert path in command
+            command = command.replace(path, f"{tmp_path}{path}")
+        return Machine().process(shell(command))
+
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "os-release").write_text(
+        'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nVERSION_ID="12"\nID=debian\n'
+    )
+    return read
+
+
+def test_this_machine(machine: Callable[[], Any]) -> None:
+    state = machine()
+    assert (state["id"], state["version"], state["name"]) == (
+        "debian",
+        "12",
+        "Debian GNU/Linux 12 (bookworm)",
+    )
+    assert state["user"] == getpass.getuser()
+    assert state["root"] == (os.getuid() == 0)
+    free = min(shutil.disk_usage(path).free for path in ("/", "/var")) / 1024**3
+    assert state["free_gb"] == pytest.approx(free, abs=1)
+    assert state["architecture"]
+    assert (state["systemd"], state["booting"], state["clusters"]) == (False, False, [])
+
+
+def test_a_machine_without_os_release(machine: Callable[[], Any], tmp_path: Path) -> None:
+    (tmp_path / "etc" / "os-release").unlink()
+    state = machine()
+    assert (state["id"], state["name"]) == ("", "an unknown system")
+    assert state["user"] == getpass.getuser()
+
+
+def test_cloud_init_comes_and_goes(machine: Callable[[], Any], tmp_path: Path) -> None:
+    (tmp_path / "run" / "cloud-init").mkdir(parents=True)
+    assert machine()["booting"]
+    (tmp_path / "run" / "cloud-init" / "result.json").touch()
+    assert not machine()["booting"]
+
+
+def test_cloud_init_that_is_switched_off(machine: Callable[[], Any], tmp_path: Path) -> None:
+    (tmp_path / "run" / "cloud-init").mkdir(parents=True)
+    (tmp_path / "run" / "cloud-init" / "disabled").touch()
+    assert not machine()["booting"]
+
+
+def test_systemd_and_clusters_are_seen(machine: Callable[[], Any], tmp_path: Path) -> None:
+    (tmp_path / "run" / "systemd" / "system").mkdir(parents=True)
+    for cluster in ("15/main", "17/main"):
+        directory = tmp_path / "etc" / "postgresql" / cluster
+        directory.mkdir(parents=True)
+        (directory / "postgresql.conf").touch()
+    (directory / "conf.d").mkdir()
+    (directory / "conf.d" / "terrafirma.conf").touch()
+    state = machine()
+    assert state["systemd"]
+    assert (state["clusters"], state["own_clusters"]) == (["15/main", "17/main"], ["17/main"])
+
+
+# --- listeners ------------------------------------------------------------------------------------
+
+
+def test_listeners_of_a_host() -> None:
+    assert Listeners().process(
+        [
+            "22|sshd|ssh.service",
+            "443|caddy|caddy.service",
+            "8000|docker-proxy|docker.service",
+            "25||",
+        ]
+    ) == [
+        {"port": 22, "process": "sshd", "unit": "ssh.service"},
+        {"port": 443, "process": "caddy", "unit": "caddy.service"},
+        {"port": 8000, "process": "docker-proxy", "unit": "docker.service"},
+        {"port": 25, "process": "", "unit": ""},
+    ]
+
+
+def test_listeners_are_told_apart_by_program_and_unit(program: Program, tmp_path: Path) -> None:
+    """What `ss -Hltnp` prints for two workers, for IPv6, and for who has no right to look."""
+    (tmp_path / "proc" / "812").mkdir(parents=True)
+    (tmp_path / "proc" / "812" / "cgroup").write_text(
+        "1:name=systemd:/system.slice/nginx.service\n0::/system.slice/nginx.service\n"
+    )
+    (tmp_path / "proc" / "900").mkdir()
+    (tmp_path / "proc" / "900" / "cgroup").write_text(
+        "0::/system.slice/system-postgresql.slice/postgresql@17-main.service\n"
+    )
+    path = program(
+        "ss",
+        """cat << 'END'
+LISTEN 0 511   0.0.0.0:80   0.0.0.0:* users:(("nginx",pid=812,fd=6),("nginx",pid=813,fd=6))
+LISTEN 0 511      [::]:80      [::]:* users:(("nginx",pid=812,fd=7),("nginx",pid=813,fd=7))
+LISTEN 0 200 127.0.0.1:5432 0.0.0.0:* users:(("postgres",pid=900,fd=7))
+LISTEN 0 4096        *:443        *:*
+END""",
+    )
+    command = text(Listeners, ports=[80, 443, 5432]).replace("/proc/", f"{tmp_path}/proc/")
+    assert sorted(shell(command, path)) == [
+        "443||",
+        "5432|postgres|postgresql@17-main.service",
+        "80|nginx|nginx.service",
+    ]
+
+
+@pytest.mark.skipif(not shutil.which("ss"), reason="no ss here")
+def test_listeners_of_this_machine() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_server(("127.0.0.1", 0)) as no,
+    ):
+        port, other = server.getsockname()[1], no.getsockname()[1]
+        no.close()
+        (listener,) = ask(Listeners, ports=[port, other])
+    assert listener["port"] == port
+    assert listener["process"] == Path("/proc/self/comm").read_text().strip()
+    assert ask(Listeners, ports=[port]) == []
+
+
+# --- docker ---------------------------------------------------------------------------------------
+
+NETWORKS = """\
+[
+    {
+        "Name": "apps",
+        "Driver": "bridge",
+        "EnableIPv6": false,
+        "IPAM": {
+            "Driver": "default",
+            "Options": {},
+            "Config": [
+                {
+                    "Subnet": "10.210.1.0/24",
+                    "Gateway": "10.210.1.1"
+                }
+            ]
+        },
+        "Containers": {
+            "0b7ca25ec7afd808c5d71ee3eb9daa17457d240ead15c865c8ee7cbcf6840c6c": {
+                "Name": "api-api-1",
+                "MacAddress": "02:42:0a:d2:01:02",
+                "IPv4Address": "10.210.1.2/24",
+                "IPv6Address": ""
+            }
+        },
+        "Labels": {}
+    },
+    {
+        "Name": "bridge",
+        "Driver": "bridge",
+        "IPAM": {
+            "Driver": "default",
+            "Options": null,
+            "Config": [
+                {
+                    "Subnet": "10.210.0.0/24",
+                    "Gateway": "10.210.0.1"
+                }
+            ]
+        },
+        "Options": {
+            "com.docker.network.bridge.default_bridge": "true",
+            "com.docker.network.bridge.name": "docker0"
+        },
+        "Labels": {}
+    }
+]
+""".splitlines()
+BRIDGE = {"name": "bridge", "subnet": "10.210.0.0/24", "gateway": "10.210.0.1", "default": True}
+APPS = {"name": "apps", "subnet": "10.210.1.0/24", "gateway": "10.210.1.1", "default": False}
+
+
+def test_networks_of_a_host_begin_with_docker0() -> None:
+    assert DockerNetworks().process(NETWORKS) == [BRIDGE, APPS]
+
+
+def test_a_network_may_have_two_subnets_or_none() -> None:
+    config = [{"Subnet": "fd00:1::/64", "Gateway": "fd00:1::1/64"}, {"Subnet": "10.210.2.0/24"}]
+    networks = [
+        {"Name": "six", "IPAM": {"Config": config}},
+        {"Name": "none", "IPAM": {"Config": None}},
+        {"Name": "empty", "IPAM": {"Config": []}},
+    ]
+    assert DockerNetworks().process(json.dumps(networks, indent=4).splitlines()) == [
+        {"name": "six", "subnet": "10.210.2.0/24", "gateway": "", "default": False},
+        {"name": "six", "subnet": "fd00:1::/64", "gateway": "fd00:1::1", "default": False},
+    ]
+
+
+def test_the_order_of_networks_is_not_dockers() -> None:
+    networks = json.loads("\n".join(NETWORKS))
+    turned = json.dumps(networks[::-1]).splitlines()
+    assert DockerNetworks().process(turned) == DockerNetworks().process(NETWORKS)
+
+
+CONTAINERS = """\
+api-api-1|ddfb298c671a|running|Up 3 minutes (healthy)
+api-api-2|ddfb298c671a|running|Up 3 minutes (unhealthy)
+api-api-3|ddfb298c671a|running|Up 2 seconds (health: starting)
+api-api-4|ddfb298c671a|exited|Exited (137) 2 minutes ago
+api-api-5|ddfb298c671a|restarting|Restarting (1) 5 seconds ago
+api-api-6|ddfb298c671a|created|Created
+api-api-7|ddfb298c671a|paused|Up 3 minutes (Paused)
+api-api-8||running|Up 3 hours
+""".splitlines()
+
+
+def test_containers_of_a_project() -> None:
+    containers = ProjectContainers().process(CONTAINERS)
+    assert [(one["state"], one["health"]) for one in containers] == [
+        ("running", "healthy"),
+        ("running", "unhealthy"),
+        ("running", "starting"),
+        ("exited", ""),
+        ("restarting", ""),
+        ("created", ""),
+        ("paused", ""),
+        ("running", ""),
+    ]
+    assert containers[0] == {
+        "name": "api-api-1",
+        "release": "ddfb298c671a",
+        "state": "running",
+        "health": "healthy",
+    }
+    assert containers[-1]["release"] == ""
+
+
+def test_docker_is_asked_for_one_project_alone(program: Program) -> None:
+    path = program("docker", 'for word in "$@"; do echo "<$word>"; done')
+    words = shell(text(ProjectContainers, project="it's mine"), path)
+    assert "<label=com.docker.compose.project=it's mine>" in words
+    assert "<--all>" in words
+
+
+def test_networks_that_are_missing(program: Program) -> None:
+    path = program("docker", "printf '%s\\n' bridge host none apps")
+    assert ask(MissingNetworks, path, names=["apps", "jobs", "app", "bridge"]) == ["jobs", "app"]
+    assert ask(MissingNetworks, path, names=[]) == []
+
+
+WITHOUT_ARGUMENTS: list[tuple[type[FactBase[Any]], dict[str, Any], Any]] = [
+    (DockerNetworks, {}, []),
+    (ProjectContainers, {"project": "api"}, []),
+    (MissingNetworks, {"names": ["apps", "jobs"]}, ["apps", "jobs"]),
+]
+
+
+@pytest.mark.parametrize(("fact", "arguments", "answer"), WITHOUT_ARGUMENTS)
+def test_a_host_without_docker_is_an_answer(
+    fact: type[FactBase[Any]], arguments: dict[str, Any], answer: Any, tmp_path: Path
+) -> None:
+    for tool in ("sh", "grep", "xargs"):
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+    command = f"PATH={tmp_path}; {text(fact, **arguments)}"
+    output = shell(command)
+    assert (fact().process(output) if output else fact().default()) == answer
+
+
+@pytest.mark.parametrize(("fact", "arguments", "answer"), WITHOUT_ARGUMENTS)
+def test_a_docker_that_does_not_answer_is_none(
+    fact: type[FactBase[Any]], arguments: dict[str, Any], answer: Any, program: Program
+) -> None:
+    """Else its networks would be taken for gone, and PostgreSQL closed to all containers."""
+    path = program("docker", "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
+    with pytest.raises(AssertionError, match="Cannot connect"):
+        shell(text(fact, **arguments), path)
+
+
+# --- services -------------------------------------------------------------------------------------
+
+
+def test_units_of_a_host() -> None:
+    caddy = ["ActiveState=active", "UnitFileState=enabled", "NeedDaemonReload=no", "started"]
+    assert Unit().process(caddy) == {
+        "active": True,
+        "enabled": True,
+        "needs_daemon_reload": False,
+        "stale": [],
+        "stale_reload": [],
+    }
+    postgresql = [
+        *("ActiveState=failed", "UnitFileState=enabled-runtime", "NeedDaemonReload=yes", "started"),
+        *("stale=/etc/a=b.conf", "stale=/etc/c.conf", "stale_reload=/etc/pg_hba.conf"),
+    ]
+    assert Unit().process(postgresql) == {
+        "active": False,
+        "enabled": True,
+        "needs_daemon_reload": True,
+        "stale": ["/etc/a=b.conf", "/etc/c.conf"],
+        "stale_reload": ["/etc/pg_hba.conf"],
+    }
+    unknown = ["ActiveState=inactive", "UnitFileState=", "NeedDaemonReload=no"]
+    assert Unit().process(unknown) == Unit().default()
+
+
+@pytest.mark.parametrize(
+    ("state", "enabled"),
+    [
+        *(("enabled", True), ("enabled-runtime", True), ("static", True), ("generated", True)),
+        *(("disabled", False), ("masked", False), ("masked-runtime", False), ("", False)),
+    ],
+)
+def test_what_starts_at_boot(state: str, enabled: bool) -> None:
+    assert Unit().process([f"UnitFileState={state}"])["enabled"] is enabled
+
+
+def test_a_unit_that_reloads_runs() -> None:
+    assert Unit().process(["ActiveState=reloading", "started"])["active"]
+    assert not Unit().process(["ActiveState=activating", "started"])["active"]
+
+
+class Service:
+    """A unit that started at `since`, and its files."""
+
+    def __init__(self, directory: Path, program: Program) -> None:
+        self.directory = directory
+        self.program = program
+        self.old, self.new = directory / "old.conf", directory / "it's new.conf"
+        self.old.touch()
+        self.since = self.now()
+        self.new.touch()
+
+    def now(self) -> str:
+        """The time in systemd's words, after all that was and before all that comes."""
+        # A file's time stamp may be a tick of the kernel's clock behind.
+        time.sleep(0.02)
+        now = datetime.now(UTC)
+        time.sleep(0.02)
+        return f"{now:%a %Y-%m-%d %H:%M:%S.%f} UTC"
+
+    def state(self, *, active: str = "active") -> Any:
+        path = self.program(
+            "systemctl",
+            f"""case "$*" in
+            *--value*) echo "{self.since}" ;;
+            *) echo ActiveState={active}; echo UnitFileState=enabled; echo NeedDaemonReload=no ;;
+            esac""",
+        )
+        files = [str(self.old), str(self.directory / "gone.conf"), str(self.new)]
+        command = text(Unit, unit="a.service", restart_on=files, reload_on=files)
+        return Unit().process(shell(command.replace(RELOADS, str(self.directory)), path))
+
+
+@pytest.fixture
+def service(tmp_path: Path, program: Program) -> Service:
+    return Service(tmp_path, program)
+
+
+def test_files_that_changed_since_a_unit_started_are_stale(service: Service) -> None:
+    state = service.state()
+    assert state["stale"] == [str(service.new)]
+    assert state["stale_reload"] == [str(service.new)]
+
+
+def test_a_change_of_the_mode_is_a_change(service: Service) -> None:
+    service.old.chmod(0o600)
+    assert service.state()["stale"] == [str(service.old), str(service.new)]
+
+
+def test_a_time_stamp_that_was_set_back_is_a_change(service: Service) -> None:
+    os.utime(service.old, (0, 0))
+    assert str(service.old) in service.state()["stale"]
+
+
+def test_a_restart_makes_up_for_it(service: Service) -> None:
+    service.since = service.now()
+    state = service.state()
+    assert (state["stale"], state["stale_reload"]) == ([], [])
+
+
+def test_a_reload_makes_up_for_what_a_reload_reads(service: Service) -> None:
+    service.now()
+    (service.directory / "a.service.reloaded").touch()
+    state = service.state()
+    assert (state["stale"], state["stale_reload"]) == ([str(service.new)], [])
+    service.now()
+    service.old.touch()
+    assert service.state()["stale_reload"] == [str(service.old)]
+
+
+def test_a_reload_before_the_start_does_not_count(service: Service) -> None:
+    (service.directory / "a.service.reloaded").touch()
+    service.now()
+    service.new.touch()
+    service.since = service.now()
+    service.old.touch()
+    assert service.state()["stale_reload"] == [str(service.old)]
+
+
+def test_a_unit_that_never_started_has_no_stale_files(service: Service) -> None:
+    service.since = ""
+    state = service.state(active="inactive")
+    assert (state["active"], state["stale"], state["stale_reload"]) == (False, [], [])
+
+
+# --- postgres -------------------------------------------------------------------------------------
+
+ROLES = {
+    "postgres": {
+        "login": True,
+        "superuser": True,
+        "create_database": True,
+        "create_role": True,
+        "replication": True,
+        "bypass_rls": True,
+        "connection_limit": -1,
+    },
+    "api": {
+        "login": True,
+        "superuser": False,
+        "create_database": False,
+        "create_role": False,
+        "replication": False,
+        "bypass_rls": False,
+        "connection_limit": -1,
+    },
+}
+DATABASES = {
+    "postgres": {"owner": "postgres", "open": False},
+    "api": {"owner": "api", "open": False},
+}
+
+
+def test_a_cluster() -> None:
+    output = ["exists", json.dumps({"roles": ROLES, "databases": DATABASES})]
+    assert Cluster().process(output) == {
+        "exists": True,
+        "running": True,
+        "roles": ROLES,
+        "databases": DATABASES,
+    }
+
+
+def test_a_cluster_that_is_down() -> None:
+    state = Cluster().process(["exists"])
+    assert (state["exists"], state["running"], state["roles"]) == (True, False, {})
+
+
+def test_a_machine_without_a_cluster() -> None:
+    assert ask(Cluster, version=99) == Cluster().default()
+
+
+def test_the_query_reaches_psql_unharmed(program: Program, tmp_path: Path) -> None:
+    """It is quoted for a shell, and comes to psql over standard input."""
+    directory = tmp_path / "etc/postgresql/17/main"
+    directory.mkdir(parents=True)
+    (directory / "postgresql.conf").touch()
+    program("pg_lsclusters", "echo '17  main    5432 online postgres /var/lib/postgresql/17/main'")
+    path = program("runuser", 'cat > "$0.input"; echo "$*" > "$0.arguments"; echo "{}"')
+    command = text(Cluster, version=17).replace("/etc/postgresql", f"{tmp_path}/etc/postgresql")
+    assert Cluster().process(shell(command, path))["running"]
+    query = (path / "runuser.input").read_text()
+    assert query.startswith("select json_build_object(")
+    assert "!~ '^pg_'" in query
+    assert "--cluster 17/main" in (path / "runuser.arguments").read_text()
+
+
+def test_passwords_are_all_wrong_where_no_cluster_runs() -> None:
+    assert ask(WrongPasswords, version=99, roles=["api", "worker"]) == ["api", "worker"]
+
+
+def test_no_role_has_no_wrong_password() -> None:
+    assert ask(WrongPasswords, version=99, roles=[]) == []
+
+
+# --- secrets --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Callable[..., str]:
+    """Whether a file has the address of a database; the files are below `tmp_path`."""
+
+    def read(user: str = "", database: str = "api") -> str:
+        url = f"postgresql://api:*@host.docker.internal:5432/{database}"
+        path = f"{tmp_path}/it's {PASSWORDS.rpartition('/')[2]}"
+        command = text(DatabaseUrl, path=path, url=url, role="api", user=user or getpass.getuser())
+        answer: str = DatabaseUrl().process(
+            shell(command.replace(f"{PASSWORDS}/", f"{tmp_path}/passwords/"))
+        )
+        return answer
+
+    passwords = tmp_path / "passwords"
+    passwords.mkdir()
+    (passwords / "api").write_text("s3cret_-\n")
+    file = tmp_path / f"it's {PASSWORDS.rpartition('/')[2]}"
+    file.write_text("postgresql://api:s3cret_-@host.docker.internal:5432/api\n")
+    file.chmod(0o400)
+    return read
+
+
+def test_an_address_is_right(address: Callable[..., str]) -> None:
+    assert address() == "right"
+
+
+def test_an_address_of_another_database_is_wrong(address: Callable[..., str]) -> None:
+    assert address(database="other") == "wrong"
+
+
+def test_an_address_with_another_password_is_wrong(
+    address: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "passwords" / "api").write_text("other\n")
+    assert address() == "wrong"
+
+
+def test_an_address_that_others_may_read_is_wrong(
+    address: Callable[..., str], tmp_path: Path
+) -> None:
+    for path in tmp_path.glob("it's *"):
+        path.chmod(0o444)
+    assert address() == "wrong"
+
+
+def test_an_address_that_is_not_there_is_wrong(address: Callable[..., str], tmp_path: Path) -> None:
+    for path in tmp_path.glob("it's *"):
+        path.unlink()
+    assert address() == "wrong"
+
+
+def test_an_address_of_another_account(address: Callable[..., str]) -> None:
+    assert address(user="nobody") == "wrong"
+    assert address(user="no-such-account") == "no account"
+
+
+def test_an_address_before_its_password(address: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "passwords" / "api").unlink()
+    assert address() == "no password"
+
+
+# --- backup ---------------------------------------------------------------------------------------
+
+
+def test_archives_of_a_repository() -> None:
+    archive = '{"archive": "t1-%s", "barchive": "t1", "id": "1", "name": "t1-%s", "start": "x"}'
+    output = f'[{{"archives": [{archive % (1, 1)}, {archive % (2, 2)}], "encryption": {{}}}}]'
+    assert Archives().process([output]) == ["t1-1", "t1-2"]
+    assert Archives().process(['[{"archives": []}]']) == []
+
+
+def test_an_archive_proves_the_configuration_that_it_was_made_with(tmp_path: Path) -> None:
+    stamp, config = tmp_path / "it's a stamp", tmp_path / "config.yaml"
+    config.touch()
+    os.utime(config, (1000, 1000))
+    assert ask(FirstArchive, stamp=str(stamp), config=str(config)) is None
+    stamp.write_text("t1-2026-11-23T23:50:00\n")
+    assert ask(FirstArchive, stamp=str(stamp), config=str(config)) == "t1-2026-11-23T23:50:00"
+    os.utime(stamp, (1000, 1000))
+    os.utime(config, (2000, 2000))
+    assert ask(FirstArchive, stamp=str(stamp), config=str(config)) is None

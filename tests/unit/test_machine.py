@@ -1,0 +1,162 @@
+"""What each task starts with: some hosts are refused, in one line, and root works on others."""
+
+from typing import Any
+
+import pytest
+from pyinfra.api import DeployError
+
+from terrafirma.facts.machine import Machine, MachineState
+from terrafirma.machine import (
+    ARCHITECTURES,
+    DISTRIBUTIONS,
+    distribution,
+    postgres_version,
+    ready,
+    refuse_unsupported,
+)
+
+DEBIAN_13 = [
+    *("id=debian", "version=13", "name=Debian GNU/Linux 13 (trixie)", "architecture=amd64"),
+    *("user=root", "root=yes", "systemd=yes", "free_kb=78453624"),
+]
+
+
+class Data:
+    """Host data: pyinfra looks names up in it, and takes what is set on it first."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = {"preflight_free_disk_gb": 2, "preflight_wait_seconds": 1, **values}
+
+    def dict(self) -> dict[str, Any]:
+        return self.values
+
+    def get(self, key: str) -> Any:
+        return self.values.get(key)
+
+
+class Host:
+    """A host that has one answer, and none to any other question."""
+
+    name = "db1"
+
+    def __init__(self, *lines: str, **data: Any) -> None:
+        self.machine = Machine().process([*DEBIAN_13, *lines])
+        self.data = Data(data)
+        self.asked = 0
+
+    def get_fact(self, fact: type[Any]) -> MachineState:
+        if fact is not Machine:
+            raise LookupError(fact)
+        self.asked += 1
+        return self.machine
+
+
+def without(*keys: str) -> Any:
+    """A host that does not say these."""
+    host: Any = Host()
+    said = [line for line in DEBIAN_13 if line.partition("=")[0] not in keys]
+    host.machine = Machine().process(said)
+    return host
+
+
+def a(*lines: str, **data: Any) -> Any:
+    return Host(*lines, **data)
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "parts"),
+    [
+        (
+            a("id=fedora", "version=43", "name=Fedora 43"),
+            "distribution",
+            ("Fedora 43", "Debian 13"),
+        ),
+        (a("version=11", "name=Debian 11"), "distribution", ("Debian 11", "Ubuntu 24.04")),
+        (without("version", "name"), "distribution", ("an unknown system", "Debian 13")),
+        (without("id"), "distribution", ("Debian 12",)),
+        (a("architecture=i386"), "architecture", ("i386", "amd64 or arm64")),
+        (without("architecture"), "architecture", ("amd64 or arm64",)),
+        (without("systemd"), "systemd", ("plain container", "boots with it")),
+        (without("root", "user"), "ssh_user", ("sudo", "--user root")),
+    ],
+)
+def test_a_host_that_is_not_supported_is_refused(
+    host: Any, key: str, parts: tuple[str, ...]
+) -> None:
+    with pytest.raises(DeployError) as error:
+        refuse_unsupported(host, host.machine)
+    message = str(error.value)
+    assert message.startswith(f"db1: {key}: ")
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+    with pytest.raises(DeployError, match=rf"^db1: {key}: "):
+        ready(host)
+
+
+@pytest.mark.parametrize(("name", "version"), DISTRIBUTIONS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_supported_host_is_ready(name: str, version: str, architecture: str) -> None:
+    host = a(f"id={name}", f"version={version}", f"architecture={architecture}")
+    assert ready(host) is host.machine
+    held = distribution(host.machine)
+    assert postgres_version(host, None) == postgres_version(host, held.postgres) == held.postgres
+    assert "docker.io" in held.docker
+
+
+def test_a_host_is_asked_once() -> None:
+    host, other = a(), a()
+    for one in (host, host, other, host):
+        ready(one)
+    assert (host.asked, other.asked) == (1, 1)
+
+
+def test_a_user_with_sudo_becomes_root() -> None:
+    host = without("root")
+    host.machine["sudo"] = True
+    ready(host)
+    assert host.data._sudo is True
+
+
+def test_a_user_with_a_password_for_sudo_becomes_root() -> None:
+    host = without("root")
+    host.data.values["_sudo_password"] = "secret"
+    ready(host)
+    assert host.data._sudo is True
+
+
+def test_root_needs_no_sudo() -> None:
+    host = a()
+    ready(host)
+    assert not hasattr(host.data, "_sudo")
+
+
+@pytest.mark.parametrize(
+    ("lines", "wanted", "parts"),
+    [
+        ((), 16, ("Debian GNU/Linux 13 (trixie) has 17, not 16", "17 or None")),
+        (("cluster=15/main",), None, ("17/main beside 15/main", "not ours", "pg_upgradecluster")),
+        (("cluster=17/main", "cluster=15/old"), 17, ("beside 15/old", "not ours")),
+        (("cluster=15/main", "own=15/main"), None, ("beside 15/main", "holds your data")),
+        (("cluster=18/main",), None, ("beside 18/main",)),
+        # As versions were numbered before 10.
+        (("cluster=9.6/main",), None, ("beside 9.6/main", "not ours")),
+        # A directory that somebody made by hand.
+        (("cluster=old/main",), None, ("old/main",)),
+    ],
+)
+def test_a_cluster_of_another_version_is_refused(
+    lines: tuple[str, ...], wanted: int | None, parts: tuple[str, ...]
+) -> None:
+    with pytest.raises(DeployError) as error:
+        postgres_version(a(*lines), wanted)
+    message = str(error.value)
+    assert message.startswith("db1: postgres_version: ")
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_a_cluster_of_the_right_version_is_taken_over() -> None:
+    assert postgres_version(a("cluster=17/main"), None) == 17
+    assert postgres_version(a("cluster=17/main", "own=17/main", "cluster=17/test"), 17) == 17

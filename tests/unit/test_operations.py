@@ -1,0 +1,258 @@
+"""Operations: the pure parts, and those that need no server applied to this machine."""
+
+import inspect
+import os
+import pkgutil
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2 import UndefinedError
+from pyinfra.api.arguments import all_argument_meta
+
+import terrafirma.operations
+from terrafirma.operations.files import File, render, source, source_files, template, tree_digest
+from tests.conftest import ROOT, Pyinfra
+
+# --- parameters -----------------------------------------------------------------------------------
+
+
+OPERATIONS = {
+    f"{module.name}.{name}": value._inner
+    for module in pkgutil.iter_modules(terrafirma.operations.__path__, "terrafirma.operations.")
+    for name, value in vars(import_module(module.name)).items()
+    if getattr(value, "_inner", None) and value._inner.__module__ == module.name
+}
+
+
+def test_the_operations_are_found() -> None:
+    assert "terrafirma.operations.files.put" in OPERATIONS
+    assert len(OPERATIONS) > 10
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_no_parameter_hides_one_of_pyinfras_own(name: str) -> None:
+    parameters = set(inspect.signature(OPERATIONS[name]).parameters)
+    assert not parameters & {"name", *all_argument_meta}
+    assert not [parameter for parameter in parameters if parameter.startswith("_")]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_says_what_is_true_after_it_ran(name: str) -> None:
+    assert OPERATIONS[name].__doc__
+
+
+# --- sources --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b.txt", "a/z.txt", "a/b/c.txt", "a.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+def test_source_files_have_a_fixed_order(tree: Path) -> None:
+    names = [str(path.relative_to(tree)) for path in source_files(tree)]
+    assert names == ["a/b/c.txt", "a/z.txt", "a.txt", "b.txt"]
+
+
+def test_source_files_leave_out_what_is_no_source(tree: Path) -> None:
+    before = source_files(tree)
+    for name in (".git/HEAD", "a/__pycache__/a.pyc", ".venv/bin/x", "web/node_modules/x/y.js"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(name)
+    (tree / "empty").mkdir()
+    assert source_files(tree) == before
+
+
+def test_source_files_of_a_tree_below_such_a_directory(tmp_path: Path) -> None:
+    """Only names below the source count, not where the source itself is."""
+    directory = tmp_path / "node_modules" / "api"
+    directory.mkdir(parents=True)
+    (directory / "Dockerfile").touch()
+    assert source_files(directory) == [directory / "Dockerfile"]
+
+
+def test_a_digest_is_of_names_contents_and_executability(tree: Path) -> None:
+    digests = {tree_digest(tree)}
+    (tree / "a.txt").write_text("other")
+    digests.add(tree_digest(tree))
+    (tree / "b.txt").rename(tree / "c.txt")
+    digests.add(tree_digest(tree))
+    (tree / "c.txt").chmod(0o755)
+    digests.add(tree_digest(tree))
+    (tree / "a.txt").unlink()
+    digests.add(tree_digest(tree))
+    assert len(digests) == 5
+
+
+def test_a_digest_is_of_nothing_else(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    before = tree_digest(tree)
+    os.utime(tree / "a.txt", (1, 1))
+    (tree / "b.txt").chmod(0o600)
+    (tree / "empty").mkdir()
+    assert tree_digest(tree) == before
+    other = tmp_path_factory.mktemp("other")
+    for path in reversed(source_files(tree)):
+        copy = other / path.relative_to(tree)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    assert tree_digest(other) == before
+
+
+# --- templates and files --------------------------------------------------------------------------
+
+
+def test_an_undefined_name_in_a_template_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="wait_seconds"):
+        render("apt/60terrafirma.j2")
+
+
+def test_a_template_and_a_copy_become_files_with_an_owner() -> None:
+    file = template("apt/60terrafirma.j2", "/x", data={"wait_seconds": 7}, mode="600", user="me")
+    assert file == File("/x", file.content, "600", "me", "root")
+    assert '"7"' in file.content
+    copy = source("postgres/postgres-passwords", "/y", mode="755")
+    program = ROOT / "files" / "postgres" / "postgres-passwords"
+    assert copy == File("/y", program.read_text(), "755", "root", "root")
+
+
+# --- on this machine ------------------------------------------------------------------------------
+
+
+class Local:
+    """Applies deploy_local.py to this machine, in a directory of its own."""
+
+    def __init__(self, pyinfra: Pyinfra, directory: Path) -> None:
+        self.pyinfra = pyinfra
+        self.root = directory
+
+    def _run(self, how: str) -> dict[str, Any]:
+        deploy = "tests/unit/deploy_local.py"
+        return self.pyinfra.run("@local", deploy, how, "--data", f"x_directory={self.root}")
+
+    def apply(self) -> dict[str, list[str]]:
+        """The names of the operations that changed something, and of those that failed."""
+        operations = self._run("-y")["results"]["operations"]
+        return {
+            kind: [one["name"] for one in operations if one[kind]] for kind in ("success", "error")
+        }
+
+    def plan(self) -> list[str]:
+        return [one["name"] for one in self._run("--dry")["plan"] if one["hosts_with_change"]]
+
+    def read(self, name: str) -> str:
+        return (self.root / name).read_text()
+
+    def mode(self, name: str) -> str:
+        return f"{(self.root / name).stat().st_mode & 0o7777:o}"
+
+
+@pytest.fixture(scope="module")
+def local(pyinfra: Pyinfra, tmp_path_factory: pytest.TempPathFactory) -> Local:
+    root = tmp_path_factory.mktemp("local")
+    (root / "stale").write_text("old\n")
+    (root / "foreign").write_text("precious\n")
+    (root / "foreign").chmod(0o600)
+    (root / "refused").write_text("still good\n")
+    (root / "occupied").mkdir()
+    (root / "source" / "bin").mkdir(parents=True)
+    (root / "source" / "Dockerfile").write_text("FROM scratch\n")
+    (root / "source" / "bin" / "run").write_text("#!/bin/sh\n")
+    (root / "source" / "bin" / "run").chmod(0o700)
+    (root / "source" / ".git").mkdir()
+    (root / "source" / ".git" / "HEAD").write_text("x")
+    (root / "copies" / "source-0ld").mkdir(parents=True)
+    (root / "copies" / "source-half.new").mkdir()
+    (root / "copies" / "data").mkdir()
+    return Local(pyinfra, root)
+
+
+@pytest.fixture(scope="module")
+def applied(local: Local) -> dict[str, list[str]]:
+    return local.apply()
+
+
+@pytest.mark.usefixtures("applied")
+class TestApplied:
+    def test_files_have_their_content_and_mode(self, local: Local) -> None:
+        assert local.read("deep/er/plain") == "without a line break at its end\n"
+        assert local.mode("deep/er/plain") == "644"
+        odd = "it's $HOME/odd"
+        assert local.read(odd) == "`touch canary`\n$(touch canary)\n%s \\n ünïcode\n"
+        assert local.mode(odd) == "600"
+        assert list(ROOT.glob("canary")) == []
+
+    def test_directories_have_their_mode(self, local: Local) -> None:
+        assert local.mode("private") == "700"
+
+    def test_directories_on_the_way_to_a_file_are_open(self, local: Local) -> None:
+        """Such a one was /etc/postgresql-common, which its package then left closed."""
+        assert (local.mode("deep/er"), local.mode("deep")) == ("755", "755")
+
+    def test_what_must_not_be_there_is_gone(self, local: Local) -> None:
+        assert not (local.root / "stale").exists()
+
+    def test_a_foreign_file_is_kept(self, local: Local) -> None:
+        assert local.read("foreign") == "# Managed by Terrafirma: x\n1\n"
+        assert local.read("foreign.before-terrafirma") == "precious\n"
+        assert local.mode("foreign.before-terrafirma") == "600"
+
+    def test_a_file_that_its_check_accepts_is_put(self, local: Local) -> None:
+        assert local.read("checked").endswith("good\n")
+        assert local.mode("checked") == "640"
+        assert not (local.root / "checked.before-terrafirma").exists()
+
+    def test_a_file_that_its_check_refuses_is_not(
+        self, local: Local, applied: dict[str, list[str]]
+    ) -> None:
+        assert local.read("refused") == "still good\n"
+        assert "Put what its check refuses" in applied["error"]
+
+    def test_a_directory_in_the_way_is_an_error(
+        self, local: Local, applied: dict[str, list[str]]
+    ) -> None:
+        assert "Put a file where a directory is" in applied["error"]
+        assert list((local.root / "occupied").iterdir()) == []
+
+    def test_nothing_half_done_is_left(self, local: Local) -> None:
+        assert [path for path in local.root.rglob("*") if path.name.endswith("-new")] == []
+
+    def test_a_source_is_there_as_a_whole(self, local: Local) -> None:
+        copy = local.root / "copies" / f"source-{tree_digest(local.root / 'source')[:12]}"
+        assert tree_digest(copy) == tree_digest(local.root / "source")
+        assert [str(path.relative_to(copy)) for path in source_files(copy)] == [
+            "Dockerfile",
+            "bin/run",
+        ]
+        assert not (copy / ".git").exists()
+        assert (copy / "bin" / "run").stat().st_mode & 0o777 == 0o755
+
+    def test_older_sources_are_removed_and_nothing_else(self, local: Local) -> None:
+        names = {path.name for path in (local.root / "copies").iterdir()}
+        assert names == {"data", f"source-{tree_digest(local.root / 'source')[:12]}"}
+
+
+FAILING = ["Put what its check refuses", "Put a file where a directory is"]
+
+
+@pytest.mark.usefixtures("applied")
+def test_applied_again_nothing_changes_and_drift_is_repaired(local: Local) -> None:
+    assert [name for name in local.plan() if name not in FAILING] == []
+    (local.root / "foreign").write_text("# by hand\n")
+    (local.root / "checked").chmod(0o600)
+    (local.root / "private").chmod(0o755)
+    (local.root / "stale").touch()
+    repaired = [
+        "Put files and directories",
+        "Replace a foreign file",
+        "Put what its check accepts",
+    ]
+    assert [name for name in local.apply()["success"] if name not in FAILING] == repaired
+    assert local.read("foreign") == "# Managed by Terrafirma: x\n1\n"
+    assert local.read("foreign.before-terrafirma") == "precious\n"
+    assert (local.mode("checked"), local.mode("private")) == ("640", "700")
+    assert not (local.root / "stale").exists()

@@ -1,0 +1,635 @@
+"""Settings: the defaults fit the models, and what is wrong is said in one line that helps."""
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import pytest
+from pydantic import ValidationError
+from pyinfra.api import DeployError
+
+from terrafirma.settings import (
+    ALL_SETTINGS,
+    App,
+    Application,
+    Apt,
+    Borg,
+    Caddy,
+    Docker,
+    Postgres,
+    Preflight,
+    Settings,
+    Sshd,
+    Users,
+    is_public,
+)
+from tests.conftest import ROOT
+
+DEFAULTS = {
+    key: value
+    for key, value in runpy.run_path(str(ROOT / "group_data" / "all.py")).items()
+    if not key.startswith("_") and not callable(value)
+}
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGc1+glbGrHlrI9G1dvS2Q54l8v1A9J2h2KIlylF3/L8"
+SECURITY_KEY = (
+    "sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29tAAAAILfwl0Vx9OJ8"
+    "q0ZkEUmQ3HbQHZqzXf8SDtTEYVuQm3zgAAAABHNzaDo="
+)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def host(**data: Any) -> Any:
+    return SimpleNamespace(name="db1", data=SimpleNamespace(dict=lambda: data))
+
+
+def of(settings: type[S], **data: Any) -> S:
+    """These settings of a host that has `data` instead of the defaults."""
+    return settings.of(host(**DEFAULTS | data))
+
+
+def refusal(settings: type[Settings], **data: Any) -> str:
+    with pytest.raises(DeployError) as error:
+        of(settings, **data)
+    message = str(error.value)
+    assert message.startswith("db1: ")
+    assert "\n" not in message
+    # Names of pydantic's own, which help nobody.
+    assert "function-" not in message
+    return message
+
+
+def application(name: str = "web", **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "source": "examples/api",
+        "domain": f"{name}.acme.com",
+        "database": "api",
+        "port": 9000,
+        **more,
+    }
+
+
+# --- the defaults ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", ALL_SETTINGS, ids=lambda settings: settings.prefix)
+def test_the_defaults_are_right(settings: type[Settings]) -> None:
+    assert of(settings)
+
+
+def test_every_setting_has_a_default_and_every_default_is_a_setting() -> None:
+    known = {f"{one.prefix}_{field}" for one in ALL_SETTINGS for field in one.model_fields}
+    assert known == {key for key in DEFAULTS if not key.startswith("ssh_")}
+
+
+def test_further_applications_have_the_defaults_of_the_first() -> None:
+    for name, field in Application.model_fields.items():
+        if not field.is_required():
+            assert field.default == DEFAULTS[f"app_{name}"], name
+
+
+def test_prefixes_do_not_nest() -> None:
+    prefixes = [f"{settings.prefix}_" for settings in ALL_SETTINGS]
+    for prefix in prefixes:
+        assert [other for other in prefixes if other.startswith(prefix)] == [prefix]
+
+
+@pytest.mark.parametrize("settings", ALL_SETTINGS, ids=lambda settings: settings.prefix)
+def test_settings_cannot_be_changed(settings: type[Settings]) -> None:
+    read = of(settings)
+    with pytest.raises(ValidationError):
+        setattr(read, next(iter(settings.model_fields)), None)
+
+
+# --- whose keys -----------------------------------------------------------------------------------
+
+
+def test_reads_only_its_own_keys() -> None:
+    assert of(Sshd, users_accounts="not mine", sshd_allow_users=["me"]).allow_users == ("me",)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("_sudo", "_sudo_password", "ssh_user", "ssh_port", "ssh_paramiko_connect_kwargs"),
+        *("docker_identifier", "docker_platform", "vagrant_options", "podman_identifier"),
+        # pyinfra's @fake connector, with which a deploy is tried without a host.
+        *("fake_responses", "fake_delay"),
+        "x_mine",
+    ],
+)
+def test_keys_of_pyinfra_and_of_the_user_are_let_through(key: str) -> None:
+    assert of(Docker, **{key: "x"}) == of(Docker)
+
+
+@pytest.mark.parametrize(
+    ("key", "suggestion"),
+    [
+        ("postgres_versoin", "did you mean postgres_version?"),
+        ("postgress_version", "did you mean postgres_version?"),
+        ("postgres_databses", "did you mean postgres_databases?"),
+        ("Postgres_port", "did you mean postgres_port?"),
+        ("shd_allow_users", "did you mean sshd_allow_users?"),
+        ("postgres_zzzzzz", "there is no such key"),
+        ("zzzzzz", "x_"),
+    ],
+)
+def test_an_unknown_key_is_refused_and_a_known_one_suggested(key: str, suggestion: str) -> None:
+    message = refusal(Postgres, **{key: 1})
+    assert f"{key}: " in message
+    assert suggestion in message
+
+
+def test_a_wrong_prefix_is_refused_by_every_task() -> None:
+    for settings in ALL_SETTINGS:
+        assert "did you mean caddy_email?" in refusal(settings, cady_email="")
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    message = refusal(App, app_replicas=0, app_domain="A", app_start_seconds="soon")
+    for key in ("app_replicas", "app_domain", "app_start_seconds"):
+        assert f"{key}: " in message
+
+
+@pytest.mark.parametrize("key", ["docker_address_pool", "users_accounts", "app_name"])
+def test_a_key_that_is_missing(key: str) -> None:
+    data = {name: value for name, value in DEFAULTS.items() if name != key}
+    (settings,) = (one for one in ALL_SETTINGS if key.startswith(f"{one.prefix}_"))
+    with pytest.raises(DeployError, match=rf"^db1: {key}: Field required$"):
+        settings.of(host(**data))
+
+
+# --- bad data -------------------------------------------------------------------------------------
+
+BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
+    # what host data says; the key that the message names; what would be right
+    (Preflight, {"preflight_free_disk_gb": -1}, "preflight_free_disk_gb", "greater than or equal"),
+    (Preflight, {"preflight_free_disk_gb": "much"}, "preflight_free_disk_gb", "valid integer"),
+    (Preflight, {"preflight_wait_seconds": 0}, "preflight_wait_seconds", "greater than or equal"),
+    (
+        Preflight,
+        {"preflight_wait_seconds": 100_000},
+        "preflight_wait_seconds",
+        "less than or equal",
+    ),
+    (Apt, {"apt_source": "vendor"}, "apt_source", "'distro' or 'upstream'"),
+    (Apt, {"apt_cache_hours": 0}, "apt_cache_hours", "greater than or equal"),
+    (Apt, {"apt_packages": "vim"}, "apt_packages", "valid"),
+    (Apt, {"apt_packages": ["vim", "a b"]}, "apt_packages.1", "'a b' does not match"),
+    (Apt, {"apt_packages": ["--reinstall"]}, "apt_packages.0", "does not match"),
+    (Apt, {"apt_packages": ["vim\n"]}, "apt_packages.0", "does not match"),
+    # accounts
+    (Users, {"users_accounts": {"name": "dev"}}, "users_accounts", "valid"),
+    (Users, {"users_accounts": ["dev"]}, "users_accounts.0", "valid dictionary"),
+    (Users, {"users_accounts": [{}]}, "users_accounts.0.name", "Field required"),
+    (Users, {"users_accounts": [{"nmae": "dev"}]}, "users_accounts.0.nmae", "no such key"),
+    (Users, {"users_accounts": [{"name": "Dev"}]}, "users_accounts.0.name", "does not match"),
+    (Users, {"users_accounts": [{"name": "a;b"}]}, "users_accounts.0.name", "does not match"),
+    (Users, {"users_accounts": [{"name": "dev\n"}]}, "users_accounts.0.name", "does not match"),
+    (Users, {"users_accounts": [{"name": "a" * 33}]}, "users_accounts.0.name", "does not match"),
+    (Users, {"users_accounts": [{"name": "root"}]}, "users_accounts.0", "root exists already"),
+    (
+        Users,
+        {"users_accounts": [{"name": "a"}, {"name": "a"}]},
+        "users_accounts",
+        "'a' is there twice",
+    ),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "shell": "bash"}]},
+        "users_accounts.0.shell",
+        "absolute",
+    ),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "shell": "/b;c"}]},
+        "users_accounts.0.shell",
+        "absolute",
+    ),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "home": "/a b"}]},
+        "users_accounts.0.home",
+        "absolute",
+    ),
+    (Users, {"users_accounts": [{"name": "a", "home": "a"}]}, "users_accounts.0.home", "absolute"),
+    (Users, {"users_accounts": [{"name": "a", "sudo": "ALL"}]}, "users_accounts.0.sudo", "valid"),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "sudo": ["ls"]}]},
+        "users_accounts.0",
+        "absolute path",
+    ),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "sudo": ["/bin/ls\nb ALL=ALL"]}]},
+        "users_accounts.0.sudo.0",
+        "line break",
+    ),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "groups": ["a b"]}]},
+        "users_accounts.0.groups.0",
+        "match",
+    ),
+    # Each of these would change the account anew on each run.
+    (Users, {"users_accounts": [{"name": "a", "groups": ["b", "b"]}]}, "users_accounts.0", "b"),
+    (Users, {"users_accounts": [{"name": "a", "groups": ["a"]}]}, "users_accounts.0", "a"),
+    # keys
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "keys": ["/no/such.pub"]}]},
+        "users_accounts.0.keys.0",
+        "cannot read '/no/such.pub' (No such file or directory)",
+    ),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "keys": ["~nobody-here/id.pub"]}]},
+        "users_accounts.0.keys.0",
+        "cannot read '~nobody-here/id.pub'",
+    ),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "keys": ["/tmp"]}]},
+        "users_accounts.0.keys.0",
+        "a directory",
+    ),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "keys": ["/bin/sh"]}]},
+        "users_accounts.0.keys.0",
+        "text",
+    ),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "keys": [""]}]},
+        "users_accounts.0.keys.0",
+        "public key",
+    ),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "keys": ["a\0b"]}]},
+        "users_accounts.0.keys.0",
+        "public key",
+    ),
+    (Users, {"users_accounts": [{"name": "a", "keys": KEY}]}, "users_accounts.0.keys", "valid"),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "keys": ["ssh-ed25519 AAAA"]}]},
+        "users_accounts.0.keys.0",
+        "'ssh-ed25519 AAAA…'",
+    ),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "keys": [f"{KEY} me\n{KEY} you"]}]},
+        "users_accounts.0.keys.0",
+        "one SSH public key",
+    ),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "keys": [f'command="x" {KEY}']}]},
+        "users_accounts.0.keys.0",
+        "public key",
+    ),
+    # sshd
+    (Sshd, {"sshd_password_authentication": "perhaps"}, "sshd_password_authentication", "boolean"),
+    (Sshd, {"sshd_allow_users": "me"}, "sshd_allow_users", "valid"),
+    (Sshd, {"sshd_allow_users": ["me", "a b"]}, "sshd_allow_users.1", "'a b' does not match"),
+    (
+        Sshd,
+        {"sshd_allow_users": ["me\nPermitRootLogin yes"]},
+        "sshd_allow_users.0",
+        "does not match",
+    ),
+    # docker
+    (Docker, {"docker_address_pool": "8.8.0.0/16"}, "docker_address_pool", "RFC 1918"),
+    (Docker, {"docker_address_pool": "127.0.0.0/8"}, "docker_address_pool", "RFC 1918"),
+    (Docker, {"docker_address_pool": "169.254.0.0/16"}, "docker_address_pool", "RFC 1918"),
+    (Docker, {"docker_address_pool": "10.0.0.1/16"}, "docker_address_pool", "valid IPv4 network"),
+    (Docker, {"docker_address_pool": "fd00::/16"}, "docker_address_pool", "valid IPv4 network"),
+    (Docker, {"docker_subnet_size": 16}, "docker_subnet_size", "a number above 16"),
+    (Docker, {"docker_subnet_size": 12}, "docker_subnet_size", "greater than or equal"),
+    (Docker, {"docker_subnet_size": 31}, "docker_subnet_size", "less than or equal"),
+    (Docker, {"docker_log_max_size": "20"}, "docker_log_max_size", "'20' does not match"),
+    (Docker, {"docker_log_max_files": 0}, "docker_log_max_files", "greater than or equal"),
+    (Docker, {"docker_networks": "apps"}, "docker_networks", "valid"),
+    (Docker, {"docker_networks": ["a", "a"]}, "docker_networks", "'a' is there twice"),
+    (Docker, {"docker_networks": ["host"]}, "docker_networks", "'host' is Docker's own"),
+    (Docker, {"docker_networks": ["bridge"]}, "docker_networks", "'bridge' is Docker's own"),
+    (Docker, {"docker_networks": ["-a"]}, "docker_networks.0", "'-a' does not match"),
+    (Docker, {"docker_daemon": ["debug"]}, "docker_daemon", "valid dictionary"),
+    # postgres
+    (Postgres, {"postgres_version": "new"}, "postgres_version", "valid integer"),
+    (Postgres, {"postgres_version": 9}, "postgres_version", "greater than or equal to 13"),
+    (Postgres, {"postgres_port": 0}, "postgres_port", "greater than or equal to 1"),
+    (Postgres, {"postgres_port": 65536}, "postgres_port", "less than or equal to 65535"),
+    (
+        Postgres,
+        {"postgres_max_connections": 3},
+        "postgres_max_connections",
+        "greater than or equal",
+    ),
+    (Postgres, {"postgres_roles": "api"}, "postgres_roles", "valid"),
+    (
+        Postgres,
+        {"postgres_roles": [{"name": "api", "superuser": True}]},
+        "postgres_roles.0",
+        "no such key",
+    ),
+    (Postgres, {"postgres_roles": [{"name": 'a"b'}]}, "postgres_roles.0.name", "does not match"),
+    (Postgres, {"postgres_roles": [{"name": "a'b"}]}, "postgres_roles.0.name", "does not match"),
+    (Postgres, {"postgres_roles": [{"name": "a b"}]}, "postgres_roles.0.name", "does not match"),
+    (Postgres, {"postgres_roles": [{"name": "a\n"}]}, "postgres_roles.0.name", "does not match"),
+    (Postgres, {"postgres_roles": [{"name": "a" * 64}]}, "postgres_roles.0.name", "does not match"),
+    (Postgres, {"postgres_roles": [{"name": ""}]}, "postgres_roles.0.name", "does not match"),
+    (Postgres, {"postgres_roles": [{"name": "API"}]}, "postgres_roles.0.name", "does not match"),
+    (
+        Postgres,
+        {"postgres_roles": [{"name": "api", "connection_limit": -2}]},
+        "postgres_roles.0.connection_limit",
+        "greater than or equal to -1",
+    ),
+    (
+        Postgres,
+        {"postgres_roles": [{"name": "api"}, {"name": "api"}]},
+        "postgres_roles",
+        "'api' is there twice",
+    ),
+    (
+        Postgres,
+        {"postgres_databases": [{"name": "api", "owner": "api"}] * 2},
+        "postgres_databases",
+        "'api' is there twice",
+    ),
+    (
+        Postgres,
+        {"postgres_databases": [{"name": "api", "owner": "ap"}]},
+        "postgres_databases",
+        "not in postgres_roles (api)",
+    ),
+    (
+        Postgres,
+        {"postgres_roles": [], "postgres_databases": [{"name": "api", "owner": "api"}]},
+        "postgres_databases",
+        "not in postgres_roles (empty)",
+    ),
+    (Postgres, {"postgres_settings": {"port": 1}}, "postgres_settings", "port is derived"),
+    (
+        Postgres,
+        {"postgres_settings": {"hba_file": "x"}},
+        "postgres_settings",
+        "hba_file is derived",
+    ),
+    (
+        Postgres,
+        {"postgres_settings": {"work mem": 1}},
+        "postgres_settings",
+        "'work mem' does not match",
+    ),
+    (Postgres, {"postgres_settings": {"a\nb": 1}}, "postgres_settings", "does not match"),
+    (Postgres, {"postgres_settings": {"work_mem": None}}, "postgres_settings.work_mem", "valid"),
+    (
+        Postgres,
+        {"postgres_settings": {"work_mem": "1\nhba_file = '/tmp/x'"}},
+        "postgres_settings.work_mem",
+        "line break",
+    ),
+    # applications
+    (App, {"app_name": "Api"}, "app_name", "'Api' does not match"),
+    (App, {"app_name": "a_b"}, "app_name", "does not match"),
+    # Docker refuses it as the name of an image.
+    (App, {"app_name": "api-"}, "app_name", "'api-'"),
+    (App, {"app_source": "examples"}, "app_source", "not a directory with a Dockerfile"),
+    (App, {"app_source": "no/where"}, "app_source", "not a directory with a Dockerfile"),
+    (App, {"app_source": "~nobody-here/api"}, "app_source", "not a directory with a Dockerfile"),
+    (App, {"app_source": "a\nb"}, "app_source", "line break"),
+    (App, {"app_database": "postgres"}, "app_database", "reserved"),
+    (App, {"app_replicas": 0}, "app_replicas", "greater than or equal to 1"),
+    (App, {"app_replicas": 65}, "app_replicas", "less than or equal to 64"),
+    (App, {"app_replicas": 1.5}, "app_replicas", "valid integer"),
+    (App, {"app_replicas": True}, "app_replicas", "valid integer"),
+    (App, {"app_replicas": None}, "app_replicas", "valid integer"),
+    (App, {"app_port": 80}, "app_port", "greater than or equal to 1024"),
+    (App, {"app_port": 65536}, "app_port", "less than or equal to 65535"),
+    (App, {"app_port": 65534}, "app_port", "65536 is above 65535"),
+    (App, {"app_container_port": 0}, "app_container_port", "greater than or equal to 1"),
+    (App, {"app_health_path": "healthz"}, "app_health_path", "does not match"),
+    (App, {"app_health_path": "/a b"}, "app_health_path", "does not match"),
+    (App, {"app_health_path": "/a {"}, "app_health_path", "does not match"),
+    (App, {"app_start_seconds": 1}, "app_start_seconds", "greater than or equal to 5"),
+    (App, {"app_network": "a b"}, "app_network", "does not match"),
+    (App, {"app_more": [{"name": "web"}]}, "app_more.0.domain", "Field required"),
+    (App, {"app_more": [application(port=8003)]}, "app_port", "8003 is taken by api"),
+    (App, {"app_more": [application(port=7997)]}, "app_port", "8000 is taken by api"),
+    (App, {"app_more": [application(), application("b", port=9003)]}, "app_port", "taken by web"),
+    (App, {"app_more": [application("api")]}, "app_name", "'api' is there twice"),
+    (
+        App,
+        {"app_more": [application(domain="api.terrafirma.test")]},
+        "app_domain",
+        "'api.terrafirma.test' is there twice",
+    ),
+    (
+        App,
+        {"app_more": [application(source="")]},
+        "app_source",
+        "not a directory with a Dockerfile",
+    ),
+    # caddy
+    (Caddy, {"caddy_email": "me"}, "caddy_email", "'me' does not match"),
+    (Caddy, {"caddy_email": "me@acme.com {"}, "caddy_email", "does not match"),
+    (Caddy, {"caddy_acme_ca": "http://ca.acme.com"}, "caddy_acme_ca", "does not match"),
+    (Caddy, {"caddy_log_size_mb": 0}, "caddy_log_size_mb", "greater than or equal to 1"),
+    (Caddy, {"caddy_log_files": 0}, "caddy_log_files", "greater than or equal to 1"),
+    # borg
+    (Borg, {"borg_repository": "/srv/backup"}, "borg_repository", "does not match"),
+    (Borg, {"borg_repository": "ssh://b@host"}, "borg_repository", "does not match"),
+    (Borg, {"borg_repository": "ssh://b@host/./a b"}, "borg_repository", "does not match"),
+    (Borg, {"borg_repository": "ssh://b@host/./a"}, "borg_known_hosts", "ssh-keyscan"),
+    (Borg, {"borg_known_hosts": "host ssh-ed25519 AAAA"}, "borg_known_hosts", "valid"),
+    (Borg, {"borg_known_hosts": ["a\nb"]}, "borg_known_hosts.0", "line break"),
+    (Borg, {"borg_directories": ["etc"]}, "borg_directories.0", "absolute path"),
+    (Borg, {"borg_directories": []}, "borg_directories", ""),
+    (Borg, {"borg_exclude": ["a\tb"]}, "borg_exclude.0", "control character"),
+    (Borg, {"borg_keep_daily": 0}, "borg_keep_daily", "greater than or equal to 1"),
+    (Borg, {"borg_keep_weekly": -1}, "borg_keep_weekly", "greater than or equal to 0"),
+    (Borg, {"borg_schedule": "daily\nUnit=evil.service"}, "borg_schedule", "line break"),
+    (Borg, {"borg_schedule": ""}, "borg_schedule", ""),
+]
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "key", "right"),
+    [pytest.param(*one, id=f"{one[2]}-{number}") for number, one in enumerate(BAD)],
+)
+def test_bad_data_names_the_host_the_key_and_what_would_be_right(
+    settings: type[Settings], data: dict[str, Any], key: str, right: str
+) -> None:
+    message = refusal(settings, **data)
+    assert key in message
+    assert right in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("postgres", "public", "none", "template0", "template1", "pg_monitor", "pg_x"),
+        *("all", "sameuser", "samerole", "replication", "user", "current_user", "session_user"),
+    ],
+)
+def test_names_of_postgresqls_own_are_refused(name: str) -> None:
+    """As a role, as a database, and where an application names one."""
+    assert name in refusal(Postgres, postgres_roles=[{"name": name}], postgres_databases=[])
+    databases = [{"name": name, "owner": "api"}]
+    assert "reserved" in refusal(Postgres, postgres_databases=databases)
+    assert "app_database: " in refusal(App, app_database=name)
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        *("API.acme.com", "a_b.acme.com", "-a.acme.com", "a-.acme.com", "a..acme.com", ".acme.com"),
+        *("acme.com.", "", "a b.acme.com", "*.acme.com", "https://acme.com", "acme.com/api"),
+        *("acme.com:443", "acme.com\n", "acme.com {", "ümlaut.de", f"{'a' * 64}.com", "a." * 127),
+    ],
+)
+def test_what_is_no_domain_is_refused(domain: str) -> None:
+    assert "app_domain: " in refusal(App, app_domain=domain)
+    assert "app_more.0.domain: " in refusal(App, app_more=[application(domain=domain)])
+
+
+def test_a_private_key_is_not_shown() -> None:
+    key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU\n-----END"
+    message = refusal(Users, users_accounts=[{"name": "a", "keys": [key]}])
+    assert "b3BlbnNzaC1rZXktdjEAAAAABG5vbmU" not in message
+
+
+def test_a_private_key_file_is_refused_and_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "id_ed25519"
+    path.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU\n")
+    message = refusal(Users, users_accounts=[{"name": "a", "keys": [str(path)]}])
+    assert "b3BlbnNzaC1rZXktdjEAAAAABG5vbmU" not in message
+
+
+# --- good data ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("domain", ["acme.com", "api.acme.io", "xn--bcher-kva.de", "contest.de"])
+def test_a_public_name_gets_a_public_certificate(domain: str) -> None:
+    assert of(App, app_domain=domain).domain == domain
+    assert is_public(domain)
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        *("localhost", "api.localhost", "api.terrafirma.test", "db.internal", "nas.local"),
+        *("nas.home.arpa", "www.example.com", "example.org", "a.example", "a.invalid"),
+        *("intranet", "10.0.0.1", "203.0.113.10"),
+    ],
+)
+def test_a_private_name_gets_none(domain: str) -> None:
+    assert of(App, app_domain=domain).domain == domain
+    assert not is_public(domain)
+
+
+@pytest.mark.parametrize("domain", ["mytest.com", "test.de", "notexample.com", "local.acme.com"])
+def test_a_name_that_only_looks_private_is_public(domain: str) -> None:
+    assert is_public(domain)
+
+
+def test_an_account_has_its_home_below_home() -> None:
+    accounts = [{"name": "a"}, {"name": "b", "home": "/srv/b"}]
+    first, second = of(Users, users_accounts=accounts).accounts
+    assert (first.directory, second.directory) == ("/home/a", "/srv/b")
+    assert (first.shell, first.keys, first.groups, first.sudo) == ("/bin/bash", (), (), ())
+
+
+def test_an_empty_home_is_the_usual_one() -> None:
+    (account,) = of(Users, users_accounts=[{"name": "a", "home": ""}]).accounts
+    assert account.directory == "/home/a"
+
+
+@pytest.mark.parametrize("key", [KEY, f"{KEY} me@laptop of mine", SECURITY_KEY])
+def test_a_key_may_be_written_or_named(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "id.pub"
+    path.write_text(f"{key}\n")
+    (account,) = of(Users, users_accounts=[{"name": "a", "keys": [key, str(path)]}]).accounts
+    assert account.keys == (key, key)
+
+
+def test_a_key_may_be_below_the_home_of_whoever_deploys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "id.pub").write_text(KEY)
+    (account,) = of(Users, users_accounts=[{"name": "a", "keys": ["~/id.pub"]}]).accounts
+    assert account.keys == (KEY,)
+
+
+def test_sudo_is_for_all_or_for_single_commands() -> None:
+    sudo = ["ALL", "/usr/bin/systemctl restart caddy.service", "/usr/bin/journalctl"]
+    (account,) = of(Users, users_accounts=[{"name": "a", "sudo": sudo}]).accounts
+    assert list(account.sudo) == sudo
+
+
+def test_settings_of_postgresql_keep_their_types() -> None:
+    settings = {
+        "jit": False,
+        "work_mem": "64MB",
+        "effective_io_concurrency": 200,
+        "seq_page_cost": 1.5,
+    }
+    read = of(Postgres, postgres_settings=settings).settings
+    assert read == settings
+    assert [type(value) for value in read.values()] == [bool, str, int, float]
+
+
+def test_one_role_may_own_two_databases() -> None:
+    databases = [{"name": "api", "owner": "api"}, {"name": "jobs", "owner": "api"}]
+    assert len(of(Postgres, postgres_databases=databases).databases) == 2
+
+
+def test_the_first_application_comes_first() -> None:
+    settings = of(App, app_more=[application(), application("jobs", port=9004, replicas=1)])
+    assert [one.name for one in settings.applications] == ["api", "web", "jobs"]
+    assert [list(one.ports) for one in settings.applications] == [
+        [8000, 8001, 8002, 8003],
+        [9000, 9001, 9002, 9003],
+        [9004],
+    ]
+    assert settings.applications[1].directory == "/opt/terrafirma/web"
+
+
+def test_without_a_source_there_is_no_application() -> None:
+    assert of(App, app_source="").applications == ()
+    settings = of(App, app_source="", app_more=[application(port=8000)])
+    assert [one.name for one in settings.applications] == ["web"]
+
+
+def test_a_source_is_found_from_the_project_or_from_the_root(tmp_path: Path) -> None:
+    assert of(App).source_directory == ROOT / "examples" / "api"
+    (tmp_path / "Dockerfile").touch()
+    assert of(App, app_source=str(tmp_path)).source_directory == tmp_path
+
+
+@pytest.mark.parametrize(
+    "repository",
+    [
+        "",
+        "ssh://b@host/./a",
+        "ssh://u1@u1.your-storagebox.de:23/./backups/web",
+        "ssh://b@host:22/srv/a",
+    ],
+)
+def test_repositories(repository: str) -> None:
+    settings = of(Borg, borg_repository=repository, borg_known_hosts=["host ssh-ed25519 AAAA"])
+    assert settings.repository == repository
+
+
+def test_addresses_of_docker_are_private() -> None:
+    for pool in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"):
+        assert str(of(Docker, docker_address_pool=pool).address_pool) == pool

@@ -1,0 +1,516 @@
+"""Templates as the operations render them: right for facts that are there and those to come."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jinja2 import UndefinedError
+
+from terrafirma.operations.files import render
+from terrafirma.settings import Application, Database
+from tests.conftest import ROOT
+
+DATABASES = (Database(name="api", owner="api"), Database(name="jobs", owner="worker"))
+BRIDGE = {"name": "bridge", "subnet": "10.210.0.0/24", "gateway": "10.210.0.1", "default": True}
+APPS = {"name": "apps", "subnet": "10.210.1.0/24", "gateway": "10.210.1.1", "default": False}
+APPS_6 = {"name": "apps", "subnet": "fd00:1::/64", "gateway": "fd00:1::1", "default": False}
+
+
+def application(**more: Any) -> Application:
+    data = {"name": "api", "source": "examples/api", "domain": "api.test", "database": "api"}
+    return Application(**data | more)
+
+
+DATA: dict[str, dict[str, Any]] = {
+    "app/compose.yaml.j2": {
+        "app": application(),
+        "release": "0123456789ab",
+        "source": "/opt/terrafirma/api/source-0123456789ab",
+        "network": "apps",
+        "uid": 1000,
+        "gid": 1001,
+    },
+    "apt/60terrafirma.j2": {"wait_seconds": 600},
+    "borg/borgmatic.service.j2": {},
+    "borg/borgmatic.timer.j2": {"schedule": "*-*-* 02:00:00"},
+    "borg/config.yaml.j2": {
+        "repository": "ssh://b@backup.acme.com:23/./web",
+        "directories": ("/etc", "/home"),
+        "exclude": ("/var/cache", "*/__pycache__", 're:it\'s "odd" & <new>'),
+        "keep_daily": 7,
+        "keep_weekly": 4,
+        "keep_monthly": 6,
+        "schedule": "daily",
+        "cluster": "17/main",
+        "databases": DATABASES,
+        "known_hosts": "/etc/borgmatic/known_hosts",
+        "secrets": "/etc/terrafirma/secrets/borg",
+        "sections": False,
+        "state": "/var/lib/terrafirma/backup",
+    },
+    "borg/known_hosts.j2": {"lines": ("a ssh-ed25519 AAAA", "b ssh-rsa BBBB")},
+    "caddy/Caddyfile.j2": {
+        "email": "",
+        "acme_ca": "",
+        "log_size_mb": 50,
+        "log_files": 10,
+        "sites": [
+            {
+                "name": "api",
+                "domain": "api.terrafirma.test",
+                "public": False,
+                "ports": range(8000, 8004),
+                "health_path": "/healthz",
+            },
+            {
+                "name": "web",
+                "domain": "www.acme.com",
+                "public": True,
+                "ports": range(9000, 9001),
+                "health_path": "/up",
+            },
+        ],
+    },
+    "caddy/restart.conf.j2": {},
+    "postgres/createcluster.conf.j2": {},
+    "postgres/pg_hba.conf.j2": {"databases": DATABASES, "networks": [BRIDGE, APPS, APPS_6]},
+    "postgres/restart.conf.j2": {},
+    "postgres/sysctl.conf.j2": {},
+    "postgres/terrafirma.conf.j2": {
+        "addresses": ["localhost", "10.210.0.1"],
+        "port": 5432,
+        "max_connections": 200,
+        "settings": {},
+    },
+    "sshd/00-terrafirma.conf.j2": {"password_authentication": False, "users": ["dev", "root"]},
+    "users/authorized_keys.j2": {"keys": ("ssh-ed25519 AAAA me", "ssh-rsa BBBB")},
+    "users/sudoers.j2": {"name": "dev", "commands": ("/bin/a b", "/bin/c")},
+}
+
+
+def rendered(template: str, **data: Any) -> str:
+    return render(template, **DATA[template] | data)
+
+
+def settled(text: str) -> list[str]:
+    """The lines that count: without comments and empty ones."""
+    return [
+        line.strip()
+        for line in text.splitlines()
+        if line.strip() and not line.strip().startswith("#")
+    ]
+
+
+# --- all of them ----------------------------------------------------------------------------------
+
+
+def test_every_template_is_in_the_table_of_this_file() -> None:
+    templates = ROOT / "templates"
+    assert {str(path.relative_to(templates)) for path in templates.rglob("*.j2")} == set(DATA)
+
+
+@pytest.mark.parametrize("template", DATA)
+def test_says_first_who_manages_it(template: str) -> None:
+    """The operations know a file as ours by this line: see terrafirma/operations/files.py."""
+    first, *rest = rendered(template).splitlines()
+    assert re.match(r"(#|//) Managed by Terrafirma: (tasks/\w+\.py|\w+)$", first)
+    assert rest
+
+
+@pytest.mark.parametrize("template", DATA)
+def test_leaves_nothing_of_jinja_behind(template: str) -> None:
+    text = rendered(template)
+    assert not re.search(r"\{%|%\}|\{\{|\}\}|\{#", text)
+    assert "None" not in text
+    assert text.endswith("\n")
+    assert not text.endswith("\n\n")
+    assert [line for line in text.splitlines() if line != line.rstrip()] == []
+
+
+@pytest.mark.parametrize("template", [name for name, data in DATA.items() if data])
+def test_a_name_that_is_missing_is_an_error(template: str) -> None:
+    with pytest.raises(UndefinedError):
+        render(template)
+
+
+# --- pg_hba.conf ----------------------------------------------------------------------------------
+
+
+def rules(**data: Any) -> list[list[str]]:
+    return [line.split() for line in settled(rendered("postgres/pg_hba.conf.j2", **data))]
+
+
+NETWORKS: list[list[dict[str, Any]]] = [[], [BRIDGE], [BRIDGE, APPS, APPS_6]]
+
+
+@pytest.mark.parametrize("networks", NETWORKS)
+def test_each_owner_comes_into_its_own_database_alone(networks: list[dict[str, Any]]) -> None:
+    local, *clients, last = rules(networks=networks)
+    assert local == ["local", "all", "all", "peer"]
+    assert last == ["host", "all", "all", "all", "reject"]
+    assert {(kind, method) for kind, _, _, _, method in clients} == {("host", "scram-sha-256")}
+    sources = ["127.0.0.1/32", "::1/128", *(network["subnet"] for network in networks)]
+    assert sorted((name, owner, source) for _, name, owner, source, _ in clients) == sorted(
+        (database.name, database.owner, source) for database in DATABASES for source in sources
+    )
+
+
+@pytest.mark.parametrize("networks", NETWORKS)
+@pytest.mark.parametrize("databases", [(), DATABASES])
+def test_nobody_comes_in_from_everywhere_or_as_superuser(
+    databases: tuple[Database, ...], networks: list[dict[str, Any]]
+) -> None:
+    written = rules(databases=databases, networks=networks)
+    for kind, name, owner, address, method in (rule for rule in written if rule[0] != "local"):
+        if method != "reject":
+            assert kind == "host"
+            assert "postgres" not in (name, owner)
+            assert "all" not in (name, owner, address)
+            assert not address.endswith("/0")
+            assert method == "scram-sha-256"
+    assert written[-1][-1] == "reject"
+    assert "trust" not in rendered("postgres/pg_hba.conf.j2", networks=networks)
+
+
+def test_without_docker_only_the_host_itself_comes_in() -> None:
+    addresses = {
+        rule[3] for rule in rules(networks=[]) if rule[0] == "host" and rule[4] != "reject"
+    }
+    assert addresses == {"127.0.0.1/32", "::1/128"}
+
+
+# --- terrafirma.conf ------------------------------------------------------------------------------
+
+
+def postgresql_value(text: str) -> str:
+    """A value of postgresql.conf as the server reads it (GUC_scanstr in guc-file.l)."""
+    if not text.startswith("'"):
+        return text
+    assert text.endswith("'")
+    escapes = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+    value, inner = "", text[1:-1]
+    while inner:
+        if inner.startswith("''"):
+            value, inner = value + "'", inner[2:]
+        elif inner.startswith("\\"):
+            value, inner = value + escapes.get(inner[1:2], inner[1:2]), inner[2:]
+        else:
+            assert inner[0] != "'"
+            value, inner = value + inner[0], inner[1:]
+    return value
+
+
+def server(**data: Any) -> dict[str, str]:
+    lines = settled(rendered("postgres/terrafirma.conf.j2", **data))
+    pairs = [line.split(" = ", 1) for line in lines]
+    assert len({name for name, _ in pairs}) == len(pairs)
+    return {name: postgresql_value(value) for name, value in pairs}
+
+
+def test_postgresql_listens_where_containers_reach_it_and_nowhere_else() -> None:
+    assert server() == {
+        "listen_addresses": "localhost,10.210.0.1",
+        "port": "5432",
+        "max_connections": "200",
+        "password_encryption": "scram-sha-256",
+    }
+
+
+def test_postgresql_without_docker_listens_on_the_host_alone() -> None:
+    assert server(addresses=["localhost"])["listen_addresses"] == "localhost"
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (True, "on"),
+        (False, "off"),
+        (200, "200"),
+        (1.5, "1.5"),
+        ("64MB", "64MB"),
+        ("", ""),
+        ("it's", "it's"),
+        ("'", "'"),
+        ("%m [%p] %q'%u'@%d ", "%m [%p] %q'%u'@%d "),
+        ("# no comment", "# no comment"),
+        (r"C:\temp", r"C:\temp"),
+        ("ends with \\", "ends with \\"),
+    ],
+)
+def test_settings_reach_postgresql_as_they_are(value: Any, read: str) -> None:
+    assert server(settings={"x": value})["x"] == read
+
+
+# --- Caddyfile ------------------------------------------------------------------------------------
+
+
+def sites(**data: Any) -> dict[str, str]:
+    """The blocks of the Caddyfile by what stands before them; the global one under ""."""
+    text = rendered("caddy/Caddyfile.j2", **data)
+    assert text.count("{") == text.count("}")
+    return dict(re.findall(r"^(\S*) ?\{\n(.*?)^\}$", text, re.MULTILINE | re.DOTALL))
+
+
+def test_caddy_serves_each_application_from_all_its_replicas() -> None:
+    blocks = sites()
+    assert list(blocks) == ["", "api.terrafirma.test", "www.acme.com"]
+    for domain, ports, path in (
+        ("api.terrafirma.test", [8000, 8001, 8002, 8003], "/healthz"),
+        ("www.acme.com", [9000], "/up"),
+    ):
+        (proxy,) = re.findall(r"reverse_proxy (.*) \{", blocks[domain])
+        assert proxy.split() == [f"127.0.0.1:{port}" for port in ports]
+        assert f"health_uri {path}\n" in blocks[domain]
+
+
+def test_caddy_signs_private_names_itself_and_no_others() -> None:
+    blocks = sites()
+    assert "tls internal" in blocks["api.terrafirma.test"]
+    assert "tls " not in blocks["www.acme.com"]
+    assert "tls " not in blocks[""]
+
+
+def test_caddy_logs_are_bounded() -> None:
+    blocks = sites()
+    for name, domain in (("api", "api.terrafirma.test"), ("web", "www.acme.com")):
+        assert f"output file /var/log/caddy/{name}.log" in blocks[domain]
+        assert "roll_size 50MiB" in blocks[domain]
+        assert "roll_keep 10" in blocks[domain]
+
+
+def test_caddy_asks_the_authority_that_it_is_told() -> None:
+    assert "email" not in sites()[""]
+    assert "acme_ca" not in sites()[""]
+    told = sites(email="ops@acme.com", acme_ca="https://ca.acme.com/directory")[""]
+    assert "\temail ops@acme.com\n" in told
+    assert "\tacme_ca https://ca.acme.com/directory\n" in told
+
+
+def test_caddy_without_applications() -> None:
+    assert list(sites(sites=[])) == [""]
+
+
+@pytest.mark.skipif(not shutil.which("caddy"), reason="no caddy here")
+@pytest.mark.parametrize("more", [{}, {"email": "a@acme.com", "acme_ca": "https://ca.acme.com/d"}])
+def test_caddy_accepts_it(more: dict[str, str], tmp_path: Path) -> None:
+    text = rendered("caddy/Caddyfile.j2", **more).replace("/var/log/caddy", str(tmp_path))
+    path = tmp_path / "Caddyfile"
+    path.write_text(text)
+    command = ["caddy", "validate", "--adapter", "caddyfile", "--config", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+# --- compose.yaml ---------------------------------------------------------------------------------
+
+
+def compose(**data: Any) -> Any:
+    return yaml.safe_load(rendered("app/compose.yaml.j2", **data))
+
+
+@pytest.mark.parametrize(
+    ("replicas", "ports"), [(1, "127.0.0.1:8000:8080"), (4, "127.0.0.1:8000-8003:8080")]
+)
+def test_replicas_have_a_loopback_port_each(replicas: int, ports: str) -> None:
+    project = compose(app=application(replicas=replicas, container_port=8080))
+    (service,) = project["services"].values()
+    assert service["deploy"] == {"replicas": replicas}
+    assert service["ports"] == [ports]
+    assert "network_mode" not in service
+
+
+def test_replicas_can_do_little() -> None:
+    service = compose()["services"]["api"]
+    assert service["user"] == "1000:1001"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["restart"] == "unless-stopped"
+    assert not service.get("privileged")
+    assert "cap_add" not in service
+    assert "volumes" not in service
+
+
+def test_replicas_carry_their_release_and_their_secret() -> None:
+    project = compose(release="123456789012")
+    service = project["services"]["api"]
+    assert service["labels"] == {"terrafirma.release": "123456789012"}
+    assert service["image"] == "terrafirma/api:123456789012"
+    assert service["build"] == "/opt/terrafirma/api/source-0123456789ab"
+    assert service["secrets"] == ["database_url"]
+    assert project["secrets"] == {
+        "database_url": {"file": "/etc/terrafirma/secrets/app/api/database_url"}
+    }
+    assert service["extra_hosts"] == ["host.docker.internal:host-gateway"]
+    assert "environment" not in service
+
+
+def test_replicas_are_in_the_network_of_the_applications() -> None:
+    assert compose()["networks"] == {"default": {"name": "apps", "external": True}}
+
+
+@pytest.mark.parametrize("release", ["12345678", "1e5", "0x12", "0123456789ab"])
+def test_a_release_is_text_whatever_its_digits(release: str) -> None:
+    service = compose(release=release)["services"]["api"]
+    assert service["labels"] == {"terrafirma.release": release}
+    assert service["image"].endswith(f":{release}")
+
+
+@pytest.mark.parametrize("name", ["2024", "1e5", "null"])
+def test_names_are_text_whatever_yaml_thinks_of_them(name: str) -> None:
+    assert compose(network=name)["networks"]["default"]["name"] == name
+    if name[0].isalpha():
+        assert list(compose(app=application(name=name))["services"]) == [name]
+
+
+def test_replicas_in_a_dry_run_before_their_account_exists() -> None:
+    assert compose(uid=None, gid=None)["services"]["api"]["user"]
+
+
+# --- accounts and sshd ----------------------------------------------------------------------------
+
+
+def test_authorized_keys_are_exactly_the_declared_ones() -> None:
+    assert settled(rendered("users/authorized_keys.j2")) == ["ssh-ed25519 AAAA me", "ssh-rsa BBBB"]
+    assert settled(rendered("users/authorized_keys.j2", keys=())) == []
+
+
+@pytest.mark.parametrize(
+    ("commands", "rule"),
+    [
+        (("ALL",), "dev ALL=(ALL:ALL) NOPASSWD: ALL"),
+        (("/bin/a b", "/bin/c"), "dev ALL=(ALL:ALL) NOPASSWD: /bin/a b, /bin/c"),
+    ],
+)
+def test_sudoers(commands: tuple[str, ...], rule: str) -> None:
+    assert settled(rendered("users/sudoers.j2", commands=commands)) == [rule]
+
+
+@pytest.mark.skipif(not shutil.which("visudo"), reason="no visudo here")
+def test_visudo_accepts_it(tmp_path: Path) -> None:
+    path = tmp_path / "sudoers"
+    path.write_text(rendered("users/sudoers.j2"))
+    result = subprocess.run(["visudo", "-cf", path], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_sshd_lets_in_the_declared_users_with_keys() -> None:
+    directives = dict(
+        line.split(" ", 1) for line in settled(rendered("sshd/00-terrafirma.conf.j2"))
+    )
+    assert directives["PasswordAuthentication"] == "no"
+    assert directives["KbdInteractiveAuthentication"] == "no"
+    assert directives["PubkeyAuthentication"] == "yes"
+    assert directives["PermitRootLogin"] == "prohibit-password"
+    assert directives["AllowUsers"] == "dev root"
+
+
+def test_sshd_lets_in_with_passwords_only_when_told() -> None:
+    text = rendered("sshd/00-terrafirma.conf.j2", password_authentication=True)
+    assert "PasswordAuthentication yes" in settled(text)
+    assert "PermitRootLogin prohibit-password" in settled(text)
+
+
+# --- backups --------------------------------------------------------------------------------------
+
+# The sections of borgmatic before 1.8, and the settings of ours in each.
+SECTIONS = {
+    "location": {"source_directories", "exclude_patterns", "exclude_caches", "repositories"},
+    "storage": {"encryption_passcommand", "ssh_command", "compression", "lock_wait"},
+    "retention": {"keep_daily", "keep_weekly", "keep_monthly"},
+    "consistency": {"checks"},
+    "hooks": {"before_backup", "postgresql_databases"},
+}
+
+
+def backup(*, sections: bool, **data: Any) -> dict[str, Any]:
+    """borgmatic's settings, without their sections."""
+    read = yaml.safe_load(rendered("borg/config.yaml.j2", sections=sections, **data))
+    if not sections:
+        flat: dict[str, Any] = read
+        return flat
+    assert set(read) == set(SECTIONS)
+    assert {name: set(settings) for name, settings in read.items()} == SECTIONS
+    return {key: value for settings in read.values() for key, value in settings.items()}
+
+
+@pytest.mark.parametrize("sections", [False, True])
+def test_borgmatic_backs_up_what_is_declared(sections: bool) -> None:
+    settings = backup(sections=sections)
+    data = DATA["borg/config.yaml.j2"]
+    assert set(settings) == set().union(*SECTIONS.values())
+    assert settings["source_directories"] == list(data["directories"])
+    assert settings["exclude_patterns"] == list(data["exclude"])
+    assert [settings[f"keep_{kind}"] for kind in ("daily", "weekly", "monthly")] == [7, 4, 6]
+    assert settings["encryption_passcommand"] == "cat /etc/terrafirma/secrets/borg/passphrase"
+    assert "StrictHostKeyChecking=yes" in settings["ssh_command"]
+    assert "UserKnownHostsFile=/etc/borgmatic/known_hosts" in settings["ssh_command"]
+    assert "-i /etc/terrafirma/secrets/borg/id_ed25519" in settings["ssh_command"]
+
+
+def test_new_borgmatic_is_told_the_repository_by_path() -> None:
+    assert backup(sections=False)["repositories"] == [{"path": "ssh://b@backup.acme.com:23/./web"}]
+
+
+def test_old_borgmatic_is_told_the_repository_as_text() -> None:
+    """1.7.7, that of Debian 12, refuses anything else: {'path': …} is not of type 'string'."""
+    assert backup(sections=True)["repositories"] == ["ssh://b@backup.acme.com:23/./web"]
+
+
+@pytest.mark.parametrize("sections", [False, True])
+def test_databases_are_dumped_by_the_superuser(sections: bool) -> None:
+    settings = backup(sections=sections)
+    for database in settings["postgresql_databases"]:
+        assert database["format"] == "custom"
+        for command in ("pg_dump_command", "pg_restore_command", "psql_command"):
+            assert database[command].startswith("runuser -u postgres -- ")
+            assert "--cluster 17/main" in database[command]
+    (roles,) = settings["before_backup"]
+    assert "pg_dumpall --cluster 17/main --globals-only > /var/lib/terrafirma/backup/" in roles
+    assert roles.startswith("umask 077 ")
+
+
+def test_old_borgmatic_need_not_list_the_databases() -> None:
+    """For `all` with a format 1.7.7 runs plain `psql --list` as root, not psql_command."""
+    names = [database["name"] for database in backup(sections=True)["postgresql_databases"]]
+    assert "all" not in names
+
+
+@pytest.mark.parametrize("sections", [False, True])
+def test_nothing_need_be_excluded(sections: bool) -> None:
+    assert backup(sections=sections, exclude=()).get("exclude_patterns", []) == []
+
+
+def test_a_backup_is_made_on_time() -> None:
+    assert "OnCalendar=*-*-* 02:00:00" in settled(rendered("borg/borgmatic.timer.j2"))
+    assert "Persistent=true" in settled(rendered("borg/borgmatic.timer.j2"))
+
+
+def test_hosts_that_are_known() -> None:
+    assert settled(rendered("borg/known_hosts.j2")) == ["a ssh-ed25519 AAAA", "b ssh-rsa BBBB"]
+
+
+# --- units and the rest ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("template", ["caddy/restart.conf.j2", "postgres/restart.conf.j2"])
+def test_a_service_that_crashed_is_started_again(template: str) -> None:
+    lines = settled(rendered(template))
+    assert "StartLimitIntervalSec=0" in lines[lines.index("[Unit]") : lines.index("[Service]")]
+    assert any(line.startswith("Restart=on-") for line in lines[lines.index("[Service]") :])
+
+
+def test_postgresql_may_bind_an_address_to_come() -> None:
+    assert settled(rendered("postgres/sysctl.conf.j2")) == ["net.ipv4.ip_nonlocal_bind = 1"]
+
+
+def test_the_package_makes_no_cluster_of_its_own() -> None:
+    assert settled(rendered("postgres/createcluster.conf.j2")) == ["create_main_cluster = false"]
+
+
+def test_apt_waits_for_its_lock() -> None:
+    assert 'DPkg::Lock::Timeout "600";' in rendered("apt/60terrafirma.j2")
