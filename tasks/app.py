@@ -56,16 +56,16 @@ for app in host.loop(settings.applications):
     source = f"{app.directory}/source-{digest}"
     release = sha256(f"{digest}{app.model_dump_json()}{settings.network}".encode()).hexdigest()[:12]
 
-    upload_source(
-        name=f"Upload the source of {app.name}", directory=app.source_directory, dest=source
-    )
-
     database_url(
         name=f"Give {app.name} the address of its database",
         path=f"{app.secrets}/database_url",
         url=f"postgresql://{owners[app.database]}:*@host.docker.internal:{postgres.port}/{app.database}",
         role=owners[app.database],
         user=app.user,
+    )
+
+    upload_source(
+        name=f"Upload the source of {app.name}", directory=app.source_directory, dest=source
     )
 
     put(

@@ -3,7 +3,7 @@
 from pyinfra import host
 from pyinfra.operations import server
 
-from terrafirma.facts.docker import DockerNetworks
+from terrafirma.facts.docker import DockerAddress, DockerNetworks
 from terrafirma.machine import postgres_version, ready
 from terrafirma.operations.files import Directory, File, put, source, template
 from terrafirma.operations.packages import packages
@@ -24,9 +24,8 @@ postgres_file = {"mode": "640", "user": "postgres", "group": "postgres"}
 
 # Docker may be installed earlier in this same run: both are asked when the files are written.
 def server_settings() -> list[File]:
-    docker0 = [one["gateway"] for one in host.get_fact(DockerNetworks) if one["default"]]
     data = {
-        "addresses": ["localhost", *filter(None, docker0)],
+        "addresses": ["localhost", *filter(None, [host.get_fact(DockerAddress)])],
         "port": settings.port,
         "max_connections": settings.max_connections,
         "settings": settings.settings,

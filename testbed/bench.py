@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from http.client import HTTPSConnection
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def main() -> None:
         commands = pyinfra(port, "-y", "-vv", "deploy.py").count(">>> ")
         print(f"{'SSH commands of a converged run':38} {commands:6}")
         for task in (line.stem for line in sorted((ROOT / "tasks").glob("*.py"))):
-            seconds = timed(lambda task=task: pyinfra(port, "-y", f"tasks/{task}.py"))
+            seconds = timed(partial(pyinfra, port, "-y", f"tasks/{task}.py"))
             print(f"{f'tasks/{task}.py, converged':38} {seconds:6.1f} s", flush=True)
 
 

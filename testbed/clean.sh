@@ -54,6 +54,10 @@ stop_engine() {
     die "the Docker engine (process $pid) does not stop: see .target/dockerd.log"
 }
 
-if have docker && docker version >/dev/null 2>&1; then remove_from_engine; fi
+if have docker && docker version >/dev/null 2>&1; then
+    remove_from_engine
+else
+    say "No Docker engine answers: if one has targets of ours, start it and run this again"
+fi
 stop_engine
 rm -rf "$STATE" "$ROOT/.venv" "$ROOT"/.{mypy,ruff,pytest}_cache

@@ -94,7 +94,7 @@ create() {
         --volume "$NAME-docker:/var/lib/docker" --shm-size 1g --stop-timeout 30
     # What systemd, nftables and a Docker engine of its own need; --privileged would do it too, but is
     # refused where this machine itself lacks a capability.
-    set -- "$@" --cap-add ALL --cap-drop SYS_RESOURCE \
+    set -- "$@" --cap-add ALL \
         --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
         --security-opt systempaths=unconfined --device-cgroup-rule 'a *:* rwm' \
         --tmpfs /run --tmpfs /run/lock
@@ -116,7 +116,11 @@ create() {
         # tree, mounted writable, would do as well, but the target's containers would appear in both.
         set -- "$@" sh -c 'mount -o remount,rw /sys/fs/cgroup && exec /lib/systemd/systemd'
     fi
-    docker create "$@" >/dev/null
+    # Where the machine lacks this capability, old engines fail unless it is dropped, and newer ones, which
+    # know, refuse to drop it. Nothing here needs it.
+    docker create --cap-drop SYS_RESOURCE "$@" >/dev/null 2>"$STATE/create-$NAME.log" ||
+        docker create "$@" >/dev/null 2>"$STATE/create-$NAME.log" ||
+        die "$NAME cannot be made: $(last_words "$STATE/create-$NAME.log")"
 
     for key in "$HOST_KEYS"/*; do docker cp "$key" "$NAME:/etc/ssh/" >/dev/null; done
     docker cp "$STATE/root/.ssh" "$NAME:/root/" >/dev/null

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from ipaddress import ip_interface, ip_network
 from typing import TypedDict
 
 from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
@@ -16,39 +17,62 @@ _NO_DOCKER = "command -v docker > /dev/null || exit 0;"
 class Network(TypedDict):
     name: str
     subnet: str  # "10.210.0.0/24"; one entry for each subnet, IPv4 or IPv6
-    gateway: str  # the host's own address in it, or ""
-    default: bool  # this is docker0
 
 
 class DockerNetworks(FactBase[list[Network]]):
-    """Every subnet of every bridge network, docker0's first, then by name; empty without Docker."""
+    """
+    Every subnet from which a container of this host may come; empty without Docker.
+
+    First docker0's, then those of the other bridge networks by name, and last the address pools, in
+    which the networks that Docker makes from now on will be.
+    """
 
     default = list
 
     @override
     def command(self) -> str:
         return (
-            f"{_NO_DOCKER} docker network ls -q --no-trunc --filter driver=bridge "
+            f"{_NO_DOCKER} docker info --format '{{{{json .DefaultAddressPools}}}}' && "
+            "docker network ls -q --no-trunc --filter driver=bridge "
             "| xargs -r docker network inspect"
         )
 
     @override
     def process(self, output: list[str]) -> list[Network]:
         try:
+            pools = [
+                Network(name="networks to come", subnet=str(ip_network(pool["Base"])))
+                for pool in json.loads(output[0]) or []
+            ]
             networks = [
-                Network(
-                    name=network["Name"],
-                    subnet=config["Subnet"],
-                    # Docker keeps "Gateway" empty until the bridge is up where none was configured.
-                    gateway=config.get("Gateway", "").split("/")[0],
-                    default=network["Name"] == "bridge",
-                )
-                for network in json.loads("\n".join(output))
+                Network(name=network["Name"], subnet=str(ip_network(config["Subnet"])))
+                for network in json.loads("\n".join(output[1:]) or "[]")
                 for config in network["IPAM"]["Config"] or []
             ]
         except (ValueError, KeyError, TypeError) as error:
             raise FactProcessError(f"docker network inspect answered {output[:3]!r}") from error
-        return sorted(networks, key=lambda one: (not one["default"], one["name"], one["subnet"]))
+        networks.sort(key=lambda one: (one["name"] != "bridge", one["name"], one["subnet"]))
+        return networks + pools
+
+
+class DockerAddress(FactBase[str | None]):
+    """The host's own address on docker0, or None without Docker."""
+
+    @override
+    def command(self) -> str:
+        # Docker 20.10 does not say its gateway before the first container; the bridge has it.
+        return (
+            f"{_NO_DOCKER} bridge=$(docker network inspect bridge "
+            "--format '{{index .Options \"com.docker.network.bridge.name\"}}') || exit 1; "
+            'ip -4 -oneline address show dev "$bridge" scope global'
+        )
+
+    @override
+    def process(self, output: list[str]) -> str:
+        try:
+            return str(ip_interface(output[0].split()[3]).ip)
+        except (ValueError, IndexError) as error:
+            raise FactProcessError(f"docker0 has no address: {output[:1]!r}") from error
 
 
 class Container(TypedDict):

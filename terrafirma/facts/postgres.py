@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from pyinfra.api import FactBase, FactProcessError, StringCommand
 from typing_extensions import override
@@ -39,55 +39,66 @@ class DatabaseState(TypedDict):
     open: bool  # PUBLIC may connect or make temporary tables
 
 
-class ClusterState(TypedDict):
-    exists: bool
-    running: bool
-    roles: dict[str, RoleState]
-    databases: dict[str, DatabaseState]
+def _ask(version: int, query: str) -> StringCommand:
+    # No cluster, or one that is down, is a valid answer: its roles and databases are still to come.
+    return StringCommand(
+        f"pg_lsclusters -h {version} main 2> /dev/null | grep -qw online || exit 0;",
+        f'echo "{" ".join(query.split())}" | {psql(version)}',
+    )
 
 
-_QUERY = """
-select json_build_object(
-  'roles', (select json_object_agg(rolname, json_build_object(
-      'login', rolcanlogin, 'superuser', rolsuper, 'create_database', rolcreatedb,
-      'create_role', rolcreaterole, 'replication', rolreplication, 'bypass_rls', rolbypassrls,
-      'connection_limit', rolconnlimit)) from pg_roles where rolname !~ '^pg_'),
-  'databases', (select json_object_agg(datname, json_build_object(
-      'owner', pg_get_userbyid(datdba),
-      'open', has_database_privilege('public', oid, 'connect')
-           or has_database_privilege('public', oid, 'temporary')))
-      from pg_database where not datistemplate))
-"""
+def _answer(output: list[str]) -> dict[str, Any]:
+    try:
+        answer: dict[str, Any] = json.loads("".join(output))
+    except ValueError as error:
+        raise FactProcessError(f"psql answered {output[:1]!r}") from error
+    return answer
 
 
-class Cluster(FactBase[ClusterState]):
-    """Roles and databases of cluster `version`/main; nothing exists where it does not run."""
+class Roles(FactBase[dict[str, RoleState]]):
+    """The roles of cluster `version`/main; none where it does not run."""
 
-    @staticmethod
-    @override
-    def default() -> ClusterState:
-        return ClusterState(exists=False, running=False, roles={}, databases={})
+    default = dict
 
     @override
     def command(self, version: int) -> StringCommand:
-        query = " ".join(_QUERY.split())
-        return StringCommand(
-            f"test -e /etc/postgresql/{version}/main/postgresql.conf || exit 0; echo exists;",
-            f"pg_lsclusters -h {version} main | grep -qw online || exit 0;",
-            f'echo "{query}" | {psql(version)}',
+        return _ask(
+            version,
+            """
+            select json_object_agg(rolname, json_build_object(
+                'login', rolcanlogin, 'superuser', rolsuper, 'create_database', rolcreatedb,
+                'create_role', rolcreaterole, 'replication', rolreplication,
+                'bypass_rls', rolbypassrls, 'connection_limit', rolconnlimit))
+            from pg_roles where rolname !~ '^pg_'
+            """,
         )
 
     @override
-    def process(self, output: list[str]) -> ClusterState:
-        state = self.default()
-        state["exists"] = True
-        if len(output) > 1:
-            try:
-                state.update(json.loads("".join(output[1:])))
-            except ValueError as error:
-                raise FactProcessError(f"psql answered {output[1]!r}") from error
-            state["running"] = True
-        return state
+    def process(self, output: list[str]) -> dict[str, RoleState]:
+        return _answer(output)
+
+
+class Databases(FactBase[dict[str, DatabaseState]]):
+    """The databases of cluster `version`/main; none where it does not run."""
+
+    default = dict
+
+    @override
+    def command(self, version: int) -> StringCommand:
+        return _ask(
+            version,
+            """
+            select json_object_agg(datname, json_build_object(
+                'owner', pg_get_userbyid(datdba),
+                'open', has_database_privilege('public', oid, 'connect')
+                     or has_database_privilege('public', oid, 'temporary')))
+            from pg_database where not datistemplate
+            """,
+        )
+
+    @override
+    def process(self, output: list[str]) -> dict[str, DatabaseState]:
+        return _answer(output)
 
 
 class WrongPasswords(FactBase[list[str]]):

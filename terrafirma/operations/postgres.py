@@ -7,7 +7,8 @@ from collections.abc import Generator, Sequence
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
-from terrafirma.facts.postgres import Cluster, RoleState, WrongPasswords, psql
+from terrafirma.facts.files import PathStates
+from terrafirma.facts.postgres import Databases, Roles, RoleState, WrongPasswords, psql
 from terrafirma.paths import PASSWORDS_PROGRAM
 from terrafirma.settings import Database, Role
 
@@ -19,7 +20,8 @@ def cluster(version: int) -> Generator[StringCommand]:
 
     The package would make one without checksums; tasks/postgres.py tells it not to.
     """
-    if host.get_fact(Cluster, version=version)["exists"]:
+    configuration = f"/etc/postgresql/{version}/main/postgresql.conf"
+    if configuration in host.get_fact(PathStates, paths=[configuration]):
         host.noop(f"cluster {version}/main exists")
     else:
         yield StringCommand(
@@ -48,7 +50,7 @@ def roles(version: int, roles: Sequence[Role]) -> Generator[StringCommand]:
     pyinfra's postgres.role never takes an attribute away, does not see LOGIN, SUPERUSER and the
     limit at all, and costs a round trip for each role.
     """
-    known = host.get_fact(Cluster, version=version)["roles"]
+    known = host.get_fact(Roles, version=version)
     sql = []
     for role in roles:
         if known.get(role.name) != _attributes(role):
@@ -82,7 +84,7 @@ def databases(version: int, databases: Sequence[Database]) -> Generator[StringCo
     pyinfra's postgres.database leaves CONNECT and TEMPORARY with PUBLIC: any role of the cluster
     may look around in every database.
     """
-    known = host.get_fact(Cluster, version=version)["databases"]
+    known = host.get_fact(Databases, version=version)
     sql = []
     for database in databases:
         now = known.get(database.name)

@@ -104,7 +104,8 @@ class Target(Container):
         assert "Traceback" not in result.stderr, result.stderr
         assert "Starting operation" not in result.stderr, result.stderr
         lines = [line for line in result.stderr.splitlines() if "127.0.0.1" in line]
-        lines = [line for line in lines if "Connected" not in line and "Ready" not in line]
+        noise = ("Connected", "Ready", "Waiting")
+        lines = [line for line in lines if not any(word in line for word in noise)]
         assert len(lines) == 1, result.stderr
         return lines[0]
 

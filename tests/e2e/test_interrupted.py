@@ -34,6 +34,7 @@ def test_the_application_alone_says_what_it_needs(server: Target) -> None:
     assert result.returncode != 0
     assert "there is no account 'prod'; run tasks/users.py first" in result.stderr
     assert "Traceback" not in result.stderr
+    assert server.call("ls /opt/terrafirma").returncode != 0
 
 
 def test_the_next_run_finishes_what_a_killed_one_left(server: Target, outsider: Container) -> None:
@@ -44,10 +45,11 @@ def test_the_next_run_finishes_what_a_killed_one_left(server: Target, outsider: 
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    # After Docker's package is there, while PostgreSQL is being configured or the image is built.
+    # After Docker, before Caddy: as the image is built.
     eventually(
         lambda: (
-            server.call("test -d /opt/terrafirma/api").returncode == 0 or run.poll() is not None
+            server.call("test -e /opt/terrafirma/api/compose.yaml").returncode == 0
+            or run.poll() is not None
         ),
         300,
     )
@@ -72,6 +74,20 @@ def test_a_killed_installation_is_finished(server: Target) -> None:
     server.run("apt-get -qy purge vim vim-runtime > /dev/null 2>&1; rm -f /etc/vim/vimrc.local")
     assert changed(server.deploy("tasks/apt.py")) == ["Install the base packages"]
     assert server.run("dpkg-query -Wf '${db:Status-Status}' hello") == "installed"
+
+
+def test_it_waits_for_cloud_init(server: Target) -> None:
+    server.run("mkdir /run/cloud-init")
+    finish = "sleep 8; touch /run/cloud-init/result.json"
+    boot = subprocess.Popen(["docker", "exec", server.name, "sh", "-c", finish])
+    result = server.pyinfra.call("-y", *server.arguments(), "tasks/apt.py")
+    boot.wait()
+    assert result.returncode == 0, result.stderr
+    assert "Waiting for cloud-init to finish" in result.stderr
+    server.run("rm /run/cloud-init/result.json")
+    line = server.refuse("tasks/apt.py", preflight_wait_seconds=1)
+    assert "preflight_wait_seconds: cloud-init is still not finished" in line
+    server.run("rmdir /run/cloud-init")
 
 
 def test_it_waits_for_apts_lock(server: Target) -> None:

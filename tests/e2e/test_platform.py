@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.e2e.conftest import DIGESTS, REPOSITORY, Platform
-from tests.e2e.support import DOMAIN, Target, changed, execute, get, open_ports
+from tests.e2e.support import DOMAIN, Target, changed, execute, get, open_ports, options
 
 pytestmark = pytest.mark.e2e
 
@@ -250,6 +250,38 @@ def test_a_broken_file_never_replaces_a_good_one(platform: Platform) -> None:
     assert platform.server.run("ls /etc/docker").split() == ["daemon.json"]
     assert platform.server.run("sha256sum /etc/ssh/sshd_config.d/* /etc/caddy/Caddyfile") == before
     assert changed(platform.server.deploy("tasks/docker.py")) == []
+
+
+def test_a_new_daemon_configuration_stops_no_container(platform: Platform) -> None:
+    server = platform.server
+    started = "docker inspect --format '{{.State.StartedAt}}' $(docker ps -q | sort)"
+    before = server.run(started)
+    answer = server.deploy("tasks/docker.py", docker_log_max_files=6)
+    assert changed(answer) == ["Configure the engine", "Run the engine"]
+    assert server.run(started) == before
+    server.deploy("tasks/docker.py")
+    assert server.run(started) == before
+    assert {status for status, _ in get(platform.outsider, server, 8)} == {200}
+
+
+def test_no_secret_is_shown_by_the_most_talkative_run(platform: Platform) -> None:
+    server = platform.server
+    # Everything that handles a secret has something to do again.
+    server.run(
+        "rm /etc/terrafirma/secrets/app/api/database_url /var/lib/terrafirma/backup/proved-by"
+    )
+    server.psql("alter role api password null")
+    result = server.pyinfra.call(
+        "-y", "-vvv", "--diff", *options(platform.data), *server.arguments(), "deploy.py"
+    )
+    assert result.returncode == 0, result.stderr
+    for path in ("postgres/api", "borg/passphrase", "app/api/database_url"):
+        secret = server.run(f"cat /etc/terrafirma/secrets/{path}")
+        assert len(secret) >= 32
+        assert secret not in result.stdout + result.stderr
+    key = server.run("sed -n 2p /etc/terrafirma/secrets/borg/id_ed25519")
+    assert key not in result.stdout + result.stderr
+    assert {status for status, _ in get(platform.outsider, server, 8)} == {200}
 
 
 def test_the_archive_restores(platform: Platform, tmp_path: Path) -> None:

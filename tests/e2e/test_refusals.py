@@ -76,6 +76,14 @@ def test_an_unsupported_distribution(platform: Platform) -> None:
     assert "distribution: Fedora 42 is not supported" in alone
 
 
+def test_a_daemon_configuration_of_somebody_else(platform: Platform) -> None:
+    foreign = 'echo \'{"data-root": "/srv/docker"}\' > /etc/docker/daemon.json'
+    with changed_file(platform.server, "/etc/docker/daemon.json", foreign):
+        line = platform.server.refuse()
+        assert "data-root" in platform.server.run("cat /etc/docker/daemon.json")
+    assert "docker_daemon: /etc/docker/daemon.json on the host is not ours" in line
+
+
 def test_a_port_that_a_stranger_holds(platform: Platform) -> None:
     server = platform.server
     server.run("systemctl stop caddy.service")

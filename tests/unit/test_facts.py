@@ -23,14 +23,28 @@ from pyinfra.api import FactBase, FactProcessError, StringCommand
 import terrafirma.facts
 from terrafirma.facts.accounts import Accounts
 from terrafirma.facts.backup import Archives, FirstArchive
-from terrafirma.facts.docker import DockerNetworks, MissingNetworks, ProjectContainers
+from terrafirma.facts.docker import (
+    DockerAddress,
+    DockerNetworks,
+    MissingNetworks,
+    ProjectContainers,
+)
 from terrafirma.facts.files import PathStates
 from terrafirma.facts.machine import Listeners, Machine
-from terrafirma.facts.packages import APT_LOCKS, AptLockHolder, MissingPackages
-from terrafirma.facts.postgres import Cluster, WrongPasswords
+from terrafirma.facts.packages import AptLockHolder, MissingPackages
+from terrafirma.facts.postgres import Databases, Roles, WrongPasswords
 from terrafirma.facts.secrets import DatabaseUrl
-from terrafirma.facts.services import RELOADS, Unit
-from terrafirma.passwords import PASSWORDS
+from terrafirma.facts.services import Unit
+
+# Paths on a host that are replaced by such of this machine, to run the shell here.
+APT_LOCKS = [
+    "/var/lib/apt/lists/lock",
+    "/var/lib/dpkg/lock-frontend",
+    "/var/lib/dpkg/lock",
+    "/var/cache/apt/archives/lock",
+]
+PASSWORDS = "/etc/terrafirma/secrets/postgres"
+RELOADS = "/run/terrafirma"
 
 HOSTILE = [
     "a b",
@@ -45,7 +59,8 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     Accounts: [{"names": []}, {"names": ["prod", "dev"]}, {"names": HOSTILE}],
     AptLockHolder: [{}],
     Archives: [{}],
-    Cluster: [{"version": 17}],
+    Databases: [{"version": 17}],
+    DockerAddress: [{}],
     DatabaseUrl: [
         {"path": path, "url": "postgresql://api:*@host:5432/api", "role": "api", "user": "prod"}
         for path in HOSTILE
@@ -56,6 +71,7 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     Machine: [{}],
     MissingNetworks: [{"names": []}, {"names": ["apps"]}, {"names": HOSTILE}],
     MissingPackages: [{"packages": []}, {"packages": ["caddy", "g++"]}, {"packages": HOSTILE}],
+    Roles: [{"version": 17}],
     PathStates: [{"paths": []}, {"paths": ["/etc"]}, {"paths": HOSTILE}],
     ProjectContainers: [{"project": one} for one in HOSTILE],
     Unit: [
@@ -166,7 +182,8 @@ def test_what_it_is_given_is_never_run(
         (Accounts, {}),
         (AptLockHolder, None),
         (Archives, []),
-        (Cluster, {"exists": False, "running": False, "roles": {}, "databases": {}}),
+        (Databases, {}),
+        (DockerAddress, None),
         (DatabaseUrl, "no password"),
         (DockerNetworks, []),
         (FirstArchive, None),
@@ -175,6 +192,7 @@ def test_what_it_is_given_is_never_run(
         (MissingPackages, []),
         (PathStates, {}),
         (ProjectContainers, []),
+        (Roles, {}),
         (
             Unit,
             {
@@ -199,10 +217,9 @@ def test_a_machine_that_says_nothing_is_an_unknown_system() -> None:
     assert (nothing["id"], nothing["root"], nothing["booting"]) == ("", False, False)
 
 
-@pytest.mark.parametrize("fact", [Cluster, Unit])
-def test_a_default_is_nobody_elses(fact: type[FactBase[Any]]) -> None:
-    fact().default().clear()
-    assert fact().default()
+def test_a_default_is_nobody_elses() -> None:
+    Unit().default()["stale"].append("/etc/x")
+    assert Unit().default()["stale"] == []
 
 
 @pytest.mark.parametrize(
@@ -215,14 +232,16 @@ def test_a_default_is_nobody_elses(fact: type[FactBase[Any]]) -> None:
         (Archives, ["[{}]"]),
         (Archives, ['{"archives": []}']),
         (Archives, ["7"]),
-        (Cluster, ["exists", "psql: error: connection to server failed"]),
-        (Cluster, ["exists", "null"]),
+        (Databases, ["psql: error: connection to server failed"]),
+        (Databases, ["null"]),
+        (DockerAddress, ["<no value>"]),
+        (DockerAddress, ["10.210.0.0/24"]),
         (DockerNetworks, ["Error response from daemon"]),
         (DockerNetworks, ['[{"Name": "apps"}]']),
         (DockerNetworks, ['[{"Name": "apps", "IPAM": {"Config": [{"Gateway": "10.0.0.1"}]}}]']),
         (
             DockerNetworks,
-            ['[{"Name": "a", "IPAM": {"Config": [{"Subnet": "10.0.0.0/24", "Gateway": null}]}}]'],
+            ['[{"Name": "a", "IPAM": {"Config": [{"Subnet": "everywhere"}]}}]'],
         ),
         (Listeners, ["State Recv-Q Send-Q"]),
         (Listeners, ["http|caddy|caddy.service"]),
@@ -230,6 +249,8 @@ def test_a_default_is_nobody_elses(fact: type[FactBase[Any]]) -> None:
         (PathStates, ["stat: cannot statx '/x': Permission denied"]),
         (PathStates, ["8f8d84a9d15dd8bd30c814e80df8dbdc48240f5c13e4e59da35ed453ade9a6ff  -"]),
         (ProjectContainers, ["api-api-1"]),
+        (Roles, ["psql: error: connection to server failed"]),
+        (Roles, ["null"]),
         (Unit, ["ActiveState=active", "UnitFileState=enabled", "NeedDaemonReload=no"]),
     ],
 )
@@ -651,8 +672,8 @@ NETWORKS = """\
     }
 ]
 """.splitlines()
-BRIDGE = {"name": "bridge", "subnet": "10.210.0.0/24", "gateway": "10.210.0.1", "default": True}
-APPS = {"name": "apps", "subnet": "10.210.1.0/24", "gateway": "10.210.1.1", "default": False}
+BRIDGE = {"name": "bridge", "subnet": "10.210.0.0/24"}
+APPS = {"name": "apps", "subnet": "10.210.1.0/24"}
 
 
 def test_networks_of_a_host_begin_with_docker0() -> None:
@@ -667,8 +688,8 @@ def test_a_network_may_have_two_subnets_or_none() -> None:
         {"Name": "empty", "IPAM": {"Config": []}},
     ]
     assert DockerNetworks().process(json.dumps(networks, indent=4).splitlines()) == [
-        {"name": "six", "subnet": "10.210.2.0/24", "gateway": "", "default": False},
-        {"name": "six", "subnet": "fd00:1::/64", "gateway": "fd00:1::1", "default": False},
+        {"name": "six", "subnet": "10.210.2.0/24"},
+        {"name": "six", "subnet": "fd00:1::/64"},
     ]
 
 
@@ -676,6 +697,10 @@ def test_the_order_of_networks_is_not_dockers() -> None:
     networks = json.loads("\n".join(NETWORKS))
     turned = json.dumps(networks[::-1]).splitlines()
     assert DockerNetworks().process(turned) == DockerNetworks().process(NETWORKS)
+
+
+def test_the_address_of_docker0() -> None:
+    assert DockerAddress().process(["10.210.0.1"]) == "10.210.0.1"
 
 
 CONTAINERS = """\
@@ -724,14 +749,15 @@ def test_networks_that_are_missing(program: Program) -> None:
     assert ask(MissingNetworks, path, names=[]) == []
 
 
-WITHOUT_ARGUMENTS: list[tuple[type[FactBase[Any]], dict[str, Any], Any]] = [
+WITHOUT_DOCKER: list[tuple[type[FactBase[Any]], dict[str, Any], Any]] = [
+    (DockerAddress, {}, None),
     (DockerNetworks, {}, []),
     (ProjectContainers, {"project": "api"}, []),
     (MissingNetworks, {"names": ["apps", "jobs"]}, ["apps", "jobs"]),
 ]
 
 
-@pytest.mark.parametrize(("fact", "arguments", "answer"), WITHOUT_ARGUMENTS)
+@pytest.mark.parametrize(("fact", "arguments", "answer"), WITHOUT_DOCKER)
 def test_a_host_without_docker_is_an_answer(
     fact: type[FactBase[Any]], arguments: dict[str, Any], answer: Any, tmp_path: Path
 ) -> None:
@@ -742,7 +768,7 @@ def test_a_host_without_docker_is_an_answer(
     assert (fact().process(output) if output else fact().default()) == answer
 
 
-@pytest.mark.parametrize(("fact", "arguments", "answer"), WITHOUT_ARGUMENTS)
+@pytest.mark.parametrize(("fact", "arguments", "answer"), WITHOUT_DOCKER)
 def test_a_docker_that_does_not_answer_is_none(
     fact: type[FactBase[Any]], arguments: dict[str, Any], answer: Any, program: Program
 ) -> None:
@@ -881,63 +907,62 @@ def test_a_unit_that_never_started_has_no_stale_files(service: Service) -> None:
 
 # --- postgres -------------------------------------------------------------------------------------
 
-ROLES = {
-    "postgres": {
-        "login": True,
-        "superuser": True,
-        "create_database": True,
-        "create_role": True,
-        "replication": True,
-        "bypass_rls": True,
-        "connection_limit": -1,
-    },
-    "api": {
+ROLES = """\
+{ "postgres" : {"login" : true, "superuser" : true, "create_database" : true, \
+"create_role" : true, "replication" : true, "bypass_rls" : true, "connection_limit" : -1}, \
+"api" : {"login" : true, "superuser" : false, "create_database" : false, \
+"create_role" : false, "replication" : false, "bypass_rls" : false, "connection_limit" : 20} }
+""".splitlines()
+DATABASES = """\
+{ "api" : {"owner" : "api", "open" : false}, "postgres" : {"owner" : "postgres", "open" : true} }
+""".splitlines()
+
+
+def test_roles_of_a_cluster() -> None:
+    roles = Roles().process(ROLES)
+    assert list(roles) == ["postgres", "api"]
+    assert roles["postgres"]["superuser"]
+    assert roles["api"] == {
         "login": True,
         "superuser": False,
         "create_database": False,
         "create_role": False,
         "replication": False,
         "bypass_rls": False,
-        "connection_limit": -1,
-    },
-}
-DATABASES = {
-    "postgres": {"owner": "postgres", "open": False},
-    "api": {"owner": "api", "open": False},
-}
-
-
-def test_a_cluster() -> None:
-    output = ["exists", json.dumps({"roles": ROLES, "databases": DATABASES})]
-    assert Cluster().process(output) == {
-        "exists": True,
-        "running": True,
-        "roles": ROLES,
-        "databases": DATABASES,
+        "connection_limit": 20,
     }
 
 
-def test_a_cluster_that_is_down() -> None:
-    state = Cluster().process(["exists"])
-    assert (state["exists"], state["running"], state["roles"]) == (True, False, {})
+def test_databases_of_a_cluster() -> None:
+    assert Databases().process(DATABASES) == {
+        "api": {"owner": "api", "open": False},
+        "postgres": {"owner": "postgres", "open": True},
+    }
 
 
-def test_a_machine_without_a_cluster() -> None:
-    assert ask(Cluster, version=99) == Cluster().default()
+@pytest.mark.parametrize("fact", [Databases, Roles])
+def test_a_cluster_that_is_not_there_or_down_holds_nothing(
+    fact: type[FactBase[Any]], program: Program
+) -> None:
+    runuser = "echo 'psql: error: connection to server failed' >&2; exit 2"
+    program("runuser", runuser)
+    path = program("pg_lsclusters", "echo 'Error: cluster 17 main does not exist' >&2; exit 1")
+    assert ask(fact, path, version=17) == {}
+    program("pg_lsclusters", "echo '17  main    5432 down   postgres /var/lib/postgresql/17/main'")
+    assert ask(fact, path, version=17) == {}
 
 
-def test_the_query_reaches_psql_unharmed(program: Program, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fact", [Databases, Roles])
+def test_the_query_reaches_psql_unharmed(fact: type[FactBase[Any]], program: Program) -> None:
     """It is quoted for a shell, and comes to psql over standard input."""
-    directory = tmp_path / "etc/postgresql/17/main"
-    directory.mkdir(parents=True)
-    (directory / "postgresql.conf").touch()
     program("pg_lsclusters", "echo '17  main    5432 online postgres /var/lib/postgresql/17/main'")
     path = program("runuser", 'cat > "$0.input"; echo "$*" > "$0.arguments"; echo "{}"')
-    command = text(Cluster, version=17).replace("/etc/postgresql", f"{tmp_path}/etc/postgresql")
-    assert Cluster().process(shell(command, path))["running"]
+    assert ask(fact, path, version=17) == {}
     query = (path / "runuser.input").read_text()
-    assert query.startswith("select json_build_object(")
-    assert "!~ '^pg_'" in query
+    assert query.startswith("select json_")
+    assert query.count("(") == query.count(")")
+    assert query.count("'") % 2 == 0
+    assert "\\" not in query
     assert "--cluster 17/main" in (path / "runuser.arguments").read_text()
 
 

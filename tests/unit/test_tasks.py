@@ -13,7 +13,6 @@ from pyinfra.api import FactBase, StringCommand
 from pyinfra.facts.files import FileContents
 
 from terrafirma.facts.backup import Archives
-from terrafirma.facts.docker import DockerNetworks
 from terrafirma.facts.machine import Listeners, Machine
 from terrafirma.facts.packages import AptLockHolder, MissingPackages
 from tests.conftest import ROOT, Pyinfra
@@ -52,8 +51,9 @@ DAEMON_JSON = command(FileContents, path="/etc/docker/daemon.json")
 def machine(kind: dict[str, str] = DEBIAN_13, *more: str, **but: str) -> Answers:
     """The answers of a bare host: nothing is installed, and nothing is there."""
     lines = [f"{key}={value}" for key, value in (kind | but).items() if value]
-    # The command asks for some packages or others: one of them is missing.
-    packages = command(MissingPackages, packages=["x"]).partition("; do ")[2]
+    # Whichever packages are asked for, one of them is missing: the end of the command is the same.
+    packages = command(MissingPackages, packages=["x"]).partition(" x ")[2]
+    assert packages
     return {command(Machine): [*lines, *more], packages: ["vim"]}
 
 
@@ -185,13 +185,13 @@ def test_every_supported_distribution_plans(pyinfra: Pyinfra, inventory: Any) ->
     }
 
 
-def test_a_host_whose_first_answer_fails_is_the_only_one_that_fails(
+def test_a_first_answer_that_fails_is_said_without_a_traceback(
     pyinfra: Pyinfra, inventory: Any
 ) -> None:
     broken = {command(Machine): {"success": False, "stderr": "sh: out of memory"}}
-    result = pyinfra.call(
-        inventory(broken=(broken, {}), fine=(machine(), {})), "tasks/apt.py", "--dry"
-    )
+    hosts = inventory(broken=(broken, {}), fine=(machine(), {}))
+    result = pyinfra.call(hosts, "tasks/apt.py", "--dry")
+    assert "sh: out of memory" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -200,7 +200,7 @@ def test_a_docker_that_does_not_answer_closes_postgresql_to_nobody(
 ) -> None:
     """When a fact fails on one host of several, pyinfra goes on there with the fact's default."""
     silent = {"success": False, "stderr": "Cannot connect to the Docker daemon"}
-    broken = machine() | {command(DockerNetworks): silent}
+    broken = machine() | {"docker network": silent}
     hosts = inventory(broken=(broken, {}), fine=(machine(), {}))
     said = pyinfra.call(hosts, "tasks/postgres.py", "-y", "--diff").stderr
     writers = re.findall(r"\[@fake/(\w+)\]\s+Will \w+ /etc/postgresql/17/main/", said)

@@ -15,9 +15,9 @@ from terrafirma.settings import Application, Database
 from tests.conftest import ROOT
 
 DATABASES = (Database(name="api", owner="api"), Database(name="jobs", owner="worker"))
-BRIDGE = {"name": "bridge", "subnet": "10.210.0.0/24", "gateway": "10.210.0.1", "default": True}
-APPS = {"name": "apps", "subnet": "10.210.1.0/24", "gateway": "10.210.1.1", "default": False}
-APPS_6 = {"name": "apps", "subnet": "fd00:1::/64", "gateway": "fd00:1::1", "default": False}
+BRIDGE = {"name": "bridge", "subnet": "10.210.0.0/24"}
+APPS = {"name": "apps", "subnet": "10.210.1.0/24"}
+APPS_6 = {"name": "apps", "subnet": "fd00:1::/64"}
 
 
 def application(**more: Any) -> Application:
