@@ -20,6 +20,11 @@ owners = {database.name: database.owner for database in postgres.databases}
 accounts = {account.name for account in Users.of(host).accounts}
 
 for app in settings.applications:
+    if postgres.port in app.ports:
+        raise DeployError(
+            f"{host.name}: app_port: {app.name} needs {app.ports[0]}-{app.ports[-1]}, but "
+            f"{postgres.port} is PostgreSQL's (postgres_port)"
+        )
     if not distribution(machine).compose:
         raise DeployError(
             f"{host.name}: app_source: {machine['name']}'s archive has no Docker Compose v2; "
@@ -54,7 +59,9 @@ def compose_file(app: Application, release: str, source: str) -> list[File]:
 for app in host.loop(settings.applications):
     digest = tree_digest(app.source_directory)[:12]
     source = f"{app.directory}/source-{digest}"
-    release = sha256(f"{digest}{app.model_dump_json()}{settings.network}".encode()).hexdigest()[:12]
+    # What is particular to this one: another application is no reason to release it again.
+    description = app.model_dump_json(include=set(Application.model_fields))
+    release = sha256(f"{digest}{description}{settings.network}".encode()).hexdigest()[:12]
 
     database_url(
         name=f"Give {app.name} the address of its database",

@@ -44,6 +44,7 @@ else:
                 BACKUP_CONFIG,
                 data={
                     **settings.model_dump(),
+                    "databases": Postgres.of(host).databases,
                     "cluster": f"{postgres_version(host, Postgres.of(host).version)}/main",
                     "known_hosts": known_hosts,
                     "secrets": BACKUP_SECRETS,

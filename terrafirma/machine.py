@@ -54,7 +54,7 @@ def ready(host: Host) -> MachineState:
                 "see `cloud-init status --long` there"
             )
         host.log(f"Waiting for cloud-init to finish, {left:.0f} s left")
-        time.sleep(5)
+        time.sleep(min(5, left))
         machine = host.get_fact(Machine)
     refuse_unsupported(host, machine)
     if not machine["root"]:
@@ -108,7 +108,7 @@ def postgres_version(host: Host, wanted: int | None) -> int:
             f"set it to {offered} or None"
         )
     for name in machine["clusters"]:
-        if int(name.partition("/")[0]) != offered:
+        if name.partition("/")[0] != str(offered):
             whose = "holds your data" if name in machine["own_clusters"] else "is not ours"
             raise DeployError(
                 f"{host.name}: postgres_version: this would make a new cluster {offered}/main "

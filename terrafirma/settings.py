@@ -36,6 +36,8 @@ Identifier = Annotated[
 ]
 AccountName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
+# Below are the ports of the system's own services: SSH, HTTP, HTTPS …
+UserPort = Annotated[int, Field(ge=1024, le=65535)]
 
 
 def _absolute(path: str) -> str:
@@ -62,10 +64,10 @@ def _public_key(value: str) -> str:
     if not re.match(r"(sk-)?(ssh|ecdsa)-", value):
         try:
             text = Path(value).expanduser().read_text()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such user's home
             reason = getattr(error, "strerror", None) or "not a text file"
             raise ValueError(
-                f"cannot read {value!r} ({reason}): name a public key file on this machine, "
+                f"cannot read {value[:40]!r} ({reason}): name a public key file on this machine, "
                 "or write the key itself ('ssh-ed25519 AAAA…')"
             ) from None
     key = text.strip()
@@ -137,7 +139,11 @@ class Settings(Model):
 def _explain(start: str, error: ValidationError, fields: tuple[str, ...]) -> Iterator[str]:
     for one in error.errors():
         message = one["msg"].removeprefix("Value error, ")
-        location = ".".join(str(part) for part in one["loc"])
+        location = ".".join(
+            part if re.fullmatch(r"[\w.-]+", part) else repr(part)
+            for part in map(str, one["loc"])
+            if part != "[key]"
+        )
         if one["type"] == "extra_forbidden":
             close = get_close_matches(location, fields, 1) if len(one["loc"]) == 1 else []
             hint = f", did you mean {start}{close[0]}?" if close else ""
@@ -151,7 +157,7 @@ def _explain(start: str, error: ValidationError, fields: tuple[str, ...]) -> Ite
 # Keys of pyinfra's own connectors that share a prefix with a task of ours.
 CONNECTOR_KEYS = frozenset({"docker_identifier", "docker_platform", "docker_architecture"})
 # What pyinfra itself reads from host data, and `x_` for a user's own tasks.
-_FOREIGN_PREFIXES = ("_", "ssh_", "vagrant_", "podman_", "x_")
+_FOREIGN_PREFIXES = ("_", "ssh_", "vagrant_", "podman_", "fake_", "x_")
 
 
 def refuse_unknown_keys(host: Host) -> None:
@@ -188,7 +194,7 @@ class Account(Model):
     """Login name."""
     shell: AbsolutePath = "/bin/bash"
     """Login shell."""
-    home: AbsolutePath = ""
+    home: Annotated[str, AfterValidator(lambda path: path and _absolute(path))] = ""
     """Home directory; empty: `/home/<name>`."""
     keys: tuple[PublicKey, ...] = ()
     """All the SSH public keys that may log in: the keys themselves, or files on this machine. A key
@@ -206,6 +212,7 @@ class Account(Model):
     def _check(self) -> Self:
         if self.name == "root":
             raise ValueError("root exists already and is not managed here")
+        _refuse_duplicates("groups", (self.name, *self.groups))
         for command in self.sudo:
             if command != "ALL" and not command.startswith("/"):
                 raise ValueError(f"sudo: {command!r} is neither ALL nor an absolute path")
@@ -230,6 +237,9 @@ class Sshd(Settings):
     allow_users: tuple[AccountName, ...]
 
 
+_PRIVATE_NETWORKS = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
+
+
 class Docker(Settings):
     prefix = "docker"
 
@@ -247,10 +257,12 @@ class Docker(Settings):
                 f"docker_subnet_size: /{self.subnet_size} is not smaller than the pool "
                 f"{self.address_pool}: use a number above {self.address_pool.prefixlen}"
             )
-        if not self.address_pool.is_private:
+        if not any(self.address_pool.subnet_of(private) for private in _PRIVATE_NETWORKS):
             raise ValueError(
                 f"docker_address_pool: {self.address_pool} is not a private network (RFC 1918)"
             )
+        if "labels" in self.daemon:
+            raise ValueError("docker_daemon: labels is derived; it cannot be set here")
         _refuse_duplicates("docker_networks", self.networks)
         for reserved in sorted({"bridge", "host", "none", "default"} & set(self.networks)):
             raise ValueError(f"docker_networks: {reserved!r} is Docker's own")
@@ -293,15 +305,25 @@ class Database(Model):
     """Role that owns it; one of `postgres_roles`."""
 
 
+# An extension's settings have its name before a dot: auto_explain.log_min_duration.
+SettingName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$")]
+
+
+def _setting(value: Any) -> Any:
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError(f"{value!r} is no valid value: use True, False, a number or text")
+    return _one_line(value) if isinstance(value, str) else value
+
+
 class Postgres(Settings):
     prefix = "postgres"
 
     version: int | None = Field(ge=13, le=30)
-    port: Port
+    port: UserPort
     roles: tuple[Role, ...]
     databases: tuple[Database, ...]
     max_connections: int = Field(ge=20, le=10_000)
-    settings: dict[Identifier, bool | int | float | Line]
+    settings: dict[SettingName, Annotated[Any, AfterValidator(_setting)]]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -324,7 +346,7 @@ class Postgres(Settings):
 class Application(Model):
     """A web application in containers behind Caddy."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+    name: Annotated[str, Field(pattern=r"^[a-z](-?[a-z0-9]){0,30}$")]
     """Name of the compose project, the image and the directory on the host."""
     source: Line
     """Directory on this machine with its Dockerfile; `app_source` may be empty: no application."""
@@ -333,9 +355,9 @@ class Application(Model):
     database: DatabaseName
     """Its database, one of `postgres_databases`; the URL reaches it as the file
     `/run/secrets/database_url`."""
-    replicas: int = Field(default=4, ge=1, le=64)
+    replicas: int = Field(default=4, strict=True, ge=1, le=64)
     """Containers that run at once."""
-    port: int = Field(default=8000, ge=1024, le=65535)
+    port: UserPort = 8000
     """First of its loopback ports: one for each replica, in a row."""
     container_port: Port = 8000
     """Port on which it listens in its container."""
@@ -387,7 +409,11 @@ class App(Application, Settings):
                         f"{one.replicas} replicas, but {port} is {reason}"
                     )
                 taken[port] = one.name
-            if not (one.source_directory / "Dockerfile").is_file():
+            try:
+                found = (one.source_directory / "Dockerfile").is_file()
+            except (OSError, RuntimeError):
+                found = False
+            if not found:
                 raise ValueError(f"app_source: {one.source!r} is not a directory with a Dockerfile")
         return self
 
@@ -406,12 +432,12 @@ class Borg(Settings):
 
     repository: Annotated[str, Field(pattern=r"^$|^ssh://[^\s@]+@[^\s/@]+/\S+$")]
     known_hosts: tuple[Line, ...]
-    directories: tuple[AbsolutePath, ...]
+    directories: tuple[AbsolutePath, ...] = Field(min_length=1)
     exclude: tuple[Line, ...]
     keep_daily: int = Field(ge=1)
     keep_weekly: int = Field(ge=0)
     keep_monthly: int = Field(ge=0)
-    schedule: Line
+    schedule: Line = Field(min_length=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -11,7 +11,7 @@ install ca-certificates curl gnupg lsb-release python3 vim wget sudo openssh-ser
 
 for name in prod ingres dev; do
     useradd --create-home --shell /bin/bash "$name"
-    mkdir -p -m 700 "/home/$name/.ssh"
+    install -d -m 700 "/home/$name/.ssh"
     : > "/home/$name/.ssh/authorized_keys"
     chown -R "$name:" "/home/$name/.ssh"
 done
@@ -58,7 +58,7 @@ create database api owner api template template0;
 revoke connect, temporary on database api from public;
 END
 
-mkdir -p -m 700 /etc/floor
+install -d -m 700 /etc/floor
 echo "postgresql://api:$password@host.docker.internal:5432/api" > /etc/floor/database_url
 chown prod: /etc/floor/database_url
 chmod 400 /etc/floor/database_url

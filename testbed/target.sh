@@ -190,7 +190,7 @@ wait_for() {
 }
 
 show() {
-    say "$NAME is a bare $DISTRO server:
+    say "$NAME runs, on $DISTRO:
   ssh      ssh -i .target/id_ed25519 -p $SSH_PORT -o UserKnownHostsFile=.target/known_hosts root@127.0.0.1
   shell    docker exec -it $NAME bash
   deploy   .venv/bin/pyinfra --user root --key .target/id_ed25519 --port $SSH_PORT --data ssh_known_hosts_file=.target/known_hosts 127.0.0.1 deploy.py

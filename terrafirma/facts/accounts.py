@@ -43,11 +43,12 @@ class Accounts(FactBase[dict[str, AccountState]]):
             try:
                 entry, own, groups = line.rsplit("|", 2)
                 name, _, uid, gid, _, home, shell = entry.split(":")
+                ids = int(uid), int(gid)
             except ValueError as error:
                 raise FactProcessError(f"not an entry of passwd: {line!r}") from error
             accounts[name] = AccountState(
-                uid=int(uid),
-                gid=int(gid),
+                uid=ids[0],
+                gid=ids[1],
                 home=home,
                 shell=shell,
                 groups=sorted(set(groups.split()) - {own}),

@@ -32,9 +32,9 @@ class DockerNetworks(FactBase[list[Network]]):
     @override
     def command(self) -> str:
         return (
-            f"{_NO_DOCKER} docker info --format '{{{{json .DefaultAddressPools}}}}' && "
-            "docker network ls -q --no-trunc --filter driver=bridge "
-            "| xargs -r docker network inspect"
+            f"{_NO_DOCKER} docker info --format '{{{{json .DefaultAddressPools}}}}' || exit 1; "
+            "ids=$(docker network ls -q --no-trunc --filter driver=bridge) || exit 1; "
+            'test -z "$ids" || docker network inspect $ids'
         )
 
     @override
@@ -49,7 +49,7 @@ class DockerNetworks(FactBase[list[Network]]):
                 for network in json.loads("\n".join(output[1:]) or "[]")
                 for config in network["IPAM"]["Config"] or []
             ]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FactProcessError(f"docker network inspect answered {output[:3]!r}") from error
         networks.sort(key=lambda one: (one["name"] != "bridge", one["name"], one["subnet"]))
         return networks + pools
@@ -101,7 +101,10 @@ class ProjectContainers(FactBase[list[Container]]):
     def process(self, output: list[str]) -> list[Container]:
         containers = []
         for line in output:
-            name, release, state, status = line.split("|")
+            try:
+                name, release, state, status = line.split("|")
+            except ValueError as error:
+                raise FactProcessError(f"docker ps answered {line!r}") from error
             health = status.rpartition("(")[2].rstrip(")").removeprefix("health: ")
             containers.append(
                 Container(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from pyinfra.api import FactBase
+from pyinfra.api import FactBase, FactProcessError
 from typing_extensions import override
 
 
@@ -24,7 +24,7 @@ class MachineState(TypedDict):
 
 
 _PROBE = r"""
-. /etc/os-release 2> /dev/null
+test ! -r /etc/os-release || . /etc/os-release
 echo "id=$ID"; echo "version=$VERSION_ID"; echo "name=$PRETTY_NAME"
 echo "architecture=$(dpkg --print-architecture 2> /dev/null || uname -m)"
 echo "user=$(id -un)"
@@ -46,6 +46,11 @@ done
 class Machine(FactBase[MachineState]):
     """All that must be known of a host before anything else, asked as the connected user."""
 
+    @staticmethod
+    @override
+    def default() -> MachineState:
+        return Machine().process([])
+
     @override
     def command(self) -> str:
         return _PROBE
@@ -54,6 +59,8 @@ class Machine(FactBase[MachineState]):
     def process(self, output: list[str]) -> MachineState:
         pairs = [line.split("=", 1) for line in output if "=" in line]
         one = dict(pairs)
+        if not (one.get("free_kb") or "0").isdigit():
+            raise FactProcessError(f"df answered {one['free_kb']!r}")
         return MachineState(
             id=one.get("id", ""),
             version=one.get("version", ""),
@@ -97,6 +104,9 @@ class Listeners(FactBase[list[Listener]]):
     def process(self, output: list[str]) -> list[Listener]:
         listeners = []
         for line in output:
-            port, process, unit = line.split("|")
-            listeners.append(Listener(port=int(port), process=process, unit=unit))
+            try:
+                port, process, unit = line.split("|")
+                listeners.append(Listener(port=int(port), process=process, unit=unit))
+            except ValueError as error:
+                raise FactProcessError(f"ss answered {line!r}") from error
         return listeners

@@ -49,8 +49,8 @@ def _ask(version: int, query: str) -> StringCommand:
 
 def _answer(output: list[str]) -> dict[str, Any]:
     try:
-        answer: dict[str, Any] = json.loads("".join(output))
-    except ValueError as error:
+        answer: dict[str, Any] = dict(json.loads("".join(output)))
+    except (ValueError, TypeError) as error:
         raise FactProcessError(f"psql answered {output[:1]!r}") from error
     return answer
 
@@ -116,7 +116,7 @@ class WrongPasswords(FactBase[list[str]]):
         return StringCommand(
             f"if test -x {PASSWORDS_PROGRAM} && pg_lsclusters -h {version} main 2> /dev/null",
             f"| grep -qw online; then {PASSWORDS_PROGRAM} check {version} {names};",
-            f"else printf '%s\\n' {names}; fi",
+            f'else for role in {names}; do echo "$role"; done; fi',
         )
 
     @override

@@ -13,6 +13,9 @@ from typing_extensions import override
 RELOADS = "/run/terrafirma"
 
 
+_NOT_ENABLED = ("", "disabled", "masked", "masked-runtime", "linked", "linked-runtime", "bad")
+
+
 class UnitState(TypedDict):
     active: bool
     enabled: bool
@@ -75,7 +78,7 @@ class Unit(FactBase[UnitState]):
                     state["active"] = value in ("active", "reloading")
                 case "UnitFileState":
                     # "enabled-runtime": PostgreSQL's generator enables its instances so.
-                    state["enabled"] = value not in ("", "disabled", "masked", "linked", "bad")
+                    state["enabled"] = value not in _NOT_ENABLED
                 case "NeedDaemonReload":
                     state["needs_daemon_reload"] = value == "yes"
                 case "started":

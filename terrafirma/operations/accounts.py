@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from pyinfra import host
-from pyinfra.api import StringCommand, operation
+from pyinfra.api import StringCommand
 
 from terrafirma.facts.accounts import Accounts
+from terrafirma.operations import operation
 from terrafirma.settings import Account
 
 
-@operation()
+@operation
 def accounts(accounts: Sequence[Account]) -> Generator[StringCommand]:
     """
     Accounts with exactly these shells, homes and groups; without a password, so that only keys open

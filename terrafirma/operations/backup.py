@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from pyinfra import host
-from pyinfra.api import FunctionCommand, Host, QuoteString, State, StringCommand, operation
+from pyinfra.api import FunctionCommand, Host, QuoteString, State, StringCommand
 from pyinfra.facts.files import FileContents
 
 from terrafirma.facts.backup import Archives, FirstArchive
 from terrafirma.facts.files import PathStates
+from terrafirma.operations import operation
 
 
-@operation()
+@operation
 def keys(directory: str) -> Generator[StringCommand]:
     """
     The passphrase of the repository and the SSH key that opens the backup host, made on the server.
@@ -35,7 +36,7 @@ def keys(directory: str) -> Generator[StringCommand]:
         host.noop(f"the keys are in {directory}")
 
 
-@operation()
+@operation
 def show_key(path: str) -> Generator[StringCommand]:
     """The public key at `path`, for the backup host's authorized_keys; changes nothing."""
     for line in host.get_fact(FileContents, path=path) or ():
@@ -44,7 +45,7 @@ def show_key(path: str) -> Generator[StringCommand]:
     yield from ()
 
 
-@operation()
+@operation
 def first_backup(
     *, config: str, stamp: str, key: str
 ) -> Generator[StringCommand | FunctionCommand]:
@@ -85,7 +86,7 @@ def _list_archives(state: State, host: Host, stamp: str) -> bool:
     return noted
 
 
-@operation()
+@operation
 def warn(message: str) -> Generator[StringCommand]:
     """Say `message` where nobody overlooks it; changes nothing."""
     host.log_styled(message, fg="yellow", bold=True)

@@ -9,14 +9,15 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from pyinfra import host
-from pyinfra.api import QuoteString, StringCommand, operation
+from pyinfra.api import QuoteString, StringCommand
 
 from terrafirma.facts.docker import MissingNetworks, ProjectContainers
 from terrafirma.facts.files import PathStates
+from terrafirma.operations import operation
 from terrafirma.operations.files import source_files
 
 
-@operation()
+@operation
 def networks(names: Sequence[str]) -> Generator[StringCommand]:
     """
     Bridge networks; an existing one is left as it is.
@@ -30,7 +31,7 @@ def networks(names: Sequence[str]) -> Generator[StringCommand]:
         host.noop(f"{', '.join(names) or 'no network'}: there")
 
 
-@operation()
+@operation
 def upload_source(directory: Path, *, dest: str) -> Generator[StringCommand]:
     """
     A copy of a local directory at `dest`, complete or not there at all.
@@ -64,7 +65,7 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-@operation()
+@operation
 def compose_up(
     project: str, *, directory: str, release: str, replicas: int, service: str, timeout: int
 ) -> Generator[StringCommand]:

@@ -10,11 +10,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pyinfra import host, logger, state
-from pyinfra.api import QuoteString, StringCommand, operation
+from pyinfra.api import QuoteString, StringCommand
 from pyinfra.facts.files import FileContents
 from pyinfra.operations.util.files import generate_color_diff
 
 from terrafirma.facts.files import PathState, PathStates
+from terrafirma.operations import operation
 from terrafirma.settings import ROOT
 
 _TEMPLATES = Environment(
@@ -75,7 +76,7 @@ def render(template_name: str, /, **data: Any) -> str:
     return _TEMPLATES.get_template(template_name).render(**data)
 
 
-@operation()
+@operation
 def put(
     entries: Entries | Callable[[], Entries], *, check: str | None = None
 ) -> Generator[StringCommand]:
@@ -136,14 +137,14 @@ def _has(entry: File | Directory, now: PathState | None) -> bool:
 def _replacement(file: File, content: str, check: str | None) -> StringCommand:
     path = QuoteString(file.path)
     return StringCommand(
-        StringCommand("path=", path, _separator=""), '; new="$path.terrafirma-new"; umask 077;',
+        StringCommand("path=", path, _separator=""), '; new="$path.terrafirma-new"; umask 022;',
         # Owner and mode first, then the content: it is never readable for longer than it should be.
-        'mkdir -m 755 -p "${path%/*}" && rm -f "$new" && : > "$new" &&',
+        'mkdir -p "${path%/*}" && umask 077 && rm -f "$new" && : > "$new" &&',
         f'chown {file.user}:{file.group} "$new" && chmod {file.mode} "$new" && cat > "$new" &&',
         f"( {check} ) && " if check else "",
         '{ ! test -f "$path" || grep -qi "managed.by.terrafirma" "$path"',
         '|| test -e "$path.before-terrafirma" || cp -a "$path" "$path.before-terrafirma"; } &&',
-        'mv -f "$new" "$path" || { rm -f "$new"; exit 1; }',
+        'mv -fT "$new" "$path" || { rm -f "$new"; exit 1; }',
         _stdin=content,
     )  # fmt: skip
 

@@ -6,15 +6,16 @@ import time
 from collections.abc import Generator, Sequence
 
 from pyinfra import host
-from pyinfra.api import FunctionCommand, Host, QuoteString, State, StringCommand, operation
+from pyinfra.api import FunctionCommand, Host, QuoteString, State, StringCommand
 
 from terrafirma.facts.packages import AptLockHolder, MissingPackages
+from terrafirma.operations import operation
 from terrafirma.settings import Apt, Preflight
 
 _APT = "DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 apt-get -y -q -o Acquire::Retries=3"
 
 
-@operation()
+@operation
 def wait_for_apt() -> Generator[FunctionCommand]:
     """
     Wait, and say so, while another program holds apt's lock.
@@ -28,7 +29,7 @@ def wait_for_apt() -> Generator[FunctionCommand]:
         host.noop("apt's locks are free")
 
 
-@operation()
+@operation
 def packages(packages: Sequence[str]) -> Generator[StringCommand | FunctionCommand]:
     """
     Install those of `packages` that are missing.
@@ -69,7 +70,7 @@ def _wait() -> FunctionCommand:
                 )
                 return False
             host.log(f"Waiting for apt's lock, held by {holder}, {left:.0f} s left")
-            time.sleep(5)
+            time.sleep(min(5, left))
         return True
 
     return FunctionCommand(wait, (), {})

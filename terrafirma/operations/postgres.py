@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from pyinfra import host
-from pyinfra.api import StringCommand, operation
+from pyinfra.api import StringCommand
 
 from terrafirma.facts.files import PathStates
 from terrafirma.facts.postgres import Databases, Roles, RoleState, WrongPasswords, psql
+from terrafirma.operations import operation
 from terrafirma.paths import PASSWORDS_PROGRAM
 from terrafirma.settings import Database, Role
 
 
-@operation()
+@operation
 def cluster(version: int) -> Generator[StringCommand]:
     """
     The cluster `version`/main, with data checksums and UTF-8; an existing one is left as it is.
@@ -42,7 +43,7 @@ def _attributes(role: Role) -> RoleState:
     )
 
 
-@operation()
+@operation
 def roles(version: int, roles: Sequence[Role]) -> Generator[StringCommand]:
     """
     Roles that log in, and can do no more than that.
@@ -62,7 +63,7 @@ def roles(version: int, roles: Sequence[Role]) -> Generator[StringCommand]:
     yield from _run(version, sql, f"{len(roles)} roles as wanted")
 
 
-@operation()
+@operation
 def passwords(version: int, roles: Sequence[Role]) -> Generator[StringCommand]:
     """
     Passwords that are born on the server, in files that root alone reads, and never leave it.
@@ -76,7 +77,7 @@ def passwords(version: int, roles: Sequence[Role]) -> Generator[StringCommand]:
         host.noop(f"{len(roles)} passwords as in their files")
 
 
-@operation()
+@operation
 def databases(version: int, databases: Sequence[Database]) -> Generator[StringCommand]:
     """
     Databases with their owners, closed to every other role.

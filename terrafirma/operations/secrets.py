@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from pyinfra import host
-from pyinfra.api import QuoteString, StringCommand, operation
+from pyinfra.api import QuoteString, StringCommand
 
 from terrafirma.facts.secrets import DatabaseUrl
-from terrafirma.operations import failure
+from terrafirma.operations import failure, operation
 from terrafirma.paths import PASSWORDS
 
 
-@operation()
+@operation
 def database_url(path: str, *, url: str, role: str, user: str) -> Generator[StringCommand]:
     """
     A file that holds the URL of a database, with the password that was made on the server.

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 
 from pyinfra import host
-from pyinfra.api import QuoteString, StringCommand, operation
+from pyinfra.api import QuoteString, StringCommand
 from pyinfra.api.operation import OperationMeta
 
 from terrafirma.facts.services import RELOADS, Unit
+from terrafirma.operations import operation
 
 Watch = Mapping[str, OperationMeta]
 
 
-@operation()
+@operation
 def unit(
     unit: str,
     *,

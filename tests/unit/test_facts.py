@@ -674,10 +674,20 @@ NETWORKS = """\
 """.splitlines()
 BRIDGE = {"name": "bridge", "subnet": "10.210.0.0/24"}
 APPS = {"name": "apps", "subnet": "10.210.1.0/24"}
+POOLS = '[{"Base":"10.210.0.0/16","Size":24}]'
 
 
-def test_networks_of_a_host_begin_with_docker0() -> None:
-    assert DockerNetworks().process(NETWORKS) == [BRIDGE, APPS]
+def test_networks_of_a_host_begin_with_docker0_and_end_with_the_pools() -> None:
+    assert DockerNetworks().process([POOLS, *NETWORKS]) == [
+        BRIDGE,
+        APPS,
+        {"name": "networks to come", "subnet": "10.210.0.0/16"},
+    ]
+
+
+def test_an_engine_without_pools_of_its_own() -> None:
+    assert DockerNetworks().process(["null", *NETWORKS]) == [BRIDGE, APPS]
+    assert DockerNetworks().process(["null"]) == []
 
 
 def test_a_network_may_have_two_subnets_or_none() -> None:
@@ -687,7 +697,7 @@ def test_a_network_may_have_two_subnets_or_none() -> None:
         {"Name": "none", "IPAM": {"Config": None}},
         {"Name": "empty", "IPAM": {"Config": []}},
     ]
-    assert DockerNetworks().process(json.dumps(networks, indent=4).splitlines()) == [
+    assert DockerNetworks().process(["null", *json.dumps(networks, indent=4).splitlines()]) == [
         {"name": "six", "subnet": "10.210.2.0/24"},
         {"name": "six", "subnet": "fd00:1::/64"},
     ]
@@ -696,11 +706,12 @@ def test_a_network_may_have_two_subnets_or_none() -> None:
 def test_the_order_of_networks_is_not_dockers() -> None:
     networks = json.loads("\n".join(NETWORKS))
     turned = json.dumps(networks[::-1]).splitlines()
-    assert DockerNetworks().process(turned) == DockerNetworks().process(NETWORKS)
+    assert DockerNetworks().process(["null", *turned]) == [BRIDGE, APPS]
 
 
 def test_the_address_of_docker0() -> None:
-    assert DockerAddress().process(["10.210.0.1"]) == "10.210.0.1"
+    line = "5: docker0    inet 10.210.0.1/24 brd 10.210.0.255 scope global docker0\\  valid_lft"
+    assert DockerAddress().process([line]) == "10.210.0.1"
 
 
 CONTAINERS = """\

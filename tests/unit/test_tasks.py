@@ -200,10 +200,10 @@ def test_a_docker_that_does_not_answer_closes_postgresql_to_nobody(
 ) -> None:
     """When a fact fails on one host of several, pyinfra goes on there with the fact's default."""
     silent = {"success": False, "stderr": "Cannot connect to the Docker daemon"}
-    broken = machine() | {"docker network": silent}
+    broken = machine() | {"docker": silent}
     hosts = inventory(broken=(broken, {}), fine=(machine(), {}))
-    said = pyinfra.call(hosts, "tasks/postgres.py", "-y", "--diff").stderr
-    writers = re.findall(r"\[@fake/(\w+)\]\s+Will \w+ /etc/postgresql/17/main/", said)
+    said = pyinfra.call(hosts, "tasks/postgres.py", "-y", "-vv").stderr
+    writers = re.findall(r"\[@fake/(\w+)\] +>>> .*path=/etc/postgresql/17/main/", said)
     assert set(writers) == {"fine"}
 
 
