@@ -19,7 +19,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, MinLen
 from pydantic import AfterValidator
 from pydantic.fields import FieldInfo
 
@@ -54,7 +54,8 @@ Write what differs for your servers into a file of your own: `group_data/servers
 PATTERNS = {
     r"^[a-z_][a-z0-9_]{0,62}$": "a-z, 0-9 and `_`, first no digit, at most 63",
     r"^[a-z_][a-z0-9_-]{0,31}$": "a-z, 0-9, `_` and `-`, first a letter or `_`, at most 32",
-    r"^[a-z][a-z0-9-]{0,30}$": "a-z, 0-9 and `-`, first a letter, at most 31",
+    r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$": "name, perhaps with an extension's before a dot",
+    r"^[a-z](-?[a-z0-9]){0,30}$": "a-z, 0-9 and single `-` between them, first a letter",
     r"^[a-z0-9][a-z0-9+.-]+$": "package name",
     r"^[a-z0-9][a-z0-9_.-]*$": "a-z, 0-9, `_`, `.` and `-`, first a letter or digit",
     r"^[1-9][0-9]*[kmg]$": "number and `k`, `m` or `g`",
@@ -69,6 +70,7 @@ CHECKS = {
     "_domain": "domain name in lower case",
     "_not_reserved": "no name that PostgreSQL reserves",
     "_one_line": "one line",
+    "_setting": "`True`, `False`, number or one line",
     "_public_key": "SSH public key, or the file on this machine that holds it",
 }
 TYPES: dict[Any, str] = {
@@ -159,10 +161,19 @@ def _constraints(known: Iterable[Any]) -> Iterator[str]:
         yield f"at most {high}"
     for one in flat:
         if isinstance(one, AfterValidator):
-            name = getattr(one.func, "__name__", "")
-            yield CHECKS.get(name, name.strip("_").replace("_", " "))
+            yield from _check(one.func)
+        elif isinstance(one, MinLen):
+            yield "not empty" if one.min_length == 1 else f"at least {one.min_length} long"
         elif pattern := getattr(one, "pattern", None):
             yield PATTERNS.get(pattern, f"matches `{pattern}`")
+
+
+def _check(function: Any) -> Iterator[str]:
+    """Words for a function that checks, or for the first that it calls (`lambda value: …`)."""
+    known = [
+        CHECKS[name] for name in (function.__name__, *function.__code__.co_names) if name in CHECKS
+    ]
+    yield from known[:1]
 
 
 def rules(model: type[Model]) -> dict[str, str]:

@@ -4,10 +4,10 @@
 # one SSH session. It expects the example application in /root/api.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
-install() { apt-get install -qy --no-install-recommends "$@" > /dev/null; }
+packages() { apt-get install -qy --no-install-recommends "$@" > /dev/null; }
 
 apt-get update -q > /dev/null
-install ca-certificates curl gnupg lsb-release python3 vim wget sudo openssh-server
+packages ca-certificates curl gnupg lsb-release python3 vim wget sudo openssh-server
 
 for name in prod ingres dev; do
     useradd --create-home --shell /bin/bash "$name"
@@ -31,7 +31,7 @@ cat > /etc/docker/daemon.json << 'END'
 {"default-address-pools": [{"base": "10.210.0.0/16", "size": 24}], "live-restore": true,
  "log-driver": "local", "log-opts": {"max-file": "5", "max-size": "20m"}}
 END
-install docker.io apparmor iptables docker-cli docker-compose docker-buildx
+packages docker.io apparmor iptables docker-cli docker-compose docker-buildx
 docker network create apps > /dev/null
 docker0=$(docker network inspect bridge --format '{{(index .IPAM.Config 0).Gateway}}')
 
@@ -39,7 +39,7 @@ echo 'net.ipv4.ip_nonlocal_bind = 1' > /etc/sysctl.d/60-floor.conf
 sysctl -qw net.ipv4.ip_nonlocal_bind=1
 mkdir -p /etc/postgresql-common/createcluster.d
 echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/floor.conf
-install postgresql-17
+packages postgresql-17
 pg_createcluster --locale C.UTF-8 --encoding UTF8 17 main -- --data-checksums > /dev/null
 cat > /etc/postgresql/17/main/conf.d/floor.conf << END
 listen_addresses = 'localhost,$docker0'
@@ -79,7 +79,7 @@ END
 docker compose -f /root/compose.yaml -p api build --quiet
 docker compose -f /root/compose.yaml -p api up --detach --wait > /dev/null 2>&1
 
-install caddy
+packages caddy
 cat > /etc/caddy/Caddyfile << 'END'
 {
 	skip_install_trust
