@@ -77,7 +77,6 @@ TYPES: dict[Any, str] = {
     Any: "anything",
     NoneType: "`None`",
     bool: "`True` or `False`",
-    float: "number",
     int: "integer",
     str: "text",
     IPv4Network: "IPv4 network",

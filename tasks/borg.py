@@ -68,7 +68,8 @@ else:
     unit(
         name="Run the backups on time",
         unit="borgmatic.timer",
-        restart_on={service: schedule, timer: schedule},
+        unit_files={service: schedule, timer: schedule},
+        restart_on={timer: schedule},
     )
 
     first_backup(

@@ -11,14 +11,13 @@ from terrafirma.settings import App, Caddy, is_public
 ready(host)
 settings = Caddy.of(host)
 caddyfile = "/etc/caddy/Caddyfile"
+drop_in = "/etc/systemd/system/caddy.service.d/terrafirma.conf"
 
 packages(name="Install Caddy", packages=["caddy"])
 
-put(
+policy = put(
     name="Restart Caddy after a crash",
-    entries=[
-        template("caddy/restart.conf.j2", "/etc/systemd/system/caddy.service.d/terrafirma.conf")
-    ],
+    entries=[template("caddy/restart.conf.j2", drop_in)],
 )
 
 sites = put(
@@ -50,4 +49,9 @@ sites = put(
     'caddy validate --adapter caddyfile --config "$new" > /dev/null',
 )
 
-unit(name="Run Caddy", unit="caddy.service", reload_on={caddyfile: sites})
+unit(
+    name="Run Caddy",
+    unit="caddy.service",
+    unit_files={drop_in: policy},
+    reload_on={caddyfile: sites},
+)

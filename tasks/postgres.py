@@ -17,6 +17,7 @@ settings = Postgres.of(host)
 version = postgres_version(host, settings.version)
 service = f"postgresql@{version}-main.service"
 directory = f"/etc/postgresql/{version}/main"
+drop_in = f"/etc/systemd/system/{service}.d/terrafirma.conf"
 server_conf = f"{directory}/conf.d/terrafirma.conf"
 hba = f"{directory}/pg_hba.conf"
 postgres_file = {"mode": "640", "user": "postgres", "group": "postgres"}
@@ -49,8 +50,12 @@ put(
             "postgres/createcluster.conf.j2",
             "/etc/postgresql-common/createcluster.d/terrafirma.conf",
         ),
-        template("postgres/restart.conf.j2", f"/etc/systemd/system/{service}.d/terrafirma.conf"),
     ],
+)
+
+policy = put(
+    name="Restart PostgreSQL after a crash",
+    entries=[template("postgres/restart.conf.j2", drop_in)],
 )
 
 server.sysctl(name="Let it listen before Docker is up", key="net.ipv4.ip_nonlocal_bind", value=1)
@@ -66,6 +71,7 @@ access = put(name="Configure client access", entries=client_access)
 unit(
     name="Run PostgreSQL",
     unit=service,
+    unit_files={drop_in: policy},
     restart_on={server_conf: configuration},
     reload_on={hba: access},
 )

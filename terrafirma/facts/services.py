@@ -11,6 +11,7 @@ from typing_extensions import override
 # A reload leaves no trace in systemd; our own are noted here (see operations/services.py). The
 # directory is empty after a reboot, which is right: then the unit has just started.
 RELOADS = "/run/terrafirma"
+DAEMON_RELOAD = f"{RELOADS}/daemon-reload"
 
 
 _NOT_ENABLED = ("", "disabled", "masked", "masked-runtime", "linked", "linked-runtime", "bad")
@@ -19,7 +20,7 @@ _NOT_ENABLED = ("", "disabled", "masked", "masked-runtime", "linked", "linked-ru
 class UnitState(TypedDict):
     active: bool
     enabled: bool
-    needs_daemon_reload: bool  # its file or a drop-in changed since systemd read it
+    stale_units: list[str]  # files of `unit_files` that changed since systemd read its units
     stale: list[str]  # files of `restart_on` that changed since the unit started
     stale_reload: list[str]  # files of `reload_on` that changed since it started or was reloaded
 
@@ -46,18 +47,25 @@ class Unit(FactBase[UnitState]):
     @staticmethod
     @override
     def default() -> UnitState:
-        return UnitState(
-            active=False, enabled=False, needs_daemon_reload=False, stale=[], stale_reload=[]
-        )
+        return UnitState(active=False, enabled=False, stale_units=[], stale=[], stale_reload=[])
 
     @override
     def command(
-        self, unit: str, restart_on: Sequence[str] = (), reload_on: Sequence[str] = ()
+        self,
+        unit: str,
+        unit_files: Sequence[str] = (),
+        restart_on: Sequence[str] = (),
+        reload_on: Sequence[str] = (),
     ) -> StringCommand:
         show = StringCommand("systemctl show --timestamp=us", QuoteString(unit), "--property")
         return StringCommand(
             show,
-            "ActiveState,UnitFileState,NeedDaemonReload;",
+            "ActiveState,UnitFileState;",
+            # Its own NeedDaemonReload overlooks a file of ours that now stands before a package's,
+            # and on Debian 12 says so of a new drop-in one command late.
+            "since=$(systemctl show --timestamp=us --property UnitsLoadStartTimestamp --value);",
+            f'after=""; test ! -e {DAEMON_RELOAD} || after="-cnewer {DAEMON_RELOAD}";',
+            *_changed_since("stale_unit", unit_files, "$after"),
             StringCommand("since=$(", show, " ActiveEnterTimestamp --value);", _separator=""),
             StringCommand("stamp=", QuoteString(f"{RELOADS}/{unit}.reloaded"), ";", _separator=""),
             'test -n "$since" || exit 0; echo started;',
@@ -79,8 +87,8 @@ class Unit(FactBase[UnitState]):
                 case "UnitFileState":
                     # "enabled-runtime": PostgreSQL's generator enables its instances so.
                     state["enabled"] = value not in _NOT_ENABLED
-                case "NeedDaemonReload":
-                    state["needs_daemon_reload"] = value == "yes"
+                case "stale_unit":
+                    state["stale_units"].append(value)
                 case "started":
                     started = True
                 case "stale":

@@ -8,7 +8,7 @@ from pyinfra import host
 from pyinfra.api import QuoteString, StringCommand
 from pyinfra.api.operation import OperationMeta
 
-from terrafirma.facts.services import RELOADS, Unit
+from terrafirma.facts.services import DAEMON_RELOAD, RELOADS, Unit
 from terrafirma.operations import operation
 
 Watch = Mapping[str, OperationMeta]
@@ -18,6 +18,7 @@ Watch = Mapping[str, OperationMeta]
 def unit(
     unit: str,
     *,
+    unit_files: Watch | None = None,
     restart_on: Watch | None = None,
     reload_on: Watch | None = None,
     restart_command: str | None = None,
@@ -26,7 +27,8 @@ def unit(
     A unit that runs, starts at boot, and runs with the present content of its files.
 
     + unit: its full name
-    + restart_on: path of each file that is only read at the start, and the operation that writes it
+    + unit_files: path of each file of systemd's that describes it, and the operation that writes it
+    + restart_on: path of each file that it only reads as it starts, likewise
     + reload_on: the same for files that a reload reads
     + restart_command: instead of `systemctl restart`
 
@@ -34,23 +36,26 @@ def unit(
     forgets it when a run dies in between. Here time stamps on the host decide. A unit that is not
     running is started; nothing is restarted where a reload is enough.
     """
-    restart_on, reload_on = restart_on or {}, reload_on or {}
+    unit_files, restart_on, reload_on = unit_files or {}, restart_on or {}, reload_on or {}
     known = host.get_fact(
-        Unit, unit=unit, restart_on=sorted(restart_on), reload_on=sorted(reload_on)
+        Unit,
+        unit=unit,
+        unit_files=sorted(unit_files),
+        restart_on=sorted(restart_on),
+        reload_on=sorted(reload_on),
     )
     name = QuoteString(unit)
     commands: list[StringCommand] = []
-    restart = bool(known["stale"]) or _planned(restart_on)
-    # systemd itself overlooks a file of ours that now stands before one of a package.
-    own_files = any(path.startswith("/etc/systemd/") for path in restart_on)
-    if known["needs_daemon_reload"] or (own_files and (restart or not known["active"])):
-        commands.append(StringCommand("systemctl daemon-reload"))
+    if known["stale_units"] or _planned(unit_files):
+        commands.append(
+            StringCommand("mkdir -p", RELOADS, "&& systemctl daemon-reload && touch", DAEMON_RELOAD)
+        )
     if not known["enabled"]:
         commands.append(StringCommand("systemctl enable --quiet", name))
     if not known["active"]:
         commands.append(StringCommand("systemctl reset-failed", name, "2> /dev/null;",
                                       "systemctl start", name))  # fmt: skip
-    elif restart:
+    elif known["stale"] or _planned(restart_on):
         commands.append(StringCommand(restart_command or StringCommand("systemctl restart", name)))
     elif known["stale_reload"] or _planned(reload_on):
         stamp = QuoteString(f"{RELOADS}/{unit}.reloaded")
