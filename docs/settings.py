@@ -169,10 +169,8 @@ def _constraints(known: Iterable[Any]) -> Iterator[str]:
 
 def _check(function: Any) -> Iterator[str]:
     """Words for a function that checks, or for the first that it calls (`lambda value: …`)."""
-    known = [
-        CHECKS[name] for name in (function.__name__, *function.__code__.co_names) if name in CHECKS
-    ]
-    yield from known[:1]
+    names = (function.__name__, *getattr(getattr(function, "__code__", None), "co_names", ()))
+    yield from [CHECKS[name] for name in names if name in CHECKS][:1]
 
 
 def rules(model: type[Model]) -> dict[str, str]:

@@ -33,15 +33,29 @@ DIGESTS = "find etc -type f -print0 | sort -z | xargs -0 sha256sum"
 REPOSITORY = "/home/box/server.borg"
 
 
-def prepare_storage(storage: Target, public_key: str) -> None:
-    """What a backup host is: an account that may do nothing but serve one borg repository."""
+def admit(storage: Target, server: Target, repository: str) -> dict[str, Any]:
+    """
+    Make a key on the server and let it do nothing on the backup host but serve one repository.
+
+    Returns what the server must be told of the backup host.
+    """
+    server.deploy("tasks/borg_key.py")
+    key = server.run("cat /etc/terrafirma/secrets/borg/id_ed25519.pub")
+    storage.run(
+        "cat >> /home/box/.ssh/authorized_keys && chown box: /home/box/.ssh/authorized_keys",
+        stdin=f'command="borg serve --restrict-to-repository {repository}",restrict {key}\n',
+    )
+    host_key = storage.run("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub")
+    return {
+        "borg_repository": f"ssh://box@{storage.address}{repository}",
+        "borg_known_hosts": [f"{storage.address} {host_key}"],
+    }
+
+
+def prepare(storage: Target) -> None:
+    """What a backup host is: borg, and an account that keys let in."""
     storage.run("apt-get update -q && apt-get install -qy --no-install-recommends borgbackup")
     storage.run("useradd --create-home box && install -d -m 700 -o box -g box /home/box/.ssh")
-    command = f"borg serve --restrict-to-repository {REPOSITORY}"
-    storage.run(
-        "cat > /home/box/.ssh/authorized_keys && chown box: /home/box/.ssh/authorized_keys",
-        stdin=f'command="{command}",restrict {public_key}\n',
-    )
 
 
 @pytest.fixture(scope="session")
@@ -56,17 +70,14 @@ def platform(pyinfra: Pyinfra, outsider: Container) -> Iterator[Platform]:
         target(pyinfra, "tf-test-server", 2411) as server,
         target(pyinfra, "tf-test-storage", 2412) as storage,
     ):
-        host_key = storage.run("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub")
-        data = {
-            "borg_repository": f"ssh://box@{storage.address}{REPOSITORY}",
-            "borg_known_hosts": [f"{storage.address} {host_key}"],
-        }
         before = server.digest()
-        plan = server.plan(**data)
+        plan = server.plan(
+            borg_repository="ssh://box@storage/./server.borg", borg_known_hosts=["?"]
+        )
         untouched = server.digest() == before
+        prepare(storage)
         # The key is made on the server, and let in on the backup host, before the one run.
-        server.deploy("tasks/borg_key.py")
-        prepare_storage(storage, server.run("cat /etc/terrafirma/secrets/borg/id_ed25519.pub"))
+        data = admit(storage, server, REPOSITORY)
         result = pyinfra.call("-y", *options(data), *server.arguments(), "deploy.py")
         assert result.returncode == 0, result.stderr
         yield Platform(

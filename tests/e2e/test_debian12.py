@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import Pyinfra
+from tests.e2e.conftest import Platform, admit
 from tests.e2e.support import Container, Target, changed, open_ports, target
 
 pytestmark = pytest.mark.e2e
@@ -32,11 +33,24 @@ def test_everything_else_converges(server: Target, outsider: Container) -> None:
     assert server.plan(app_source="") == []
     assert server.psql("show server_version").startswith("15.")
     assert server.psql("show data_checksums") == "on"
-    docker0 = server.run(
-        "docker network inspect bridge --format '{{(index .IPAM.Config 0).Gateway}}'"
-    )
+    docker0 = server.run("ip -4 -oneline address show dev docker0").split()[3].split("/")[0]
     assert server.psql("show listen_addresses") == f"localhost,{docker0}"
     assert open_ports(outsider, server, 22, 5432) == [22]
+
+
+def test_a_backup_is_made_and_listed(server: Target, platform: Platform) -> None:
+    repository = "/home/box/debian12.borg"
+    data = admit(platform.storage, server, repository) | {"app_source": ""}
+    assert changed(server.deploy("tasks/borg.py", **data))[-1] == "Make a backup, and list it"
+    assert changed(server.deploy("tasks/borg.py", **data)) == []
+    passphrase = server.run("cat /etc/terrafirma/secrets/borg/passphrase")
+    borg = (
+        "export BORG_RELOCATED_REPO_ACCESS_IS_OK=yes BORG_PASSPHRASE=$(cat); "
+        f"borg list {repository}::$(borg list --short {repository})"
+    )
+    listed = platform.storage.run(borg, stdin=passphrase)
+    assert "postgresql_databases" in listed
+    assert "/api" in listed
 
 
 def test_what_is_killed_comes_back(server: Target) -> None:

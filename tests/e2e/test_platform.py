@@ -294,7 +294,7 @@ def test_the_archive_restores(platform: Platform, tmp_path: Path) -> None:
     )
     storage.run("rm -rf /root/restored && mkdir /root/restored")
     # `rows` of the moment of the backup: what the dump holds, not what came after it.
-    archive = storage.run(f"{borg} list --short --last 1 {REPOSITORY}", stdin=passphrase)
+    archive = storage.run(f"{borg} list --short --first 1 {REPOSITORY}", stdin=passphrase)
     assert archive.startswith("tf-test-server-")
     storage.run(f"{borg} extract {REPOSITORY}::{archive}", stdin=passphrase)
 
