@@ -21,7 +21,7 @@ help: ## This list
 demo: export DEMO_STARTED := $(shell date +%s)
 demo: venv ## The whole platform on a throw-away server on this machine, then four replicas answering over HTTPS
 	testbed/target.sh terrafirma 2222 debian13 8443
-	testbed/demo.sh terrafirma 8443
+	testbed/demo.sh terrafirma 2222 8443
 
 .PHONY: test
 test: venv engine images lint unit e2e ## Everything that CI runs: lint, unit, e2e, and what they need
@@ -31,6 +31,7 @@ lint: venv ## Format, lint and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/python docs/settings.py --check
 	$(BIN)/shellcheck --external-sources testbed/*.sh .ci/run
 
 .PHONY: unit
@@ -70,6 +71,10 @@ venv: .venv/.locked ## .venv with the packages that requirements.lock pins
 .PHONY: lock
 lock: ## Pin the newest versions that pyproject.toml allows in requirements.lock
 	@testbed/lock.sh "$(PYTHON)"
+
+.PHONY: docs
+docs: venv ## docs/settings.md, from the settings and their defaults
+	$(BIN)/python docs/settings.py
 
 .PHONY: clean
 clean: ## Remove all that these commands made: targets, images, .target/, .venv

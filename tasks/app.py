@@ -59,8 +59,9 @@ def compose_file(app: Application, release: str, source: str) -> list[File]:
 for app in host.loop(settings.applications):
     digest = tree_digest(app.source_directory)[:12]
     source = f"{app.directory}/source-{digest}"
-    # What is particular to this one: another application is no reason to release it again.
-    description = app.model_dump_json(include=set(Application.model_fields))
+    # What its containers depend on: neither another application nor what Caddy does with it.
+    fields = set(Application.model_fields) - {"domain", "health_path"}
+    description = app.model_dump_json(include=fields)
     release = sha256(f"{digest}{description}{settings.network}".encode()).hexdigest()[:12]
 
     database_url(
@@ -87,5 +88,6 @@ for app in host.loop(settings.applications):
         release=release,
         replicas=app.replicas,
         service=app.name,
+        secrets=[f"{app.secrets}/database_url"],
         timeout=settings.start_seconds,
     )

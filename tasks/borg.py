@@ -2,6 +2,7 @@
 
 from pyinfra import host
 
+from terrafirma.facts.files import PathStates
 from terrafirma.machine import postgres_version, ready
 from terrafirma.operations.backup import first_backup, keys, warn
 from terrafirma.operations.files import Directory, put, template
@@ -23,9 +24,14 @@ timer = "/etc/systemd/system/borgmatic.timer"
 known_hosts = "/etc/borgmatic/known_hosts"
 
 if not settings.repository:
+    # Nothing that once was set up is taken away: a backup that goes on does no harm.
+    before = BACKUP_CONFIG in host.get_fact(PathStates, paths=[BACKUP_CONFIG])
     warn(
         name="No backups",
-        message="There are no backups: set borg_repository to a repository on another host",
+        message="borg_repository is empty, but backups go on as they were set up once; "
+        "`systemctl disable --now borgmatic.timer` on the host ends them"
+        if before
+        else "There are no backups: set borg_repository to a repository on another host",
     )
 else:
     packages(name="Install borgmatic", packages=["borgbackup", "borgmatic", "openssh-client"])

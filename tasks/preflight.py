@@ -6,7 +6,7 @@ from pyinfra.api import DeployError
 from terrafirma.facts.machine import Listeners
 from terrafirma.machine import postgres_version, ready
 from terrafirma.operations.packages import wait_for_apt
-from terrafirma.settings import Postgres, Preflight
+from terrafirma.settings import App, Postgres, Preflight
 
 settings = Preflight.of(host)
 postgres = Postgres.of(host)
@@ -25,6 +25,7 @@ units = {
     443: "caddy.service",
     postgres.port: f"postgresql@{version}-main.service",
 }
+units |= {port: "docker.service" for app in App.of(host).applications for port in app.ports}
 for listener in host.get_fact(Listeners, ports=list(units)):
     port, holder, unit = listener["port"], listener["process"], listener["unit"]
     if unit != units[port]:

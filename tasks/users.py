@@ -2,15 +2,17 @@
 
 from pyinfra import host
 from pyinfra.api import DeployError
+from pyinfra.facts.files import FindFiles
 
 from terrafirma.machine import ready
 from terrafirma.operations.accounts import accounts
-from terrafirma.operations.files import Absent, Directory, put, template
+from terrafirma.operations.files import Absent, Directory, Entry, put, template
 from terrafirma.operations.packages import packages
 from terrafirma.settings import Users
 
 machine = ready(host)
 settings = Users.of(host)
+sudoers_file = "/etc/sudoers.d/90-terrafirma-"
 
 for account in settings.accounts:
     if account.name == machine["user"] and not (account.keys and "ALL" in account.sudo):
@@ -42,18 +44,25 @@ put(
     ],
 )
 
-put(
-    name="Allow exactly the declared commands as root",
-    entries=[
-        template(
+
+# An account that is no longer declared loses its rights, too.
+def sudoers() -> list[Entry]:
+    wanted: dict[str, Entry] = {
+        f"{sudoers_file}{account.name}": template(
             "users/sudoers.j2",
-            f"/etc/sudoers.d/90-terrafirma-{account.name}",
+            f"{sudoers_file}{account.name}",
             data={"name": account.name, "commands": account.sudo},
             mode="440",
         )
-        if account.sudo
-        else Absent(f"/etc/sudoers.d/90-terrafirma-{account.name}")
         for account in settings.accounts
-    ],
+        if account.sudo
+    }
+    present = host.get_fact(FindFiles, path="/etc/sudoers.d", fname="90-terrafirma-*")
+    return [Absent(path) for path in sorted(set(present) - set(wanted))] + list(wanted.values())
+
+
+put(
+    name="Allow exactly the declared commands as root",
+    entries=sudoers,
     check='visudo -cqf "$new"',
 )

@@ -27,13 +27,7 @@ from pyinfra.api import DeployError, Host
 ROOT = Path(__file__).parent.parent
 
 # Names that end up in SQL, in file names, in unit names and in Docker's labels: nothing to quote.
-Identifier = Annotated[
-    str,
-    Field(
-        pattern=r"^[a-z_][a-z0-9_]{0,62}$",
-        description="lower-case letters, digits and _; at most 63",
-    ),
-]
+Identifier = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
 AccountName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 # Below are the ports of the system's own services: SSH, HTTP, HTTPS …
@@ -44,6 +38,10 @@ def _absolute(path: str) -> str:
     if not re.fullmatch(r"/[\w.@/+-]*", path):
         raise ValueError(f"{path!r} is not an absolute path of letters, digits and . _ - + @ /")
     return path
+
+
+def _absolute_or_empty(path: str) -> str:
+    return path and _absolute(path)
 
 
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
@@ -194,7 +192,7 @@ class Account(Model):
     """Login name."""
     shell: AbsolutePath = "/bin/bash"
     """Login shell."""
-    home: Annotated[str, AfterValidator(lambda path: path and _absolute(path))] = ""
+    home: Annotated[str, AfterValidator(_absolute_or_empty)] = ""
     """Home directory; empty: `/home/<name>`."""
     keys: tuple[PublicKey, ...] = ()
     """All the SSH public keys that may log in: the keys themselves, or files on this machine. A key

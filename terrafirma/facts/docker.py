@@ -80,39 +80,46 @@ class Container(TypedDict):
     release: str  # label terrafirma.release
     state: str  # "running", "exited" …
     health: str  # "healthy", "starting", "unhealthy" or ""
+    stale: bool  # one of the secrets is newer than its start
 
 
 class ProjectContainers(FactBase[list[Container]]):
-    """The containers of a compose project, whatever their state; empty without Docker."""
+    """
+    The containers of a compose project, whatever their state; empty without Docker.
+
+    `secrets` are files that they read as they start; a running container keeps the old ones.
+    """
 
     default = list
 
     @override
-    def command(self, project: str) -> StringCommand:
+    def command(self, project: str, secrets: Sequence[str] = ()) -> StringCommand:
+        label = QuoteString(f"label=com.docker.compose.project={project}")
+        form = (
+            '{{.Name}}|{{index .Config.Labels "terrafirma.release"}}|{{.State.Status}}|'
+            "{{with .State.Health}}{{.Status}}{{end}}|{{.State.StartedAt}}"
+        )
         return StringCommand(
             _NO_DOCKER,
-            "docker ps --all --no-trunc --filter",
-            QuoteString(f"label=com.docker.compose.project={project}"),
-            "--format",
-            QuoteString('{{.Names}}|{{.Label "terrafirma.release"}}|{{.State}}|{{.Status}}'),
-        )
+            "ids=$(docker ps --all --quiet --no-trunc --filter", label, ") || exit 1;",
+            'test -n "$ids" || exit 0;',
+            "all=$(docker inspect --format", QuoteString(form), "$ids) || exit 1;",
+            "echo \"$all\" | while IFS='|' read -r name release state health started;",
+            'do stale=""; for secret in', *map(QuoteString, secrets),
+            '; do test -z "$(find "$secret" -newerct "$started" 2> /dev/null)" || stale=yes; done;',
+            'echo "${name#/}|$release|$state|$health|$stale"; done',
+        )  # fmt: skip
 
     @override
     def process(self, output: list[str]) -> list[Container]:
         containers = []
         for line in output:
             try:
-                name, release, state, status = line.split("|")
+                name, release, state, health, stale = line.split("|")
             except ValueError as error:
-                raise FactProcessError(f"docker ps answered {line!r}") from error
-            health = status.rpartition("(")[2].rstrip(")").removeprefix("health: ")
+                raise FactProcessError(f"docker inspect answered {line!r}") from error
             containers.append(
-                Container(
-                    name=name,
-                    release=release,
-                    state=state,
-                    health=health if health in ("healthy", "starting", "unhealthy") else "",
-                )
+                Container(name=name, release=release, state=state, health=health, stale=bool(stale))
             )
         return containers
 

@@ -61,11 +61,10 @@ def first_backup(
     if archive:
         host.noop(f"{archive} proved this configuration")
         return
-    # An existing repository is left as it is; one that cannot be opened fails here.
+    # An existing repository is left as it is; one that cannot be opened fails here. Nothing but
+    # `create`: an archive that somebody is about to need must not be pruned by a new start.
     yield StringCommand(
-        "borgmatic init --encryption repokey-blake2 && {",
-        "systemctl start borgmatic.service ||",
-        "{ journalctl --no-pager -o cat --lines 20 --unit borgmatic.service >&2; exit 1; }; }",
+        "{ borgmatic init --encryption repokey-blake2 && borgmatic create; }",
         "|| { echo 'borg_repository: the first backup failed. If the backup host refused the key,",
         "let this one in there and run again:' >&2; cat", QuoteString(key), ">&2; exit 1; }",
     )  # fmt: skip

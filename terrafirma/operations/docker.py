@@ -67,7 +67,14 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 @operation
 def compose_up(
-    project: str, *, directory: str, release: str, replicas: int, service: str, timeout: int
+    project: str,
+    *,
+    directory: str,
+    release: str,
+    replicas: int,
+    service: str,
+    secrets: Sequence[str],
+    timeout: int,
 ) -> Generator[StringCommand]:
     """
     A compose project of which so many healthy containers of one release run, and no other.
@@ -75,26 +82,24 @@ def compose_up(
     + project, directory: its name, and where its compose.yaml is
     + release: what its containers carry as label `terrafirma.release`
     + replicas, service: how many containers of which service
+    + secrets: files that a container reads as it starts
     + timeout: how long they may take to become healthy, in seconds
 
     pyinfra's docker.compose runs `up` on each run. Images are built before anything is stopped, and
     what a container that does not become healthy has to say is shown.
     """
-    containers = host.get_fact(ProjectContainers, project=project)
-    right = [
-        one
-        for one in containers
-        if (one["release"], one["state"]) == (release, "running")
-        # A replica that is starting is not ours to judge again: its restart policy does that.
-        and one["health"] != "unhealthy"
-    ]
-    if len(right) == len(containers) == replicas:
+    containers = host.get_fact(ProjectContainers, project=project, secrets=secrets)
+    # Compose leaves these as they are: for it, nothing changed.
+    spoilt = [one for one in containers if one["stale"] or one["health"] == "unhealthy"]
+    right = [one for one in containers if (one["release"], one["state"]) == (release, "running")]
+    if len(right) == len(containers) == replicas and not spoilt:
         host.noop(f"{replicas} replicas of {project} run release {release}")
         return
     compose = f"docker compose --project-name {project} --progress plain"
+    recreate = "--force-recreate" if spoilt else ""
     yield StringCommand(
         "cd", QuoteString(directory), "&&",
-        f"{compose} build --quiet &&",
-        f"{{ {compose} up --detach --remove-orphans --wait --wait-timeout {timeout}",
+        f"{compose} build --quiet && {{ {compose} up --detach --remove-orphans {recreate}",
+        f"--wait --wait-timeout {timeout}",
         f"|| {{ {compose} logs --no-log-prefix --tail 20 {service} >&2; exit 1; }}; }}",
     )  # fmt: skip

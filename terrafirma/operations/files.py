@@ -58,7 +58,8 @@ class Absent:
     path: str
 
 
-Entries = Sequence[Directory | File | Absent]
+Entry = Directory | File | Absent
+Entries = Sequence[Entry]
 
 
 def template(name: str, path: str, *, data: dict[str, Any] | None = None, **owner: Any) -> File:

@@ -198,7 +198,7 @@ def test_what_it_is_given_is_never_run(
             {
                 "active": False,
                 "enabled": False,
-                "needs_daemon_reload": False,
+                "stale_units": [],
                 "stale": [],
                 "stale_reload": [],
             },
@@ -251,7 +251,7 @@ def test_a_default_is_nobody_elses() -> None:
         (ProjectContainers, ["api-api-1"]),
         (Roles, ["psql: error: connection to server failed"]),
         (Roles, ["null"]),
-        (Unit, ["ActiveState=active", "UnitFileState=enabled", "NeedDaemonReload=no"]),
+        (Unit, ["ActiveState=active", "UnitFileState=enabled"]),
     ],
 )
 def test_an_answer_that_makes_no_sense_fails_only_this_host(
@@ -715,43 +715,50 @@ def test_the_address_of_docker0() -> None:
 
 
 CONTAINERS = """\
-api-api-1|ddfb298c671a|running|Up 3 minutes (healthy)
-api-api-2|ddfb298c671a|running|Up 3 minutes (unhealthy)
-api-api-3|ddfb298c671a|running|Up 2 seconds (health: starting)
-api-api-4|ddfb298c671a|exited|Exited (137) 2 minutes ago
-api-api-5|ddfb298c671a|restarting|Restarting (1) 5 seconds ago
-api-api-6|ddfb298c671a|created|Created
-api-api-7|ddfb298c671a|paused|Up 3 minutes (Paused)
-api-api-8||running|Up 3 hours
+api-api-1|ddfb298c671a|running|healthy|
+api-api-2|ddfb298c671a|running|unhealthy|yes
+api-api-4|ddfb298c671a|exited|unhealthy|
+api-api-5|ddfb298c671a|restarting||
+api-api-8||running||
 """.splitlines()
 
 
 def test_containers_of_a_project() -> None:
     containers = ProjectContainers().process(CONTAINERS)
-    assert [(one["state"], one["health"]) for one in containers] == [
-        ("running", "healthy"),
-        ("running", "unhealthy"),
-        ("running", "starting"),
-        ("exited", ""),
-        ("restarting", ""),
-        ("created", ""),
-        ("paused", ""),
-        ("running", ""),
+    assert [(one["state"], one["health"], one["stale"]) for one in containers] == [
+        ("running", "healthy", False),
+        ("running", "unhealthy", True),
+        ("exited", "unhealthy", False),
+        ("restarting", "", False),
+        ("running", "", False),
     ]
-    assert containers[0] == {
-        "name": "api-api-1",
-        "release": "ddfb298c671a",
-        "state": "running",
-        "health": "healthy",
-    }
+    assert (containers[0]["name"], containers[0]["release"]) == ("api-api-1", "ddfb298c671a")
     assert containers[-1]["release"] == ""
 
 
-def test_docker_is_asked_for_one_project_alone(program: Program) -> None:
-    path = program("docker", 'for word in "$@"; do echo "<$word>"; done')
-    words = shell(text(ProjectContainers, project="it's mine"), path)
+def test_docker_is_asked_for_one_project_alone(program: Program, tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    path = program("docker", f'for word in "$@"; do echo "<$word>"; done >> {asked}')
+    assert shell(text(ProjectContainers, project="it's mine"), path) == []
+    words = asked.read_text()
     assert "<label=com.docker.compose.project=it's mine>" in words
     assert "<--all>" in words
+
+
+def test_a_container_older_than_its_secret_is_stale(program: Program, tmp_path: Path) -> None:
+    secret = tmp_path / "it's secret"
+    secret.write_text("new")
+    inspected = "; ".join(
+        f"echo '/api-{number}|ddfb|running|healthy|{started}'"
+        for number, started in enumerate(("2001-01-01T00:00:00.5Z", "2099-01-01T00:00:00.5Z"))
+    )
+    path = program("docker", f"case $1 in ps) echo one two ;; *) {inspected} ;; esac")
+    command = text(ProjectContainers, project="api", secrets=[str(secret), "/nowhere"])
+    containers = ProjectContainers().process(shell(command, path))
+    assert [(one["name"], one["stale"]) for one in containers] == [
+        ("api-0", True),
+        ("api-1", False),
+    ]
 
 
 def test_networks_that_are_missing(program: Program) -> None:
@@ -793,26 +800,31 @@ def test_a_docker_that_does_not_answer_is_none(
 
 
 def test_units_of_a_host() -> None:
-    caddy = ["ActiveState=active", "UnitFileState=enabled", "NeedDaemonReload=no", "started"]
+    caddy = ["ActiveState=active", "UnitFileState=enabled", "started"]
     assert Unit().process(caddy) == {
         "active": True,
         "enabled": True,
-        "needs_daemon_reload": False,
+        "stale_units": [],
         "stale": [],
         "stale_reload": [],
     }
     postgresql = [
-        *("ActiveState=failed", "UnitFileState=enabled-runtime", "NeedDaemonReload=yes", "started"),
-        *("stale=/etc/a=b.conf", "stale=/etc/c.conf", "stale_reload=/etc/pg_hba.conf"),
+        *("ActiveState=failed", "UnitFileState=enabled-runtime", "started"),
+        *(
+            "stale_unit=/etc/systemd/system/x.service",
+            "stale=/etc/a=b.conf",
+            "stale=/etc/c.conf",
+            "stale_reload=/etc/pg_hba.conf",
+        ),
     ]
     assert Unit().process(postgresql) == {
         "active": False,
         "enabled": True,
-        "needs_daemon_reload": True,
+        "stale_units": ["/etc/systemd/system/x.service"],
         "stale": ["/etc/a=b.conf", "/etc/c.conf"],
         "stale_reload": ["/etc/pg_hba.conf"],
     }
-    unknown = ["ActiveState=inactive", "UnitFileState=", "NeedDaemonReload=no"]
+    unknown = ["ActiveState=inactive", "UnitFileState="]
     assert Unit().process(unknown) == Unit().default()
 
 
@@ -856,7 +868,7 @@ class Service:
             "systemctl",
             f"""case "$*" in
             *--value*) echo "{self.since}" ;;
-            *) echo ActiveState={active}; echo UnitFileState=enabled; echo NeedDaemonReload=no ;;
+            *) echo ActiveState={active}; echo UnitFileState=enabled ;;
             esac""",
         )
         files = [str(self.old), str(self.directory / "gone.conf"), str(self.new)]

@@ -44,7 +44,7 @@ def command(fact: type[FactBase[Any]], **arguments: Any) -> str:
     return text.get_raw_value() if isinstance(text, StringCommand) else text
 
 
-LISTENERS = command(Listeners, ports=[80, 443, 5432])
+LISTENERS = command(Listeners, ports=[80, 443, 5432, 8000, 8001, 8002, 8003])
 DAEMON_JSON = command(FileContents, path="/etc/docker/daemon.json")
 
 
@@ -288,7 +288,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "a value that makes no sense": (
         "../deploy",
         fake(machine(), app_replicas=0, users_accounts=[{"name": "root"}]),
-        ("users_accounts.0: ", "root exists already"),
+        ("app_replicas: ", "greater than or equal to 1"),
     ),
 }
 
