@@ -71,6 +71,17 @@ def test_keys_sudo_and_groups_are_exactly_the_declared_ones(
     assert changed(server.deploy("tasks/users.py")) == []
 
 
+def test_an_account_that_is_no_longer_declared_loses_its_rights(platform: Platform) -> None:
+    server = platform.server
+    temporary = [*accounts(), {"name": "temp", "sudo": ["ALL"]}]
+    server.deploy("tasks/users.py", users_accounts=temporary)
+    assert server.call("runuser -u temp -- sudo -n true").returncode == 0
+    server.deploy("tasks/users.py", "tasks/sshd.py")
+    assert server.call("runuser -u temp -- sudo -n true").returncode != 0
+    assert "temp" not in server.run("sshd -T -C user=root,host=x,addr=127.0.0.1 | grep allowusers")
+    server.run("userdel --remove temp")
+
+
 def test_an_account_with_sudo_can_run_the_deploy(platform: Platform, new_key: str) -> None:
     server = platform.server
     declared = accounts(f"{new_key}.pub")

@@ -66,6 +66,13 @@ def test_the_next_run_finishes_what_a_killed_one_left(server: Target, outsider: 
     assert changed(server.deploy()) == []
 
 
+def test_without_a_repository_the_run_says_so(server: Target) -> None:
+    result = server.pyinfra.call("-y", *server.arguments(), "deploy.py")
+    assert result.returncode == 0
+    said = result.stderr.index("There are no backups: set borg_repository to a repository")
+    assert said > result.stderr.index("tasks/caddy.py | Run Caddy")
+
+
 def test_a_killed_installation_is_finished(server: Target) -> None:
     """dpkg died between unpacking and configuring a package."""
     server.run(

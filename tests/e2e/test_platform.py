@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.e2e.conftest import DIGESTS, REPOSITORY, Platform
-from tests.e2e.support import DOMAIN, Target, changed, execute, get, open_ports, options
+from tests.e2e.support import DOMAIN, Target, changed, eventually, execute, get, open_ports, options
 
 pytestmark = pytest.mark.e2e
 
@@ -225,10 +225,11 @@ def test_the_docker_connector_does_as_well(platform: Platform) -> None:
     assert changed(answer) == []
 
 
-def test_without_a_repository_the_run_says_so(platform: Platform) -> None:
+def test_backups_that_were_set_up_once_are_not_taken_away(platform: Platform) -> None:
     result = platform.server.pyinfra.call("-y", *platform.server.arguments(), "tasks/borg.py")
     assert result.returncode == 0
-    assert "There are no backups: set borg_repository" in result.stderr
+    assert "borg_repository is empty, but backups go on" in result.stderr
+    platform.server.run("systemctl is-active borgmatic.timer")
 
 
 def test_a_lost_reload_is_made_up_for(platform: Platform) -> None:
@@ -250,6 +251,36 @@ def test_a_broken_file_never_replaces_a_good_one(platform: Platform) -> None:
     assert platform.server.run("ls /etc/docker").split() == ["daemon.json"]
     assert platform.server.run("sha256sum /etc/ssh/sshd_config.d/* /etc/caddy/Caddyfile") == before
     assert changed(platform.server.deploy("tasks/docker.py")) == []
+
+
+def test_a_new_password_reaches_the_replicas(platform: Platform) -> None:
+    server = platform.server
+    old = server.run("cat /etc/terrafirma/secrets/postgres/api")
+    server.run("rm /etc/terrafirma/secrets/postgres/api")
+    assert changed(server.deploy("tasks/postgres.py")) == ["Give the roles their passwords"]
+    assert changed(server.deploy("tasks/app.py")) == [
+        "Give api the address of its database",
+        "Run 4 replicas of api",
+    ]
+    assert changed(server.deploy("tasks/app.py")) == []
+    assert "password authentication failed" in login(server, "apps", password=old)["error"]
+    # Connections that were open before prove nothing: these are all new.
+    server.run("systemctl restart postgresql@17-main")
+    eventually(lambda: get(platform.outsider, server)[0][0] == 200, 30)
+
+
+def test_unhealthy_replicas_are_made_anew(platform: Platform) -> None:
+    server = platform.server
+    name = server.run("docker ps --quiet --filter label=terrafirma.release | head -n 1")
+    pid = server.run(f"docker inspect --format '{{{{.State.Pid}}}}' {name}")
+    # It still runs, and answers nobody.
+    server.run(f"kill -STOP {pid} $(pgrep --parent {pid})")
+    health = f"docker inspect --format '{{{{.State.Health.Status}}}}' {name}"
+    eventually(lambda: server.run(health) == "unhealthy", 90)
+    assert changed(server.deploy("tasks/app.py")) == ["Run 4 replicas of api"]
+    answers = get(platform.outsider, server, 40)
+    assert {status for status, _ in answers} == {200}
+    assert len({body["replica"] for _, body in answers}) == 4
 
 
 def test_a_new_daemon_configuration_stops_no_container(platform: Platform) -> None:
