@@ -62,6 +62,8 @@ docker_daemon = {}
 
 # Major version; None: the one that the distribution ships.
 postgres_version = None
+# Take over a cluster that somebody else made on the host.
+postgres_adopt = False
 # Port on localhost and on the docker0 address.
 postgres_port = 5432
 # Roles that log in; their passwords are made on the server, in /etc/terrafirma/secrets/postgres.
@@ -69,8 +71,12 @@ postgres_roles = [{"name": "api"}]
 # Databases with their owners.
 postgres_databases = [{"name": "api", "owner": "api"}]
 # Connections that the server accepts at most.
-postgres_max_connections = 200
-# Further settings for the server, as PostgreSQL documents them.
+postgres_max_connections = 100
+# Share of the host's memory that is PostgreSQL's; the applications have the rest.
+postgres_memory_percent = 75
+# Kind of disk, "ssd" or "hdd"; empty: what the host says.
+postgres_disk = ""
+# Settings for the server, as PostgreSQL documents them: they win over the tuned ones.
 postgres_settings = {}
 
 # --- app: the application, N replicas of it -------------------------------------------------------

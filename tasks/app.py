@@ -10,6 +10,7 @@ from terrafirma.facts.accounts import Accounts
 from terrafirma.machine import distribution, ready
 from terrafirma.operations.docker import compose_up, upload_source
 from terrafirma.operations.files import File, put, template, tree_digest
+from terrafirma.operations.packages import packages
 from terrafirma.operations.secrets import database_url
 from terrafirma.settings import App, Application, Docker, Postgres, Users
 
@@ -56,6 +57,8 @@ def compose_file(app: Application, release: str, source: str) -> list[File]:
     return [template("app/compose.yaml.j2", f"{app.directory}/compose.yaml", data=data)]
 
 
+packages(name="Install what asks the replicas how they are", packages=["curl"])
+
 for app in host.loop(settings.applications):
     digest = tree_digest(app.source_directory)[:12]
     source = f"{app.directory}/source-{digest}"
@@ -89,5 +92,6 @@ for app in host.loop(settings.applications):
         replicas=app.replicas,
         service=app.name,
         secrets=[f"{app.secrets}/database_url"],
+        health_urls=[f"http://127.0.0.1:{port}{app.health_path}" for port in app.ports],
         timeout=settings.start_seconds,
     )

@@ -51,11 +51,10 @@ else:
                 data={
                     **settings.model_dump(),
                     "databases": Postgres.of(host).databases,
-                    "cluster": f"{postgres_version(host, Postgres.of(host).version)}/main",
+                    "cluster": f"{postgres_version(host, Postgres.of(host))}/main",
                     "known_hosts": known_hosts,
                     "secrets": BACKUP_SECRETS,
-                    "sections": (machine["id"], machine["version"])
-                    in (("debian", "12"), ("ubuntu", "22.04")),
+                    "sections": (machine["id"], machine["version"]) == ("debian", "12"),
                     "state": BACKUP_STATE,
                 },
                 mode="600",
@@ -69,6 +68,8 @@ else:
             template("borg/borgmatic.service.j2", service),
             template("borg/borgmatic.timer.j2", timer, data={"schedule": settings.schedule}),
         ],
+        check='when=$(sed -n s/^OnCalendar=//p "$new"); '
+        'test -z "$when" || systemd-analyze calendar "$when" > /dev/null',
     )
 
     unit(
@@ -79,5 +80,8 @@ else:
     )
 
     first_backup(
-        name="Make a backup, and list it", config=BACKUP_CONFIG, stamp=BACKUP_STAMP, key=BACKUP_KEY
+        name="Make a backup, and list it",
+        configuration=[BACKUP_CONFIG, known_hosts, BACKUP_KEY],
+        stamp=BACKUP_STAMP,
+        key=BACKUP_KEY,
     )

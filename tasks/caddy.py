@@ -1,6 +1,7 @@
 """Caddy serves the applications over HTTPS and spreads the requests over their replicas."""
 
 from pyinfra import host
+from pyinfra.api import DeployError
 
 from terrafirma.machine import ready
 from terrafirma.operations.files import put, template
@@ -8,10 +9,16 @@ from terrafirma.operations.packages import packages
 from terrafirma.operations.services import unit
 from terrafirma.settings import App, Caddy, is_public
 
-ready(host)
+machine = ready(host)
 settings = Caddy.of(host)
 caddyfile = "/etc/caddy/Caddyfile"
 drop_in = "/etc/systemd/system/caddy.service.d/terrafirma.conf"
+
+if machine["foreign_caddyfile"]:
+    raise DeployError(
+        f"{host.name}: app_domain: {caddyfile} on the host is not ours, and its sites would be "
+        "gone; move it away"
+    )
 
 packages(name="Install Caddy", packages=["caddy"])
 

@@ -1,11 +1,14 @@
 """The Docker engine, with bounded logs, containers that outlive the daemon, and known subnets."""
 
 import json
+from ipaddress import IPv4Network
 
 from pyinfra import host
 from pyinfra.api import DeployError
 from pyinfra.facts.files import FileContents
 
+from terrafirma.facts.docker import DockerAddress
+from terrafirma.facts.machine import UsedNetworks
 from terrafirma.machine import distribution, ready
 from terrafirma.operations.docker import networks
 from terrafirma.operations.files import File, put
@@ -17,6 +20,12 @@ machine = ready(host)
 settings = Docker.of(host)
 daemon_json = "/etc/docker/daemon.json"
 
+if machine["foreign_engine"]:
+    raise DeployError(
+        f"{host.name}: apt_source: the distribution's engine would replace "
+        f"{', '.join(machine['foreign_engine'])} on the host; remove that first"
+    )
+
 present = "\n".join(host.get_fact(FileContents, path=daemon_json) or [])
 if present and "managed-by=terrafirma" not in present:
     raise DeployError(
@@ -24,31 +33,39 @@ if present and "managed-by=terrafirma" not in present:
         "it to docker_daemon, and the file away"
     )
 
+
+# Declared, because an engine that elects it may elect another one at the next boot, and PostgreSQL
+# listens on it: where docker0 is now, or else the first subnet of the pool that is free.
+def docker0() -> str:
+    declared = json.loads(present or "{}").get("bip") or host.get_fact(DockerAddress)
+    if declared:
+        return str(declared)
+    used = [IPv4Network(network) for network in host.get_fact(UsedNetworks)]
+    subnets = settings.address_pool.subnets(new_prefix=settings.subnet_size)
+    free = (one for one in subnets if not any(one.overlaps(other) for other in used))
+    subnet = next(free, settings.address_pool)
+    return f"{next(subnet.hosts())}/{subnet.prefixlen}"
+
+
+def daemon_settings() -> list[File]:
+    content = {
+        "bip": docker0(),
+        "default-address-pools": [
+            {"base": str(settings.address_pool), "size": settings.subnet_size}
+        ],
+        "labels": ["managed-by=terrafirma"],
+        "live-restore": True,
+        "log-driver": "local",
+        "log-opts": {"max-file": str(settings.log_max_files), "max-size": settings.log_max_size},
+        **settings.daemon,
+    }
+    return [File(daemon_json, json.dumps(content, indent=2, sort_keys=True))]
+
+
 # Before the package: the daemon's first start is already the right one.
 configuration = put(
     name="Configure the engine",
-    entries=[
-        File(
-            daemon_json,
-            json.dumps(
-                {
-                    "default-address-pools": [
-                        {"base": str(settings.address_pool), "size": settings.subnet_size}
-                    ],
-                    "labels": ["managed-by=terrafirma"],
-                    "live-restore": True,
-                    "log-driver": "local",
-                    "log-opts": {
-                        "max-file": str(settings.log_max_files),
-                        "max-size": settings.log_max_size,
-                    },
-                    **settings.daemon,
-                },
-                indent=2,
-                sort_keys=True,
-            ),
-        )
-    ],
+    entries=daemon_settings,
     # Before version 23 the daemon cannot check a file.
     check="! dockerd --help 2> /dev/null | grep -q -- --validate || "
     'dockerd --validate --config-file "$new" > /dev/null',

@@ -1,36 +1,70 @@
 """PostgreSQL with the declared databases, for containers and the host itself, and nobody else."""
 
 from pyinfra import host
+from pyinfra.api import DeployError
 from pyinfra.operations import server
 
 from terrafirma.facts.docker import DockerAddress, DockerNetworks
+from terrafirma.facts.machine import Hardware
+from terrafirma.facts.postgres import psql
 from terrafirma.machine import postgres_version, ready
 from terrafirma.operations.files import Directory, File, put, source, template
 from terrafirma.operations.packages import packages
-from terrafirma.operations.postgres import cluster, databases, passwords, roles
+from terrafirma.operations.postgres import (
+    apply_restart,
+    cluster,
+    databases,
+    passwords,
+    roles,
+)
 from terrafirma.operations.services import unit
 from terrafirma.paths import PASSWORDS, PASSWORDS_PROGRAM, SECRETS
 from terrafirma.settings import Postgres
+from terrafirma.tuning import LOGGING, DoesNotFit, Tuned, hardware, literal, tune
 
 ready(host)
 settings = Postgres.of(host)
-version = postgres_version(host, settings.version)
+version = postgres_version(host, settings)
 service = f"postgresql@{version}-main.service"
 directory = f"/etc/postgresql/{version}/main"
 drop_in = f"/etc/systemd/system/{service}.d/terrafirma.conf"
 server_conf = f"{directory}/conf.d/terrafirma.conf"
 hba = f"{directory}/pg_hba.conf"
+data_directory = f"/var/lib/postgresql/{version}/main"
 postgres_file = {"mode": "640", "user": "postgres", "group": "postgres"}
 
 
-# Docker may be installed earlier in this same run: both are asked when the files are written.
-def server_settings() -> list[File]:
-    data = {
-        "addresses": ["localhost", *filter(None, [host.get_fact(DockerAddress)])],
-        "port": settings.port,
-        "max_connections": settings.max_connections,
-        "settings": settings.settings,
+# Hardware is there before anything is installed: what does not fit stops the run here.
+machine = host.get_fact(Hardware, path=data_directory)
+try:
+    tuned = tune(
+        hardware(machine, settings.memory_percent, settings.disk),
+        max_connections=settings.max_connections,
+        version=version,
+    )
+except DoesNotFit as error:
+    raise DeployError(f"{host.name}: postgres_max_connections: {error}") from None
+
+
+# Asked when the files are written: Docker may be installed earlier in this same run.
+def server_settings() -> dict[str, Tuned]:
+    docker0 = host.get_fact(DockerAddress)
+    addresses = ["localhost", *([docker0.partition("/")[0]] if docker0 else [])]
+    derived = {
+        "listen_addresses": Tuned(literal(",".join(addresses)), ""),
+        "port": Tuned(literal(settings.port), ""),
+        "max_connections": Tuned(literal(settings.max_connections), "postgres_max_connections"),
+        "password_encryption": Tuned(literal("scram-sha-256"), "nothing weaker is stored"),
     }
+    chosen = {
+        name: Tuned(literal(value), "postgres_settings")
+        for name, value in settings.settings.items()
+    }
+    return derived | tuned | LOGGING | chosen
+
+
+def server_file() -> list[File]:
+    data = {"settings": server_settings()}
     return [template("postgres/terrafirma.conf.j2", server_conf, data=data, **postgres_file)]
 
 
@@ -64,16 +98,40 @@ packages(name="Install PostgreSQL", packages=[f"postgresql-{version}", "python3"
 
 cluster(name="Create the cluster", version=version)
 
-configuration = put(name="Configure the server", entries=server_settings)
+# What PostgreSQL itself says of the whole configuration with the new file in the old one's place.
+configuration = put(
+    name="Configure the server",
+    entries=server_file,
+    check=f'all={directory}/terrafirma-check; trap "rm -f $all" EXIT; '
+    f'cat {directory}/postgresql.conf "$new" > "$all" && chown postgres: "$all" && '
+    f"runuser -u postgres -- /usr/lib/postgresql/{version}/bin/postgres "
+    '--config_file="$all" -C max_connections > /dev/null',
+)
 
-access = put(name="Configure client access", entries=client_access)
+# It reads the file only when it is told to: the new one may take the old one's place for a moment.
+access = put(
+    name="Configure client access",
+    entries=client_access,
+    check=f"pg_lsclusters -h {version} main | grep -qw online || exit 0; "
+    'cp -a "$path" "$path.good" && cp -a "$new" "$path"; '
+    "errors=$(echo 'select line_number, error from pg_hba_file_rules where error is not null' | "
+    f"{psql(version)} 2>&1); "
+    'mv -f "$path.good" "$path"; test -z "$errors" || { echo "$errors" >&2; exit 1; }',
+)
 
 unit(
     name="Run PostgreSQL",
     unit=service,
     unit_files={drop_in: policy},
-    restart_on={server_conf: configuration},
-    reload_on={hba: access},
+    reload_on={server_conf: configuration, hba: access},
+)
+
+apply_restart(
+    name="Restart it if a setting asks for that",
+    version=version,
+    unit=service,
+    path=server_conf,
+    settings=lambda: {name: setting.value for name, setting in server_settings().items()},
 )
 
 roles(name="Create the roles", version=version, roles=settings.roles)

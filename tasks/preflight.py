@@ -11,7 +11,7 @@ from terrafirma.settings import App, Postgres, Preflight
 settings = Preflight.of(host)
 postgres = Postgres.of(host)
 machine = ready(host)
-version = postgres_version(host, postgres.version)
+version = postgres_version(host, postgres)
 
 if machine["free_gb"] < settings.free_disk_gb:
     raise DeployError(

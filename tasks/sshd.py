@@ -13,10 +13,13 @@ machine = ready(host)
 settings = Sshd.of(host)
 drop_in = "/etc/ssh/sshd_config.d/00-terrafirma.conf"
 
-if host.data.get("ssh_password") and not settings.password_authentication:
+# Not even with passwords allowed does root get in with one.
+if host.data.get("ssh_password") and (
+    machine["user"] == "root" or not settings.password_authentication
+):
     raise DeployError(
         f"{host.name}: sshd_password_authentication: you are connected with a password, which "
-        "would no longer let you in; connect with a key, or set it to True"
+        "would no longer let you in; connect with a key first"
     )
 
 packages(name="Install sshd", packages=["openssh-server"])
@@ -40,7 +43,10 @@ configuration = put(
         )
     ],
     # The whole configuration, with the new file in its place: first.
-    check='mkdir -p /run/sshd && cat "$new" /etc/ssh/sshd_config > "$new.all" && '
+    # An sshd_config without Debian's Include would ignore it.
+    check="grep -Eqi '^ *Include +/etc/ssh/sshd_config.d/' /etc/ssh/sshd_config || "
+    "{ echo '/etc/ssh/sshd_config does not include sshd_config.d/*.conf' >&2; exit 1; }; "
+    'mkdir -p /run/sshd && cat "$new" /etc/ssh/sshd_config > "$new.all" && '
     'sshd -t -f "$new.all"; status=$?; rm -f "$new.all"; exit $status',
 )
 

@@ -4,6 +4,7 @@ from pyinfra import host
 from pyinfra.api import DeployError
 from pyinfra.facts.files import FindFiles
 
+from terrafirma.facts.accounts import Accounts
 from terrafirma.machine import ready
 from terrafirma.operations.accounts import accounts
 from terrafirma.operations.files import Absent, Directory, Entry, put, template
@@ -21,6 +22,14 @@ for account in settings.accounts:
             "its keys or its sudo; give it both, or connect as another user"
         )
 
+for name, known in host.get_fact(
+    Accounts, names=[account.name for account in settings.accounts]
+).items():
+    if known["uid"] < 1000:
+        raise DeployError(
+            f"{host.name}: users_accounts: {name!r} is an account of the system; take another name"
+        )
+
 packages(name="Install sudo", packages=["sudo"])
 
 accounts(name="Create the accounts", accounts=settings.accounts)
@@ -31,7 +40,9 @@ put(
         entry
         for account in settings.accounts
         for entry in (
-            Directory(f"{account.directory}/.ssh", "700", account.name, account.name),
+            Directory(
+                f"{account.directory}/.ssh", "700", account.name, account.name, as_owner=True
+            ),
             template(
                 "users/authorized_keys.j2",
                 f"{account.directory}/.ssh/authorized_keys",
@@ -39,6 +50,7 @@ put(
                 mode="600",
                 user=account.name,
                 group=account.name,
+                as_owner=True,
             ),
         )
     ],
@@ -58,7 +70,9 @@ def sudoers() -> list[Entry]:
         if account.sudo
     }
     present = host.get_fact(FindFiles, path="/etc/sudoers.d", fname="90-terrafirma-*")
-    return [Absent(path) for path in sorted(set(present) - set(wanted))] + list(wanted.values())
+    # Whoever is connected needs theirs for the rest of this run.
+    gone = set(present) - set(wanted) - {f"{sudoers_file}{machine['user']}"}
+    return [Absent(path) for path in sorted(gone)] + list(wanted.values())
 
 
 put(

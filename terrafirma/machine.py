@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from pyinfra.api import DeployError, Host
 
 from terrafirma.facts.machine import Machine, MachineState
-from terrafirma.settings import Preflight
+from terrafirma.settings import Postgres, Preflight
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,6 @@ DISTRIBUTIONS = {
     ("debian", "13"): Distribution(17, (*_ENGINE, "docker-cli", "docker-compose", "docker-buildx")),
     ("debian", "12"): Distribution(15, _ENGINE, compose=False),
     ("ubuntu", "24.04"): Distribution(16, (*_ENGINE, "docker-compose-v2", "docker-buildx")),
-    ("ubuntu", "22.04"): Distribution(14, (*_ENGINE, "docker-compose-v2", "docker-buildx")),
 }
 ARCHITECTURES = ("amd64", "arm64")
 
@@ -44,7 +43,9 @@ def ready(host: Host) -> MachineState:
     """
     if host in _known:
         return _known[host]
-    machine = host.get_fact(Machine)
+    # Whoever is connected, also where pyinfra was told to use sudo for everything: that name is the
+    # one that sshd must go on letting in.
+    machine = host.get_fact(Machine, _sudo=False)
     deadline = time.monotonic() + Preflight.of(host).wait_seconds
     while machine["booting"]:
         left = deadline - time.monotonic()
@@ -55,7 +56,7 @@ def ready(host: Host) -> MachineState:
             )
         host.log(f"Waiting for cloud-init to finish, {left:.0f} s left")
         time.sleep(min(5, left))
-        machine = host.get_fact(Machine)
+        machine = host.get_fact(Machine, _sudo=False)
     refuse_unsupported(host, machine)
     if not machine["root"]:
         # `_sudo` is what pyinfra reads for every operation and fact of this host.
@@ -93,13 +94,15 @@ def distribution(machine: MachineState) -> Distribution:
     return DISTRIBUTIONS[machine["id"], machine["version"]]
 
 
-def postgres_version(host: Host, wanted: int | None) -> int:
+def postgres_version(host: Host, settings: Postgres) -> int:
     """
     The major version for this host.
 
-    Raises DeployError when the archive does not have `wanted`, and when a cluster of another
-    version exists: a new and empty one beside it is never what was meant.
+    Raises DeployError when the archive does not have the wanted one, when a cluster of another
+    version exists (a new and empty one beside it is never what was meant), and when the cluster is
+    somebody else's.
     """
+    wanted = settings.version
     machine = ready(host)
     offered = distribution(machine).postgres
     if wanted is not None and wanted != offered:
@@ -115,4 +118,10 @@ def postgres_version(host: Host, wanted: int | None) -> int:
                 f"beside {name}, which {whose}; upgrade or move that one first "
                 "(man pg_upgradecluster)"
             )
+    ours = f"{offered}/main"
+    if ours in machine["clusters"] and ours not in machine["own_clusters"] and not settings.adopt:
+        raise DeployError(
+            f"{host.name}: postgres_adopt: the cluster {ours} on the host is not ours; set it to "
+            "True to take it over (pg_hba.conf is replaced, the old one kept), or move it away"
+        )
     return offered

@@ -24,6 +24,8 @@ from pydantic import (
 )
 from pyinfra.api import DeployError, Host
 
+from terrafirma.paths import SECRETS
+
 ROOT = Path(__file__).parent.parent
 
 # Names that end up in SQL, in file names, in unit names and in Docker's labels: nothing to quote.
@@ -317,10 +319,13 @@ class Postgres(Settings):
     prefix = "postgres"
 
     version: int | None = Field(ge=13, le=30)
+    adopt: bool
     port: UserPort
     roles: tuple[Role, ...]
     databases: tuple[Database, ...]
     max_connections: int = Field(ge=20, le=10_000)
+    memory_percent: int = Field(ge=5, le=90)
+    disk: Literal["", "ssd", "hdd"]
     settings: dict[SettingName, Annotated[Any, AfterValidator(_setting)]]
 
     @model_validator(mode="after")
@@ -378,7 +383,7 @@ class Application(Model):
 
     @property
     def secrets(self) -> str:
-        return f"/etc/terrafirma/secrets/app/{self.name}"
+        return f"{SECRETS}/app/{self.name}"
 
 
 class App(Application, Settings):

@@ -43,7 +43,7 @@ packages postgresql-17
 pg_createcluster --locale C.UTF-8 --encoding UTF8 17 main -- --data-checksums > /dev/null
 cat > /etc/postgresql/17/main/conf.d/floor.conf << END
 listen_addresses = 'localhost,$docker0'
-max_connections = 200
+max_connections = 100
 END
 for network in bridge apps; do
     subnet=$(docker network inspect $network --format '{{(index .IPAM.Config 0).Subnet}}')

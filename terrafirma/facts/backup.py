@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
 from typing_extensions import override
@@ -12,14 +13,14 @@ class FirstArchive(FactBase[str | None]):
     """
     The archive that proved this configuration, as `stamp` notes it.
 
-    None when there was none yet, or when `config` changed since.
+    None when there was none yet, or when one of the files of `configuration` changed since.
     """
 
     @override
-    def command(self, stamp: str, config: str) -> StringCommand:
+    def command(self, stamp: str, configuration: Sequence[str]) -> StringCommand:
         return StringCommand(
-            "test", QuoteString(stamp), "-nt", QuoteString(config), "&& cat", QuoteString(stamp),
-            "|| true",
+            "for path in", *map(QuoteString, configuration),
+            "; do test", QuoteString(stamp), '-nt "$path" || exit 0; done; cat', QuoteString(stamp),
         )  # fmt: skip
 
     @override

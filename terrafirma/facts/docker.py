@@ -56,7 +56,7 @@ class DockerNetworks(FactBase[list[Network]]):
 
 
 class DockerAddress(FactBase[str | None]):
-    """The host's own address on docker0, or None without Docker."""
+    """The host's own address on docker0, like "10.210.0.1/24", or None without Docker."""
 
     @override
     def command(self) -> str:
@@ -70,7 +70,7 @@ class DockerAddress(FactBase[str | None]):
     @override
     def process(self, output: list[str]) -> str:
         try:
-            return str(ip_interface(output[0].split()[3]).ip)
+            return str(ip_interface(output[0].split()[3]))
         except (ValueError, IndexError) as error:
             raise FactProcessError(f"docker0 has no address: {output[:1]!r}") from error
 

@@ -33,7 +33,7 @@ class PathStates(FactBase[dict[str, PathState]]):
             "for path in",
             *map(QuoteString, paths),
             '; do test -e "$path" || continue;',
-            'stat -Lc "%a|%U|%G|%F|%n" "$path";',
+            'LC_ALL=C stat -Lc "%a|%U|%G|%F|%n" "$path";',
             'test ! -f "$path" || sha256sum < "$path"; done',
         )
 

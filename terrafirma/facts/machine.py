@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Interface
 from typing import TypedDict
 
-from pyinfra.api import FactBase, FactProcessError
+from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
 from typing_extensions import override
 
 
@@ -21,6 +22,8 @@ class MachineState(TypedDict):
     booting: bool  # cloud-init has not finished
     clusters: list[str]  # PostgreSQL's, like "17/main"
     own_clusters: list[str]  # those of them that Terrafirma configured
+    foreign_engine: list[str]  # packages of another Docker engine
+    foreign_caddyfile: bool  # neither ours nor the package's
 
 
 _PROBE = r"""
@@ -38,8 +41,19 @@ for conf in /etc/postgresql/*/*/postgresql.conf; do
     test -e "$conf" || continue
     directory=${conf%/*}
     echo "cluster=${directory#/etc/postgresql/}"
-    test ! -e "$directory/conf.d/terrafirma.conf" || echo "own=${directory#/etc/postgresql/}"
+    cluster=${directory#/etc/postgresql/}
+    # The mark is made before the cluster, so that a run that dies in between finds its own.
+    unit=postgresql@${cluster%/*}-${cluster#*/}.service
+    test ! -e "/etc/systemd/system/$unit.d/terrafirma.conf" || echo "own=$cluster"
 done
+dpkg-query -Wf '${db:Status-Status} ${Package}\n' docker-ce containerd.io podman-docker \
+    2> /dev/null | sed -n 's/^installed /engine=/p'
+caddyfile=/etc/caddy/Caddyfile
+if test -e "$caddyfile" && ! grep -q 'Managed by Terrafirma' "$caddyfile"; then
+    # The package's own, as it was installed, is nobody's.
+    { dpkg-query -W caddy && ! dpkg --verify caddy | grep -q " $caddyfile\$"; } > /dev/null 2>&1 ||
+        echo caddyfile=foreign
+fi
 """
 
 
@@ -74,7 +88,68 @@ class Machine(FactBase[MachineState]):
             booting="booting" in one,
             clusters=[value for key, value in pairs if key == "cluster"],
             own_clusters=[value for key, value in pairs if key == "own"],
+            foreign_engine=[value for key, value in pairs if key == "engine"],
+            foreign_caddyfile="caddyfile" in one,
         )
+
+
+class HardwareState(TypedDict):
+    memory: int  # kB
+    cores: int
+    ssd: bool  # False only for a disk that is known to rotate
+
+
+class Hardware(FactBase[HardwareState | None]):
+    """Memory, cores and the kind of disk below `path`, or below the nearest parent that exists."""
+
+    @override
+    def command(self, path: str) -> StringCommand:
+        return StringCommand(
+            StringCommand("path=", QuoteString(path), _separator=""),
+            '; while test ! -e "$path"; do path=${path%/*}; path=${path:-/}; done;',
+            "awk '/^MemTotal:/ { print \"memory=\" $2 }' /proc/meminfo;",
+            # A container's limit, where there is one: cgroup v2, then v1.
+            "for limit in memory.max memory/memory.limit_in_bytes; do",
+            "limit=/sys/fs/cgroup/$limit;",
+            'test ! -r "$limit" || echo "limit=$(cat "$limit")"; done;',
+            'echo "cores=$(nproc)"; device=$(findmnt -nro SOURCE -T "$path");',
+            # Virtual disks have no transport, and many claim to rotate: a real one is believed.
+            'lsblk -nso ROTA,TRAN "$device" 2> /dev/null |',
+            "awk '$1 == 1 && $2 ~ /^(sata|sas|ata)$/ { print \"rotates\"; exit }'",
+        )
+
+    @override
+    def process(self, output: list[str]) -> HardwareState:
+        pairs = [line.partition("=")[::2] for line in output]
+        limits = [int(value) // 1024 for key, value in pairs if key == "limit" and value.isdigit()]
+        try:
+            one = dict(pairs)
+            return HardwareState(
+                memory=min(int(one["memory"]), *limits, 2**62),
+                cores=int(one["cores"]),
+                ssd="rotates" not in one,
+            )
+        except (KeyError, ValueError) as error:
+            raise FactProcessError(f"/proc/meminfo and nproc answered {output[:3]!r}") from error
+
+
+class UsedNetworks(FactBase[list[str]]):
+    """IPv4 networks that the host is in or has a route to, like "192.0.2.0/24"."""
+
+    default = list
+
+    @override
+    def command(self) -> str:
+        return "ip -4 -oneline address | awk '{ print $4 }'; ip -4 route | awk '{ print $1 }'"
+
+    @override
+    def process(self, output: list[str]) -> list[str]:
+        try:
+            return sorted(
+                {str(IPv4Interface(line).network) for line in output if line[0].isdigit()}
+            )
+        except ValueError as error:
+            raise FactProcessError(f"ip answered {output!r}") from error
 
 
 class Listener(TypedDict):

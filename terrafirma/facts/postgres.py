@@ -101,6 +101,30 @@ class Databases(FactBase[dict[str, DatabaseState]]):
         return _answer(output)
 
 
+class RestartSettings(FactBase[dict[str, bool]]):
+    """
+    The settings of cluster `version`/main that only a restart changes, and whether one is due.
+
+    Empty where it does not run.
+    """
+
+    default = dict
+
+    @override
+    def command(self, version: int) -> StringCommand:
+        return _ask(
+            version,
+            """
+            select json_object_agg(name, pending_restart)
+            from pg_settings where context = 'postmaster'
+            """,
+        )
+
+    @override
+    def process(self, output: list[str]) -> dict[str, bool]:
+        return _answer(output)
+
+
 class WrongPasswords(FactBase[list[str]]):
     """
     Those of `roles` whose password in the cluster is not the one in their file, or has no file.

@@ -29,7 +29,10 @@ def accounts(accounts: Sequence[Account]) -> Generator[StringCommand]:
         # Nothing here needs quotes: settings.py admits only plain names and paths.
         if now is None:
             yield StringCommand(
-                f"{make_groups}useradd --create-home --user-group --shell {account.shell}",
+                f"{make_groups}useradd --create-home --shell {account.shell}",
+                # A group of that name may be there, as one that another account is in.
+                f"$(getent group {account.name} > /dev/null && echo --gid {account.name} "
+                "|| echo --user-group)",
                 f"--home-dir {account.directory} --groups '{groups}' {account.name}",
             )
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from pyinfra import host
 from pyinfra.api import FunctionCommand, Host, QuoteString, State, StringCommand
@@ -47,17 +47,17 @@ def show_key(path: str) -> Generator[StringCommand]:
 
 @operation
 def first_backup(
-    *, config: str, stamp: str, key: str
+    *, configuration: Sequence[str], stamp: str, key: str
 ) -> Generator[StringCommand | FunctionCommand]:
     """
     One backup with the present configuration, listed from the repository: proof that it works.
 
-    + config: borgmatic's configuration
+    + configuration: the files that say where to and as whom
     + stamp: where the name of the archive is noted, so that a converged run need not ask the
       backup host
     + key: the public key that the backup host must accept
     """
-    archive = host.get_fact(FirstArchive, stamp=stamp, config=config)
+    archive = host.get_fact(FirstArchive, stamp=stamp, configuration=configuration)
     if archive:
         host.noop(f"{archive} proved this configuration")
         return
@@ -81,6 +81,7 @@ def _list_archives(state: State, host: Host, stamp: str) -> bool:
     noted, _ = host.run_shell_command(
         StringCommand("echo", QuoteString(archives[-1]), ">", QuoteString(stamp)),
         _sudo=bool(host.data.get("_sudo")),
+        _sudo_password=host.data.get("_sudo_password", ""),
     )
     return noted
 

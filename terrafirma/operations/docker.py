@@ -51,8 +51,9 @@ def upload_source(directory: Path, *, dest: str) -> Generator[StringCommand]:
             tar.add(path, path.relative_to(directory), filter=_anonymous)
     yield StringCommand(
         "dest=", QuoteString(dest),
-        '; rm -rf "${dest%-*}"-*; mkdir -p "$dest.new" && base64 -d | tar -xzf - -C "$dest.new"',
-        ' && mv "$dest.new" "$dest"',
+        # Root alone builds from it.
+        '; umask 077; rm -rf "${dest%-*}"-*; mkdir -p "$dest.new" && base64 -d |',
+        ' tar -xzf - -C "$dest.new" && mv "$dest.new" "$dest"',
         _stdin=base64.encodebytes(archive.getvalue()).decode(),
         _separator="",
     )  # fmt: skip
@@ -74,6 +75,7 @@ def compose_up(
     replicas: int,
     service: str,
     secrets: Sequence[str],
+    health_urls: Sequence[str],
     timeout: int,
 ) -> Generator[StringCommand]:
     """
@@ -83,7 +85,9 @@ def compose_up(
     + release: what its containers carry as label `terrafirma.release`
     + replicas, service: how many containers of which service
     + secrets: files that a container reads as it starts
-    + timeout: how long they may take to become healthy, in seconds
+    + health_urls: what must answer with success before the containers count as healthy; an image
+      need not have a health check of its own
+    + timeout: how long that may take, in seconds
 
     pyinfra's docker.compose runs `up` on each run. Images are built before anything is stopped, and
     what a container that does not become healthy has to say is shown.
@@ -96,10 +100,18 @@ def compose_up(
         host.noop(f"{replicas} replicas of {project} run release {release}")
         return
     compose = f"docker compose --project-name {project} --progress plain"
-    recreate = "--force-recreate" if spoilt else ""
+    # Only these: the others go on serving.
+    names = " ".join(one["name"] for one in spoilt)
+    remove = f"docker rm --force {names} >&2;" if names else ""
+    # Once for all replicas: they say the same.
+    last_words = f"{{ {compose} logs --no-log-prefix --index 1 --tail 20 {service} >&2; exit 1; }}"
     yield StringCommand(
         "cd", QuoteString(directory), "&&",
-        f"{compose} build --quiet && {{ {compose} up --detach --remove-orphans {recreate}",
-        f"--wait --wait-timeout {timeout}",
-        f"|| {{ {compose} logs --no-log-prefix --tail 20 {service} >&2; exit 1; }}; }}",
+        f"{{ {compose} build > build.log 2>&1 || {{ tail -n 20 build.log >&2; exit 1; }}; }} &&",
+        f"{{ {remove} {compose} up --detach --remove-orphans --wait --wait-timeout {timeout}",
+        f"|| {last_words}; }} &&",
+        f"for url in {' '.join(health_urls)}; do",
+        f"curl --silent --show-error --fail --output /dev/null --max-time 5 --retry {timeout}",
+        f"--retry-delay 1 --retry-max-time {timeout} --retry-all-errors",
+        f'"$url" || {{ echo "$url does not answer" >&2; {last_words}; }}; done',
     )  # fmt: skip

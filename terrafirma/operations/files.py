@@ -36,6 +36,8 @@ class Directory:
     mode: str = "755"
     user: str = "root"
     group: str = "root"
+    as_owner: bool = False
+    """Made by its owner, as for File."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class File:
     mode: str = "644"
     user: str = "root"
     group: str = "root"
-    secret: bool = False
-    """Never shown by --diff."""
+    as_owner: bool = False
+    """Written by its owner: below a home, who could lay a link there for root to follow."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,7 @@ def put(
             case Directory():
                 if not _has(entry, now) or now is None or now["kind"] != "directory":
                     changed = True
-                    yield StringCommand(
-                        "install -d -m", entry.mode, "-o", entry.user, "-g", entry.group,
-                        QuoteString(entry.path),
-                    )  # fmt: skip
+                    yield _directory(entry)
             case File():
                 # Standard input is sent in whole lines.
                 content = entry.content if entry.content.endswith("\n") else entry.content + "\n"
@@ -120,7 +119,7 @@ def put(
                 if _has(entry, now) and now is not None and now["sha256"] == digest:
                     continue
                 changed = True
-                if state.config.DIFF and not entry.secret:
+                if state.config.DIFF:
                     _show_difference(entry.path, content, now)
                 yield _replacement(entry, content, check)
     if not changed:
@@ -135,8 +134,27 @@ def _has(entry: File | Directory, now: PathState | None) -> bool:
     )
 
 
+def _directory(directory: Directory) -> StringCommand:
+    path = QuoteString(directory.path)
+    if directory.as_owner:
+        script = f'mkdir -p "$1" && chmod {directory.mode} "$1"'
+        return StringCommand(
+            f"runuser -u {directory.user} -- sh -c", QuoteString(script), "sh", path
+        )
+    owner = f"-o {directory.user} -g {directory.group}"
+    return StringCommand(f"install -d -m {directory.mode} {owner}", path)
+
+
 def _replacement(file: File, content: str, check: str | None) -> StringCommand:
     path = QuoteString(file.path)
+    if file.as_owner:
+        script = (
+            'umask 077; cat > "$1.terrafirma-new" && '
+            f'chmod {file.mode} "$1.terrafirma-new" && mv -fT "$1.terrafirma-new" "$1"'
+        )
+        return StringCommand(
+            f"runuser -u {file.user} -- sh -c", QuoteString(script), "sh", path, _stdin=content
+        )
     return StringCommand(
         StringCommand("path=", path, _separator=""), '; new="$path.terrafirma-new"; umask 022;',
         # Owner and mode first, then the content: it is never readable for longer than it should be.
@@ -169,10 +187,15 @@ def tree_digest(directory: Path) -> str:
 
 
 def source_files(directory: Path) -> list[Path]:
-    """The files below `directory` in a fixed order, without version control and caches."""
-    left_out = {".git", ".venv", "__pycache__", "node_modules"}
+    """The files below `directory` in a fixed order, without caches and what is private."""
+    left_out = {".git", ".venv", ".DS_Store", "__pycache__", "node_modules", ".env"}
     return sorted(
         path
         for path in directory.rglob("*")
-        if path.is_file() and not left_out & set(path.relative_to(directory).parts)
+        if path.is_file()
+        and not left_out & set(path.relative_to(directory).parts)
+        and not any(
+            part.endswith("_cache") or part.startswith(".env.")
+            for part in path.relative_to(directory).parts
+        )
     )

@@ -45,11 +45,12 @@ def packages(packages: Sequence[str]) -> Generator[StringCommand | FunctionComma
     recent = f'-name "*_*" -mmin -{Apt.of(host).cache_hours * 60} -print -quit'
     install = StringCommand(
         _APT,
-        "install --no-install-recommends -o Dpkg::Options::=--force-confold",
+        "install --no-install-recommends --no-remove -o Dpkg::Options::=--force-confold",
         *map(QuoteString, missing),
     )
     yield StringCommand(
-        "dpkg --configure -a < /dev/null &&",
+        'test -z "$(dpkg --audit)" || DEBIAN_FRONTEND=noninteractive',
+        "dpkg --force-confdef --force-confold --configure -a < /dev/null &&",
         # Lists that are too old, or that no longer fit the archive: refresh them, then install.
         f'if test -z "$(find /var/lib/apt/lists -maxdepth 1 {recent})"; then {_APT} update; fi &&',
         "{", install, "|| {", _APT, "update &&", install, "; }; }",

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 from pyinfra import host
 from pyinfra.api import StringCommand
+from pyinfra.facts.files import FileContents
 
 from terrafirma.facts.files import PathStates
-from terrafirma.facts.postgres import Databases, Roles, RoleState, WrongPasswords, psql
+from terrafirma.facts.postgres import (
+    Databases,
+    RestartSettings,
+    Roles,
+    RoleState,
+    WrongPasswords,
+    psql,
+)
 from terrafirma.operations import operation
 from terrafirma.paths import PASSWORDS_PROGRAM
 from terrafirma.settings import Database, Role
@@ -29,6 +37,37 @@ def cluster(version: int) -> Generator[StringCommand]:
             f"pg_createcluster --locale C.UTF-8 --encoding UTF8 {version} main",
             "-- --data-checksums --auth-local peer --auth-host scram-sha-256",
         )
+
+
+@operation
+def apply_restart(
+    version: int, *, unit: str, path: str, settings: Callable[[], Mapping[str, str]]
+) -> Generator[StringCommand]:
+    """
+    A restart, if a setting waits for one: the server itself says so.
+
+    + unit: of the cluster
+    + path: the file with our settings
+    + settings: what that file is going to say; asked by a dry run alone, so that the plan announces
+      the restart
+
+    A time stamp would restart the server for every changed value; most need a reload only.
+    """
+    restart_settings = host.get_fact(RestartSettings, version=version)
+    due = sorted(name for name, pending in restart_settings.items() if pending)
+    if not host.state.is_executing:
+        lines = host.get_fact(FileContents, path=path) or []
+        present = dict(line.split(" = ", 1) for line in lines if " = " in line)
+        wanted = settings()
+        due += sorted(
+            name
+            for name in set(restart_settings) & (set(wanted) | set(present))
+            if present.get(name) != wanted.get(name)
+        )
+    if due:
+        yield StringCommand("systemctl restart", unit, "#", *due)
+    else:
+        host.noop("no setting waits for a restart")
 
 
 def _attributes(role: Role) -> RoleState:

@@ -26,10 +26,47 @@ class Platform:
     first: dict[str, Any]
     first_output: str
     etc: str
+    logins: dict[str, dict[str, str]]
+    second: dict[str, Any]
 
 
 # Every file of /etc, as it is at the time of the first backup.
 DIGESTS = "find etc -type f -print0 | sort -z | xargs -0 sha256sum"
+LOGIN = """
+import json, sys
+import psycopg
+
+host, user, password, database = sys.argv[1:]
+try:
+    with psycopg.connect(
+        host=host, user=user, password=password, dbname=database, connect_timeout=5
+    ) as connection:
+        row = connection.execute("select current_user, host(inet_client_addr())").fetchone()
+    print(json.dumps({"user": row[0], "address": row[1]}))
+except psycopg.Error as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+def login(server: Target, network: str, **how: str) -> dict[str, str]:
+    """What PostgreSQL says to a container in `network`."""
+    image = server.run("docker image ls --quiet terrafirma/api | head -n 1")
+    who = {
+        "host": "host.docker.internal",
+        "user": "api",
+        "password": server.run("cat /etc/terrafirma/secrets/postgres/api"),
+        "database": "api",
+    } | how
+    answer: dict[str, str] = json.loads(
+        server.run(
+            f"docker run --rm -i --network {network} --add-host host.docker.internal:host-gateway"
+            f" --entrypoint python3 {image} - {' '.join(who.values())}",
+            stdin=LOGIN,
+        )
+    )
+    return answer
+
+
 REPOSITORY = "/home/box/server.borg"
 
 
@@ -90,6 +127,9 @@ def platform(pyinfra: Pyinfra, outsider: Container) -> Iterator[Platform]:
             first=json.loads(result.stdout),
             first_output=result.stderr,
             etc=server.run(f"cd / && {DIGESTS}"),
+            # Before anything else could repair what the first run got wrong.
+            logins={network: login(server, network) for network in ("bridge", "apps")},
+            second=server.deploy(**data),
         )
 
 

@@ -104,6 +104,44 @@ def test_an_account_with_sudo_can_run_the_deploy(platform: Platform, new_key: st
     server.deploy("tasks/users.py", "tasks/sshd.py")
 
 
+def test_an_undeclared_account_that_deploys_keeps_what_it_needs(
+    platform: Platform, new_key: str
+) -> None:
+    """As on a cloud image, whose own account nobody declares; pyinfra is told to use sudo, too."""
+    server = platform.server
+    server.deploy("tasks/users.py", users_accounts=accounts(f"{new_key}.pub"))
+    # `ingres` is in the data no more, but it is the one who is connected.
+    mine = [{"name": "prod"}, {"name": "dev"}]
+    for sudo in ({}, {"_sudo": True}):
+        server.deploy(
+            "tasks/users.py", "tasks/sshd.py", user="ingres", key=new_key,
+            users_accounts=mine, sshd_allow_users=["root"], **sudo,
+        )  # fmt: skip
+        assert ssh(platform, "ingres", new_key, "sudo -n id -u").stdout == "0\n"
+    server.deploy("tasks/users.py", "tasks/sshd.py")
+    server.run("test ! -e /home/ingres/.ssh/authorized_keys2")
+
+
+def test_a_key_in_a_second_file_opens_nothing(platform: Platform, new_key: str) -> None:
+    public = Path(f"{new_key}.pub").read_text()
+    platform.server.run("cat > /home/dev/.ssh/authorized_keys2", stdin=public)
+    platform.server.run("chown dev: /home/dev/.ssh/authorized_keys2")
+    assert ssh(platform, "dev", new_key).returncode == 255
+    platform.server.run("rm /home/dev/.ssh/authorized_keys2")
+
+
+def test_root_follows_no_link_out_of_a_home(platform: Platform) -> None:
+    server = platform.server
+    before = server.run("stat -c '%a %U' /etc; ls /etc | sha256sum")
+    server.run("mv /home/dev/.ssh /home/dev/kept && ln -s /etc /home/dev/.ssh")
+    try:
+        result = server.pyinfra.call("-y", *server.arguments(), "tasks/users.py")
+    finally:
+        server.run("rm /home/dev/.ssh && mv /home/dev/kept /home/dev/.ssh")
+    assert result.returncode != 0
+    assert server.run("stat -c '%a %U' /etc; ls /etc | sha256sum") == before
+
+
 def test_a_password_does_not_open_a_session(platform: Platform) -> None:
     effective = platform.server.run("sshd -T -C user=root,host=x,addr=127.0.0.1")
     assert "passwordauthentication no" in effective

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import ROOT, Pyinfra
-from tests.e2e.support import Container, Target, changed, eventually, get, target
+from tests.e2e.support import Container, Target, changed, eventually, get, options, target
 
 pytestmark = pytest.mark.e2e
+
+# Another one than the default: nothing may depend on that.
+POOL = {"docker_address_pool": "10.33.0.0/16"}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def test_the_application_alone_says_what_it_needs(server: Target) -> None:
 
 def test_the_next_run_finishes_what_a_killed_one_left(server: Target, outsider: Container) -> None:
     run = subprocess.Popen(
-        [sys.executable, "-m", "pyinfra", "-y", *server.arguments(), "deploy.py"],
+        [sys.executable, "-m", "pyinfra", "-y", *options(POOL), *server.arguments(), "deploy.py"],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -59,15 +62,26 @@ def test_the_next_run_finishes_what_a_killed_one_left(server: Target, outsider: 
     assert server.call("command -v docker").returncode == 0
     assert server.call("command -v caddy").returncode != 0
 
-    assert changed(server.deploy())
+    assert changed(server.deploy(**POOL))
     answers = get(outsider, server, 40)
     assert {status for status, _ in answers} == {200}
     assert len({body["replica"] for _, body in answers}) == 4
-    assert changed(server.deploy()) == []
+    assert changed(server.deploy(**POOL)) == []
+    docker0 = server.run("ip -4 -oneline address show dev docker0").split()[3].split("/")[0]
+    assert docker0.startswith("10.33.")
+    assert server.psql("show listen_addresses") == f"localhost,{docker0}"
+
+
+def test_docker0_is_where_it_was_after_a_reboot(server: Target) -> None:
+    show = "ip -4 -oneline address show dev docker0"
+    before = server.run(show).split()[3]
+    server.reboot()
+    eventually(lambda: server.call(f"docker info && {show}").returncode == 0, 60)
+    assert server.run(show).split()[3] == before
 
 
 def test_without_a_repository_the_run_says_so(server: Target) -> None:
-    result = server.pyinfra.call("-y", *server.arguments(), "deploy.py")
+    result = server.pyinfra.call("-y", *options(POOL), *server.arguments(), "deploy.py")
     assert result.returncode == 0
     said = result.stderr.index("There are no backups: set borg_repository to a repository")
     assert said > result.stderr.index("tasks/caddy.py | Run Caddy")

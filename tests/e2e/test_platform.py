@@ -10,29 +10,23 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.e2e.conftest import DIGESTS, REPOSITORY, Platform
-from tests.e2e.support import DOMAIN, Target, changed, eventually, execute, get, open_ports, options
+from tests.e2e.conftest import DIGESTS, REPOSITORY, Platform, login
+from tests.e2e.support import (
+    DOMAIN,
+    Target,
+    changed,
+    eventually,
+    get,
+    open_ports,
+    options,
+    output,
+)
 
 pytestmark = pytest.mark.e2e
 
 TASKS = [f"tasks/{task}.py" for task in (
     "preflight", "apt", "users", "sshd", "docker", "postgres", "app", "caddy", "borg"
 )]  # fmt: skip
-
-LOGIN = """
-import json, sys
-import psycopg
-
-host, user, password, database = sys.argv[1:]
-try:
-    with psycopg.connect(
-        host=host, user=user, password=password, dbname=database, connect_timeout=5
-    ) as connection:
-        row = connection.execute("select current_user, host(inet_client_addr())").fetchone()
-    print(json.dumps({"user": row[0], "address": row[1]}))
-except psycopg.Error as error:
-    print(json.dumps({"error": str(error)}))
-"""
 
 
 def test_a_dry_run_of_a_bare_host_plans_everything(platform: Platform) -> None:
@@ -81,25 +75,6 @@ def networks(server: Target) -> dict[str, str]:
     return {one["Name"]: one["IPAM"]["Config"][0]["Subnet"] for one in inspected}
 
 
-def login(server: Target, network: str, **how: str) -> dict[str, str]:
-    """What PostgreSQL says to a container in `network`."""
-    image = server.run("docker image ls --quiet terrafirma/api | head -n 1")
-    who = {
-        "host": "host.docker.internal",
-        "user": "api",
-        "password": server.run("cat /etc/terrafirma/secrets/postgres/api"),
-        "database": "api",
-    } | how
-    answer: dict[str, str] = json.loads(
-        server.run(
-            f"docker run --rm -i --network {network} --add-host host.docker.internal:host-gateway"
-            f" --entrypoint python3 {image} - {' '.join(who.values())}",
-            stdin=LOGIN,
-        )
-    )
-    return answer
-
-
 @pytest.fixture
 def fresh_network(platform: Platform) -> Any:
     """The network of a compose project that came after the run."""
@@ -114,8 +89,8 @@ def test_containers_of_any_network_log_in_to_their_database(
     platform: Platform, fresh_network: str
 ) -> None:
     subnets = networks(platform.server)
-    for network in ("bridge", "apps", fresh_network):
-        answer = login(platform.server, network)
+    answers = platform.logins | {fresh_network: login(platform.server, fresh_network)}
+    for network, answer in answers.items():
         assert answer.get("user") == "api", answer
         assert ip_address(answer["address"]) in ip_network(subnets[network])
 
@@ -152,9 +127,8 @@ def test_the_subnets_are_what_docker_says(platform: Platform) -> None:
         ({"database": "other"}, "pg_hba.conf rejects connection"),
     ],
 )
-@pytest.mark.parametrize("network", ["bridge", "apps"])
 def test_containers_reach_nothing_else(
-    platform: Platform, network: str, how: dict[str, str], answer: str
+    platform: Platform, fresh_network: str, how: dict[str, str], answer: str
 ) -> None:
     platform.server.psql(
         "select 'create role other login' where not exists"
@@ -162,7 +136,8 @@ def test_containers_reach_nothing_else(
         "select 'create database other owner other' where not exists"
         " (select from pg_database where datname = 'other') \\gexec"
     )
-    assert answer in login(platform.server, network, **how)["error"]
+    for network in ("bridge", "apps", fresh_network):
+        assert answer in login(platform.server, network, **how)["error"]
 
 
 def test_another_application_has_a_database_of_its_own(platform: Platform) -> None:
@@ -204,9 +179,8 @@ def test_containers_are_unprivileged(platform: Platform) -> None:
 
 
 def test_a_second_run_changes_nothing(platform: Platform) -> None:
-    answer = platform.server.deploy(**platform.data)
-    assert changed(answer) == []
-    assert answer["results"]["totals"]["success"] == 0
+    assert changed(platform.second) == []
+    assert platform.second["results"]["totals"]["success"] == 0
 
 
 def test_a_dry_run_of_the_converged_host_plans_nothing(platform: Platform) -> None:
@@ -239,18 +213,110 @@ def test_a_lost_reload_is_made_up_for(platform: Platform) -> None:
     assert changed(platform.server.deploy("tasks/caddy.py")) == []
 
 
-def test_a_broken_file_never_replaces_a_good_one(platform: Platform) -> None:
-    before = platform.server.run("sha256sum /etc/ssh/sshd_config.d/* /etc/caddy/Caddyfile")
-    result = platform.server.pyinfra.call(
-        "-y", "--data", "docker_daemon={\"no-such-key\": 1}",
-        *platform.server.arguments(), "tasks/docker.py",
-    )  # fmt: skip
-    assert result.returncode != 0
-    assert "no-such-key" in result.stderr
-    assert "no-such-key" not in platform.server.run("cat /etc/docker/daemon.json")
-    assert platform.server.run("ls /etc/docker").split() == ["daemon.json"]
-    assert platform.server.run("sha256sum /etc/ssh/sshd_config.d/* /etc/caddy/Caddyfile") == before
-    assert changed(platform.server.deploy("tasks/docker.py")) == []
+@pytest.mark.parametrize(
+    ("task", "path", "break_it", "mend_it", "data"),
+    [
+        (
+            "sshd",
+            "/etc/ssh/sshd_config.d/00-terrafirma.conf",
+            "echo 'No such option' >> /etc/ssh/sshd_config",
+            "sed -i '$ d' /etc/ssh/sshd_config",
+            {"sshd_allow_users": ["somebody"]},
+        ),
+        (
+            "sshd",
+            "/etc/ssh/sshd_config.d/00-terrafirma.conf",
+            "sed -i 's/^Include/#Include/' /etc/ssh/sshd_config",
+            "sed -i 's/^#Include/Include/' /etc/ssh/sshd_config",
+            {"sshd_allow_users": ["somebody"]},
+        ),
+        (
+            "users",
+            "/etc/sudoers.d/90-terrafirma-ingres",
+            "true",
+            "true",
+            {"users_accounts": [{"name": "ingres", "sudo": ["/bin/ls, ="]}]},
+        ),
+        (
+            "caddy",
+            "/etc/caddy/Caddyfile",
+            "true",
+            "true",
+            {"caddy_log_size_mb": 10**14},
+        ),
+        ("docker", "/etc/docker/daemon.json", "true", "true", {"docker_daemon": {"no-such": 1}}),
+        (
+            "postgres",
+            "/etc/postgresql/17/main/conf.d/terrafirma.conf",
+            "true",
+            "true",
+            {"postgres_settings": {"work_mem": "lots"}},
+        ),
+        (
+            "postgres",
+            "/etc/postgresql/17/main/conf.d/terrafirma.conf",
+            "true",
+            "true",
+            {"postgres_settings": {"shared_bufers": "1GB"}},
+        ),
+    ],
+)
+def test_a_broken_file_never_replaces_a_good_one(
+    platform: Platform, task: str, path: str, break_it: str, mend_it: str, data: dict[str, Any]
+) -> None:
+    server, file = platform.server, f"tasks/{task}.py"
+    before = server.run(f"sha256sum {path}")
+    server.run(break_it)
+    try:
+        result = server.pyinfra.call("-y", *options(data), *server.arguments(), file)
+    finally:
+        server.run(mend_it)
+    assert result.returncode != 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert server.run(f"sha256sum {path}") == before
+    assert server.run(f"ls -A {Path(path).parent} | grep -c terrafirma-new || true") == "0"
+    # What came before the file in its task is undone, too.
+    server.deploy(file)
+    assert {status for status, _ in get(platform.outsider, server, 4)} == {200}
+
+
+def test_only_a_setting_that_needs_it_restarts_the_server(platform: Platform) -> None:
+    server = platform.server
+    started = "systemctl show --value --property ActiveEnterTimestampMonotonic postgresql@17-main"
+    before = server.run(started)
+    easy: dict[str, Any] = {"postgres_settings": {"log_min_duration_statement": "2s"}}
+    assert server.plan("tasks/postgres.py", **easy) == ["Configure the server", "Run PostgreSQL"]
+    assert changed(server.deploy("tasks/postgres.py", **easy)) == [
+        "Configure the server",
+        "Run PostgreSQL",
+    ]
+    assert server.psql("show log_min_duration_statement") == "2s"
+    assert server.run(started) == before
+    hard: dict[str, Any] = {"postgres_settings": {"max_wal_senders": 7}}
+    announced = [
+        "Configure the server",
+        "Run PostgreSQL",
+        "Restart it if a setting asks for that",
+    ]
+    assert server.plan("tasks/postgres.py", **hard) == announced
+    assert changed(server.deploy("tasks/postgres.py", **hard)) == announced
+    assert server.psql("show max_wal_senders") == "7"
+    assert server.run(started) != before
+    # A run that died before the restart: the server knows that one is due.
+    server.deploy("tasks/postgres.py")
+    server.psql("alter system set max_wal_senders = 8;\nselect pg_reload_conf();")
+    server.psql("alter system reset max_wal_senders;")
+    eventually(lambda: server.psql("select pending_restart from pg_settings where name ="
+                                   " 'max_wal_senders'") == "t", 10)  # fmt: skip
+    assert changed(server.deploy("tasks/postgres.py")) == ["Restart it if a setting asks for that"]
+    assert changed(server.deploy("tasks/postgres.py")) == []
+    eventually(lambda: get(platform.outsider, server)[0][0] == 200, 30)
+
+
+def test_the_server_is_tuned_to_its_hardware(platform: Platform) -> None:
+    kilobytes = int(platform.server.run("awk '/^MemTotal/ { print $2 }' /proc/meminfo"))
+    shared = platform.server.psql("select pg_size_bytes(current_setting('shared_buffers')) / 1024")
+    assert 0.9 < int(shared) / (kilobytes * 0.75 / 4) <= 1
 
 
 def test_a_new_password_reaches_the_replicas(platform: Platform) -> None:
@@ -269,18 +335,49 @@ def test_a_new_password_reaches_the_replicas(platform: Platform) -> None:
     eventually(lambda: get(platform.outsider, server)[0][0] == 200, 30)
 
 
-def test_unhealthy_replicas_are_made_anew(platform: Platform) -> None:
+def test_an_unhealthy_replica_is_made_anew_and_the_others_go_on(platform: Platform) -> None:
     server = platform.server
-    name = server.run("docker ps --quiet --filter label=terrafirma.release | head -n 1")
+    name, *others = server.run(
+        "docker ps --quiet --no-trunc --filter label=terrafirma.release"
+    ).splitlines()
+    started = f"docker inspect --format '{{{{.State.StartedAt}}}}' {' '.join(others)}"
+    before = server.run(started)
     pid = server.run(f"docker inspect --format '{{{{.State.Pid}}}}' {name}")
     # It still runs, and answers nobody.
     server.run(f"kill -STOP {pid} $(pgrep --parent {pid})")
     health = f"docker inspect --format '{{{{.State.Health.Status}}}}' {name}"
     eventually(lambda: server.run(health) == "unhealthy", 90)
     assert changed(server.deploy("tasks/app.py")) == ["Run 4 replicas of api"]
-    answers = get(platform.outsider, server, 40)
-    assert {status for status, _ in answers} == {200}
-    assert len({body["replica"] for _, body in answers}) == 4
+    assert server.run(started) == before
+
+    def all_answer() -> bool:
+        answers = get(platform.outsider, server, 20)
+        assert {status for status, _ in answers} == {200}
+        return len({body["replica"] for _, body in answers}) == 4
+
+    eventually(all_answer, 30)
+
+
+def test_an_application_that_does_not_answer_is_no_success(
+    platform: Platform, tmp_path: Path
+) -> None:
+    """Its image has no health check of its own, and it runs; but it does not work."""
+    server = platform.server
+    (tmp_path / "Dockerfile").write_text('FROM debian:trixie\nCMD ["sleep", "infinity"]\n')
+    lazy = {
+        "name": "lazy", "source": str(tmp_path), "domain": "lazy.test", "database": "api",
+        "replicas": 1, "port": 8100,
+    }  # fmt: skip
+    data = options({"app_more": [lazy], "app_start_seconds": 5})
+    result = server.pyinfra.call("-y", *data, *server.arguments(), "tasks/app.py")
+    assert result.returncode != 0
+    assert "http://127.0.0.1:8100/healthz does not answer" in result.stderr
+    (tmp_path / "Dockerfile").write_text("FROM debian:trixie\nRUN echo why >&2; false\n")
+    result = server.pyinfra.call("-y", *data, *server.arguments(), "tasks/app.py")
+    assert result.returncode != 0
+    assert "why" in result.stderr
+    server.run("docker compose --project-name lazy down --timeout 1; rm -r /opt/terrafirma/lazy")
+    assert changed(server.deploy("tasks/app.py")) == []
 
 
 def test_a_new_daemon_configuration_stops_no_container(platform: Platform) -> None:
@@ -324,25 +421,9 @@ def test_the_archive_restores(platform: Platform, tmp_path: Path) -> None:
         "BORG_RELOCATED_REPO_ACCESS_IS_OK=yes BORG_PASSPHRASE=$(cat) borg"
     )
     storage.run("rm -rf /root/restored && mkdir /root/restored")
-    # `rows` of the moment of the backup: what the dump holds, not what came after it.
     archive = storage.run(f"{borg} list --short --first 1 {REPOSITORY}", stdin=passphrase)
     assert archive.startswith("tf-test-server-")
     storage.run(f"{borg} extract {REPOSITORY}::{archive}", stdin=passphrase)
-
-    dump = storage.run("find /root/restored -path '*postgresql_databases*' -name api")
-    assert execute(
-        "sh", "-c",
-        f"docker exec {storage.name} cat {dump} | docker exec -i {server.name} "
-        "sh -c 'cat > /root/api.dump'",
-    ).returncode == 0  # fmt: skip
-    server.psql("drop database if exists scratch;\ncreate database scratch;")
-    server.run("runuser -u postgres -- pg_restore --exit-on-error -d scratch < /root/api.dump")
-    query = "select id, replica, at from visits where id <= {} order by id"
-    last = server.psql("select max(id) from visits", "scratch")
-    assert int(last or 0) >= 0
-    same = query.format(last or 0)
-    assert server.psql(same, "scratch") == server.psql(same, "api")
-    server.psql("drop database scratch;")
 
     restored = storage.run(f"cd /root/restored && {DIGESTS}")
     assert restored == platform.etc
@@ -354,6 +435,29 @@ def test_the_archive_restores(platform: Platform, tmp_path: Path) -> None:
         "roles"
         in storage.run("head -n 20 /root/restored/var/lib/terrafirma/backup/globals.sql").lower()
     )
+
+
+def test_the_nightly_unit_makes_an_archive_whose_rows_are_the_same(platform: Platform) -> None:
+    server, storage = platform.server, platform.storage
+    get(platform.outsider, server, 5)
+    server.run("systemctl start borgmatic.service")
+    passphrase = server.run("cat /etc/terrafirma/secrets/borg/passphrase")
+    borg = (
+        "export BORG_RELOCATED_REPO_ACCESS_IS_OK=yes BORG_PASSPHRASE=$(cat); "
+        "rm -rf /root/nightly && mkdir /root/nightly && cd /root/nightly && "
+        f"borg extract {REPOSITORY}::$(borg list --short --last 1 {REPOSITORY})"
+    )
+    storage.run(borg, stdin=passphrase)
+    dump = storage.run("find /root/nightly -path '*postgresql_databases*' -name api")
+    copy = f"docker exec {storage.name} cat {dump} | docker exec -i {server.name} "
+    output("sh", "-c", f"{copy} sh -c 'cat > /root/api.dump'")
+    server.psql("drop database if exists scratch;\ncreate database scratch;")
+    server.run("runuser -u postgres -- pg_restore --exit-on-error -d scratch < /root/api.dump")
+    last = int(server.psql("select max(id) from visits", "scratch"))
+    assert last > 0
+    same = f"select id, replica, at from visits where id <= {last} order by id"
+    assert server.psql(same, "scratch") == server.psql(same, "api")
+    server.psql("drop database scratch;")
 
 
 def test_the_repository_is_encrypted(platform: Platform) -> None:

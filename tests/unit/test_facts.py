@@ -30,9 +30,9 @@ from terrafirma.facts.docker import (
     ProjectContainers,
 )
 from terrafirma.facts.files import PathStates
-from terrafirma.facts.machine import Listeners, Machine
+from terrafirma.facts.machine import Hardware, Listeners, Machine, UsedNetworks
 from terrafirma.facts.packages import AptLockHolder, MissingPackages
-from terrafirma.facts.postgres import Databases, Roles, WrongPasswords
+from terrafirma.facts.postgres import Databases, RestartSettings, Roles, WrongPasswords
 from terrafirma.facts.secrets import DatabaseUrl
 from terrafirma.facts.services import Unit
 
@@ -66,11 +66,17 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
         for path in HOSTILE
     ],
     DockerNetworks: [{}],
-    FirstArchive: [{"stamp": one, "config": one} for one in HOSTILE],
+    FirstArchive: [
+        *({"stamp": one, "configuration": [one]} for one in HOSTILE),
+        {"stamp": "/x", "configuration": HOSTILE},
+    ],
+    # Absolute, as all paths on a host are.
+    Hardware: [{"path": "/"}, *({"path": f"/nowhere/{one}"} for one in HOSTILE)],
     Listeners: [{"ports": [80]}, {"ports": [443, 80, 5432]}],
     Machine: [{}],
     MissingNetworks: [{"names": []}, {"names": ["apps"]}, {"names": HOSTILE}],
     MissingPackages: [{"packages": []}, {"packages": ["caddy", "g++"]}, {"packages": HOSTILE}],
+    RestartSettings: [{"version": 17}],
     Roles: [{"version": 17}],
     PathStates: [{"paths": []}, {"paths": ["/etc"]}, {"paths": HOSTILE}],
     ProjectContainers: [{"project": one} for one in HOSTILE],
@@ -79,6 +85,7 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
         {"unit": "a.service", "restart_on": ["/etc/a"], "reload_on": ["/etc/b", "/etc/c"]},
         {"unit": "a.service", "restart_on": HOSTILE, "reload_on": HOSTILE},
     ],
+    UsedNetworks: [{}],
     WrongPasswords: [{"version": 17, "roles": []}, {"version": 17, "roles": ["api", "worker"]}],
 }
 COMMANDS = [
@@ -187,11 +194,13 @@ def test_what_it_is_given_is_never_run(
         (DatabaseUrl, "no password"),
         (DockerNetworks, []),
         (FirstArchive, None),
+        (Hardware, None),
         (Listeners, []),
         (MissingNetworks, []),
         (MissingPackages, []),
         (PathStates, {}),
         (ProjectContainers, []),
+        (RestartSettings, {}),
         (Roles, {}),
         (
             Unit,
@@ -203,6 +212,7 @@ def test_what_it_is_given_is_never_run(
                 "stale_reload": [],
             },
         ),
+        (UsedNetworks, []),
         (WrongPasswords, []),
     ],
 )
@@ -236,6 +246,7 @@ def test_a_default_is_nobody_elses() -> None:
         (Databases, ["null"]),
         (DockerAddress, ["<no value>"]),
         (DockerAddress, ["10.210.0.0/24"]),
+        (DockerAddress, ["5: docker0    inet somewhere/24 scope global docker0"]),
         (DockerNetworks, ["Error response from daemon"]),
         (DockerNetworks, ['[{"Name": "apps"}]']),
         (DockerNetworks, ['[{"Name": "apps", "IPAM": {"Config": [{"Gateway": "10.0.0.1"}]}}]']),
@@ -243,15 +254,23 @@ def test_a_default_is_nobody_elses() -> None:
             DockerNetworks,
             ['[{"Name": "a", "IPAM": {"Config": [{"Subnet": "everywhere"}]}}]'],
         ),
+        (Hardware, ["cores=4"]),
+        (Hardware, ["memory=8148804", "cores="]),
+        (Hardware, ["memory=plenty", "cores=4"]),
+        (Hardware, ["awk: cannot open /proc/meminfo (No such file or directory)"]),
         (Listeners, ["State Recv-Q Send-Q"]),
         (Listeners, ["http|caddy|caddy.service"]),
         (Machine, ["id=debian", "free_kb=plenty"]),
         (PathStates, ["stat: cannot statx '/x': Permission denied"]),
         (PathStates, ["8f8d84a9d15dd8bd30c814e80df8dbdc48240f5c13e4e59da35ed453ade9a6ff  -"]),
         (ProjectContainers, ["api-api-1"]),
+        (RestartSettings, ["psql: error: connection to server failed"]),
+        (RestartSettings, ["null"]),
         (Roles, ["psql: error: connection to server failed"]),
         (Roles, ["null"]),
         (Unit, ["ActiveState=active", "UnitFileState=enabled"]),
+        (UsedNetworks, ["10.210.0.1/33"]),
+        (UsedNetworks, ["192.0.2.0/24", "10.0.0.300"]),
     ],
 )
 def test_an_answer_that_makes_no_sense_fails_only_this_host(
@@ -473,6 +492,8 @@ def test_a_host() -> None:
         "booting": False,
         "clusters": ["17/main"],
         "own_clusters": ["17/main"],
+        "foreign_engine": [],
+        "foreign_caddyfile": False,
     }
 
 
@@ -493,20 +514,22 @@ def test_a_host_on_its_first_day() -> None:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Callable[[], Any]:
+def machine(tmp_path: Path) -> Callable[..., Any]:
     """Asks a machine whose files are below `tmp_path`."""
 
-    def read() -> Any:
+    def read(programs: Path | None = None) -> Any:
         command = text(Machine)
         for path in (
             "/etc/os-release",
             "/run/systemd/system",
             "/run/cloud-init",
             "/etc/postgresql",
+            "/etc/systemd/system",
+            "/etc/caddy",
         ):
             assert path in command
             command = command.replace(path, f"{tmp_path}{path}")
-        return Machine().process(shell(command))
+        return Machine().process(shell(command, programs))
 
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "os-release").write_text(
@@ -515,7 +538,7 @@ def machine(tmp_path: Path) -> Callable[[], Any]:
     return read
 
 
-def test_this_machine(machine: Callable[[], Any]) -> None:
+def test_this_machine(machine: Callable[..., Any]) -> None:
     state = machine()
     assert (state["id"], state["version"], state["name"]) == (
         "debian",
@@ -530,37 +553,243 @@ def test_this_machine(machine: Callable[[], Any]) -> None:
     assert (state["systemd"], state["booting"], state["clusters"]) == (False, False, [])
 
 
-def test_a_machine_without_os_release(machine: Callable[[], Any], tmp_path: Path) -> None:
+def test_a_machine_without_os_release(machine: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "etc" / "os-release").unlink()
     state = machine()
     assert (state["id"], state["name"]) == ("", "an unknown system")
     assert state["user"] == getpass.getuser()
 
 
-def test_cloud_init_comes_and_goes(machine: Callable[[], Any], tmp_path: Path) -> None:
+def test_cloud_init_comes_and_goes(machine: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "run" / "cloud-init").mkdir(parents=True)
     assert machine()["booting"]
     (tmp_path / "run" / "cloud-init" / "result.json").touch()
     assert not machine()["booting"]
 
 
-def test_cloud_init_that_is_switched_off(machine: Callable[[], Any], tmp_path: Path) -> None:
+def test_cloud_init_that_is_switched_off(machine: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "run" / "cloud-init").mkdir(parents=True)
     (tmp_path / "run" / "cloud-init" / "disabled").touch()
     assert not machine()["booting"]
 
 
-def test_systemd_and_clusters_are_seen(machine: Callable[[], Any], tmp_path: Path) -> None:
+def test_systemd_and_clusters_are_seen(machine: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "run" / "systemd" / "system").mkdir(parents=True)
     for cluster in ("15/main", "17/main"):
         directory = tmp_path / "etc" / "postgresql" / cluster
         directory.mkdir(parents=True)
         (directory / "postgresql.conf").touch()
-    (directory / "conf.d").mkdir()
-    (directory / "conf.d" / "terrafirma.conf").touch()
+    mark = tmp_path / "etc/systemd/system/postgresql@17-main.service.d/terrafirma.conf"
+    mark.parent.mkdir(parents=True)
+    mark.touch()
     state = machine()
     assert state["systemd"]
     assert (state["clusters"], state["own_clusters"]) == (["15/main", "17/main"], ["17/main"])
+
+
+def test_a_cluster_is_ours_from_before_it_is_made(
+    machine: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Files below its directory are no mark: a run that dies may leave a cluster without them."""
+    directory = tmp_path / "etc" / "postgresql" / "17" / "main"
+    (directory / "conf.d").mkdir(parents=True)
+    (directory / "postgresql.conf").touch()
+    (directory / "conf.d" / "terrafirma.conf").touch()
+    mark = tmp_path / "etc/systemd/system/postgresql@17-test.service.d/terrafirma.conf"
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    assert (machine()["clusters"], machine()["own_clusters"]) == (["17/main"], [])
+
+
+def test_another_docker_engine_is_seen_once_it_is_installed(
+    machine: Callable[..., Any], program: Program
+) -> None:
+    """As dpkg-query of Debian 13 answers: without a line for a package that it never heard of."""
+    path = program(
+        "dpkg-query",
+        """echo 'not-installed podman-docker'
+        echo 'config-files docker-ce'
+        echo 'installed containerd.io'
+        echo 'dpkg-query: no packages found matching x' >&2; exit 1""",
+    )
+    assert machine(path)["foreign_engine"] == ["containerd.io"]
+    path = program("dpkg-query", "echo 'not-installed docker-ce'; exit 1")
+    assert machine(path)["foreign_engine"] == []
+    path = program("dpkg-query", "echo 'installed docker-ce'; echo 'installed containerd.io'")
+    assert machine(path)["foreign_engine"] == ["docker-ce", "containerd.io"]
+
+
+@pytest.mark.parametrize(
+    ("content", "known", "verify", "foreign"),
+    [
+        (None, True, "??5?????? c /etc/caddy/Caddyfile", False),
+        ("# Managed by Terrafirma: tasks/caddy.py\n", True, "??5?????? c {caddyfile}", False),
+        ("# Managed by Terrafirma: tasks/caddy.py\n", False, "", False),
+        # The package's own, whatever else of the package was changed.
+        (":80 {\n}\n", True, "", False),
+        (":80 {\n}\n", True, "??5?????? c /lib/systemd/system/caddy.service", False),
+        (":80 {\n}\n", True, "??5?????? c {caddyfile}.d/x", False),
+        (":80 {\n}\n", True, "??5?????? c {caddyfile}", True),
+        # From a vendor's archive of binaries.
+        (":80 {\n}\n", False, "", True),
+    ],
+)
+def test_a_caddyfile_of_somebody_else_is_seen(
+    machine: Callable[..., Any],
+    program: Program,
+    tmp_path: Path,
+    content: str | None,
+    known: bool,
+    verify: str,
+    foreign: bool,
+) -> None:
+    caddyfile = tmp_path / "etc" / "caddy" / "Caddyfile"
+    caddyfile.parent.mkdir()
+    if content is not None:
+        caddyfile.write_text(content)
+    program("dpkg-query", f"exit {0 if known else 1}")
+    path = program("dpkg", f'test "$1" != --verify || echo "{verify.format(caddyfile=caddyfile)}"')
+    assert machine(path)["foreign_caddyfile"] is foreign
+
+
+# --- hardware and networks ------------------------------------------------------------------------
+
+HARDWARE = """\
+memory=24684092
+limit=9223372036854771712
+cores=2
+""".splitlines()
+
+
+def test_the_hardware_of_a_host() -> None:
+    """A target of the tests: cgroup v1 has a number where there is no limit."""
+    assert Hardware().process(HARDWARE) == {"memory": 24684092, "cores": 2, "ssd": True}
+    rotates = ["memory=8148804", "limit=max", "cores=4", "rotates"]
+    assert Hardware().process(rotates) == {"memory": 8148804, "cores": 4, "ssd": False}
+
+
+def test_a_limit_of_a_container_is_its_memory() -> None:
+    limited = ["memory=24684092", "limit=2147483648", "cores=2"]
+    assert Hardware().process(limited) == {"memory": 2097152, "cores": 2, "ssd": True}
+
+
+def hardware_below(directory: Path, path: Path | None, data: str) -> Any:
+    """The hardware of a machine whose /proc and /sys are below `directory`."""
+    command = text(Hardware, path=data)
+    for one in ("/proc/meminfo", "/sys/fs/cgroup"):
+        assert one in command
+        command = command.replace(one, f"{directory}{one}")
+    return Hardware().process(shell(command, path))
+
+
+@pytest.fixture
+def meminfo(tmp_path: Path) -> Path:
+    (tmp_path / "sys" / "fs" / "cgroup" / "memory").mkdir(parents=True)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text(
+        "MemTotal:       24684092 kB\nMemFree:         5512832 kB\nMemAvailable:   21893072 kB\n"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("limits", "memory"),
+    [
+        ({}, 24684092),
+        ({"memory.max": "max"}, 24684092),
+        ({"memory.max": "2147483648"}, 2097152),
+        ({"memory.max": "1099511627776"}, 24684092),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712"}, 24684092),
+        ({"memory/memory.limit_in_bytes": "536870912"}, 524288),
+    ],
+)
+def test_memory_is_what_the_machine_has_or_the_container_may_use(
+    meminfo: Path, limits: dict[str, str], memory: int
+) -> None:
+    for name, limit in limits.items():
+        (meminfo / "sys" / "fs" / "cgroup" / name).write_text(f"{limit}\n")
+    assert hardware_below(meminfo, None, "/")["memory"] == memory
+
+
+@pytest.mark.parametrize(
+    ("lsblk", "ssd"),
+    [
+        # A partition, and the disk that it is on: lsblk has a transport for the latter alone.
+        ("echo '1       '; echo '1 sata  '", False),
+        ("echo '1       '; echo '1 sas'", False),
+        ("echo '0       '; echo '0 sata  '", True),
+        ("echo '0       '; echo '0 nvme  '", True),
+        # Virtual disks claim to rotate.
+        ("echo '1 virtio'", True),
+        ("echo '1       '; echo '1       '", True),
+        # A volume over two disks, one of which rotates.
+        ("echo '1'; echo '0 nvme'; echo '1 ata'", False),
+        ("echo 'lsblk: overlay: not a block device' >&2; exit 32", True),
+    ],
+)
+def test_only_a_disk_that_is_known_to_rotate_is_none_without_seeks(
+    meminfo: Path, program: Program, lsblk: str, ssd: bool
+) -> None:
+    program("findmnt", "echo /dev/sda1")
+    assert hardware_below(meminfo, program("lsblk", lsblk), "/")["ssd"] is ssd
+
+
+def test_the_disk_is_the_one_on_which_the_data_are_going_to_be(
+    meminfo: Path, program: Program
+) -> None:
+    program("lsblk", "exit 32")
+    path = program("findmnt", 'for word in "$@"; do :; done; echo "$word" > "$0.asked"')
+    there = meminfo / "it's there"
+    there.mkdir()
+    hardware_below(meminfo, path, f"{there}/17/main")
+    assert (path / "findmnt.asked").read_text() == f"{there}\n"
+    hardware_below(meminfo, path, "/no-such/17/main")
+    assert (path / "findmnt.asked").read_text() == "/\n"
+
+
+def test_the_hardware_of_this_machine() -> None:
+    known = Hardware().process(shell(text(Hardware, path="/var/lib/postgresql/17/main")))
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024
+    assert 0 < known["memory"] <= total
+    assert known["cores"] == len(os.sched_getaffinity(0))
+    assert isinstance(known["ssd"], bool)
+
+
+ADDRESSES = """\
+1: lo    inet 127.0.0.1/8 scope host lo\\       valid_lft forever preferred_lft forever
+2: docker0    inet 10.210.0.1/24 brd 10.210.0.255 scope global docker0\\       valid_lft forever
+180: eth0    inet 172.17.0.3/16 brd 172.17.255.255 scope global eth0\\       valid_lft forever
+181: wg0    inet 10.8.0.2 peer 10.8.0.1/32 scope global wg0\\       valid_lft forever
+"""
+ROUTES = """\
+default via 172.17.0.1 dev eth0
+0.0.0.0/1 via 10.8.0.1 dev wg0
+10.8.0.1 dev wg0 proto kernel scope link src 10.8.0.2
+10.210.0.0/24 dev docker0 proto kernel scope link src 10.210.0.1 linkdown
+172.17.0.0/16 dev eth0 proto kernel scope link src 172.17.0.3
+192.168.7.0/24 proto static metric 50
+\tnexthop via 172.17.0.1 dev eth0 weight 1
+"""
+
+
+def test_networks_that_are_used(program: Program) -> None:
+    """As `ip` prints them for a target of the tests, and more: a tunnel, a route of two ways."""
+    path = program(
+        "ip",
+        f"""case "$*" in
+        *address*) cat << 'END'\n{ADDRESSES}END
+        ;; *) cat << 'END'\n{ROUTES}END
+        esac""",
+    )
+    assert ask(UsedNetworks, path) == [
+        *("0.0.0.0/1", "10.210.0.0/24", "10.8.0.1/32", "10.8.0.2/32"),
+        *("127.0.0.0/8", "172.17.0.0/16", "192.168.7.0/24"),
+    ]
+
+
+@pytest.mark.skipif(not shutil.which("ip"), reason="no ip here")
+def test_networks_of_this_machine() -> None:
+    assert "127.0.0.0/8" in ask(UsedNetworks)
 
 
 # --- listeners ------------------------------------------------------------------------------------
@@ -711,7 +940,7 @@ def test_the_order_of_networks_is_not_dockers() -> None:
 
 def test_the_address_of_docker0() -> None:
     line = "5: docker0    inet 10.210.0.1/24 brd 10.210.0.255 scope global docker0\\  valid_lft"
-    assert DockerAddress().process([line]) == "10.210.0.1"
+    assert DockerAddress().process([line]) == "10.210.0.1/24"
 
 
 CONTAINERS = """\
@@ -963,7 +1192,22 @@ def test_databases_of_a_cluster() -> None:
     }
 
 
-@pytest.mark.parametrize("fact", [Databases, Roles])
+def test_settings_that_only_a_restart_changes() -> None:
+    """Of a cluster of PostgreSQL 17, shortened, after a reload with other shared_buffers."""
+    answer = (
+        '{ "archive_mode" : false, "max_connections" : false, "port" : false, '
+        '"shared_buffers" : true, "wal_level" : false }'
+    )
+    assert RestartSettings().process([answer]) == {
+        "archive_mode": False,
+        "max_connections": False,
+        "port": False,
+        "shared_buffers": True,
+        "wal_level": False,
+    }
+
+
+@pytest.mark.parametrize("fact", [Databases, RestartSettings, Roles])
 def test_a_cluster_that_is_not_there_or_down_holds_nothing(
     fact: type[FactBase[Any]], program: Program
 ) -> None:
@@ -975,7 +1219,7 @@ def test_a_cluster_that_is_not_there_or_down_holds_nothing(
     assert ask(fact, path, version=17) == {}
 
 
-@pytest.mark.parametrize("fact", [Databases, Roles])
+@pytest.mark.parametrize("fact", [Databases, RestartSettings, Roles])
 def test_the_query_reaches_psql_unharmed(fact: type[FactBase[Any]], program: Program) -> None:
     """It is quoted for a shell, and comes to psql over standard input."""
     program("pg_lsclusters", "echo '17  main    5432 online postgres /var/lib/postgresql/17/main'")
@@ -1072,12 +1316,20 @@ def test_archives_of_a_repository() -> None:
 
 
 def test_an_archive_proves_the_configuration_that_it_was_made_with(tmp_path: Path) -> None:
-    stamp, config = tmp_path / "it's a stamp", tmp_path / "config.yaml"
-    config.touch()
-    os.utime(config, (1000, 1000))
-    assert ask(FirstArchive, stamp=str(stamp), config=str(config)) is None
+    stamp, first, second = (tmp_path / name for name in ("it's a stamp", "a.yaml", "it's b"))
+    for file in (first, second):
+        file.touch()
+        os.utime(file, (1000, 1000))
+
+    def proof() -> Any:
+        return ask(FirstArchive, stamp=str(stamp), configuration=[str(first), str(second)])
+
+    assert proof() is None
     stamp.write_text("t1-2026-11-23T23:50:00\n")
-    assert ask(FirstArchive, stamp=str(stamp), config=str(config)) == "t1-2026-11-23T23:50:00"
-    os.utime(stamp, (1000, 1000))
-    os.utime(config, (2000, 2000))
-    assert ask(FirstArchive, stamp=str(stamp), config=str(config)) is None
+    assert proof() == "t1-2026-11-23T23:50:00"
+    os.utime(stamp, (2000, 2000))
+    for file in (first, second):
+        os.utime(file, (3000, 3000))
+        assert proof() is None
+        os.utime(file, (1000, 1000))
+    assert proof() == "t1-2026-11-23T23:50:00"

@@ -1,5 +1,6 @@
 """What each task starts with: some hosts are refused, in one line, and root works on others."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,8 +45,8 @@ class Host:
         self.data = Data(data)
         self.asked = 0
 
-    def get_fact(self, fact: type[Any]) -> MachineState:
-        if fact is not Machine:
+    def get_fact(self, fact: type[Any], *, _sudo: bool) -> MachineState:
+        if fact is not Machine or _sudo:
             raise LookupError(fact)
         self.asked += 1
         return self.machine
@@ -94,13 +95,18 @@ def test_a_host_that_is_not_supported_is_refused(
         ready(host)
 
 
+def wanted(version: int | None = None, *, adopt: bool = False) -> Any:
+    return SimpleNamespace(version=version, adopt=adopt)
+
+
 @pytest.mark.parametrize(("name", "version"), DISTRIBUTIONS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_supported_host_is_ready(name: str, version: str, architecture: str) -> None:
     host = a(f"id={name}", f"version={version}", f"architecture={architecture}")
     assert ready(host) is host.machine
     held = distribution(host.machine)
-    assert postgres_version(host, None) == postgres_version(host, held.postgres) == held.postgres
+    assert postgres_version(host, wanted()) == held.postgres
+    assert postgres_version(host, wanted(held.postgres)) == held.postgres
     assert "docker.io" in held.docker
 
 
@@ -132,7 +138,7 @@ def test_root_needs_no_sudo() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "wanted", "parts"),
+    ("lines", "version", "parts"),
     [
         ((), 16, ("Debian GNU/Linux 13 (trixie) has 17, not 16", "17 or None")),
         (("cluster=15/main",), None, ("17/main beside 15/main", "not ours", "pg_upgradecluster")),
@@ -146,10 +152,10 @@ def test_root_needs_no_sudo() -> None:
     ],
 )
 def test_a_cluster_of_another_version_is_refused(
-    lines: tuple[str, ...], wanted: int | None, parts: tuple[str, ...]
+    lines: tuple[str, ...], version: int | None, parts: tuple[str, ...]
 ) -> None:
     with pytest.raises(DeployError) as error:
-        postgres_version(a(*lines), wanted)
+        postgres_version(a(*lines), wanted(version))
     message = str(error.value)
     assert message.startswith("db1: postgres_version: ")
     assert "\n" not in message
@@ -157,6 +163,9 @@ def test_a_cluster_of_another_version_is_refused(
         assert part in message
 
 
-def test_a_cluster_of_the_right_version_is_taken_over() -> None:
-    assert postgres_version(a("cluster=17/main"), None) == 17
-    assert postgres_version(a("cluster=17/main", "own=17/main", "cluster=17/test"), 17) == 17
+def test_a_cluster_of_somebody_else_is_taken_over_only_if_asked_for() -> None:
+    with pytest.raises(DeployError, match=r"^db1: postgres_adopt: the cluster 17/main .* not ours"):
+        postgres_version(a("cluster=17/main"), wanted())
+    assert postgres_version(a("cluster=17/main"), wanted(adopt=True)) == 17
+    own = a("cluster=17/main", "own=17/main", "cluster=17/test")
+    assert postgres_version(own, wanted(17)) == 17

@@ -61,11 +61,23 @@ def test_source_files_have_a_fixed_order(tree: Path) -> None:
 
 def test_source_files_leave_out_what_is_no_source(tree: Path) -> None:
     before = source_files(tree)
-    for name in (".git/HEAD", "a/__pycache__/a.pyc", ".venv/bin/x", "web/node_modules/x/y.js"):
+    for name in (
+        *(".git/HEAD", "a/__pycache__/a.pyc", ".venv/bin/x", "web/node_modules/x/y.js"),
+        *(".env", "a/.env", ".env.production", "a/b/.env.local", ".DS_Store", "a/.DS_Store"),
+        *(".pytest_cache/v/x", ".mypy_cache/3.11/x", "a/.ruff_cache/0.14/x"),
+    ):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(name)
     (tree / "empty").mkdir()
     assert source_files(tree) == before
+
+
+def test_source_files_have_what_is_only_named_like_it(tree: Path) -> None:
+    names = ["a/env.py", "cache/redis.py", "cached.py", "env/config", "environment"]
+    for name in names:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(name)
+    assert set(names) < {str(path.relative_to(tree)) for path in source_files(tree)}
 
 
 def test_source_files_of_a_tree_below_such_a_directory(tmp_path: Path) -> None:
@@ -165,6 +177,9 @@ def local(pyinfra: Pyinfra, tmp_path_factory: pytest.TempPathFactory) -> Local:
     (root / "source" / "bin" / "run").chmod(0o700)
     (root / "source" / ".git").mkdir()
     (root / "source" / ".git" / "HEAD").write_text("x")
+    (root / "source" / ".env").write_text("PASSWORD=secret\n")
+    (root / "source" / ".pytest_cache").mkdir()
+    (root / "source" / ".pytest_cache" / "README.md").write_text("x")
     (root / "copies" / "source-0ld").mkdir(parents=True)
     (root / "copies" / "source-half.new").mkdir()
     (root / "copies" / "data").mkdir()
@@ -228,8 +243,11 @@ class TestApplied:
             "Dockerfile",
             "bin/run",
         ]
-        assert not (copy / ".git").exists()
-        assert (copy / "bin" / "run").stat().st_mode & 0o777 == 0o755
+        assert {path.name for path in copy.iterdir()} == {"Dockerfile", "bin"}
+        assert copy.stat().st_mode & 0o777 == 0o700
+        # tar keeps modes for root; for others it heeds the umask.
+        mode = 0o755 if os.getuid() == 0 else 0o700
+        assert (copy / "bin" / "run").stat().st_mode & 0o777 == mode
 
     def test_older_sources_are_removed_and_nothing_else(self, local: Local) -> None:
         names = {path.name for path in (local.root / "copies").iterdir()}

@@ -1,20 +1,25 @@
 """Every task plans on its own and as part of the platform, against a host that is not there."""
 
 import json
+import os
 import re
+import subprocess
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 from pyinfra.api import FactBase, StringCommand
-from pyinfra.facts.files import FileContents
+from pyinfra.facts.files import FileContents, FindFiles
 
+from terrafirma.facts.accounts import Accounts
 from terrafirma.facts.backup import Archives
-from terrafirma.facts.machine import Listeners, Machine
+from terrafirma.facts.docker import DockerAddress
+from terrafirma.facts.machine import Hardware, Listeners, Machine, UsedNetworks
 from terrafirma.facts.packages import AptLockHolder, MissingPackages
+from terrafirma.facts.postgres import RestartSettings
 from tests.conftest import ROOT, Pyinfra
 
 TASKS = sorted(path.stem for path in (ROOT / "tasks").glob("*.py"))
@@ -33,7 +38,6 @@ DEBIAN_13 = {
 }
 DEBIAN_12 = DEBIAN_13 | {"version": "12", "name": "Debian GNU/Linux 12 (bookworm)"}
 UBUNTU_24 = DEBIAN_13 | {"id": "ubuntu", "version": "24.04", "name": "Ubuntu 24.04.3 LTS"}
-UBUNTU_22 = UBUNTU_24 | {"version": "22.04", "name": "Ubuntu 22.04.5 LTS", "architecture": "arm64"}
 
 Answers = dict[str, Any]
 
@@ -46,6 +50,10 @@ def command(fact: type[FactBase[Any]], **arguments: Any) -> str:
 
 LISTENERS = command(Listeners, ports=[80, 443, 5432, 8000, 8001, 8002, 8003])
 DAEMON_JSON = command(FileContents, path="/etc/docker/daemon.json")
+DOCKER0 = command(DockerAddress)
+NETWORKS = command(UsedNetworks)
+HARDWARE = command(Hardware, path="/var/lib/postgresql/17/main")
+SERVER_CONF = "/etc/postgresql/17/main/conf.d/terrafirma.conf"
 
 
 def machine(kind: dict[str, str] = DEBIAN_13, *more: str, **but: str) -> Answers:
@@ -76,6 +84,24 @@ def refusal(result: CompletedProcess[str]) -> str:
     message = re.search(r"pyinfra error.*: (@fake/\w+: .*)$", line)
     assert message, result.stderr
     return message[1]
+
+
+def written(result: CompletedProcess[str], path: str, host: str = "host") -> str:
+    """What a run with --diff says that it puts at `path`, where nothing is yet."""
+    assert result.returncode == 0, result.stderr
+    found = re.search(rf"\[@fake/{host}\] +Will create {path}\n", result.stderr)
+    assert found, result.stderr
+    _, *lines = result.stderr[found.end() :].splitlines()
+    return "".join(
+        f"{line.strip().removeprefix('+').removeprefix(' ')}\n"
+        for line in takewhile(lambda line: line.strip().startswith("+"), lines)
+    )
+
+
+def commands(result: CompletedProcess[str], host: str = "host") -> list[str]:
+    """What a run with -vv asks and does on a host, line by line."""
+    assert result.returncode == 0, result.stderr
+    return re.findall(rf"\[@fake/{host}\] +>>> (.*)", result.stderr)
 
 
 # --- they plan ------------------------------------------------------------------------------------
@@ -171,10 +197,9 @@ def test_every_supported_distribution_plans(pyinfra: Pyinfra, inventory: Any) ->
             machine(UBUNTU_24, "cluster=16/main", "own=16/main", root="", sudo="yes", user="me"),
             {},
         ),
-        jammy=(machine(UBUNTU_22), {"postgres_version": 14}),
     )
     plan = pyinfra.run(hosts, "deploy.py", "--dry")["plan"]
-    every = {"@fake/trixie", "@fake/bookworm", "@fake/noble", "@fake/jammy"}
+    every = {"@fake/trixie", "@fake/bookworm", "@fake/noble"}
     change = {one["name"]: set(one["hosts_with_change"]) for one in plan}
     assert change["tasks/postgres.py | Install PostgreSQL"] == every
     assert change["tasks/caddy.py | Run Caddy"] == every
@@ -260,10 +285,77 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine() | {DAEMON_JSON: ["{", '  "bip": "172.26.0.1/16"', "}"]}),
         ("docker_daemon: ", "/etc/docker/daemon.json"),
     ),
+    "another Docker engine": (
+        "docker",
+        fake(machine(DEBIAN_13, "engine=docker-ce", "engine=containerd.io")),
+        ("apt_source: ", "docker-ce, containerd.io", "remove that first"),
+    ),
+    "another Docker engine below the platform": (
+        "../deploy",
+        fake(machine(DEBIAN_13, "engine=podman-docker")),
+        ("apt_source: ", "podman-docker"),
+    ),
+    "a foreign Caddyfile": (
+        "caddy",
+        fake(machine(caddyfile="foreign")),
+        ("app_domain: ", "/etc/caddy/Caddyfile", "move it away"),
+    ),
+    "a foreign Caddyfile below the platform": (
+        "../deploy",
+        fake(machine(caddyfile="foreign")),
+        ("app_domain: ", "/etc/caddy/Caddyfile"),
+    ),
+    "a foreign cluster of the same version": (
+        "postgres",
+        fake(machine(DEBIAN_13, "cluster=17/main")),
+        ("postgres_adopt: ", "17/main", "not ours", "True"),
+    ),
+    "a foreign cluster of the same version before anything else": (
+        "preflight",
+        fake(machine(DEBIAN_13, "cluster=17/main", "cluster=17/test", "own=17/test")),
+        ("postgres_adopt: ", "17/main", "not ours", "True"),
+    ),
+    "connections that do not fit": (
+        "postgres",
+        fake(machine() | {HARDWARE: ["memory=524288", "cores=2"]}),
+        ("postgres_max_connections: ", "100 connections", "910 kB", "384 MB", "88 fit"),
+    ),
+    "connections that do not fit below the platform": (
+        "../deploy",
+        fake(machine() | {HARDWARE: ["memory=2097152", "cores=4"]}, postgres_max_connections=500),
+        ("postgres_max_connections: ", "500 connections", "1536 MB", "376 fit"),
+    ),
+    "a kind of disk that there is not": (
+        "postgres",
+        fake(machine(), postgres_disk="nvme"),
+        ("postgres_disk: ", "'ssd' or 'hdd'"),
+    ),
     "a login that would be locked out by its password": (
+        "sshd",
+        fake(machine(root="", sudo="yes", user="me"), ssh_password="secret"),
+        ("sshd_password_authentication: ", "with a key"),
+    ),
+    "a root that would be locked out by its password": (
         "sshd",
         fake(machine(), ssh_password="secret"),
         ("sshd_password_authentication: ", "with a key"),
+    ),
+    "a root whose password is nowhere enough": (
+        "sshd",
+        fake(machine(), ssh_password="secret", sshd_password_authentication=True),
+        ("sshd_password_authentication: ", "with a key"),
+    ),
+    "an account of the system": (
+        "users",
+        fake(
+            machine()
+            | {
+                command(Accounts, names=["prod", "ingres", "dev"]): [
+                    "prod:x:998:998::/var/lib/prod:/usr/sbin/nologin|prod|prod"
+                ]
+            }
+        ),
+        ("users_accounts: ", "'prod'", "another name"),
     ),
     "a login that would lose its keys": (
         "users",
@@ -356,3 +448,333 @@ def test_daemon_json_always_carries_the_mark_by_which_it_is_known(pyinfra: Pyinf
         assert "docker_daemon" in refusal(result)
     else:
         assert "managed-by=terrafirma" in result.stderr
+
+
+def test_a_login_with_a_password_that_stays_enough_goes_on(pyinfra: Pyinfra) -> None:
+    me = machine(root="", sudo="yes", user="me")
+    host = fake(me, ssh_password="secret", sshd_password_authentication=True)
+    assert pyinfra.call("@fake/host", "tasks/sshd.py", "--dry", *host).returncode == 0
+
+
+def test_a_foreign_cluster_is_taken_over_when_that_is_asked_for(pyinfra: Pyinfra) -> None:
+    host = fake(machine(DEBIAN_13, "cluster=17/main"), postgres_adopt=True)
+    for task in ("preflight", "postgres"):
+        assert pyinfra.call("@fake/host", f"tasks/{task}.py", "--dry", *host).returncode == 0
+
+
+# --- docker0 --------------------------------------------------------------------------------------
+
+OURS = ["{", '  "bip": "172.26.0.1/16",', '  "labels": ["managed-by=terrafirma"]', "}"]
+OURS_WITHOUT = ["{", '  "labels": ["managed-by=terrafirma"]', "}"]
+ON_172 = {DOCKER0: ["5: docker0    inet 172.17.0.1/16 brd 172.17.255.255 scope global docker0"]}
+# What is on the host; what the data say; where docker0 is going to be.
+BRIDGES: dict[str, tuple[Answers, dict[str, Any], str]] = {
+    "nothing": ({}, {}, "10.210.0.1/24"),
+    "its first subnet is used": (
+        {NETWORKS: ["192.0.2.7/24", "10.210.0.9/24"]},
+        {},
+        "10.210.1.1/24",
+    ),
+    "a route to more than its first subnet": ({NETWORKS: ["10.210.0.0/22"]}, {}, "10.210.4.1/24"),
+    "an address in its first subnet": ({NETWORKS: ["10.210.0.200"]}, {}, "10.210.1.1/24"),
+    "a hole between used ones": (
+        {NETWORKS: ["10.210.0.0/24", "10.210.2.0/24"]},
+        {},
+        "10.210.1.1/24",
+    ),
+    "a pool of one's own": (
+        {NETWORKS: ["172.30.0.1/16"]},
+        {"docker_address_pool": "172.30.0.0/15", "docker_subnet_size": 26},
+        "172.31.0.1/26",
+    ),
+    "an engine": (ON_172, {}, "172.17.0.1/16"),
+    "an engine whose network is used, by itself": (
+        ON_172 | {NETWORKS: ["172.17.0.0/16", "10.210.0.0/24"]},
+        {},
+        "172.17.0.1/16",
+    ),
+    "a declared address": ({DAEMON_JSON: OURS}, {}, "172.26.0.1/16"),
+    "a declared address and an engine that is elsewhere yet": (
+        {DAEMON_JSON: OURS} | ON_172,
+        {},
+        "172.26.0.1/16",
+    ),
+    "a file of ours from before, and an engine": (
+        {DAEMON_JSON: OURS_WITHOUT} | ON_172,
+        {},
+        "172.17.0.1/16",
+    ),
+    "data that say it": (
+        {DAEMON_JSON: OURS} | ON_172,
+        {"docker_daemon": {"bip": "10.9.0.1/24"}},
+        "10.9.0.1/24",
+    ),
+}
+
+
+def test_docker0_stays_where_it_is_or_takes_a_free_subnet(pyinfra: Pyinfra, inventory: Any) -> None:
+    names = {what: re.sub(r"\W", "_", what) for what in BRIDGES}
+    hosts = inventory(
+        **{names[what]: (machine() | on, data) for what, (on, data, _) in BRIDGES.items()}
+    )
+    result = pyinfra.call(hosts, "tasks/docker.py", "--dry", "--diff")
+    files = {
+        what: json.loads(written(result, "/etc/docker/daemon.json", name))
+        for what, name in names.items()
+    }
+    assert {what: content["bip"] for what, content in files.items()} == {
+        what: bip for what, (_, _, bip) in BRIDGES.items()
+    }
+    for content in files.values():
+        assert content["labels"] == ["managed-by=terrafirma"]
+
+
+# --- whoever is connected keeps access ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [[], ["--sudo"]])
+def test_sshd_goes_on_letting_in_whoever_is_connected(pyinfra: Pyinfra, more: list[str]) -> None:
+    """With --sudo, too: root is not the one who is connected."""
+    host = fake(machine(root="", sudo="yes", user="admin"))
+    how = ("--dry", "--diff", "-vv")
+    result = pyinfra.call("@fake/host", "tasks/sshd.py", *how, *more, *host)
+    assert "AllowUsers admin dev ingres prod" in written(
+        result, "/etc/ssh/sshd_config.d/00-terrafirma.conf"
+    )
+    assert "Machine (_sudo=False)" in result.stderr
+
+
+SUDOERS = "/etc/sudoers.d/90-terrafirma-"
+
+
+def test_an_account_that_is_no_longer_declared_keeps_its_sudo_while_it_is_connected(
+    pyinfra: Pyinfra, inventory: Any
+) -> None:
+    files = [f"{SUDOERS}{name}" for name in ("gone", "ingres", "old")]
+    answers = {
+        command(FindFiles, path="/etc/sudoers.d", fname="90-terrafirma-*"): files,
+        "for path in /etc/sudoers.d/": [
+            line for file in files for line in (f"440|root|root|regular file|{file}", f"{0:064}  -")
+        ],
+    }
+    hosts = inventory(
+        root=(machine() | answers, {}),
+        old=(machine(user="old", root="", sudo="yes") | answers, {}),
+        other=(machine(user="other", root="", sudo="yes") | answers, {}),
+    )
+    result = pyinfra.call(hosts, "tasks/users.py", "-y", "-vv")
+    for user, removed in {
+        "root": ["gone", "old"],
+        "old": ["gone"],
+        "other": ["gone", "old"],
+    }.items():
+        done = commands(result, user)
+        assert [line for line in done if line.startswith("rm ")] == [
+            f"rm -f {SUDOERS}{name}" for name in removed
+        ]
+        assert [line for line in done if line.startswith(f"path={SUDOERS}ingres ")]
+
+
+@pytest.fixture(scope="module")
+def sshd_writer(pyinfra: Pyinfra) -> str:
+    """The command of a run that puts sshd's file."""
+    done = commands(pyinfra.call("@fake/host", "tasks/sshd.py", "-y", "-vv", *fake(machine())))
+    (write,) = [line for line in done if line.startswith("path=/etc/ssh/")]
+    return write
+
+
+@pytest.mark.parametrize(
+    ("config", "accepted"),
+    [
+        ("Include /etc/ssh/sshd_config.d/*.conf\nUsePAM yes\n", True),
+        ("UsePAM yes\n  include   /etc/ssh/sshd_config.d/*.conf\n", True),
+        ("UsePAM yes\n", False),
+        ("#Include /etc/ssh/sshd_config.d/*.conf\n", False),
+    ],
+)
+def test_an_sshd_that_would_not_read_the_file_is_left_alone(
+    sshd_writer: str, tmp_path: Path, config: str, accepted: bool
+) -> None:
+    """With files of this machine, and an sshd that accepts everything."""
+    etc = tmp_path / "etc" / "ssh"
+    (etc / "sshd_config.d").mkdir(parents=True)
+    (etc / "sshd_config").write_text(config.replace("/etc/ssh", str(etc)))
+    for name in ("sshd", "chown"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    write = sshd_writer.replace("/etc/ssh", str(etc)).replace("/run/sshd", str(tmp_path / "run"))
+    result = subprocess.run(
+        ["sh", "-c", write],
+        input="# Managed by Terrafirma: tasks/sshd.py\n",
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode == 0) is accepted, result.stderr
+    assert ("does not include sshd_config.d" in result.stderr) is not accepted
+    files = ["00-terrafirma.conf"] if accepted else []
+    assert [path.name for path in (etc / "sshd_config.d").iterdir()] == files
+
+
+# --- PostgreSQL's settings ------------------------------------------------------------------------
+
+EIGHT_GB = {HARDWARE: ["memory=8148804", "limit=max", "cores=4"]}
+ON_210 = {DOCKER0: ["5: docker0    inet 10.210.0.1/24 brd 10.210.0.255 scope global docker0"]}
+
+
+def server(result: CompletedProcess[str]) -> dict[str, str]:
+    pairs = re.findall(r"^(\w[\w.]*) = (.*)$", written(result, SERVER_CONF), re.MULTILINE)
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
+
+
+def test_postgresql_is_tuned_for_its_share_of_the_host(pyinfra: Pyinfra) -> None:
+    host = fake(machine() | EIGHT_GB | ON_210)
+    settings = server(pyinfra.call("@fake/host", "tasks/postgres.py", "--dry", "--diff", *host))
+    expected = {
+        "listen_addresses": "'localhost,10.210.0.1'",
+        "port": "5432",
+        "max_connections": "100",
+        "password_encryption": "'scram-sha-256'",
+        # 75 percent of 8148804 kB are 5952 MB.
+        "shared_buffers": "1488MB",
+        "effective_cache_size": "4464MB",
+        "maintenance_work_mem": "372MB",
+        "work_mem": "14108kB",
+        "random_page_cost": "1.1",
+        "max_parallel_workers": "4",
+        "log_lock_waits": "on",
+    }
+    assert settings | expected == settings
+
+
+def test_data_win_over_what_the_host_says(pyinfra: Pyinfra) -> None:
+    host = fake(
+        machine() | EIGHT_GB,
+        postgres_disk="hdd",
+        postgres_memory_percent=25,
+        postgres_max_connections=50,
+        postgres_settings={"work_mem": "4MB", "log_line_prefix": "%m it's \\", "jit": False},
+    )
+    settings = server(pyinfra.call("@fake/host", "tasks/postgres.py", "--dry", "--diff", *host))
+    expected = {
+        "listen_addresses": "'localhost'",
+        "max_connections": "50",
+        "shared_buffers": "496MB",
+        "random_page_cost": "4",
+        "effective_io_concurrency": "2",
+        "work_mem": "'4MB'",
+        "log_line_prefix": r"'%m it''s \\'",
+        "jit": "off",
+    }
+    assert settings | expected == settings
+
+
+PENDING = {"max_connections": False, "port": False, "shared_buffers": False}
+
+
+# What the file says else than it is going to; what waits for a restart, None: no server answers.
+RESTARTS: dict[str, tuple[dict[str, str], dict[str, bool] | None, bool]] = {
+    # Its first start is the right one.
+    "no_cluster": ({}, None, False),
+    "converged": ({}, {}, False),
+    "memory": ({"shared_buffers": "512MB"}, {}, True),
+    "connections": ({"max_connections": "200"}, {}, True),
+    "only_reloads": ({"work_mem": "4MB", "random_page_cost": "4"}, {}, False),
+    # A run died between the reload and the restart.
+    "died": ({}, {"shared_buffers": True}, True),
+}
+
+
+def test_a_restart_is_announced_only_if_a_setting_asks_for_it(
+    pyinfra: Pyinfra, inventory: Any
+) -> None:
+    def cluster(present: dict[str, str], pending: dict[str, bool] | None) -> Answers:
+        if pending is None:
+            return {}
+        values = {"max_connections": "100", "port": "5432", "shared_buffers": "1488MB"} | present
+        lines = [f"{name} = {value}" for name, value in values.items()]
+        return {
+            command(RestartSettings, version=17): [json.dumps(PENDING | pending)],
+            command(FileContents, path=SERVER_CONF): ["# Managed by x", "", "# a = b", *lines],
+        }
+
+    hosts = inventory(
+        **{
+            name: (machine() | EIGHT_GB | cluster(present, pending), {})
+            for name, (present, pending, _) in RESTARTS.items()
+        }
+    )
+    plan = pyinfra.run(hosts, "tasks/postgres.py", "--dry")["plan"]
+    (step,) = [one for one in plan if "Restart it if a setting asks for that" in one["name"]]
+    assert set(step["hosts_with_change"]) == {
+        f"@fake/{name}" for name, (_, _, restarts) in RESTARTS.items() if restarts
+    }
+
+
+def test_postgresql_restarts_if_the_server_itself_says_so(pyinfra: Pyinfra, inventory: Any) -> None:
+    """Whatever the file said before: the reload that read it is over."""
+
+    def pending(*due: str) -> Answers:
+        settings = PENDING | dict.fromkeys(due, True)
+        return machine() | {command(RestartSettings, version=17): [json.dumps(settings)]}
+
+    hosts = inventory(
+        none=(pending(), {}),
+        one=(pending("shared_buffers"), {}),
+        two=(pending("port", "max_connections"), {}),
+    )
+    result = pyinfra.call(hosts, "tasks/postgres.py", "-y", "-vv")
+    restart = "systemctl restart postgresql@17-main.service #"
+    for name, expected in {
+        "none": [],
+        "one": [f"{restart} shared_buffers"],
+        "two": [f"{restart} max_connections port"],
+    }.items():
+        done = commands(result, name)
+        assert [line for line in done if line.startswith("systemctl restart ")] == expected
+
+
+# --- replicas -------------------------------------------------------------------------------------
+
+# Containers, as the engine tells them; those that are removed.
+REPLICAS: dict[str, tuple[list[str], list[str]]] = {
+    "none": ([], []),
+    "spoilt": (
+        ["running|healthy|", "running|unhealthy|", "running|healthy|yes", "running|healthy|"],
+        ["api-api-2", "api-api-3"],
+    ),
+    "stopped": (["running|healthy|", "exited||"], []),
+    "starting": (["exited|unhealthy|", "running|starting|"], ["api-api-1"]),
+}
+
+
+def test_only_spoilt_replicas_are_removed_and_only_once_the_images_are_built(
+    pyinfra: Pyinfra, inventory: Any
+) -> None:
+    hosts = inventory(
+        **{
+            name: (
+                machine()
+                | {
+                    "label=com.docker.compose.project=api": [
+                        f"api-api-{number}|0123456789ab|{state}"
+                        for number, state in enumerate(states, 1)
+                    ]
+                },
+                {},
+            )
+            for name, (states, _) in REPLICAS.items()
+        }
+    )
+    result = pyinfra.call(hosts, "tasks/app.py", "-y", "-vv")
+    for name, (_, removed) in REPLICAS.items():
+        (up,) = [line for line in commands(result, name) if " up --detach " in line]
+        before, _, after = up.partition(" up --detach ")
+        assert re.findall(r"docker rm --force (.*?) *>", before) == (
+            [" ".join(removed)] if removed else []
+        )
+        assert not removed or before.index(" build ") < before.index("docker rm ")
+        assert "docker rm" not in after
+        assert "--force-recreate" not in up

@@ -12,6 +12,7 @@ from jinja2 import UndefinedError
 
 from terrafirma.operations.files import render
 from terrafirma.settings import Application, Database
+from terrafirma.tuning import Tuned
 from tests.conftest import ROOT
 
 DATABASES = (Database(name="api", owner="api"), Database(name="jobs", owner="worker"))
@@ -24,6 +25,13 @@ def application(**more: Any) -> Application:
     data = {"name": "api", "source": "examples/api", "domain": "api.test", "database": "api"}
     return Application(**data | more)
 
+
+SERVER = {
+    "listen_addresses": Tuned("'localhost,10.210.0.1'", ""),
+    "port": Tuned("5432", ""),
+    "max_connections": Tuned("100", "postgres_max_connections"),
+    "x.y": Tuned("'it''s # no comment'", "postgres_settings"),
+}
 
 DATA: dict[str, dict[str, Any]] = {
     "app/compose.yaml.j2": {
@@ -80,12 +88,7 @@ DATA: dict[str, dict[str, Any]] = {
     "postgres/pg_hba.conf.j2": {"databases": DATABASES, "networks": [BRIDGE, APPS, APPS_6]},
     "postgres/restart.conf.j2": {},
     "postgres/sysctl.conf.j2": {},
-    "postgres/terrafirma.conf.j2": {
-        "addresses": ["localhost", "10.210.0.1"],
-        "port": 5432,
-        "max_connections": 200,
-        "settings": {},
-    },
+    "postgres/terrafirma.conf.j2": {"settings": SERVER},
     "sshd/00-terrafirma.conf.j2": {"password_authentication": False, "users": ["dev", "root"]},
     "users/authorized_keys.j2": {"keys": ("ssh-ed25519 AAAA me", "ssh-rsa BBBB")},
     "users/sudoers.j2": {"name": "dev", "commands": ("/bin/a b", "/bin/c")},
@@ -186,63 +189,37 @@ def test_without_docker_only_the_host_itself_comes_in() -> None:
 # --- terrafirma.conf ------------------------------------------------------------------------------
 
 
-def postgresql_value(text: str) -> str:
-    """A value of postgresql.conf as the server reads it (GUC_scanstr in guc-file.l)."""
-    if not text.startswith("'"):
-        return text
-    assert text.endswith("'")
-    escapes = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-    value, inner = "", text[1:-1]
-    while inner:
-        if inner.startswith("''"):
-            value, inner = value + "'", inner[2:]
-        elif inner.startswith("\\"):
-            value, inner = value + escapes.get(inner[1:2], inner[1:2]), inner[2:]
-        else:
-            assert inner[0] != "'"
-            value, inner = value + inner[0], inner[1:]
-    return value
-
-
 def server(**data: Any) -> dict[str, str]:
     lines = settled(rendered("postgres/terrafirma.conf.j2", **data))
     pairs = [line.split(" = ", 1) for line in lines]
     assert len({name for name, _ in pairs}) == len(pairs)
-    return {name: postgresql_value(value) for name, value in pairs}
+    return dict(pairs)
 
 
-def test_postgresql_listens_where_containers_reach_it_and_nowhere_else() -> None:
+def test_postgresql_is_told_each_setting_once() -> None:
     assert server() == {
-        "listen_addresses": "localhost,10.210.0.1",
+        "listen_addresses": "'localhost,10.210.0.1'",
         "port": "5432",
-        "max_connections": "200",
-        "password_encryption": "scram-sha-256",
+        "max_connections": "100",
+        "x.y": "'it''s # no comment'",
     }
 
 
-def test_postgresql_without_docker_listens_on_the_host_alone() -> None:
-    assert server(addresses=["localhost"])["listen_addresses"] == "localhost"
+def test_postgresql_listens_where_it_is_told_and_nowhere_else() -> None:
+    settings = {**SERVER, "listen_addresses": Tuned("'localhost'", "")}
+    assert server(settings=settings) == {**server(), "listen_addresses": "'localhost'"}
 
 
-@pytest.mark.parametrize(
-    ("value", "read"),
-    [
-        (True, "on"),
-        (False, "off"),
-        (200, "200"),
-        (1.5, "1.5"),
-        ("64MB", "64MB"),
-        ("", ""),
-        ("it's", "it's"),
-        ("'", "'"),
-        ("%m [%p] %q'%u'@%d ", "%m [%p] %q'%u'@%d "),
-        ("# no comment", "# no comment"),
-        (r"C:\temp", r"C:\temp"),
-        ("ends with \\", "ends with \\"),
-    ],
-)
-def test_settings_reach_postgresql_as_they_are(value: Any, read: str) -> None:
-    assert server(settings={"x": value})["x"] == read
+def test_each_setting_of_postgresql_has_its_reason_above_it() -> None:
+    lines = rendered("postgres/terrafirma.conf.j2").splitlines()
+    for name, (value, reason) in SERVER.items():
+        at = lines.index(f"{name} = {value}")
+        if name not in ("listen_addresses", "port"):
+            assert lines[at - 1] == f"# {reason}"
+    # The comment on both of these is the template's own.
+    assert (
+        lines.index("port = 5432") == lines.index("listen_addresses = 'localhost,10.210.0.1'") + 1
+    )
 
 
 # --- Caddyfile ------------------------------------------------------------------------------------
