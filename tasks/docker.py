@@ -40,32 +40,36 @@ def docker0() -> str:
     declared = json.loads(present or "{}").get("bip") or host.get_fact(DockerAddress)
     if declared:
         return str(declared)
-    used = [IPv4Network(network) for network in host.get_fact(UsedNetworks)]
+    # Halves of the internet, as some VPNs route them, say nothing of a private network.
+    used = [
+        network
+        for network in (IPv4Network(one) for one in host.get_fact(UsedNetworks))
+        if network.prefixlen > 1
+    ]
     subnets = settings.address_pool.subnets(new_prefix=settings.subnet_size)
     free = (one for one in subnets if not any(one.overlaps(other) for other in used))
-    subnet = next(free, settings.address_pool)
+    if (subnet := next(free, None)) is None:
+        raise DeployError(
+            f"{host.name}: docker_address_pool: the host has routes into all of "
+            f"{settings.address_pool}; use another private network"
+        )
     return f"{next(subnet.hosts())}/{subnet.prefixlen}"
 
 
-def daemon_settings() -> list[File]:
-    content = {
-        "bip": docker0(),
-        "default-address-pools": [
-            {"base": str(settings.address_pool), "size": settings.subnet_size}
-        ],
-        "labels": ["managed-by=terrafirma"],
-        "live-restore": True,
-        "log-driver": "local",
-        "log-opts": {"max-file": str(settings.log_max_files), "max-size": settings.log_max_size},
-        **settings.daemon,
-    }
-    return [File(daemon_json, json.dumps(content, indent=2, sort_keys=True))]
-
+daemon_settings = {
+    "bip": docker0(),
+    "default-address-pools": [{"base": str(settings.address_pool), "size": settings.subnet_size}],
+    "labels": ["managed-by=terrafirma"],
+    "live-restore": True,
+    "log-driver": "local",
+    "log-opts": {"max-file": str(settings.log_max_files), "max-size": settings.log_max_size},
+    **settings.daemon,
+}
 
 # Before the package: the daemon's first start is already the right one.
 configuration = put(
     name="Configure the engine",
-    entries=daemon_settings,
+    entries=[File(daemon_json, json.dumps(daemon_settings, indent=2, sort_keys=True))],
     # Before version 23 the daemon cannot check a file.
     check="! dockerd --help 2> /dev/null | grep -q -- --validate || "
     'dockerd --validate --config-file "$new" > /dev/null',

@@ -2,7 +2,8 @@
 PostgreSQL's settings for the hardware it runs on.
 
 Rules: PostgreSQL's documentation (Resource Consumption, WAL Configuration, Automatic Vacuuming) and
-what pgtune publishes for its profile "web". A function of numbers alone: no host is asked here.
+what pgtune publishes, mostly for its profile "web"; from 8 GB on the WAL of its "oltp". A function
+of numbers alone: no host is asked here.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class UsedNetworks(FactBase[list[str]]):
     def process(self, output: list[str]) -> list[str]:
         try:
             return sorted(
-                {str(IPv4Interface(line).network) for line in output if line[0].isdigit()}
+                {str(IPv4Interface(line).network) for line in output if line[:1].isdigit()}
             )
         except ValueError as error:
             raise FactProcessError(f"ip answered {output!r}") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pyinfra import host
 from pyinfra.api import QuoteString, StringCommand
+from pyinfra.facts.files import FileContents
 
 from terrafirma.facts.docker import MissingNetworks, ProjectContainers
 from terrafirma.facts.files import PathStates
@@ -93,10 +94,13 @@ def compose_up(
     what a container that does not become healthy has to say is shown.
     """
     containers = host.get_fact(ProjectContainers, project=project, secrets=secrets)
+    # Written once the release answered: one that merely runs is no success next time, either.
+    serving = f"{directory}/serving"
+    served = host.get_fact(FileContents, path=serving) == [release]
     # Compose leaves these as they are: for it, nothing changed.
     spoilt = [one for one in containers if one["stale"] or one["health"] == "unhealthy"]
     right = [one for one in containers if (one["release"], one["state"]) == (release, "running")]
-    if len(right) == len(containers) == replicas and not spoilt:
+    if served and len(right) == len(containers) == replicas and not spoilt:
         host.noop(f"{replicas} replicas of {project} run release {release}")
         return
     compose = f"docker compose --project-name {project} --progress plain"
@@ -106,12 +110,13 @@ def compose_up(
     # Once for all replicas: they say the same.
     last_words = f"{{ {compose} logs --no-log-prefix --index 1 --tail 20 {service} >&2; exit 1; }}"
     yield StringCommand(
-        "cd", QuoteString(directory), "&&",
+        "cd", QuoteString(directory), "&& rm -f serving &&",
         f"{{ {compose} build > build.log 2>&1 || {{ tail -n 20 build.log >&2; exit 1; }}; }} &&",
         f"{{ {remove} {compose} up --detach --remove-orphans --wait --wait-timeout {timeout}",
         f"|| {last_words}; }} &&",
         f"for url in {' '.join(health_urls)}; do",
         f"curl --silent --show-error --fail --output /dev/null --max-time 5 --retry {timeout}",
         f"--retry-delay 1 --retry-max-time {timeout} --retry-all-errors",
-        f'"$url" || {{ echo "$url does not answer" >&2; {last_words}; }}; done',
+        f'"$url" || {{ echo "$url does not answer" >&2; {last_words}; }}; done &&',
+        f"echo {release} > serving",
     )  # fmt: skip

@@ -149,7 +149,9 @@ def _replacement(file: File, content: str, check: str | None) -> StringCommand:
     path = QuoteString(file.path)
     if file.as_owner:
         script = (
-            'umask 077; cat > "$1.terrafirma-new" && '
+            'umask 077; if test -f "$1" && ! grep -qi "managed.by.terrafirma" "$1"; then '
+            'test -e "$1.before-terrafirma" || cp -p "$1" "$1.before-terrafirma"; fi; '
+            'cat > "$1.terrafirma-new" && '
             f'chmod {file.mode} "$1.terrafirma-new" && mv -fT "$1.terrafirma-new" "$1"'
         )
         return StringCommand(
@@ -195,7 +197,7 @@ def source_files(directory: Path) -> list[Path]:
         if path.is_file()
         and not left_out & set(path.relative_to(directory).parts)
         and not any(
-            part.endswith("_cache") or part.startswith(".env.")
+            (part.startswith(".") and part.endswith("_cache")) or part.startswith(".env.")
             for part in path.relative_to(directory).parts
         )
     )

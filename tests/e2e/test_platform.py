@@ -372,6 +372,8 @@ def test_an_application_that_does_not_answer_is_no_success(
     result = server.pyinfra.call("-y", *data, *server.arguments(), "tasks/app.py")
     assert result.returncode != 0
     assert "http://127.0.0.1:8100/healthz does not answer" in result.stderr
+    # Nor is it one the next time.
+    assert server.pyinfra.call("-y", *data, *server.arguments(), "tasks/app.py").returncode != 0
     (tmp_path / "Dockerfile").write_text("FROM debian:trixie\nRUN echo why >&2; false\n")
     result = server.pyinfra.call("-y", *data, *server.arguments(), "tasks/app.py")
     assert result.returncode != 0
