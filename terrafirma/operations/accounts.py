@@ -22,18 +22,21 @@ def accounts(accounts: Sequence[Account]) -> Generator[StringCommand]:
     processes for every account of the host and print password hashes at -vvv.
     """
     known = host.get_fact(Accounts, names=[account.name for account in accounts])
+    commands = []
     for account in accounts:
         now = known.get(account.name)
         groups = ",".join(sorted(account.groups))
         make_groups = "".join(f"groupadd --force --system {group} && " for group in account.groups)
         # Nothing here needs quotes: settings.py admits only plain names and paths.
         if now is None:
-            yield StringCommand(
-                f"{make_groups}useradd --create-home --shell {account.shell}",
-                # A group of that name may be there, as one that another account is in.
-                f"$(getent group {account.name} > /dev/null && echo --gid {account.name} "
-                "|| echo --user-group)",
-                f"--home-dir {account.directory} --groups '{groups}' {account.name}",
+            commands.append(
+                StringCommand(
+                    f"{make_groups}useradd --create-home --shell {account.shell}",
+                    # A group of that name may be there, as one that another account is in.
+                    f"$(getent group {account.name} > /dev/null && echo --gid {account.name} "
+                    "|| echo --user-group)",
+                    f"--home-dir {account.directory} --groups '{groups}' {account.name}",
+                )
             )
             continue
         options = []
@@ -44,11 +47,7 @@ def accounts(accounts: Sequence[Account]) -> Generator[StringCommand]:
         if now["groups"] != sorted(account.groups):
             options.append(f"--groups '{groups}'")
         if options:
-            yield StringCommand(f"{make_groups}usermod", *options, account.name)
-    if all(
-        (now := known.get(account.name)) is not None
-        and (now["shell"], now["home"]) == (account.shell, account.directory)
-        and now["groups"] == sorted(account.groups)
-        for account in accounts
-    ):
+            commands.append(StringCommand(f"{make_groups}usermod", *options, account.name))
+    if not commands:
         host.noop(f"{', '.join(account.name for account in accounts) or 'no account'}: as wanted")
+    yield from commands
