@@ -66,10 +66,12 @@ postgres_version = None
 postgres_adopt = False
 # Port on localhost and on the docker0 address.
 postgres_port = 5432
-# Roles that log in; their passwords are made on the server, in /etc/terrafirma/secrets/postgres.
+# Roles; their passwords are made on the server, in /etc/terrafirma/secrets/postgres.
 postgres_roles = [{"name": "api"}]
-# Databases with their owners.
+# Databases, each with its owner, and who else may do what in it.
 postgres_databases = [{"name": "api", "owner": "api"}]
+# Packages with extensions that Terrafirma does not know by name.
+postgres_packages = []
 # Connections that the server accepts at most.
 postgres_max_connections = 100
 # Share of the host's memory that is PostgreSQL's; the applications have the rest.
@@ -78,6 +80,13 @@ postgres_memory_percent = 75
 postgres_disk = ""
 # Settings for the server, as PostgreSQL documents them: they win over the tuned ones.
 postgres_settings = {}
+# For tasks/postgres_rotate.py alone, given with --data: the role that gets a new password.
+postgres_rotate = ""
+# For tasks/postgres_drop.py alone, given with --data: the database or the role that goes …
+postgres_drop = ""
+postgres_drop_role = ""
+# … and its name once more.
+postgres_confirm = ""
 
 # --- app: the application, N replicas of it -------------------------------------------------------
 
@@ -89,6 +98,10 @@ app_source = "examples/api"
 app_domain = "api.terrafirma.test"
 # Its database, one of `postgres_databases`.
 app_database = "api"
+# Role as which it connects, one of `postgres_roles`; empty: the owner of the database.
+app_role = ""
+# Connections that one replica holds at most: the size of its pool.
+app_connections = 5
 # Containers that run at once.
 app_replicas = 4
 # First of its loopback ports: one for each replica, in a row.

@@ -6,6 +6,7 @@ from hashlib import sha256
 from pyinfra import host
 from pyinfra.api import DeployError
 
+from terrafirma.budget import refuse_overdraft
 from terrafirma.facts.accounts import Accounts
 from terrafirma.machine import distribution, ready
 from terrafirma.operations.docker import compose_up, upload_source
@@ -17,9 +18,9 @@ from terrafirma.settings import App, Application, Docker, Postgres, Users
 machine = ready(host)
 settings = App.of(host)
 postgres = Postgres.of(host)
-owners = {database.name: database.owner for database in postgres.databases}
 accounts = {account.name for account in Users.of(host).accounts}
 
+refuse_overdraft(host)
 for app in settings.applications:
     if postgres.port in app.ports:
         raise DeployError(
@@ -32,7 +33,13 @@ for app in settings.applications:
             "use Debian 13 or Ubuntu 24.04, or set app_source empty"
         )
     for key, value, known, where in (
-        ("app_database", app.database, owners, "postgres_databases"),
+        ("app_database", app.database, postgres.owners, "postgres_databases"),
+        (
+            "app_role",
+            postgres.role_of(app),
+            [role for database, role in postgres.visitors if database == app.database],
+            f"the roles that log in to {app.database}",
+        ),
         ("app_user", app.user, accounts, "users_accounts"),
         ("app_network", settings.network, Docker.of(host).networks, "docker_networks"),
     ):
@@ -62,16 +69,16 @@ packages(name="Install what asks the replicas how they are", packages=["curl"])
 for app in host.loop(settings.applications):
     digest = tree_digest(app.source_directory)[:12]
     source = f"{app.directory}/source-{digest}"
-    # What its containers depend on: neither another application nor what Caddy does with it.
-    fields = set(Application.model_fields) - {"domain", "health_path"}
+    # What its containers depend on: no other application, nothing that Caddy or PostgreSQL see to.
+    fields = set(Application.model_fields) - {"domain", "health_path", "role", "connections"}
     description = app.model_dump_json(include=fields)
     release = sha256(f"{digest}{description}{settings.network}".encode()).hexdigest()[:12]
 
     database_url(
         name=f"Give {app.name} the address of its database",
-        path=f"{app.secrets}/database_url",
-        url=f"postgresql://{owners[app.database]}:*@host.docker.internal:{postgres.port}/{app.database}",
-        role=owners[app.database],
+        path=app.database_url,
+        url=postgres.url(app, postgres.role_of(app)),
+        role=postgres.role_of(app),
         user=app.user,
     )
 
@@ -91,7 +98,7 @@ for app in host.loop(settings.applications):
         release=release,
         replicas=app.replicas,
         service=app.name,
-        secrets=[f"{app.secrets}/database_url"],
-        health_urls=[f"http://127.0.0.1:{port}{app.health_path}" for port in app.ports],
+        secrets=[app.database_url],
+        health_urls=app.health_urls,
         timeout=settings.start_seconds,
     )

@@ -7,7 +7,7 @@ from pyinfra import host
 from pyinfra.api import DeployError
 from pyinfra.facts.files import FileContents
 
-from terrafirma.facts.docker import DockerAddress
+from terrafirma.facts.docker import DockerAddresses
 from terrafirma.facts.machine import UsedNetworks
 from terrafirma.machine import distribution, ready
 from terrafirma.operations.docker import networks
@@ -37,9 +37,10 @@ if present and "managed-by=terrafirma" not in present:
 # Declared, because an engine that elects it may elect another one at the next boot, and PostgreSQL
 # listens on it: where docker0 is now, or else the first subnet of the pool that is free.
 def docker0() -> str:
-    declared = json.loads(present or "{}").get("bip") or host.get_fact(DockerAddress)
-    if declared:
+    if declared := json.loads(present or "{}").get("bip"):
         return str(declared)
+    if elected := [address for address in host.get_fact(DockerAddresses) if "." in address]:
+        return elected[0]
     # Halves of the internet, as some VPNs route them, say nothing of a private network.
     used = [
         network

@@ -2,25 +2,30 @@
 
 from pyinfra import host
 from pyinfra.api import DeployError
-from pyinfra.operations import server
 
-from terrafirma.facts.docker import DockerAddress, DockerNetworks
+from terrafirma.budget import refuse_overdraft
+from terrafirma.extensions import PRELOADED, packages_of
+from terrafirma.facts.docker import DockerAddresses, DockerNetworks
 from terrafirma.facts.machine import Hardware
 from terrafirma.facts.postgres import psql
+from terrafirma.given import passwords as passwords_given
 from terrafirma.machine import postgres_version, ready
 from terrafirma.operations.files import Directory, File, put, source, template
+from terrafirma.operations.kernel import sysctl
 from terrafirma.operations.packages import packages
 from terrafirma.operations.postgres import (
     apply_restart,
     cluster,
+    contents,
     databases,
     passwords,
     roles,
+    undo_by_hand,
 )
 from terrafirma.operations.services import unit
 from terrafirma.paths import PASSWORDS, PASSWORDS_PROGRAM, SECRETS
 from terrafirma.settings import Postgres
-from terrafirma.tuning import LOGGING, DoesNotFit, Tuned, hardware, literal, tune
+from terrafirma.tuning import LOGGING, DoesNotFit, Tuned, hardware, huge_pages, literal, tune
 
 ready(host)
 settings = Postgres.of(host)
@@ -34,11 +39,15 @@ data_directory = f"/var/lib/postgresql/{version}/main"
 postgres_file = {"mode": "640", "user": "postgres", "group": "postgres"}
 
 
+given = passwords_given(host, settings)
+refuse_overdraft(host)
+
 # Hardware is there before anything is installed: what does not fit stops the run here.
 machine = host.get_fact(Hardware, path=data_directory)
+share = hardware(machine, settings.memory_percent, settings.disk)
 try:
     tuned = tune(
-        hardware(machine, settings.memory_percent, settings.disk),
+        share,
         max_connections=settings.max_connections,
         version=version,
     )
@@ -48,13 +57,17 @@ except DoesNotFit as error:
 
 # Asked when the files are written: Docker may be installed earlier in this same run.
 def server_settings() -> dict[str, Tuned]:
-    docker0 = host.get_fact(DockerAddress)
-    addresses = ["localhost", *([docker0.partition("/")[0]] if docker0 else [])]
+    docker0 = host.get_fact(DockerAddresses)
+    addresses = ["localhost", *(address.partition("/")[0] for address in docker0)]
     derived = {
         "listen_addresses": Tuned(literal(",".join(addresses)), ""),
         "port": Tuned(literal(settings.port), ""),
         "max_connections": Tuned(literal(settings.max_connections), "postgres_max_connections"),
         "password_encryption": Tuned(literal("scram-sha-256"), "nothing weaker is stored"),
+        "shared_preload_libraries": Tuned(
+            literal(",".join(sorted({"pg_stat_statements", *settings.extensions} & PRELOADED))),
+            "counts statements, and what extensions ask for",
+        ),
     }
     chosen = {
         name: Tuned(literal(value), "postgres_settings")
@@ -63,13 +76,17 @@ def server_settings() -> dict[str, Tuned]:
     return derived | tuned | LOGGING | chosen
 
 
+def server_values() -> dict[str, str]:
+    return {name: setting.value for name, setting in server_settings().items()}
+
+
 def server_file() -> list[File]:
     data = {"settings": server_settings()}
     return [template("postgres/terrafirma.conf.j2", server_conf, data=data, **postgres_file)]
 
 
 def client_access() -> list[File]:
-    data = {"databases": settings.databases, "networks": host.get_fact(DockerNetworks)}
+    data = {"visitors": settings.visitors, "networks": host.get_fact(DockerNetworks)}
     return [template("postgres/pg_hba.conf.j2", hba, data=data, **postgres_file)]
 
 
@@ -79,7 +96,11 @@ put(
         Directory(SECRETS, "700"),
         Directory(PASSWORDS, "700"),
         source("postgres/postgres-passwords", PASSWORDS_PROGRAM, mode="755"),
-        template("postgres/sysctl.conf.j2", "/etc/sysctl.d/60-terrafirma-postgres.conf"),
+        template(
+            "postgres/sysctl.conf.j2",
+            "/etc/sysctl.d/60-terrafirma-postgres.conf",
+            data={"huge_pages": huge_pages(share)},
+        ),
         template(
             "postgres/createcluster.conf.j2",
             "/etc/postgresql-common/createcluster.d/terrafirma.conf",
@@ -92,9 +113,22 @@ policy = put(
     entries=[template("postgres/restart.conf.j2", drop_in)],
 )
 
-server.sysctl(name="Let it listen before Docker is up", key="net.ipv4.ip_nonlocal_bind", value=1)
+sysctl(
+    name="Let it listen before Docker is up",
+    values={"net.ipv4.ip_nonlocal_bind": 1, "net.ipv6.ip_nonlocal_bind": 1},
+)
 
-packages(name="Install PostgreSQL", packages=[f"postgresql-{version}", "python3"])
+packages(
+    name="Install PostgreSQL",
+    packages=[
+        f"postgresql-{version}",
+        # Its log is rotated by this.
+        "logrotate",
+        "python3",
+        *packages_of(settings.extensions, version),
+        *settings.packages,
+    ],
+)
 
 cluster(name="Create the cluster", version=version)
 
@@ -126,16 +160,33 @@ unit(
     reload_on={server_conf: configuration, hba: access},
 )
 
+undo_by_hand(
+    name="Undo what ALTER SYSTEM set",
+    version=version,
+    settings=server_values,
+)
+
 apply_restart(
     name="Restart it if a setting asks for that",
     version=version,
     unit=service,
     path=server_conf,
-    settings=lambda: {name: setting.value for name, setting in server_settings().items()},
+    settings=server_values,
 )
 
-roles(name="Create the roles", version=version, roles=settings.roles)
+roles(name="Create the roles", version=version, settings=settings)
 
-passwords(name="Give the roles their passwords", version=version, roles=settings.roles)
+passwords(
+    name="Give the roles their passwords",
+    version=version,
+    roles=[role.name for role in settings.roles if role.login],
+    given=given,
+)
 
-databases(name="Create the databases", version=version, databases=settings.databases)
+databases(name="Create the databases", version=version, settings=settings)
+
+contents(
+    name="Create extensions and give access",
+    version=version,
+    databases=settings.databases,
+)

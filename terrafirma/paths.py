@@ -23,3 +23,6 @@ BACKUP_STATE = "/var/lib/terrafirma/backup"
 
 BACKUP_STAMP = f"{BACKUP_STATE}/proved-by"
 """Name of the archive that proved the configuration."""
+
+DROPPED = "/var/lib/terrafirma/dropped"
+"""The last dumps of databases that were dropped."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
+from graphlib import CycleError, TopologicalSorter
 from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -24,6 +25,7 @@ from pydantic import (
 )
 from pyinfra.api import DeployError, Host
 
+from terrafirma.extensions import CONTRIB, EXTENSION_PACKAGES
 from terrafirma.paths import SECRETS
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +58,7 @@ def _one_line(text: str) -> str:
 
 
 Line = Annotated[str, AfterValidator(_one_line)]
+PackageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
 
 
 def _public_key(value: str) -> str:
@@ -184,7 +187,7 @@ class Apt(Settings):
 
     source: Literal["distro", "upstream"]
     cache_hours: int = Field(ge=1)
-    packages: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")], ...]
+    packages: tuple[PackageName, ...]
 
 
 class Account(Model):
@@ -269,42 +272,43 @@ class Docker(Settings):
         return self
 
 
-# Roles and databases that PostgreSQL itself makes or reserves, and key words that cannot be names.
-_RESERVED = frozenset(
-    {"postgres", "public", "none", "template0", "template1"}
-    | {"all", "sameuser", "samerole", "samegroup", "replication"}
-    | {"user", "current_user", "session_user", "current_role", "default", "end", "grant", "group"}
-    | {"order", "select", "table"}
+# Key words that SQL reserves (PostgreSQL's documentation, appendix C): as a name, each would have
+# to be quoted wherever somebody types it.
+_KEY_WORDS = frozenset(
+    """
+    all analyse analyze and any array as asc asymmetric both case cast check collate column
+    constraint create current_catalog current_date current_role current_time current_timestamp
+    current_user default deferrable desc distinct do else end except false fetch for foreign from
+    grant group having in initially intersect into lateral leading limit localtime localtimestamp
+    not null offset on only or order placing primary references returning select session_user some
+    symmetric system_user table then to trailing true union unique user using variadic when where
+    window with
+    """.split()
+)
+# What PostgreSQL itself makes, and what pg_hba.conf takes for something else than a name.
+_TAKEN = frozenset(
+    "postgres public none template0 template1 sameuser samerole samegroup replication".split()
 )
 
 
 def _not_reserved(name: str) -> str:
-    if name in _RESERVED or name.startswith("pg_"):
+    if name in _KEY_WORDS | _TAKEN or name.startswith("pg_"):
         raise ValueError(f"{name!r} is reserved by PostgreSQL")
     return name
 
 
+def _schema(name: str) -> str:
+    return name if name == "public" else _not_reserved(name)
+
+
+def _name_or_empty(name: str) -> str:
+    if name and not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name):
+        raise ValueError(f"{name!r} is no name of a role or database")
+    return name
+
+
 DatabaseName = Annotated[Identifier, AfterValidator(_not_reserved)]
-
-
-class Role(Model):
-    """A role that logs in with the password that is born on the server."""
-
-    name: DatabaseName
-    """Role name."""
-    connection_limit: int = Field(default=-1, ge=-1)
-    """How many connections it may hold at once; -1: no limit of its own."""
-
-
-class Database(Model):
-    """A database and the one role that owns it and may connect to it."""
-
-    name: DatabaseName
-    """Database name."""
-    owner: DatabaseName
-    """Role that owns it; one of `postgres_roles`."""
-
-
+SchemaName = Annotated[Identifier, AfterValidator(_schema)]
 # An extension's settings have its name before a dot: auto_explain.log_min_duration.
 SettingName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$")]
 
@@ -315,6 +319,86 @@ def _setting(value: Any) -> Any:
     return _one_line(value) if isinstance(value, str) else value
 
 
+ServerSettings = dict[SettingName, Annotated[Any, AfterValidator(_setting)]]
+
+# PostgreSQL's own groups that only look. Those that write files, run programs or read every table
+# are a superuser by another name.
+_WATCHERS = frozenset(
+    """
+    pg_monitor pg_read_all_settings pg_read_all_stats pg_stat_scan_tables pg_signal_backend
+    """.split()
+)
+
+
+def _group(name: str) -> str:
+    return name if name in _WATCHERS else _not_reserved(name)
+
+
+class Role(Model):
+    """A role, and what it may do in the cluster; what it may do in a database is said there."""
+
+    name: DatabaseName
+    """Role name."""
+    login: bool = True
+    """False: a group, or an owner as which nobody logs in."""
+    member_of: tuple[Annotated[Identifier, AfterValidator(_group)], ...] = ()
+    """Roles whose rights it has as well: others of `postgres_roles`, or PostgreSQL's `pg_monitor`,
+    `pg_read_all_settings`, `pg_read_all_stats`, `pg_stat_scan_tables`, `pg_signal_backend`."""
+    connection_limit: int = Field(default=-1, ge=-1)
+    """How many connections it may hold at once; -1: no limit of its own."""
+    settings: ServerSettings = {}
+    """Settings of its sessions, as `ALTER ROLE … SET` takes them."""
+    password: Annotated[str, Field(pattern=r"^$|^env:[A-Za-z_][A-Za-z0-9_]*$")] = ""
+    """Empty: born on the server. `env:NAME`: that variable of the environment of pyinfra."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _refuse_duplicates("member_of", self.member_of)
+        if self.password and not self.login:
+            raise ValueError(f"password: {self.name} does not log in: it needs none")
+        return self
+
+
+Access = Literal["read", "write", "migrate"]
+
+
+class Database(Model):
+    """A database, who owns it, who else comes in, and what is in it before the first row."""
+
+    name: DatabaseName
+    """Database name."""
+    owner: DatabaseName
+    """Role that owns it; one of `postgres_roles`."""
+    access: dict[DatabaseName, Access] = {}
+    """Further roles that come in. `read`: reads all tables. `write`: reads and writes rows, but
+    changes no table. `migrate`: acts as the owner, so that what it makes is the owner's."""
+    schemas: tuple[SchemaName, ...] = ("public",)
+    """Schemas that `access` is about; a missing one is made, and is the owner's."""
+    extensions: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")], ...] = ()
+    """Extensions; the packages that ship them are installed."""
+    encoding: Literal["UTF8", "LATIN1", "LATIN9", "WIN1252", "SQL_ASCII"] = "UTF8"
+    """Encoding; decided when the database is made."""
+    locale: Annotated[str, Field(pattern=r"^(C|C\.UTF-8|[a-z]{2,3}(-[A-Za-z0-9]{2,8})*)$")] = (
+        "C.UTF-8"
+    )
+    """Order of text, decided when the database is made: `C.UTF-8` or `C` (by code point), or a
+    language of ICU, like `de-DE`."""
+    connection_limit: int = Field(default=-1, ge=-1)
+    """How many connections it takes at once; -1: no limit of its own."""
+    settings: ServerSettings = {}
+    """Settings of its sessions, as `ALTER DATABASE … SET` takes them."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _refuse_duplicates("schemas", self.schemas)
+        _refuse_duplicates("extensions", self.extensions)
+        if self.owner in self.access:
+            raise ValueError(f"access: {self.owner!r} owns {self.name}: it has every right already")
+        if self.encoding != "UTF8" and self.locale != "C":
+            raise ValueError(f"encoding: {self.encoding} needs the locale C, not {self.locale}")
+        return self
+
+
 class Postgres(Settings):
     prefix = "postgres"
 
@@ -323,27 +407,97 @@ class Postgres(Settings):
     port: UserPort
     roles: tuple[Role, ...]
     databases: tuple[Database, ...]
+    packages: tuple[PackageName, ...]
     max_connections: int = Field(ge=20, le=10_000)
     memory_percent: int = Field(ge=5, le=90)
     disk: Literal["", "ssd", "hdd"]
-    settings: dict[SettingName, Annotated[Any, AfterValidator(_setting)]]
+    settings: ServerSettings
+    rotate: Annotated[str, AfterValidator(_name_or_empty)]
+    drop: Annotated[str, AfterValidator(_name_or_empty)]
+    drop_role: Annotated[str, AfterValidator(_name_or_empty)]
+    confirm: str
+
+    @property
+    def owners(self) -> dict[str, str]:
+        """Owner of each database."""
+        return {database.name: database.owner for database in self.databases}
+
+    def role_of(self, app: Application) -> str:
+        """The role as which `app` connects; empty where its database is not declared."""
+        return app.role or self.owners.get(app.database, "")
+
+    def url(self, app: Application, login: str) -> str:
+        """The address of the database of `app` for `login`, with `*` for the password."""
+        return f"postgresql://{login}:*@host.docker.internal:{self.port}/{app.database}"
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """All extensions of all databases, each once."""
+        return tuple(sorted({name for database in self.databases for name in database.extensions}))
+
+    def groups(self, role: Role) -> tuple[str, ...]:
+        """The roles that `role` is a member of: by itself, and for the databases it migrates."""
+        owners = (one.owner for one in self.databases if one.access.get(role.name) == "migrate")
+        return tuple(sorted({*role.member_of, *owners}))
+
+    @property
+    def visitors(self) -> tuple[tuple[str, str], ...]:
+        """(database, role) for each role that logs in and has rights in that database."""
+        groups = {role.name: self.groups(role) for role in self.roles}
+
+        def reaches(name: str, entitled: set[str]) -> bool:
+            return name in entitled or any(
+                reaches(group, entitled) for group in groups.get(name, ())
+            )
+
+        return tuple(
+            (database.name, role.name)
+            for database in self.databases
+            for role in self.roles
+            if role.login and reaches(role.name, {database.owner, *database.access})
+        )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         _refuse_duplicates("postgres_roles", (role.name for role in self.roles))
         _refuse_duplicates("postgres_databases", (database.name for database in self.databases))
         roles = {role.name for role in self.roles}
+        known = f"which is not in postgres_roles ({', '.join(sorted(roles)) or 'empty'})"
+        for role in self.roles:
+            for group in sorted(set(role.member_of) - roles - _WATCHERS):
+                raise ValueError(f"postgres_roles: {role.name} is a member of {group!r}, {known}")
         for database in self.databases:
             if database.owner not in roles:
                 raise ValueError(
-                    f"postgres_databases: {database.name} is owned by {database.owner!r}, "
-                    f"which is not in postgres_roles ({', '.join(sorted(roles)) or 'empty'})"
+                    f"postgres_databases: {database.name} is owned by {database.owner!r}, {known}"
                 )
-        for key in sorted(
-            {"listen_addresses", "port", "max_connections", "hba_file"} & set(self.settings)
-        ):
+            for name in sorted(set(database.access) - roles):
+                raise ValueError(
+                    f"postgres_databases: {database.name} gives access to {name!r}, {known}"
+                )
+            for name in database.extensions:
+                if name not in CONTRIB | set(EXTENSION_PACKAGES) and not self.packages:
+                    close = get_close_matches(name, (*CONTRIB, *EXTENSION_PACKAGES), 1)
+                    hint = f"did you mean {close[0]}?" if close else "name it in postgres_packages"
+                    raise ValueError(
+                        f"postgres_databases: {database.name}: no known package has the extension "
+                        f"{name!r}, {hint}"
+                    )
+        self._refuse_cycles()
+        derived = {"listen_addresses", "port", "max_connections", "hba_file"}
+        for key in sorted(derived & set(self.settings)):
             raise ValueError(f"postgres_settings: {key} is derived; it cannot be set here")
         return self
+
+    def _refuse_cycles(self) -> None:
+        groups = {role.name: self.groups(role) for role in self.roles}
+        try:
+            TopologicalSorter(groups).prepare()
+        except CycleError as error:
+            raise ValueError(
+                "postgres_roles: a role cannot be a member of itself: "
+                f"{' in '.join(reversed(error.args[1]))} (member_of, or access to migrate)"
+            ) from None
 
 
 class Application(Model):
@@ -358,6 +512,10 @@ class Application(Model):
     database: DatabaseName
     """Its database, one of `postgres_databases`; the URL reaches it as the file
     `/run/secrets/database_url`."""
+    role: Annotated[str, AfterValidator(_name_or_empty)] = ""
+    """Role as which it connects, one of `postgres_roles`; empty: the owner of its database."""
+    connections: int = Field(default=5, strict=True, ge=1, le=1000)
+    """Connections to the database that one replica holds at most: the size of its pool."""
     replicas: int = Field(default=4, strict=True, ge=1, le=64)
     """Containers that run at once."""
     port: UserPort = 8000
@@ -384,6 +542,14 @@ class Application(Model):
     @property
     def secrets(self) -> str:
         return f"{SECRETS}/app/{self.name}"
+
+    @property
+    def database_url(self) -> str:
+        return f"{self.secrets}/database_url"
+
+    @property
+    def health_urls(self) -> tuple[str, ...]:
+        return tuple(f"http://127.0.0.1:{port}{self.health_path}" for port in self.ports)
 
 
 class App(Application, Settings):

@@ -55,8 +55,10 @@ class DockerNetworks(FactBase[list[Network]]):
         return networks + pools
 
 
-class DockerAddress(FactBase[str | None]):
-    """The host's own address on docker0, like "10.210.0.1/24", or None without Docker."""
+class DockerAddresses(FactBase[list[str]]):
+    """The host's own addresses on docker0, like "10.210.0.1/24"; none without Docker."""
+
+    default = list
 
     @override
     def command(self) -> str:
@@ -64,13 +66,14 @@ class DockerAddress(FactBase[str | None]):
         return (
             f"{_NO_DOCKER} bridge=$(docker network inspect bridge "
             "--format '{{index .Options \"com.docker.network.bridge.name\"}}') || exit 1; "
-            'ip -4 -oneline address show dev "$bridge" scope global'
+            'ip -4 -oneline address show dev "$bridge" scope global && '
+            'ip -6 -oneline address show dev "$bridge" scope global'
         )
 
     @override
-    def process(self, output: list[str]) -> str:
+    def process(self, output: list[str]) -> list[str]:
         try:
-            return str(ip_interface(output[0].split()[3]))
+            return [str(ip_interface(line.split()[3])) for line in output]
         except (ValueError, IndexError) as error:
             raise FactProcessError(f"docker0 has no address: {output[:1]!r}") from error
 
@@ -80,14 +83,15 @@ class Container(TypedDict):
     release: str  # label terrafirma.release
     state: str  # "running", "exited" …
     health: str  # "healthy", "starting", "unhealthy" or ""
-    stale: bool  # one of the secrets is newer than its start
+    stale: bool  # one of the secrets is newer than its start, or the host's address is another
 
 
 class ProjectContainers(FactBase[list[Container]]):
     """
     The containers of a compose project, whatever their state; empty without Docker.
 
-    `secrets` are files that they read as they start; a running container keeps the old ones.
+    `secrets` are files that they read as they start; a running container keeps the old ones. So it
+    does with the address of host.docker.internal, which may no longer be one of the host's.
     """
 
     default = list
@@ -97,16 +101,19 @@ class ProjectContainers(FactBase[list[Container]]):
         label = QuoteString(f"label=com.docker.compose.project={project}")
         form = (
             '{{.Name}}|{{index .Config.Labels "terrafirma.release"}}|{{.State.Status}}|'
-            "{{with .State.Health}}{{.Status}}{{end}}|{{.State.StartedAt}}"
+            "{{with .State.Health}}{{.Status}}{{end}}|{{.State.StartedAt}}|{{.HostsPath}}"
         )
         return StringCommand(
             _NO_DOCKER,
             "ids=$(docker ps --all --quiet --no-trunc --filter", label, ") || exit 1;",
             'test -n "$ids" || exit 0;',
             "all=$(docker inspect --format", QuoteString(form), "$ids) || exit 1;",
-            "echo \"$all\" | while IFS='|' read -r name release state health started;",
+            "echo \"$all\" | while IFS='|' read -r name release state health started hosts;",
             'do stale=""; for secret in', *map(QuoteString, secrets),
             '; do test -z "$(find "$secret" -newerct "$started" 2> /dev/null)" || stale=yes; done;',
+            "address=$(sed -n 's/[[:space:]]host.docker.internal.*//p' \"$hosts\" 2> /dev/null |",
+            'grep -m 1 -v :); test -z "$address" || ip -4 -oneline address |',
+            'grep -qF " $address/" || stale=yes;',
             'echo "${name#/}|$release|$state|$health|$stale"; done',
         )  # fmt: skip
 

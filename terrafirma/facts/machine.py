@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import IPv4Interface
 from typing import TypedDict
 
@@ -185,3 +186,19 @@ class Listeners(FactBase[list[Listener]]):
             except ValueError as error:
                 raise FactProcessError(f"ss answered {line!r}") from error
         return listeners
+
+
+class KernelSettings(FactBase[dict[str, str]]):
+    """Those of the sysctl `names` that this kernel has, with their values."""
+
+    default = dict
+
+    @override
+    def command(self, names: Sequence[str]) -> str:
+        paths = " ".join("/proc/sys/" + name.replace(".", "/") for name in names)
+        return f'for path in {paths}; do test ! -e $path || echo "$path=$(cat $path)"; done'
+
+    @override
+    def process(self, output: list[str]) -> dict[str, str]:
+        pairs = (line.removeprefix("/proc/sys/").split("=", 1) for line in output)
+        return {path.replace("/", "."): value for path, value in pairs}

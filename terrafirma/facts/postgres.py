@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, TypedDict
 
-from pyinfra.api import FactBase, FactProcessError, StringCommand
+from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
 from typing_extensions import override
 
 from terrafirma.paths import PASSWORDS_PROGRAM
@@ -31,23 +31,75 @@ class RoleState(TypedDict):
     create_role: bool
     replication: bool
     bypass_rls: bool
+    inherit: bool
+    expires: bool
     connection_limit: int
+    member_of: list[str]  # sorted
+    settings: list[str]  # "work_mem=64MB"
 
 
 class DatabaseState(TypedDict):
     owner: str
-    open: bool  # PUBLIC may connect or make temporary tables
+    encoding: str
+    locale: str  # of libc, or of ICU
+    connection_limit: int
+    connectable: bool
+    acl: list[tuple[str, str]]  # (role or "public", "CONNECT")
+    settings: list[str]  # "work_mem=64MB"
+    role_settings: dict[str, list[str]]  # those of one role in this database
 
 
-def _ask(version: int, query: str) -> StringCommand:
-    # No cluster, or one that is down, is a valid answer: its roles and databases are still to come.
-    return StringCommand(
-        f"pg_lsclusters -h {version} main 2> /dev/null | grep -qw online || exit 0;",
-        f'echo "{" ".join(query.split())}" | {psql(version)}',
+class SchemaState(TypedDict):
+    owner: str
+    acl: list[tuple[str, str]]  # (role or "public", "USAGE"), without the owner's own
+    tables: int  # views and foreign tables, too; without those of extensions, like all below
+    sequences: int
+    table_acl: list[tuple[str, str, int]]  # (role, "SELECT", how many), without the owners' own
+    sequence_acl: list[tuple[str, str, int]]
+    default_acl: list[tuple[str, str, str, str]]  # (who makes it, "r" or "S", role, "SELECT")
+
+
+class ContentState(TypedDict):
+    extensions: list[str]
+    schemas: dict[str, SchemaState]
+
+
+_DOWN = "down"
+
+
+def _online(version: int) -> str:
+    # No cluster is a valid answer: its roles and databases are still to come. One that is down has
+    # them, but does not show them.
+    return (
+        f"cluster=$(pg_lsclusters -h {version} main 2> /dev/null) || exit 0; "
+        f'echo "$cluster" | grep -qw online || {{ echo {_DOWN}; exit 0; }};'
     )
 
 
-def _answer(output: list[str]) -> dict[str, Any]:
+def _ask(version: int, query: str) -> StringCommand:
+    return StringCommand(
+        _online(version), "printf %s", QuoteString(" ".join(query.split())), f"| {psql(version)}"
+    )
+
+
+def _ask_each(version: int, query: str) -> StringCommand:
+    """One line from each database: the command is as long for two hundred as for one."""
+    names = """
+        select replace(datname, '"', '""') from pg_database
+        where datallowconn and not datistemplate and datconnlimit <> -2 order by datname
+        """
+    return StringCommand(
+        _online(version),
+        StringCommand("query=", QuoteString(" ".join(query.split()) + ";"), _separator=""),
+        "; printf %s", QuoteString(" ".join(names.split())), f"| {psql(version)} |",
+        """while read -r name; do printf '\\\\connect "%s"\\n%s\\n' "$name" "$query"; done |""",
+        psql(version),
+    )  # fmt: skip
+
+
+def _answer(output: list[str]) -> dict[str, Any] | None:
+    if output == [_DOWN]:
+        return None
     try:
         answer: dict[str, Any] = dict(json.loads("".join(output)))
     except (ValueError, TypeError) as error:
@@ -55,8 +107,8 @@ def _answer(output: list[str]) -> dict[str, Any]:
     return answer
 
 
-class Roles(FactBase[dict[str, RoleState]]):
-    """The roles of cluster `version`/main; none where it does not run."""
+class Roles(FactBase[dict[str, RoleState] | None]):
+    """The roles of cluster `version`/main; no cluster: none; one that is down: None."""
 
     default = dict
 
@@ -68,18 +120,25 @@ class Roles(FactBase[dict[str, RoleState]]):
             select json_object_agg(rolname, json_build_object(
                 'login', rolcanlogin, 'superuser', rolsuper, 'create_database', rolcreatedb,
                 'create_role', rolcreaterole, 'replication', rolreplication,
-                'bypass_rls', rolbypassrls, 'connection_limit', rolconnlimit))
-            from pg_roles where rolname !~ '^pg_'
+                'bypass_rls', rolbypassrls, 'inherit', rolinherit,
+                'expires', coalesce(rolvaliduntil < 'infinity', false),
+                'connection_limit', rolconnlimit,
+                'member_of', array(
+                    select groups.rolname from pg_auth_members
+                    join pg_roles groups on groups.oid = roleid
+                    where member = roles.oid order by groups.rolname collate "C"),
+                'settings', coalesce(rolconfig, '{}')))
+            from pg_roles roles where rolname !~ '^pg_'
             """,
         )
 
     @override
-    def process(self, output: list[str]) -> dict[str, RoleState]:
+    def process(self, output: list[str]) -> dict[str, RoleState] | None:
         return _answer(output)
 
 
-class Databases(FactBase[dict[str, DatabaseState]]):
-    """The databases of cluster `version`/main; none where it does not run."""
+class Databases(FactBase[dict[str, DatabaseState] | None]):
+    """The databases of cluster `version`/main; no cluster: none; one that is down: None."""
 
     default = dict
 
@@ -87,60 +146,169 @@ class Databases(FactBase[dict[str, DatabaseState]]):
     def command(self, version: int) -> StringCommand:
         return _ask(
             version,
+            # The column with ICU's locale has another name in each of three versions.
             """
             select json_object_agg(datname, json_build_object(
                 'owner', pg_get_userbyid(datdba),
-                'open', has_database_privilege('public', oid, 'connect')
-                     or has_database_privilege('public', oid, 'temporary')))
-            from pg_database where not datistemplate
+                'encoding', pg_encoding_to_char(encoding),
+                'locale', coalesce(to_jsonb(one)->>'datlocale', to_jsonb(one)->>'daticulocale',
+                                   datcollate),
+                'connection_limit', datconnlimit,
+                'connectable', datallowconn,
+                'acl', (
+                    select coalesce(json_agg(json_build_array(
+                        case grantee when 0 then 'public' else pg_get_userbyid(grantee) end,
+                        privilege_type)), '[]')
+                    from aclexplode(coalesce(datacl, acldefault('d', datdba)))),
+                'settings', coalesce((
+                    select to_json(setconfig) from pg_db_role_setting
+                    where setdatabase = one.oid and setrole = 0), '[]'),
+                'role_settings', coalesce((
+                    select json_object_agg(pg_get_userbyid(setrole), setconfig)
+                    from pg_db_role_setting
+                    where setdatabase = one.oid and setrole <> 0), '{}')))
+            from pg_database one where not datistemplate
             """,
         )
 
     @override
-    def process(self, output: list[str]) -> dict[str, DatabaseState]:
+    def process(self, output: list[str]) -> dict[str, DatabaseState] | None:
         return _answer(output)
 
 
-class RestartSettings(FactBase[dict[str, bool]]):
+class Contents(FactBase[dict[str, ContentState] | None]):
     """
-    The settings of cluster `version`/main that only a restart changes, and whether one is due.
+    Extensions, schemas and who may do what, in each database of cluster `version`/main.
 
-    Empty where it does not run.
+    No cluster: none; one that is down: None.
     """
 
     default = dict
 
     @override
     def command(self, version: int) -> StringCommand:
-        return _ask(
+        return _ask_each(
             version,
             """
-            select json_object_agg(name, pending_restart)
-            from pg_settings where context = 'postmaster'
+            with spaces as (
+                select * from pg_namespace
+                where nspname !~ '^pg_' and nspname <> 'information_schema'
+            ), relations as (
+                select relnamespace, case relkind when 'S' then 'S' else 'r' end::"char" as kind,
+                       relacl, relowner
+                from pg_class
+                where relkind in ('r', 'p', 'v', 'm', 'f', 'S') and not exists (
+                    select from pg_depend where classid = 'pg_class'::regclass
+                    and objid = pg_class.oid and deptype = 'e')
+            ), granted as (
+                select relnamespace, kind, grantee, privilege_type, count(*) as times
+                from relations, aclexplode(relacl)
+                where grantee <> relowner and grantee <> 0
+                group by relnamespace, kind, grantee, privilege_type
+            ), grants as (
+                select relnamespace, kind, json_agg(json_build_array(
+                    pg_get_userbyid(grantee), privilege_type, times)) as list
+                from granted group by relnamespace, kind
+            )
+            select json_build_object(
+                'database', current_database(),
+                'extensions', array(select extname from pg_extension order by extname),
+                'schemas', (select coalesce(json_object_agg(nspname, json_build_object(
+                    'owner', pg_get_userbyid(nspowner),
+                    'acl', (
+                        select coalesce(json_agg(json_build_array(
+                            case grantee when 0 then 'public' else pg_get_userbyid(grantee) end,
+                            privilege_type)), '[]')
+                        from aclexplode(nspacl) where grantee <> nspowner),
+                    'tables', (select count(*) from relations
+                               where relnamespace = spaces.oid and kind = 'r'),
+                    'sequences', (select count(*) from relations
+                                  where relnamespace = spaces.oid and kind = 'S'),
+                    'table_acl', coalesce((select list from grants
+                                  where relnamespace = spaces.oid and kind = 'r'), '[]'),
+                    'sequence_acl', coalesce((select list from grants
+                                     where relnamespace = spaces.oid and kind = 'S'), '[]'),
+                    'default_acl', (
+                        select coalesce(json_agg(json_build_array(
+                            pg_get_userbyid(defaclrole), defaclobjtype, pg_get_userbyid(grantee),
+                            privilege_type)), '[]')
+                        from pg_default_acl, aclexplode(defaclacl)
+                        where defaclnamespace = spaces.oid and grantee <> 0)
+                )), '{}') from spaces))
             """,
         )
 
     @override
-    def process(self, output: list[str]) -> dict[str, bool]:
-        return _answer(output)
+    def process(self, output: list[str]) -> dict[str, ContentState] | None:
+        if output == [_DOWN]:
+            return None
+        try:
+            answers = [dict(json.loads(line)) for line in output if line]
+            return {
+                one["database"]: ContentState(extensions=one["extensions"], schemas=one["schemas"])
+                for one in answers
+            }
+        except (ValueError, TypeError, KeyError) as error:
+            raise FactProcessError(f"psql answered {output[:1]!r}") from error
+
+
+class ServerState(TypedDict):
+    pending: list[str]  # settings that wait for a restart
+    restart: list[str]  # those that only a restart changes
+    by_hand: list[str]  # those that ALTER SYSTEM set, which wins over every file of ours
+
+
+class Server(FactBase[ServerState]):
+    """What cluster `version`/main says of its settings; nothing where it does not run."""
+
+    @staticmethod
+    @override
+    def default() -> ServerState:
+        return ServerState(pending=[], restart=[], by_hand=[])
+
+    @override
+    def command(self, version: int) -> StringCommand:
+        return _ask(
+            version,
+            """
+            select json_build_object(
+                'pending', array(select name from pg_settings where pending_restart),
+                'restart', array(select name from pg_settings where context = 'postmaster'),
+                'by_hand', array(select distinct name from pg_file_settings
+                                 where sourcefile like '%/postgresql.auto.conf'))
+            """,
+        )
+
+    @override
+    def process(self, output: list[str]) -> ServerState:
+        answer = _answer(output)
+        try:
+            if answer is None:
+                return self.default()
+            return ServerState(
+                pending=answer["pending"], restart=answer["restart"], by_hand=answer["by_hand"]
+            )
+        except KeyError as error:
+            raise FactProcessError(f"psql answered {output[:1]!r}") from error
 
 
 class WrongPasswords(FactBase[list[str]]):
     """
-    Those of `roles` whose password in the cluster is not the one in their file, or has no file.
+    Those roles whose password in the cluster is not the one in their file, or has no file.
 
-    All of them where the cluster does not run yet.
+    Their names, and the passwords that were given, come on standard input, as the program wants
+    them: `host.get_fact(WrongPasswords, version=17, _stdin=…)`. All of them where there is no
+    cluster yet; none where it is down and does not say.
     """
 
     default = list
 
     @override
-    def command(self, version: int, roles: list[str]) -> StringCommand:
-        names = " ".join(roles)
+    def command(self, version: int) -> StringCommand:
         return StringCommand(
-            f"if test -x {PASSWORDS_PROGRAM} && pg_lsclusters -h {version} main 2> /dev/null",
-            f"| grep -qw online; then {PASSWORDS_PROGRAM} check {version} {names};",
-            f'else for role in {names}; do echo "$role"; done; fi',
+            f"cluster=$(pg_lsclusters -h {version} main 2> /dev/null)",
+            f"&& test -x {PASSWORDS_PROGRAM} || {{ sed -n 's/^role //p'; exit 0; }};",
+            f'! echo "$cluster" | grep -qw online || {PASSWORDS_PROGRAM} check {version}',
         )
 
     @override

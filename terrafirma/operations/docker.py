@@ -100,8 +100,12 @@ def compose_up(
     # Compose leaves these as they are: for it, nothing changed.
     spoilt = [one for one in containers if one["stale"] or one["health"] == "unhealthy"]
     right = [one for one in containers if (one["release"], one["state"]) == (release, "running")]
-    if served and len(right) == len(containers) == replicas and not spoilt:
+    complete = served and len(right) == len(containers) == replicas
+    if complete and not spoilt:
         host.noop(f"{replicas} replicas of {project} run release {release}")
+        return
+    if complete and all(one["stale"] for one in spoilt):
+        yield from _roll([one["name"] for one in spoilt], health_urls, timeout)
         return
     compose = f"docker compose --project-name {project} --progress plain"
     # Only these: the others go on serving.
@@ -114,9 +118,43 @@ def compose_up(
         f"{{ {compose} build > build.log 2>&1 || {{ tail -n 20 build.log >&2; exit 1; }}; }} &&",
         f"{{ {remove} {compose} up --detach --remove-orphans --wait --wait-timeout {timeout}",
         f"|| {last_words}; }} &&",
-        f"for url in {' '.join(health_urls)}; do",
-        f"curl --silent --show-error --fail --output /dev/null --max-time 5 --retry {timeout}",
-        f"--retry-delay 1 --retry-max-time {timeout} --retry-all-errors",
-        f'"$url" || {{ echo "$url does not answer" >&2; {last_words}; }}; done &&',
+        f"{_answers(health_urls, timeout)} || {last_words} &&",
         f"echo {release} > serving",
     )  # fmt: skip
+
+
+@operation
+def roll(
+    project: str, *, secrets: Sequence[str], health_urls: Sequence[str], timeout: int
+) -> Generator[StringCommand]:
+    """
+    The containers of a compose project that started before one of `secrets` changed, started anew.
+
+    One after the other, each when all of them answer again: the others go on serving.
+    """
+    containers = host.get_fact(ProjectContainers, project=project, secrets=secrets)
+    # In a dry run the secret is still the one that they know.
+    stale = [one["name"] for one in containers if one["stale"] or not host.state.is_executing]
+    yield from _roll(stale, health_urls, timeout)
+    if not stale:
+        host.noop(f"{project} knows its secrets")
+
+
+def _roll(
+    containers: Sequence[str], health_urls: Sequence[str], timeout: int
+) -> Generator[StringCommand]:
+    for name in containers:
+        yield StringCommand(
+            "docker restart --time 30", QuoteString(name), "> /dev/null &&",
+            _answers(health_urls, timeout),
+        )  # fmt: skip
+
+
+def _answers(urls: Sequence[str], timeout: int) -> str:
+    """Shell words that succeed once all of `urls` answer with success."""
+    return (
+        f"( for url in {' '.join(urls)}; do "
+        f"curl --silent --show-error --fail --output /dev/null --max-time 5 --retry {timeout} "
+        f"--retry-delay 1 --retry-max-time {timeout} --retry-all-errors "
+        '"$url" || { echo "$url does not answer" >&2; exit 1; }; done )'
+    )

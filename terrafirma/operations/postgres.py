@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
 from pyinfra import host
 from pyinfra.api import StringCommand
@@ -10,16 +10,17 @@ from pyinfra.facts.files import FileContents
 
 from terrafirma.facts.files import PathStates
 from terrafirma.facts.postgres import (
+    Contents,
     Databases,
-    RestartSettings,
     Roles,
-    RoleState,
+    Server,
     WrongPasswords,
     psql,
 )
-from terrafirma.operations import operation
-from terrafirma.paths import PASSWORDS_PROGRAM
-from terrafirma.settings import Database, Role
+from terrafirma.grants import closed_sql, content_sql, database_sql, membership_sql, role_sql
+from terrafirma.operations import failure, operation
+from terrafirma.paths import DROPPED, PASSWORDS, PASSWORDS_PROGRAM
+from terrafirma.settings import Database, Postgres, Role
 
 
 @operation
@@ -40,6 +41,20 @@ def cluster(version: int) -> Generator[StringCommand]:
 
 
 @operation
+def undo_by_hand(
+    version: int, *, settings: Callable[[], Mapping[str, str]]
+) -> Generator[StringCommand]:
+    """
+    No declared setting that somebody overrode by ALTER SYSTEM, which wins over every file.
+
+    + settings: what our file says
+    """
+    by_hand = set(host.get_fact(Server, version=version)["by_hand"])
+    sql = [f"alter system reset {name};" for name in sorted(by_hand & settings().keys())]
+    yield from _run(version, sql and [*sql, "select pg_reload_conf();"], "nothing set by hand")
+
+
+@operation
 def apply_restart(
     version: int, *, unit: str, path: str, settings: Callable[[], Mapping[str, str]]
 ) -> Generator[StringCommand]:
@@ -53,98 +68,192 @@ def apply_restart(
 
     A time stamp would restart the server for every changed value; most need a reload only.
     """
-    restart_settings = host.get_fact(RestartSettings, version=version)
-    due = sorted(name for name, pending in restart_settings.items() if pending)
+    server = host.get_fact(Server, version=version)
+    due = set(server["pending"])
     if not host.state.is_executing:
         lines = host.get_fact(FileContents, path=path) or []
         present = dict(line.split(" = ", 1) for line in lines if " = " in line)
         wanted = settings()
-        due += sorted(
-            name
-            for name in set(restart_settings) & (set(wanted) | set(present))
-            if present.get(name) != wanted.get(name)
-        )
+        changing = {name for name, value in wanted.items() if present.get(name) != value}
+        changing |= present.keys() - wanted.keys()
+        # What ALTER SYSTEM set will be undone: what runs so needs a restart, what waits no more.
+        by_hand = wanted.keys() & set(server["by_hand"])
+        due = (due - by_hand) | ((changing | (by_hand - due)) & set(server["restart"]))
     if due:
-        yield StringCommand("systemctl restart", unit, "#", *due)
+        yield StringCommand("systemctl restart", unit, "#", *sorted(due))
     else:
         host.noop("no setting waits for a restart")
 
 
-def _attributes(role: Role) -> RoleState:
-    return RoleState(
-        login=True,
-        superuser=False,
-        create_database=False,
-        create_role=False,
-        replication=False,
-        bypass_rls=False,
-        connection_limit=role.connection_limit,
-    )
-
-
 @operation
-def roles(version: int, roles: Sequence[Role]) -> Generator[StringCommand]:
+def roles(version: int, settings: Postgres) -> Generator[StringCommand]:
     """
-    Roles that log in, and can do no more than that.
+    Roles, each a member of exactly the declared others, that can do no more than that.
 
     pyinfra's postgres.role never takes an attribute away, does not see LOGIN, SUPERUSER and the
     limit at all, and costs a round trip for each role.
     """
     known = host.get_fact(Roles, version=version)
-    sql = []
-    for role in roles:
-        if known.get(role.name) != _attributes(role):
-            verb = "alter" if role.name in known else "create"
-            sql.append(
-                f'{verb} role "{role.name}" login nosuperuser nocreatedb nocreaterole '
-                f"noreplication nobypassrls connection limit {role.connection_limit};"
-            )
-    yield from _run(version, sql, f"{len(roles)} roles as wanted")
+    if known is None:
+        yield from _unseen()
+        return
+    sql = [line for role in settings.roles for line in role_sql(role, known.get(role.name))]
+    # All of them are there before the first is a member of another.
+    for role in settings.roles:
+        sql += membership_sql(role.name, settings.groups(role), known.get(role.name))
+    declared = {role.name for role in settings.roles}
+    _report("roles", known.keys() - declared - {"postgres"})
+    yield from _run(version, sql, f"{len(settings.roles)} roles as wanted")
 
 
 @operation
-def passwords(version: int, roles: Sequence[Role]) -> Generator[StringCommand]:
+def passwords(
+    version: int, roles: Sequence[str], given: Mapping[str, str], *, renew: bool = False
+) -> Generator[StringCommand]:
     """
     Passwords that are born on the server, in files that root alone reads, and never leave it.
 
+    + roles: names of those that log in
+    + given: the passwords that were chosen elsewhere
+    + renew: new ones, also where the present ones are right
+
     pyinfra's postgres.role sends them in clear text, and sets them on each run.
     """
-    wrong = host.get_fact(WrongPasswords, version=version, roles=[role.name for role in roles])
+    lines = [f"role {role}" for role in roles]
+    lines += [f"given {role} {password}" for role, password in given.items()]
+    stdin = "\n".join(lines)
+    wrong = list(roles) if renew else host.get_fact(WrongPasswords, version=version, _stdin=stdin)
     if wrong:
-        yield StringCommand(PASSWORDS_PROGRAM, "set", str(version), *wrong)
+        lines = [f"role {role}" for role in wrong]
+        lines += [f"given {role} {given[role]}" for role in wrong if role in given]
+        verb = "renew" if renew else "set"
+        yield StringCommand(PASSWORDS_PROGRAM, verb, str(version), _stdin="\n".join(lines))
     else:
         host.noop(f"{len(roles)} passwords as in their files")
 
 
 @operation
-def databases(version: int, databases: Sequence[Database]) -> Generator[StringCommand]:
+def twin(version: int, role: Role, groups: Sequence[str]) -> Generator[StringCommand]:
     """
-    Databases with their owners, closed to every other role.
+    A second login of `role`, as which it acts: `NAME~`, a name that no declared role can have.
+
+    While a password is renewed there are two, so that no connection is ever refused: PostgreSQL
+    keeps one password for a role.
+    """
+    double = role.model_copy(
+        update={"name": f"{role.name}~", "settings": {**role.settings, "role": role.name}}
+    )
+    now = (host.get_fact(Roles, version=version) or {}).get(double.name)
+    sql = [*role_sql(double, now), *membership_sql(double.name, [role.name, *groups], now)]
+    yield from _run(version, sql, f"{double.name} is there")
+
+
+@operation
+def drop_role(version: int, role: str) -> Generator[StringCommand]:
+    """A role that is gone, with its password; PostgreSQL refuses one that owns something."""
+    if role not in (host.get_fact(Roles, version=version) or ()):
+        host.noop(f"there is no role {role}")
+        return
+    yield StringCommand(psql(version), _stdin=[f'drop role "{role}";'])
+    yield StringCommand("rm -f", f"{PASSWORDS}/{role}")
+
+
+@operation
+def drop_database(version: int, database: str) -> Generator[StringCommand]:
+    """A database that is gone, after a last dump below /var/lib/terrafirma/dropped."""
+    if database not in (host.get_fact(Databases, version=version) or ()):
+        host.noop(f"there is no database {database}")
+        return
+    yield StringCommand(
+        # A dump that is there is never overwritten: whoever drops twice has two.
+        f"umask 077; mkdir -p {DROPPED}; file={DROPPED}/{database}.dump; n=1;",
+        f'while test -e "$file"; do n=$((n + 1)); file={DROPPED}/{database}.$n.dump; done;',
+        f"runuser -u postgres -- pg_dump --cluster {version}/main --format custom {database}",
+        '> "$file" || { rm -f "$file"; exit 1; };',
+        f'{psql(version)} && echo "the last dump of {database}: $file"',
+        _stdin=[f'drop database "{database}";'],
+    )
+
+
+@operation
+def databases(version: int, settings: Postgres) -> Generator[StringCommand]:
+    """
+    Databases with their owners, limits and settings, closed to every role that has no access.
 
     pyinfra's postgres.database leaves CONNECT and TEMPORARY with PUBLIC: any role of the cluster
     may look around in every database.
     """
     known = host.get_fact(Databases, version=version)
+    if known is None:
+        yield from _unseen()
+        return
+    declared = {role.name for role in settings.roles}
+    sql = list(closed_sql("postgres", known.get("postgres")))
+    for database in settings.databases:
+        now = known.get(database.name)
+        sql += database_sql(database, now, declared)
+        if now is not None and (now["encoding"], now["locale"]) != (
+            database.encoding,
+            database.locale,
+        ):
+            host.log_styled(
+                f"postgres_databases: {database.name} is {now['encoding']}, {now['locale']}, not "
+                f"{database.encoding}, {database.locale}: only a new database can be",
+                fg="yellow",
+            )
+    _report("databases", known.keys() - {one.name for one in settings.databases} - {"postgres"})
+    yield from _run(version, sql, f"{len(settings.databases)} databases as wanted")
+
+
+@operation
+def contents(version: int, databases: Sequence[Database]) -> Generator[StringCommand]:
+    """
+    The extensions and schemas of the databases, and what their roles may do in them.
+
+    + databases: with their names, owners, access, schemas and extensions
+
+    Rights that a role of `access` has beyond its level are taken away. One question for all.
+    """
+    known = host.get_fact(Contents, version=version)
+    if known is None:
+        yield from _unseen()
+        return
     sql = []
     for database in databases:
         now = known.get(database.name)
-        if now is None:
-            # template0: what somebody put into template1 is not copied into each new database.
-            sql.append(
-                f'create database "{database.name}" owner "{database.owner}" template template0;'
-            )
-        elif now["owner"] != database.owner:
-            sql.append(f'alter database "{database.name}" owner to "{database.owner}";')
-        if now is None or now["open"]:
-            sql.append(f'revoke connect, temporary on database "{database.name}" from public;')
-    # Nor is there anything to look at for them in the maintenance database.
-    if known.get("postgres", {"open": True})["open"]:
-        sql.append("revoke connect, temporary on database postgres from public;")
-    yield from _run(version, sql, f"{len(databases)} databases as wanted")
+        if lines := list(content_sql(database, now)):
+            sql += [f'\\connect "{database.name}"', "begin;", *lines, "commit;"]
+        if now:
+            more = set(now["extensions"]) - {"plpgsql", *database.extensions}
+            _report(f"extensions of {database.name}", more)
+    # Its view shows the statements of all databases, to the superuser.
+    if "pg_stat_statements" not in known.get("postgres", {"extensions": []})["extensions"]:
+        sql += ["\\connect postgres", "create extension pg_stat_statements;"]
+    yield from _run(version, sql, f"the contents of {len(databases)} databases as wanted")
+
+
+def _unseen() -> Generator[StringCommand]:
+    """A server that is down: the run starts it before, a dry run cannot look."""
+    if host.state.is_executing:
+        yield failure("the server does not run: see `journalctl -u 'postgresql@*'`")
+    host.noop("the server is down: what is in it is not seen before it runs")
+
+
+def _report(what: str, names: Iterable[str]) -> None:
+    if names := sorted(names):
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        host.log(f"Not in the data, left alone: {what} {', '.join(names[:10])}{more}")
 
 
 def _run(version: int, sql: list[str], otherwise: str) -> Generator[StringCommand]:
-    if sql:
-        yield StringCommand(psql(version), _stdin=sql)
-    else:
+    if not sql:
         host.noop(otherwise)
+        return
+    if not host.state.is_executing:
+        # The name of the operation alone does not say what is wrong. There is no secret in it.
+        lines = [line for line in sql if line.startswith(("alter", "create", "grant", "revoke"))]
+        for line in lines[:10]:
+            host.log(f"  {line}")
+        if len(lines) > 10:
+            host.log(f"  … and {len(lines) - 10} more")
+    yield StringCommand(psql(version), _stdin=sql)

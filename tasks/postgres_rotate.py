@@ -1,0 +1,56 @@
+"""A new password for a role while its applications serve: --data postgres_rotate=ROLE."""
+
+from pyinfra import host
+from pyinfra.api import DeployError
+
+from terrafirma.machine import postgres_version, ready
+from terrafirma.operations.docker import roll
+from terrafirma.operations.postgres import drop_role, passwords, twin
+from terrafirma.operations.secrets import database_url
+from terrafirma.settings import App, Postgres
+
+ready(host)
+postgres, settings = Postgres.of(host), App.of(host)
+version = postgres_version(host, postgres)
+role = next((one for one in postgres.roles if one.name == postgres.rotate), None)
+
+if role is None or not role.login:
+    names = ", ".join(one.name for one in postgres.roles if one.login)
+    raise DeployError(
+        f"{host.name}: postgres_rotate: {postgres.rotate!r} is no role that logs in; give one of "
+        f"{names} with --data postgres_rotate=ROLE"
+    )
+if role.password:
+    raise DeployError(
+        f"{host.name}: postgres_rotate: the password of {role.name} is given ({role.password}): "
+        "change it there, then run deploy.py"
+    )
+
+double = f"{role.name}~"
+users = [app for app in settings.applications if postgres.role_of(app) == role.name]
+
+twin(name=f"Let {double} log in as well", version=version, role=role, groups=postgres.groups(role))
+
+for login in host.loop([double, role.name]):
+    passwords(
+        name=f"Give {login} a new password", version=version, roles=[login], given={}, renew=True
+    )
+
+    for app in host.loop(users):
+        database_url(
+            name=f"Tell {app.name} to come as {login}",
+            path=app.database_url,
+            url=postgres.url(app, login),
+            role=login,
+            user=app.user,
+        )
+
+        roll(
+            name=f"Restart the replicas of {app.name}, one by one",
+            project=app.name,
+            secrets=[app.database_url],
+            health_urls=app.health_urls,
+            timeout=settings.start_seconds,
+        )
+
+drop_role(name=f"Remove {double}", version=version, role=double)

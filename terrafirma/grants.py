@@ -1,0 +1,216 @@
+"""
+What has to be said to a PostgreSQL cluster so that it is as declared: SQL, made of plain data.
+
+Functions of what a fact saw and of what the settings say; no host is asked here. A role that the
+data does not name is never touched, and nothing is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+
+from terrafirma.facts.postgres import ContentState, DatabaseState, RoleState, SchemaState
+from terrafirma.operations.files import render
+from terrafirma.settings import Access, Database, Role
+from terrafirma.tuning import plain
+
+Acl = Iterable[tuple[str, str]]
+
+OWN = frozenset({"CREATE", "CONNECT", "TEMPORARY"})
+"""What an owner may do with its database."""
+
+# `migrate` has none of its own: it is a member of the owner.
+_ON_DATABASE: dict[Access, frozenset[str]] = {
+    "read": frozenset({"CONNECT"}),
+    "write": frozenset({"CONNECT", "TEMPORARY"}),
+    "migrate": frozenset(),
+}
+_ON_SCHEMA: dict[Access, frozenset[str]] = {
+    "read": frozenset({"USAGE"}),
+    "write": frozenset({"USAGE"}),
+    "migrate": frozenset(),
+}
+_ON_TABLES: dict[Access, frozenset[str]] = {
+    "read": frozenset({"SELECT"}),
+    "write": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
+    "migrate": frozenset(),
+}
+_ON_SEQUENCES: dict[Access, frozenset[str]] = {
+    "read": frozenset({"SELECT"}),
+    "write": frozenset({"SELECT", "USAGE", "UPDATE"}),
+    "migrate": frozenset(),
+}
+
+# Their value is a list of names, and PostgreSQL keeps it as one.
+_LISTS = frozenset(
+    {"local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"}
+)
+
+
+def role_sql(role: Role, now: RoleState | None) -> Iterator[str]:
+    """What makes `role` log in or not, with its limit and settings, and do no more than that."""
+    wanted = {
+        "login": role.login,
+        "superuser": False,
+        "create_database": False,
+        "create_role": False,
+        "replication": False,
+        "bypass_rls": False,
+        "inherit": True,
+        "expires": False,
+        "connection_limit": role.connection_limit,
+    }
+    if now is None or not wanted.items() <= now.items():
+        yield (
+            f'{"alter" if now else "create"} role "{role.name}" {"" if role.login else "no"}login '
+            "nosuperuser nocreatedb nocreaterole noreplication nobypassrls inherit "
+            f"connection limit {role.connection_limit} valid until 'infinity';"
+        )
+    yield from _settings_sql(f'role "{role.name}"', role.settings, now["settings"] if now else [])
+
+
+def membership_sql(role: str, groups: Sequence[str], now: RoleState | None) -> Iterator[str]:
+    """What makes `role` a member of exactly `groups`."""
+    known = now["member_of"] if now else []
+    yield from (f'grant "{group}" to "{role}";' for group in groups if group not in known)
+    yield from (f'revoke "{group}" from "{role}";' for group in known if group not in groups)
+
+
+def database_sql(
+    database: Database, now: DatabaseState | None, declared: Set[str]
+) -> Iterator[str]:
+    """What makes `database` as declared: owner, limit, settings, and who may connect."""
+    name, owner = database.name, database.owner
+    if now is None:
+        # template0: what somebody put into template1 is not copied into each new database.
+        yield (
+            f'create database "{name}" owner "{owner}" template template0 '
+            f"encoding '{database.encoding}' {_locale(database.locale)} "
+            f"connection limit {database.connection_limit};"
+        )
+        acl: Acl = [("public", "CONNECT"), ("public", "TEMPORARY"), *((owner, one) for one in OWN)]
+    else:
+        acl = now["acl"]
+        if now["owner"] != owner:
+            yield from render(
+                "postgres/hand_over.sql.j2", database=name, old=now["owner"], new=owner
+            ).splitlines()
+            acl = [(owner if role == now["owner"] else role, right) for role, right in acl]
+        if now["connection_limit"] != database.connection_limit:
+            yield f'alter database "{name}" connection limit {database.connection_limit};'
+        if not now["connectable"]:
+            yield f'alter database "{name}" allow_connections true;'
+    yield from _settings_sql(
+        f'database "{name}"', database.settings, now["settings"] if now else []
+    )
+    of_roles = now["role_settings"] if now else {}
+    seen = {role for role, _ in acl} | of_roles.keys()
+    for role in ("public", *sorted(declared & seen | database.access.keys() | {owner})):
+        acts_as = {"role": owner} if database.access.get(role) == "migrate" else {}
+        yield from _settings_sql(
+            f'role "{role}" in database "{name}"', acts_as, of_roles.get(role, [])
+        )
+        access = database.access.get(role)
+        wanted = OWN if role == owner else _ON_DATABASE[access] if access else frozenset()
+        has = {right for one, right in acl if one == role}
+        yield from _grant_sql(f'on database "{name}"', role, wanted, has)
+
+
+def closed_sql(name: str, now: DatabaseState | None) -> Iterator[str]:
+    """What closes the maintenance database to everybody: there is nothing to look at for them."""
+    acl = now["acl"] if now else [("public", "CONNECT"), ("public", "TEMPORARY")]
+    has = {right for role, right in acl if role == "public"}
+    yield from _grant_sql(f'on database "{name}"', "public", frozenset(), has)
+
+
+def content_sql(database: Database, now: ContentState | None) -> Iterator[str]:
+    """What gives `database` its extensions and schemas, and its roles their rights in them."""
+    schemas = now["schemas"] if now else {"public": _NEW_PUBLIC}
+    for name in database.schemas:
+        if name not in schemas:
+            yield f'create schema "{name}" authorization "{database.owner}";'
+            yield from _schema_sql(database, name, _NEW)
+            continue
+        # A database's own schema belongs to whoever owns the database.
+        wanted = "pg_database_owner" if name == "public" else database.owner
+        if schemas[name]["owner"] not in (wanted, database.owner):
+            yield f'alter schema "{name}" owner to "{wanted}";'
+        yield from _schema_sql(database, name, schemas[name])
+    known = now["extensions"] if now else []
+    for extension in database.extensions:
+        if extension not in known:
+            yield f'create extension "{extension}" cascade;'
+
+
+_NEW = SchemaState(
+    owner="", acl=[], tables=0, sequences=0, table_acl=[], sequence_acl=[], default_acl=[]
+)
+_NEW_PUBLIC = SchemaState(
+    owner="pg_database_owner", acl=[("public", "USAGE")], tables=0, sequences=0, table_acl=[],
+    sequence_acl=[], default_acl=[],
+)  # fmt: skip
+
+
+def _schema_sql(database: Database, name: str, now: SchemaState) -> Iterator[str]:
+    public = {right for role, right in now["acl"] if role == "public"}
+    # Before PostgreSQL 15 everybody could make tables in it.
+    yield from _grant_sql(f'on schema "{name}"', "public", public - {"CREATE"}, public)
+    for role, access in sorted(database.access.items()):
+        has = {right for one, right in now["acl"] if one == role}
+        yield from _grant_sql(f'on schema "{name}"', role, _ON_SCHEMA[access], has)
+        for kind, letter, rights, total, acl in (
+            ("tables", "r", _ON_TABLES, now["tables"], now["table_acl"]),
+            ("sequences", "S", _ON_SEQUENCES, now["sequences"], now["sequence_acl"]),
+        ):
+            counts = {right: times for one, right, times in acl if one == role}
+            wanted = rights[access]
+            complete = {right for right in wanted if counts.get(right, 0) == total}
+            has = complete | (counts.keys() - wanted)
+            yield from _grant_sql(f'on all {kind} in schema "{name}"', role, wanted, has)
+            # The same for what the owner is going to make.
+            coming = {
+                right
+                for maker, one, grantee, right in now["default_acl"]
+                if (maker, one, grantee) == (database.owner, letter, role)
+            }
+            prefix = f'alter default privileges for role "{database.owner}" in schema "{name}" '
+            yield from _grant_sql(f"on {kind}", role, wanted, coming, prefix)
+
+
+def _grant_sql(
+    what: str, role: str, wanted: Collection[str], has: Collection[str], prefix: str = ""
+) -> Iterator[str]:
+    who = role if role == "public" else f'"{role}"'
+    if missing := sorted(set(wanted) - set(has)):
+        yield f"{prefix}grant {', '.join(missing).lower()} {what} to {who};"
+    if excess := sorted(set(has) - set(wanted)):
+        yield f"{prefix}revoke {', '.join(excess).lower()} {what} from {who};"
+
+
+def _settings_sql(
+    whose: str, wanted: Mapping[str, bool | int | float | str], known: Sequence[str]
+) -> Iterator[str]:
+    now = dict(line.split("=", 1) for line in known)
+    for name, value in sorted(wanted.items()):
+        items = [one.strip() for one in plain(value).split(",")] if name in _LISTS else []
+        stored = ", ".join(map(_identifier, items)) if items else plain(value)
+        if now.get(name) != stored:
+            given = ", ".join(map(_literal, items)) if items else _literal(plain(value))
+            yield f"alter {whose} set {name} to {given};"
+    for name in sorted(now.keys() - wanted.keys()):
+        yield f"alter {whose} reset {name};"
+
+
+def _locale(locale: str) -> str:
+    if locale in ("C", "C.UTF-8"):
+        return f"locale '{locale}'"
+    return f"locale 'C.UTF-8' locale_provider icu icu_locale '{locale}'"
+
+
+def _literal(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _identifier(name: str) -> str:
+    """A name as PostgreSQL writes it: quoted where it has to be."""
+    return name if name.isidentifier() and name == name.lower() else f'"{name.strip(chr(34))}"'
