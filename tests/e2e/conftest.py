@@ -67,6 +67,14 @@ def login(server: Target, network: str, **how: str) -> dict[str, str]:
     return answer
 
 
+def networks(server: Target) -> dict[str, str]:
+    """Subnet of each bridge network, as Docker says."""
+    inspected = json.loads(
+        server.run("docker network inspect $(docker network ls -q --filter driver=bridge)")
+    )
+    return {one["Name"]: one["IPAM"]["Config"][0]["Subnet"] for one in inspected}
+
+
 REPOSITORY = "/home/box/server.borg"
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from tests.conftest import ROOT, Pyinfra
 
@@ -214,3 +214,67 @@ def open_ports(client: Container, server: Container, *ports: int) -> list[int]:
     """Those of `ports` that accept a connection from `client`."""
     answer = client.python(OPEN_PORTS, server.address, *map(str, ports))
     return [int(port) for port in answer]
+
+
+LOAD = """
+import http.client, json, socket, ssl, sys, threading
+
+address, domain, authority, *paths = sys.argv[1:]
+context = ssl.create_default_context(cadata=authority)
+stop, failed, counts = threading.Event(), [], []
+
+def connect():
+    connection = http.client.HTTPSConnection(domain, timeout=15, context=context)
+    connection._create_connection = lambda _, *rest: socket.create_connection((address, 443), *rest)
+    return connection
+
+def ask(keep):
+    count, connection = 0, connect()
+    while not stop.is_set():
+        count += 1
+        try:
+            connection.request("GET", paths[count % len(paths)])
+            answer = connection.getresponse()
+            body = answer.read()
+            length = int(answer.headers["Content-Length"] or len(body))
+            if answer.status != 200 or len(body) != length:
+                failed.append(f"{answer.status} {body[:80]!r}")
+        except Exception as error:
+            failed.append(repr(error))
+            connection.close()
+            connection = connect()
+        if not keep:
+            connection.close()
+    counts.append(count)
+
+threads = [threading.Thread(target=ask, args=(number % 4 != 0,)) for number in range(8)]
+for thread in threads:
+    thread.start()
+sys.stdin.read()
+stop.set()
+for thread in threads:
+    thread.join()
+print(json.dumps({"requests": sum(counts), "failed": failed}))
+"""
+
+
+class Load(TypedDict):
+    requests: int
+    failed: list[str]  # each with its status or error
+
+
+@contextmanager
+def load(client: Container, server: Target, *paths: str) -> Iterator[Load]:
+    """Eight clients that ask without a pause until the block ends; most keep their connection."""
+    authority = server.run("cat /var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt")
+    arguments = [server.address, DOMAIN, authority, *(paths or ("/",))]
+    process = subprocess.Popen(
+        ["docker", "exec", "-i", client.name, "python3", "-c", LOAD, *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    result = Load(requests=0, failed=[])
+    try:
+        yield result
+    finally:
+        said, _ = process.communicate("", timeout=60)
+    result.update(json.loads(said))

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.e2e.conftest import DIGESTS, REPOSITORY, Platform, login
+from tests.e2e.conftest import DIGESTS, REPOSITORY, Platform, login, networks
 from tests.e2e.support import (
     DOMAIN,
-    Target,
     changed,
     eventually,
     get,
@@ -65,14 +64,6 @@ def test_an_untrusted_certificate_is_noticed_by_the_client(platform: Platform) -
 def test_only_ssh_and_the_web_are_open(platform: Platform) -> None:
     ports = (22, 80, 443, 2019, 2375, 5432, *range(8000, 8004))
     assert open_ports(platform.outsider, platform.server, *ports) == [22, 80, 443]
-
-
-def networks(server: Target) -> dict[str, str]:
-    """Subnet of each bridge network, as Docker says."""
-    inspected = json.loads(
-        server.run("docker network inspect $(docker network ls -q --filter driver=bridge)")
-    )
-    return {one["Name"]: one["IPAM"]["Config"][0]["Subnet"] for one in inspected}
 
 
 @pytest.fixture

@@ -24,17 +24,30 @@ import terrafirma.facts
 from terrafirma.facts.accounts import Accounts
 from terrafirma.facts.backup import Archives, FirstArchive
 from terrafirma.facts.docker import (
-    DockerAddress,
+    DockerAddresses,
     DockerNetworks,
     MissingNetworks,
     ProjectContainers,
 )
 from terrafirma.facts.files import PathStates
-from terrafirma.facts.machine import Hardware, Listeners, Machine, UsedNetworks
+from terrafirma.facts.machine import (
+    Hardware,
+    KernelSettings,
+    Listeners,
+    Machine,
+    UsedNetworks,
+)
 from terrafirma.facts.packages import AptLockHolder, MissingPackages
-from terrafirma.facts.postgres import Databases, RestartSettings, Roles, WrongPasswords
+from terrafirma.facts.postgres import (
+    Contents,
+    Databases,
+    Roles,
+    Server,
+    WrongPasswords,
+)
 from terrafirma.facts.secrets import DatabaseUrl
 from terrafirma.facts.services import Unit
+from terrafirma.paths import PASSWORDS_PROGRAM
 
 # Paths on a host that are replaced by such of this machine, to run the shell here.
 APT_LOCKS = [
@@ -59,8 +72,9 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     Accounts: [{"names": []}, {"names": ["prod", "dev"]}, {"names": HOSTILE}],
     AptLockHolder: [{}],
     Archives: [{}],
+    Contents: [{"version": 17}],
     Databases: [{"version": 17}],
-    DockerAddress: [{}],
+    DockerAddresses: [{}],
     DatabaseUrl: [
         {"path": path, "url": "postgresql://api:*@host:5432/api", "role": "api", "user": "prod"}
         for path in HOSTILE
@@ -72,12 +86,14 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     ],
     # Absolute, as all paths on a host are.
     Hardware: [{"path": "/"}, *({"path": f"/nowhere/{one}"} for one in HOSTILE)],
+    # Never from data: the names are our own.
+    KernelSettings: [{"names": []}, {"names": ["net.ipv4.ip_nonlocal_bind", "vm.swappiness"]}],
     Listeners: [{"ports": [80]}, {"ports": [443, 80, 5432]}],
     Machine: [{}],
     MissingNetworks: [{"names": []}, {"names": ["apps"]}, {"names": HOSTILE}],
     MissingPackages: [{"packages": []}, {"packages": ["caddy", "g++"]}, {"packages": HOSTILE}],
-    RestartSettings: [{"version": 17}],
     Roles: [{"version": 17}],
+    Server: [{"version": 17}],
     PathStates: [{"paths": []}, {"paths": ["/etc"]}, {"paths": HOSTILE}],
     ProjectContainers: [{"project": one} for one in HOSTILE],
     Unit: [
@@ -86,7 +102,7 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
         {"unit": "a.service", "restart_on": HOSTILE, "reload_on": HOSTILE},
     ],
     UsedNetworks: [{}],
-    WrongPasswords: [{"version": 17, "roles": []}, {"version": 17, "roles": ["api", "worker"]}],
+    WrongPasswords: [{"version": 17}],
 }
 COMMANDS = [
     pytest.param(fact, arguments, id=f"{fact.__name__}-{number}")
@@ -100,11 +116,16 @@ def text(fact: type[FactBase[Any]], **arguments: Any) -> str:
     return command.get_raw_value() if isinstance(command, StringCommand) else command
 
 
-def shell(command: str, path: Path | None = None) -> list[str]:
+def shell(command: str, path: Path | None = None, stdin: str = "") -> list[str]:
     """What `command` prints; `path` holds programs that stand in for the host's."""
     environment = os.environ | ({"PATH": f"{path}:{os.environ['PATH']}"} if path else {})
     result = subprocess.run(
-        ["sh", "-c", command], capture_output=True, text=True, env=environment, check=False
+        ["sh", "-c", command],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     if result.returncode:
         raise AssertionError(f"exit {result.returncode}: {result.stderr}")
@@ -177,6 +198,7 @@ def test_what_it_is_given_is_never_run(
     subprocess.run(
         ["sh", "-c", text(fact, **arguments)],
         env=os.environ | {"PATH": f"{path}:{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         check=False,
@@ -189,19 +211,21 @@ def test_what_it_is_given_is_never_run(
         (Accounts, {}),
         (AptLockHolder, None),
         (Archives, []),
+        (Contents, {}),
         (Databases, {}),
-        (DockerAddress, None),
+        (DockerAddresses, []),
         (DatabaseUrl, "no password"),
         (DockerNetworks, []),
         (FirstArchive, None),
         (Hardware, None),
+        (KernelSettings, {}),
         (Listeners, []),
         (MissingNetworks, []),
         (MissingPackages, []),
         (PathStates, {}),
         (ProjectContainers, []),
-        (RestartSettings, {}),
         (Roles, {}),
+        (Server, {"pending": [], "restart": [], "by_hand": []}),
         (
             Unit,
             {
@@ -242,11 +266,24 @@ def test_a_default_is_nobody_elses() -> None:
         (Archives, ["[{}]"]),
         (Archives, ['{"archives": []}']),
         (Archives, ["7"]),
+        (Contents, ["psql: error: connection to server failed"]),
+        (Contents, ["null"]),
+        (Contents, ["7"]),
+        (Contents, ['{"database": "api", "extensions": []}']),
+        # The second database is where it went wrong.
+        (
+            Contents,
+            ['{"database": "api", "extensions": [], "schemas": {}}', "ERROR:  out of memory"],
+        ),
         (Databases, ["psql: error: connection to server failed"]),
         (Databases, ["null"]),
-        (DockerAddress, ["<no value>"]),
-        (DockerAddress, ["10.210.0.0/24"]),
-        (DockerAddress, ["5: docker0    inet somewhere/24 scope global docker0"]),
+        (DockerAddresses, ["<no value>"]),
+        (DockerAddresses, ["10.210.0.0/24"]),
+        (DockerAddresses, ["5: docker0    inet somewhere/24 scope global docker0"]),
+        (
+            DockerAddresses,
+            ["5: docker0    inet 10.210.0.1/24 scope global docker0", "5: docker0    inet6"],
+        ),
         (DockerNetworks, ["Error response from daemon"]),
         (DockerNetworks, ['[{"Name": "apps"}]']),
         (DockerNetworks, ['[{"Name": "apps", "IPAM": {"Config": [{"Gateway": "10.0.0.1"}]}}]']),
@@ -264,10 +301,11 @@ def test_a_default_is_nobody_elses() -> None:
         (PathStates, ["stat: cannot statx '/x': Permission denied"]),
         (PathStates, ["8f8d84a9d15dd8bd30c814e80df8dbdc48240f5c13e4e59da35ed453ade9a6ff  -"]),
         (ProjectContainers, ["api-api-1"]),
-        (RestartSettings, ["psql: error: connection to server failed"]),
-        (RestartSettings, ["null"]),
         (Roles, ["psql: error: connection to server failed"]),
         (Roles, ["null"]),
+        (Server, ["psql: error: connection to server failed"]),
+        (Server, ["null"]),
+        (Server, ['{"pending": [], "restart": []}']),
         (Unit, ["ActiveState=active", "UnitFileState=enabled"]),
         (UsedNetworks, ["10.210.0.1/33"]),
         (UsedNetworks, ["192.0.2.0/24", "10.0.0.300"]),
@@ -792,6 +830,21 @@ def test_networks_of_this_machine() -> None:
     assert "127.0.0.0/8" in ask(UsedNetworks)
 
 
+# --- kernel ---------------------------------------------------------------------------------------
+
+
+def test_settings_of_a_kernel() -> None:
+    assert KernelSettings().process(
+        ["/proc/sys/net/ipv4/ip_nonlocal_bind=0", "/proc/sys/kernel/core_pattern=|/x a=b %p"]
+    ) == {"net.ipv4.ip_nonlocal_bind": "0", "kernel.core_pattern": "|/x a=b %p"}
+
+
+def test_settings_that_this_kernel_lacks_are_left_out() -> None:
+    """A host without IPv6 has nothing below net.ipv6."""
+    known = ask(KernelSettings, names=["kernel.ostype", "net.no_such.setting"])
+    assert known == {"kernel.ostype": "Linux"}
+
+
 # --- listeners ------------------------------------------------------------------------------------
 
 
@@ -938,9 +991,31 @@ def test_the_order_of_networks_is_not_dockers() -> None:
     assert DockerNetworks().process(["null", *turned]) == [BRIDGE, APPS]
 
 
-def test_the_address_of_docker0() -> None:
-    line = "5: docker0    inet 10.210.0.1/24 brd 10.210.0.255 scope global docker0\\  valid_lft"
-    assert DockerAddress().process([line]) == "10.210.0.1/24"
+def test_the_addresses_of_docker0() -> None:
+    four = "5: docker0    inet 10.210.0.1/24 brd 10.210.0.255 scope global docker0\\  valid_lft"
+    six = "5: docker0    inet6 fd00:0:0::1/64 scope global nodad \\       valid_lft forever"
+    assert DockerAddresses().process([four]) == ["10.210.0.1/24"]
+    assert DockerAddresses().process([four, six]) == ["10.210.0.1/24", "fd00::1/64"]
+
+
+def test_docker0_is_asked_for_ipv4_before_ipv6_and_only_for_what_others_reach(
+    program: Program, tmp_path: Path
+) -> None:
+    """A link-local address is none that PostgreSQL could listen on."""
+    program("docker", "echo docker0")
+    path = program(
+        "ip",
+        f"""echo "$*" >> {tmp_path}/asked
+        case $1 in
+        -4) echo '5: docker0    inet 10.210.0.1/24 brd 10.210.0.255 scope global docker0' ;;
+        -6) echo '5: docker0    inet6 fd00:1::1/64 scope global' ;;
+        esac""",
+    )
+    assert ask(DockerAddresses, path) == ["10.210.0.1/24", "fd00:1::1/64"]
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert [line.split()[0] for line in asked] == ["-4", "-6"]
+    for line in asked:
+        assert line.endswith("dev docker0 scope global")
 
 
 CONTAINERS = """\
@@ -997,7 +1072,7 @@ def test_networks_that_are_missing(program: Program) -> None:
 
 
 WITHOUT_DOCKER: list[tuple[type[FactBase[Any]], dict[str, Any], Any]] = [
-    (DockerAddress, {}, None),
+    (DockerAddresses, {}, []),
     (DockerNetworks, {}, []),
     (ProjectContainers, {"project": "api"}, []),
     (MissingNetworks, {"names": ["apps", "jobs"]}, ["apps", "jobs"]),
@@ -1159,72 +1234,138 @@ def test_a_unit_that_never_started_has_no_stale_files(service: Service) -> None:
 
 # --- postgres -------------------------------------------------------------------------------------
 
+# As PostgreSQL 15 answered for a cluster of a test, shortened.
 ROLES = """\
 { "postgres" : {"login" : true, "superuser" : true, "create_database" : true, \
-"create_role" : true, "replication" : true, "bypass_rls" : true, "connection_limit" : -1}, \
-"api" : {"login" : true, "superuser" : false, "create_database" : false, \
-"create_role" : false, "replication" : false, "bypass_rls" : false, "connection_limit" : 20} }
+"create_role" : true, "replication" : true, "bypass_rls" : true, "inherit" : true, \
+"expires" : false, "connection_limit" : -1, "member_of" : [], "settings" : []}, \
+"reader" : {"login" : true, "superuser" : false, "create_database" : false, \
+"create_role" : false, "replication" : false, "bypass_rls" : false, "inherit" : true, \
+"expires" : false, "connection_limit" : 20, "member_of" : ["owner","pg_monitor"], \
+"settings" : ["jit=off","search_path=\\"$user\\", public"]} }
 """.splitlines()
 DATABASES = """\
-{ "api" : {"owner" : "api", "open" : false}, "postgres" : {"owner" : "postgres", "open" : true} }
+{ "shop" : {"owner" : "owner", "encoding" : "UTF8", "locale" : "de-DE", \
+"connection_limit" : 30, "connectable" : true, "acl" : [["owner", "CREATE"], \
+["owner", "TEMPORARY"], ["owner", "CONNECT"], ["reader", "CONNECT"]], \
+"settings" : ["statement_timeout=5000"], "role_settings" : {"mig" : ["role=owner"]}}, \
+"postgres" : {"owner" : "postgres", "encoding" : "UTF8", "locale" : "C.UTF-8", \
+"connection_limit" : -1, "connectable" : true, "acl" : [["public", "TEMPORARY"], \
+["public", "CONNECT"]], "settings" : [], "role_settings" : {}} }
+""".splitlines()
+CONTENTS = """\
+{"database" : "postgres", "extensions" : ["plpgsql"], "schemas" : {}}
+{"database" : "shop", "extensions" : ["hstore","plpgsql"], "schemas" : { "public" : \
+{"owner" : "pg_database_owner", "acl" : [["public", "USAGE"], ["reader", "USAGE"]], \
+"tables" : 2, "sequences" : 1, "table_acl" : [["reader", "SELECT", 2]], \
+"sequence_acl" : [["reader", "SELECT", 1]], "default_acl" : [["owner", "r", "reader", "SELECT"], \
+["owner", "S", "reader", "SELECT"]]} }}
 """.splitlines()
 
 
 def test_roles_of_a_cluster() -> None:
     roles = Roles().process(ROLES)
-    assert list(roles) == ["postgres", "api"]
+    assert roles
+    assert list(roles) == ["postgres", "reader"]
     assert roles["postgres"]["superuser"]
-    assert roles["api"] == {
+    assert roles["reader"] == {
         "login": True,
         "superuser": False,
         "create_database": False,
         "create_role": False,
         "replication": False,
         "bypass_rls": False,
+        "inherit": True,
+        "expires": False,
         "connection_limit": 20,
+        "member_of": ["owner", "pg_monitor"],
+        "settings": ["jit=off", 'search_path="$user", public'],
     }
 
 
 def test_databases_of_a_cluster() -> None:
-    assert Databases().process(DATABASES) == {
-        "api": {"owner": "api", "open": False},
-        "postgres": {"owner": "postgres", "open": True},
+    databases = Databases().process(DATABASES)
+    assert databases
+    assert list(databases) == ["shop", "postgres"]
+    assert databases["shop"] == {
+        "owner": "owner",
+        "encoding": "UTF8",
+        "locale": "de-DE",
+        "connection_limit": 30,
+        "connectable": True,
+        "acl": [
+            ["owner", "CREATE"],
+            ["owner", "TEMPORARY"],
+            ["owner", "CONNECT"],
+            ["reader", "CONNECT"],
+        ],
+        "settings": ["statement_timeout=5000"],
+        "role_settings": {"mig": ["role=owner"]},
     }
 
 
-def test_settings_that_only_a_restart_changes() -> None:
+def test_contents_of_the_databases_of_a_cluster() -> None:
+    contents = Contents().process(CONTENTS)
+    assert contents
+    assert contents == Contents().process([CONTENTS[0], "", CONTENTS[1]])
+    assert list(contents) == ["postgres", "shop"]
+    assert contents["postgres"] == {"extensions": ["plpgsql"], "schemas": {}}
+    assert contents["shop"]["extensions"] == ["hstore", "plpgsql"]
+    assert contents["shop"]["schemas"]["public"] == {
+        "owner": "pg_database_owner",
+        "acl": [["public", "USAGE"], ["reader", "USAGE"]],
+        "tables": 2,
+        "sequences": 1,
+        "table_acl": [["reader", "SELECT", 2]],
+        "sequence_acl": [["reader", "SELECT", 1]],
+        "default_acl": [["owner", "r", "reader", "SELECT"], ["owner", "S", "reader", "SELECT"]],
+    }
+
+
+def test_what_a_server_says_of_its_settings() -> None:
     """Of a cluster of PostgreSQL 17, shortened, after a reload with other shared_buffers."""
     answer = (
-        '{ "archive_mode" : false, "max_connections" : false, "port" : false, '
-        '"shared_buffers" : true, "wal_level" : false }'
+        '{"pending" : ["shared_buffers"], "restart" : ["archive_mode","port","shared_buffers"], '
+        '"by_hand" : ["work_mem"]}'
     )
-    assert RestartSettings().process([answer]) == {
-        "archive_mode": False,
-        "max_connections": False,
-        "port": False,
-        "shared_buffers": True,
-        "wal_level": False,
+    assert Server().process([answer]) == {
+        "pending": ["shared_buffers"],
+        "restart": ["archive_mode", "port", "shared_buffers"],
+        "by_hand": ["work_mem"],
     }
 
 
-@pytest.mark.parametrize("fact", [Databases, RestartSettings, Roles])
-def test_a_cluster_that_is_not_there_or_down_holds_nothing(
+CLUSTER = "17  main    5432 {} postgres /var/lib/postgresql/17/main"
+
+
+@pytest.mark.parametrize("fact", [Contents, Databases, Roles, Server])
+def test_a_cluster_that_is_not_there_holds_nothing(
     fact: type[FactBase[Any]], program: Program
 ) -> None:
-    runuser = "echo 'psql: error: connection to server failed' >&2; exit 2"
-    program("runuser", runuser)
+    program("runuser", "echo 'psql: error: connection to server failed' >&2; exit 2")
     path = program("pg_lsclusters", "echo 'Error: cluster 17 main does not exist' >&2; exit 1")
-    assert ask(fact, path, version=17) == {}
-    program("pg_lsclusters", "echo '17  main    5432 down   postgres /var/lib/postgresql/17/main'")
-    assert ask(fact, path, version=17) == {}
+    assert ask(fact, path, version=17) == fact().default()
 
 
-@pytest.mark.parametrize("fact", [Databases, RestartSettings, Roles])
+@pytest.mark.parametrize(
+    ("fact", "answer"),
+    [(Contents, None), (Databases, None), (Roles, None), (Server, Server.default())],
+)
+def test_a_cluster_that_is_down_does_not_show_what_it_holds(
+    fact: type[FactBase[Any]], answer: Any, program: Program
+) -> None:
+    """Taken for empty, all that is in it would be made a second time."""
+    program("runuser", "echo 'psql: error: connection to server failed' >&2; exit 2")
+    path = program("pg_lsclusters", f"echo '{CLUSTER.format('down')}'")
+    assert ask(fact, path, version=17) == answer
+
+
+@pytest.mark.parametrize("fact", [Databases, Roles, Server])
 def test_the_query_reaches_psql_unharmed(fact: type[FactBase[Any]], program: Program) -> None:
     """It is quoted for a shell, and comes to psql over standard input."""
-    program("pg_lsclusters", "echo '17  main    5432 online postgres /var/lib/postgresql/17/main'")
-    path = program("runuser", 'cat > "$0.input"; echo "$*" > "$0.arguments"; echo "{}"')
-    assert ask(fact, path, version=17) == {}
+    program("pg_lsclusters", f"echo '{CLUSTER.format('online')}'")
+    path = program("runuser", 'cat > "$0.input"; echo "$*" > "$0.arguments"; echo \'{"a": 1}\'')
+    assert shell(text(fact, version=17), path) == ['{"a": 1}']
     query = (path / "runuser.input").read_text()
     assert query.startswith("select json_")
     assert query.count("(") == query.count(")")
@@ -1233,12 +1374,83 @@ def test_the_query_reaches_psql_unharmed(fact: type[FactBase[Any]], program: Pro
     assert "--cluster 17/main" in (path / "runuser.arguments").read_text()
 
 
-def test_passwords_are_all_wrong_where_no_cluster_runs() -> None:
-    assert ask(WrongPasswords, version=99, roles=["api", "worker"]) == ["api", "worker"]
+# Both run side by side; the first is told apart by its question.
+TWO_PSQLS = """\
+case $* in *--cluster*17/main*postgres) ;; *) exit 9 ;; esac
+cat > "$0.$$"
+case $(cat "$0.$$") in
+select*) mv "$0.$$" "$0.first"
+printf '%s\\n' postgres 'a b' 'say ""hi""' 'tab\\t%s$(touch canary)' ;;
+*) mv "$0.$$" "$0.second"; echo '{"database": "a b", "extensions": [], "schemas": {}}' ;;
+esac"""
 
 
-def test_no_role_has_no_wrong_password() -> None:
-    assert ask(WrongPasswords, version=99, roles=[]) == []
+def test_all_databases_are_asked_with_one_command(program: Program, no_canary: None) -> None:
+    """The names come from the cluster itself: whoever may create a database chose them."""
+    program("pg_lsclusters", f"echo '{CLUSTER.format('online')}'")
+    path = program("runuser", TWO_PSQLS)
+    answer = ask(Contents, path, version=17)
+    assert list(answer) == ["a b"]
+    names = (path / "runuser.first").read_text()
+    assert names.startswith("select ")
+    assert "datallowconn" in names
+    sent = (path / "runuser.second").read_text().splitlines()
+    assert sent[::2] == [
+        '\\connect "postgres"',
+        '\\connect "a b"',
+        '\\connect "say ""hi"""',
+        '\\connect "tab\\t%s$(touch canary)"',
+    ]
+    (query,) = set(sent[1::2])
+    assert query.startswith("with spaces as (")
+    assert query.endswith(";")
+    assert query.count("(") == query.count(")")
+    assert query.count("'") % 2 == query.count('"') % 2 == 0
+
+
+PROGRAM_ASKED = "role api\nrole worker\ngiven api s3cret-s3cret-s3cret\n"
+
+
+def wrong_passwords(stdin: str, program: Path, path: Path | None = None) -> list[str]:
+    command = text(WrongPasswords, version=17)
+    assert command.count(PASSWORDS_PROGRAM) == 2
+    command = command.replace(PASSWORDS_PROGRAM, str(program))
+    return WrongPasswords().process(shell(command, path, stdin))
+
+
+def test_the_command_that_asks_for_passwords_is_the_same_for_any_role() -> None:
+    """It is in the list of processes, and pyinfra prints it; the passwords come over stdin."""
+    assert "s3cret" not in text(WrongPasswords, version=17)
+
+
+def test_passwords_are_all_wrong_where_there_is_no_cluster(program: Program) -> None:
+    path = program("pg_lsclusters", "exit 1")
+    program("passwords", "exit 9")
+    assert wrong_passwords(PROGRAM_ASKED, path / "passwords", path) == ["api", "worker"]
+
+
+def test_passwords_are_all_wrong_before_the_program_is_there(program: Program) -> None:
+    path = program("pg_lsclusters", f"echo '{CLUSTER.format('online')}'")
+    assert wrong_passwords(PROGRAM_ASKED, path / "no", path) == ["api", "worker"]
+
+
+def test_a_server_that_is_down_does_not_say_which_passwords_are_wrong(program: Program) -> None:
+    path = program("pg_lsclusters", f"echo '{CLUSTER.format('down')}'")
+    program("passwords", "exit 9")
+    assert wrong_passwords(PROGRAM_ASKED, path / "passwords", path) == []
+
+
+def test_the_program_on_the_host_is_asked_for_wrong_passwords(program: Program) -> None:
+    path = program("pg_lsclusters", f"echo '{CLUSTER.format('online')}'")
+    program("passwords", 'echo "$*" > "$0.arguments"; cat > "$0.input"; echo worker')
+    assert wrong_passwords(PROGRAM_ASKED, path / "passwords", path) == ["worker"]
+    assert (path / "passwords.arguments").read_text() == "check 17\n"
+    assert (path / "passwords.input").read_text() == PROGRAM_ASKED
+
+
+def test_no_role_has_no_wrong_password(program: Program) -> None:
+    path = program("pg_lsclusters", "exit 1")
+    assert wrong_passwords("", path / "no", path) == []
 
 
 # --- secrets --------------------------------------------------------------------------------------

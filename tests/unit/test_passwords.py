@@ -1,6 +1,7 @@
 """The program that runs on the host: its verifiers are the ones that PostgreSQL makes."""
 
 import base64
+import io
 import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
@@ -46,7 +47,7 @@ def test_runs_without_any_package_of_ours() -> None:
     bare = [sys.executable, "-I", "-S", str(PROGRAM), "explain", "17"]
     result = subprocess.run(bare, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert "postgres-passwords check VERSION ROLE" in result.stderr
+    assert "postgres-passwords check VERSION" in result.stderr
 
 
 def test_makes_the_verifier_that_postgresql_makes(program: ModuleType) -> None:
@@ -94,12 +95,64 @@ def test_what_is_no_verifier_of_it_does_not_match(program: ModuleType, known: st
     assert not program.matches(PASSWORD, known)
 
 
-def test_a_new_password_is_long_and_closed_to_others(program: ModuleType, directory: Path) -> None:
-    program.make("api")
-    program.make("worker")
+@pytest.mark.usefixtures("directory")
+def test_a_role_without_a_file_has_no_password(program: ModuleType) -> None:
+    assert program.read("api") == ""
+
+
+# --- as it is called ------------------------------------------------------------------------------
+
+
+class Program:
+    """The program with a cluster of roles and their verifiers instead of psql."""
+
+    def __init__(self, module: ModuleType, patch: pytest.MonkeyPatch) -> None:
+        self.module = module
+        self.patch = patch
+        self.cluster: dict[str, str] = {}
+        self.sent: list[str] = []
+        patch.setattr(module, "psql", self._psql)
+
+    def _psql(self, version: str, sql: str) -> str:
+        assert version == "17"
+        if sql.startswith("select "):
+            return "".join(f"{role} {known}\n" for role, known in self.cluster.items())
+        self.sent.append(sql)
+        for line in sql.splitlines():
+            verb, kind, role, word, verifier = line.split()
+            assert (verb, kind, word) == ("alter", "role", "password")
+            assert (role[0], role[-1], verifier[0], verifier[-2:]) == ('"', '"', "'", "';")
+            self.cluster[role.strip('"')] = verifier[1:-2]
+        return ""
+
+    def __call__(self, verb: str, *lines: str) -> None:
+        self.patch.setattr(sys, "argv", ["postgres-passwords", verb, "17"])
+        self.patch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        self.module.main()
+
+    def password(self, role: str) -> str:
+        """That of the file, which the cluster has to have, too."""
+        password: str = self.module.read(role)
+        assert self.module.matches(password, self.cluster[role])
+        return password
+
+
+@pytest.fixture
+def called(
+    program: ModuleType, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Program, Path]:
+    return Program(program, monkeypatch), directory
+
+
+GIVEN = "Chosen.elsewhere_~-0123"
+
+
+def test_a_new_password_is_long_and_closed_to_others(called: tuple[Program, Path]) -> None:
+    run, directory = called
+    run("set", "role api", "role worker")
     assert sorted(path.name for path in directory.iterdir()) == ["api", "worker"]
     assert {path.stat().st_mode & 0o777 for path in directory.iterdir()} == {0o600}
-    api, worker = program.read("api"), program.read("worker")
+    api, worker = run.password("api"), run.password("worker")
     assert api != worker
     # It goes into a URL as it is.
     for password in (api, worker):
@@ -107,15 +160,132 @@ def test_a_new_password_is_long_and_closed_to_others(program: ModuleType, direct
         assert password.replace("-", "").replace("_", "").isalnum()
 
 
+def test_clear_text_is_not_sent_to_postgresql(called: tuple[Program, Path]) -> None:
+    run, _ = called
+    run("set", "role api", "role ops", f"given ops {GIVEN}")
+    for role in ("api", "ops"):
+        assert run.password(role) not in "".join(run.sent)
+
+
 def test_a_password_that_a_killed_run_left_half_written_is_replaced(
-    program: ModuleType, directory: Path
+    called: tuple[Program, Path],
 ) -> None:
+    run, directory = called
     (directory / ".api.new").write_text("half")
-    assert program.read("api") == ""
-    program.make("api")
-    assert "half" not in program.read("api")
+    run("set", "role api")
+    assert "half" not in run.password("api")
+    assert [path.name for path in directory.iterdir()] == ["api"]
 
 
-@pytest.mark.usefixtures("directory")
-def test_a_role_without_a_file_has_no_password(program: ModuleType) -> None:
-    assert program.read("api") == ""
+def test_set_keeps_the_password_that_is_there(called: tuple[Program, Path]) -> None:
+    """Else every application would have to be told a new one."""
+    run, directory = called
+    (directory / "api").write_text("there-is-one\n")
+    run("set", "role api")
+    assert run.password("api") == "there-is-one"
+
+
+def test_set_and_renew_do_nothing_to_other_roles(called: tuple[Program, Path]) -> None:
+    run, directory = called
+    run("set", "role api", "role worker", f"given ops {GIVEN}")
+    before = run.password("worker")
+    run("renew", "role api")
+    assert run.password("worker") == before
+    assert sorted(path.name for path in directory.iterdir()) == ["api", "worker"]
+    assert sorted(run.cluster) == ["api", "worker"]
+
+
+def test_set_writes_the_password_that_was_given(called: tuple[Program, Path]) -> None:
+    run, directory = called
+    run("set", "role api", f"given api {GIVEN}")
+    assert run.password("api") == GIVEN
+    run("set", f"given api {GIVEN}x", "role api")
+    assert run.password("api") == f"{GIVEN}x"
+    assert (directory / "api").read_text() == f"{GIVEN}x\n"
+    assert (directory / "api").stat().st_mode & 0o777 == 0o600
+
+
+def test_renew_makes_another_password(called: tuple[Program, Path]) -> None:
+    run, _ = called
+    run("set", "role api")
+    before = run.password("api")
+    run("renew", "role api")
+    assert run.password("api") != before
+    assert len(run.password("api")) >= 40
+
+
+def test_renew_does_not_replace_a_password_that_was_given(called: tuple[Program, Path]) -> None:
+    run, _ = called
+    run("renew", "role api", f"given api {GIVEN}")
+    run("renew", "role api", f"given api {GIVEN}")
+    assert run.password("api") == GIVEN
+
+
+def test_a_role_with_a_tilde_is_one_of_its_own(called: tuple[Program, Path]) -> None:
+    run, directory = called
+    run("set", "role api", "role api~")
+    assert sorted(path.name for path in directory.iterdir()) == ["api", "api~"]
+    api, double = run.password("api"), run.password("api~")
+    assert api != double
+    run("renew", "role api~")
+    assert run.password("api") == api
+    assert run.password("api~") != double
+
+
+# What is in the file, in the cluster and given; whether it is wrong.
+CHECKS: dict[str, tuple[str | None, str | None, str | None, bool]] = {
+    "as in its file": (GIVEN, GIVEN, None, False),
+    "no file": (None, GIVEN, None, True),
+    "an empty file": ("", "", None, True),
+    "another one in the cluster": (GIVEN, "other", None, True),
+    "none in the cluster": (GIVEN, "", None, True),
+    "no role in the cluster": (GIVEN, None, None, True),
+    "as given": (GIVEN, GIVEN, GIVEN, False),
+    "another one was given": (GIVEN, GIVEN, f"{GIVEN}x", True),
+    "given, and only in the cluster": ("other", GIVEN, GIVEN, True),
+    "given, and only in its file": (GIVEN, "other", GIVEN, True),
+    "given, and no file": (None, GIVEN, GIVEN, True),
+}
+
+
+@pytest.mark.parametrize("role", ["api", "api~"])
+@pytest.mark.parametrize("what", CHECKS)
+def test_check_prints_the_roles_whose_password_is_wrong(
+    called: tuple[Program, Path], capsys: pytest.CaptureFixture[str], what: str, role: str
+) -> None:
+    run, directory = called
+    file, cluster, given, wrong = CHECKS[what]
+    run("set", "role fine")
+    if file is not None:
+        (directory / role).write_text(f"{file}\n")
+    if cluster is not None:
+        run.cluster[role] = run.module.verifier(cluster, b"salt") if cluster else ""
+    before = {path: path.read_text() for path in directory.iterdir()}, dict(run.cluster)
+    more = [f"given {role} {given}"] if given else []
+    run("check", f"role {role}", "role fine", *more)
+    assert capsys.readouterr().out.splitlines() == ([role] if wrong else [])
+    assert before == ({path: path.read_text() for path in directory.iterdir()}, run.cluster)
+
+
+def test_nobody_is_asked_about(
+    called: tuple[Program, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = called
+    run("check")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["check"], ["chek", "17"], ["set", "17", "api"], ["renew", "17", "api", "worker"]]
+)
+def test_refuses_another_command_line(words: list[str]) -> None:
+    """Such as that of before, with the roles in it: they come over standard input."""
+    result = subprocess.run(
+        [sys.executable, "-I", "-S", str(PROGRAM), *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "postgres-passwords check VERSION" in result.stderr

@@ -1,6 +1,8 @@
 """Settings: the defaults fit the models, and what is wrong is said in one line that helps."""
 
+import re
 import runpy
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -9,6 +11,9 @@ import pytest
 from pydantic import ValidationError
 from pyinfra.api import DeployError
 
+from terrafirma.budget import refuse_overdraft
+from terrafirma.extensions import CONTRIB, EXTENSION_PACKAGES, PRELOADED, packages_of
+from terrafirma.given import passwords
 from terrafirma.settings import (
     ALL_SETTINGS,
     App,
@@ -164,6 +169,159 @@ def test_a_key_that_is_missing(key: str) -> None:
 
 # --- bad data -------------------------------------------------------------------------------------
 
+BAD_ROLES: list[tuple[Any, str, str]] = [
+    # what it is, after one that is right; the key; what would be right
+    ("worker", "postgres_roles.1", "valid dictionary"),
+    ({}, "postgres_roles.1.name", "Field required"),
+    ({"name": "api~"}, "postgres_roles.1.name", "'api~' does not match"),
+    ({"name": "grant"}, "postgres_roles.1.name", "'grant' is reserved"),
+    ({"name": "a", "login": "perhaps"}, "postgres_roles.1.login", "valid boolean"),
+    ({"name": "a", "member_of": "api"}, "postgres_roles.1.member_of", "valid"),
+    (
+        {"name": "a", "member_of": ["api", "api"]},
+        "postgres_roles.1: member_of",
+        "'api' is there twice",
+    ),
+    (
+        {"name": "a", "member_of": ["ap"]},
+        "postgres_roles: a is a member of 'ap'",
+        "not in postgres_roles (a, api)",
+    ),
+    (
+        {"name": "a", "member_of": ["a"]},
+        "postgres_roles: ",
+        "a role cannot be a member of itself: a in a (",
+    ),
+    # They write any file, run any program, read every table.
+    *(
+        (
+            {"name": "a", "member_of": [name]},
+            "postgres_roles.1.member_of.0",
+            f"'{name}' is reserved",
+        )
+        for name in (
+            *("pg_write_server_files", "pg_execute_server_program", "pg_database_owner"),
+            *("pg_read_all_data", "postgres"),
+        )
+    ),
+    ({"name": "a", "settings": ["jit"]}, "postgres_roles.1.settings", "dictionary"),
+    ({"name": "a", "settings": {"a b": 1}}, "postgres_roles.1.settings", "does not match"),
+    (
+        {"name": "a", "settings": {"search_path": ["a", "b"]}},
+        "postgres_roles.1.settings.search_path",
+        "use True, False, a number or text",
+    ),
+    (
+        {"name": "a", "settings": {"search_path": "a\nb"}},
+        "postgres_roles.1.settings.search_path",
+        "line break",
+    ),
+    (
+        {"name": "a", "settings": {"jit": None}},
+        "postgres_roles.1.settings.jit",
+        "None is no valid value",
+    ),
+    ({"name": "a", "password": "env:A-B"}, "postgres_roles.1.password", "does not match"),
+    ({"name": "a", "password": "env:"}, "postgres_roles.1.password", "does not match"),
+    ({"name": "a", "password": "env:A\n"}, "postgres_roles.1.password", "does not match"),
+    (
+        {"name": "a", "password": "env:A", "login": False},
+        "postgres_roles.1",
+        "password: a does not log in",
+    ),
+    (
+        {"name": "a", "connection_limit": "many"},
+        "postgres_roles.1.connection_limit",
+        "valid integer",
+    ),
+]
+BAD_DATABASES: list[tuple[dict[str, Any], str, str]] = [
+    # what it is, after one that is right; the key; what would be right
+    ({}, "postgres_databases.1.name", "Field required"),
+    ({"name": "a-b"}, "postgres_databases.1.name", "'a-b' does not match"),
+    ({"name": "template1"}, "postgres_databases.1.name", "reserved"),
+    ({"name": "a", "onwer": "api"}, "postgres_databases.1.onwer", "no such key"),
+    (
+        {"name": "a", "owner": "Api"},
+        "postgres_databases.1.owner",
+        "'Api' does not match",
+    ),
+    (
+        {"name": "a", "access": {"op": "read"}},
+        "postgres_databases: a gives access to 'op'",
+        "not in postgres_roles (api, ops)",
+    ),
+    (
+        {"name": "a", "access": {"public": "read"}},
+        "postgres_databases.1.access.public",
+        "reserved",
+    ),
+    (
+        {"name": "a", "access": {"ops": "admin"}},
+        "postgres_databases.1.access.ops",
+        "'read', 'write' or 'migrate'",
+    ),
+    ({"name": "a", "access": ["ops"]}, "postgres_databases.1.access", "dictionary"),
+    (
+        {"name": "a", "access": {"api": "read"}},
+        "postgres_databases.1",
+        "access: 'api' owns a",
+    ),
+    ({"name": "a", "schemas": ["x", "x"]}, "postgres_databases.1: schemas", "'x' is there"),
+    ({"name": "a", "schemas": ["pg_x"]}, "postgres_databases.1.schemas.0", "reserved"),
+    ({"name": "a", "schemas": ["a b"]}, "postgres_databases.1.schemas.0", "match"),
+    ({"name": "a", "schemas": "public"}, "postgres_databases.1.schemas", "valid"),
+    (
+        {"name": "a", "extensions": ["hstore", "hstore"]},
+        "postgres_databases.1: extensions",
+        "'hstore' is there twice",
+    ),
+    (
+        {"name": "a", "extensions": ["hstor"]},
+        "postgres_databases: a",
+        "'hstor', did you mean hstore?",
+    ),
+    (
+        {"name": "a", "extensions": ["zzzzzz"]},
+        "postgres_databases: a",
+        "name it in postgres_packages",
+    ),
+    (
+        {"name": "a", "extensions": ['x"; drop']},
+        "postgres_databases.1.extensions.0",
+        "does not match",
+    ),
+    ({"name": "a", "encoding": "KOI8R"}, "postgres_databases.1.encoding", "'UTF8'"),
+    (
+        {"name": "a", "encoding": "LATIN1"},
+        "postgres_databases.1",
+        "encoding: LATIN1 needs the locale C, not C.UTF-8",
+    ),
+    (
+        {"name": "a", "encoding": "LATIN1", "locale": "de-DE"},
+        "postgres_databases.1",
+        "encoding: LATIN1 needs the locale C",
+    ),
+    *(
+        ({"name": "a", "locale": one}, "postgres_databases.1.locale", "does not match")
+        for one in ("de_DE.UTF-8", "C.utf8", "", "de-DE'", "german", "de-DE\n")
+    ),
+    (
+        {"name": "a", "connection_limit": -2},
+        "postgres_databases.1.connection_limit",
+        "greater than or equal to -1",
+    ),
+    (
+        {"name": "a", "settings": {"search_path": ("a", "b")}},
+        "postgres_databases.1.settings.search_path",
+        "use True, False, a number or text",
+    ),
+    (
+        {"name": "a", "settings": {"jit": "on\r"}},
+        "postgres_databases.1.settings.jit",
+        "line break",
+    ),
+]
 BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     # what host data says; the key that the message names; what would be right
     (Preflight, {"preflight_free_disk_gb": -1}, "preflight_free_disk_gb", "greater than or equal"),
@@ -397,7 +555,82 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         "postgres_settings.work_mem",
         "line break",
     ),
+    # roles
+    *(
+        (Postgres, {"postgres_roles": [{"name": "api"}, role]}, key, right)
+        for role, key, right in BAD_ROLES
+    ),
+    (
+        Postgres,
+        {
+            "postgres_roles": [
+                {"name": "api", "member_of": ["b"]},
+                {"name": "b", "member_of": ["c"]},
+                {"name": "c", "member_of": ["api"]},
+            ]
+        },
+        "postgres_roles: ",
+        "a role cannot be a member of itself: ",
+    ),
+    # databases
+    *(
+        (
+            Postgres,
+            {
+                "postgres_roles": [{"name": "api"}, {"name": "ops"}],
+                "postgres_databases": [{"name": "api", "owner": "api"}, {"owner": "api", **base}],
+            },
+            key,
+            right,
+        )
+        for base, key, right in BAD_DATABASES
+    ),
+    # Whoever migrates is a member of the owner.
+    (
+        Postgres,
+        {
+            "postgres_roles": [{"name": "api", "member_of": ["ops"]}, {"name": "ops"}],
+            "postgres_databases": [{"name": "a", "owner": "api", "access": {"ops": "migrate"}}],
+        },
+        "postgres_roles: ",
+        "(member_of, or access to migrate)",
+    ),
+    (
+        Postgres,
+        {
+            "postgres_roles": [{"name": "api"}, {"name": "ops"}],
+            "postgres_databases": [
+                {"name": "a", "owner": "api", "access": {"ops": "migrate"}},
+                {"name": "b", "owner": "ops", "access": {"api": "migrate"}},
+            ],
+        },
+        "postgres_roles: ",
+        "a role cannot be a member of itself: ",
+    ),
+    *(
+        (Postgres, {"postgres_settings": {name: 1}}, "postgres_settings", f"{name} is derived")
+        for name in ("listen_addresses", "max_connections")
+    ),
+    (Postgres, {"postgres_packages": ["a b"]}, "postgres_packages.0", "'a b' does not match"),
+    (Postgres, {"postgres_packages": ["--purge"]}, "postgres_packages.0", "does not match"),
+    (Postgres, {"postgres_max_connections": 20_000}, "postgres_max_connections", "less than"),
+    (Postgres, {"postgres_memory_percent": 95}, "postgres_memory_percent", "less than or equal"),
+    *(
+        (Postgres, {key: name}, key, f"{name!r} is no name of a role or database")
+        for key in ("postgres_rotate", "postgres_drop", "postgres_drop_role")
+        for name in ("Api", 'a"b', "a b", "../a", "-a", "api~", "a" * 64)
+    ),
+    *(
+        (Postgres, {key: 7}, key, "valid string")
+        for key in ("postgres_rotate", "postgres_drop", "postgres_drop_role", "postgres_confirm")
+    ),
     # applications
+    (App, {"app_role": "Api"}, "app_role", "'Api' is no name of a role"),
+    (App, {"app_role": "a'b"}, "app_role", "is no name of a role"),
+    (App, {"app_connections": 0}, "app_connections", "greater than or equal to 1"),
+    (App, {"app_connections": 1001}, "app_connections", "less than or equal to 1000"),
+    (App, {"app_connections": "5"}, "app_connections", "valid integer"),
+    (App, {"app_more": [application(role="a b")]}, "app_more.0.role", "is no name of a role"),
     (App, {"app_name": "Api"}, "app_name", "'Api' does not match"),
     (App, {"app_name": "a_b"}, "app_name", "does not match"),
     # Docker refuses it as the name of an image.
@@ -478,6 +711,9 @@ def test_bad_data_names_the_host_the_key_and_what_would_be_right(
     [
         *("postgres", "public", "none", "template0", "template1", "pg_monitor", "pg_x"),
         *("all", "sameuser", "samerole", "replication", "user", "current_user", "session_user"),
+        # Key words, each of which somebody would type without quotes.
+        *("order", "select", "table", "grant", "group", "end", "default", "analyze", "limit"),
+        *("system_user", "lateral", "window", "offset", "references", "placing", "primary"),
     ],
 )
 def test_names_of_postgresqls_own_are_refused(name: str) -> None:
@@ -593,6 +829,264 @@ def test_one_role_may_own_two_databases() -> None:
     assert len(of(Postgres, postgres_databases=databases).databases) == 2
 
 
+# --- PostgreSQL: who comes in ---------------------------------------------------------------------
+
+
+def cluster(roles: list[dict[str, Any]], *databases: dict[str, Any], **more: Any) -> Postgres:
+    return of(Postgres, postgres_roles=roles, postgres_databases=list(databases), **more)
+
+
+def test_whoever_has_rights_in_a_database_comes_in_and_nobody_else() -> None:
+    settings = cluster(
+        [{"name": name} for name in ("api", "jobs", "reader", "writer", "mig", "stranger")],
+        {
+            "name": "shop",
+            "owner": "api",
+            "access": {"reader": "read", "writer": "write", "mig": "migrate"},
+        },
+        {"name": "queue", "owner": "jobs"},
+    )
+    assert settings.visitors == (
+        *(("shop", name) for name in ("api", "reader", "writer", "mig")),
+        ("queue", "jobs"),
+    )
+
+
+def test_members_of_members_come_in() -> None:
+    """But no group itself, and no role because of one of PostgreSQL's own."""
+    settings = cluster(
+        [
+            {"name": "owners", "login": False},
+            {"name": "readers", "login": False},
+            {"name": "analysts", "login": False, "member_of": ["readers"]},
+            {"name": "ann", "member_of": ["analysts"]},
+            {"name": "ops", "member_of": ["owners"]},
+            {"name": "watcher", "member_of": ["pg_monitor"]},
+            {"name": "ben", "member_of": ["ann"]},
+        ],
+        {"name": "shop", "owner": "owners", "access": {"readers": "read"}},
+        {"name": "empty", "owner": "owners"},
+    )
+    assert settings.visitors == (
+        *(("shop", name) for name in ("ann", "ops", "ben")),
+        ("empty", "ops"),
+    )
+
+
+def test_a_migrator_comes_into_the_other_databases_of_that_owner() -> None:
+    """It is a member of the owner: what the owner may do, it may do everywhere."""
+    settings = cluster(
+        [{"name": "api", "login": False}, {"name": "mig"}],
+        {"name": "shop", "owner": "api", "access": {"mig": "migrate"}},
+        {"name": "queue", "owner": "api"},
+    )
+    assert settings.visitors == (("shop", "mig"), ("queue", "mig"))
+
+
+def test_groups_are_those_of_the_role_and_the_owners_for_whom_it_migrates() -> None:
+    settings = cluster(
+        [
+            {"name": "api"},
+            {"name": "jobs"},
+            {"name": "mig", "member_of": ["team", "pg_monitor"]},
+            {"name": "team", "login": False},
+        ],
+        {"name": "shop", "owner": "jobs", "access": {"mig": "migrate", "team": "read"}},
+        {"name": "queue", "owner": "api", "access": {"mig": "migrate"}},
+        {"name": "more", "owner": "api", "access": {"mig": "migrate"}},
+    )
+    groups = {role.name: settings.groups(role) for role in settings.roles}
+    assert groups == {
+        "api": (),
+        "jobs": (),
+        "mig": ("api", "jobs", "pg_monitor", "team"),
+        "team": (),
+    }
+
+
+def test_a_chain_of_members_is_no_cycle() -> None:
+    settings = cluster(
+        [
+            {"name": "a", "member_of": ["b", "c"]},
+            {"name": "b", "member_of": ["c"]},
+            {"name": "c"},
+        ],
+        {"name": "shop", "owner": "c", "access": {"a": "migrate", "b": "migrate"}},
+    )
+    assert settings.visitors == (("shop", "a"), ("shop", "b"), ("shop", "c"))
+
+
+def test_a_cycle_is_shown() -> None:
+    roles = [{"name": one, "member_of": [of]} for one, of in ("ab", "bc", "ca")]
+    message = refusal(Postgres, postgres_roles=roles, postgres_databases=[])
+    path = re.search(r"itself: (.*) \(", message)
+    assert path
+    chain = path[1].split(" in ")
+    assert len(chain) == 4
+    assert set(pairwise(chain)) == {("a", "b"), ("b", "c"), ("c", "a")}
+
+
+def test_an_application_connects_as_the_owner_or_as_its_role() -> None:
+    settings = cluster([{"name": "own"}, {"name": "web"}], {"name": "api", "owner": "own"})
+    app = of(App)
+    assert settings.role_of(app) == "own"
+    assert settings.role_of(of(App, app_role="web")) == "web"
+    assert settings.role_of(of(App, app_database="shop")) == ""
+    assert settings.url(app, "own~") == "postgresql://own~:*@host.docker.internal:5432/api"
+
+
+def test_extensions_of_all_databases_once_each() -> None:
+    settings = cluster(
+        [{"name": "a"}],
+        {"name": "x", "owner": "a", "extensions": ["vector", "hstore"]},
+        {"name": "y", "owner": "a", "extensions": ["postgis", "postgis_raster", "hstore"]},
+    )
+    assert settings.extensions == ("hstore", "postgis", "postgis_raster", "vector")
+    assert packages_of(settings.extensions, 17) == [
+        "postgresql-17-pgvector",
+        "postgresql-17-postgis-3",
+    ]
+
+
+def test_an_unknown_extension_may_come_from_a_package_that_is_named() -> None:
+    settings = cluster(
+        [{"name": "a"}],
+        {"name": "x", "owner": "a", "extensions": ["zzzzzz"]},
+        postgres_packages=["postgresql-17-zzzzzz"],
+    )
+    assert settings.extensions == ("zzzzzz",)
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8", "de", "de-DE", "zh-Hant-TW", "und"])
+def test_locales(locale: str) -> None:
+    settings = cluster([{"name": "a"}], {"name": "x", "owner": "a", "locale": locale})
+    assert settings.databases[0].locale == locale
+
+
+def test_roles_may_have_a_name_that_only_looks_reserved() -> None:
+    roles = [{"name": name} for name in ("orders", "users", "public_api", "_all", "pgx")]
+    assert len(cluster(roles).roles) == 5
+
+
+# --- passwords that are brought along -------------------------------------------------------------
+
+SECRET = "s3cret.Chosen_elsewhere~-1"
+
+
+def given(**environment: str) -> dict[str, str]:
+    settings = cluster(
+        [
+            {"name": "api"},
+            {"name": "ops", "password": "env:OPS_PASSWORD"},
+            {"name": "team", "login": False},
+        ]
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OPS_PASSWORD", raising=False)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        return passwords(host(), settings)
+
+
+def test_a_password_comes_from_the_environment() -> None:
+    assert given(OPS_PASSWORD=SECRET, API_PASSWORD="x" * 20) == {"ops": SECRET}
+    assert given(OPS_PASSWORD="a" * 16) == {"ops": "a" * 16}
+    assert given(OPS_PASSWORD="a" * 200) == {"ops": "a" * 200}
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [
+        (None, "is not set"),
+        ("", "is not set"),
+        ("sh0rt-password!"[:14], "is too short"),
+        ("a" * 15, "too short"),
+        ("a" * 201, "quotes"),
+        *(
+            (f"s3cret-s3cret{odd}s3cret", "would need quotes in a URL")
+            for odd in ("@", ":", "/", "%", "'", '"', " ", "\n", "$", "ü", "\\")
+        ),
+        (f"{SECRET}\n", "quotes"),
+    ],
+)
+def test_a_password_that_would_not_do_is_not_repeated(value: str | None, wrong: str) -> None:
+    with pytest.raises(DeployError) as error:
+        given(**({} if value is None else {"OPS_PASSWORD": value}))
+    message = str(error.value)
+    assert message.startswith("db1: postgres_roles: ops: OPS_PASSWORD ")
+    assert wrong in message
+    assert "16 to 200" in message
+    assert "\n" not in message
+    for part in filter(None, (value, (value or "").strip(), "s3cret")):
+        assert part not in message
+
+
+# --- connections ----------------------------------------------------------------------------------
+
+
+def overdraft(**data: Any) -> str:
+    """What refuses a host with that data."""
+    with pytest.raises(DeployError) as error:
+        refuse_overdraft(host(**DEFAULTS | data))
+    message = str(error.value)
+    assert message.startswith("db1: ")
+    assert "\n" not in message
+    return message
+
+
+WORKERS = application("web", replicas=2, connections=20)
+
+
+def test_connections_that_are_enough() -> None:
+    refuse_overdraft(host(**DEFAULTS))
+    # 4 x 5 x 2 + 10 and 2 x 20 x 2 more.
+    refuse_overdraft(host(**DEFAULTS | {"postgres_max_connections": 50}))
+    more = {"postgres_max_connections": 130, "app_more": [WORKERS]}
+    refuse_overdraft(host(**DEFAULTS | more))
+    refuse_overdraft(host(**DEFAULTS | {"app_source": "", "postgres_max_connections": 20}))
+
+
+def test_connections_that_are_too_few_are_counted() -> None:
+    message = overdraft(postgres_max_connections=129, app_more=[WORKERS])
+    assert "postgres_max_connections: 129 is too few" in message
+    assert "api 4 replicas x 5 x 2 releases = 40" in message
+    assert "web 2 replicas x 20 x 2 releases = 80" in message
+    assert "reserved 10; set it to 130 or more" in message
+    assert "app_connections" in message
+    assert "set it to 50 or more" in overdraft(postgres_max_connections=49)
+
+
+def limited(role: int = -1, database: int = -1) -> dict[str, Any]:
+    return {
+        "postgres_roles": [{"name": "api", "connection_limit": role}, {"name": "x"}],
+        "postgres_databases": [{"name": "api", "owner": "api", "connection_limit": database}],
+    }
+
+
+def test_limits_that_are_enough() -> None:
+    refuse_overdraft(host(**DEFAULTS | limited(40, 40)))
+    # Nobody's application connects as it.
+    refuse_overdraft(host(**DEFAULTS | limited(3, -1) | {"app_role": "x"}))
+
+
+@pytest.mark.parametrize("limit", [0, 1, 39])
+def test_a_limit_that_is_too_low_for_the_applications(limit: int) -> None:
+    message = overdraft(**limited(role=limit))
+    assert f"postgres_roles: api: connection_limit {limit} is too low for api" in message
+    assert "set it to 40 or more" in message
+    message = overdraft(**limited(database=limit))
+    assert f"postgres_databases: api: connection_limit {limit} is too low for api" in message
+    assert "set it to 40 or more" in message
+
+
+def test_applications_share_the_limit_of_their_database() -> None:
+    message = overdraft(**limited(database=99), postgres_max_connections=200, app_more=[WORKERS])
+    assert "is too low for api, web: set it to 120 or more" in message
+
+
+# --- applications ---------------------------------------------------------------------------------
+
+
 def test_the_first_application_comes_first() -> None:
     settings = of(App, app_more=[application(), application("jobs", port=9004, replicas=1)])
     assert [one.name for one in settings.applications] == ["api", "web", "jobs"]
@@ -633,3 +1127,21 @@ def test_repositories(repository: str) -> None:
 def test_addresses_of_docker_are_private() -> None:
     for pool in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"):
         assert str(of(Docker, docker_address_pool=pool).address_pool) == pool
+
+
+# --- extensions -----------------------------------------------------------------------------------
+
+
+def test_extensions_are_of_the_server_or_of_one_package() -> None:
+    assert set(EXTENSION_PACKAGES).isdisjoint(CONTRIB)
+    assert set(EXTENSION_PACKAGES) | CONTRIB >= PRELOADED
+    for package in EXTENSION_PACKAGES.values():
+        assert package.count("{}") == 1
+
+
+def test_extensions_of_the_server_itself_need_no_package() -> None:
+    assert packages_of(["hstore", "pg_trgm", "zzzzzz"], 17) == []
+    assert packages_of(["plpython3u", "vector"], 15) == [
+        "postgresql-15-pgvector",
+        "postgresql-plpython3-15",
+    ]

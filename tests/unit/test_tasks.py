@@ -16,15 +16,26 @@ from pyinfra.facts.files import FileContents, FindFiles
 
 from terrafirma.facts.accounts import Accounts
 from terrafirma.facts.backup import Archives
-from terrafirma.facts.docker import DockerAddress
-from terrafirma.facts.machine import Hardware, Listeners, Machine, UsedNetworks
+from terrafirma.facts.docker import DockerAddresses
+from terrafirma.facts.machine import (
+    Hardware,
+    KernelSettings,
+    Listeners,
+    Machine,
+    UsedNetworks,
+)
 from terrafirma.facts.packages import AptLockHolder, MissingPackages
-from terrafirma.facts.postgres import RestartSettings
+from terrafirma.facts.postgres import Contents, Databases, Roles, Server
+from terrafirma.paths import DROPPED, PASSWORDS, PASSWORDS_PROGRAM
 from tests.conftest import ROOT, Pyinfra
 
 TASKS = sorted(path.stem for path in (ROOT / "tasks").glob("*.py"))
-# A command of its own, for whoever sets up the backup host.
-EXTRA = {"borg_key"}
+# Commands of their own, and what each of them has to be told.
+EXTRA: dict[str, dict[str, Any]] = {
+    "borg_key": {},
+    "postgres_drop": {"postgres_drop": "old", "postgres_confirm": "old"},
+    "postgres_rotate": {"postgres_rotate": "api"},
+}
 
 DEBIAN_13 = {
     "id": "debian",
@@ -50,7 +61,7 @@ def command(fact: type[FactBase[Any]], **arguments: Any) -> str:
 
 LISTENERS = command(Listeners, ports=[80, 443, 5432, 8000, 8001, 8002, 8003])
 DAEMON_JSON = command(FileContents, path="/etc/docker/daemon.json")
-DOCKER0 = command(DockerAddress)
+DOCKER0 = command(DockerAddresses)
 NETWORKS = command(UsedNetworks)
 HARDWARE = command(Hardware, path="/var/lib/postgresql/17/main")
 SERVER_CONF = "/etc/postgresql/17/main/conf.d/terrafirma.conf"
@@ -109,9 +120,14 @@ def commands(result: CompletedProcess[str], host: str = "host") -> list[str]:
 
 @pytest.fixture(scope="module")
 def alone(pyinfra: Pyinfra) -> dict[str, CompletedProcess[str]]:
-    host = fake(machine())
     return pyinfra.call_all(
-        {task: ["@fake/host", f"tasks/{task}.py", "--dry", *host] for task in TASKS}
+        {
+            task: [
+                *("@fake/host", f"tasks/{task}.py", "--dry"),
+                *fake(machine(), **EXTRA.get(task, {})),
+            ]
+            for task in TASKS
+        }
     )
 
 
@@ -141,7 +157,7 @@ def two_hosts(pyinfra: Pyinfra) -> dict[str, Any]:
 def test_the_platform_includes_every_task(two_hosts: dict[str, Any]) -> None:
     operations = two_hosts["results"]["operations"]
     included = {Path(one["name"].split(" | ")[0]).stem for one in operations}
-    assert included == set(TASKS) - EXTRA
+    assert included == set(TASKS) - EXTRA.keys()
 
 
 def test_every_host_gets_every_operation(two_hosts: dict[str, Any]) -> None:
@@ -325,6 +341,79 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine() | {HARDWARE: ["memory=2097152", "cores=4"]}, postgres_max_connections=500),
         ("postgres_max_connections: ", "500 connections", "1536 MB", "376 fit"),
     ),
+    "connections that the applications would use up": (
+        "postgres",
+        fake(machine(), postgres_max_connections=49),
+        ("postgres_max_connections: ", "49 is too few", "api 4 replicas x 5 x 2", "50 or more"),
+    ),
+    "a limit that an application would run into": (
+        "app",
+        fake(machine(), postgres_roles=[{"name": "api", "connection_limit": 39}]),
+        ("postgres_roles: ", "api: connection_limit 39", "set it to 40 or more"),
+    ),
+    "a password that nobody gave": (
+        "postgres",
+        fake(machine(), postgres_roles=[{"name": "api", "password": "env:TF_NO_SUCH_PASSWORD"}]),
+        ("postgres_roles: ", "api: TF_NO_SUCH_PASSWORD is not set", "16 to 200"),
+    ),
+    "a password for nobody": (
+        "postgres_rotate",
+        fake(machine()),
+        ("postgres_rotate: ", "'' is no role that logs in", "give one of api with --data"),
+    ),
+    "a password for an unknown role": (
+        "postgres_rotate",
+        fake(machine(), postgres_rotate="shop"),
+        ("postgres_rotate: ", "'shop' is no role that logs in"),
+    ),
+    "a password for a role that needs none": (
+        "postgres_rotate",
+        fake(
+            machine(),
+            postgres_rotate="team",
+            postgres_roles=[{"name": "api"}, {"name": "team", "login": False}],
+        ),
+        ("postgres_rotate: ", "'team' is no role that logs in", "give one of api with"),
+    ),
+    "a password that is chosen elsewhere": (
+        "postgres_rotate",
+        fake(
+            machine(),
+            postgres_rotate="api",
+            postgres_roles=[{"name": "api", "password": "env:API_PASSWORD"}],
+        ),
+        ("postgres_rotate: ", "env:API_PASSWORD", "change it there"),
+    ),
+    "nothing to drop": (
+        "postgres_drop",
+        fake(machine()),
+        ("postgres_drop: ", "--data postgres_drop=NAME", "--data postgres_drop_role=NAME"),
+    ),
+    "a database that is dropped without a second word": (
+        "postgres_drop",
+        fake(machine(), postgres_drop="old"),
+        ("postgres_confirm: ", "'' is not 'old'", "--data postgres_confirm=old"),
+    ),
+    "a database that is dropped with another word": (
+        "postgres_drop",
+        fake(machine(), postgres_drop="old", postgres_confirm="yes"),
+        ("postgres_confirm: ", "'yes' is not 'old'"),
+    ),
+    "a role that is dropped with another word": (
+        "postgres_drop",
+        fake(machine(), postgres_drop_role="old", postgres_confirm="older"),
+        ("postgres_confirm: ", "'older' is not 'old'", "--data postgres_confirm=old"),
+    ),
+    "a database that is still declared": (
+        "postgres_drop",
+        fake(machine(), postgres_drop="api", postgres_confirm="api"),
+        ("postgres_drop", "api is in postgres_databases", "take it out of the data first"),
+    ),
+    "a role that is still declared": (
+        "postgres_drop",
+        fake(machine(), postgres_drop_role="api", postgres_confirm="api"),
+        ("postgres_drop", "api is in postgres_roles", "take it out of the data first"),
+    ),
     "a kind of disk that there is not": (
         "postgres",
         fake(machine(), postgres_disk="nvme"),
@@ -371,6 +460,20 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         "app",
         fake(machine(), app_database="shop"),
         ("app_database: ", "'shop' of api", "postgres_databases (api)"),
+    ),
+    "an application whose role does not come in": (
+        "app",
+        fake(machine(), postgres_roles=[{"name": "api"}, {"name": "web"}], app_role="web"),
+        ("app_role: ", "'web' of api", "log in to api (api)"),
+    ),
+    "an application whose role is a group": (
+        "app",
+        fake(
+            machine(),
+            postgres_roles=[{"name": "api", "login": False}, {"name": "web"}],
+            postgres_databases=[{"name": "api", "owner": "api", "access": {"web": "write"}}],
+        ),
+        ("app_role: ", "'api' of api", "log in to api (web)"),
     ),
     "an application without its network": (
         "app",
@@ -466,6 +569,7 @@ def test_a_foreign_cluster_is_taken_over_when_that_is_asked_for(pyinfra: Pyinfra
 
 OURS = ["{", '  "bip": "172.26.0.1/16",', '  "labels": ["managed-by=terrafirma"]', "}"]
 OURS_WITHOUT = ["{", '  "labels": ["managed-by=terrafirma"]', "}"]
+SIX = "5: docker0    inet6 fd00::1/64 scope global nodad"
 ON_172 = {DOCKER0: ["5: docker0    inet 172.17.0.1/16 brd 172.17.255.255 scope global docker0"]}
 # What is on the host; what the data say; where docker0 is going to be.
 BRIDGES: dict[str, tuple[Answers, dict[str, Any], str]] = {
@@ -493,6 +597,13 @@ BRIDGES: dict[str, tuple[Answers, dict[str, Any], str]] = {
         {},
         "172.17.0.1/16",
     ),
+    "an engine with both kinds of addresses": (
+        {DOCKER0: [*ON_172[DOCKER0], SIX]},
+        {},
+        "172.17.0.1/16",
+    ),
+    # Docker takes IPv4 alone for it.
+    "an engine with an address of IPv6 alone": ({DOCKER0: [SIX]}, {}, "10.210.0.1/24"),
     "a declared address": ({DAEMON_JSON: OURS}, {}, "172.26.0.1/16"),
     "a declared address and an engine that is elsewhere yet": (
         {DAEMON_JSON: OURS} | ON_172,
@@ -649,6 +760,30 @@ def test_postgresql_is_tuned_for_its_share_of_the_host(pyinfra: Pyinfra) -> None
     assert settings | expected == settings
 
 
+def test_postgresql_listens_on_both_addresses_of_docker0(pyinfra: Pyinfra) -> None:
+    host = fake(machine() | EIGHT_GB | {DOCKER0: [*ON_210[DOCKER0], SIX]})
+    settings = server(pyinfra.call("@fake/host", "tasks/postgres.py", "--dry", "--diff", *host))
+    assert settings["listen_addresses"] == "'localhost,10.210.0.1,fd00::1'"
+
+
+def test_extensions_are_installed_and_loaded(pyinfra: Pyinfra) -> None:
+    database = {"name": "api", "owner": "api", "extensions": ["hstore", "pg_cron", "vector"]}
+    host = fake(
+        machine() | EIGHT_GB,
+        postgres_databases=[database],
+        postgres_packages=["postgresql-17-zzzzzz"],
+    )
+    settings = server(pyinfra.call("@fake/host", "tasks/postgres.py", "--dry", "--diff", *host))
+    assert settings["shared_preload_libraries"] == "'pg_cron,pg_stat_statements'"
+    done = commands(pyinfra.call("@fake/host", "tasks/postgres.py", "-y", "-vv", *host))
+    (asked,) = {line for line in done if "dpkg-query" in line}
+    words = asked.split()
+    for package in ("cron", "pgvector", "zzzzzz"):
+        assert f"postgresql-17-{package}" in words
+    assert "logrotate" in words
+    assert not any("hstore" in word or "contrib" in word for word in words)
+
+
 def test_data_win_over_what_the_host_says(pyinfra: Pyinfra) -> None:
     host = fake(
         machine() | EIGHT_GB,
@@ -671,59 +806,77 @@ def test_data_win_over_what_the_host_says(pyinfra: Pyinfra) -> None:
     assert settings | expected == settings
 
 
-PENDING = {"max_connections": False, "port": False, "shared_buffers": False}
+SERVER = command(Server, version=17)
+RESTART = ["max_connections", "port", "shared_buffers", "wal_level"]
 
 
-# What the file says else than it is going to; what waits for a restart, None: no server answers.
-RESTARTS: dict[str, tuple[dict[str, str], dict[str, bool] | None, bool]] = {
+def answer(pending: Sequence[str] = (), by_hand: Sequence[str] = ()) -> list[str]:
+    return [json.dumps({"pending": pending, "restart": RESTART, "by_hand": by_hand})]
+
+
+# What the file says else than it is going to; what the server says, None: there is none; whether it
+# restarts, and whether something is undone.
+RESTARTS: dict[str, tuple[dict[str, str], list[str] | None, bool, bool]] = {
     # Its first start is the right one.
-    "no_cluster": ({}, None, False),
-    "converged": ({}, {}, False),
-    "memory": ({"shared_buffers": "512MB"}, {}, True),
-    "connections": ({"max_connections": "200"}, {}, True),
-    "only_reloads": ({"work_mem": "4MB", "random_page_cost": "4"}, {}, False),
+    "no_cluster": ({}, None, False, False),
+    # One that is down says nothing, and reads its file when it starts.
+    "down": ({}, ["down"], False, False),
+    "converged": ({}, answer(), False, False),
+    "memory": ({"shared_buffers": "512MB"}, answer(), True, False),
+    "connections": ({"max_connections": "200"}, answer(), True, False),
+    "only_reloads": ({"work_mem": "4MB", "random_page_cost": "4"}, answer(), False, False),
+    "no_longer_declared": ({"wal_level": "'minimal'"}, answer(), True, False),
     # A run died between the reload and the restart.
-    "died": ({}, {"shared_buffers": True}, True),
+    "died": ({}, answer(["shared_buffers"]), True, False),
+    "by_hand": ({}, answer(by_hand=["shared_buffers"]), True, True),
+    "by_hand_reload": ({}, answer(by_hand=["work_mem"]), False, True),
+    # Nobody declared it: whoever set it has reasons.
+    "by_hand_else": ({}, answer(by_hand=["wal_level"]), False, False),
 }
 
 
 def test_a_restart_is_announced_only_if_a_setting_asks_for_it(
     pyinfra: Pyinfra, inventory: Any
 ) -> None:
-    def cluster(present: dict[str, str], pending: dict[str, bool] | None) -> Answers:
-        if pending is None:
+    def cluster(present: dict[str, str], said: list[str] | None) -> Answers:
+        if said is None:
             return {}
         values = {"max_connections": "100", "port": "5432", "shared_buffers": "1488MB"} | present
         lines = [f"{name} = {value}" for name, value in values.items()]
         return {
-            command(RestartSettings, version=17): [json.dumps(PENDING | pending)],
+            SERVER: said,
             command(FileContents, path=SERVER_CONF): ["# Managed by x", "", "# a = b", *lines],
         }
 
     hosts = inventory(
         **{
-            name: (machine() | EIGHT_GB | cluster(present, pending), {})
-            for name, (present, pending, _) in RESTARTS.items()
+            name: (machine() | EIGHT_GB | cluster(present, said), {})
+            for name, (present, said, _, _) in RESTARTS.items()
         }
     )
     plan = pyinfra.run(hosts, "tasks/postgres.py", "--dry")["plan"]
-    (step,) = [one for one in plan if "Restart it if a setting asks for that" in one["name"]]
-    assert set(step["hosts_with_change"]) == {
-        f"@fake/{name}" for name, (_, _, restarts) in RESTARTS.items() if restarts
-    }
+    change = {one["name"]: set(one["hosts_with_change"]) for one in plan}
+    for step, expected in (
+        (
+            "Restart it if a setting asks for that",
+            {name for name, (_, _, restarts, _) in RESTARTS.items() if restarts},
+        ),
+        (
+            "Undo what ALTER SYSTEM set",
+            {name for name, (_, _, _, undone) in RESTARTS.items() if undone},
+        ),
+    ):
+        assert change[step] == {f"@fake/{name}" for name in expected}
 
 
 def test_postgresql_restarts_if_the_server_itself_says_so(pyinfra: Pyinfra, inventory: Any) -> None:
     """Whatever the file said before: the reload that read it is over."""
-
-    def pending(*due: str) -> Answers:
-        settings = PENDING | dict.fromkeys(due, True)
-        return machine() | {command(RestartSettings, version=17): [json.dumps(settings)]}
-
     hosts = inventory(
-        none=(pending(), {}),
-        one=(pending("shared_buffers"), {}),
-        two=(pending("port", "max_connections"), {}),
+        none=(machine() | {SERVER: answer()}, {}),
+        one=(machine() | {SERVER: answer(["shared_buffers"])}, {}),
+        two=(machine() | {SERVER: answer(["port", "max_connections"])}, {}),
+        # It is no longer what it was when the plan was made.
+        by_hand=(machine() | {SERVER: answer(by_hand=["shared_buffers"])}, {}),
     )
     result = pyinfra.call(hosts, "tasks/postgres.py", "-y", "-vv")
     restart = "systemctl restart postgresql@17-main.service #"
@@ -731,9 +884,323 @@ def test_postgresql_restarts_if_the_server_itself_says_so(pyinfra: Pyinfra, inve
         "none": [],
         "one": [f"{restart} shared_buffers"],
         "two": [f"{restart} max_connections port"],
+        "by_hand": [],
     }.items():
         done = commands(result, name)
         assert [line for line in done if line.startswith("systemctl restart ")] == expected
+
+
+# --- kernel ---------------------------------------------------------------------------------------
+
+BIND = [f"net.ipv{number}.ip_nonlocal_bind" for number in (4, 6)]
+KERNEL = command(KernelSettings, names=BIND)
+# What the kernel says of the two settings, None: it has no such one; what is set.
+KERNELS: dict[str, tuple[list[int | None], list[str]]] = {
+    "new": ([0, 0], [f"{BIND[0]}=1", f"{BIND[1]}=1"]),
+    "as_wanted": ([1, 1], []),
+    "one": ([1, 0], [f"{BIND[1]}=1"]),
+    "without_ipv6": ([0, None], [f"{BIND[0]}=1"]),
+    "without_ipv6_as_wanted": ([1, None], []),
+}
+
+
+def test_the_kernel_is_told_what_it_can_be_told(pyinfra: Pyinfra, inventory: Any) -> None:
+    def kernel(values: list[int | None]) -> Answers:
+        lines = [
+            f"/proc/sys/{name.replace('.', '/')}={value}"
+            for name, value in zip(BIND, values, strict=True)
+            if value is not None
+        ]
+        return machine() | {KERNEL: lines}
+
+    hosts = inventory(**{name: (kernel(values), {}) for name, (values, _) in KERNELS.items()})
+    result = pyinfra.call(hosts, "tasks/postgres.py", "-y", "-vv")
+    for name, (_, said) in KERNELS.items():
+        done = [line for line in commands(result, name) if line.startswith("sysctl ")]
+        assert done == ([f"sysctl --quiet --write {' '.join(said)}"] if said else [])
+
+
+# --- many roles and databases ---------------------------------------------------------------------
+
+MANY: dict[str, Any] = {
+    "postgres_roles": [{"name": "api"}, *({"name": f"role_{number}"} for number in range(499))],
+    "postgres_databases": [
+        {"name": "api", "owner": "api"},
+        *(
+            {
+                "name": f"db_{number}",
+                "owner": f"role_{number}",
+                "access": {f"role_{number + 200}": "read"},
+                "extensions": ["hstore"],
+            }
+            for number in range(199)
+        ),
+    ],
+}
+
+
+def as_declared(data: dict[str, Any]) -> Answers:
+    """The answers of a cluster that has all of `data`, and no table yet."""
+    no = dict.fromkeys(
+        ("superuser", "create_database", "create_role", "replication", "bypass_rls", "expires"),
+        False,
+    )
+    yes = {"login": True, "inherit": True, "connection_limit": -1, "member_of": [], "settings": []}
+    base = {"encoding": "UTF8", "locale": "C.UTF-8", "connection_limit": -1, "connectable": True}
+    none: dict[str, Any] = {"settings": [], "role_settings": {}}
+    roles = {one["name"]: no | yes for one in data["postgres_roles"]}
+    databases: dict[str, Any] = {"postgres": base | none | {"owner": "postgres", "acl": []}}
+    contents = [{"database": "postgres", "extensions": ["pg_stat_statements"], "schemas": {}}]
+    for one in data["postgres_databases"]:
+        name, owner, readers = one["name"], one["owner"], [*one.get("access", ())]
+        acl = [(owner, right) for right in ("CREATE", "CONNECT", "TEMPORARY")]
+        acl += [(reader, "CONNECT") for reader in readers]
+        databases[name] = base | none | {"owner": owner, "acl": acl}
+        public = {
+            "owner": "pg_database_owner",
+            "acl": [("public", "USAGE"), *((reader, "USAGE") for reader in readers)],
+            **{"tables": 0, "sequences": 0, "table_acl": [], "sequence_acl": []},
+            "default_acl": [(owner, kind, one, "SELECT") for one in readers for kind in "rS"],
+        }
+        extensions = ["plpgsql", *one.get("extensions", ())]
+        contents.append({"database": name, "extensions": extensions, "schemas": {"public": public}})
+    return {
+        command(Roles, version=17): [json.dumps(roles)],
+        command(Databases, version=17): [json.dumps(databases)],
+        command(Contents, version=17): [json.dumps(one) for one in contents],
+        SERVER: answer(),
+    }
+
+
+ONE = {
+    "postgres_roles": [{"name": "api"}],
+    "postgres_databases": [{"name": "api", "owner": "api", "extensions": ["hstore"]}],
+}
+
+
+@pytest.mark.parametrize("how", ["--dry", "-y"])
+def test_hundreds_of_databases_cost_no_question_and_no_command_more(
+    pyinfra: Pyinfra, inventory: Any, how: str
+) -> None:
+    """Each is a round trip."""
+    hosts = inventory(
+        one=(machine(), ONE),
+        many=(machine(), MANY),
+        one_converged=(machine() | as_declared(ONE), ONE),
+        many_converged=(machine() | as_declared(MANY), MANY),
+    )
+    result = pyinfra.call(hosts, "tasks/postgres.py", how, "-vv")
+    for kind in ("", "_converged"):
+        one, many = (commands(result, f"{which}{kind}") for which in ("one", "many"))
+        assert len(one) > 10
+        # Not even a longer one: a command line has an end, which standard input has not.
+        assert one == many
+    if how == "-y":
+        done = {kind: commands(result, f"many{kind}") for kind in ("", "_converged")}
+        said = {
+            kind: [line for line in lines if line.startswith("runuser ")]
+            for kind, lines in done.items()
+        }
+        # Roles, databases, contents: one command each.
+        assert [len(said[kind]) for kind in ("", "_converged")] == [3, 0]
+
+
+def test_a_cluster_as_declared_is_left_alone(pyinfra: Pyinfra, inventory: Any) -> None:
+    other = {**MANY, "postgres_roles": [*MANY["postgres_roles"], {"name": "new"}]}
+    hosts = inventory(
+        same=(machine() | as_declared(MANY), MANY),
+        # A role of somebody else.
+        less=(machine() | as_declared(other), MANY),
+        more=(machine() | as_declared(MANY), other),
+    )
+    plan = pyinfra.run(hosts, "tasks/postgres.py", "--dry")["plan"]
+    change = {one["name"]: one["hosts_with_change"] for one in plan}
+    assert change["Create the roles"] == ["@fake/more"]
+    assert change["Create the databases"] == []
+    assert change["Create extensions and give access"] == []
+
+
+def test_a_server_that_is_down_is_not_taken_for_an_empty_one(
+    pyinfra: Pyinfra, inventory: Any
+) -> None:
+    down = {command(fact, version=17): ["down"] for fact in (Roles, Databases, Contents)}
+    hosts = inventory(down=(machine() | down, {}), bare=(machine(), {}))
+    plan = pyinfra.run(hosts, "tasks/postgres.py", "--dry")["plan"]
+    change = {one["name"]: one["hosts_with_change"] for one in plan}
+    for step in ("roles", "databases"):
+        assert change[f"Create the {step}"] == ["@fake/bare"]
+    done = commands(pyinfra.call(hosts, "tasks/postgres.py", "-y", "-vv"), "down")
+    assert not [line for line in done if line.startswith("runuser ")]
+    assert [line for line in done if "the server does not run" in line]
+
+
+# --- a password that is given ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["--dry", "-y"])
+def test_a_password_that_is_given_is_not_shown(pyinfra: Pyinfra, how: str) -> None:
+    host = fake(
+        machine() | {f"{PASSWORDS_PROGRAM} check": ["api"]},
+        postgres_roles=[{"name": "api", "password": "env:TF_API_PASSWORD"}],
+    )
+    call = ("@fake/host", "tasks/postgres.py", how, "--diff", *host)
+    result = pyinfra.call(*call, TF_API_PASSWORD="s3cret-s3cret-s3cret")
+    assert result.returncode == 0, result.stderr
+    assert "s3cret" not in result.stdout + result.stderr
+
+
+# --- a new password -------------------------------------------------------------------------------
+
+WEB = {
+    **{"name": "web", "source": "examples/api", "domain": "web.test", "database": "api"},
+    **{"port": 9000, "role": "web"},
+}
+# One more application of that role, and one of another role.
+USERS: dict[str, Any] = {
+    "postgres_roles": [{"name": "api"}, {"name": "web"}],
+    "postgres_databases": [{"name": "api", "owner": "api", "access": {"web": "write"}}],
+    "app_more": [WEB, WEB | {"name": "jobs", "domain": "jobs.test", "port": 9100, "role": ""}],
+    "postgres_max_connections": 200,
+}
+
+
+def test_a_new_password_is_planned_so_that_nobody_is_ever_refused(pyinfra: Pyinfra) -> None:
+    host = fake(machine(), postgres_rotate="api", **USERS)
+    plan = pyinfra.run("@fake/host", "tasks/postgres_rotate.py", "--dry", *host)["plan"]
+    assert [one["name"] for one in plan] == [
+        "Let api~ log in as well",
+        *(
+            step
+            for login in ("api~", "api")
+            for step in (
+                f"Give {login} a new password",
+                f"Tell api to come as {login}",
+                "Restart the replicas of api, one by one",
+                f"Tell jobs to come as {login}",
+                "Restart the replicas of jobs, one by one",
+            )
+        ),
+        "Remove api~",
+    ]
+
+
+def test_a_new_password_reaches_the_replicas_one_by_one(pyinfra: Pyinfra) -> None:
+    _, state = json.loads(as_declared(USERS)[command(Roles, version=17)][0]).popitem()
+    answers = machine() | {
+        # The rest of a run that died.
+        command(Roles, version=17): [json.dumps({"api": state, "api~": state})],
+        "echo no account": ["wrong"],
+        "label=com.docker.compose.project=api": [
+            f"api-api-{number}|0123456789ab|running|healthy|yes" for number in (1, 2)
+        ],
+    }
+    host = fake(answers, postgres_rotate="api")
+    result = pyinfra.call("@fake/host", "tasks/postgres_rotate.py", "-y", "-vv", *host)
+    url = "umask 077; mkdir"
+    kinds = {
+        "runuser -u postgres -- psql": "sql",
+        f"{PASSWORDS_PROGRAM} renew 17": "renew",
+        "docker restart --time 30 api-api-1": "restart 1",
+        "docker restart --time 30 api-api-2": "restart 2",
+        f"rm -f {PASSWORDS}/api~": "forget",
+        f"rm -f {PASSWORDS}/api": "WRONG",
+    }
+    done = []
+    for line in commands(result):
+        if url in line:
+            (login,) = re.findall(r"postgresql://(\S+?):\$\(cat (?=\S+/\1\))", line)
+            done.append(f"url {login}")
+        done += [kind for start, kind in kinds.items() if line.startswith(start)][:1]
+    assert done == [
+        "sql",
+        *("renew", "url api~", "restart 1", "restart 2"),
+        *("renew", "url api", "restart 1", "restart 2"),
+        *("sql", "forget"),
+    ]
+
+
+# --- what is dropped ------------------------------------------------------------------------------
+
+
+def dropping(answers: Answers, **data: Any) -> list[str]:
+    name = data.get("postgres_drop") or data["postgres_drop_role"]
+    return fake(answers, **{"postgres_confirm": name, **data})
+
+
+OLD = {
+    "postgres_roles": [{"name": "old"}],
+    "postgres_databases": [{"name": "old", "owner": "old"}],
+}
+
+
+def test_only_what_is_there_is_dropped(pyinfra: Pyinfra, inventory: Any) -> None:
+    data = {"postgres_drop": "old", "postgres_drop_role": "old", "postgres_confirm": "old"}
+    hosts = inventory(
+        there=(machine() | as_declared(OLD), data), gone=(machine() | as_declared(ONE), data)
+    )
+    plan = pyinfra.run(hosts, "tasks/postgres_drop.py", "--dry")["plan"]
+    # The role owns the database.
+    assert [(one["name"], one["hosts_with_change"]) for one in plan] == [
+        ("Dump and drop the database old", ["@fake/there"]),
+        ("Drop the role old", ["@fake/there"]),
+    ]
+
+
+def test_a_role_is_dropped_with_its_password_and_no_database(pyinfra: Pyinfra) -> None:
+    host = dropping(machine() | as_declared(OLD), postgres_drop_role="old")
+    done = commands(pyinfra.call("@fake/host", "tasks/postgres_drop.py", "-y", "-vv", *host))
+    *_, drop, forget = done
+    assert drop.startswith("runuser -u postgres -- psql ")
+    assert forget == f"rm -f {PASSWORDS}/old"
+    assert not [line for line in done if "pg_dump" in line]
+
+
+@pytest.fixture(scope="module")
+def dropper(pyinfra: Pyinfra) -> str:
+    """The command that drops a database."""
+    host = dropping(machine() | as_declared(OLD), postgres_drop="old")
+    done = commands(pyinfra.call("@fake/host", "tasks/postgres_drop.py", "-y", "-vv", *host))
+    (drop,) = [line for line in done if "pg_dump" in line]
+    assert not [line for line in done if line.startswith("rm ")]
+    return drop
+
+
+def drop(command: str, directory: Path, runuser: str) -> CompletedProcess[str]:
+    """Runs the command here, with files of this machine and a PostgreSQL that does `runuser`."""
+    program = directory / "programs" / "runuser"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f"#!/bin/sh\n{runuser}\n")
+    program.chmod(0o755)
+    return subprocess.run(
+        ["sh", "-c", command.replace(DROPPED, str(directory / "dropped"))],
+        input='drop database "old";\n',
+        env=os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+WORKS = "case $* in *pg_dump*) echo dump ;; *) cat > {0}/said ;; esac"
+
+
+def test_a_database_is_dumped_before_it_is_dropped(dropper: str, tmp_path: Path) -> None:
+    for name in ("old", "old.2", "old.3"):
+        result = drop(dropper, tmp_path, WORKS.format(tmp_path))
+        file = tmp_path / "dropped" / f"{name}.dump"
+        assert result.returncode == 0, result.stderr
+        assert str(file) in result.stdout
+        assert file.read_text() == "dump\n"
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / "said").read_text() == 'drop database "old";\n'
+    assert len(list((tmp_path / "dropped").iterdir())) == 3
+
+
+def test_a_database_that_cannot_be_dumped_is_kept(dropper: str, tmp_path: Path) -> None:
+    fails = "case $* in *pg_dump*) echo half; exit 1 ;; *) touch {0}/said ;; esac"
+    assert drop(dropper, tmp_path, fails.format(tmp_path)).returncode != 0
+    assert not (tmp_path / "said").exists()
+    assert list((tmp_path / "dropped").iterdir()) == []
 
 
 # --- replicas -------------------------------------------------------------------------------------

@@ -1,0 +1,598 @@
+"""PostgreSQL as declared: who may do what, what was changed by hand, and what Docker does to it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import Pyinfra
+from tests.e2e.conftest import networks
+from tests.e2e.support import (
+    Container,
+    Target,
+    changed,
+    eventually,
+    get,
+    load,
+    open_ports,
+    options,
+    target,
+)
+
+pytestmark = pytest.mark.e2e
+
+GIVEN = "ann-has-chosen-this-one"
+DATA: dict[str, Any] = {
+    "app_replicas": 2,
+    "docker_networks": ["apps", "shop"],
+    "postgres_roles": [
+        {"name": "api"},
+        {"name": "reader", "settings": {"statement_timeout": "20s"}},
+        {"name": "writer"},
+        {"name": "deployer"},
+        {"name": "analysts", "login": False, "member_of": ["pg_monitor"]},
+        {"name": "ann", "member_of": ["analysts"], "password": "env:TF_TEST_ANN"},
+        {"name": "shop_owner", "login": False},
+        {"name": "shop"},
+        {"name": "retired"},
+    ],
+    "postgres_databases": [
+        {
+            "name": "api",
+            "owner": "api",
+            "access": {
+                "reader": "read",
+                "writer": "write",
+                "deployer": "migrate",
+                "analysts": "read",
+            },
+            "extensions": ["pg_trgm"],
+            "settings": {"statement_timeout": "30s"},
+            "connection_limit": 80,
+        },
+        {"name": "shop", "owner": "shop_owner", "access": {"shop": "write"}, "locale": "de-DE"},
+    ],
+}
+POSTGRES = "tasks/postgres.py"
+
+
+@pytest.fixture(scope="module")
+def server(pyinfra: Pyinfra) -> Iterator[Target]:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        target(pyinfra, "tf-test-postgres", 2415) as bare,
+    ):
+        patch.setenv("TF_TEST_ANN", GIVEN)
+        bare.deploy(**DATA)
+        bare.psql("set role shop_owner; create table goods (name text);", "shop")
+        # What the owner makes is the others' to read at once, without another run.
+        bare.psql("set role api; create table notes (text text);", "api")
+        assert changed(bare.deploy(**DATA)) == []
+        yield bare
+
+
+def password(server: Target, role: str) -> str:
+    return server.run(f"cat /etc/terrafirma/secrets/postgres/{role}")
+
+
+SESSIONS = """
+import json, sys
+import psycopg
+
+host, cases = sys.argv[1], json.loads(sys.argv[2])
+answers = []
+for user, password, database, sql in cases:
+    try:
+        with psycopg.connect(
+            host=host, user=user, password=password, dbname=database, connect_timeout=5
+        ) as connection:
+            cursor = connection.execute(sql)
+            row = cursor.fetchone() if cursor.description else ["done"]
+            answers.append(str(row and row[0]))
+    except psycopg.Error as error:
+        answers.append(str(error))
+print(json.dumps(answers))
+"""
+
+
+def sessions(
+    server: Target, network: str, cases: list[tuple[str, str, str, str]],
+    address: str = "host.docker.internal",
+) -> list[str]:  # fmt: skip
+    """PostgreSQL's answer to each (role, password, database, SQL) of a container in `network`."""
+    image = server.run("docker image ls --quiet terrafirma/api | head -n 1")
+    answers: list[str] = json.loads(
+        server.run(
+            f"docker run --rm -i --network {network} --add-host host.docker.internal:host-gateway"
+            f" --entrypoint python3 {image} - {address} {shlex.quote(json.dumps(cases))}",
+            stdin=SESSIONS,
+        )
+    )
+    return answers
+
+
+DENIED, REJECTED = "permission denied for", "pg_hba.conf rejects connection"
+# Role, database, what it tries, and what PostgreSQL answers.
+RIGHTS = [
+    ("api", "api", "create table mine (id int)", "done"),
+    ("api", "api", "select current_user", "api"),
+    ("api", "api", "drop table mine", "done"),
+    ("api", "shop", "select 1", REJECTED),
+    ("api", "postgres", "select 1", REJECTED),
+    ("api", "api", "create role other", "permission denied to create role"),
+    ("api", "api", "create database other", "permission denied to create database"),
+    ("api", "api", "select count(*) from pg_authid", f"{DENIED} table pg_authid"),
+    ("api", "api", "copy (select 1) to program 'id'", "permission denied to COPY to or from"),
+    ("api", "api", "select pg_read_file('/etc/passwd')", f"{DENIED} function pg_read_file"),
+    ("writer", "api", "insert into notes values ('x')", "done"),
+    ("writer", "api", "update notes set text = 'y'", "done"),
+    ("writer", "api", "truncate notes", f"{DENIED} table notes"),
+    ("writer", "api", "drop table notes", "must be owner of table notes"),
+    ("writer", "api", "create table mine (id int)", f"{DENIED} schema public"),
+    ("writer", "api", "create temporary table mine (id int)", "done"),
+    ("writer", "shop", "select 1", REJECTED),
+    ("reader", "api", "select text from notes limit 1", "y"),
+    ("reader", "api", "insert into notes values ('x')", f"{DENIED} table notes"),
+    ("reader", "api", "delete from notes", f"{DENIED} table notes"),
+    ("reader", "api", "create table mine (id int)", f"{DENIED} schema public"),
+    ("reader", "api", "create temporary table mine (id int)", "permission denied to create temp"),
+    ("reader", "api", "show statement_timeout", "30s"),
+    ("reader", "api", "set role api", 'permission denied to set role "api"'),
+    ("ann", "api", "select text from notes limit 1", "y"),
+    ("ann", "shop", "select 1", REJECTED),
+    ("deployer", "api", "select current_user", "api"),
+    ("deployer", "api", "create table if not exists later (id int)", "done"),
+    ("deployer", "api", "select tableowner from pg_tables where tablename = 'later'", "api"),
+    ("reader", "api", "select count(*) from later", "0"),
+    ("deployer", "shop", "select 1", REJECTED),
+    ("shop", "shop", "insert into goods values ('x')", "done"),
+    ("shop", "shop", "drop table goods", "must be owner of table goods"),
+    ("shop", "api", "select 1", REJECTED),
+    ("shop_owner", "shop", "select 1", REJECTED),
+    ("retired", "api", "select 1", REJECTED),
+    ("postgres", "api", "select 1", REJECTED),
+    ("postgres", "postgres", "select 1", REJECTED),
+    ("nobody", "api", "select 1", REJECTED),
+]
+
+
+@pytest.fixture(scope="module")
+def answers(server: Target) -> dict[str, list[str]]:
+    """What containers of three networks got to hear, one of which came after the run."""
+    known = {role["name"]: "" for role in DATA["postgres_roles"]}
+    for role in DATA["postgres_roles"]:
+        if role.get("login", True):
+            known[role["name"]] = password(server, role["name"])
+    cases = [(role, known.get(role, "x") or "x", where, sql) for role, where, sql, _ in RIGHTS]
+    server.run("docker network create later")
+    return {network: sessions(server, network, cases) for network in ("bridge", "shop", "later")}
+
+
+@pytest.mark.parametrize(
+    "number", range(len(RIGHTS)), ids=[" ".join(right[:3]) for right in RIGHTS]
+)
+def test_rights(answers: dict[str, list[str]], number: int) -> None:
+    expected = RIGHTS[number][3]
+    for network, all_answers in answers.items():
+        answer = all_answers[number]
+        assert answer == expected or (" " in expected and expected in answer), (network, answer)
+
+
+@pytest.mark.parametrize("role", ["api", "reader", "shop"])
+def test_a_wrong_password(server: Target, role: str) -> None:
+    database = "shop" if role == "shop" else "api"
+    (answer,) = sessions(server, "apps", [(role, "wrong", database, "select 1")])
+    assert f'password authentication failed for user "{role}"' in answer
+
+
+def test_the_world_does_not_reach_it(server: Target, outsider: Container) -> None:
+    assert open_ports(outsider, server, 22, 5432) == [22]
+
+
+def test_a_role_that_lost_its_access(server: Target) -> None:
+    data = json.loads(json.dumps(DATA))
+    del data["postgres_databases"][0]["access"]["reader"]
+    case = [("reader", password(server, "reader"), "api", "select count(*) from notes")]
+    assert sessions(server, "apps", case)[0].isdigit()
+    assert changed(server.deploy(POSTGRES, **data)) == [
+        "Configure client access",
+        "Run PostgreSQL",
+        "Create the databases",
+    ]
+    assert REJECTED in sessions(server, "apps", case)[0]
+    # Nothing is dropped, and it comes back as it was.
+    assert server.psql("select count(*) from pg_roles where rolname = 'reader'") == "1"
+    server.deploy(POSTGRES, **DATA)
+    assert sessions(server, "apps", case)[0].isdigit()
+
+
+def test_a_given_password_is_the_roles(server: Target) -> None:
+    assert password(server, "ann") == GIVEN
+    (answer,) = sessions(server, "apps", [("ann", GIVEN, "api", "select 'in'")])
+    assert answer == "in"
+
+
+def test_a_given_password_that_is_missing(server: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_TEST_ANN")
+    line = server.refuse(POSTGRES, **DATA)
+    assert "postgres_roles: ann: TF_TEST_ANN is not set" in line
+
+
+def test_another_given_password_is_the_roles_after_the_next_run(
+    server: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TF_TEST_ANN", "another-that-ann-has-chosen")
+        assert server.plan(POSTGRES, **DATA) == ["Give the roles their passwords"]
+        assert changed(server.deploy(POSTGRES, **DATA)) == ["Give the roles their passwords"]
+        assert changed(server.deploy(POSTGRES, **DATA)) == []
+    assert changed(server.deploy(POSTGRES, **DATA)) == ["Give the roles their passwords"]
+
+
+def by_sql(sql: str, database: str = "postgres") -> Callable[[Target], object]:
+    return lambda server: server.psql(sql, database)
+
+
+def by_shell(command: str) -> Callable[[Target], object]:
+    return lambda server: server.run(command)
+
+
+ROLES, DATABASES, CONTENTS, ACCESS, RELOAD = (
+    "Create the roles",
+    "Create the databases",
+    "Create extensions and give access",
+    "Configure client access",
+    "Run PostgreSQL",
+)
+UNDO, RESTART = "Undo what ALTER SYSTEM set", "Restart it if a setting asks for that"
+DRIFTS: dict[str, tuple[Callable[[Target], object], list[str]]] = {
+    "superuser": (by_sql("alter role reader superuser"), [ROLES]),
+    "no login": (by_sql("alter role reader nologin"), [ROLES]),
+    "expiry": (by_sql("alter role reader valid until '2020-01-01'"), [ROLES]),
+    "membership": (by_sql("grant api to reader"), [ROLES]),
+    "role setting": (by_sql("alter role reader reset statement_timeout"), [ROLES]),
+    "owner": (by_sql("alter database shop owner to postgres"), [DATABASES]),
+    "limit": (by_sql("alter database api connection limit 1"), [DATABASES]),
+    "connect": (by_sql("grant connect on database api to shop"), [DATABASES]),
+    "public": (by_sql("grant connect on database api to public"), [DATABASES]),
+    "database setting": (by_sql("alter database api set statement_timeout to 0"), [DATABASES]),
+    "undeclared setting": (by_sql("alter database api set work_mem to '1GB'"), [DATABASES]),
+    "missing grant": (by_sql("revoke select on notes from reader", "api"), [CONTENTS]),
+    "grant too many": (by_sql("grant insert on notes to reader", "api"), [CONTENTS]),
+    "default grant": (
+        by_sql(
+            "alter default privileges for role api in schema public "
+            "revoke select on tables from reader",
+            "api",
+        ),
+        [CONTENTS],
+    ),
+    "table of a stranger": (by_sql("create table stray (id int)", "api"), [CONTENTS]),
+    "schema": (by_sql("grant create on schema public to public", "api"), [CONTENTS]),
+    "extension": (by_sql("drop extension pg_trgm", "api"), [CONTENTS]),
+    "password": (by_sql("alter role reader password 'x'"), ["Give the roles their passwords"]),
+    "hba line": (
+        by_shell("sed -i '/ writer,/d' /etc/postgresql/17/main/pg_hba.conf"),
+        [ACCESS, RELOAD],
+    ),
+    "tuning value": (
+        by_shell("sed -i 's/^work_mem.*/work_mem = 64kB/' "
+                 "/etc/postgresql/17/main/conf.d/terrafirma.conf"),
+        ["Configure the server", RELOAD],
+    ),
+    "alter system": (by_sql("alter system set work_mem to '64kB'"), [UNDO]),
+    "listen address": (
+        by_shell(
+            "runuser -u postgres -- psql -c \"alter system set listen_addresses to '*'\" && "
+            "systemctl restart postgresql@17-main"
+        ),
+        [UNDO, RESTART],
+    ),
+    "file mode": (by_shell("chmod 755 /etc/terrafirma/secrets/postgres"), ["Prepare the host"]),
+    "program": (by_shell("echo >> /usr/local/lib/terrafirma/postgres-passwords"),
+                ["Prepare the host"]),
+    "sysctl": (
+        by_shell("sysctl -qw net.ipv4.ip_nonlocal_bind=0"),
+        ["Let it listen before Docker is up"],
+    ),
+    "stopped unit": (by_shell("systemctl stop postgresql@17-main"), [RELOAD]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("drift", DRIFTS)
+def test_drift(server: Target, drift: str) -> None:
+    break_it, expected = DRIFTS[drift]
+    break_it(server)
+    assert server.plan(POSTGRES, **DATA) == expected
+    assert changed(server.deploy(POSTGRES, **DATA)) == expected
+    assert changed(server.deploy(POSTGRES, **DATA)) == []
+
+
+def test_what_is_not_in_the_data_is_reported_and_left_alone(server: Target) -> None:
+    server.psql("create role stranger login; create database strange owner stranger;")
+    server.psql("create extension hstore;", "api")
+    result = server.pyinfra.call("-y", *options(DATA), *server.arguments(), POSTGRES)
+    assert result.returncode == 0
+    for what in ("roles stranger", "databases strange", "extensions of api hstore"):
+        assert f"Not in the data, left alone: {what}" in result.stderr
+    assert server.psql("select count(*) from pg_database where datname = 'strange'") == "1"
+    assert server.psql("select count(*) from pg_roles where rolname = 'stranger'") == "1"
+
+
+def test_a_dropped_database_leaves_a_dump(server: Target) -> None:
+    drop = "tasks/postgres_drop.py"
+    server.psql("create table kept (text text); insert into kept values ('still here');", "strange")
+    assert "empty; name the database" in server.refuse(drop, **DATA)
+    assert "postgres_confirm: '' is not 'strange'" in server.refuse(
+        drop, **DATA, postgres_drop="strange"
+    )
+    api = {"postgres_drop": "api", "postgres_confirm": "api"}
+    assert "postgres_drop: api is in postgres_databases" in server.refuse(drop, **DATA, **api)
+    strange = {"postgres_drop": "strange", "postgres_confirm": "strange"}
+    assert server.plan(drop, **DATA, **strange) == ["Dump and drop the database strange"]
+    assert server.psql("select count(*) from pg_database where datname = 'strange'") == "1"
+    server.deploy(drop, **DATA, **strange)
+    assert server.psql("select count(*) from pg_database where datname = 'strange'") == "0"
+    dump = "/var/lib/terrafirma/dropped/strange.dump"
+    assert server.run(f"stat -c %a:%U {dump}") == "600:root"
+    assert "still here" in server.run(f"pg_restore --file - < {dump}")
+    assert changed(server.deploy(drop, **DATA, **strange)) == []
+    stranger = {"postgres_drop_role": "stranger", "postgres_confirm": "stranger"}
+    server.deploy(drop, **DATA, **stranger)
+    assert server.psql("select count(*) from pg_roles where rolname = 'stranger'") == "0"
+    server.psql("drop extension hstore", "api")
+
+
+def test_another_owner_has_all_that_the_old_one_had(server: Target) -> None:
+    server.psql(
+        "set role api; create schema extra; create table extra.things (id serial primary key);"
+        "create view seen as select * from extra.things; create type mood as enum ('good');"
+        "create function one() returns int language sql as 'select 1';",
+        "api",
+    )
+    data = json.loads(json.dumps(DATA))
+    data["postgres_roles"].append({"name": "api_owner", "login": False})
+    data["postgres_databases"][0] |= {"owner": "api_owner"}
+    data["postgres_databases"][0]["access"]["api"] = "write"
+    server.deploy(POSTGRES, **data)
+    left = (
+        "select count(*) from pg_class where pg_get_userbyid(relowner) = '{0}' and relkind <> 'i'"
+        " and relnamespace <> 'pg_toast'::regnamespace;"
+    )
+    assert server.psql(left.format("api"), "api") == "0"
+    assert server.psql("select pg_get_userbyid(proowner) from pg_proc where proname = 'one'",
+                       "api") == "api_owner"  # fmt: skip
+    case = [("api", password(server, "api"), "api", "insert into visits (replica) values ('x')"),
+            ("api", password(server, "api"), "api", "drop table visits")]  # fmt: skip
+    assert sessions(server, "apps", case)[0] == "done"
+    assert "must be owner of table visits" in sessions(server, "apps", case)[1]
+    assert changed(server.deploy(POSTGRES, **data)) == []
+    # And back.
+    server.deploy(POSTGRES, **DATA)
+    assert changed(server.deploy(POSTGRES, **DATA)) == []
+    assert server.psql(left.format("api_owner"), "api") == "0"
+
+
+def test_a_new_network_is_in_the_plan(server: Target) -> None:
+    """Its containers come in at once, by the pool; the run gives it a line of its own."""
+    server.run("docker network create --subnet 10.77.0.0/24 far")
+    case = [("api", password(server, "api"), "api", "select 1")]
+    assert REJECTED in sessions(server, "far", case)[0]
+    arguments = ("--dry", "--diff", *options(DATA), *server.arguments(), POSTGRES)
+    result = server.pyinfra.call(*arguments)
+    assert "+ host  api  api,api~  10.77.0.0/24  scram-sha-256" in result.stderr
+    assert server.plan(POSTGRES, **DATA) == [ACCESS, RELOAD]
+    assert changed(server.deploy(POSTGRES, **DATA)) == [ACCESS, RELOAD]
+    assert sessions(server, "far", case) == ["1"]
+    server.run("docker network rm far later")
+    assert changed(server.deploy(POSTGRES, **DATA)) == [ACCESS, RELOAD]
+
+
+def test_ipv6_networks(server: Target) -> None:
+    """Docker with IPv6: PostgreSQL listens on docker0's address and admits the subnet."""
+    data = DATA | {"docker_daemon": {"ipv6": True, "fixed-cidr-v6": "fd00:c0de:1::/64"}}
+    server.deploy("tasks/docker.py", POSTGRES, **data)
+    docker0 = server.run(
+        "ip -6 -oneline address show dev docker0 scope global | awk '{ print $4 }' | cut -d/ -f1"
+    )
+    assert docker0.startswith("fd00:c0de:1:")
+    assert docker0 in server.psql("show listen_addresses").split(",")
+    case = [("api", password(server, "api"), "api", "select host(inet_client_addr())")]
+    (address,) = sessions(server, "bridge", case, docker0)
+    assert address.startswith("fd00:c0de:1:")
+    assert changed(server.deploy(POSTGRES, **data)) == []
+
+
+def test_another_address_of_docker0_and_another_pool_are_followed(
+    server: Target, outsider: Container
+) -> None:
+    data = DATA | {
+        "docker_daemon": {"bip": "10.99.0.1/24"},
+        "docker_address_pool": "10.98.0.0/16",
+    }
+    server.deploy("deploy.py", **data)
+    assert networks(server)["bridge"] == "10.99.0.0/24"
+    assert server.psql("show listen_addresses") == "localhost,10.99.0.1"
+    server.run("docker network create pooled")
+    assert networks(server)["pooled"].startswith("10.98.")
+    case = [("api", password(server, "api"), "api", "select 1")]
+    for network in ("bridge", "pooled", "apps"):
+        assert sessions(server, network, case) == ["1"]
+    # The replicas that ran before knew the old address.
+    server.run("systemctl restart postgresql@17-main")
+    eventually(lambda: {status for status, _ in get(outsider, server, 8)} == {200}, 30)
+    assert changed(server.deploy("deploy.py", **data)) == []
+    server.run("docker network rm pooled")
+    server.deploy("deploy.py", **DATA)
+
+
+def test_it_listens_whatever_the_order_of_the_boot(server: Target, outsider: Container) -> None:
+    listening = server.psql("show listen_addresses").split(",")[1]
+    server.run("systemctl disable --now docker.service docker.socket")
+    server.reboot()
+    sockets = f"ss -Hltn | grep -F '{listening}:5432'"
+    eventually(lambda: server.call(sockets).returncode == 0, 60)
+    assert server.call("systemctl is-active docker.service").returncode != 0
+    assert server.call("ip link show docker0").returncode != 0
+    server.run("systemctl enable --now docker.service docker.socket")
+    case = [("api", password(server, "api"), "api", "select 1")]
+    assert sessions(server, "bridge", case) == ["1"]
+    eventually(lambda: {status for status, _ in get(outsider, server, 8)} == {200}, 60)
+    server.reboot()
+    eventually(lambda: server.call(f"{sockets} && docker info").returncode == 0, 60)
+    eventually(lambda: {status for status, _ in get(outsider, server, 8)} == {200}, 60)
+    assert changed(server.deploy(**DATA)) == []
+
+
+def test_a_lost_connection_between_file_and_restart(server: Target) -> None:
+    data = DATA | {"postgres_settings": {"max_wal_senders": 7}}
+    cut = subprocess.Popen(
+        ["docker", "exec", server.name, "bash", "-c",
+         "until grep -q '^max_wal_senders = 7' /etc/postgresql/17/main/conf.d/terrafirma.conf;"
+         " do :; done; pkill -9 -f '^sshd-session: root'"]
+    )  # fmt: skip
+    result = server.pyinfra.call("-y", *options(data), *server.arguments(), POSTGRES)
+    assert cut.wait(30) == 0
+    assert result.returncode != 0
+    assert server.psql("show max_wal_senders") == "10"
+    announced = server.plan(POSTGRES, **data)
+    assert RELOAD in announced or RESTART in announced
+    assert RESTART in changed(server.deploy(POSTGRES, **data))
+    assert server.psql("show max_wal_senders") == "7"
+    assert changed(server.deploy(POSTGRES, **data)) == []
+    server.deploy(POSTGRES, **DATA)
+
+
+def test_a_rotated_password_costs_no_request(server: Target, outsider: Container) -> None:
+    rotate = "tasks/postgres_rotate.py"
+    assert "postgres_rotate: '' is no role that logs in" in server.refuse(rotate, **DATA)
+    assert "is given (env:TF_TEST_ANN)" in server.refuse(rotate, **DATA, postgres_rotate="ann")
+    eventually(lambda: {status for status, _ in get(outsider, server, 8)} == {200}, 30)
+    old = password(server, "api")
+    with load(outsider, server, "/", "/visits/1") as seen:
+        time.sleep(1)
+        server.deploy(rotate, **DATA, postgres_rotate="api")
+        time.sleep(1)
+    assert seen["failed"] == []
+    assert seen["requests"] > 500
+    new = password(server, "api")
+    assert new != old
+    first, second = sessions(
+        server, "apps", [("api", old, "api", "select 1"), ("api", new, "api", "select 1")]
+    )
+    assert "password authentication failed" in first
+    assert second == "1"
+    assert server.psql("select count(*) from pg_roles where rolname like '%~'") == "0"
+    assert changed(server.deploy(**DATA)) == []
+    # None of it was an old connection.
+    server.run("systemctl restart postgresql@17-main")
+    eventually(lambda: {status for status, _ in get(outsider, server, 8)} == {200}, 30)
+
+
+def test_a_rotation_that_died_is_finished_by_the_next_run(
+    server: Target, outsider: Container
+) -> None:
+    double = "/etc/terrafirma/secrets/postgres/api~"
+    cut = subprocess.Popen(
+        ["docker", "exec", server.name, "bash", "-c",
+         "until grep -q 'api~' /etc/terrafirma/secrets/app/api/database_url; do :; done;"
+         " sleep 2; pkill -9 -f '^sshd-session: root'"]
+    )  # fmt: skip
+    with load(outsider, server) as seen:
+        result = server.pyinfra.call(
+            "-y", *options(DATA | {"postgres_rotate": "api"}), *server.arguments(),
+            "tasks/postgres_rotate.py",
+        )  # fmt: skip
+        assert cut.wait(60) == 0
+        assert result.returncode != 0
+        server.run(f"test -e {double}")
+        server.deploy(**DATA)
+    assert seen["failed"] == []
+    assert changed(server.deploy(**DATA)) == []
+    assert "postgresql://api:" in server.run("cat /etc/terrafirma/secrets/app/api/database_url")
+    server.deploy("tasks/postgres_rotate.py", **DATA, postgres_rotate="api")
+    assert server.call(f"test -e {double}").returncode != 0
+
+
+def test_the_log_is_rotated(server: Target) -> None:
+    log = "/var/log/postgresql/postgresql-17-main.log"
+    server.run("logrotate --force /etc/logrotate.d/postgresql-common")
+    assert server.run(f"ls {log}.1")
+    server.psql("select pg_sleep(1.1)")
+    eventually(lambda: "pg_sleep" in server.run(f"cat {log}"), 10)
+
+
+SECRETS_OF = ("/etc/terrafirma/secrets/postgres", "/etc/terrafirma/secrets/app/api")
+
+
+def test_no_secret_is_seen_anywhere(server: Target) -> None:
+    """Everything that handles one, as talkative as can be, with an eye on every process list."""
+    server.psql("alter system set log_statement to 'all'; select pg_reload_conf();")
+    watch = subprocess.Popen(
+        ["docker", "exec", server.name, "sh", "-c",
+         "rm -f /root/stop; until test -e /root/stop; do cat /proc/[0-9]*/cmdline"
+         " /proc/[0-9]*/environ 2> /dev/null | tr '\\0' '\\n' >> /root/seen; done"]
+    )  # fmt: skip
+    said = ""
+    old = [password(server, role) for role in ("api", "reader")]
+    server.psql("alter role reader password null; alter role ann password null")
+    server.run("rm /etc/terrafirma/secrets/postgres/writer")
+    talk = ("-y", "-vvv", "--diff", *server.arguments())
+    for files, data in (
+        (("deploy.py",), {}),
+        (("tasks/postgres_rotate.py",), {"postgres_rotate": "api"}),
+    ):
+        result = server.pyinfra.call(*options(DATA | data), *talk, *files)
+        assert result.returncode == 0, result.stderr
+        said += result.stdout + result.stderr
+    server.run("touch /root/stop")
+    watch.wait(30)
+    logs = server.run("cat /var/log/postgresql/*.log; journalctl --no-pager -o cat | cat")
+    assert "alter role" in logs
+    seen = server.run("cat /root/seen; rm /root/seen /root/stop")
+    assert "postgres-passwords" in seen
+    logins = [role["name"] for role in DATA["postgres_roles"] if role.get("login", True)]
+    for secret in [*old, *(password(server, role) for role in logins), GIVEN]:
+        assert len(secret) >= 16
+        for text in (said, logs, seen):
+            assert secret not in text
+        readable = server.run(
+            f"grep -rlF -- '{secret}' /etc /opt /var/lib/terrafirma"
+            " /var/log /tmp /home /run /usr/local || true"
+        )
+        for path in readable.splitlines():
+            assert path.startswith(SECRETS_OF), path
+    assert server.run("find /etc/terrafirma/secrets -type f -perm /077 ! -name '*.pub'") == ""
+    server.deploy(POSTGRES, **DATA)
+
+
+def test_many_roles_and_databases_cost_no_more_questions(server: Target) -> None:
+    names = [f"many_{number}" for number in range(200)]
+    readers = [f"reader_{number}" for number in range(300)]
+    many = DATA | {
+        "postgres_roles": [*DATA["postgres_roles"], *({"name": name} for name in names + readers)],
+        "postgres_databases": [
+            *DATA["postgres_databases"],
+            *(
+                {"name": name, "owner": name, "access": {readers[number]: "read"}}
+                for number, name in enumerate(names)
+            ),
+        ],
+    }
+
+    def questions(data: dict[str, Any]) -> int:
+        result = server.pyinfra.call("-y", "-vv", *options(data), *server.arguments(), POSTGRES)
+        assert result.returncode == 0, result.stderr
+        return result.stderr.count(">>> ")
+
+    few = questions(DATA)
+    server.deploy(POSTGRES, **many)
+    assert changed(server.deploy(POSTGRES, **many)) == []
+    assert few > 5
+    assert questions(many) <= few * 1.5

@@ -1,0 +1,644 @@
+"""What is said to a cluster: nothing when it is as declared, one statement for one difference."""
+
+from copy import deepcopy
+from typing import Any, cast
+
+import pytest
+
+from terrafirma.facts.postgres import ContentState, DatabaseState, RoleState, SchemaState
+from terrafirma.grants import closed_sql, content_sql, database_sql, membership_sql, role_sql
+from terrafirma.settings import Database, Role
+
+# --- what is declared, and the answers of a PostgreSQL 15 that is as declared ---------------------
+
+ROLE = Role(
+    name="reader",
+    connection_limit=5,
+    settings={"work_mem": "64MB", "jit": False, "search_path": "$user, public, jobs"},
+)
+ROLE_NOW = RoleState(
+    login=True,
+    superuser=False,
+    create_database=False,
+    create_role=False,
+    replication=False,
+    bypass_rls=False,
+    inherit=True,
+    expires=False,
+    connection_limit=5,
+    member_of=[],
+    settings=["jit=off", 'search_path="$user", public, jobs', "work_mem=64MB"],
+)
+
+SHOP = Database(
+    name="shop",
+    owner="owner",
+    access={"reader": "read", "writer": "write", "mig": "migrate"},
+    schemas=("public", "jobs"),
+    extensions=("hstore", "pg_trgm"),
+    connection_limit=30,
+    settings={"jit": True, "search_path": "$user, public", "statement_timeout": 5000},
+)
+DECLARED = {"owner", "reader", "writer", "mig", "stranger"}
+OWNED = [("owner", "CREATE"), ("owner", "TEMPORARY"), ("owner", "CONNECT")]
+SHOP_NOW = DatabaseState(
+    owner="owner",
+    encoding="UTF8",
+    locale="C.UTF-8",
+    connection_limit=30,
+    connectable=True,
+    acl=[*OWNED, ("reader", "CONNECT"), ("writer", "TEMPORARY"), ("writer", "CONNECT")],
+    settings=["jit=on", 'search_path="$user", public', "statement_timeout=5000"],
+    role_settings={"mig": ["role=owner"]},
+)
+
+WRITES = ("INSERT", "SELECT", "UPDATE", "DELETE")
+
+
+def schema(owner: str, tables: int, sequences: int, *acl: tuple[str, str]) -> SchemaState:
+    """A schema with as many tables and sequences, all of them as `access` has it."""
+    return SchemaState(
+        owner=owner,
+        acl=[*acl, ("reader", "USAGE"), ("writer", "USAGE")],
+        tables=tables,
+        sequences=sequences,
+        table_acl=[("writer", right, tables) for right in WRITES if tables]
+        + [("reader", "SELECT", tables)] * bool(tables),
+        sequence_acl=[("writer", right, sequences) for right in ("UPDATE", "SELECT", "USAGE")]
+        + [("reader", "SELECT", sequences)],
+        default_acl=[
+            ("owner", "r", "reader", "SELECT"),
+            *(("owner", "r", "writer", right) for right in WRITES),
+            ("owner", "S", "reader", "SELECT"),
+            *(("owner", "S", "writer", right) for right in ("SELECT", "UPDATE", "USAGE")),
+        ],
+    )
+
+
+CONTENT_NOW = ContentState(
+    extensions=["hstore", "pg_trgm", "plpgsql"],
+    schemas={
+        "public": schema("pg_database_owner", 3, 1, ("public", "USAGE")),
+        "jobs": schema("owner", 1, 1),
+    },
+)
+
+
+def role(**but: Any) -> list[str]:
+    """What is said to a cluster that differs in that."""
+    return list(role_sql(ROLE, cast(RoleState, {**ROLE_NOW, **but})))
+
+
+def database(**but: Any) -> list[str]:
+    return list(database_sql(SHOP, cast(DatabaseState, {**SHOP_NOW, **but}), DECLARED))
+
+
+def content(*, of: str = "public", **but: Any) -> list[str]:
+    """What is said to a database of which one schema differs in that."""
+    now = deepcopy(CONTENT_NOW)
+    now["schemas"][of] = cast(SchemaState, {**now["schemas"][of], **but})
+    return list(content_sql(SHOP, now))
+
+
+def test_nothing_is_said_to_a_cluster_that_is_as_declared() -> None:
+    assert role() == []
+    assert list(membership_sql("reader", ["a", "b"], {**ROLE_NOW, "member_of": ["b", "a"]})) == []
+    assert database() == []
+    assert content() == []
+    assert list(closed_sql("postgres", DatabaseState(**{**SHOP_NOW, "acl": OWNED}))) == []
+
+
+# --- roles ----------------------------------------------------------------------------------------
+
+NO_MORE = "nosuperuser nocreatedb nocreaterole noreplication nobypassrls inherit"
+ALTER = f"""alter role "reader" login {NO_MORE} connection limit 5 valid until 'infinity';"""
+
+
+def test_a_role_that_is_not_there_is_made() -> None:
+    assert list(role_sql(Role(name="api"), None)) == [
+        f"""create role "api" login {NO_MORE} connection limit -1 valid until 'infinity';"""
+    ]
+    assert list(role_sql(Role(name="team", login=False, settings={"jit": True}), None)) == [
+        f"""create role "team" nologin {NO_MORE} connection limit -1 valid until 'infinity';""",
+        """alter role "team" set jit to 'on';""",
+    ]
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [
+        {"superuser": True},
+        {"create_database": True},
+        {"create_role": True},
+        {"replication": True},
+        {"bypass_rls": True},
+        {"login": False},
+        {"inherit": False},
+        {"expires": True},
+        {"connection_limit": -1},
+        {"connection_limit": 6},
+        {"login": False, "superuser": True, "connection_limit": 0},
+    ],
+    ids=str,
+)
+def test_an_attribute_that_is_not_as_declared(drift: dict[str, Any]) -> None:
+    assert role(**drift) == [ALTER]
+
+
+def test_a_role_that_no_longer_logs_in() -> None:
+    group = ROLE.model_copy(update={"login": False})
+    assert list(role_sql(group, ROLE_NOW)) == [ALTER.replace(" login ", " nologin ")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["jit=off", "work_mem=64MB"], ["set search_path to '$user', 'public', 'jobs'"]),
+        (
+            ["jit=off", 'search_path="$user", public', "work_mem=64MB"],
+            ["set search_path to '$user', 'public', 'jobs'"],
+        ),
+        (
+            ["jit=on", 'search_path="$user", public, jobs', "work_mem=64MB"],
+            ["set jit to 'off'"],
+        ),
+        (
+            ["jit=off", 'search_path="$user", public, jobs', "work_mem=4MB"],
+            ["set work_mem to '64MB'"],
+        ),
+        (
+            [*ROLE_NOW["settings"], "statement_timeout=5s"],
+            ["reset statement_timeout"],
+        ),
+        # A value with an equals sign.
+        (
+            [*ROLE_NOW["settings"], "log_line_prefix=a=b"],
+            ["reset log_line_prefix"],
+        ),
+    ],
+)
+def test_settings_of_a_role(settings: list[str], said: list[str]) -> None:
+    assert role(settings=settings) == [f'alter role "reader" {one};' for one in said]
+
+
+def test_a_setting_that_is_no_longer_declared_is_reset() -> None:
+    bare = ROLE.model_copy(update={"settings": {}})
+    assert list(role_sql(bare, ROLE_NOW)) == [
+        'alter role "reader" reset jit;',
+        'alter role "reader" reset search_path;',
+        'alter role "reader" reset work_mem;',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "stored", "said"),
+    [
+        # As `ALTER … SET` stores it: measured on PostgreSQL 15.
+        ("$user, public", '"$user", public', "'$user', 'public'"),
+        ("$user,public", '"$user", public', "'$user', 'public'"),
+        ("public", "public", "'public'"),
+        ("Foo,  b_1 , c-d", '"Foo", b_1, "c-d"', "'Foo', 'b_1', 'c-d'"),
+    ],
+)
+def test_a_search_path_is_kept_as_a_list_of_names(value: str, stored: str, said: str) -> None:
+    one = Role(name="reader", settings={"search_path": value})
+    as_wanted = RoleState(
+        **{**ROLE_NOW, "connection_limit": -1, "settings": [f"search_path={stored}"]}
+    )
+    assert list(role_sql(one, as_wanted)) == []
+    without = RoleState(**{**as_wanted, "settings": []})
+    assert list(role_sql(one, without)) == [f'alter role "reader" set search_path to {said};']
+
+
+@pytest.mark.parametrize(
+    ("value", "stored", "said"),
+    [
+        (True, "on", "'on'"),
+        (False, "off", "'off'"),
+        (200, "200", "'200'"),
+        (1.5, "1.5", "'1.5'"),
+        # Only names of a list are taken apart.
+        ("a, b", "a, b", "'a, b'"),
+        ("it's $5", "it's $5", "'it''s $5'"),
+        ("", "", "''"),
+    ],
+)
+def test_values_of_settings(value: Any, stored: str, said: str) -> None:
+    one = Role(name="reader", settings={"my.setting": value})
+    as_wanted = RoleState(
+        **{**ROLE_NOW, "connection_limit": -1, "settings": [f"my.setting={stored}"]}
+    )
+    assert list(role_sql(one, as_wanted)) == []
+    without = RoleState(**{**as_wanted, "settings": []})
+    assert list(role_sql(one, without)) == [f'alter role "reader" set my.setting to {said};']
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (["a", "b"], []),
+        (["a"], ['grant "b" to "reader";']),
+        ([], ['grant "a" to "reader";', 'grant "b" to "reader";']),
+        # Such as one that was given by hand.
+        (["a", "b", "pg_read_all_data"], ['revoke "pg_read_all_data" from "reader";']),
+        (["c"], ['grant "a" to "reader";', 'grant "b" to "reader";', 'revoke "c" from "reader";']),
+    ],
+)
+def test_a_role_is_a_member_of_exactly_its_groups(now: list[str], said: list[str]) -> None:
+    assert list(membership_sql("reader", ["a", "b"], {**ROLE_NOW, "member_of": now})) == said
+
+
+def test_a_new_role_is_a_member_of_its_groups() -> None:
+    assert list(membership_sql("reader", ["a"], None)) == ['grant "a" to "reader";']
+
+
+# --- databases ------------------------------------------------------------------------------------
+
+
+def test_a_database_that_is_not_there_is_made_and_closed() -> None:
+    assert list(database_sql(SHOP, None, DECLARED)) == [
+        'create database "shop" owner "owner" template template0 '
+        "encoding 'UTF8' locale 'C.UTF-8' connection limit 30;",
+        """alter database "shop" set jit to 'on';""",
+        """alter database "shop" set search_path to '$user', 'public';""",
+        """alter database "shop" set statement_timeout to '5000';""",
+        'revoke connect, temporary on database "shop" from public;',
+        """alter role "mig" in database "shop" set role to 'owner';""",
+        'grant connect on database "shop" to "reader";',
+        'grant connect, temporary on database "shop" to "writer";',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "locale", "said"),
+    [
+        ("UTF8", "C.UTF-8", "encoding 'UTF8' locale 'C.UTF-8' connection"),
+        ("LATIN1", "C", "encoding 'LATIN1' locale 'C' connection"),
+        (
+            "UTF8",
+            "de-DE",
+            "encoding 'UTF8' locale 'C.UTF-8' locale_provider icu icu_locale 'de-DE' connection",
+        ),
+    ],
+)
+def test_a_language_is_icus(encoding: Any, locale: str, said: str) -> None:
+    one = Database(name="shop", owner="owner", encoding=encoding, locale=locale)
+    create, *_ = database_sql(one, None, DECLARED)
+    assert said in create
+
+
+@pytest.mark.parametrize(
+    ("drift", "said"),
+    [
+        ({"connection_limit": -1}, ['alter database "shop" connection limit 30;']),
+        ({"connectable": False}, ['alter database "shop" allow_connections true;']),
+        (
+            {"settings": ["jit=off", *SHOP_NOW["settings"][1:]]},
+            ["""alter database "shop" set jit to 'on';"""],
+        ),
+        (
+            {"settings": [*SHOP_NOW["settings"], "work_mem=1GB"]},
+            ['alter database "shop" reset work_mem;'],
+        ),
+        # What an owner may do is not taken from it.
+        ({"acl": SHOP_NOW["acl"][1:]}, ['grant create on database "shop" to "owner";']),
+        # Given by hand: to everybody, to a declared role, to a reader more than it should have.
+        (
+            {"acl": [*SHOP_NOW["acl"], ("public", "CONNECT")]},
+            ['revoke connect on database "shop" from public;'],
+        ),
+        (
+            {"acl": [*SHOP_NOW["acl"], ("public", "CONNECT"), ("public", "TEMPORARY")]},
+            ['revoke connect, temporary on database "shop" from public;'],
+        ),
+        (
+            {"acl": [*SHOP_NOW["acl"], ("stranger", "CONNECT")]},
+            ['revoke connect on database "shop" from "stranger";'],
+        ),
+        (
+            {"acl": [*SHOP_NOW["acl"], ("reader", "TEMPORARY")]},
+            ['revoke temporary on database "shop" from "reader";'],
+        ),
+        (
+            {"acl": [*SHOP_NOW["acl"], ("writer", "CREATE")]},
+            ['revoke create on database "shop" from "writer";'],
+        ),
+        # Of itself: it comes in as a member of the owner.
+        (
+            {"acl": [*SHOP_NOW["acl"], ("mig", "CONNECT")]},
+            ['revoke connect on database "shop" from "mig";'],
+        ),
+        # Taken away by hand.
+        (
+            {"acl": [one for one in SHOP_NOW["acl"] if one[0] != "reader"]},
+            ['grant connect on database "shop" to "reader";'],
+        ),
+        (
+            {"acl": [one for one in SHOP_NOW["acl"] if one != ("writer", "TEMPORARY")]},
+            ['grant temporary on database "shop" to "writer";'],
+        ),
+        # Whoever migrates acts as the owner in this database alone.
+        (
+            {"role_settings": {}},
+            ["""alter role "mig" in database "shop" set role to 'owner';"""],
+        ),
+        (
+            {"role_settings": {"mig": ["role=stranger"]}},
+            ["""alter role "mig" in database "shop" set role to 'owner';"""],
+        ),
+        (
+            {"role_settings": {"mig": ["role=owner", "jit=off"]}},
+            ['alter role "mig" in database "shop" reset jit;'],
+        ),
+        # No longer, such as one that migrated before.
+        (
+            {"role_settings": {**SHOP_NOW["role_settings"], "writer": ["role=owner"]}},
+            ['alter role "writer" in database "shop" reset role;'],
+        ),
+        (
+            {"role_settings": {**SHOP_NOW["role_settings"], "stranger": ["role=owner"]}},
+            ['alter role "stranger" in database "shop" reset role;'],
+        ),
+    ],
+)
+def test_a_database_that_is_not_as_declared(drift: dict[str, Any], said: list[str]) -> None:
+    assert database(**drift) == said
+
+
+def test_roles_that_are_not_declared_are_left_alone() -> None:
+    acl = [*SHOP_NOW["acl"], ("backup", "CONNECT"), ("backup", "CREATE")]
+    settings = {**SHOP_NOW["role_settings"], "backup": ["jit=off"]}
+    assert database(acl=acl, role_settings=settings) == []
+    tables = [*CONTENT_NOW["schemas"]["public"]["table_acl"], ("backup", "SELECT", 3)]
+    defaults = [
+        *CONTENT_NOW["schemas"]["public"]["default_acl"],
+        ("owner", "r", "backup", "SELECT"),
+        # Of what another one makes.
+        ("dba", "r", "writer", "TRUNCATE"),
+    ]
+    schema_acl = [*CONTENT_NOW["schemas"]["public"]["acl"], ("backup", "USAGE")]
+    assert content(table_acl=tables, default_acl=defaults, acl=schema_acl) == []
+
+
+def test_a_database_changes_its_owner_with_all_that_is_in_it() -> None:
+    acl = [("old" if one == "owner" else one, right) for one, right in SHOP_NOW["acl"]]
+    connect, begin, *steps, commit, back = database(owner="old", acl=acl)
+    assert (connect, begin) == ('\\connect "shop"', "begin;")
+    assert steps[-1] == 'alter database "shop" owner to "owner";'
+    # PostgreSQL itself turns the old owner's rights into the new one's: nothing to grant.
+    assert (commit, back) == ("commit;", "\\connect postgres")
+    assert any("= 'old'" in line for line in steps)
+    # Not `reassign owned`, which would take the old owner's other databases along.
+    assert not any("reassign" in line.lower() for line in steps)
+
+
+def test_an_old_owner_that_is_still_declared_is_shut_out() -> None:
+    """One that had rights of its own beside those of an owner."""
+    acl = [("stranger", right) for _, right in OWNED] + SHOP_NOW["acl"][3:]
+    said = database(owner="stranger", acl=acl, role_settings={"mig": ["role=stranger"]})
+    assert said[said.index("\\connect postgres") + 1 :] == [
+        """alter role "mig" in database "shop" set role to 'owner';"""
+    ]
+
+
+def test_the_maintenance_database_is_closed_to_everybody() -> None:
+    closed = ['revoke connect, temporary on database "postgres" from public;']
+    assert list(closed_sql("postgres", None)) == closed
+    now = DatabaseState(**{**SHOP_NOW, "acl": [("public", "TEMPORARY"), ("public", "CONNECT")]})
+    assert list(closed_sql("postgres", now)) == closed
+    one = DatabaseState(**{**SHOP_NOW, "acl": [("public", "CONNECT"), ("backup", "CONNECT")]})
+    assert list(closed_sql("postgres", one)) == [
+        'revoke connect on database "postgres" from public;'
+    ]
+
+
+# --- contents -------------------------------------------------------------------------------------
+
+RIGHTS = 'alter default privileges for role "owner" in schema "{}" grant '
+
+
+def first_grants(name: str) -> list[str]:
+    """What is said of a schema in which nothing is yet."""
+    rights = RIGHTS.format(name)
+    return [
+        f'grant usage on schema "{name}" to "reader";',
+        f'{rights}select on tables to "reader";',
+        f'{rights}select on sequences to "reader";',
+        f'grant usage on schema "{name}" to "writer";',
+        f'{rights}delete, insert, select, update on tables to "writer";',
+        f'{rights}select, update, usage on sequences to "writer";',
+    ]
+
+
+def test_a_new_database_gets_schemas_rights_and_then_extensions() -> None:
+    """An extension may be made in a schema that is declared, and with a type of another one."""
+    assert list(content_sql(SHOP, None)) == [
+        *first_grants("public"),
+        'create schema "jobs" authorization "owner";',
+        *first_grants("jobs"),
+        'create extension "hstore" cascade;',
+        'create extension "pg_trgm" cascade;',
+    ]
+
+
+def test_a_database_without_access_has_nothing_to_say_about_its_schema() -> None:
+    assert list(content_sql(Database(name="api", owner="api"), None)) == []
+
+
+def test_an_extension_that_is_missing() -> None:
+    now = ContentState(**{**CONTENT_NOW, "extensions": ["plpgsql", "pg_trgm"]})
+    assert list(content_sql(SHOP, now)) == ['create extension "hstore" cascade;']
+
+
+def test_an_extension_that_is_not_declared_is_left_alone() -> None:
+    now = ContentState(**{**CONTENT_NOW, "extensions": [*CONTENT_NOW["extensions"], "citext"]})
+    assert list(content_sql(SHOP, now)) == []
+
+
+def test_a_schema_that_is_missing_is_made_for_the_owner() -> None:
+    now = ContentState(
+        extensions=CONTENT_NOW["extensions"], schemas={"public": CONTENT_NOW["schemas"]["public"]}
+    )
+    assert list(content_sql(SHOP, now)) == [
+        'create schema "jobs" authorization "owner";',
+        *first_grants("jobs"),
+    ]
+
+
+def test_a_schema_that_is_not_declared_is_left_alone() -> None:
+    bare = SchemaState(
+        owner="dba",
+        acl=[("public", "CREATE"), ("writer", "CREATE")],
+        tables=2,
+        sequences=0,
+        table_acl=[("reader", "INSERT", 2)],
+        sequence_acl=[],
+        default_acl=[],
+    )
+    now = ContentState(
+        extensions=CONTENT_NOW["extensions"], schemas={**CONTENT_NOW["schemas"], "private": bare}
+    )
+    assert list(content_sql(SHOP, now)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "said"),
+    [
+        ("jobs", "dba", ['alter schema "jobs" owner to "owner";']),
+        ("jobs", "pg_database_owner", ['alter schema "jobs" owner to "owner";']),
+        ("public", "postgres", ['alter schema "public" owner to "pg_database_owner";']),
+        # Who owns the database owns what is that role's, too.
+        ("public", "owner", []),
+    ],
+)
+def test_a_schema_of_somebody_else(name: str, owner: str, said: list[str]) -> None:
+    assert content(of=name, owner=owner) == said
+
+
+def now(kind: str, *, without: Any = (), more: Any = ()) -> dict[str, Any]:
+    """A list of rights in the schema public, with a difference."""
+    have: Any = CONTENT_NOW["schemas"]["public"][kind]  # type: ignore[literal-required]
+    assert set(without) <= set(have)
+    return {kind: [*(one for one in have if one not in without), *more]}
+
+
+DEFAULT = 'alter default privileges for role "owner" in schema "public" '
+
+
+@pytest.mark.parametrize(
+    ("drift", "said"),
+    [
+        # the schema
+        (
+            now("acl", more=[("public", "CREATE")]),
+            'revoke create on schema "public" from public;',
+        ),
+        (
+            now("acl", without=[("reader", "USAGE")]),
+            'grant usage on schema "public" to "reader";',
+        ),
+        (
+            now("acl", more=[("writer", "CREATE")]),
+            'revoke create on schema "public" from "writer";',
+        ),
+        (
+            now("acl", more=[("mig", "CREATE"), ("mig", "USAGE")]),
+            'revoke create, usage on schema "public" from "mig";',
+        ),
+        # tables: one of three is a new one, by somebody else
+        (
+            now("table_acl", without=[("reader", "SELECT", 3)], more=[("reader", "SELECT", 2)]),
+            'grant select on all tables in schema "public" to "reader";',
+        ),
+        (
+            now("table_acl", without=[("reader", "SELECT", 3)]),
+            'grant select on all tables in schema "public" to "reader";',
+        ),
+        (
+            now("table_acl", without=[("writer", "DELETE", 3)], more=[("writer", "DELETE", 1)]),
+            'grant delete on all tables in schema "public" to "writer";',
+        ),
+        (
+            now("table_acl", more=[("reader", "INSERT", 1)]),
+            'revoke insert on all tables in schema "public" from "reader";',
+        ),
+        (
+            now("table_acl", more=[("writer", "TRUNCATE", 3), ("writer", "TRIGGER", 1)]),
+            'revoke trigger, truncate on all tables in schema "public" from "writer";',
+        ),
+        (
+            now("table_acl", more=[("mig", "SELECT", 1)]),
+            'revoke select on all tables in schema "public" from "mig";',
+        ),
+        # sequences
+        (
+            now("sequence_acl", without=[("writer", "USAGE", 1)]),
+            'grant usage on all sequences in schema "public" to "writer";',
+        ),
+        (
+            now("sequence_acl", more=[("reader", "USAGE", 1)]),
+            'revoke usage on all sequences in schema "public" from "reader";',
+        ),
+        # what is going to be made
+        (
+            now("default_acl", without=[("owner", "r", "reader", "SELECT")]),
+            f'{DEFAULT}grant select on tables to "reader";',
+        ),
+        (
+            now("default_acl", without=[("owner", "S", "writer", "USAGE")]),
+            f'{DEFAULT}grant usage on sequences to "writer";',
+        ),
+        (
+            now("default_acl", more=[("owner", "r", "reader", "UPDATE")]),
+            f'{DEFAULT}revoke update on tables from "reader";',
+        ),
+        (
+            now("default_acl", more=[("owner", "S", "mig", "USAGE")]),
+            f'{DEFAULT}revoke usage on sequences from "mig";',
+        ),
+        # Those of what another role makes do not count for the owner's.
+        (
+            now(
+                "default_acl",
+                without=[("owner", "r", "reader", "SELECT")],
+                more=[("dba", "r", "reader", "SELECT")],
+            ),
+            f'{DEFAULT}grant select on tables to "reader";',
+        ),
+    ],
+)
+def test_rights_that_are_not_as_declared(drift: dict[str, Any], said: str) -> None:
+    assert content(**drift) == [said]
+
+
+def test_a_table_more_lacks_every_right() -> None:
+    """As one that another role than the owner made."""
+    assert content(tables=4) == [
+        'grant select on all tables in schema "public" to "reader";',
+        'grant delete, insert, select, update on all tables in schema "public" to "writer";',
+    ]
+
+
+def test_a_schema_without_tables_lacks_none() -> None:
+    assert content(tables=0, table_acl=[], sequences=0, sequence_acl=[]) == []
+
+
+def test_rights_in_one_schema_are_none_in_another() -> None:
+    jobs = CONTENT_NOW["schemas"]["jobs"]
+    assert content(of="jobs", acl=[one for one in jobs["acl"] if one[0] != "reader"]) == [
+        'grant usage on schema "jobs" to "reader";'
+    ]
+
+
+def test_a_reader_that_becomes_a_writer_and_back() -> None:
+    """Every right is said once, and none of another role."""
+    up = SHOP.model_copy(
+        update={"access": {"reader": "write", "writer": "write", "mig": "migrate"}}
+    )
+    said = list(database_sql(up, SHOP_NOW, DECLARED)) + list(content_sql(up, CONTENT_NOW))
+    assert said[0] == 'grant temporary on database "shop" to "reader";'
+    assert len(said) == 9
+    assert all(" grant " in f" {line}" and line.endswith(' to "reader";') for line in said)
+    down = SHOP.model_copy(update={"access": {**SHOP.access, "writer": "read"}})
+    said = list(database_sql(down, SHOP_NOW, DECLARED)) + list(content_sql(down, CONTENT_NOW))
+    assert said[0] == 'revoke temporary on database "shop" from "writer";'
+    assert len(said) == 9
+    assert all(" revoke " in f" {line}" and line.endswith(' from "writer";') for line in said)
+
+
+def test_whoever_comes_to_migrate_keeps_no_rights_of_its_own() -> None:
+    more = SHOP.model_copy(update={"access": {**SHOP.access, "writer": "migrate"}})
+    assert list(database_sql(more, SHOP_NOW, DECLARED)) == [
+        """alter role "writer" in database "shop" set role to 'owner';""",
+        'revoke connect, temporary on database "shop" from "writer";',
+    ]
+    said = list(content_sql(more, CONTENT_NOW))
+    assert len(said) == 10
+    assert all("revoke " in line and line.endswith(' from "writer";') for line in said)
+
+
+def test_a_declared_role_without_access_is_shut_out() -> None:
+    less = SHOP.model_copy(update={"access": {"reader": "read", "mig": "migrate"}})
+    assert list(database_sql(less, SHOP_NOW, DECLARED)) == [
+        'revoke connect, temporary on database "shop" from "writer";'
+    ]
