@@ -1,0 +1,238 @@
+"""The status of PostgreSQL says what is so, says what is alarming, and touches nothing."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.e2e.conftest import Platform
+from tests.e2e.support import Target, eventually
+
+pytestmark = pytest.mark.e2e
+
+TASK = "tasks/postgres_status.py"
+LIBRARY = "pg_stat_statements"
+SECRETS = ("hunter2-create", "hunter2-alter", "hunter2-literal", "hunter2-into", "hunter2-comment")
+
+
+def status(server: Target, *more: str, rc: int = 0) -> str:
+    """What the task prints."""
+    result = server.pyinfra.call(*(more or ("-y",)), *server.arguments(), TASK)
+    assert result.returncode == rc, result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def unit(server: Target) -> str:
+    return f"postgresql@{server.run('ls /etc/postgresql')}-main"
+
+
+def alarms(printed: str) -> list[str]:
+    return [line[4:] for line in printed.splitlines() if line.startswith("  ! ")]
+
+
+@contextmanager
+def session(server: Target, name: str, sql: str) -> Iterator[None]:
+    """A session in the database `api` that has said `sql` and stays connected."""
+    command = f"PGAPPNAME={name} runuser -u postgres -- psql -XAtq -d api"
+    process = subprocess.Popen(
+        ["docker", "exec", "-i", server.name, "sh", "-c", command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin
+    try:
+        process.stdin.write(f"{sql};\n")
+        process.stdin.flush()
+        yield
+    finally:
+        # It may be waiting for a lock, and would not notice that nobody listens any more.
+        server.psql(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            f" where application_name = '{name}'"
+        )
+        process.stdin.close()
+        process.kill()
+        process.wait(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def server(platform: Platform) -> Iterator[Target]:
+    """The platform with a table, the extension, and statements that nobody is to see."""
+    server = platform.server
+    ours = LIBRARY in server.psql("show shared_preload_libraries")
+    library: dict[str, Any] = {"postgres_settings": {"shared_preload_libraries": LIBRARY}}
+    if not ours:
+        server.deploy("tasks/postgres.py", **platform.data, **library)
+    server.psql(f"create extension if not exists {LIBRARY}", "api")
+    server.psql(
+        "create table status_rows as select n, repeat('x', 500) as filler"
+        " from generate_series(1, 12345) n; vacuum analyze status_rows",
+        "api",
+    )
+    create, alter, literal, into, comment = SECRETS
+    server.psql(f"create role status_probe password '{create}'", "api")
+    server.psql(f"alter role status_probe password '{alter}'", "api")
+    server.psql(f"select pg_sleep(1), '{literal}' as it, n from status_rows limit 1", "api")
+    server.psql(f"select pg_sleep(0.5), '{into}' as it into status_into", "api")
+    server.psql(f"/* {comment} */ with it as (select pg_sleep(0.5)) select from it", "api")
+    yield server
+    server.psql("drop table status_rows, status_into; drop role status_probe", "api")
+    if not ours:
+        server.psql(f"drop extension {LIBRARY}", "api")
+        server.deploy("tasks/postgres.py", **platform.data)
+
+
+def test_the_tables_are_true(server: Target) -> None:
+    printed = status(server)
+    size = server.psql("select pg_size_pretty(pg_total_relation_size('status_rows'))", "api")
+    version = server.psql("show server_version")
+    assert f"127.0.0.1: PostgreSQL {version}, cluster " in printed
+    print(printed)
+    assert re.search(rf"^    api +status_rows +{size} +12,345 +0 % +\d+ s ago", printed, re.M)
+    database = server.psql("select pg_size_pretty(pg_database_size('api'))")
+    assert re.search(rf"^    api +api +{database} +\d+ +\d+\.\d %", printed, re.M)
+    assert re.search(r"^    checksums +on, 0 failed$", printed, re.M)
+    assert re.search(r"^    connections +\d+ of 100$", printed, re.M)
+    assert re.search(r"^    on the disk +\d+ MB, \d+ files$", printed, re.M)
+
+
+def test_slow_statements_are_shown_without_what_was_in_them(server: Target) -> None:
+    printed = status(server, "-y", "-vvv")
+    assert re.search(r" api +1 +1,?\d+\.\d +1\.\d +\d.* select pg_sleep\(\$1\), \$2 as", printed)
+    # They were there to be seen.
+    for secret in SECRETS:
+        kept = server.psql(f"select count(*) from {LIBRARY} where query ~ '{secret}'", "api")
+        assert secret in SECRETS[2:4] or int(kept) > 0, secret
+        assert secret not in printed
+    assert "role status_probe" not in printed
+
+
+def test_a_setting_that_waits_for_a_restart_is_alarming(server: Target) -> None:
+    due = "select pending_restart from pg_settings where name = 'max_files_per_process'"
+    try:
+        server.psql("alter system set max_files_per_process = 999")
+        server.psql("select pg_reload_conf()")
+        eventually(lambda: server.psql(due) == "t", 10)
+        assert "these wait for a restart: max_files_per_process" in alarms(status(server))
+    finally:
+        server.psql("alter system reset max_files_per_process")
+        # Even what is taken back waits for a restart.
+        server.run(f"systemctl restart {unit(server)}")
+    assert alarms(status(server)) == []
+
+
+# The task as it is, but not so patient.
+IMPATIENT = """
+import runpy
+import terrafirma.status
+terrafirma.status.IDLE_IN_TRANSACTION = terrafirma.status.BLOCKED = 1
+runpy.run_module("pyinfra", run_name="__main__")
+"""
+
+
+def test_sessions_that_are_idle_in_a_transaction_and_block_are_alarming(server: Target) -> None:
+    lock = "begin; select pg_advisory_lock(4711)"
+    waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+    with session(server, "holder", lock), session(server, "waiter", lock):
+        eventually(lambda: server.psql(waiting) == "1", 10)
+        eventually(
+            lambda: (
+                server.psql(
+                    "select max(now() - state_change) > '3 s' from pg_stat_activity"
+                    " where state = 'idle in transaction'"
+                )
+                == "t"
+            ),
+            20,
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", IMPATIENT, "-y", *server.arguments(), TASK],
+            cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        holder = server.psql("select pid from pg_locks where locktype = 'advisory' and granted")
+    printed = result.stderr
+    idle = r"postgres in api from socket: idle in a transaction for \d+ s, with its locks"
+    assert re.search(rf"^  ! {idle} \(pid {holder}\)$", printed, re.M), printed
+    assert re.search(
+        rf"^  ! postgres in api \(pid \d+\) has waited \d+ s for pid {holder}$", printed, re.M
+    )
+    assert re.search(rf"advisory ExclusiveLock +{holder} +postgres +socket +idle in tr", printed)
+    assert re.search(r"^  ! postgres +api +socket +2 +1 +1 +\d+ s +\d+ s$", printed, re.M)
+
+
+def test_a_locked_table_keeps_nobody_waiting(server: Target) -> None:
+    with session(server, "locker", "begin; lock table status_rows in access exclusive mode"):
+        granted = "select count(*) from pg_locks where mode = 'AccessExclusiveLock' and granted"
+        eventually(lambda: server.psql(granted) == "1", 10)
+        printed = status(server)
+    assert re.search(r"^    api +status_rows +\d+ kB +12,345 ", printed, re.M)
+    assert alarms(printed) == []
+
+
+NAMES = ['it\'s "a" $(touch /tmp/canary) `touch /tmp/canary`', "back\\slash :x :'x' dbname=x", "Ü"]
+
+
+def test_databases_may_be_called_anything(server: Target) -> None:
+    quoted = ['"' + name.replace('"', '""') + '"' for name in NAMES]
+    try:
+        for name in quoted:
+            server.psql(f"create database {name}")
+        printed = status(server)
+    finally:
+        for name in quoted:
+            server.psql(f"drop database if exists {name}")
+    for name in NAMES:
+        assert re.search(rf"^    {re.escape(name)} +postgres +\d+ kB", printed, re.M)
+    assert alarms(printed) == []
+    assert server.call("ls /tmp/canary").returncode != 0
+
+
+def test_nothing_is_changed(server: Target) -> None:
+    def state() -> str:
+        return (
+            server.digest()
+            + server.psql(
+                "select md5(string_agg(s::text, ' ' order by name)) from pg_settings s;"
+                "select md5(string_agg(a::text, ' ' order by oid)) from pg_authid a;"
+                "select md5(string_agg(d::text, ' ' order by oid)) from pg_database d;"
+            )
+            + server.psql(
+                "select md5(string_agg(c::text, ' ' order by oid)) from pg_class c", "api"
+            )
+        )
+
+    before = state()
+    for how in ("-y", "--dry"):
+        printed = status(server, how)
+        assert "Starting operation" not in printed
+        assert "status_rows" in printed
+    assert state() == before
+
+
+def test_a_cluster_that_is_stopped_is_one_line_and_a_failure(
+    server: Target, platform: Platform
+) -> None:
+    version = server.run("ls /etc/postgresql")
+    server.run(f"pg_ctlcluster {version} main stop")
+    try:
+        line = server.refuse(TASK)
+        assert line.count("127.0.0.1") == 2
+        assert f"postgres: the cluster {version}/main is down; see `systemctl status" in line
+    finally:
+        server.run(f"systemctl start {unit(server)}")
+    status(server)
+
+
+def test_a_host_without_postgresql_is_one_line_and_a_failure(platform: Platform) -> None:
+    line = platform.storage.refuse(TASK)
+    assert "postgres: there is no cluster 17/main; tasks/postgres.py makes it" in line
