@@ -351,6 +351,7 @@ select jsonb_build_object('statements', coalesce(jsonb_agg(to_jsonb(one)), '[]')
 """
 
 _SHELL = r"""
+cd /
 export LC_ALL=C PGCLIENTENCODING=UTF8 PGCONNECT_TIMEOUT=5 PGOPTIONS='@OPTIONS@'
 set -- $(pg_lsclusters -h @VERSION@ main 2> /dev/null)
 echo "cluster ${4:-}"
