@@ -64,3 +64,10 @@ def test_what_is_killed_comes_back(server: Target) -> None:
         "for i in $(seq 60); do runuser -u postgres -- psql -c 'select 1' && docker ps"
         " && systemctl is-active caddy && exit; sleep 0.5; done; exit 1"
     )
+
+
+def test_the_status_of_its_postgresql_is_shown(server: Target) -> None:
+    result = server.pyinfra.call("-y", *server.arguments(), "tasks/postgres_status.py")
+    assert result.returncode == 0, result.stderr
+    assert "127.0.0.1: PostgreSQL 15." in result.stderr
+    assert "psql:" not in result.stderr

@@ -45,6 +45,7 @@ from terrafirma.facts.postgres import (
     Server,
     WrongPasswords,
 )
+from terrafirma.facts.postgres_status import PostgresStatus
 from terrafirma.facts.secrets import DatabaseUrl
 from terrafirma.facts.services import Unit
 from terrafirma.paths import PASSWORDS_PROGRAM
@@ -94,6 +95,7 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     MissingPackages: [{"packages": []}, {"packages": ["caddy", "g++"]}, {"packages": HOSTILE}],
     Roles: [{"version": 17}],
     Server: [{"version": 17}],
+    PostgresStatus: [{"version": 15}, {"version": 17}],
     PathStates: [{"paths": []}, {"paths": ["/etc"]}, {"paths": HOSTILE}],
     ProjectContainers: [{"project": one} for one in HOSTILE],
     Unit: [
