@@ -10,6 +10,13 @@ from pyinfra.api import DeployError, Host
 from terrafirma.settings import Postgres
 
 
+class Hidden(list[str]):
+    """Lines for standard input that no log repeats: pyinfra prints the arguments of a fact."""
+
+    def __repr__(self) -> str:
+        return "…"
+
+
 def passwords(host: Host, settings: Postgres) -> dict[str, str]:
     """
     The passwords of those roles that name a variable of the environment, by role.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from ipaddress import ip_interface, ip_network
+from ipaddress import IPv4Interface, IPv6Interface, IPv6Network, ip_interface, ip_network
 from typing import TypedDict
 
 from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
@@ -12,6 +12,20 @@ from typing_extensions import override
 
 # No Docker is a valid answer: nothing runs there. A Docker that does not answer is none.
 _NO_DOCKER = "command -v docker > /dev/null || exit 0;"
+
+
+# Docker moves docker0 only as it starts with no container running: at the next boot.
+_DAEMON = 'echo "daemon=$(tr -d "\\n" < /etc/docker/daemon.json 2> /dev/null)"'
+
+
+def _declared(line: str) -> list[IPv4Interface | IPv6Interface]:
+    """The addresses of docker0 that daemon.json declares."""
+    daemon = json.loads(line.removeprefix("daemon=") or "{}")
+    declared = [ip_interface(daemon["bip"])] if "bip" in daemon else []
+    if daemon.get("ipv6") and "fixed-cidr-v6" in daemon:
+        subnet = IPv6Network(daemon["fixed-cidr-v6"])
+        declared.append(ip_interface(f"{next(subnet.hosts())}/{subnet.prefixlen}"))
+    return declared
 
 
 class Network(TypedDict):
@@ -23,8 +37,8 @@ class DockerNetworks(FactBase[list[Network]]):
     """
     Every subnet from which a container of this host may come; empty without Docker.
 
-    First docker0's, then those of the other bridge networks by name, and last the address pools, in
-    which the networks that Docker makes from now on will be.
+    First docker0's, then those of the other bridge networks by name, and last those to come: where
+    docker0 is declared to be, and the address pools for the networks that Docker makes from now on.
     """
 
     default = list
@@ -32,7 +46,8 @@ class DockerNetworks(FactBase[list[Network]]):
     @override
     def command(self) -> str:
         return (
-            f"{_NO_DOCKER} docker info --format '{{{{json .DefaultAddressPools}}}}' || exit 1; "
+            f"{_NO_DOCKER} {_DAEMON}; "
+            "docker info --format '{{json .DefaultAddressPools}}' || exit 1; "
             "ids=$(docker network ls -q --no-trunc --filter driver=bridge) || exit 1; "
             'test -z "$ids" || docker network inspect $ids'
         )
@@ -40,23 +55,33 @@ class DockerNetworks(FactBase[list[Network]]):
     @override
     def process(self, output: list[str]) -> list[Network]:
         try:
-            pools = [
-                Network(name="networks to come", subnet=str(ip_network(pool["Base"])))
-                for pool in json.loads(output[0]) or []
-            ]
             networks = [
                 Network(name=network["Name"], subnet=str(ip_network(config["Subnet"])))
-                for network in json.loads("\n".join(output[1:]) or "[]")
+                for network in json.loads("\n".join(output[2:]) or "[]")
                 for config in network["IPAM"]["Config"] or []
             ]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            present = {network["subnet"] for network in networks}
+            to_come = [
+                Network(name="docker0 after the next boot", subnet=str(interface.network))
+                for interface in _declared(output[0])
+                if str(interface.network) not in present
+            ]
+            to_come += [
+                Network(name="networks to come", subnet=str(ip_network(pool["Base"])))
+                for pool in json.loads(output[1]) or []
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise FactProcessError(f"docker network inspect answered {output[:3]!r}") from error
         networks.sort(key=lambda one: (one["name"] != "bridge", one["name"], one["subnet"]))
-        return networks + pools
+        return networks + to_come
 
 
 class DockerAddresses(FactBase[list[str]]):
-    """The host's own addresses on docker0, like "10.210.0.1/24"; none without Docker."""
+    """
+    The host's own addresses on docker0, like "10.210.0.1/24"; none without Docker.
+
+    First those that it has, then those that it is declared to have after the next boot.
+    """
 
     default = list
 
@@ -64,7 +89,7 @@ class DockerAddresses(FactBase[list[str]]):
     def command(self) -> str:
         # Docker 20.10 does not say its gateway before the first container; the bridge has it.
         return (
-            f"{_NO_DOCKER} bridge=$(docker network inspect bridge "
+            f"{_NO_DOCKER} {_DAEMON}; bridge=$(docker network inspect bridge "
             "--format '{{index .Options \"com.docker.network.bridge.name\"}}') || exit 1; "
             'ip -4 -oneline address show dev "$bridge" scope global && '
             'ip -6 -oneline address show dev "$bridge" scope global'
@@ -73,9 +98,10 @@ class DockerAddresses(FactBase[list[str]]):
     @override
     def process(self, output: list[str]) -> list[str]:
         try:
-            return [str(ip_interface(line.split()[3])) for line in output]
-        except (ValueError, IndexError) as error:
-            raise FactProcessError(f"docker0 has no address: {output[:1]!r}") from error
+            present = [ip_interface(line.split()[3]) for line in output[1:]]
+            return list(dict.fromkeys(map(str, [*present, *_declared(output[0])])))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise FactProcessError(f"docker0 has no address: {output[:2]!r}") from error
 
 
 class Container(TypedDict):

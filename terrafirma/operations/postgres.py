@@ -17,6 +17,7 @@ from terrafirma.facts.postgres import (
     WrongPasswords,
     psql,
 )
+from terrafirma.given import Hidden
 from terrafirma.grants import closed_sql, content_sql, database_sql, membership_sql, role_sql
 from terrafirma.operations import failure, operation
 from terrafirma.paths import DROPPED, PASSWORDS, PASSWORDS_PROGRAM
@@ -119,15 +120,14 @@ def passwords(
 
     pyinfra's postgres.role sends them in clear text, and sets them on each run.
     """
-    lines = [f"role {role}" for role in roles]
-    lines += [f"given {role} {password}" for role, password in given.items()]
-    stdin = "\n".join(lines)
+    stdin = Hidden(f"role {role}" for role in roles)
+    stdin += [f"given {role} {password}" for role, password in given.items()]
     wrong = list(roles) if renew else host.get_fact(WrongPasswords, version=version, _stdin=stdin)
     if wrong:
-        lines = [f"role {role}" for role in wrong]
-        lines += [f"given {role} {given[role]}" for role in wrong if role in given]
+        stdin = Hidden(f"role {role}" for role in wrong)
+        stdin += [f"given {role} {given[role]}" for role in wrong if role in given]
         verb = "renew" if renew else "set"
-        yield StringCommand(PASSWORDS_PROGRAM, verb, str(version), _stdin="\n".join(lines))
+        yield StringCommand(PASSWORDS_PROGRAM, verb, str(version), _stdin=stdin)
     else:
         host.noop(f"{len(roles)} passwords as in their files")
 

@@ -833,6 +833,10 @@ RESTARTS: dict[str, tuple[dict[str, str], list[str] | None, bool, bool]] = {
     "died": ({}, answer(["shared_buffers"]), True, False),
     "by_hand": ({}, answer(by_hand=["shared_buffers"]), True, True),
     "by_hand_reload": ({}, answer(by_hand=["work_mem"]), False, True),
+    # Nobody restarted it since: undone, it waits for nothing.
+    "by_hand_waiting": ({}, answer(["port"], by_hand=["port"]), False, True),
+    "by_hand_waiting_and_more": ({}, answer(["port", "wal_level"], ["port"]), True, True),
+    "by_hand_waiting_and_new": ({"port": "1"}, answer(["port"], ["port"]), True, True),
     # Nobody declared it: whoever set it has reasons.
     "by_hand_else": ({}, answer(by_hand=["wal_level"]), False, False),
 }
