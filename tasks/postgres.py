@@ -17,14 +17,17 @@ from terrafirma.operations.postgres import (
     passwords,
     roles,
 )
+from terrafirma.operations.postgres_upgrade import move_data, new_cluster
 from terrafirma.operations.services import unit
 from terrafirma.paths import PASSWORDS, PASSWORDS_PROGRAM, SECRETS
 from terrafirma.settings import Postgres
 from terrafirma.tuning import LOGGING, DoesNotFit, Tuned, hardware, literal, tune
+from terrafirma.upgrade import upgrading
 
 ready(host)
 settings = Postgres.of(host)
 version = postgres_version(host, settings)
+upgrade = upgrading(host)  # None, unless tasks/postgres_upgrade.py runs this page
 service = f"postgresql@{version}-main.service"
 directory = f"/etc/postgresql/{version}/main"
 drop_in = f"/etc/systemd/system/{service}.d/terrafirma.conf"
@@ -96,7 +99,10 @@ server.sysctl(name="Let it listen before Docker is up", key="net.ipv4.ip_nonloca
 
 packages(name="Install PostgreSQL", packages=[f"postgresql-{version}", "python3"])
 
-cluster(name="Create the cluster", version=version)
+if upgrade:
+    new_cluster(name="Create the new cluster", upgrade=upgrade)
+else:
+    cluster(name="Create the cluster", version=version)
 
 # What PostgreSQL itself says of the whole configuration with the new file in the old one's place.
 configuration = put(
@@ -118,6 +124,9 @@ access = put(
     f"{psql(version)} 2>&1); "
     'mv -f "$path.good" "$path"; test -z "$errors" || { echo "$errors" >&2; exit 1; }',
 )
+
+if upgrade:
+    move_data(name="Move the data to the new cluster", upgrade=upgrade)
 
 unit(
     name="Run PostgreSQL",

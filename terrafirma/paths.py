@@ -23,3 +23,15 @@ BACKUP_STATE = "/var/lib/terrafirma/backup"
 
 BACKUP_STAMP = f"{BACKUP_STATE}/proved-by"
 """Name of the archive that proved the configuration."""
+
+UPGRADE_PROGRAM = "/usr/local/lib/terrafirma/postgres-upgrade"
+"""Does what must not end with the connection; from files/postgres/postgres-upgrade."""
+
+UPGRADE_STATE = "/var/lib/terrafirma/upgrade"
+"""0700, root: the dump that was made before an upgrade, and what the last one said."""
+
+UPGRADE_LOG = f"{UPGRADE_STATE}/log"
+"""What the upgrade that is going on, or the last one, says."""
+
+UPGRADE_UNIT = "terrafirma-postgres-upgrade.service"
+"""The unit that an upgrade is, for as long as it lasts."""

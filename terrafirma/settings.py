@@ -319,6 +319,7 @@ class Postgres(Settings):
     prefix = "postgres"
 
     version: int | None = Field(ge=13, le=30)
+    upgrade: Literal["", "back", "clean"]
     adopt: bool
     port: UserPort
     roles: tuple[Role, ...]

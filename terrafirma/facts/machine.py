@@ -22,6 +22,10 @@ class MachineState(TypedDict):
     booting: bool  # cloud-init has not finished
     clusters: list[str]  # PostgreSQL's, like "17/main"
     own_clusters: list[str]  # those of them that Terrafirma configured
+    retired_clusters: list[str]  # own ones that an upgrade, or the way back, left behind
+    unfinished_clusters: list[str]  # own ones that an upgrade has made and nobody has used yet
+    upgrading: bool  # a major upgrade of PostgreSQL is going on
+    postgres_offered: list[int]  # majors that are installed, or in the host's package lists
     foreign_engine: list[str]  # packages of another Docker engine
     foreign_caddyfile: bool  # neither ours nor the package's
 
@@ -45,7 +49,14 @@ for conf in /etc/postgresql/*/*/postgresql.conf; do
     # The mark is made before the cluster, so that a run that dies in between finds its own.
     unit=postgresql@${cluster%/*}-${cluster#*/}.service
     test ! -e "/etc/systemd/system/$unit.d/terrafirma.conf" || echo "own=$cluster"
+    for mark in retired unfinished; do
+        test ! -e "/etc/systemd/system/$unit.d/terrafirma-$mark.conf" || echo "$mark=$cluster"
+    done
 done
+# Of a unit that is made for one run: it is there for as long as that lasts.
+test ! -e /run/systemd/transient/terrafirma-postgres-upgrade.service || echo upgrading=yes
+# The package lists of the last refresh, and what is installed: asks no network.
+apt-cache pkgnames postgresql- 2> /dev/null | sed -n 's/^postgresql-\([0-9][0-9]*\)$/offered=\1/p'
 dpkg-query -Wf '${db:Status-Status} ${Package}\n' docker-ce containerd.io podman-docker \
     2> /dev/null | sed -n 's/^installed /engine=/p'
 caddyfile=/etc/caddy/Caddyfile
@@ -88,6 +99,12 @@ class Machine(FactBase[MachineState]):
             booting="booting" in one,
             clusters=[value for key, value in pairs if key == "cluster"],
             own_clusters=[value for key, value in pairs if key == "own"],
+            retired_clusters=[value for key, value in pairs if key == "retired"],
+            unfinished_clusters=[value for key, value in pairs if key == "unfinished"],
+            upgrading="upgrading" in one,
+            postgres_offered=sorted(
+                {int(value) for key, value in pairs if key == "offered" and value.isdigit()}
+            ),
             foreign_engine=[value for key, value in pairs if key == "engine"],
             foreign_caddyfile="caddyfile" in one,
         )
