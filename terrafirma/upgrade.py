@@ -80,7 +80,7 @@ def plan(host: Host, settings: Postgres) -> Plan:
         f"From PostgreSQL {version} to {wanted}, {needs['size'] / MB:.0f} MB: nobody is served "
         f"while they are copied; {version}/main is kept, switched off",
         upgrade=upgrade,
-        packages=tuple(needs["packages"]),
+        packages=tuple(name for name in needs["packages"] if name != f"postgresql-{wanted}"),
     )
 
 
