@@ -33,6 +33,7 @@ from terrafirma.facts.files import PathStates
 from terrafirma.facts.machine import Hardware, Listeners, Machine, UsedNetworks
 from terrafirma.facts.packages import AptLockHolder, MissingPackages
 from terrafirma.facts.postgres import Databases, RestartSettings, Roles, WrongPasswords
+from terrafirma.facts.postgres_upgrade import UpgradeProgress, UpgradeState
 from terrafirma.facts.secrets import DatabaseUrl
 from terrafirma.facts.services import Unit
 
@@ -85,6 +86,8 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
         {"unit": "a.service", "restart_on": ["/etc/a"], "reload_on": ["/etc/b", "/etc/c"]},
         {"unit": "a.service", "restart_on": HOSTILE, "reload_on": HOSTILE},
     ],
+    UpgradeProgress: [{}, {"seen": 7}],
+    UpgradeState: [{"old": 15, "new": 17}],
     UsedNetworks: [{}],
     WrongPasswords: [{"version": 17, "roles": []}, {"version": 17, "roles": ["api", "worker"]}],
 }
@@ -212,6 +215,18 @@ def test_what_it_is_given_is_never_run(
                 "stale_reload": [],
             },
         ),
+        (UpgradeProgress, {"running": False, "lines": []}),
+        (
+            UpgradeState,
+            {
+                "online": False,
+                "size": 0,
+                "free": 0,
+                "backup": False,
+                "packages": [],
+                "missing": [],
+            },
+        ),
         (UsedNetworks, []),
         (WrongPasswords, []),
     ],
@@ -269,6 +284,10 @@ def test_a_default_is_nobody_elses() -> None:
         (Roles, ["psql: error: connection to server failed"]),
         (Roles, ["null"]),
         (Unit, ["ActiveState=active", "UnitFileState=enabled"]),
+        (UpgradeProgress, ["tail: cannot open '/x' for reading: Permission denied"]),
+        (UpgradeState, ["online=yes", "size=", "free=1000"]),
+        (UpgradeState, ["online=yes", "size=7"]),
+        (UpgradeState, ["psql: error: connection to server failed"]),
         (UsedNetworks, ["10.210.0.1/33"]),
         (UsedNetworks, ["192.0.2.0/24", "10.0.0.300"]),
     ],
@@ -492,6 +511,10 @@ def test_a_host() -> None:
         "booting": False,
         "clusters": ["17/main"],
         "own_clusters": ["17/main"],
+        "retired_clusters": [],
+        "unfinished_clusters": [],
+        "upgrading": False,
+        "postgres_offered": [],
         "foreign_engine": [],
         "foreign_caddyfile": False,
     }
@@ -522,6 +545,7 @@ def machine(tmp_path: Path) -> Callable[..., Any]:
         for path in (
             "/etc/os-release",
             "/run/systemd/system",
+            "/run/systemd/transient",
             "/run/cloud-init",
             "/etc/postgresql",
             "/etc/systemd/system",
@@ -1239,6 +1263,77 @@ def test_passwords_are_all_wrong_where_no_cluster_runs() -> None:
 
 def test_no_role_has_no_wrong_password() -> None:
     assert ask(WrongPasswords, version=99, roles=[]) == []
+
+
+@pytest.fixture
+def needs(program: Program, tmp_path: Path) -> Callable[[], Any]:
+    """Asks a host whose database `shop` uses two extensions, and whose data are here."""
+    data = tmp_path / "it's data"
+    data.mkdir()
+    (data / "rows").write_bytes(b"x" * 4_000_000)
+    program("pg_lsclusters", 'printf "15  main    5432 online postgres %s log\\n" "$DATA"')
+    program(
+        "runuser",
+        """case "$*" in
+        *datname*) printf '%s\\n' 'my shop' postgres ;;
+        *shared_preload_libraries*) echo '$libdir/pg_cron, auto_explain' ;;
+        *pg_extension*) echo plpgsql; test "$PGDATABASE" != 'my shop' || echo vector ;;
+        esac | case "$*" in
+        *pg_extension*) sed 's|.*|/usr/share/postgresql/15/extension/&.control|' ;;
+        *) cat ;;
+        esac""",
+    )
+    program(
+        "dpkg",
+        """case "$2" in
+        */plpgsql.control|*/auto_explain.so) echo "postgresql-15: $2" ;;
+        */vector.control) echo "postgresql-15-pgvector: $2" ;;
+        */pg_cron.so) echo "postgresql-15-cron: $2" ;;
+        *) echo "dpkg-query: no path found matching pattern $2" >&2; exit 1 ;;
+        esac""",
+    )
+    path = program("apt-cache", 'echo "$2" | grep -v cron; echo "$2-dbgsym"')
+
+    def ask_it() -> Any:
+        # A name without blanks, as Debian makes them.
+        link = tmp_path / "data"
+        link.symlink_to(data)
+        command = text(UpgradeState, old=15, new=17).replace("/var/lib/postgresql", str(tmp_path))
+        return UpgradeState().process(shell(f"DATA={link}; export DATA; {command}", path))
+
+    return ask_it
+
+
+def test_what_an_upgrade_needs(needs: Callable[[], Any], tmp_path: Path) -> None:
+    state = needs()
+    assert state["online"]
+    assert 3900 < state["size"] < 4200
+    assert state["free"] == pytest.approx(shutil.disk_usage(tmp_path).free // 1024, rel=0.2)
+    assert state["packages"] == ["postgresql-17", "postgresql-17-cron", "postgresql-17-pgvector"]
+    assert state["missing"] == ["postgresql-17-cron"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "echo 'Error: cluster 15 main does not exist' >&2; exit 1",
+        "echo '15  main    5432 down   postgres /var/lib/postgresql/15/main log'",
+    ],
+)
+def test_a_cluster_that_does_not_run_is_not_upgraded(program: Program, answer: str) -> None:
+    path = program("pg_lsclusters", answer)
+    assert ask(UpgradeState, path, old=15, new=17) == UpgradeState().default()
+
+
+def test_what_an_upgrade_says(tmp_path: Path) -> None:
+    """The end of it is not lost: whether it runs is asked before what it says."""
+    command = text(UpgradeProgress, seen=1).replace("/run/systemd/transient", str(tmp_path))
+    command = command.replace("/var/lib/terrafirma/upgrade/log", f"{tmp_path}/log")
+    assert UpgradeProgress().process(shell(command)) == {"running": False, "lines": []}
+    (tmp_path / "log").write_text("Stopping 15/main\nStarting 17/main\nfinished\n")
+    (tmp_path / "terrafirma-postgres-upgrade.service").touch()
+    state = UpgradeProgress().process(shell(command))
+    assert state == {"running": True, "lines": ["Starting 17/main", "finished"]}
 
 
 # --- secrets --------------------------------------------------------------------------------------
