@@ -99,10 +99,8 @@ def test_a_run_is_refused_and_names_the_task(server: Target, held: list[str]) ->
 
 def test_the_old_version_goes_on(server: Target) -> None:
     assert changed(server.deploy("tasks/postgres.py", **STAY)) == []
-    assert server.plan("tasks/postgres.py", **STAY) == []
     # Nothing to upgrade to.
     assert changed(server.deploy(TASK, **STAY)) == []
-    assert server.plan(TASK, **STAY) == []
 
 
 def test_a_dry_run_names_the_steps(server: Target) -> None:
@@ -253,9 +251,7 @@ def test_backups_go_on_with_the_new_one(server: Target, held: list[str]) -> None
     config = server.run("cat /etc/borgmatic/config.yaml")
     assert "--cluster 17/main" in config
     assert "15/main" not in config
-    server.run("systemctl start borgmatic.service")
     assert changed(server.deploy("tasks/borg.py", **data)) == []
-    assert changed(server.deploy("tasks/postgres.py", **data)) == []
     assert changed(server.deploy(TASK, postgres_upgrade="clean", **data))
     assert clusters(server) == ["17 5432 online"]
     assert contents(server) == held

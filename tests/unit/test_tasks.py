@@ -800,7 +800,7 @@ def test_postgresql_restarts_if_the_server_itself_says_so(pyinfra: Pyinfra, inve
         assert [line for line in done if line.startswith("systemctl restart ")] == expected
 
 
-# --- a major upgrade of PostgreSQL -------------------------------------------------------------------
+# --- a major upgrade of PostgreSQL ----------------------------------------------------------------
 
 OLD = ("cluster=15/main", "own=15/main", "offered=15", "offered=17")
 NEW = ("cluster=17/main", "own=17/main", "offered=15", "offered=17")
