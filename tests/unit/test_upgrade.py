@@ -204,5 +204,12 @@ def test_a_configuration_that_is_not_ours_is_left_alone(
     assert config.read_text() == "- pg_dump --cluster 15/main\n"
 
 
+def test_a_warning_is_no_answer(program: ModuleType) -> None:
+    """A server whose system sorts text otherwise warns whoever connects."""
+    assert program.run("sh", "-c", "echo '[1]'; echo 'WARNING:  collation' >&2") == "[1]\n"
+    with pytest.raises(program.Failed, match="^sh: no room$"):
+        program.run("sh", "-c", "echo no room >&2; exit 1")
+
+
 def test_the_mark_is_one_that_systemd_reads(program: ModuleType) -> None:
     assert "\n[Unit]\nAssertPathExists=!/\n" in program.MARK
