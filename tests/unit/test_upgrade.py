@@ -207,7 +207,7 @@ def test_a_configuration_that_is_not_ours_is_left_alone(
 def test_a_warning_is_no_answer(program: ModuleType) -> None:
     """A server whose system sorts text otherwise warns whoever connects."""
     assert program.run("sh", "-c", "echo '[1]'; echo 'WARNING:  collation' >&2") == "[1]\n"
-    with pytest.raises(program.Failed, match="^sh: no room$"):
+    with pytest.raises(program.Failed, match=r"^sh: no room$"):
         program.run("sh", "-c", "echo no room >&2; exit 1")
 
 
