@@ -131,9 +131,9 @@ def test_what_cannot_be_upgraded_goes_on_as_it_was(server: Target, held: list[st
 
 def test_a_kill_on_the_host_brings_the_old_one_back(server: Target, held: list[str]) -> None:
     run = upgrade(server)
-    eventually(lambda: down(server) or run.poll() is not None, 120)
+    eventually(lambda: down(server) or run.poll() is not None, 300)
     server.run(f"systemctl kill --signal KILL {UNIT.rpartition('/')[2]}")
-    _, said = run.communicate(timeout=120)
+    _, said = run.communicate(timeout=300)
     assert run.returncode != 0
     assert "15/main serves as before" in said
     assert "it was stopped: journalctl -u" in said
@@ -145,13 +145,13 @@ def test_a_kill_on_the_host_brings_the_old_one_back(server: Target, held: list[s
 
 def test_the_upgrade_outlives_pyinfra(server: Target, held: list[str]) -> None:
     run = upgrade(server)
-    eventually(lambda: down(server) or run.poll() is not None, 120)
+    eventually(lambda: down(server) or run.poll() is not None, 300)
     run.send_signal(signal.SIGKILL)
     run.communicate()
     for task, data in ((TASK, {}), ("tasks/postgres.py", STAY)):
         line = server.refuse(task, **data)
         assert "postgres_upgrade: a major upgrade of PostgreSQL is going on there" in line
-    eventually(lambda: server.call(f"test -e {UNIT}").returncode != 0, 120)
+    eventually(lambda: server.call(f"test -e {UNIT}").returncode != 0, 300)
     assert server.run("tail -n 1 /var/lib/terrafirma/upgrade/log") == "finished"
     # What the next run finds is done.
     assert changed(server.deploy(TASK)) == []
