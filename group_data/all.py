@@ -60,8 +60,11 @@ docker_daemon = {}
 
 # --- postgres -------------------------------------------------------------------------------------
 
-# Major version; None: the one that the distribution ships.
+# Major version, one that the host's archives have; None: the one that the distribution ships.
 postgres_version = None
+# For tasks/postgres_upgrade.py, on the command line: "back" to the cluster from before the upgrade,
+# "clean" removes the one that is no longer used.
+postgres_upgrade = ""
 # Take over a cluster that somebody else made on the host.
 postgres_adopt = False
 # Port on localhost and on the docker0 address.

@@ -22,14 +22,17 @@ from terrafirma.operations.postgres import (
     roles,
     undo_by_hand,
 )
+from terrafirma.operations.postgres_upgrade import move_data, new_cluster
 from terrafirma.operations.services import unit
 from terrafirma.paths import PASSWORDS, PASSWORDS_PROGRAM, SECRETS
 from terrafirma.settings import Postgres
 from terrafirma.tuning import LOGGING, DoesNotFit, Tuned, hardware, huge_pages, literal, tune
+from terrafirma.upgrade import upgrading
 
 ready(host)
 settings = Postgres.of(host)
 version = postgres_version(host, settings)
+upgrade = upgrading(host)  # None, unless tasks/postgres_upgrade.py runs this page
 service = f"postgresql@{version}-main.service"
 directory = f"/etc/postgresql/{version}/main"
 drop_in = f"/etc/systemd/system/{service}.d/terrafirma.conf"
@@ -130,7 +133,10 @@ packages(
     ],
 )
 
-cluster(name="Create the cluster", version=version)
+if upgrade:
+    new_cluster(name="Create the new cluster", upgrade=upgrade)
+else:
+    cluster(name="Create the cluster", version=version)
 
 # What PostgreSQL itself says of the whole configuration with the new file in the old one's place.
 configuration = put(
@@ -152,6 +158,9 @@ access = put(
     f"{psql(version)} 2>&1); "
     'mv -f "$path.good" "$path"; test -z "$errors" || { echo "$errors" >&2; exit 1; }',
 )
+
+if upgrade:
+    move_data(name="Move the data to the new cluster", upgrade=upgrade)
 
 unit(
     name="Run PostgreSQL",
@@ -185,8 +194,4 @@ passwords(
 
 databases(name="Create the databases", version=version, settings=settings)
 
-contents(
-    name="Create extensions and give access",
-    version=version,
-    databases=settings.databases,
-)
+contents(name="Create extensions and give access", version=version, settings=settings)

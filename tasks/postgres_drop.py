@@ -11,26 +11,24 @@ ready(host)
 settings = Postgres.of(host)
 version = postgres_version(host, settings)
 
-if not settings.drop and not settings.drop_role:
+name = settings.drop or settings.drop_role
+key = "postgres_drop" if settings.drop else "postgres_drop_role"
+declared = settings.databases if settings.drop else settings.roles
+
+if bool(settings.drop) == bool(settings.drop_role):
     raise DeployError(
-        f"{host.name}: postgres_drop: empty; name the database with --data postgres_drop=NAME, or "
-        "the role with --data postgres_drop_role=NAME"
+        f"{host.name}: postgres_drop: name one database with --data postgres_drop=NAME, or one "
+        "role with --data postgres_drop_role=NAME"
     )
-if settings.confirm != (settings.drop or settings.drop_role):
+if settings.confirm != name:
     raise DeployError(
-        f"{host.name}: postgres_confirm: {settings.confirm!r} is not "
-        f"{settings.drop or settings.drop_role!r}: give the name once more, with --data "
-        f"postgres_confirm={settings.drop or settings.drop_role}"
+        f"{host.name}: postgres_confirm: {settings.confirm!r} is not {name!r}: give the name once "
+        f"more, with --data postgres_confirm={name}"
     )
-for key, name, declared in (
-    ("postgres_databases", settings.drop, {one.name for one in settings.databases}),
-    ("postgres_roles", settings.drop_role, {one.name for one in settings.roles}),
-):
-    if name in declared:
-        raise DeployError(
-            f"{host.name}: postgres_drop: {name} is in {key}: take it out of the data first, and "
-            "run deploy.py"
-        )
+if name in {one.name for one in declared}:
+    raise DeployError(
+        f"{host.name}: {key}: {name} is in the data: take it out first, and run deploy.py"
+    )
 
 if settings.drop:
     drop_database(

@@ -29,7 +29,7 @@ if role.password:
 double = f"{role.name}~"
 users = [app for app in settings.applications if postgres.role_of(app) == role.name]
 
-twin(name=f"Let {double} log in as well", version=version, role=role, groups=postgres.groups(role))
+twin(name=f"Let {double} log in as well", version=version, role=role, settings=postgres)
 
 for login in host.loop([double, role.name]):
     passwords(

@@ -19,7 +19,7 @@ Acl = Iterable[tuple[str, str]]
 OWN = frozenset({"CREATE", "CONNECT", "TEMPORARY"})
 """What an owner may do with its database."""
 
-# `migrate` has none of its own: it is a member of the owner.
+# `migrate` has none of its own: it is a member of the owner. So is it for a role without access.
 _ON_DATABASE: dict[Access, frozenset[str]] = {
     "read": frozenset({"CONNECT"}),
     "write": frozenset({"CONNECT", "TEMPORARY"}),
@@ -123,19 +123,19 @@ def closed_sql(name: str, now: DatabaseState | None) -> Iterator[str]:
     yield from _grant_sql(f'on database "{name}"', "public", frozenset(), has)
 
 
-def content_sql(database: Database, now: ContentState | None) -> Iterator[str]:
+def content_sql(database: Database, now: ContentState | None, declared: Set[str]) -> Iterator[str]:
     """What gives `database` its extensions and schemas, and its roles their rights in them."""
     schemas = now["schemas"] if now else {"public": _NEW_PUBLIC}
     for name in database.schemas:
         if name not in schemas:
             yield f'create schema "{name}" authorization "{database.owner}";'
-            yield from _schema_sql(database, name, _NEW)
+            yield from _schema_sql(database, name, _NEW, declared)
             continue
         # A database's own schema belongs to whoever owns the database.
         wanted = "pg_database_owner" if name == "public" else database.owner
         if schemas[name]["owner"] not in (wanted, database.owner):
             yield f'alter schema "{name}" owner to "{wanted}";'
-        yield from _schema_sql(database, name, schemas[name])
+        yield from _schema_sql(database, name, schemas[name], declared)
     known = now["extensions"] if now else []
     for extension in database.extensions:
         if extension not in known:
@@ -143,19 +143,23 @@ def content_sql(database: Database, now: ContentState | None) -> Iterator[str]:
 
 
 _NEW = SchemaState(
-    owner="", acl=[], tables=0, sequences=0, table_acl=[], sequence_acl=[], default_acl=[]
-)
-_NEW_PUBLIC = SchemaState(
-    owner="pg_database_owner", acl=[("public", "USAGE")], tables=0, sequences=0, table_acl=[],
-    sequence_acl=[], default_acl=[],
+    owner="", acl=[], tables=0, sequences=0, table_acl=[], sequence_acl=[], default_acl=[],
+    strangers=[],
 )  # fmt: skip
+_NEW_PUBLIC = SchemaState({**_NEW, "owner": "pg_database_owner", "acl": [("public", "USAGE")]})
 
 
-def _schema_sql(database: Database, name: str, now: SchemaState) -> Iterator[str]:
+def _schema_sql(
+    database: Database, name: str, now: SchemaState, declared: Set[str]
+) -> Iterator[str]:
     public = {right for role, right in now["acl"] if role == "public"}
     # Before PostgreSQL 15 everybody could make tables in it.
     yield from _grant_sql(f'on schema "{name}"', "public", public - {"CREATE"}, public)
-    for role, access in sorted(database.access.items()):
+    # Whoever lost its access loses what it had, too: it may still come in as a member of another.
+    granted = {role for role, _ in now["acl"]} | {role for _, _, role, _ in now["default_acl"]}
+    granted |= {role for role, _, _ in (*now["table_acl"], *now["sequence_acl"])}
+    for role in sorted(database.access.keys() | (granted & declared) - {database.owner}):
+        access = database.access.get(role, "migrate")
         has = {right for one, right in now["acl"] if one == role}
         yield from _grant_sql(f'on schema "{name}"', role, _ON_SCHEMA[access], has)
         for kind, letter, rights, total, acl in (
@@ -164,7 +168,9 @@ def _schema_sql(database: Database, name: str, now: SchemaState) -> Iterator[str
         ):
             counts = {right: times for one, right, times in acl if one == role}
             wanted = rights[access]
-            complete = {right for right in wanted if counts.get(right, 0) == total}
+            # With its own it may do what it likes.
+            own = sum(times for one, its, times in now["strangers"] if (one, its) == (role, letter))
+            complete = {right for right in wanted if counts.get(right, 0) + own == total}
             has = complete | (counts.keys() - wanted)
             yield from _grant_sql(f'on all {kind} in schema "{name}"', role, wanted, has)
             # The same for what the owner is going to make.
@@ -190,15 +196,22 @@ def _grant_sql(
 def _settings_sql(
     whose: str, wanted: Mapping[str, bool | int | float | str], known: Sequence[str]
 ) -> Iterator[str]:
-    now = dict(line.split("=", 1) for line in known)
+    # PostgreSQL keeps its own spelling of a name: TimeZone.
+    pairs = (line.split("=", 1) for line in known)
+    now = {name.lower(): _items(value) if name in _LISTS else value for name, value in pairs}
     for name, value in sorted(wanted.items()):
-        items = [one.strip() for one in plain(value).split(",")] if name in _LISTS else []
-        stored = ", ".join(map(_identifier, items)) if items else plain(value)
-        if now.get(name) != stored:
-            given = ", ".join(map(_literal, items)) if items else _literal(plain(value))
-            yield f"alter {whose} set {name} to {given};"
+        text = plain(value)
+        if name in _LISTS:
+            if now.get(name) != (items := _items(text)):
+                yield f"alter {whose} set {name} to {', '.join(map(_literal, items))};"
+        elif now.get(name) != text:
+            yield f"alter {whose} set {name} to {_literal(text)};"
     for name in sorted(now.keys() - wanted.keys()):
         yield f"alter {whose} reset {name};"
+
+
+def _items(value: str) -> list[str]:
+    return [item.strip().strip('"') for item in value.split(",")]
 
 
 def _locale(locale: str) -> str:
@@ -209,8 +222,3 @@ def _locale(locale: str) -> str:
 
 def _literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
-
-
-def _identifier(name: str) -> str:
-    """A name as PostgreSQL writes it: quoted where it has to be."""
-    return name if name.isidentifier() and name == name.lower() else f'"{name.strip(chr(34))}"'

@@ -26,3 +26,15 @@ BACKUP_STAMP = f"{BACKUP_STATE}/proved-by"
 
 DROPPED = "/var/lib/terrafirma/dropped"
 """The last dumps of databases that were dropped."""
+
+UPGRADE_PROGRAM = "/usr/local/lib/terrafirma/postgres-upgrade"
+"""Does what must not end with the connection; from files/postgres/postgres-upgrade."""
+
+UPGRADE_STATE = "/var/lib/terrafirma/upgrade"
+"""0700, root: the dump that was made before an upgrade, and what the last one said."""
+
+UPGRADE_LOG = f"{UPGRADE_STATE}/log"
+"""What the upgrade that is going on, or the last one, says."""
+
+UPGRADE_UNIT = "terrafirma-postgres-upgrade.service"
+"""The unit that an upgrade is, for as long as it lasts."""

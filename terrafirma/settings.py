@@ -304,7 +304,7 @@ def _schema(name: str) -> str:
 def _name_or_empty(name: str) -> str:
     if name and not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name):
         raise ValueError(f"{name!r} is no name of a role or database")
-    return name
+    return name and _not_reserved(name)
 
 
 DatabaseName = Annotated[Identifier, AfterValidator(_not_reserved)]
@@ -353,6 +353,8 @@ class Role(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if len(self.name) > 62:
+            raise ValueError(f"name: {self.name!r} is too long: 62 characters fit")
         _refuse_duplicates("member_of", self.member_of)
         if self.password and not self.login:
             raise ValueError(f"password: {self.name} does not log in: it needs none")
@@ -403,6 +405,7 @@ class Postgres(Settings):
     prefix = "postgres"
 
     version: int | None = Field(ge=13, le=30)
+    upgrade: Literal["", "back", "clean"]
     adopt: bool
     port: UserPort
     roles: tuple[Role, ...]

@@ -23,6 +23,10 @@ class MachineState(TypedDict):
     booting: bool  # cloud-init has not finished
     clusters: list[str]  # PostgreSQL's, like "17/main"
     own_clusters: list[str]  # those of them that Terrafirma configured
+    retired_clusters: list[str]  # own ones that an upgrade, or the way back, left behind
+    unfinished_clusters: list[str]  # own ones that an upgrade has made and nobody has used yet
+    upgrading: bool  # a major upgrade of PostgreSQL is going on
+    postgres_offered: list[int]  # majors that are installed, or in the host's package lists
     foreign_engine: list[str]  # packages of another Docker engine
     foreign_caddyfile: bool  # neither ours nor the package's
 
@@ -46,7 +50,14 @@ for conf in /etc/postgresql/*/*/postgresql.conf; do
     # The mark is made before the cluster, so that a run that dies in between finds its own.
     unit=postgresql@${cluster%/*}-${cluster#*/}.service
     test ! -e "/etc/systemd/system/$unit.d/terrafirma.conf" || echo "own=$cluster"
+    for mark in retired unfinished; do
+        test ! -e "/etc/systemd/system/$unit.d/terrafirma-$mark.conf" || echo "$mark=$cluster"
+    done
 done
+# Of a unit that is made for one run: it is there for as long as that lasts.
+test ! -e /run/systemd/transient/terrafirma-postgres-upgrade.service || echo upgrading=yes
+# The package lists of the last refresh, and what is installed: asks no network.
+apt-cache pkgnames postgresql- 2> /dev/null | sed -n 's/^postgresql-\([0-9][0-9]*\)$/offered=\1/p'
 dpkg-query -Wf '${db:Status-Status} ${Package}\n' docker-ce containerd.io podman-docker \
     2> /dev/null | sed -n 's/^installed /engine=/p'
 caddyfile=/etc/caddy/Caddyfile
@@ -89,6 +100,12 @@ class Machine(FactBase[MachineState]):
             booting="booting" in one,
             clusters=[value for key, value in pairs if key == "cluster"],
             own_clusters=[value for key, value in pairs if key == "own"],
+            retired_clusters=[value for key, value in pairs if key == "retired"],
+            unfinished_clusters=[value for key, value in pairs if key == "unfinished"],
+            upgrading="upgrading" in one,
+            postgres_offered=sorted(
+                {int(value) for key, value in pairs if key == "offered" and value.isdigit()}
+            ),
             foreign_engine=[value for key, value in pairs if key == "engine"],
             foreign_caddyfile="caddyfile" in one,
         )
@@ -200,5 +217,8 @@ class KernelSettings(FactBase[dict[str, str]]):
 
     @override
     def process(self, output: list[str]) -> dict[str, str]:
-        pairs = (line.removeprefix("/proc/sys/").split("=", 1) for line in output)
-        return {path.replace("/", "."): value for path, value in pairs}
+        try:
+            pairs = [line.removeprefix("/proc/sys/").split("=", 1) for line in output]
+            return {path.replace("/", "."): value for path, value in pairs}
+        except ValueError as error:
+            raise FactProcessError(f"/proc/sys answered {output[:3]!r}") from error

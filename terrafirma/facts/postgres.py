@@ -57,6 +57,7 @@ class SchemaState(TypedDict):
     table_acl: list[tuple[str, str, int]]  # (role, "SELECT", how many), without the owners' own
     sequence_acl: list[tuple[str, str, int]]
     default_acl: list[tuple[str, str, str, str]]  # (who makes it, "r" or "S", role, "SELECT")
+    strangers: list[tuple[str, str, int]]  # who owns some of them besides the owner: (role, "r", 2)
 
 
 class ContentState(TypedDict):
@@ -91,8 +92,10 @@ def _ask_each(version: int, query: str) -> StringCommand:
     return StringCommand(
         _online(version),
         StringCommand("query=", QuoteString(" ".join(query.split()) + ";"), _separator=""),
-        "; printf %s", QuoteString(" ".join(names.split())), f"| {psql(version)} |",
-        """while read -r name; do printf '\\\\connect "%s"\\n%s\\n' "$name" "$query"; done |""",
+        "; names=$(printf %s", QuoteString(" ".join(names.split())),
+        f"| {psql(version)}) || exit 1;",
+        "printf '%s\\n' \"$names\" | while IFS= read -r name; do",
+        """printf '\\\\connect "%s"\\n%s\\n' "$name" "$query"; done |""",
         psql(version),
     )  # fmt: skip
 
@@ -205,6 +208,11 @@ class Contents(FactBase[dict[str, ContentState] | None]):
                 from relations, aclexplode(relacl)
                 where grantee <> relowner and grantee <> 0
                 group by relnamespace, kind, grantee, privilege_type
+            ), owned as (
+                select relnamespace, kind, relowner, count(*) as times from relations
+                where relowner <> (
+                    select datdba from pg_database where datname = current_database())
+                group by relnamespace, kind, relowner
             ), grants as (
                 select relnamespace, kind, json_agg(json_build_array(
                     pg_get_userbyid(grantee), privilege_type, times)) as list
@@ -233,7 +241,11 @@ class Contents(FactBase[dict[str, ContentState] | None]):
                             pg_get_userbyid(defaclrole), defaclobjtype, pg_get_userbyid(grantee),
                             privilege_type)), '[]')
                         from pg_default_acl, aclexplode(defaclacl)
-                        where defaclnamespace = spaces.oid and grantee <> 0)
+                        where defaclnamespace = spaces.oid and grantee <> 0),
+                    'strangers', (
+                        select coalesce(json_agg(json_build_array(
+                            pg_get_userbyid(relowner), kind, times)), '[]')
+                        from owned where relnamespace = spaces.oid)
                 )), '{}') from spaces))
             """,
         )

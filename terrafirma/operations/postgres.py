@@ -21,7 +21,7 @@ from terrafirma.given import Hidden
 from terrafirma.grants import closed_sql, content_sql, database_sql, membership_sql, role_sql
 from terrafirma.operations import failure, operation
 from terrafirma.paths import DROPPED, PASSWORDS, PASSWORDS_PROGRAM
-from terrafirma.settings import Database, Postgres, Role
+from terrafirma.settings import Postgres, Role
 
 
 @operation
@@ -50,9 +50,14 @@ def undo_by_hand(
 
     + settings: what our file says
     """
+    # The moment in which every new session knows it, so that the next question is answered right.
     by_hand = set(host.get_fact(Server, version=version)["by_hand"])
     sql = [f"alter system reset {name};" for name in sorted(by_hand & settings().keys())]
-    yield from _run(version, sql and [*sql, "select pg_reload_conf();"], "nothing set by hand")
+    yield from _run(
+        version,
+        sql and [*sql, "select pg_reload_conf();", "select pg_sleep(0.2);"],
+        "nothing set by hand",
+    )
 
 
 @operation
@@ -133,7 +138,7 @@ def passwords(
 
 
 @operation
-def twin(version: int, role: Role, groups: Sequence[str]) -> Generator[StringCommand]:
+def twin(version: int, role: Role, settings: Postgres) -> Generator[StringCommand]:
     """
     A second login of `role`, as which it acts: `NAME~`, a name that no declared role can have.
 
@@ -143,15 +148,29 @@ def twin(version: int, role: Role, groups: Sequence[str]) -> Generator[StringCom
     double = role.model_copy(
         update={"name": f"{role.name}~", "settings": {**role.settings, "role": role.name}}
     )
-    now = (host.get_fact(Roles, version=version) or {}).get(double.name)
-    sql = [*role_sql(double, now), *membership_sql(double.name, [role.name, *groups], now)]
+    known = host.get_fact(Roles, version=version)
+    if known is None:
+        yield from _unseen()
+        return
+    now = known.get(double.name)
+    groups = [role.name, *settings.groups(role)]
+    sql = [*role_sql(double, now), *membership_sql(double.name, groups, now)]
+    sql += [
+        f'alter role "{double.name}" in database "{database.name}" set role to \'{database.owner}\';'
+        for database in settings.databases
+        if database.access.get(role.name) == "migrate"
+    ]
     yield from _run(version, sql, f"{double.name} is there")
 
 
 @operation
 def drop_role(version: int, role: str) -> Generator[StringCommand]:
     """A role that is gone, with its password; PostgreSQL refuses one that owns something."""
-    if role not in (host.get_fact(Roles, version=version) or ()):
+    known = host.get_fact(Roles, version=version)
+    if known is None:
+        yield from _unseen()
+        return
+    if role not in known:
         host.noop(f"there is no role {role}")
         return
     yield StringCommand(psql(version), _stdin=[f'drop role "{role}";'])
@@ -161,7 +180,11 @@ def drop_role(version: int, role: str) -> Generator[StringCommand]:
 @operation
 def drop_database(version: int, database: str) -> Generator[StringCommand]:
     """A database that is gone, after a last dump below /var/lib/terrafirma/dropped."""
-    if database not in (host.get_fact(Databases, version=version) or ()):
+    known = host.get_fact(Databases, version=version)
+    if known is None:
+        yield from _unseen()
+        return
+    if database not in known:
         host.noop(f"there is no database {database}")
         return
     yield StringCommand(
@@ -206,22 +229,21 @@ def databases(version: int, settings: Postgres) -> Generator[StringCommand]:
 
 
 @operation
-def contents(version: int, databases: Sequence[Database]) -> Generator[StringCommand]:
+def contents(version: int, settings: Postgres) -> Generator[StringCommand]:
     """
     The extensions and schemas of the databases, and what their roles may do in them.
 
-    + databases: with their names, owners, access, schemas and extensions
-
-    Rights that a role of `access` has beyond its level are taken away. One question for all.
+    Rights that a declared role has beyond its level are taken away. One question for all databases.
     """
     known = host.get_fact(Contents, version=version)
     if known is None:
         yield from _unseen()
         return
     sql = []
-    for database in databases:
+    declared = {role.name for role in settings.roles}
+    for database in settings.databases:
         now = known.get(database.name)
-        if lines := list(content_sql(database, now)):
+        if lines := list(content_sql(database, now, declared)):
             sql += [f'\\connect "{database.name}"', "begin;", *lines, "commit;"]
         if now:
             more = set(now["extensions"]) - {"plpgsql", *database.extensions}
@@ -229,7 +251,7 @@ def contents(version: int, databases: Sequence[Database]) -> Generator[StringCom
     # Its view shows the statements of all databases, to the superuser.
     if "pg_stat_statements" not in known.get("postgres", {"extensions": []})["extensions"]:
         sql += ["\\connect postgres", "create extension pg_stat_statements;"]
-    yield from _run(version, sql, f"the contents of {len(databases)} databases as wanted")
+    yield from _run(version, sql, f"the contents of {len(settings.databases)} databases as wanted")
 
 
 def _unseen() -> Generator[StringCommand]:

@@ -328,12 +328,12 @@ def test_what_is_not_in_the_data_is_reported_and_left_alone(server: Target) -> N
 def test_a_dropped_database_leaves_a_dump(server: Target) -> None:
     drop = "tasks/postgres_drop.py"
     server.psql("create table kept (text text); insert into kept values ('still here');", "strange")
-    assert "empty; name the database" in server.refuse(drop, **DATA)
+    assert "name one database with" in server.refuse(drop, **DATA)
     assert "postgres_confirm: '' is not 'strange'" in server.refuse(
         drop, **DATA, postgres_drop="strange"
     )
     api = {"postgres_drop": "api", "postgres_confirm": "api"}
-    assert "postgres_drop: api is in postgres_databases" in server.refuse(drop, **DATA, **api)
+    assert "postgres_drop: api is in the data" in server.refuse(drop, **DATA, **api)
     strange = {"postgres_drop": "strange", "postgres_confirm": "strange"}
     assert server.plan(drop, **DATA, **strange) == ["Dump and drop the database strange"]
     assert server.psql("select count(*) from pg_database where datname = 'strange'") == "1"

@@ -46,6 +46,7 @@ from terrafirma.facts.postgres import (
     WrongPasswords,
 )
 from terrafirma.facts.postgres_status import PostgresStatus
+from terrafirma.facts.postgres_upgrade import UpgradeProgress, UpgradeState
 from terrafirma.facts.secrets import DatabaseUrl
 from terrafirma.facts.services import Unit
 from terrafirma.paths import PASSWORDS_PROGRAM
@@ -103,6 +104,8 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
         {"unit": "a.service", "restart_on": ["/etc/a"], "reload_on": ["/etc/b", "/etc/c"]},
         {"unit": "a.service", "restart_on": HOSTILE, "reload_on": HOSTILE},
     ],
+    UpgradeProgress: [{}, {"seen": 7}],
+    UpgradeState: [{"old": 15, "new": 17}],
     UsedNetworks: [{}],
     WrongPasswords: [{"version": 17}],
 }
@@ -238,6 +241,18 @@ def test_what_it_is_given_is_never_run(
                 "stale_reload": [],
             },
         ),
+        (UpgradeProgress, {"running": False, "lines": []}),
+        (
+            UpgradeState,
+            {
+                "online": False,
+                "size": 0,
+                "free": 0,
+                "backup": False,
+                "packages": [],
+                "missing": [],
+            },
+        ),
         (UsedNetworks, []),
         (WrongPasswords, []),
     ],
@@ -279,16 +294,28 @@ def test_a_default_is_nobody_elses() -> None:
         ),
         (Databases, ["psql: error: connection to server failed"]),
         (Databases, ["null"]),
-        (DockerAddresses, ["<no value>"]),
-        (DockerAddresses, ["10.210.0.0/24"]),
-        (DockerAddresses, ["5: docker0    inet somewhere/24 scope global docker0"]),
+        (DockerAddresses, ["daemon=", "<no value>"]),
+        (DockerAddresses, ["daemon=", "10.210.0.0/24"]),
+        (DockerAddresses, ["daemon=", "5: docker0    inet somewhere/24 scope global docker0"]),
         (
             DockerAddresses,
-            ["5: docker0    inet 10.210.0.1/24 scope global docker0", "5: docker0    inet6"],
+            [
+                "daemon=",
+                "5: docker0    inet 10.210.0.1/24 scope global docker0",
+                "5: docker0    inet6",
+            ],
         ),
-        (DockerNetworks, ["Error response from daemon"]),
-        (DockerNetworks, ['[{"Name": "apps"}]']),
-        (DockerNetworks, ['[{"Name": "apps", "IPAM": {"Config": [{"Gateway": "10.0.0.1"}]}}]']),
+        (DockerNetworks, ["daemon=", "Error response from daemon"]),
+        (DockerNetworks, ["daemon={broken", "null"]),
+        (DockerNetworks, ["daemon=", "null", '[{"Name": "apps"}]']),
+        (
+            DockerNetworks,
+            [
+                "daemon=",
+                "null",
+                '[{"Name": "apps", "IPAM": {"Config": [{"Gateway": "10.0.0.1"}]}}]',
+            ],
+        ),
         (
             DockerNetworks,
             ['[{"Name": "a", "IPAM": {"Config": [{"Subnet": "everywhere"}]}}]'],
@@ -309,6 +336,10 @@ def test_a_default_is_nobody_elses() -> None:
         (Server, ["null"]),
         (Server, ['{"pending": [], "restart": []}']),
         (Unit, ["ActiveState=active", "UnitFileState=enabled"]),
+        (UpgradeProgress, ["tail: cannot open '/x' for reading: Permission denied"]),
+        (UpgradeState, ["online=yes", "size=", "free=1000"]),
+        (UpgradeState, ["online=yes", "size=7"]),
+        (UpgradeState, ["psql: error: connection to server failed"]),
         (UsedNetworks, ["10.210.0.1/33"]),
         (UsedNetworks, ["192.0.2.0/24", "10.0.0.300"]),
     ],
@@ -532,6 +563,10 @@ def test_a_host() -> None:
         "booting": False,
         "clusters": ["17/main"],
         "own_clusters": ["17/main"],
+        "retired_clusters": [],
+        "unfinished_clusters": [],
+        "upgrading": False,
+        "postgres_offered": [],
         "foreign_engine": [],
         "foreign_caddyfile": False,
     }
@@ -562,6 +597,7 @@ def machine(tmp_path: Path) -> Callable[..., Any]:
         for path in (
             "/etc/os-release",
             "/run/systemd/system",
+            "/run/systemd/transient",
             "/run/cloud-init",
             "/etc/postgresql",
             "/etc/systemd/system",
@@ -958,11 +994,13 @@ NETWORKS = """\
 """.splitlines()
 BRIDGE = {"name": "bridge", "subnet": "10.210.0.0/24"}
 APPS = {"name": "apps", "subnet": "10.210.1.0/24"}
+DAEMON = 'daemon={  "bip": "10.210.0.1/24",  "default-address-pools": []}'
+MOVING = 'daemon={"bip": "10.9.0.1/24", "ipv6": true, "fixed-cidr-v6": "fd00:7::/64"}'
 POOLS = '[{"Base":"10.210.0.0/16","Size":24}]'
 
 
 def test_networks_of_a_host_begin_with_docker0_and_end_with_the_pools() -> None:
-    assert DockerNetworks().process([POOLS, *NETWORKS]) == [
+    assert DockerNetworks().process([DAEMON, POOLS, *NETWORKS]) == [
         BRIDGE,
         APPS,
         {"name": "networks to come", "subnet": "10.210.0.0/16"},
@@ -970,8 +1008,8 @@ def test_networks_of_a_host_begin_with_docker0_and_end_with_the_pools() -> None:
 
 
 def test_an_engine_without_pools_of_its_own() -> None:
-    assert DockerNetworks().process(["null", *NETWORKS]) == [BRIDGE, APPS]
-    assert DockerNetworks().process(["null"]) == []
+    assert DockerNetworks().process(["daemon=", "null", *NETWORKS]) == [BRIDGE, APPS]
+    assert DockerNetworks().process(["daemon=", "null"]) == []
 
 
 def test_a_network_may_have_two_subnets_or_none() -> None:
@@ -981,7 +1019,9 @@ def test_a_network_may_have_two_subnets_or_none() -> None:
         {"Name": "none", "IPAM": {"Config": None}},
         {"Name": "empty", "IPAM": {"Config": []}},
     ]
-    assert DockerNetworks().process(["null", *json.dumps(networks, indent=4).splitlines()]) == [
+    assert DockerNetworks().process(
+        ["daemon=", "null", *json.dumps(networks, indent=4).splitlines()]
+    ) == [
         {"name": "six", "subnet": "10.210.2.0/24"},
         {"name": "six", "subnet": "fd00:1::/64"},
     ]
@@ -990,14 +1030,31 @@ def test_a_network_may_have_two_subnets_or_none() -> None:
 def test_the_order_of_networks_is_not_dockers() -> None:
     networks = json.loads("\n".join(NETWORKS))
     turned = json.dumps(networks[::-1]).splitlines()
-    assert DockerNetworks().process(["null", *turned]) == [BRIDGE, APPS]
+    assert DockerNetworks().process(["daemon=", "null", *turned]) == [BRIDGE, APPS]
 
 
 def test_the_addresses_of_docker0() -> None:
     four = "5: docker0    inet 10.210.0.1/24 brd 10.210.0.255 scope global docker0\\  valid_lft"
     six = "5: docker0    inet6 fd00:0:0::1/64 scope global nodad \\       valid_lft forever"
-    assert DockerAddresses().process([four]) == ["10.210.0.1/24"]
-    assert DockerAddresses().process([four, six]) == ["10.210.0.1/24", "fd00::1/64"]
+    assert DockerAddresses().process([DAEMON, four]) == ["10.210.0.1/24"]
+    assert DockerAddresses().process(["daemon=", four, six]) == ["10.210.0.1/24", "fd00::1/64"]
+
+
+def test_where_docker0_is_going_to_be() -> None:
+    """It moves at the next boot: what is to work then has to be there before."""
+    line = "5: docker0    inet 10.210.0.1/24 brd 10.210.0.255 scope global docker0\\  valid_lft"
+    assert DockerAddresses().process([MOVING, line]) == [
+        "10.210.0.1/24",
+        "10.9.0.1/24",
+        "fd00:7::1/64",
+    ]
+    assert DockerNetworks().process([MOVING, POOLS, *NETWORKS]) == [
+        BRIDGE,
+        APPS,
+        {"name": "docker0 after the next boot", "subnet": "10.9.0.0/24"},
+        {"name": "docker0 after the next boot", "subnet": "fd00:7::/64"},
+        {"name": "networks to come", "subnet": "10.210.0.0/16"},
+    ]
 
 
 def test_docker0_is_asked_for_ipv4_before_ipv6_and_only_for_what_others_reach(
@@ -1453,6 +1510,77 @@ def test_the_program_on_the_host_is_asked_for_wrong_passwords(program: Program) 
 def test_no_role_has_no_wrong_password(program: Program) -> None:
     path = program("pg_lsclusters", "exit 1")
     assert wrong_passwords("", path / "no", path) == []
+
+
+@pytest.fixture
+def needs(program: Program, tmp_path: Path) -> Callable[[], Any]:
+    """Asks a host whose database `shop` uses two extensions, and whose data are here."""
+    data = tmp_path / "it's data"
+    data.mkdir()
+    (data / "rows").write_bytes(b"x" * 4_000_000)
+    program("pg_lsclusters", 'printf "15  main    5432 online postgres %s log\\n" "$DATA"')
+    program(
+        "runuser",
+        """case "$*" in
+        *datname*) printf '%s\\n' 'my shop' postgres ;;
+        *shared_preload_libraries*) echo '$libdir/pg_cron, auto_explain' ;;
+        *pg_extension*) echo plpgsql; test "$PGDATABASE" != 'my shop' || echo vector ;;
+        esac | case "$*" in
+        *pg_extension*) sed 's|.*|/usr/share/postgresql/15/extension/&.control|' ;;
+        *) cat ;;
+        esac""",
+    )
+    program(
+        "dpkg",
+        """case "$2" in
+        */plpgsql.control|*/auto_explain.so) echo "postgresql-15: $2" ;;
+        */vector.control) echo "postgresql-15-pgvector: $2" ;;
+        */pg_cron.so) echo "postgresql-15-cron: $2" ;;
+        *) echo "dpkg-query: no path found matching pattern $2" >&2; exit 1 ;;
+        esac""",
+    )
+    path = program("apt-cache", 'echo "$2" | grep -v cron; echo "$2-dbgsym"')
+
+    def ask_it() -> Any:
+        # A name without blanks, as Debian makes them.
+        link = tmp_path / "data"
+        link.symlink_to(data)
+        command = text(UpgradeState, old=15, new=17).replace("/var/lib/postgresql", str(tmp_path))
+        return UpgradeState().process(shell(f"DATA={link}; export DATA; {command}", path))
+
+    return ask_it
+
+
+def test_what_an_upgrade_needs(needs: Callable[[], Any], tmp_path: Path) -> None:
+    state = needs()
+    assert state["online"]
+    assert 3900 < state["size"] < 4200
+    assert state["free"] == pytest.approx(shutil.disk_usage(tmp_path).free // 1024, rel=0.2)
+    assert state["packages"] == ["postgresql-17", "postgresql-17-cron", "postgresql-17-pgvector"]
+    assert state["missing"] == ["postgresql-17-cron"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "echo 'Error: cluster 15 main does not exist' >&2; exit 1",
+        "echo '15  main    5432 down   postgres /var/lib/postgresql/15/main log'",
+    ],
+)
+def test_a_cluster_that_does_not_run_is_not_upgraded(program: Program, answer: str) -> None:
+    path = program("pg_lsclusters", answer)
+    assert ask(UpgradeState, path, old=15, new=17) == UpgradeState().default()
+
+
+def test_what_an_upgrade_says(tmp_path: Path) -> None:
+    """The end of it is not lost: whether it runs is asked before what it says."""
+    command = text(UpgradeProgress, seen=1).replace("/run/systemd/transient", str(tmp_path))
+    command = command.replace("/var/lib/terrafirma/upgrade/log", f"{tmp_path}/log")
+    assert UpgradeProgress().process(shell(command)) == {"running": False, "lines": []}
+    (tmp_path / "log").write_text("Stopping 15/main\nStarting 17/main\nfinished\n")
+    (tmp_path / "terrafirma-postgres-upgrade.service").touch()
+    state = UpgradeProgress().process(shell(command))
+    assert state == {"running": True, "lines": ["Starting 17/main", "finished"]}
 
 
 # --- secrets --------------------------------------------------------------------------------------

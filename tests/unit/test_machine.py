@@ -10,6 +10,7 @@ from terrafirma.facts.machine import Machine, MachineState
 from terrafirma.machine import (
     ARCHITECTURES,
     DISTRIBUTIONS,
+    choose_postgres,
     distribution,
     postgres_version,
     ready,
@@ -137,18 +138,54 @@ def test_root_needs_no_sudo() -> None:
     assert not hasattr(host.data, "_sudo")
 
 
+def cluster(name: str, *marks: str) -> tuple[str, ...]:
+    """What the host says of a cluster of ours."""
+    return (f"cluster={name}", f"own={name}", *(f"{mark}={name}" for mark in marks))
+
+
+OLD, NEW = cluster("15/main"), cluster("17/main")
+TWO = ("offered=15", "offered=17")
+
+
 @pytest.mark.parametrize(
     ("lines", "version", "parts"),
     [
         ((), 16, ("Debian GNU/Linux 13 (trixie) has 17, not 16", "17 or None")),
+        (TWO, 16, ("(trixie) has 15 and 17, not 16", "15, 17 or None")),
         (("cluster=15/main",), None, ("17/main beside 15/main", "not ours", "pg_upgradecluster")),
         (("cluster=17/main", "cluster=15/old"), 17, ("beside 15/old", "not ours")),
-        (("cluster=15/main", "own=15/main"), None, ("beside 15/main", "holds your data")),
         (("cluster=18/main",), None, ("beside 18/main",)),
         # As versions were numbered before 10.
         (("cluster=9.6/main",), None, ("beside 9.6/main", "not ours")),
         # A directory that somebody made by hand.
         (("cluster=old/main",), None, ("old/main",)),
+        (cluster("15/old"), None, ("beside 15/old", "holds your data")),
+        ((*NEW, "cluster=15/old"), 17, ("beside 15/old", "not ours")),
+        # The distribution was upgraded below it.
+        (
+            OLD,
+            None,
+            (
+                "15/main holds your data",
+                "17 is wanted (None: what Debian GNU/Linux 13 (trixie) has)",
+                "tasks/postgres_upgrade.py",
+                "postgres_version = 15",
+            ),
+        ),
+        ((*OLD, *TWO), 17, ("17 is wanted; upgrade it with tasks/postgres_upgrade.py",)),
+        # An upgrade that died.
+        ((*OLD, *cluster("17/main", "unfinished")), None, ("15/main holds your data", "upgrade")),
+        # The way back was gone.
+        ((*OLD, *cluster("17/main", "retired")), None, ("15/main holds", "postgres_version = 15")),
+        # No way down.
+        ((*NEW, *TWO), 15, ("17/main holds your data", "no way down to 15", "set it to 17")),
+        (
+            (*NEW, *TWO, *cluster("15/main", "retired")),
+            15,
+            ("no way down", "the retired 15/main", "--data postgres_upgrade=back"),
+        ),
+        # What was in the place of a retired one is gone.
+        (cluster("17/main", "retired"), None, ("17/main was set aside", "pg_dropcluster 17 main")),
     ],
 )
 def test_a_cluster_of_another_version_is_refused(
@@ -161,6 +198,40 @@ def test_a_cluster_of_another_version_is_refused(
     assert "\n" not in message
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("lines", "version", "expected"),
+    [
+        ((), None, 17),
+        (TWO, 15, 15),
+        # Lists that are missing or old say nothing against the distribution's own.
+        (("offered=15",), 17, 17),
+        ((*OLD, "offered=15"), 15, 15),
+        (NEW, None, 17),
+        ((*NEW, *cluster("15/main", "retired")), None, 17),
+        ((*OLD, "offered=15", *cluster("17/main", "retired")), 15, 15),
+        ((*OLD, "offered=15", *cluster("17/main", "unfinished")), 15, 15),
+        (("offered=18",), 18, 18),
+    ],
+)
+def test_the_version_of_a_host(lines: tuple[str, ...], version: int | None, expected: int) -> None:
+    assert postgres_version(a(*lines), wanted(version)) == expected
+
+
+def test_nothing_begins_while_an_upgrade_is_going_on() -> None:
+    for version in (None, 15, 17):
+        host = a(*OLD, *TWO, "upgrading=yes")
+        with pytest.raises(
+            DeployError, match=r"^db1: postgres_upgrade: .* is going on there; wait"
+        ):
+            postgres_version(host, wanted(version))
+
+
+def test_an_upgrade_is_on_its_way_to_its_version() -> None:
+    host = a(*OLD)
+    choose_postgres(host, 17)
+    assert postgres_version(host, wanted()) == 17
 
 
 def test_a_cluster_of_somebody_else_is_taken_over_only_if_asked_for() -> None:

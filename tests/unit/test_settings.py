@@ -482,6 +482,8 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     # postgres
     (Postgres, {"postgres_version": "new"}, "postgres_version", "valid integer"),
     (Postgres, {"postgres_version": 9}, "postgres_version", "greater than or equal to 13"),
+    (Postgres, {"postgres_upgrade": "forth"}, "postgres_upgrade", "'', 'back' or 'clean'"),
+    (Postgres, {"postgres_upgrade": None}, "postgres_upgrade", "'', 'back' or 'clean'"),
     (Postgres, {"postgres_port": 0}, "postgres_port", "greater than or equal to 1"),
     (Postgres, {"postgres_port": 65536}, "postgres_port", "less than or equal to 65535"),
     (

@@ -26,6 +26,7 @@ from terrafirma.facts.machine import (
 )
 from terrafirma.facts.packages import AptLockHolder, MissingPackages
 from terrafirma.facts.postgres import Contents, Databases, Roles, Server
+from terrafirma.facts.postgres_upgrade import UpgradeProgress, UpgradeState
 from terrafirma.paths import DROPPED, PASSWORDS, PASSWORDS_PROGRAM
 from tests.conftest import ROOT, Pyinfra
 
@@ -36,6 +37,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     "postgres_drop": {"postgres_drop": "old", "postgres_confirm": "old"},
     "postgres_rotate": {"postgres_rotate": "api"},
     "postgres_status": {},
+    "postgres_upgrade": {},
 }
 # It shows what is there and plans nothing: see test_postgres_status.py.
 READS = {"postgres_status"}
@@ -416,6 +418,69 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         "postgres_drop",
         fake(machine(), postgres_drop_role="api", postgres_confirm="api"),
         ("postgres_drop", "api is in postgres_roles", "take it out of the data first"),
+    ),
+    "an upgrade without room": (
+        "postgres_upgrade",
+        fake(
+            machine(DEBIAN_13, "cluster=15/main", "own=15/main", "offered=15")
+            | {
+                command(UpgradeState, old=15, new=17): [
+                    "online=yes",
+                    "size=2048000",
+                    "free=3200000",
+                ]
+            }
+        ),
+        ("postgres_upgrade: ", "3125 MB are free", "3224 MB are needed: 2000 MB of data", "1024"),
+    ),
+    "an upgrade without an extension": (
+        "postgres_upgrade",
+        fake(
+            machine(DEBIAN_13, "cluster=15/main", "own=15/main", "offered=15")
+            | {
+                command(UpgradeState, old=15, new=17): [
+                    *("online=yes", "size=2000", "free=9000000"),
+                    *("package=postgresql-17-cron", "missing=postgresql-17-cron"),
+                ]
+            }
+        ),
+        ("postgres_upgrade: ", "postgresql-17-cron", "drop the extension"),
+    ),
+    "an upgrade of a cluster that is down": (
+        "postgres_upgrade",
+        fake(machine(DEBIAN_13, "cluster=15/main", "own=15/main", "offered=15")),
+        ("postgres_upgrade: ", "15/main does not run", "systemctl start postgresql@15-main"),
+    ),
+    "an upgrade to what the way back left": (
+        "postgres_upgrade",
+        fake(
+            machine(
+                DEBIAN_13,
+                *("cluster=15/main", "own=15/main", "cluster=17/main", "own=17/main"),
+                "retired=17/main",
+            )
+        ),
+        ("postgres_upgrade: ", "17/main is in the way", "postgres_upgrade=clean"),
+    ),
+    "an upgrade beside somebody else's cluster": (
+        "postgres_upgrade",
+        fake(machine(DEBIAN_13, "cluster=15/main", "own=15/main", "cluster=17/main")),
+        ("postgres_adopt: ", "17/main", "not ours"),
+    ),
+    "an upgrade that is going on": (
+        "postgres_upgrade",
+        fake(machine(DEBIAN_13, "cluster=15/main", "own=15/main", upgrading="yes")),
+        ("postgres_upgrade: ", "going on there", "tail -f"),
+    ),
+    "an upgrade that is going on below the platform": (
+        "../deploy",
+        fake(machine(DEBIAN_13, "cluster=15/main", "own=15/main", upgrading="yes")),
+        ("postgres_upgrade: ", "going on there"),
+    ),
+    "a distribution that was upgraded": (
+        "../deploy",
+        fake(machine(DEBIAN_13, "cluster=15/main", "own=15/main", "offered=15")),
+        ("postgres_version: ", "15/main", "17", "tasks/postgres_upgrade.py"),
     ),
     "a kind of disk that there is not": (
         "postgres",
@@ -1208,6 +1273,146 @@ def test_a_database_that_cannot_be_dumped_is_kept(dropper: str, tmp_path: Path) 
     assert drop(dropper, tmp_path, fails.format(tmp_path)).returncode != 0
     assert not (tmp_path / "said").exists()
     assert list((tmp_path / "dropped").iterdir()) == []
+
+
+# --- a major upgrade of PostgreSQL ----------------------------------------------------------------
+
+OLD = ("cluster=15/main", "own=15/main", "offered=15", "offered=17")
+NEW = ("cluster=17/main", "own=17/main", "offered=15", "offered=17")
+NEEDS = command(UpgradeState, old=15, new=17)
+ENOUGH = {NEEDS: ["online=yes", "size=2097152", "free=4194304", "package=postgresql-17"]}
+STEPS = ["Back up the databases", "Create the new cluster", "Move the data to the new cluster"]
+RETIRED_15, RETIRED_17 = (
+    (*one, *other, mark)
+    for one, other, mark in ((NEW, OLD, "retired=15/main"), (OLD, NEW, "retired=17/main"))
+)
+
+# The host; its data; what is planned; what is said.
+MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
+    "bare": (machine(), {}, [], "no cluster here is ours yet"),
+    "current": (machine(DEBIAN_13, *NEW), {}, [], "17/main runs, the distribution's own"),
+    "stays": (
+        machine(DEBIAN_13, *OLD),
+        {"postgres_version": 15},
+        [],
+        "15/main runs, postgres_version is 15",
+    ),
+    "old": (machine(DEBIAN_13, *OLD) | ENOUGH, {}, STEPS, "From PostgreSQL 15 to 17, 2048 MB"),
+    "extensions": (
+        machine(DEBIAN_13, *OLD) | {NEEDS: [*ENOUGH[NEEDS], "package=postgresql-17-cron"]},
+        {},
+        [STEPS[0], "Install what the extensions need", *STEPS[1:]],
+        "From PostgreSQL 15 to 17",
+    ),
+    "died": (
+        machine(DEBIAN_13, *OLD, *NEW, "unfinished=17/main") | ENOUGH,
+        {},
+        STEPS,
+        "From PostgreSQL 15 to 17",
+    ),
+    "backed_up": (
+        machine(DEBIAN_13, *OLD) | ENOUGH,
+        BACKUP,
+        [*STEPS, "Make a backup, and list it"],
+        "From PostgreSQL 15 to 17",
+    ),
+    "back": (
+        machine(DEBIAN_13, *RETIRED_15),
+        {"postgres_upgrade": "back"},
+        ["Go back to the old cluster"],
+        "rows written since then stay in 17/main only, which is kept, switched off. "
+        "Set postgres_version = 15",
+    ),
+    "back_already": (
+        machine(DEBIAN_13, *RETIRED_17),
+        {"postgres_upgrade": "back"},
+        [],
+        "nothing older than 15/main is kept",
+    ),
+    "clean": (
+        machine(DEBIAN_13, *RETIRED_15),
+        {"postgres_upgrade": "clean"},
+        ["Remove what is no longer used"],
+        "Removing 15/main, with all its data",
+    ),
+    "cleaned": (
+        machine(DEBIAN_13, *NEW),
+        {"postgres_upgrade": "clean"},
+        [],
+        "no retired cluster to remove",
+    ),
+    # Unfinished ones are none: they were never used, and the next upgrade removes them.
+    "clean_after_a_death": (
+        machine(DEBIAN_13, *OLD, *NEW, "unfinished=17/main"),
+        {"postgres_upgrade": "clean"},
+        [],
+        "no retired cluster to remove",
+    ),
+    "without_statistics": (
+        machine(DEBIAN_13, *NEW)
+        | {
+            "/17.unanalysed": [
+                "644|root|root|regular file|/var/lib/terrafirma/upgrade/17.unanalysed"
+            ]
+        },
+        {},
+        ["Gather the planner's statistics"],
+        "17/main runs",
+    ),
+}
+WATCHED = {step for _, _, steps, _ in MAJORS.values() for step in steps}
+
+
+def test_an_upgrade_is_planned_where_one_is_due(pyinfra: Pyinfra, inventory: Any) -> None:
+    hosts = inventory(**{name: (on, data) for name, (on, data, _, _) in MAJORS.items()})
+    result = pyinfra.call(hosts, "tasks/postgres_upgrade.py", "--dry")
+    assert result.returncode == 0, result.stderr
+    plan = json.loads(result.stdout)["plan"]
+    for name, (_, _, steps, words) in MAJORS.items():
+        planned = [
+            one["name"].split(" | ")[-1]
+            for one in plan
+            if f"@fake/{name}" in one["hosts_with_change"]
+        ]
+        assert [step for step in planned if step in WATCHED] == steps, name
+        assert bool(planned) == bool(steps), (name, planned)
+        assert re.search(rf"\[@fake/{name}\] +.*{re.escape(words)}", result.stderr), name
+
+
+ENDS: dict[str, tuple[list[str], bool]] = {
+    "done": (["ended", "Stopping 15/main", "finished"], True),
+    "failed": (["ended", "Stopping 15/main", "failed: copying: No space left", "15/main"], False),
+    "killed": (["ended", "Stopping 15/main", "15/main serves as before"], False),
+    "silent": (["ended"], False),
+}
+
+
+def test_an_upgrade_is_followed_to_its_end(pyinfra: Pyinfra, inventory: Any) -> None:
+    progress = command(UpgradeProgress).partition("tail -n")[0]
+    hosts = inventory(
+        **{
+            name: (machine(DEBIAN_13, *RETIRED_15) | {progress: said}, {"postgres_upgrade": "back"})
+            for name, (said, _) in ENDS.items()
+        }
+    )
+    result = pyinfra.call(hosts, "tasks/postgres_upgrade.py", "-y", "-vv")
+    (step,) = [
+        one
+        for one in json.loads(result.stdout)["results"]["operations"]
+        if one["name"] == "Go back to the old cluster"
+    ]
+    assert set(step["success"]) == {f"@fake/{name}" for name, (_, good) in ENDS.items() if good}
+    assert "No space left" in result.stderr
+    for name in ("killed", "silent"):
+        assert re.search(rf"\[@fake/{name}\] +it was stopped: journalctl -u", result.stderr)
+    (start,) = [
+        line
+        for line in re.findall(r"\[@fake/done\] +>>> (.*)", result.stderr)
+        if "systemd-run" in line
+    ]
+    assert "'ExecStopPost=/usr/local/lib/terrafirma/postgres-upgrade recover 15 17'" in (
+        start.replace("'\"'\"'", "'")
+    )
 
 
 # --- replicas -------------------------------------------------------------------------------------

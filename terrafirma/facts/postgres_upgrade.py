@@ -1,0 +1,98 @@
+"""What a major upgrade of PostgreSQL needs, and how far it is."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from pyinfra.api import FactBase, FactProcessError, StringCommand
+from typing_extensions import override
+
+from terrafirma.paths import BACKUP_CONFIG, UPGRADE_LOG, UPGRADE_UNIT
+
+
+class UpgradeNeeds(TypedDict):
+    online: bool  # the old server runs
+    size: int  # of its data, in kB
+    free: int  # where the copy goes, in kB
+    backup: bool  # borgmatic is set up
+    packages: list[str]  # those of the new version that give what the old databases use
+    missing: list[str]  # those of them that the package lists do not have
+
+
+class UpgradeState(FactBase[UpgradeNeeds]):
+    """What the cluster `old`/main needs to become `new`/main. Asks its databases: it must run."""
+
+    @staticmethod
+    @override
+    def default() -> UpgradeNeeds:
+        return UpgradeNeeds(online=False, size=0, free=0, backup=False, packages=[], missing=[])
+
+    @override
+    def command(self, old: int, new: int) -> StringCommand:
+        psql = f"runuser -u postgres -- psql --cluster {old}/main -XAtq"
+        control = f"'/usr/share/postgresql/{old}/extension/' || extname || '.control'"
+        return StringCommand(
+            f"set -- $(pg_lsclusters -h {old} main 2> /dev/null); test $# -ge 6 || exit 0;",
+            'data=$6; case $4 in online*) ;; *) exit 0 ;; esac; echo online=yes; cd /;',
+            # Files come and go below a running server.
+            'echo "size=$(du -skL "$data" 2> /dev/null | cut -f 1)";',
+            "df -Pk /var/lib/postgresql | awk 'NR == 2 { print \"free=\" $4 }';",
+            f"test ! -e {BACKUP_CONFIG} || test ! -e /etc/systemd/system/borgmatic.service ||",
+            "echo backup=yes;",
+            f"files=$( {psql} -d postgres -c",
+            "'select datname from pg_database where datallowconn' | while read -r name; do",
+            f'PGDATABASE="$name" {psql} < /dev/null -c "select {control} from pg_extension"; done;',
+            f"for library in $( {psql} -d postgres -c 'show shared_preload_libraries'",
+            "| tr -d '\"' | tr , ' '); do",
+            f'echo "/usr/lib/postgresql/{old}/lib/${{library##*/}}.so"; done );',
+            'for package in $(for file in $files; do dpkg -S "$file" 2> /dev/null; done |',
+            "cut -d : -f 1 | sort -u); do",
+            f'named=$(echo "$package" | sed "s/-{old}\\(-\\|\\$\\)/-{new}\\1/");',
+            'test "$named" != "$package" || continue; echo "package=$named";',
+            'apt-cache pkgnames "$named" | grep -qxF "$named" || echo "missing=$named"; done',
+        )  # fmt: skip
+
+    @override
+    def process(self, output: list[str]) -> UpgradeNeeds:
+        pairs = [line.partition("=")[::2] for line in output]
+        one = dict(pairs)
+        try:
+            return UpgradeNeeds(
+                online="online" in one,
+                size=int(one["size"]),
+                free=int(one["free"]),
+                backup="backup" in one,
+                packages=[value for key, value in pairs if key == "package"],
+                missing=[value for key, value in pairs if key == "missing"],
+            )
+        except (KeyError, ValueError) as error:
+            raise FactProcessError(f"du, df and psql answered {output[:3]!r}") from error
+
+
+class Progress(TypedDict):
+    running: bool
+    lines: list[str]
+
+
+class UpgradeProgress(FactBase[Progress]):
+    """Whether an upgrade is going on, and what it, or the last one, said after `seen` lines."""
+
+    @staticmethod
+    @override
+    def default() -> Progress:
+        return Progress(running=False, lines=[])
+
+    @override
+    def command(self, seen: int = 0) -> str:
+        return (
+            # In this order: what it said last before it ended is not lost.
+            f"if test -e /run/systemd/transient/{UPGRADE_UNIT}; then echo running; "
+            f"else echo ended; fi; tail -n +{seen + 1} {UPGRADE_LOG} 2> /dev/null || true"
+        )
+
+    @override
+    def process(self, output: list[str]) -> Progress:
+        first, *lines = output
+        if first not in ("running", "ended"):
+            raise FactProcessError(f"not an answer on an upgrade: {first!r}")
+        return Progress(running=first == "running", lines=lines)
