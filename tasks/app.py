@@ -12,11 +12,13 @@ from terrafirma.operations.docker import compose_up, upload_source
 from terrafirma.operations.files import File, put, template, tree_digest
 from terrafirma.operations.packages import packages
 from terrafirma.operations.secrets import database_url
+from terrafirma.pooler import pooler
 from terrafirma.settings import App, Application, Docker, Postgres, Users
 
 machine = ready(host)
 settings = App.of(host)
 postgres = Postgres.of(host)
+pgbouncer = pooler(host)
 owners = {database.name: database.owner for database in postgres.databases}
 accounts = {account.name for account in Users.of(host).accounts}
 
@@ -62,15 +64,17 @@ packages(name="Install what asks the replicas how they are", packages=["curl"])
 for app in host.loop(settings.applications):
     digest = tree_digest(app.source_directory)[:12]
     source = f"{app.directory}/source-{digest}"
-    # What its containers depend on: neither another application nor what Caddy does with it.
-    fields = set(Application.model_fields) - {"domain", "health_path"}
+    # What its containers depend on: neither another application nor what Caddy does with it. The
+    # way to the database is a file, which they follow without a release.
+    fields = set(Application.model_fields) - {"domain", "health_path", "pgbouncer"}
     description = app.model_dump_json(include=fields)
     release = sha256(f"{digest}{description}{settings.network}".encode()).hexdigest()[:12]
 
+    port = pgbouncer.port if app.pgbouncer else postgres.port
     database_url(
         name=f"Give {app.name} the address of its database",
         path=f"{app.secrets}/database_url",
-        url=f"postgresql://{owners[app.database]}:*@host.docker.internal:{postgres.port}/{app.database}",
+        url=f"postgresql://{owners[app.database]}:*@host.docker.internal:{port}/{app.database}",
         role=owners[app.database],
         user=app.user,
     )

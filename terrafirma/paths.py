@@ -23,3 +23,15 @@ BACKUP_STATE = "/var/lib/terrafirma/backup"
 
 BACKUP_STAMP = f"{BACKUP_STATE}/proved-by"
 """Name of the archive that proved the configuration."""
+
+POOLER_CONFIG = "/etc/pgbouncer/pgbouncer.ini"
+"""What PgBouncer reads as it starts; it includes the rest."""
+
+POOLER_USERS = "/etc/pgbouncer/userlist.txt"
+"""The verifiers of the roles that PgBouncer lets in."""
+
+POOLER_DROP_IN = "/etc/systemd/system/pgbouncer.service.d/terrafirma.conf"
+"""Written before the package is installed: where it is, PgBouncer is ours."""
+
+POOLER_CHECK = "/usr/local/lib/terrafirma/pgbouncer-check"
+"""Tries a new file of PgBouncer's; from files/pgbouncer/pgbouncer-check."""

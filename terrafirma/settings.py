@@ -328,6 +328,11 @@ class Postgres(Settings):
     disk: Literal["", "ssd", "hdd"]
     settings: dict[SettingName, Annotated[Any, AfterValidator(_setting)]]
 
+    @property
+    def visitors(self) -> tuple[tuple[str, str], ...]:
+        """Every pair of a database and a role that may connect to it."""
+        return tuple((database.name, database.owner) for database in self.databases)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         _refuse_duplicates("postgres_roles", (role.name for role in self.roles))
@@ -343,6 +348,52 @@ class Postgres(Settings):
             {"listen_addresses", "port", "max_connections", "hba_file"} & set(self.settings)
         ):
             raise ValueError(f"postgres_settings: {key} is derived; it cannot be set here")
+        return self
+
+
+# What PgBouncer reads only as it starts; everything else follows a reload.
+_READ_AT_START = frozenset(
+    {"disable_pqexec", "listen_backlog", "pkt_buf", "resolv_conf", "so_reuseport"}
+    | {"track_extra_parameters", "unix_socket_group", "unix_socket_mode"}
+)
+# What tasks/pgbouncer.py says itself, and what would open a way past it.
+_POOLER_DERIVED = frozenset(
+    {"listen_addr", "listen_port", "unix_socket_dir", "default_pool_size", "max_client_conn"}
+    | {"admin_users", "stats_users", "conffile", "job_name", "service_name", "user"}
+    | {"logfile", "pidfile"}
+)
+
+
+class PgBouncer(Settings):
+    prefix = "pgbouncer"
+
+    enabled: bool
+    port: UserPort
+    pool_size: int = Field(ge=1, le=1000)
+    # LimitNOFILE in templates/pgbouncer/restart.conf.j2 has room for them and the pools.
+    max_clients: int = Field(ge=1, le=50_000)
+    settings: dict[Identifier, Annotated[Any, AfterValidator(_setting)]]
+
+    @property
+    def settings_of_a_start(self) -> dict[str, str]:
+        return {name: text for name, text in self._settings.items() if name in _READ_AT_START}
+
+    @property
+    def settings_of_a_reload(self) -> dict[str, str]:
+        return {name: text for name, text in self._settings.items() if name not in _READ_AT_START}
+
+    @property
+    def _settings(self) -> dict[str, str]:
+        return {
+            name: str(int(value) if isinstance(value, bool) else value)
+            for name, value in self.settings.items()
+        }
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key in sorted(self.settings):
+            if key in _POOLER_DERIVED or key.startswith("auth_"):
+                raise ValueError(f"pgbouncer_settings: {key} is derived; it cannot be set here")
         return self
 
 
@@ -368,6 +419,8 @@ class Application(Model):
     """Path that answers 200 when a replica can serve."""
     user: AccountName = "prod"
     """Account on the host, one of `users_accounts`, under whose id the containers run."""
+    pgbouncer: bool = False
+    """Whether its URL leads through PgBouncer; `pgbouncer_enabled` must be `True` then."""
 
     @property
     def source_directory(self) -> Path:
@@ -461,5 +514,5 @@ def _refuse_duplicates(key: str, names: Any) -> None:
 
 
 ALL_SETTINGS: tuple[type[Settings], ...] = (
-    Preflight, Apt, Users, Sshd, Docker, Postgres, App, Caddy, Borg,
+    Preflight, Apt, Users, Sshd, Docker, Postgres, PgBouncer, App, Caddy, Borg,
 )  # fmt: skip

@@ -24,6 +24,7 @@ class MachineState(TypedDict):
     own_clusters: list[str]  # those of them that Terrafirma configured
     foreign_engine: list[str]  # packages of another Docker engine
     foreign_caddyfile: bool  # neither ours nor the package's
+    pooler: bool  # a PgBouncer of ours runs, or will after a boot
 
 
 _PROBE = r"""
@@ -53,6 +54,10 @@ if test -e "$caddyfile" && ! grep -q 'Managed by Terrafirma' "$caddyfile"; then
     # The package's own, as it was installed, is nobody's.
     { dpkg-query -W caddy && ! dpkg --verify caddy | grep -q " $caddyfile\$"; } > /dev/null 2>&1 ||
         echo caddyfile=foreign
+fi
+if test -e /etc/systemd/system/pgbouncer.service.d/terrafirma.conf; then
+    { systemctl -q is-active pgbouncer.service || systemctl -q is-enabled pgbouncer.service; } \
+        > /dev/null 2>&1 && echo pooler=ours
 fi
 """
 
@@ -90,6 +95,7 @@ class Machine(FactBase[MachineState]):
             own_clusters=[value for key, value in pairs if key == "own"],
             foreign_engine=[value for key, value in pairs if key == "engine"],
             foreign_caddyfile="caddyfile" in one,
+            pooler="pooler" in one,
         )
 
 
