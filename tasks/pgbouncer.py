@@ -28,20 +28,7 @@ check = f'{POOLER_CHECK} "$new" "$path"'
 # Asked when the files are written: Docker may be installed earlier in this same run.
 def client_access() -> list[File]:
     data = {"databases": postgres.databases, "networks": host.get_fact(DockerNetworks)}
-    return [template("pgbouncer/hba.conf.j2", hba, data=data, **readable), pooling()]
-
-
-def pooling() -> File:
-    data = {
-        "pool_size": settings.pool_size,
-        "max_clients": settings.max_clients,
-        "prepared_statements": distribution(machine).pooled_statements,
-        "settings": settings.settings_of_a_reload,
-        "databases": sorted({database for database, _ in postgres.visitors}),
-        "server_port": postgres.port,
-        "limits": role_limits(postgres),
-    }
-    return template("pgbouncer/terrafirma.ini.j2", pools, data=data, **readable)
+    return [template("pgbouncer/hba.conf.j2", hba, data=data, **readable)]
 
 
 def listening() -> list[File]:
@@ -49,7 +36,7 @@ def listening() -> list[File]:
     data = {
         "addresses": ["localhost", *([docker0.partition("/")[0]] if docker0 else [])],
         "port": settings.port,
-        "settings": settings.settings_of_a_start,
+        "settings": settings.chosen(at_start=True),
     }
     return [template("pgbouncer/pgbouncer.ini.j2", POOLER_CONFIG, data=data, **readable)]
 
@@ -83,7 +70,28 @@ else:
         roles=sorted({role for _, role in postgres.visitors}),
     )
 
-    access = put(name="Configure the pools and client access", entries=client_access, check=check)
+    access = put(name="Configure client access", entries=client_access, check=check)
+
+    pooling = put(
+        name="Configure the pools",
+        entries=[
+            template(
+                "pgbouncer/terrafirma.ini.j2",
+                pools,
+                data={
+                    "pool_size": settings.pool_size,
+                    "max_clients": settings.max_clients,
+                    "prepared_statements": distribution(machine).pooled_statements,
+                    "settings": settings.chosen(at_start=False),
+                    "databases": sorted({database for database, _ in postgres.visitors}),
+                    "server_port": postgres.port,
+                    "limits": role_limits(postgres),
+                },
+                **readable,
+            )
+        ],
+        check=check,
+    )
 
     configuration = put(name="Configure where it listens", entries=listening, check=check)
 
@@ -92,5 +100,5 @@ else:
         unit=service,
         unit_files={POOLER_DROP_IN: policy},
         restart_on={POOLER_CONFIG: configuration},
-        reload_on={POOLER_USERS: users, hba: access, pools: access},
+        reload_on={POOLER_USERS: users, hba: access, pools: pooling},
     )

@@ -374,19 +374,12 @@ class PgBouncer(Settings):
     max_clients: int = Field(ge=1, le=50_000)
     settings: dict[Identifier, Annotated[Any, AfterValidator(_setting)]]
 
-    @property
-    def settings_of_a_start(self) -> dict[str, str]:
-        return {name: text for name, text in self._settings.items() if name in _READ_AT_START}
-
-    @property
-    def settings_of_a_reload(self) -> dict[str, str]:
-        return {name: text for name, text in self._settings.items() if name not in _READ_AT_START}
-
-    @property
-    def _settings(self) -> dict[str, str]:
+    def chosen(self, *, at_start: bool) -> dict[str, str]:
+        """Those of `settings` that only a start reads, or the others, as PgBouncer writes them."""
         return {
             name: str(int(value) if isinstance(value, bool) else value)
             for name, value in self.settings.items()
+            if (name in _READ_AT_START) == at_start
         }
 
     @model_validator(mode="after")

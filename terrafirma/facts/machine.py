@@ -56,8 +56,8 @@ if test -e "$caddyfile" && ! grep -q 'Managed by Terrafirma' "$caddyfile"; then
         echo caddyfile=foreign
 fi
 if test -e /etc/systemd/system/pgbouncer.service.d/terrafirma.conf; then
-    { systemctl -q is-active pgbouncer.service || systemctl -q is-enabled pgbouncer.service; } \
-        > /dev/null 2>&1 && echo pooler=ours
+    { ! systemctl is-active pgbouncer.service && ! systemctl is-enabled pgbouncer.service; } \
+        > /dev/null 2>&1 || echo pooler=ours
 fi
 """
 
