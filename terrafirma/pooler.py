@@ -44,13 +44,18 @@ def pooler(host: Host) -> PgBouncer:
             f"{host.name}: postgres_databases: 'pgbouncer' is the name of PgBouncer's console; "
             "take another, or set pgbouncer_enabled to False"
         )
-    pools = len(postgres.visitors)
+    # What PostgreSQL would refuse as it gets busy is refused now.
+    limits = role_limits(postgres)
+    pools = [
+        min(settings.pool_size, limits.get(role, settings.pool_size))
+        for _, role in postgres.visitors
+    ]
     left = postgres.max_connections - _RESERVED_CONNECTIONS
-    if pools * settings.pool_size > left:
+    if sum(pools) > left:
         raise DeployError(
-            f"{host.name}: pgbouncer_pool_size: {settings.pool_size} for each of {pools} pairs of "
-            f"database and role are {pools * settings.pool_size} connections, and "
-            f"postgres_max_connections leaves {left}; {left // pools} fit"
+            f"{host.name}: pgbouncer_pool_size: {settings.pool_size} for each of {len(pools)} "
+            f"pairs of database and role are {sum(pools)} connections, and "
+            f"postgres_max_connections leaves {left}; {left // len(pools)} fit"
         )
     return settings
 
