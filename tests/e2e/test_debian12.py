@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_everything_else_converges(server: Target, outsider: Container) -> None:
 
 
 def test_the_older_pooler_does_as_well(server: Target) -> None:
-    data = {"app_source": "", "pgbouncer_enabled": True}
+    data: dict[str, Any] = {"app_source": "", "pgbouncer_enabled": True}
     assert changed(server.deploy("tasks/pgbouncer.py", **data))[-1] == "Run PgBouncer"
     assert changed(server.deploy("tasks/pgbouncer.py", **data)) == []
     login = (
