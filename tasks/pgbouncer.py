@@ -55,7 +55,7 @@ else:
         )
 
     policy = put(
-        name="Restart PgBouncer after a crash",
+        name="Prepare the host",
         entries=[
             template("pgbouncer/restart.conf.j2", POOLER_DROP_IN),
             source("pgbouncer/pgbouncer-check", POOLER_CHECK, mode="755"),

@@ -297,26 +297,6 @@ def test_no_secret_is_shown_by_the_most_talkative_run(pooled: Pooled) -> None:
     assert "postgres" not in server.run('grep -o \'^"[^"]*"\' /etc/pgbouncer/userlist.txt')
 
 
-def test_a_new_password_reaches_it_with_the_next_run(pooled: Pooled, outsider: Container) -> None:
-    server = pooled.server
-    old, started = password(server), server.run(STARTED)
-    server.run("rm /etc/terrafirma/secrets/postgres/api")
-    assert changed(server.deploy("tasks/postgres.py", **DATA)) == ["Give the roles their passwords"]
-    # By a reload: clients stay.
-    assert server.plan(TASK, **DATA) == ["Let in the roles of PostgreSQL", "Run PgBouncer"]
-    assert changed(server.deploy(TASK, **DATA)) == [
-        *("Let in the roles of PostgreSQL", "Run PgBouncer"),
-    ]
-    assert server.run(STARTED) == started
-    assert changed(server.deploy(TASK, **DATA)) == []
-    # Not only over the connections that are open.
-    server.psql("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'api'")
-    eventually(lambda: logins(server, {})[0] == "api", 10)
-    assert "SASL authentication failed" in logins(server, {"password": old})[0]
-    assert "Run 4 replicas of api" in changed(server.deploy("tasks/app.py", **DATA))
-    eventually(lambda: serves(server, outsider), 30)
-
-
 def test_it_comes_back_after_a_kill(pooled: Pooled, outsider: Container) -> None:
     server = pooled.server
     pid = server.run("systemctl show --value --property MainPID pgbouncer.service")
@@ -343,11 +323,30 @@ def test_it_comes_back_after_a_reboot(pooled: Pooled, outsider: Container) -> No
     assert changed(server.deploy(TASK, **DATA)) == []
 
 
+def test_a_new_password_reaches_it_with_the_next_run(pooled: Pooled) -> None:
+    server = pooled.server
+    old, started = password(server), server.run(STARTED)
+    server.run("rm /etc/terrafirma/secrets/postgres/api")
+    assert changed(server.deploy("tasks/postgres.py", **DATA)) == ["Give the roles their passwords"]
+    # By a reload: clients stay.
+    assert server.plan(TASK, **DATA) == ["Let in the roles of PostgreSQL", "Run PgBouncer"]
+    assert changed(server.deploy(TASK, **DATA)) == [
+        *("Let in the roles of PostgreSQL", "Run PgBouncer"),
+    ]
+    assert server.run(STARTED) == started
+    assert changed(server.deploy(TASK, **DATA)) == []
+    # Not only over the connections that are open.
+    server.psql("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'api'")
+    eventually(lambda: logins(server, {})[0] == "api", 10)
+    assert "SASL authentication failed" in logins(server, {"password": old})[0]
+
+
 def test_it_is_stopped_when_nobody_wants_it(pooled: Pooled, outsider: Container) -> None:
     server = pooled.server
     refusal = "app_pgbouncer: api is to use PgBouncer, but pgbouncer_enabled is False"
     assert refusal in server.refuse(TASK, app_pgbouncer=True)
     direct = DATA | {"app_pgbouncer": False}
+    # With the password of the last test, too.
     assert changed(server.deploy("tasks/app.py", **direct)) == [
         *("Give api the address of its database", "Run 4 replicas of api"),
     ]
