@@ -2,5 +2,8 @@
 
 from pyinfra import local
 
-for task in ("preflight", "apt", "users", "sshd", "docker", "postgres", "app", "caddy", "borg"):
+for task in (
+    *("preflight", "apt", "users", "sshd", "docker", "postgres", "pgbouncer"),
+    *("app", "caddy", "borg"),
+):
     local.include(f"tasks/{task}.py")

@@ -91,6 +91,19 @@ postgres_drop_role = ""
 # … and its name once more.
 postgres_confirm = ""
 
+# --- pgbouncer: many clients share few connections to PostgreSQL ----------------------------------
+
+# Whether PgBouncer runs; an application uses it when `app_pgbouncer` says so.
+pgbouncer_enabled = False
+# Port on localhost and on the docker0 address.
+pgbouncer_port = 6432
+# Connections to PostgreSQL for each pair of a database and a role.
+pgbouncer_pool_size = 20
+# Clients that it accepts at most.
+pgbouncer_max_clients = 1000
+# Further settings, as PgBouncer documents them.
+pgbouncer_settings = {}
+
 # --- app: the application, N replicas of it -------------------------------------------------------
 
 # Name of the compose project, the image and the directory on the host.
@@ -115,6 +128,8 @@ app_container_port = 8000
 app_health_path = "/healthz"
 # Account on the host, one of `users_accounts`, under whose id the containers run.
 app_user = "prod"
+# Whether its URL leads through PgBouncer.
+app_pgbouncer = False
 # Docker network of the applications, one of `docker_networks`.
 app_network = "apps"
 # How long the replicas may take to become healthy, in seconds.

@@ -13,11 +13,13 @@ from terrafirma.operations.docker import compose_up, upload_source
 from terrafirma.operations.files import File, put, template, tree_digest
 from terrafirma.operations.packages import packages
 from terrafirma.operations.secrets import database_url
+from terrafirma.pooler import pooler
 from terrafirma.settings import App, Application, Docker, Postgres, Users
 
 machine = ready(host)
 settings = App.of(host)
 postgres = Postgres.of(host)
+pgbouncer = pooler(host)
 accounts = {account.name for account in Users.of(host).accounts}
 
 refuse_overdraft(host)
@@ -70,14 +72,17 @@ for app in host.loop(settings.applications):
     digest = tree_digest(app.source_directory)[:12]
     source = f"{app.directory}/source-{digest}"
     # What its containers depend on: no other application, nothing that Caddy or PostgreSQL see to.
-    fields = set(Application.model_fields) - {"domain", "health_path", "role", "connections"}
+    # The way to the database is a file, which they follow without a release.
+    beside = {"domain", "health_path", "role", "connections", "pgbouncer"}
+    fields = set(Application.model_fields) - beside
     description = app.model_dump_json(include=fields)
     release = sha256(f"{digest}{description}{settings.network}".encode()).hexdigest()[:12]
 
+    port = pgbouncer.port if app.pgbouncer else postgres.port
     database_url(
         name=f"Give {app.name} the address of its database",
         path=app.database_url,
-        url=postgres.url(app, postgres.role_of(app)),
+        url=postgres.url(app, postgres.role_of(app), port),
         role=postgres.role_of(app),
         user=app.user,
     )

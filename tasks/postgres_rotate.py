@@ -5,12 +5,17 @@ from pyinfra.api import DeployError
 
 from terrafirma.machine import postgres_version, ready
 from terrafirma.operations.docker import roll
+from terrafirma.operations.pgbouncer import user_list
 from terrafirma.operations.postgres import drop_role, passwords, twin
 from terrafirma.operations.secrets import database_url
+from terrafirma.operations.services import unit
+from terrafirma.paths import POOLER_USERS
+from terrafirma.pooler import pooler
 from terrafirma.settings import App, Postgres
 
 ready(host)
 postgres, settings = Postgres.of(host), App.of(host)
+pgbouncer = pooler(host)
 version = postgres_version(host, postgres)
 role = next((one for one in postgres.roles if one.name == postgres.rotate), None)
 
@@ -27,7 +32,20 @@ if role.password:
     )
 
 double = f"{role.name}~"
-users = [app for app in settings.applications if postgres.role_of(app) == role.name]
+applications = [app for app in settings.applications if postgres.role_of(app) == role.name]
+
+
+def tell_pgbouncer() -> None:
+    if pgbouncer.enabled:
+        users = user_list(
+            name="Give PgBouncer the verifiers", version=version, roles=postgres.pooled_roles
+        )
+        unit(
+            name="Let PgBouncer read them",
+            unit="pgbouncer.service",
+            reload_on={POOLER_USERS: users},
+        )
+
 
 twin(name=f"Let {double} log in as well", version=version, role=role, settings=postgres)
 
@@ -36,11 +54,14 @@ for login in host.loop([double, role.name]):
         name=f"Give {login} a new password", version=version, roles=[login], given={}, renew=True
     )
 
-    for app in host.loop(users):
+    tell_pgbouncer()
+
+    for app in host.loop(applications):
+        port = pgbouncer.port if app.pgbouncer else postgres.port
         database_url(
             name=f"Tell {app.name} to come as {login}",
             path=app.database_url,
-            url=postgres.url(app, login),
+            url=postgres.url(app, login, port),
             role=login,
             user=app.user,
         )
@@ -54,3 +75,5 @@ for login in host.loop([double, role.name]):
         )
 
 drop_role(name=f"Remove {double}", version=version, role=double)
+
+tell_pgbouncer()

@@ -6,10 +6,12 @@ from pyinfra.api import DeployError
 from terrafirma.facts.machine import Listeners
 from terrafirma.machine import postgres_version, ready
 from terrafirma.operations.packages import wait_for_apt
+from terrafirma.pooler import pooler
 from terrafirma.settings import App, Postgres, Preflight
 
 settings = Preflight.of(host)
 postgres = Postgres.of(host)
+pgbouncer = pooler(host)
 machine = ready(host)
 version = postgres_version(host, postgres)
 
@@ -25,6 +27,7 @@ units = {
     443: "caddy.service",
     postgres.port: f"postgresql@{version}-main.service",
 }
+units |= {pgbouncer.port: "pgbouncer.service"} if pgbouncer.enabled else {}
 units |= {port: "docker.service" for app in App.of(host).applications for port in app.ports}
 for listener in host.get_fact(Listeners, ports=list(units)):
     port, holder, unit = listener["port"], listener["process"], listener["unit"]

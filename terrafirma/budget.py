@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pyinfra.api import DeployError, Host
 
-from terrafirma.settings import App, Application, Postgres
+from terrafirma.pooler import pool_sizes
+from terrafirma.settings import App, Application, PgBouncer, Postgres
 
 RESERVED = 10
 """Connections that are left for a backup, a deploy, whoever looks around, and the superuser."""
@@ -15,38 +16,37 @@ OVERLAP = 2
 
 def refuse_overdraft(host: Host) -> None:
     """Raise DeployError, with the numbers, when a limit is lower than what may be opened."""
-    postgres, applications = Postgres.of(host), App.of(host).applications
-    needed = sum(map(connections, applications))
-    sums = ", ".join(
+    postgres, pgbouncer = Postgres.of(host), PgBouncer.of(host)
+    direct = [app for app in App.of(host).applications if not app.pgbouncer]
+    pools = pool_sizes(pgbouncer, postgres)
+    sums = [
         f"{app.name} {app.replicas} replicas x {app.connections} x {OVERLAP} releases = "
         f"{connections(app)}"
-        for app in applications
-    )
-    if needed + RESERVED > postgres.max_connections:
+        for app in direct
+    ]
+    if pools:
+        sums.append(f"{len(pools)} pools of PgBouncer = {sum(pools)}")
+    needed = sum(map(connections, direct)) + sum(pools) + RESERVED
+    if needed > postgres.max_connections:
+        lower = " and ".join(
+            [*(["app_connections"] if direct else []), *(["pgbouncer_pool_size"] if pools else [])]
+        )
         raise DeployError(
             f"{host.name}: postgres_max_connections: {postgres.max_connections} is too few: "
-            f"{sums}, reserved {RESERVED}; set it to {needed + RESERVED} or more, or lower "
-            "app_connections"
+            f"{', '.join(sums)}, reserved {RESERVED}; set it to {needed} or more, or lower {lower}"
         )
-    for what, limits, whose in (
-        (
-            "postgres_databases",
-            {one.name: one.connection_limit for one in postgres.databases},
-            lambda app: app.database,
-        ),
-        (
-            "postgres_roles",
-            {one.name: one.connection_limit for one in postgres.roles},
-            postgres.role_of,
-        ),
+    for key, limited, whose in (
+        ("postgres_databases", postgres.databases, lambda app: app.database),
+        ("postgres_roles", postgres.roles, postgres.role_of),
     ):
-        for name, limit in limits.items():
-            users = [app for app in applications if whose(app) == name]
+        for one in limited:
+            users = [app for app in direct if whose(app) == one.name]
             needed = sum(map(connections, users))
-            if 0 <= limit < needed:
+            if 0 <= one.connection_limit < needed:
                 raise DeployError(
-                    f"{host.name}: {what}: {name}: connection_limit {limit} is too low for "
-                    f"{', '.join(app.name for app in users)}: set it to {needed} or more"
+                    f"{host.name}: {key}: {one.name}: connection_limit {one.connection_limit} is "
+                    f"too low for {', '.join(app.name for app in users)}: set it to {needed} or "
+                    "more"
                 )
 
 

@@ -38,3 +38,15 @@ UPGRADE_LOG = f"{UPGRADE_STATE}/log"
 
 UPGRADE_UNIT = "terrafirma-postgres-upgrade.service"
 """The unit that an upgrade is, for as long as it lasts."""
+
+POOLER_CONFIG = "/etc/pgbouncer/pgbouncer.ini"
+"""What PgBouncer reads as it starts; it includes the rest."""
+
+POOLER_USERS = "/etc/pgbouncer/userlist.txt"
+"""The verifiers of the roles that PgBouncer lets in."""
+
+POOLER_DROP_IN = "/etc/systemd/system/pgbouncer.service.d/terrafirma.conf"
+"""Written before the package is installed: where it is, PgBouncer is ours."""
+
+POOLER_CHECK = "/usr/local/lib/terrafirma/pgbouncer-check"
+"""Tries a new file of PgBouncer's; from files/pgbouncer/pgbouncer-check."""

@@ -425,13 +425,18 @@ class Postgres(Settings):
         """Owner of each database."""
         return {database.name: database.owner for database in self.databases}
 
+    @property
+    def pooled_roles(self) -> list[str]:
+        """The roles that come in somewhere, each once."""
+        return sorted({role for _, role in self.visitors})
+
     def role_of(self, app: Application) -> str:
         """The role as which `app` connects; empty where its database is not declared."""
         return app.role or self.owners.get(app.database, "")
 
-    def url(self, app: Application, login: str) -> str:
+    def url(self, app: Application, login: str, port: int) -> str:
         """The address of the database of `app` for `login`, with `*` for the password."""
-        return f"postgresql://{login}:*@host.docker.internal:{self.port}/{app.database}"
+        return f"postgresql://{login}:*@host.docker.internal:{port}/{app.database}"
 
     @property
     def extensions(self) -> tuple[str, ...]:
@@ -503,6 +508,45 @@ class Postgres(Settings):
             ) from None
 
 
+# What PgBouncer reads only as it starts; everything else follows a reload.
+_READ_AT_START = frozenset(
+    {"disable_pqexec", "listen_backlog", "pkt_buf", "resolv_conf", "so_reuseport"}
+    | {"track_extra_parameters", "unix_socket_group", "unix_socket_mode"}
+)
+# What tasks/pgbouncer.py says itself, and what would open a way past it.
+_POOLER_DERIVED = frozenset(
+    {"listen_addr", "listen_port", "unix_socket_dir", "default_pool_size", "max_client_conn"}
+    | {"admin_users", "stats_users", "conffile", "job_name", "service_name", "user"}
+    | {"logfile", "pidfile"}
+)
+
+
+class PgBouncer(Settings):
+    prefix = "pgbouncer"
+
+    enabled: bool
+    port: UserPort
+    pool_size: int = Field(ge=1, le=1000)
+    # LimitNOFILE in templates/pgbouncer/restart.conf.j2 has room for them and the pools.
+    max_clients: int = Field(ge=1, le=50_000)
+    settings: dict[Identifier, Annotated[Any, AfterValidator(_setting)]]
+
+    def chosen(self, *, at_start: bool) -> dict[str, str]:
+        """Those of `settings` that only a start reads, or the others, as PgBouncer writes them."""
+        return {
+            name: str(int(value) if isinstance(value, bool) else value)
+            for name, value in self.settings.items()
+            if (name in _READ_AT_START) == at_start
+        }
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key in sorted(self.settings):
+            if key in _POOLER_DERIVED or key.startswith("auth_"):
+                raise ValueError(f"pgbouncer_settings: {key} is derived; it cannot be set here")
+        return self
+
+
 class Application(Model):
     """A web application in containers behind Caddy."""
 
@@ -529,6 +573,8 @@ class Application(Model):
     """Path that answers 200 when a replica can serve."""
     user: AccountName = "prod"
     """Account on the host, one of `users_accounts`, under whose id the containers run."""
+    pgbouncer: bool = False
+    """Whether its URL leads through PgBouncer; `pgbouncer_enabled` must be `True` then."""
 
     @property
     def source_directory(self) -> Path:
@@ -630,5 +676,5 @@ def _refuse_duplicates(key: str, names: Any) -> None:
 
 
 ALL_SETTINGS: tuple[type[Settings], ...] = (
-    Preflight, Apt, Users, Sshd, Docker, Postgres, App, Caddy, Borg,
+    Preflight, Apt, Users, Sshd, Docker, Postgres, PgBouncer, App, Caddy, Borg,
 )  # fmt: skip

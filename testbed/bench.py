@@ -19,7 +19,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY, KNOWN_HOSTS = ".target/id_ed25519", ".target/known_hosts"
-TASKS = ("preflight", "apt", "users", "sshd", "docker", "postgres", "app", "caddy", "borg")
+TASKS = (
+    *("preflight", "apt", "users", "sshd", "docker", "postgres", "pgbouncer"),
+    *("app", "caddy", "borg"),
+)
 FLOOR, OURS = ("tf-bench-floor", 2421, 8421), ("tf-bench-ours", 2422, 8422)
 
 

@@ -29,6 +29,7 @@ class MachineState(TypedDict):
     postgres_offered: list[int]  # majors that are installed, or in the host's package lists
     foreign_engine: list[str]  # packages of another Docker engine
     foreign_caddyfile: bool  # neither ours nor the package's
+    pooler: bool  # a PgBouncer of ours runs, or will after a boot
 
 
 _PROBE = r"""
@@ -65,6 +66,10 @@ if test -e "$caddyfile" && ! grep -q 'Managed by Terrafirma' "$caddyfile"; then
     # The package's own, as it was installed, is nobody's.
     { dpkg-query -W caddy && ! dpkg --verify caddy | grep -q " $caddyfile\$"; } > /dev/null 2>&1 ||
         echo caddyfile=foreign
+fi
+if test -e /etc/systemd/system/pgbouncer.service.d/terrafirma.conf; then
+    { ! systemctl is-active pgbouncer.service && ! systemctl is-enabled pgbouncer.service; } \
+        > /dev/null 2>&1 || echo pooler=ours
 fi
 """
 
@@ -108,6 +113,7 @@ class Machine(FactBase[MachineState]):
             ),
             foreign_engine=[value for key, value in pairs if key == "engine"],
             foreign_caddyfile="caddyfile" in one,
+            pooler="pooler" in one,
         )
 
 

@@ -156,7 +156,7 @@ def twin(version: int, role: Role, settings: Postgres) -> Generator[StringComman
     groups = [role.name, *settings.groups(role)]
     sql = [*role_sql(double, now), *membership_sql(double.name, groups, now)]
     sql += [
-        f'alter role "{double.name}" in database "{database.name}" set role to \'{database.owner}\';'
+        f'alter role "{double.name}" in database "{database.name}" set role to {database.owner};'
         for database in settings.databases
         if database.access.get(role.name) == "migrate"
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,25 @@ def test_everything_else_converges(server: Target, outsider: Container) -> None:
     docker0 = server.run("ip -4 -oneline address show dev docker0").split()[3].split("/")[0]
     assert server.psql("show listen_addresses") == f"localhost,{docker0}"
     assert open_ports(outsider, server, 22, 5432) == [22]
+
+
+def test_the_older_pooler_does_as_well(server: Target) -> None:
+    data: dict[str, Any] = {"app_source": "", "pgbouncer_enabled": True}
+    assert changed(server.deploy("tasks/pgbouncer.py", **data))[-1] == "Run PgBouncer"
+    assert changed(server.deploy("tasks/pgbouncer.py", **data)) == []
+    login = (
+        "PGPASSWORD=$(cat /etc/terrafirma/secrets/postgres/api) psql -XAtqw -h localhost -p 6432"
+    )
+    assert server.run(f"{login} -U api api -c 'select current_user'") == "api"
+    assert "login rejected" in server.call(f"{login} -U api postgres -c 'select 1'").stderr
+    wrong = login.replace("$(", "x$(")
+    assert "SASL authentication failed" in server.call(f"{wrong} -U api api -c 'select 1'").stderr
+    docker0 = server.run("ip -4 -oneline address show dev docker0").split()[3].split("/")[0]
+    listening = server.run("ss -Hltn 'sport = :6432' | awk '{ print $4 }'").split()
+    assert {f"{docker0}:6432", "127.0.0.1:6432"} <= set(listening)
+    assert not {"0.0.0.0:6432", "*:6432", "[::]:6432"} & set(listening)
+    stopped = server.deploy("tasks/pgbouncer.py", app_source="")
+    assert changed(stopped) == ["Stop PgBouncer, which is no longer enabled"]
 
 
 def test_a_backup_is_made_and_listed(server: Target, platform: Platform) -> None:

@@ -24,13 +24,15 @@ from tests.e2e.support import (
 pytestmark = pytest.mark.e2e
 
 TASKS = [f"tasks/{task}.py" for task in (
-    "preflight", "apt", "users", "sshd", "docker", "postgres", "app", "caddy", "borg"
+    *("preflight", "apt", "users", "sshd", "docker", "postgres", "pgbouncer"),
+    *("app", "caddy", "borg"),
 )]  # fmt: skip
 
 
 def test_a_dry_run_of_a_bare_host_plans_everything(platform: Platform) -> None:
     planned = {name.split(" | ")[0] for name in platform.plan}
-    assert planned == set(TASKS) - {"tasks/preflight.py"}
+    # Nobody asked for the pooler.
+    assert planned == set(TASKS) - {"tasks/preflight.py", "tasks/pgbouncer.py"}
     assert platform.untouched
 
 

@@ -38,6 +38,7 @@ from terrafirma.facts.machine import (
     UsedNetworks,
 )
 from terrafirma.facts.packages import AptLockHolder, MissingPackages
+from terrafirma.facts.pgbouncer import ForeignPooler, UserList
 from terrafirma.facts.postgres import (
     Contents,
     Databases,
@@ -87,6 +88,7 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
         {"stamp": "/x", "configuration": HOSTILE},
     ],
     # Absolute, as all paths on a host are.
+    ForeignPooler: [{}],
     Hardware: [{"path": "/"}, *({"path": f"/nowhere/{one}"} for one in HOSTILE)],
     # Never from data: the names are our own.
     KernelSettings: [{"names": []}, {"names": ["net.ipv4.ip_nonlocal_bind", "vm.swappiness"]}],
@@ -107,6 +109,7 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     UpgradeProgress: [{}, {"seen": 7}],
     UpgradeState: [{"old": 15, "new": 17}],
     UsedNetworks: [{}],
+    UserList: [{"version": 17, "roles": []}, {"version": 17, "roles": ["api", "worker"]}],
     WrongPasswords: [{"version": 17}],
 }
 COMMANDS = [
@@ -222,6 +225,7 @@ def test_what_it_is_given_is_never_run(
         (DatabaseUrl, "no password"),
         (DockerNetworks, []),
         (FirstArchive, None),
+        (ForeignPooler, False),
         (Hardware, None),
         (KernelSettings, {}),
         (Listeners, []),
@@ -254,6 +258,7 @@ def test_what_it_is_given_is_never_run(
             },
         ),
         (UsedNetworks, []),
+        (UserList, "no verifiers"),
         (WrongPasswords, []),
     ],
 )
@@ -340,6 +345,9 @@ def test_a_default_is_nobody_elses() -> None:
         (UpgradeState, ["online=yes", "size=", "free=1000"]),
         (UpgradeState, ["online=yes", "size=7"]),
         (UpgradeState, ["psql: error: connection to server failed"]),
+        (ForeignPooler, ["dpkg: error"]),
+        (UserList, ['"api" "SCRAM-SHA-256$4096:salt$stored:server"']),
+        (UserList, ["right", "wrong"]),
         (UsedNetworks, ["10.210.0.1/33"]),
         (UsedNetworks, ["192.0.2.0/24", "10.0.0.300"]),
     ],
@@ -569,6 +577,7 @@ def test_a_host() -> None:
         "postgres_offered": [],
         "foreign_engine": [],
         "foreign_caddyfile": False,
+        "pooler": False,
     }
 
 
@@ -661,6 +670,36 @@ def test_systemd_and_clusters_are_seen(machine: Callable[..., Any], tmp_path: Pa
     state = machine()
     assert state["systemd"]
     assert (state["clusters"], state["own_clusters"]) == (["15/main", "17/main"], ["17/main"])
+
+
+@pytest.mark.parametrize(
+    ("mark", "active", "enabled", "pooler"),
+    [
+        (True, 0, 0, True),
+        (True, 0, 1, True),
+        (True, 3, 0, True),
+        (True, 3, 1, False),
+        # Somebody else's, or only the package.
+        (False, 0, 0, False),
+    ],
+)
+def test_a_pooler_of_ours_is_seen_while_it_runs_or_would(
+    machine: Callable[..., Any],
+    program: Program,
+    tmp_path: Path,
+    mark: bool,
+    active: int,
+    enabled: int,
+    pooler: bool,
+) -> None:
+    if mark:
+        drop_in = tmp_path / "etc/systemd/system/pgbouncer.service.d/terrafirma.conf"
+        drop_in.parent.mkdir(parents=True)
+        drop_in.touch()
+    path = program(
+        "systemctl", f'case "$*" in *is-active*) exit {active} ;; *) exit {enabled} ;; esac'
+    )
+    assert machine(path)["pooler"] is pooler
 
 
 def test_a_cluster_is_ours_from_before_it_is_made(
@@ -1581,6 +1620,118 @@ def test_what_an_upgrade_says(tmp_path: Path) -> None:
     (tmp_path / "terrafirma-postgres-upgrade.service").touch()
     state = UpgradeProgress().process(shell(command))
     assert state == {"running": True, "lines": ["Starting 17/main", "finished"]}
+
+
+# --- the pooler -----------------------------------------------------------------------------------
+
+USER_LIST = "/etc/pgbouncer/userlist.txt"
+VERIFIERS = (
+    '"api" "SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy"\n"worker" "SCRAM-SHA-256$1:a$b:c"'
+)
+
+
+@pytest.fixture
+def users(program: Program, tmp_path: Path) -> Callable[..., Any]:
+    """What the fact says of a user list, and that it says nothing of what is in it."""
+
+    def read(
+        content: str | None, known: str = VERIFIERS, *, mode: str = "640:root:postgres"
+    ) -> Any:
+        program("pg_lsclusters", "echo '17  main  5432 online postgres /var/lib/postgresql'")
+        program("stat", f"echo {mode}")
+        (tmp_path / "known").write_text(known)
+        path = program("runuser", f'cat > "$0.input"; cat "{tmp_path}/known"')
+        file = tmp_path / "userlist.txt"
+        file.unlink(missing_ok=True)
+        if content is not None:
+            file.write_text(content)
+        command = text(UserList, version=17, roles=["api", "worker"])
+        assert USER_LIST in command
+        output = shell(command.replace(USER_LIST, str(file)), path)
+        assert "SCRAM" not in "".join(output)
+        query = (path / "runuser.input").read_text()
+        assert "rolname = any('{api,worker}') and rolpassword like 'SCRAM-SHA-256$%'" in query
+        return UserList().process(output) if output else UserList().default()
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("content", "answer"),
+    [
+        (f"; Managed by Terrafirma: tasks/pgbouncer.py\n{VERIFIERS}\n", "right"),
+        (VERIFIERS, "right"),
+        (f'{VERIFIERS}\n"postgres" ""\n', "wrong"),
+        (VERIFIERS.replace("c2FsdA", "b2xk"), "wrong"),
+        (VERIFIERS.splitlines()[0], "wrong"),
+        ("", "wrong"),
+        (None, "wrong"),
+    ],
+)
+def test_a_user_list_agrees_with_the_cluster(
+    users: Callable[..., Any], content: str | None, answer: str
+) -> None:
+    assert users(content) == answer
+
+
+def test_a_user_list_that_others_may_read_is_wrong(users: Callable[..., Any]) -> None:
+    assert users(VERIFIERS, mode="644:root:postgres") == "wrong"
+    assert users(VERIFIERS, mode="640:postgres:postgres") == "wrong"
+
+
+def test_a_role_without_a_verifier_has_no_place_in_a_user_list(users: Callable[..., Any]) -> None:
+    first = VERIFIERS.splitlines()[0]
+    assert users(first, known=first) == "no verifiers"
+    assert users("", known="") == "no verifiers"
+
+
+def test_there_are_no_verifiers_where_no_cluster_runs(program: Program) -> None:
+    path = program("pg_lsclusters", "echo 'Error: cluster 17 main does not exist' >&2; exit 1")
+    assert ask(UserList, path, version=17, roles=["api"]) == "no verifiers"
+
+
+def test_a_cluster_that_does_not_answer_has_no_user_list(program: Program) -> None:
+    program("pg_lsclusters", "echo '17  main  5432 online postgres /var/lib/postgresql'")
+    path = program("runuser", "echo 'psql: error: out of memory' >&2; exit 2")
+    with pytest.raises(AssertionError, match="out of memory"):
+        shell(text(UserList, version=17, roles=["api"]), path)
+
+
+@pytest.mark.parametrize(
+    ("content", "ours", "known", "verify", "foreign"),
+    [
+        (None, False, True, "", False),
+        ("# Managed by Terrafirma: tasks/pgbouncer.py\n", False, True, "{file}", False),
+        # The package's own, as it was installed.
+        ("[databases]\n", False, True, "", False),
+        ("[databases]\n", False, True, "??5?????? c {file}", True),
+        ("[databases]\n", False, False, "", True),
+        # A run of ours died before it wrote the file.
+        ("[databases]\n", True, True, "??5?????? c {file}", False),
+    ],
+)
+def test_a_pooler_of_somebody_else_is_seen(
+    program: Program,
+    tmp_path: Path,
+    content: str | None,
+    ours: bool,
+    known: bool,
+    verify: str,
+    foreign: bool,
+) -> None:
+    file, drop_in = tmp_path / "pgbouncer.ini", tmp_path / "terrafirma.conf"
+    if content is not None:
+        file.write_text(content)
+    if ours:
+        drop_in.touch()
+    program("dpkg-query", f"exit {0 if known else 1}")
+    path = program("dpkg", f'test "$1" != --verify || echo "{verify.format(file=file)}"')
+    command = text(ForeignPooler).replace("/etc/pgbouncer/pgbouncer.ini", str(file))
+    command = command.replace(
+        "/etc/systemd/system/pgbouncer.service.d/terrafirma.conf", str(drop_in)
+    )
+    output = shell(command, path)
+    assert (ForeignPooler().process(output) if output else False) is foreign
 
 
 # --- secrets --------------------------------------------------------------------------------------

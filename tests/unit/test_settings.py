@@ -22,6 +22,7 @@ from terrafirma.settings import (
     Borg,
     Caddy,
     Docker,
+    PgBouncer,
     Postgres,
     Preflight,
     Settings,
@@ -480,6 +481,43 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     (Docker, {"docker_networks": ["-a"]}, "docker_networks.0", "'-a' does not match"),
     (Docker, {"docker_daemon": ["debug"]}, "docker_daemon", "valid dictionary"),
     # postgres
+    (PgBouncer, {"pgbouncer_enabled": "maybe"}, "pgbouncer_enabled", "valid boolean"),
+    (PgBouncer, {"pgbouncer_port": 443}, "pgbouncer_port", "greater than or equal to 1024"),
+    (PgBouncer, {"pgbouncer_pool_size": 0}, "pgbouncer_pool_size", "greater than or equal to 1"),
+    (PgBouncer, {"pgbouncer_max_clients": 60_000}, "pgbouncer_max_clients", "50000"),
+    (
+        PgBouncer,
+        {"pgbouncer_poolsize": 9},
+        "pgbouncer_poolsize",
+        "did you mean pgbouncer_pool_size",
+    ),
+    (
+        PgBouncer,
+        {"pgbouncer_settings": {"listen_addr": "*"}},
+        "pgbouncer_settings",
+        "listen_addr is derived; it cannot be set here",
+    ),
+    (
+        PgBouncer,
+        {"pgbouncer_settings": {"auth_type": "any"}},
+        "pgbouncer_settings",
+        "auth_type is derived",
+    ),
+    (
+        PgBouncer,
+        {"pgbouncer_settings": {"admin_users": "api"}},
+        "pgbouncer_settings",
+        "admin_users is derived",
+    ),
+    (
+        PgBouncer,
+        {"pgbouncer_settings": {"query_wait_timeout": "5\nauth_type = any"}},
+        "pgbouncer_settings.query_wait_timeout",
+        "line break",
+    ),
+    (PgBouncer, {"pgbouncer_settings": {"%include /x": 1}}, "pgbouncer_settings", "does not match"),
+    (PgBouncer, {"pgbouncer_settings": {"verbose": None}}, "pgbouncer_settings.verbose", "valid"),
+    (App, {"app_pgbouncer": "perhaps"}, "app_pgbouncer", "valid boolean"),
     (Postgres, {"postgres_version": "new"}, "postgres_version", "valid integer"),
     (Postgres, {"postgres_version": 9}, "postgres_version", "greater than or equal to 13"),
     (Postgres, {"postgres_upgrade": "forth"}, "postgres_upgrade", "'', 'back' or 'clean'"),
@@ -1147,3 +1185,10 @@ def test_extensions_of_the_server_itself_need_no_package() -> None:
         "postgresql-15-pgvector",
         "postgresql-plpython3-15",
     ]
+
+
+def test_settings_of_the_pooler_go_where_it_reads_them() -> None:
+    settings = {"so_reuseport": True, "query_wait_timeout": 1.5, "track_extra_parameters": "x, y"}
+    read = of(PgBouncer, pgbouncer_settings=settings)
+    assert read.chosen(at_start=True) == {"so_reuseport": "1", "track_extra_parameters": "x, y"}
+    assert read.chosen(at_start=False) == {"query_wait_timeout": "1.5"}

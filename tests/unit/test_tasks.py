@@ -25,8 +25,10 @@ from terrafirma.facts.machine import (
     UsedNetworks,
 )
 from terrafirma.facts.packages import AptLockHolder, MissingPackages
+from terrafirma.facts.pgbouncer import ForeignPooler, UserList
 from terrafirma.facts.postgres import Contents, Databases, Roles, Server
 from terrafirma.facts.postgres_upgrade import UpgradeProgress, UpgradeState
+from terrafirma.facts.services import Unit
 from terrafirma.paths import DROPPED, PASSWORDS, PASSWORDS_PROGRAM
 from tests.conftest import ROOT, Pyinfra
 
@@ -64,7 +66,9 @@ def command(fact: type[FactBase[Any]], **arguments: Any) -> str:
     return text.get_raw_value() if isinstance(text, StringCommand) else text
 
 
+POOLED = {"pgbouncer_enabled": True}
 LISTENERS = command(Listeners, ports=[80, 443, 5432, 8000, 8001, 8002, 8003])
+POOLED_LISTENERS = command(Listeners, ports=[80, 443, 5432, 6432, 8000, 8001, 8002, 8003])
 DAEMON_JSON = command(FileContents, path="/etc/docker/daemon.json")
 DOCKER0 = command(DockerAddresses)
 NETWORKS = command(UsedNetworks)
@@ -129,7 +133,7 @@ def alone(pyinfra: Pyinfra) -> dict[str, CompletedProcess[str]]:
         {
             task: [
                 *("@fake/host", f"tasks/{task}.py", "--dry"),
-                *fake(machine(), **EXTRA.get(task, {})),
+                *fake(machine(), **POOLED, **EXTRA.get(task, {})),
             ]
             for task in TASKS
         }
@@ -156,7 +160,7 @@ BACKUP = {
 @pytest.fixture(scope="module")
 def two_hosts(pyinfra: Pyinfra) -> dict[str, Any]:
     answers = machine() | {command(Archives): ['[{"archives": [{"archive": "a-1"}]}]']}
-    return pyinfra.run("@fake/a,@fake/b", "deploy.py", "-y", *fake(answers, **BACKUP))
+    return pyinfra.run("@fake/a,@fake/b", "deploy.py", "-y", *fake(answers, **BACKUP, **POOLED))
 
 
 def test_the_platform_includes_every_task(two_hosts: dict[str, Any]) -> None:
@@ -183,7 +187,10 @@ def test_operations_come_in_the_order_of_the_platform(two_hosts: dict[str, Any])
     assert order[0] == "tasks/preflight.py"
     assert len([1 for one, after in pairwise(names) if one != after]) == len(order) - 1
     # PostgreSQL asks Docker for its networks; the applications ask PostgreSQL for their passwords.
-    for earlier, later in (("users", "sshd"), ("docker", "postgres"), ("postgres", "app")):
+    for earlier, later in (
+        *(("users", "sshd"), ("docker", "postgres"), ("postgres", "app")),
+        *(("postgres", "pgbouncer"), ("pgbouncer", "app")),
+    ):
         assert order.index(f"tasks/{earlier}.py") < order.index(f"tasks/{later}.py")
 
 
@@ -212,17 +219,18 @@ def inventory(tmp_path: Path) -> Any:
 
 def test_every_supported_distribution_plans(pyinfra: Pyinfra, inventory: Any) -> None:
     hosts = inventory(
-        trixie=(machine(), BACKUP),
-        bookworm=(machine(DEBIAN_12), {"app_source": "", **BACKUP}),
+        trixie=(machine(), BACKUP | POOLED),
+        bookworm=(machine(DEBIAN_12), {"app_source": "", **BACKUP, **POOLED}),
         noble=(
             machine(UBUNTU_24, "cluster=16/main", "own=16/main", root="", sudo="yes", user="me"),
-            {},
+            POOLED,
         ),
     )
     plan = pyinfra.run(hosts, "deploy.py", "--dry")["plan"]
     every = {"@fake/trixie", "@fake/bookworm", "@fake/noble"}
     change = {one["name"]: set(one["hosts_with_change"]) for one in plan}
     assert change["tasks/postgres.py | Install PostgreSQL"] == every
+    assert change["tasks/pgbouncer.py | Run PgBouncer"] == every
     assert change["tasks/caddy.py | Run Caddy"] == every
     assert change["tasks/app.py | Run 4 replicas of api"] == every - {"@fake/bookworm"}
     assert change["tasks/borg.py | Make a backup, and list it"] == {
@@ -548,6 +556,51 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(), app_network="jobs"),
         ("app_network: ", "'jobs' of api", "docker_networks (apps)"),
     ),
+    "a pooler on PostgreSQL's port": (
+        "pgbouncer",
+        fake(machine(), **POOLED, pgbouncer_port=5432),
+        ("pgbouncer_port: ", "5432 is PostgreSQL's (postgres_port)"),
+    ),
+    "a pooler on an application's port": (
+        "app",
+        fake(machine(), **POOLED, pgbouncer_port=8003),
+        ("pgbouncer_port: ", "8003 is one of api's 8000-8003 (app_port)"),
+    ),
+    "a pooler on an application's port below the platform": (
+        "../deploy",
+        fake(machine(), **POOLED, pgbouncer_port=8000),
+        ("pgbouncer_port: ", "8000 is one of api's 8000-8003 (app_port)"),
+    ),
+    "a stranger on the pooler's port": (
+        "preflight",
+        fake(machine() | {POOLED_LISTENERS: ["6432|nc|"]}, **POOLED),
+        ("port 6432: ", "nc (in no unit)", "pgbouncer.service"),
+    ),
+    "an application through no pooler": (
+        "app",
+        fake(machine(), app_pgbouncer=True),
+        ("app_pgbouncer: ", "api", "pgbouncer_enabled is False"),
+    ),
+    "the end of a pooler that an application uses": (
+        "pgbouncer",
+        fake(machine(DEBIAN_13, "pooler=ours"), app_pgbouncer=True),
+        ("app_pgbouncer: ", "api", "pgbouncer_enabled is False"),
+    ),
+    "a pooler of somebody else": (
+        "pgbouncer",
+        fake(machine() | {command(ForeignPooler): ["foreign"]}, **POOLED),
+        ("pgbouncer_enabled: ", "/etc/pgbouncer/pgbouncer.ini", "not ours", "move it away"),
+    ),
+    "pools that do not fit": (
+        "pgbouncer",
+        fake(machine(), **POOLED, pgbouncer_pool_size=98),
+        ("pgbouncer_pool_size: ", "98 connections", "leaves 97", "97 fit"),
+    ),
+    "a database of the console's name": (
+        "pgbouncer",
+        fake(machine(), **POOLED, postgres_databases=[{"name": "pgbouncer", "owner": "api"}]),
+        ("postgres_databases: ", "'pgbouncer' is the name of PgBouncer's console"),
+    ),
     "a value that makes no sense": (
         "../deploy",
         fake(machine(), app_replicas=0, users_accounts=[{"name": "root"}]),
@@ -631,6 +684,95 @@ def test_a_foreign_cluster_is_taken_over_when_that_is_asked_for(pyinfra: Pyinfra
     host = fake(machine(DEBIAN_13, "cluster=17/main"), postgres_adopt=True)
     for task in ("preflight", "postgres"):
         assert pyinfra.call("@fake/host", f"tasks/{task}.py", "--dry", *host).returncode == 0
+
+
+# --- the pooler -----------------------------------------------------------------------------------
+
+
+def test_a_pooler_that_nobody_wants_costs_no_question(pyinfra: Pyinfra) -> None:
+    bare = pyinfra.call("@fake/host", "tasks/pgbouncer.py", "-y", "-vv", *fake(machine()))
+    # What kind of host it is, and nothing else.
+    assert len(commands(bare)) == 1
+    assert json.loads(bare.stdout)["results"]["operations"] == []
+
+
+def test_a_pooler_that_is_no_longer_wanted_is_stopped(pyinfra: Pyinfra) -> None:
+    runs = {command(Unit, unit="pgbouncer.service"): ["ActiveState=active", "started"]}
+    host = fake(machine(DEBIAN_13, "pooler=ours") | runs)
+    result = pyinfra.call("@fake/host", "tasks/pgbouncer.py", "-y", "-vv", *host)
+    assert commands(result)[-1] == "systemctl disable --quiet --now pgbouncer.service"
+    (operation,) = json.loads(result.stdout)["results"]["operations"]
+    assert operation["name"] == "Stop PgBouncer, which is no longer enabled"
+    assert operation["success"] == ["@fake/host"]
+
+
+def test_the_pooler_has_postgresqls_rules_and_addresses(pyinfra: Pyinfra) -> None:
+    answers = machine() | ON_172
+    result = pyinfra.call(
+        "@fake/host", "tasks/pgbouncer.py", "--dry", "--diff", *fake(answers, **POOLED)
+    )
+    assert "listen_addr = localhost,172.17.0.1" in written(result, "/etc/pgbouncer/pgbouncer.ini")
+    theirs = pyinfra.call("@fake/host", "tasks/postgres.py", "--dry", "--diff", *fake(answers))
+    clients = [
+        [line for line in written(run, path).splitlines() if line.endswith("scram-sha-256")]
+        for run, path in (
+            (result, "/etc/pgbouncer/hba.conf"),
+            (theirs, "/etc/postgresql/17/main/pg_hba.conf"),
+        )
+    ]
+    assert clients[0] == clients[1] != []
+
+
+def test_old_poolers_do_not_follow_prepared_statements(pyinfra: Pyinfra, inventory: Any) -> None:
+    hosts = inventory(
+        trixie=(machine(), POOLED), bookworm=(machine(DEBIAN_12), {"app_source": "", **POOLED})
+    )
+    result = pyinfra.call(hosts, "tasks/pgbouncer.py", "--dry", "--diff")
+    pools = "/etc/pgbouncer/terrafirma.ini"
+    assert "max_prepared_statements = 200" in written(result, pools, "trixie")
+    assert "max_prepared_statements" not in written(result, pools, "bookworm")
+
+
+def test_the_pooler_follows_its_users_and_rules_by_a_reload(pyinfra: Pyinfra) -> None:
+    """And is restarted for what it reads only as it starts."""
+    unit = {
+        "unit": "pgbouncer.service",
+        "unit_files": ["/etc/systemd/system/pgbouncer.service.d/terrafirma.conf"],
+        "restart_on": ["/etc/pgbouncer/pgbouncer.ini"],
+        "reload_on": [
+            *("/etc/pgbouncer/hba.conf", "/etc/pgbouncer/terrafirma.ini"),
+            "/etc/pgbouncer/userlist.txt",
+        ],
+    }
+    runs = ["ActiveState=active", "UnitFileState=enabled", "started"]
+    for stale, ending in (
+        ("stale_reload=/etc/pgbouncer/userlist.txt", "reload pgbouncer.service"),
+        ("stale=/etc/pgbouncer/pgbouncer.ini", "restart pgbouncer.service"),
+    ):
+        answers = machine() | {command(Unit, **unit): [*runs, stale]}
+        answers |= {command(UserList, version=17, roles=["api"]): ["right"]}
+        result = pyinfra.call(
+            "@fake/host", "tasks/pgbouncer.py", "-y", "-vv", *fake(answers, **POOLED)
+        )
+        assert ending in commands(result)[-1]
+
+
+def test_an_application_is_given_the_way_that_it_asks_for(pyinfra: Pyinfra, inventory: Any) -> None:
+    hosts = inventory(
+        direct=(machine(), POOLED), pooled=(machine(), POOLED | {"app_pgbouncer": True})
+    )
+    result = pyinfra.call(hosts, "tasks/app.py", "--dry", "-vv", "--diff")
+    assert result.returncode == 0, result.stderr
+    for name, port in (("direct", 5432), ("pooled", 6432)):
+        (asked,) = {
+            url
+            for line in commands(result, name)
+            for url in re.findall(r"host\.docker\.internal:(\d+)/api", line)
+        }
+        assert asked == str(port)
+    # The way to the database is no part of a release: replicas follow the file.
+    releases = re.findall(r'terrafirma\.release: "(\w+)"', result.stderr)
+    assert len(set(releases)) == 1
 
 
 # --- docker0 --------------------------------------------------------------------------------------

@@ -85,6 +85,22 @@ DATA: dict[str, dict[str, Any]] = {
         ],
     },
     "caddy/restart.conf.j2": {},
+    "pgbouncer/hba.conf.j2": {"databases": DATABASES, "networks": [BRIDGE, APPS, APPS_6]},
+    "pgbouncer/pgbouncer.ini.j2": {
+        "addresses": ["localhost", "10.210.0.1"],
+        "port": 6432,
+        "settings": {"listen_backlog": "512"},
+    },
+    "pgbouncer/restart.conf.j2": {},
+    "pgbouncer/terrafirma.ini.j2": {
+        "pool_size": 20,
+        "max_clients": 1000,
+        "prepared_statements": True,
+        "settings": {"query_wait_timeout": "10"},
+        "databases": ["api", "jobs"],
+        "server_port": 5432,
+        "limits": {"worker": 5},
+    },
     "postgres/createcluster.conf.j2": {},
     "postgres/hand_over.sql.j2": {"database": "shop", "old": "api", "new": "shop_owner"},
     "postgres/pg_hba.conf.j2": {"visitors": VISITORS, "networks": [BRIDGE, APPS, APPS_6]},
@@ -255,6 +271,83 @@ def test_each_setting_of_postgresql_has_its_reason_above_it() -> None:
     assert (
         lines.index("port = 5432") == lines.index("listen_addresses = 'localhost,10.210.0.1'") + 1
     )
+
+
+# --- PgBouncer ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("networks", NETWORKS)
+def test_the_pooler_admits_whom_postgresql_admits(networks: list[dict[str, Any]]) -> None:
+    data = {"networks": networks}
+    local, *clients = [line.split() for line in settled(rendered("pgbouncer/hba.conf.j2", **data))]
+    theirs = [rule for rule in rules(**data) if rule[-1] == "scram-sha-256"]
+    assert [rule for rule in clients if rule[-1] == "scram-sha-256"] == theirs
+    # Not even through the socket: the console needs no rule.
+    assert local == ["local", "all", "all", "reject"]
+    assert clients[len(theirs) :] == [
+        ["host", "all", "all", "0.0.0.0/0", "reject"],
+        ["host", "all", "all", "::/0", "reject"],
+    ]
+
+
+def sections(text: str) -> dict[str, list[str]]:
+    """The lines of an ini file by their section; those before the first one under ""."""
+    found: dict[str, list[str]] = {"": []}
+    for line in settled(text):
+        if line.startswith("["):
+            section = found.setdefault(line.strip("[]"), [])
+        else:
+            (section if len(found) > 1 else found[""]).append(line)
+    return found
+
+
+def test_the_pooler_knows_the_declared_databases_and_no_others() -> None:
+    found = sections(rendered("pgbouncer/terrafirma.ini.j2"))
+    assert found["databases"] == [
+        "api = host=127.0.0.1 port=5432 dbname=api",
+        "jobs = host=127.0.0.1 port=5432 dbname=jobs",
+    ]
+    assert found["users"] == ["worker = max_user_connections=5"]
+    assert "users" not in sections(rendered("pgbouncer/terrafirma.ini.j2", limits={}))
+
+
+def test_the_pooler_pools_transactions_for_whoever_proves_a_password() -> None:
+    settings = sections(rendered("pgbouncer/terrafirma.ini.j2"))[""]
+    for line in (
+        "pool_mode = transaction",
+        "default_pool_size = 20",
+        "max_client_conn = 1000",
+        "auth_type = hba",
+        "auth_hba_file = /etc/pgbouncer/hba.conf",
+        "max_prepared_statements = 200",
+    ):
+        assert line in settings
+    # The last one counts.
+    assert settings[-1] == "query_wait_timeout = 10"
+    text = rendered("pgbouncer/terrafirma.ini.j2") + rendered("pgbouncer/pgbouncer.ini.j2")
+    for name in ("admin_users", "stats_users", "auth_user", "auth_query", "trust"):
+        assert name not in text
+
+
+def test_an_old_pooler_is_not_told_what_it_does_not_know() -> None:
+    text = rendered("pgbouncer/terrafirma.ini.j2", prepared_statements=False, settings={})
+    assert "max_prepared_statements" not in text
+    assert "pgbouncer_settings" not in text
+
+
+def test_what_a_start_reads_comes_before_what_a_reload_reads() -> None:
+    """A section that begins twice forgets what stood in it: there is one, and a file goes on."""
+    text = rendered("pgbouncer/pgbouncer.ini.j2")
+    found = sections(text)
+    assert list(found) == ["", "pgbouncer"]
+    assert found["pgbouncer"] == [
+        "listen_addr = localhost,10.210.0.1",
+        "listen_port = 6432",
+        "unix_socket_dir = /run/postgresql",
+        "listen_backlog = 512",
+        "%include /etc/pgbouncer/terrafirma.ini",
+    ]
+    assert "[pgbouncer]" not in settled(rendered("pgbouncer/terrafirma.ini.j2"))
 
 
 # --- Caddyfile ------------------------------------------------------------------------------------
@@ -509,7 +602,9 @@ def test_hosts_that_are_known() -> None:
 # --- units and the rest ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("template", ["caddy/restart.conf.j2", "postgres/restart.conf.j2"])
+@pytest.mark.parametrize(
+    "template", ["caddy/restart.conf.j2", "pgbouncer/restart.conf.j2", "postgres/restart.conf.j2"]
+)
 def test_a_service_that_crashed_is_started_again(template: str) -> None:
     lines = settled(rendered(template))
     assert "StartLimitIntervalSec=0" in lines[lines.index("[Unit]") : lines.index("[Service]")]
