@@ -90,7 +90,8 @@ answers = []
 for user, password, database, sql in cases:
     try:
         with psycopg.connect(
-            host=host, user=user, password=password, dbname=database, connect_timeout=5
+            host=host, user=user, password=password, dbname=database, connect_timeout=5,
+            autocommit=True,
         ) as connection:
             cursor = connection.execute(sql)
             row = cursor.fetchone() if cursor.description else ["done"]
@@ -142,7 +143,8 @@ RIGHTS = [
     ("reader", "api", "delete from notes", f"{DENIED} table notes"),
     ("reader", "api", "create table mine (id int)", f"{DENIED} schema public"),
     ("reader", "api", "create temporary table mine (id int)", "permission denied to create temp"),
-    ("reader", "api", "show statement_timeout", "30s"),
+    ("reader", "api", "show statement_timeout", "20s"),
+    ("writer", "api", "show statement_timeout", "30s"),
     ("reader", "api", "set role api", 'permission denied to set role "api"'),
     ("ann", "api", "select text from notes limit 1", "y"),
     ("ann", "shop", "select 1", REJECTED),
@@ -200,15 +202,15 @@ def test_a_role_that_lost_its_access(server: Target) -> None:
     del data["postgres_databases"][0]["access"]["reader"]
     case = [("reader", password(server, "reader"), "api", "select count(*) from notes")]
     assert sessions(server, "apps", case)[0].isdigit()
-    assert changed(server.deploy(POSTGRES, **data)) == [
-        "Configure client access",
-        "Run PostgreSQL",
-        "Create the databases",
-    ]
-    assert REJECTED in sessions(server, "apps", case)[0]
-    # Nothing is dropped, and it comes back as it was.
-    assert server.psql("select count(*) from pg_roles where rolname = 'reader'") == "1"
-    server.deploy(POSTGRES, **DATA)
+    try:
+        assert changed(server.deploy(POSTGRES, **data)) == [ACCESS, RELOAD, DATABASES, CONTENTS]
+        assert REJECTED in sessions(server, "apps", case)[0]
+        rights = "select has_table_privilege('reader', 'notes', 'select')"
+        assert server.psql(rights, "api") == "f"
+        # Nothing is dropped, and it comes back as it was.
+        assert server.psql("select count(*) from pg_roles where rolname = 'reader'") == "1"
+    finally:
+        server.deploy(POSTGRES, **DATA)
     assert sessions(server, "apps", case)[0].isdigit()
 
 
