@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -103,9 +104,17 @@ def prepare(storage: Target) -> None:
     storage.run("useradd --create-home box && install -d -m 700 -o box -g box /home/box/.ssh")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that share the platform run one after the other, the others beside them."""
+    sharing = {item.path for item in items if "platform" in getattr(item, "fixturenames", ())}
+    for item in items:
+        group = "platform" if item.path in sharing else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def outsider() -> Iterator[Container]:
-    with bystander("tf-test-outsider") as container:
+    with bystander(f"tf-test-outsider{os.environ.get('PYTEST_XDIST_WORKER', '')}") as container:
         yield container
 
 
