@@ -40,7 +40,7 @@ unit: venv ## The tests that need no server
 
 .PHONY: e2e
 e2e: venv ## The tests that deploy to a target
-	$(BIN)/pytest -m e2e --numprocesses 2 --dist loadgroup tests/e2e
+	$(BIN)/pytest -m e2e --numprocesses 2 --dist loadfile tests/e2e
 
 .PHONY: bench
 bench: venv engine images ## Measure, side by side, what the design promises

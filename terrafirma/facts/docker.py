@@ -15,7 +15,7 @@ _NO_DOCKER = "command -v docker > /dev/null || exit 0;"
 
 
 # Docker moves docker0 only as it starts with no container running: at the next boot.
-_DAEMON = 'echo "daemon=$(tr -d "\\n" < /etc/docker/daemon.json 2> /dev/null)"'
+_DAEMON = r'printf "daemon=%s\n" "$(tr -d "\n" < /etc/docker/daemon.json 2> /dev/null)"'
 
 
 def _declared(line: str) -> list[IPv4Interface | IPv6Interface]:

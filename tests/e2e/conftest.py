@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from xdist.scheduler.loadfile import LoadFileScheduling
 
-from tests.conftest import Pyinfra
+from tests.conftest import ROOT, Pyinfra
 from tests.e2e.support import Container, Target, bystander, options, output, target
 
 
@@ -104,12 +105,16 @@ def prepare(storage: Target) -> None:
     storage.run("useradd --create-home box && install -d -m 700 -o box -g box /home/box/.ssh")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class Beside(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
     """Modules that share the platform run one after the other, the others beside them."""
-    sharing = {item.path for item in items if "platform" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "platform" if item.path in sharing else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = str(super()._split_scope(nodeid))
+        return "platform" if "Platform" in (ROOT / module).read_text() else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Beside:
+    return Beside(config, log)
 
 
 @pytest.fixture(scope="session")
