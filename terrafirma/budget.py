@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from pyinfra.api import DeployError, Host
 
 from terrafirma.pooler import pool_sizes
-from terrafirma.settings import App, Application, PgBouncer, Postgres
+from terrafirma.settings import App, Application, Database, PgBouncer, Postgres, Role
 
 RESERVED = 10
 """Connections that are left for a backup, a deploy, whoever looks around, and the superuser."""
@@ -17,16 +20,24 @@ OVERLAP = 2
 def refuse_overdraft(host: Host) -> None:
     """Raise DeployError, with the numbers, when a limit is lower than what may be opened."""
     postgres, pgbouncer = Postgres.of(host), PgBouncer.of(host)
-    direct = [app for app in App.of(host).applications if not app.pgbouncer]
+    applications = App.of(host).applications
+    direct = [app for app in applications if not app.pgbouncer]
     pools = pool_sizes(pgbouncer, postgres)
     sums = [
         f"{app.name} {app.replicas} replicas x {app.connections} x {OVERLAP} releases = "
         f"{connections(app)}"
         for app in direct
     ]
+    needed = sum(map(connections, direct)) + RESERVED
     if pools:
-        sums.append(f"{len(pools)} pools of PgBouncer = {sum(pools)}")
-    needed = sum(map(connections, direct)) + sum(pools) + RESERVED
+        of_roles: Counter[str] = Counter()
+        for (_, role), size in pools.items():
+            of_roles[role] += size
+        # A role has two logins while its password is renewed.
+        spare = max(of_roles.values())
+        sums.append(f"{len(pools)} pools of PgBouncer = {sum(pools.values())}")
+        sums.append(f"{spare} while a password is renewed")
+        needed += sum(pools.values()) + spare
     if needed > postgres.max_connections:
         lower = " and ".join(
             [*(["app_connections"] if direct else []), *(["pgbouncer_pool_size"] if pools else [])]
@@ -35,19 +46,29 @@ def refuse_overdraft(host: Host) -> None:
             f"{host.name}: postgres_max_connections: {postgres.max_connections} is too few: "
             f"{', '.join(sums)}, reserved {RESERVED}; set it to {needed} or more, or lower {lower}"
         )
-    for key, limited, whose in (
-        ("postgres_databases", postgres.databases, lambda app: app.database),
-        ("postgres_roles", postgres.roles, postgres.role_of),
-    ):
-        for one in limited:
-            users = [app for app in direct if whose(app) == one.name]
-            needed = sum(map(connections, users))
-            if 0 <= one.connection_limit < needed:
-                raise DeployError(
-                    f"{host.name}: {key}: {one.name}: connection_limit {one.connection_limit} is "
-                    f"too low for {', '.join(app.name for app in users)}: set it to {needed} or "
-                    "more"
-                )
+    pooled = {(app.database, postgres.role_of(app)) for app in applications if app.pgbouncer}
+    for database in postgres.databases:
+        users = [app for app in applications if app.database == database.name]
+        needed = sum(connections(app) for app in users if not app.pgbouncer)
+        needed += sum(pools.get(pair, 0) for pair in pooled if pair[0] == database.name)
+        _refuse_low(host, "postgres_databases", database, users, needed)
+    for one in postgres.roles:
+        users = [app for app in applications if postgres.role_of(app) == one.name]
+        needed = sum(connections(app) for app in users if not app.pgbouncer)
+        if needed:
+            # PgBouncer keeps to the limit of a role, but does not know who comes beside it.
+            needed += sum(pools.get(pair, 0) for pair in pooled if pair[1] == one.name)
+        _refuse_low(host, "postgres_roles", one, users, needed)
+
+
+def _refuse_low(
+    host: Host, key: str, one: Database | Role, users: Sequence[Application], needed: int
+) -> None:
+    if 0 <= one.connection_limit < needed:
+        raise DeployError(
+            f"{host.name}: {key}: {one.name}: connection_limit {one.connection_limit} is too low "
+            f"for {', '.join(app.name for app in users)}: set it to {needed} or more"
+        )
 
 
 def connections(app: Application) -> int:

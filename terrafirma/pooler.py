@@ -44,14 +44,14 @@ def pooler(host: Host) -> PgBouncer:
     return settings
 
 
-def pool_sizes(settings: PgBouncer, postgres: Postgres) -> list[int]:
-    """Connections to PostgreSQL that each pair of a database and a role may take; none when off."""
+def pool_sizes(settings: PgBouncer, postgres: Postgres) -> dict[tuple[str, str], int]:
+    """Connections that each pair of a database and a role may take there; none when it is off."""
     limits = role_limits(postgres)
-    return [
-        min(settings.pool_size, limits.get(role, settings.pool_size))
-        for _, role in postgres.visitors
+    return {
+        (database, role): min(settings.pool_size, limits.get(role, settings.pool_size))
+        for database, role in postgres.visitors
         if settings.enabled
-    ]
+    }
 
 
 def role_limits(postgres: Postgres) -> Mapping[str, int]:

@@ -46,7 +46,8 @@ class UserList(FactBase[Literal["right", "wrong", "no verifiers"]]):
             f"pg_lsclusters -h {version} main 2> /dev/null | grep -qw online || exit 0;",
             StringCommand("lines=$(", verifiers(version, roles), ") || exit 1;", _separator=""),
             # `echo` and `test` are parts of the shell: no verifier is in the process list.
-            f'test "$(echo "$lines" | grep -c .)" -ge {len(roles)} || exit 0;',
+            """test "$(echo "$lines" | grep '^"' |""",
+            f"""grep -vc '^"[^"]*~"')" -eq {len(roles)} || exit 0;""",
             f'if test "$(grep -v "^;" {POOLER_USERS} 2> /dev/null)" = "$lines"',
             f'-a "$(stat -c %a:%U:%G {POOLER_USERS} 2> /dev/null)" = 640:root:postgres;',
             "then echo right; else echo wrong; fi",

@@ -146,7 +146,12 @@ def twin(version: int, role: Role, settings: Postgres) -> Generator[StringComman
     keeps one password for a role.
     """
     double = role.model_copy(
-        update={"name": f"{role.name}~", "settings": {**role.settings, "role": role.name}}
+        update={
+            "name": f"{role.name}~",
+            "settings": {**role.settings, "role": role.name},
+            # PgBouncer cannot be told of its limit: a ~ is no part of a name in its file.
+            "connection_limit": -1,
+        }
     )
     known = host.get_fact(Roles, version=version)
     if known is None:

@@ -37,7 +37,7 @@ create table notes (id serial primary key, body text);
 create index notes_body on notes (body);
 insert into notes (body) select md5(number::text) from generate_series(1, 20000) as number;
 create extension citext;
-alter database api set statement_timeout = '17s';
+alter role postgres set work_mem = '17MB';
 """
 SUM = "select count(*), md5(string_agg(id || body, '' order by id)) from notes"
 PASSWORD = "select rolpassword from pg_authid where rolname = 'api'"
@@ -62,7 +62,7 @@ def held(server: Target) -> list[str]:
 def contents(server: Target) -> list[str]:
     return [
         server.psql(SUM, "api"),
-        server.psql("show statement_timeout", "api"),
+        server.psql("show work_mem", "api"),
         server.psql(PASSWORD),
         server.psql("select indexrelid::regclass from pg_index where indrelid = 'notes'::regclass "
                     "order by 1", "api"),

@@ -299,6 +299,13 @@ def test_a_default_is_nobody_elses() -> None:
         ),
         (Databases, ["psql: error: connection to server failed"]),
         (Databases, ["null"]),
+        # Without the line that comes first.
+        (DockerAddresses, ["5: docker0    inet 10.210.0.1/24 scope global docker0"]),
+        (DockerAddresses, ["daemon={broken"]),
+        (DockerAddresses, ["daemon=[]"]),
+        (DockerAddresses, ['daemon={"bip": "somewhere"}']),
+        (DockerAddresses, ['daemon={"bip": null}']),
+        (DockerAddresses, ['daemon={"ipv6": true, "fixed-cidr-v6": "10.9.0.0/24"}']),
         (DockerAddresses, ["daemon=", "<no value>"]),
         (DockerAddresses, ["daemon=", "10.210.0.0/24"]),
         (DockerAddresses, ["daemon=", "5: docker0    inet somewhere/24 scope global docker0"]),
@@ -323,12 +330,22 @@ def test_a_default_is_nobody_elses() -> None:
         ),
         (
             DockerNetworks,
-            ['[{"Name": "a", "IPAM": {"Config": [{"Subnet": "everywhere"}]}}]'],
+            [
+                "daemon=",
+                "null",
+                '[{"Name": "a", "IPAM": {"Config": [{"Subnet": "everywhere"}]}}]',
+            ],
         ),
+        (DockerNetworks, ["daemon="]),
+        (DockerNetworks, ["null", '[{"Name": "apps", "IPAM": {"Config": []}}]']),
+        (DockerNetworks, ['daemon={"bip": "somewhere"}', "null"]),
+        (DockerNetworks, ["daemon=", '[{"Size": 24}]']),
         (Hardware, ["cores=4"]),
         (Hardware, ["memory=8148804", "cores="]),
         (Hardware, ["memory=plenty", "cores=4"]),
         (Hardware, ["awk: cannot open /proc/meminfo (No such file or directory)"]),
+        (KernelSettings, ["sh: 1: Syntax error"]),
+        (KernelSettings, ["/proc/sys/kernel/ostype=Linux", "cat: /proc/sys/x: Permission denied"]),
         (Listeners, ["State Recv-Q Send-Q"]),
         (Listeners, ["http|caddy|caddy.service"]),
         (Machine, ["id=debian", "free_kb=plenty"]),
@@ -1096,6 +1113,65 @@ def test_where_docker0_is_going_to_be() -> None:
     ]
 
 
+def test_docker0_that_stays_where_it_is_is_there_once() -> None:
+    lines = [
+        "5: docker0    inet 10.9.0.1/24 brd 10.9.0.255 scope global docker0\\  valid_lft",
+        "5: docker0    inet6 fd00:7::1/64 scope global nodad \\       valid_lft forever",
+    ]
+    assert DockerAddresses().process([MOVING, *lines]) == ["10.9.0.1/24", "fd00:7::1/64"]
+    config = [{"Subnet": "10.9.0.0/24"}, {"Subnet": "fd00:7::/64"}]
+    bridge = json.dumps([{"Name": "bridge", "IPAM": {"Config": config}}])
+    assert [one["name"] for one in DockerNetworks().process([MOVING, "null", bridge])] == [
+        "bridge",
+        "bridge",
+    ]
+
+
+@pytest.mark.parametrize(
+    "daemon",
+    [
+        '{"fixed-cidr-v6": "fd00:7::/64"}',
+        '{"ipv6": false, "fixed-cidr-v6": "fd00:7::/64"}',
+        '{"ipv6": true}',
+    ],
+)
+def test_docker0_has_no_ipv6_that_is_not_switched_on(daemon: str) -> None:
+    assert DockerAddresses().process([f"daemon={daemon}"]) == []
+    assert DockerNetworks().process([f"daemon={daemon}", "null"]) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "daemon"),
+    [
+        (None, None),
+        ("", None),
+        ('{\n  "bip": "10.9.0.1/24",\n  "ipv6": false\n}\n', {"bip": "10.9.0.1/24", "ipv6": False}),
+        # As a JSON file has a backslash and a line break in a text: dash's echo would read them.
+        (
+            '{"bip": "10.9.0.1/24", "log-opts": {"env-regex": "^a\\\\.b\\n"}}\n',
+            {"bip": "10.9.0.1/24", "log-opts": {"env-regex": "^a\\.b\n"}},
+        ),
+    ],
+)
+def test_the_file_of_the_daemon_comes_as_one_line(
+    program: Program, tmp_path: Path, content: str | None, daemon: Any
+) -> None:
+    program("docker", 'case "$*" in *Pools*) echo null ;; *bridge.name*) echo docker0 ;; esac')
+    path = program("ip", "true")
+    file = tmp_path / "daemon.json"
+    if content is not None:
+        file.write_text(content)
+    for fact in (DockerAddresses, DockerNetworks):
+        command = text(fact)
+        assert "/etc/docker/daemon.json" in command
+        first, *rest = shell(command.replace("/etc/docker/daemon.json", str(file)), path)
+        assert rest == (["null"] if fact is DockerNetworks else [])
+        if daemon is None:
+            assert first == "daemon="
+        else:
+            assert json.loads(first.removeprefix("daemon=")) == daemon
+
+
 def test_docker0_is_asked_for_ipv4_before_ipv6_and_only_for_what_others_reach(
     program: Program, tmp_path: Path
 ) -> None:
@@ -1159,6 +1235,55 @@ def test_a_container_older_than_its_secret_is_stale(program: Program, tmp_path: 
     containers = ProjectContainers().process(shell(command, path))
     assert [(one["name"], one["stale"]) for one in containers] == [
         ("api-0", True),
+        ("api-1", False),
+    ]
+
+
+GATEWAY = "10.210.0.1\thost.docker.internal"
+GATEWAY_6 = "fd00::1\thost.docker.internal"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "stale"),
+    [
+        ([GATEWAY], False),
+        ([GATEWAY_6, GATEWAY], False),
+        (["10.210.0.1 host.docker.internal another"], False),
+        # Where docker0 was before the host's last boot; the second is no part of it.
+        (["172.17.0.1\thost.docker.internal"], True),
+        ([GATEWAY_6, "172.17.0.1\thost.docker.internal"], True),
+        (["10.210.0.11\thost.docker.internal"], True),
+        (["0.210.0.1\thost.docker.internal"], True),
+        # An application of somebody who did not ask for that name, and a container without a file.
+        (["172.17.0.5\t0b7ca25ec7af"], False),
+        ([GATEWAY_6], False),
+        ([], False),
+        (None, False),
+    ],
+)
+def test_a_container_that_looks_for_the_host_where_it_is_not_is_stale(
+    program: Program, tmp_path: Path, hosts: list[str] | None, stale: bool
+) -> None:
+    """It keeps the address that docker0 had when it started."""
+    file = tmp_path / "hosts"
+    if hosts is not None:
+        lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost", *hosts, ""]
+        file.write_text("\n".join(lines))
+    inspected = "; ".join(
+        f"echo '/api-{number}|ddfb|running|healthy|2099-01-01T00:00:00.5Z|{path}'"
+        # Another one of the project, which is as it should be or was never started.
+        for number, path in enumerate((file, ""))
+    )
+    program(
+        "ip",
+        """test "$*" = '-4 -oneline address' || exit 1
+        echo '1: lo    inet 127.0.0.1/8 scope host lo'
+        echo '5: docker0    inet 10.210.0.1/24 brd 10.210.0.255 scope global docker0'""",
+    )
+    path = program("docker", f"case $1 in ps) echo one two ;; *) {inspected} ;; esac")
+    containers = ask(ProjectContainers, path, project="api")
+    assert [(one["name"], one["stale"]) for one in containers] == [
+        ("api-0", stale),
         ("api-1", False),
     ]
 
@@ -1357,7 +1482,7 @@ CONTENTS = """\
 {"owner" : "pg_database_owner", "acl" : [["public", "USAGE"], ["reader", "USAGE"]], \
 "tables" : 2, "sequences" : 1, "table_acl" : [["reader", "SELECT", 2]], \
 "sequence_acl" : [["reader", "SELECT", 1]], "default_acl" : [["owner", "r", "reader", "SELECT"], \
-["owner", "S", "reader", "SELECT"]]} }}
+["owner", "S", "reader", "SELECT"]], "strangers" : [["dba", "r", 1]]} }}
 """.splitlines()
 
 
@@ -1417,6 +1542,7 @@ def test_contents_of_the_databases_of_a_cluster() -> None:
         "table_acl": [["reader", "SELECT", 2]],
         "sequence_acl": [["reader", "SELECT", 1]],
         "default_acl": [["owner", "r", "reader", "SELECT"], ["owner", "S", "reader", "SELECT"]],
+        "strangers": [["dba", "r", 1]],
     }
 
 
@@ -1478,7 +1604,7 @@ case $* in *--cluster*17/main*postgres) ;; *) exit 9 ;; esac
 cat > "$0.$$"
 case $(cat "$0.$$") in
 select*) mv "$0.$$" "$0.first"
-printf '%s\\n' postgres 'a b' 'say ""hi""' 'tab\\t%s$(touch canary)' ;;
+printf '%s\\n' postgres 'a b' 'say ""hi""' 'tab\\t%s$(touch canary)' '  blanks ' ;;
 *) mv "$0.$$" "$0.second"; echo '{"database": "a b", "extensions": [], "schemas": {}}' ;;
 esac"""
 
@@ -1498,12 +1624,23 @@ def test_all_databases_are_asked_with_one_command(program: Program, no_canary: N
         '\\connect "a b"',
         '\\connect "say ""hi"""',
         '\\connect "tab\\t%s$(touch canary)"',
+        '\\connect "  blanks "',
     ]
     (query,) = set(sent[1::2])
     assert query.startswith("with spaces as (")
     assert query.endswith(";")
     assert query.count("(") == query.count(")")
     assert query.count("'") % 2 == query.count('"') % 2 == 0
+
+
+def test_databases_whose_names_are_not_known_are_no_answer(program: Program) -> None:
+    """Else a cluster that refuses one more connection would be taken for an empty one."""
+    program("pg_lsclusters", f"echo '{CLUSTER.format('online')}'")
+    failing = "select*) echo 'psql: error: too many clients already' >&2; exit 2"
+    path = program("runuser", TWO_PSQLS.replace("select*) ", f"{failing} ;;\nnever) "))
+    with pytest.raises(AssertionError, match="too many clients"):
+        shell(text(Contents, version=17), path)
+    assert not (path / "runuser.second").exists()
 
 
 PROGRAM_ASKED = "role api\nrole worker\ngiven api s3cret-s3cret-s3cret\n"
@@ -1650,7 +1787,9 @@ def users(program: Program, tmp_path: Path) -> Callable[..., Any]:
         output = shell(command.replace(USER_LIST, str(file)), path)
         assert "SCRAM" not in "".join(output)
         query = (path / "runuser.input").read_text()
-        assert "rolname = any('{api,worker}') and rolpassword like 'SCRAM-SHA-256$%'" in query
+        # The second is the same role while its password is renewed.
+        assert "rolname = any('{api,api~,worker,worker~}')" in query
+        assert "and rolpassword like 'SCRAM-SHA-256$%'" in query
         return UserList().process(output) if output else UserList().default()
 
     return read
@@ -1674,6 +1813,17 @@ def test_a_user_list_agrees_with_the_cluster(
     assert users(content) == answer
 
 
+def test_a_user_list_has_both_logins_of_a_role_while_its_password_is_renewed(
+    users: Callable[..., Any],
+) -> None:
+    api, worker = VERIFIERS.splitlines()
+    both = "\n".join((api, api.replace("api", "api~").replace("$c3RvcmVk", "$bmV3"), worker))
+    assert users(VERIFIERS, known=both) == "wrong"
+    assert users(both, known=both) == "right"
+    # The second one is gone again.
+    assert users(both) == "wrong"
+
+
 def test_a_user_list_that_others_may_read_is_wrong(users: Callable[..., Any]) -> None:
     assert users(VERIFIERS, mode="644:root:postgres") == "wrong"
     assert users(VERIFIERS, mode="640:postgres:postgres") == "wrong"
@@ -1683,6 +1833,11 @@ def test_a_role_without_a_verifier_has_no_place_in_a_user_list(users: Callable[.
     first = VERIFIERS.splitlines()[0]
     assert users(first, known=first) == "no verifiers"
     assert users("", known="") == "no verifiers"
+
+
+def test_a_second_login_does_not_stand_in_for_another_role(users: Callable[..., Any]) -> None:
+    api = VERIFIERS.splitlines()[0]
+    assert users("", known=f"{api}\n{api.replace('api', 'api~')}") == "no verifiers"
 
 
 def test_there_are_no_verifiers_where_no_cluster_runs(program: Program) -> None:

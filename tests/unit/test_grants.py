@@ -72,6 +72,7 @@ def schema(owner: str, tables: int, sequences: int, *acl: tuple[str, str]) -> Sc
             ("owner", "S", "reader", "SELECT"),
             *(("owner", "S", "writer", right) for right in ("SELECT", "UPDATE", "USAGE")),
         ],
+        strangers=[],
     )
 
 
@@ -97,7 +98,7 @@ def content(*, of: str = "public", **but: Any) -> list[str]:
     """What is said to a database of which one schema differs in that."""
     now = deepcopy(CONTENT_NOW)
     now["schemas"][of] = cast(SchemaState, {**now["schemas"][of], **but})
-    return list(content_sql(SHOP, now))
+    return list(content_sql(SHOP, now, DECLARED))
 
 
 def test_nothing_is_said_to_a_cluster_that_is_as_declared() -> None:
@@ -179,6 +180,52 @@ def test_a_role_that_no_longer_logs_in() -> None:
 )
 def test_settings_of_a_role(settings: list[str], said: list[str]) -> None:
     assert role(settings=settings) == [f'alter role "reader" {one};' for one in said]
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        # PostgreSQL 15 spells these two so, however they were said.
+        (["TimeZone=UTC", "DateStyle=ISO, DMY"], []),
+        (["timezone=UTC", "datestyle=ISO, DMY"], []),
+        (["TimeZone=Europe/Berlin", "DateStyle=ISO, DMY"], ["set timezone to 'UTC'"]),
+        (["DateStyle=ISO, DMY"], ["set timezone to 'UTC'"]),
+        # Its value is text: only names of a list are taken apart.
+        (["TimeZone=UTC", "DateStyle=ISO,DMY"], ["set datestyle to 'ISO, DMY'"]),
+        (["TimeZone=UTC", "DateStyle=ISO, DMY", "IntervalStyle=iso_8601"], ["reset intervalstyle"]),
+    ],
+)
+def test_the_name_of_a_setting_is_the_same_however_it_is_spelled(
+    now: list[str], said: list[str]
+) -> None:
+    settings = {"timezone": "UTC", "datestyle": "ISO, DMY"}
+    one = Role(name="reader", connection_limit=5, settings=settings)
+    assert list(role_sql(one, RoleState(**{**ROLE_NOW, "settings": now}))) == [
+        f'alter role "reader" {line};' for line in said
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("search_path", "temp_tablespaces"),
+        *("local_preload_libraries", "session_preload_libraries"),
+    ],
+)
+def test_a_list_is_the_same_however_it_is_quoted(name: str) -> None:
+    """And no other in another order."""
+    one = Role(name="reader", connection_limit=5, settings={name: "B x, $user,a"})
+    for stored, same in (
+        ('"B x", "$user", a', True),
+        ('"B x","$user","a"', True),
+        ("B x, $user, a", True),
+        ('"B x", a, "$user"', False),
+        ('"B x", "$user"', False),
+        ('"b x", "$user", a', False),
+    ):
+        now = RoleState(**{**ROLE_NOW, "settings": [f"{name}={stored}"]})
+        said = [] if same else [f"alter role \"reader\" set {name} to 'B x', '$user', 'a';"]
+        assert list(role_sql(one, now)) == said
 
 
 def test_a_setting_that_is_no_longer_declared_is_reset() -> None:
@@ -432,7 +479,7 @@ def first_grants(name: str) -> list[str]:
 
 def test_a_new_database_gets_schemas_rights_and_then_extensions() -> None:
     """An extension may be made in a schema that is declared, and with a type of another one."""
-    assert list(content_sql(SHOP, None)) == [
+    assert list(content_sql(SHOP, None, DECLARED)) == [
         *first_grants("public"),
         'create schema "jobs" authorization "owner";',
         *first_grants("jobs"),
@@ -442,24 +489,24 @@ def test_a_new_database_gets_schemas_rights_and_then_extensions() -> None:
 
 
 def test_a_database_without_access_has_nothing_to_say_about_its_schema() -> None:
-    assert list(content_sql(Database(name="api", owner="api"), None)) == []
+    assert list(content_sql(Database(name="api", owner="api"), None, DECLARED)) == []
 
 
 def test_an_extension_that_is_missing() -> None:
     now = ContentState(**{**CONTENT_NOW, "extensions": ["plpgsql", "pg_trgm"]})
-    assert list(content_sql(SHOP, now)) == ['create extension "hstore" cascade;']
+    assert list(content_sql(SHOP, now, DECLARED)) == ['create extension "hstore" cascade;']
 
 
 def test_an_extension_that_is_not_declared_is_left_alone() -> None:
     now = ContentState(**{**CONTENT_NOW, "extensions": [*CONTENT_NOW["extensions"], "citext"]})
-    assert list(content_sql(SHOP, now)) == []
+    assert list(content_sql(SHOP, now, DECLARED)) == []
 
 
 def test_a_schema_that_is_missing_is_made_for_the_owner() -> None:
     now = ContentState(
         extensions=CONTENT_NOW["extensions"], schemas={"public": CONTENT_NOW["schemas"]["public"]}
     )
-    assert list(content_sql(SHOP, now)) == [
+    assert list(content_sql(SHOP, now, DECLARED)) == [
         'create schema "jobs" authorization "owner";',
         *first_grants("jobs"),
     ]
@@ -474,11 +521,12 @@ def test_a_schema_that_is_not_declared_is_left_alone() -> None:
         table_acl=[("reader", "INSERT", 2)],
         sequence_acl=[],
         default_acl=[],
+        strangers=[("reader", "r", 1)],
     )
     now = ContentState(
         extensions=CONTENT_NOW["extensions"], schemas={**CONTENT_NOW["schemas"], "private": bare}
     )
-    assert list(content_sql(SHOP, now)) == []
+    assert list(content_sql(SHOP, now, DECLARED)) == []
 
 
 @pytest.mark.parametrize(
@@ -615,12 +663,14 @@ def test_a_reader_that_becomes_a_writer_and_back() -> None:
     up = SHOP.model_copy(
         update={"access": {"reader": "write", "writer": "write", "mig": "migrate"}}
     )
-    said = list(database_sql(up, SHOP_NOW, DECLARED)) + list(content_sql(up, CONTENT_NOW))
+    said = list(database_sql(up, SHOP_NOW, DECLARED)) + list(content_sql(up, CONTENT_NOW, DECLARED))
     assert said[0] == 'grant temporary on database "shop" to "reader";'
     assert len(said) == 9
     assert all(" grant " in f" {line}" and line.endswith(' to "reader";') for line in said)
     down = SHOP.model_copy(update={"access": {**SHOP.access, "writer": "read"}})
-    said = list(database_sql(down, SHOP_NOW, DECLARED)) + list(content_sql(down, CONTENT_NOW))
+    said = list(database_sql(down, SHOP_NOW, DECLARED)) + list(
+        content_sql(down, CONTENT_NOW, DECLARED)
+    )
     assert said[0] == 'revoke temporary on database "shop" from "writer";'
     assert len(said) == 9
     assert all(" revoke " in f" {line}" and line.endswith(' from "writer";') for line in said)
@@ -632,7 +682,7 @@ def test_whoever_comes_to_migrate_keeps_no_rights_of_its_own() -> None:
         """alter role "writer" in database "shop" set role to 'owner';""",
         'revoke connect, temporary on database "shop" from "writer";',
     ]
-    said = list(content_sql(more, CONTENT_NOW))
+    said = list(content_sql(more, CONTENT_NOW, DECLARED))
     assert len(said) == 10
     assert all("revoke " in line and line.endswith(' from "writer";') for line in said)
 
@@ -642,3 +692,132 @@ def test_a_declared_role_without_access_is_shut_out() -> None:
     assert list(database_sql(less, SHOP_NOW, DECLARED)) == [
         'revoke connect, temporary on database "shop" from "writer";'
     ]
+
+
+def test_a_declared_role_without_access_loses_all_that_it_has_in_the_schemas() -> None:
+    """It may still come in, as a member of another one."""
+    less = SHOP.model_copy(update={"access": {"reader": "read", "mig": "migrate"}})
+    said = list(content_sql(less, CONTENT_NOW, DECLARED))
+    default = 'alter default privileges for role "owner" in schema "{}" revoke '
+    assert said == [
+        line
+        for name in ("public", "jobs")
+        for line in (
+            f'revoke usage on schema "{name}" from "writer";',
+            f'revoke delete, insert, select, update on all tables in schema "{name}" '
+            'from "writer";',
+            f'{default.format(name)}delete, insert, select, update on tables from "writer";',
+            f'revoke select, update, usage on all sequences in schema "{name}" from "writer";',
+            f'{default.format(name)}select, update, usage on sequences from "writer";',
+        )
+    ]
+    # Of one that is not declared it is not known what it is for.
+    assert list(content_sql(less, CONTENT_NOW, DECLARED - {"writer"})) == []
+
+
+@pytest.mark.parametrize(
+    ("drift", "said"),
+    [
+        # Each of them alone is enough to be seen.
+        (
+            now("acl", more=[("stranger", "USAGE")]),
+            'revoke usage on schema "public" from "stranger";',
+        ),
+        (
+            now("table_acl", more=[("stranger", "SELECT", 1)]),
+            'revoke select on all tables in schema "public" from "stranger";',
+        ),
+        (
+            now("sequence_acl", more=[("stranger", "UPDATE", 1)]),
+            'revoke update on all sequences in schema "public" from "stranger";',
+        ),
+        (
+            now("default_acl", more=[("owner", "r", "stranger", "SELECT")]),
+            f'{DEFAULT}revoke select on tables from "stranger";',
+        ),
+        # What another role makes is not said to be the owner's.
+        (now("default_acl", more=[("dba", "r", "stranger", "SELECT")]), None),
+        # What it owns is its own.
+        ({"strangers": [("stranger", "r", 2)]}, None),
+        # The owner of the database, of whom PostgreSQL says it where others own the schema.
+        (now("acl", more=[("owner", "USAGE"), ("owner", "CREATE")]), None),
+        (now("table_acl", more=[("owner", "SELECT", 1)]), None),
+    ],
+)
+def test_rights_of_declared_roles_that_have_no_access(
+    drift: dict[str, Any], said: str | None
+) -> None:
+    assert content(**drift) == ([said] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("drift", "said"),
+    [
+        # Two of three are its own: who owns a table is in nobody's list of rights.
+        (
+            {
+                **now(
+                    "table_acl",
+                    without=[("writer", right, 3) for right in WRITES],
+                    more=[("writer", right, 1) for right in WRITES],
+                ),
+                "strangers": [("writer", "r", 2)],
+            },
+            [],
+        ),
+        # All of them.
+        (
+            {
+                **now("table_acl", without=[("reader", "SELECT", 3)]),
+                "strangers": [("reader", "r", 3)],
+            },
+            [],
+        ),
+        # One of three lacks the right, for all that.
+        (
+            {
+                **now(
+                    "table_acl",
+                    without=[("reader", "SELECT", 3)],
+                    more=[("reader", "SELECT", 1)],
+                ),
+                "strangers": [("reader", "r", 1)],
+            },
+            ['grant select on all tables in schema "public" to "reader";'],
+        ),
+        # Those of another one do not count, nor do sequences for tables.
+        (
+            {
+                **now(
+                    "table_acl",
+                    without=[("reader", "SELECT", 3)],
+                    more=[("reader", "SELECT", 2)],
+                ),
+                **now("sequence_acl", without=[("reader", "SELECT", 1)]),
+                "strangers": [("dba", "r", 1), ("reader", "S", 1)],
+            },
+            ['grant select on all tables in schema "public" to "reader";'],
+        ),
+        # A sequence of its own.
+        (
+            {
+                **now("sequence_acl", without=[("reader", "SELECT", 1)]),
+                "strangers": [("reader", "S", 1)],
+            },
+            [],
+        ),
+        # More than `read` on what others own is taken away, its own or not.
+        (
+            {
+                **now("table_acl", more=[("reader", "INSERT", 1)]),
+                "tables": 3,
+                "strangers": [("dba", "r", 3)],
+            },
+            ['revoke insert on all tables in schema "public" from "reader";'],
+        ),
+    ],
+)
+def test_a_role_has_its_rights_in_the_tables_that_it_owns(
+    drift: dict[str, Any], said: list[str]
+) -> None:
+    assert content(**drift) == said

@@ -14,6 +14,7 @@ from pyinfra.api import DeployError
 from terrafirma.budget import refuse_overdraft
 from terrafirma.extensions import CONTRIB, EXTENSION_PACKAGES, PRELOADED, packages_of
 from terrafirma.given import passwords
+from terrafirma.pooler import pool_sizes, pooler, role_limits
 from terrafirma.settings import (
     ALL_SETTINGS,
     App,
@@ -176,6 +177,8 @@ BAD_ROLES: list[tuple[Any, str, str]] = [
     ({}, "postgres_roles.1.name", "Field required"),
     ({"name": "api~"}, "postgres_roles.1.name", "'api~' does not match"),
     ({"name": "grant"}, "postgres_roles.1.name", "'grant' is reserved"),
+    # With a ~ it is one more, and PostgreSQL cuts off what is longer than 63.
+    ({"name": "a" * 63}, "postgres_roles.1", "is too long: 62 characters fit"),
     ({"name": "a", "login": "perhaps"}, "postgres_roles.1.login", "valid boolean"),
     ({"name": "a", "member_of": "api"}, "postgres_roles.1.member_of", "valid"),
     (
@@ -660,6 +663,12 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         for key in ("postgres_rotate", "postgres_drop", "postgres_drop_role")
         for name in ("Api", 'a"b', "a b", "../a", "-a", "api~", "a" * 64)
     ),
+    # Not even by somebody who confirms it.
+    *(
+        (Postgres, {key: name}, key, f"{name!r} is reserved by PostgreSQL")
+        for key in ("postgres_rotate", "postgres_drop", "postgres_drop_role")
+        for name in ("postgres", "template1", "template0", "pg_monitor", "pg_x", "public", "user")
+    ),
     *(
         (Postgres, {key: 7}, key, "valid string")
         for key in ("postgres_rotate", "postgres_drop", "postgres_drop_role", "postgres_confirm")
@@ -913,6 +922,20 @@ def test_members_of_members_come_in() -> None:
     )
 
 
+def test_pooled_roles_are_those_that_come_in_somewhere_once_each() -> None:
+    settings = cluster(
+        [
+            *({"name": name} for name in ("web", "api", "stranger")),
+            {"name": "team", "login": False},
+            {"name": "ann", "member_of": ["team"]},
+        ],
+        {"name": "shop", "owner": "api", "access": {"web": "read", "team": "read"}},
+        {"name": "queue", "owner": "api", "access": {"web": "write"}},
+    )
+    assert settings.pooled_roles == ["ann", "api", "web"]
+    assert cluster([{"name": "api"}]).pooled_roles == []
+
+
 def test_a_migrator_comes_into_the_other_databases_of_that_owner() -> None:
     """It is a member of the owner: what the owner may do, it may do everywhere."""
     settings = cluster(
@@ -972,7 +995,9 @@ def test_an_application_connects_as_the_owner_or_as_its_role() -> None:
     assert settings.role_of(app) == "own"
     assert settings.role_of(of(App, app_role="web")) == "web"
     assert settings.role_of(of(App, app_database="shop")) == ""
-    assert settings.url(app, "own~") == "postgresql://own~:*@host.docker.internal:5432/api"
+    assert settings.url(app, "own~", 5432) == "postgresql://own~:*@host.docker.internal:5432/api"
+    # Through PgBouncer.
+    assert settings.url(app, "web", 6432) == "postgresql://web:*@host.docker.internal:6432/api"
 
 
 def test_extensions_of_all_databases_once_each() -> None:
@@ -997,10 +1022,23 @@ def test_an_unknown_extension_may_come_from_a_package_that_is_named() -> None:
     assert settings.extensions == ("zzzzzz",)
 
 
+def test_what_every_database_has_may_be_declared() -> None:
+    settings = cluster([{"name": "a"}], {"name": "x", "owner": "a", "extensions": ["plpgsql"]})
+    assert settings.extensions == ("plpgsql",)
+    assert packages_of(settings.extensions, 17) == []
+
+
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8", "de", "de-DE", "zh-Hant-TW", "und"])
 def test_locales(locale: str) -> None:
     settings = cluster([{"name": "a"}], {"name": "x", "owner": "a", "locale": locale})
     assert settings.databases[0].locale == locale
+
+
+def test_a_role_may_have_as_long_a_name_as_leaves_room_for_a_second_login() -> None:
+    name = "a" * 62
+    database = {"name": "b" * 63, "owner": name}
+    settings = cluster([{"name": name}], database, postgres_rotate=name, postgres_drop="c" * 63)
+    assert settings.visitors == (("b" * 63, name),)
 
 
 def test_roles_may_have_a_name_that_only_looks_reserved() -> None:
@@ -1122,6 +1160,95 @@ def test_a_limit_that_is_too_low_for_the_applications(limit: int) -> None:
 def test_applications_share_the_limit_of_their_database() -> None:
     message = overdraft(**limited(database=99), postgres_max_connections=200, app_more=[WORKERS])
     assert "is too low for api, web: set it to 120 or more" in message
+
+
+POOLS: dict[str, Any] = {
+    "pgbouncer_enabled": True,
+    "postgres_roles": [{"name": "api"}, {"name": "web", "connection_limit": 7}, {"name": "x"}],
+    "postgres_databases": [
+        {"name": "api", "owner": "api", "access": {"web": "read"}},
+        {"name": "shop", "owner": "api"},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("data", "sizes"),
+    [
+        # One for each role that comes into each database, no larger than the role's limit.
+        ({}, [20, 7, 20]),
+        ({"pgbouncer_pool_size": 5}, [5, 5, 5]),
+        ({"postgres_databases": []}, []),
+        ({"pgbouncer_enabled": False}, []),
+    ],
+)
+def test_pools_are_as_large_as_they_may_become(data: dict[str, Any], sizes: list[int]) -> None:
+    data = POOLS | data
+    found = pool_sizes(of(PgBouncer, **data), of(Postgres, **data))
+    assert list(found.values()) == sizes
+
+
+def test_a_role_that_may_not_connect_has_a_pool_of_no_limit_of_its_own() -> None:
+    """0 would be none to PgBouncer."""
+    data = POOLS | {"postgres_roles": [{"name": "api", "connection_limit": 0}, {"name": "web"}]}
+    assert role_limits(of(Postgres, **data)) == {}
+    assert role_limits(of(Postgres, **POOLS)) == {"web": 7}
+
+
+def test_whether_the_pools_fit_is_not_the_poolers_question() -> None:
+    """It is that of the budget, with all the others."""
+    data = POOLS | {"pgbouncer_pool_size": 1000}
+    assert pooler(host(**DEFAULTS | data)).pool_size == 1000
+    overdraft(**data)
+
+
+def test_pools_count_beside_the_applications_that_do_not_use_them() -> None:
+    # 4 x 5 x 2, pools of 20, 7 and 20, those of `api` twice, and 10 more.
+    refuse_overdraft(host(**DEFAULTS | POOLS | {"postgres_max_connections": 137}))
+    message = overdraft(**POOLS, postgres_max_connections=136)
+    assert "postgres_max_connections: 136 is too few: api 4 replicas x 5 x 2" in message
+    assert (
+        "releases = 40, 3 pools of PgBouncer = 47, 40 while a password is renewed, reserved 10; "
+        "set it to 137 or more"
+    ) in message
+    assert message.endswith(" or lower app_connections and pgbouncer_pool_size")
+    # One that nobody runs has none.
+    off = POOLS | {"pgbouncer_enabled": False}
+    refuse_overdraft(host(**DEFAULTS | off | {"postgres_max_connections": 50}))
+    message = overdraft(**off, postgres_max_connections=49)
+    assert "PgBouncer" not in message
+    assert message.endswith(" or lower app_connections")
+
+
+def test_an_application_that_uses_the_pools_opens_no_connection_itself() -> None:
+    pooled = POOLS | {"app_pgbouncer": True}
+    refuse_overdraft(host(**DEFAULTS | pooled | {"postgres_max_connections": 97}))
+    message = overdraft(**pooled, postgres_max_connections=96)
+    assert "96 is too few: 3 pools of PgBouncer = 47, 40 while a" in message
+    assert "reserved 10; set it to 97" in message
+    assert message.endswith(" or lower pgbouncer_pool_size")
+    # Of two applications one.
+    both = pooled | {"app_more": [WORKERS]}
+    refuse_overdraft(host(**DEFAULTS | both | {"postgres_max_connections": 177}))
+    message = overdraft(**both, postgres_max_connections=176)
+    assert "too few: web 2 replicas x 20 x 2 releases = 80, 3 pools" in message
+    assert "api" not in message
+
+
+def test_limits_are_not_for_an_application_that_uses_the_pools() -> None:
+    """Its clients wait for one another there; only who comes beside the pool needs room."""
+    refuse_overdraft(
+        host(**DEFAULTS | limited(role=3) | {"pgbouncer_enabled": True, "app_pgbouncer": True})
+    )
+    message = overdraft(
+        **limited(role=79),
+        pgbouncer_enabled=True,
+        app_pgbouncer=True,
+        app_more=[WORKERS],
+        postgres_max_connections=200,
+    )
+    # 2 x 20 x 2, and the pool of 20.
+    assert "too low for api, web: set it to 100 or more" in message
 
 
 # --- applications ---------------------------------------------------------------------------------

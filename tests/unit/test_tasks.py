@@ -16,7 +16,7 @@ from pyinfra.facts.files import FileContents, FindFiles
 
 from terrafirma.facts.accounts import Accounts
 from terrafirma.facts.backup import Archives
-from terrafirma.facts.docker import DockerAddresses
+from terrafirma.facts.docker import DockerAddresses, DockerNetworks
 from terrafirma.facts.machine import (
     Hardware,
     KernelSettings,
@@ -122,6 +122,12 @@ def commands(result: CompletedProcess[str], host: str = "host") -> list[str]:
     """What a run with -vv asks and does on a host, line by line."""
     assert result.returncode == 0, result.stderr
     return re.findall(rf"\[@fake/{host}\] +>>> (.*)", result.stderr)
+
+
+def said_to_psql(result: CompletedProcess[str], host: str = "host") -> list[str]:
+    """The statements that a dry run shows for a host."""
+    verbs = "alter|create|grant|revoke"
+    return re.findall(rf"\[@fake/{host}\] +((?:{verbs}) .*;)$", result.stderr, re.MULTILINE)
 
 
 # --- they plan ------------------------------------------------------------------------------------
@@ -399,8 +405,35 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     ),
     "nothing to drop": (
         "postgres_drop",
-        fake(machine()),
+        fake(machine(), postgres_confirm="old"),
         ("postgres_drop: ", "--data postgres_drop=NAME", "--data postgres_drop_role=NAME"),
+    ),
+    "a database and a role to drop": (
+        "postgres_drop",
+        fake(
+            machine(), postgres_drop="old", postgres_drop_role="old_owner", postgres_confirm="old"
+        ),
+        ("postgres_drop: ", "one database with", "or one role with"),
+    ),
+    "a database and a role of that name to drop": (
+        "postgres_drop",
+        fake(machine(), postgres_drop="old", postgres_drop_role="old", postgres_confirm="old"),
+        ("postgres_drop: ", "one database with", "or one role with"),
+    ),
+    "a database of PostgreSQL's own to drop": (
+        "postgres_drop",
+        fake(machine(), postgres_drop="postgres", postgres_confirm="postgres"),
+        ("postgres_drop: ", "'postgres' is reserved by PostgreSQL"),
+    ),
+    "a role of PostgreSQL's own to drop": (
+        "postgres_drop",
+        fake(machine(), postgres_drop_role="postgres", postgres_confirm="postgres"),
+        ("postgres_drop_role: ", "'postgres' is reserved by PostgreSQL"),
+    ),
+    "a new password for the superuser": (
+        "postgres_rotate",
+        fake(machine(), postgres_rotate="postgres"),
+        ("postgres_rotate: ", "'postgres' is reserved by PostgreSQL"),
     ),
     "a database that is dropped without a second word": (
         "postgres_drop",
@@ -420,12 +453,12 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "a database that is still declared": (
         "postgres_drop",
         fake(machine(), postgres_drop="api", postgres_confirm="api"),
-        ("postgres_drop", "api is in postgres_databases", "take it out of the data first"),
+        ("postgres_drop: ", "api is in the data: take it out first, and run deploy.py"),
     ),
     "a role that is still declared": (
         "postgres_drop",
         fake(machine(), postgres_drop_role="api", postgres_confirm="api"),
-        ("postgres_drop", "api is in postgres_roles", "take it out of the data first"),
+        ("postgres_drop_role: ", "api is in the data: take it out first, and run deploy.py"),
     ),
     "an upgrade without room": (
         "postgres_upgrade",
@@ -591,10 +624,27 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine() | {command(ForeignPooler): ["foreign"]}, **POOLED),
         ("pgbouncer_enabled: ", "/etc/pgbouncer/pgbouncer.ini", "not ours", "move it away"),
     ),
-    "pools that do not fit": (
-        "pgbouncer",
-        fake(machine(), **POOLED, pgbouncer_pool_size=98),
-        ("pgbouncer_pool_size: ", "98 connections", "leaves 97", "97 fit"),
+    **{
+        f"pools that do not fit beside {task}": (
+            task,
+            fake(machine(), **POOLED, pgbouncer_pool_size=51),
+            (
+                "postgres_max_connections: ",
+                "100 is too few: api 4 replicas x 5 x 2 releases = 40, 1 pools of PgBouncer = 51",
+                "set it to 152 or more, or lower app_connections and pgbouncer_pool_size",
+            ),
+        )
+        for task in ("postgres", "app", "../deploy")
+    },
+    "pools alone that do not fit": (
+        "postgres",
+        fake(machine(), **POOLED, app_pgbouncer=True, pgbouncer_pool_size=91),
+        (
+            "postgres_max_connections: ",
+            "100 is too few: 1 pools of PgBouncer = 91, 91 while a password is renewed, ",
+            "set it to 192 or more",
+            "or lower pgbouncer_pool_size",
+        ),
     ),
     "a database of the console's name": (
         "pgbouncer",
@@ -707,12 +757,16 @@ def test_a_pooler_that_is_no_longer_wanted_is_stopped(pyinfra: Pyinfra) -> None:
 
 
 def test_the_pooler_has_postgresqls_rules_and_addresses(pyinfra: Pyinfra) -> None:
+    roles = [{"name": "api"}, {"name": "web", "connection_limit": 7}, {"name": "other"}]
+    databases = [
+        {"name": "api", "owner": "api", "access": {"web": "write"}},
+        {"name": "shop", "owner": "api"},
+    ]
     answers = machine() | ON_172
-    result = pyinfra.call(
-        "@fake/host", "tasks/pgbouncer.py", "--dry", "--diff", *fake(answers, **POOLED)
-    )
+    host = fake(answers, **POOLED, postgres_roles=roles, postgres_databases=databases)
+    result = pyinfra.call("@fake/host", "tasks/pgbouncer.py", "--dry", "--diff", "-vv", *host)
     assert "listen_addr = localhost,172.17.0.1" in written(result, "/etc/pgbouncer/pgbouncer.ini")
-    theirs = pyinfra.call("@fake/host", "tasks/postgres.py", "--dry", "--diff", *fake(answers))
+    theirs = pyinfra.call("@fake/host", "tasks/postgres.py", "--dry", "--diff", *host)
     clients = [
         [line for line in written(run, path).splitlines() if line.endswith("scram-sha-256")]
         for run, path in (
@@ -721,6 +775,15 @@ def test_the_pooler_has_postgresqls_rules_and_addresses(pyinfra: Pyinfra) -> Non
         )
     ]
     assert clients[0] == clients[1] != []
+    visitors = {tuple(line.split()[1:3]) for line in clients[0]}
+    assert visitors == {("api", "api,api~"), ("api", "web,web~"), ("shop", "api,api~")}
+    pools = written(result, "/etc/pgbouncer/terrafirma.ini")
+    assert re.findall(r"^(\w+) = host=", pools, re.MULTILINE) == ["api", "shop"]
+    assert re.findall(r"^(\w+) = max_user_connections=(\d+)$", pools, re.MULTILINE) == [
+        ("web", "7")
+    ]
+    # Only those that come in somewhere have a place in the user list.
+    assert command(UserList, version=17, roles=["api", "web"]) in commands(result)
 
 
 def test_old_poolers_do_not_follow_prepared_statements(pyinfra: Pyinfra, inventory: Any) -> None:
@@ -780,7 +843,12 @@ def test_an_application_is_given_the_way_that_it_asks_for(pyinfra: Pyinfra, inve
 OURS = ["{", '  "bip": "172.26.0.1/16",', '  "labels": ["managed-by=terrafirma"]', "}"]
 OURS_WITHOUT = ["{", '  "labels": ["managed-by=terrafirma"]', "}"]
 SIX = "5: docker0    inet6 fd00::1/64 scope global nodad"
-ON_172 = {DOCKER0: ["5: docker0    inet 172.17.0.1/16 brd 172.17.255.255 scope global docker0"]}
+ON_172 = {
+    DOCKER0: [
+        "daemon=",
+        "5: docker0    inet 172.17.0.1/16 brd 172.17.255.255 scope global docker0",
+    ]
+}
 # What is on the host; what the data say; where docker0 is going to be.
 BRIDGES: dict[str, tuple[Answers, dict[str, Any], str]] = {
     "nothing": ({}, {}, "10.210.0.1/24"),
@@ -813,7 +881,7 @@ BRIDGES: dict[str, tuple[Answers, dict[str, Any], str]] = {
         "172.17.0.1/16",
     ),
     # Docker takes IPv4 alone for it.
-    "an engine with an address of IPv6 alone": ({DOCKER0: [SIX]}, {}, "10.210.0.1/24"),
+    "an engine with an address of IPv6 alone": ({DOCKER0: ["daemon=", SIX]}, {}, "10.210.0.1/24"),
     "a declared address": ({DAEMON_JSON: OURS}, {}, "172.26.0.1/16"),
     "a declared address and an engine that is elsewhere yet": (
         {DAEMON_JSON: OURS} | ON_172,
@@ -941,7 +1009,12 @@ def test_an_sshd_that_would_not_read_the_file_is_left_alone(
 # --- PostgreSQL's settings ------------------------------------------------------------------------
 
 EIGHT_GB = {HARDWARE: ["memory=8148804", "limit=max", "cores=4"]}
-ON_210 = {DOCKER0: ["5: docker0    inet 10.210.0.1/24 brd 10.210.0.255 scope global docker0"]}
+ON_210 = {
+    DOCKER0: [
+        "daemon=",
+        "5: docker0    inet 10.210.0.1/24 brd 10.210.0.255 scope global docker0",
+    ]
+}
 
 
 def server(result: CompletedProcess[str]) -> dict[str, str]:
@@ -974,6 +1047,40 @@ def test_postgresql_listens_on_both_addresses_of_docker0(pyinfra: Pyinfra) -> No
     host = fake(machine() | EIGHT_GB | {DOCKER0: [*ON_210[DOCKER0], SIX]})
     settings = server(pyinfra.call("@fake/host", "tasks/postgres.py", "--dry", "--diff", *host))
     assert settings["listen_addresses"] == "'localhost,10.210.0.1,fd00::1'"
+
+
+def test_whoever_listens_on_docker0_listens_where_it_is_going_to_be(
+    pyinfra: Pyinfra, inventory: Any
+) -> None:
+    """Else no container would reach PostgreSQL between the next boot and the next run."""
+    moving = ['daemon={"bip": "10.9.0.1/24"}', *ON_210[DOCKER0][1:]]
+    networks = json.dumps([{"Name": "bridge", "IPAM": {"Config": [{"Subnet": "10.210.0.0/24"}]}}])
+    answers = {DOCKER0: moving, command(DockerNetworks): [moving[0], "null", networks]}
+    hosts = inventory(host=(machine() | EIGHT_GB | answers, POOLED))
+    postgres, pgbouncer = (
+        pyinfra.call(hosts, f"tasks/{task}.py", "--dry", "--diff")
+        for task in ("postgres", "pgbouncer")
+    )
+    assert server(postgres)["listen_addresses"] == "'localhost,10.210.0.1,10.9.0.1'"
+    ini = written(pgbouncer, "/etc/pgbouncer/pgbouncer.ini")
+    assert "listen_addr = localhost,10.210.0.1,10.9.0.1\n" in ini
+    for rules in (
+        written(postgres, "/etc/postgresql/17/main/pg_hba.conf"),
+        written(pgbouncer, "/etc/pgbouncer/hba.conf"),
+    ):
+        for network in ("10.210.0.0/24", "10.9.0.0/24"):
+            assert f"host  api  api,api~  {network}  scram-sha-256\n" in rules
+
+
+def test_huge_pages_are_for_hosts_with_much_memory(pyinfra: Pyinfra, inventory: Any) -> None:
+    # 75 percent of 48 GB are 36 GB: 9 GB of shared_buffers, and a tenth more.
+    much = {HARDWARE: [f"memory={48 * 1024**2}", "limit=max", "cores=4"]}
+    hosts = inventory(eight=(machine() | EIGHT_GB, {}), much=(machine() | much, {}))
+    result = pyinfra.call(hosts, "tasks/postgres.py", "-y", "--diff")
+    path = "/etc/sysctl.d/60-terrafirma-postgres.conf"
+    files = {name: written(result, path, name) for name in ("eight", "much")}
+    assert "vm.nr_hugepages" not in files["eight"]
+    assert "\nvm.nr_hugepages = 5069\n" in files["much"]
 
 
 def test_extensions_are_installed_and_loaded(pyinfra: Pyinfra) -> None:
@@ -1175,6 +1282,7 @@ def as_declared(data: dict[str, Any]) -> Answers:
             "acl": [("public", "USAGE"), *((reader, "USAGE") for reader in readers)],
             **{"tables": 0, "sequences": 0, "table_acl": [], "sequence_acl": []},
             "default_acl": [(owner, kind, one, "SELECT") for one in readers for kind in "rS"],
+            "strangers": [],
         }
         extensions = ["plpgsql", *one.get("extensions", ())]
         contents.append({"database": name, "extensions": extensions, "schemas": {"public": public}})
@@ -1234,6 +1342,57 @@ def test_a_cluster_as_declared_is_left_alone(pyinfra: Pyinfra, inventory: Any) -
     assert change["Create extensions and give access"] == []
 
 
+def in_public(answers: Answers, database: str, **but: Any) -> Answers:
+    """These answers, of a cluster that differs in the schema public of `database`."""
+    question = command(Contents, version=17)
+    contents = [json.loads(line) for line in answers[question]]
+    for one in contents:
+        if one["database"] == database:
+            one["schemas"]["public"] |= but
+    return answers | {question: [json.dumps(one) for one in contents]}
+
+
+def test_only_declared_roles_lose_rights_that_they_are_not_to_have(
+    pyinfra: Pyinfra, inventory: Any
+) -> None:
+    data = {
+        "postgres_roles": [{"name": name} for name in ("api", "reader", "former")],
+        "postgres_databases": [{"name": "api", "owner": "api", "access": {"reader": "read"}}],
+    }
+    right = machine() | as_declared(data)
+    mine = {"tables": 2, "table_acl": [("reader", "SELECT", 1)]}
+    hosts = inventory(
+        former=(in_public(right, "api", tables=2, table_acl=[("former", "SELECT", 1)]), data),
+        stranger=(
+            in_public(
+                right,
+                "api",
+                tables=2,
+                table_acl=[("reader", "SELECT", 2), ("backup", "SELECT", 2)],
+            ),
+            data,
+        ),
+        # One of the two is its own.
+        owns=(in_public(right, "api", **mine, strangers=[("reader", "r", 1)]), data),
+        lacks=(in_public(right, "api", **mine, strangers=[("former", "r", 1)]), data),
+    )
+    result = pyinfra.call(hosts, "tasks/postgres.py", "--dry")
+    assert result.returncode == 0, result.stderr
+    (change,) = [
+        one["hosts_with_change"]
+        for one in json.loads(result.stdout)["plan"]
+        if one["name"] == "Create extensions and give access"
+    ]
+    assert set(change) == {"@fake/former", "@fake/lacks"}
+    assert said_to_psql(result, "former") == [
+        'revoke select on all tables in schema "public" from "former";',
+        'grant select on all tables in schema "public" to "reader";',
+    ]
+    assert said_to_psql(result, "lacks") == [
+        'grant select on all tables in schema "public" to "reader";'
+    ]
+
+
 def test_a_server_that_is_down_is_not_taken_for_an_empty_one(
     pyinfra: Pyinfra, inventory: Any
 ) -> None:
@@ -1257,10 +1416,15 @@ def test_a_password_that_is_given_is_not_shown(pyinfra: Pyinfra, how: str) -> No
         machine() | {f"{PASSWORDS_PROGRAM} check": ["api"]},
         postgres_roles=[{"name": "api", "password": "env:TF_API_PASSWORD"}],
     )
-    call = ("@fake/host", "tasks/postgres.py", how, "--diff", *host)
+    # With -vv pyinfra repeats all that it asks and does, with the arguments of facts.
+    call = ("@fake/host", "tasks/postgres.py", how, "--diff", "-vv", *host)
     result = pyinfra.call(*call, TF_API_PASSWORD="s3cret-s3cret-s3cret")
-    assert result.returncode == 0, result.stderr
+    done = commands(result)
+    assert [line for line in done if f"{PASSWORDS_PROGRAM} check 17" in line]
+    assert (how == "-y") == bool([line for line in done if f"{PASSWORDS_PROGRAM} set 17" in line])
     assert "s3cret" not in result.stdout + result.stderr
+    # And not because pyinfra does not repeat them any more.
+    assert "WrongPasswords (_stdin=…, version=17)" in result.stderr
 
 
 # --- a new password -------------------------------------------------------------------------------
@@ -1298,22 +1462,81 @@ def test_a_new_password_is_planned_so_that_nobody_is_ever_refused(pyinfra: Pyinf
     ]
 
 
-def test_a_new_password_reaches_the_replicas_one_by_one(pyinfra: Pyinfra) -> None:
+def test_a_new_password_is_told_to_the_pooler_before_anybody_comes_with_it(
+    pyinfra: Pyinfra,
+) -> None:
+    host = fake(machine(), postgres_rotate="api", **POOLED, **USERS)
+    plan = pyinfra.run("@fake/host", "tasks/postgres_rotate.py", "--dry", *host)["plan"]
+    tell = ["Give PgBouncer the verifiers", "Let PgBouncer read them"]
+    assert [one["name"] for one in plan] == [
+        "Let api~ log in as well",
+        *(
+            step
+            for login in ("api~", "api")
+            for step in (
+                f"Give {login} a new password",
+                *tell,
+                f"Tell api to come as {login}",
+                "Restart the replicas of api, one by one",
+                f"Tell jobs to come as {login}",
+                "Restart the replicas of jobs, one by one",
+            )
+        ),
+        "Remove api~",
+        *tell,
+    ]
+
+
+def test_a_second_login_acts_as_the_role_wherever_that_comes_in(pyinfra: Pyinfra) -> None:
+    data = {
+        "postgres_roles": [
+            *({"name": name} for name in ("api", "own")),
+            {"name": "mig", "settings": {"jit": False}},
+        ],
+        "postgres_databases": [
+            {"name": "api", "owner": "api"},
+            {"name": "shop", "owner": "own", "access": {"mig": "migrate"}},
+            {"name": "stats", "owner": "own", "access": {"mig": "read"}},
+        ],
+    }
+    host = fake(machine(), postgres_rotate="mig", **data)
+    result = pyinfra.call("@fake/host", "tasks/postgres_rotate.py", "--dry", *host)
+    create, *said = said_to_psql(result)
+    assert create.startswith('create role "mig~" login nosuperuser ')
+    assert said == [
+        """alter role "mig~" set jit to 'off';""",
+        """alter role "mig~" set role to 'mig';""",
+        'grant "mig" to "mig~";',
+        'grant "own" to "mig~";',
+        'alter role "mig~" in database "shop" set role to own;',
+    ]
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_new_password_reaches_the_replicas_one_by_one(pyinfra: Pyinfra, pooled: bool) -> None:
     _, state = json.loads(as_declared(USERS)[command(Roles, version=17)][0]).popitem()
     answers = machine() | {
         # The rest of a run that died.
         command(Roles, version=17): [json.dumps({"api": state, "api~": state})],
         "echo no account": ["wrong"],
+        command(UserList, version=17, roles=["api"]): ["wrong"],
         "label=com.docker.compose.project=api": [
             f"api-api-{number}|0123456789ab|running|healthy|yes" for number in (1, 2)
         ],
     }
-    host = fake(answers, postgres_rotate="api")
+    users = "/etc/pgbouncer/userlist.txt"
+    answers[command(Unit, unit="pgbouncer.service", reload_on=[users])] = [
+        *("ActiveState=active", "UnitFileState=enabled", "started", f"stale_reload={users}")
+    ]
+    more = POOLED | {"app_pgbouncer": True} if pooled else {}
+    host = fake(answers, postgres_rotate="api", **more)
     result = pyinfra.call("@fake/host", "tasks/postgres_rotate.py", "-y", "-vv", *host)
     url = "umask 077; mkdir"
     kinds = {
         "runuser -u postgres -- psql": "sql",
         f"{PASSWORDS_PROGRAM} renew 17": "renew",
+        f"file={users}; new=": "list",
+        "mkdir -p /run/terrafirma && systemctl reload pgbouncer.service": "reload",
         "docker restart --time 30 api-api-1": "restart 1",
         "docker restart --time 30 api-api-2": "restart 2",
         f"rm -f {PASSWORDS}/api~": "forget",
@@ -1322,14 +1545,19 @@ def test_a_new_password_reaches_the_replicas_one_by_one(pyinfra: Pyinfra) -> Non
     done = []
     for line in commands(result):
         if url in line:
-            (login,) = re.findall(r"postgresql://(\S+?):\$\(cat (?=\S+/\1\))", line)
+            ((login, port),) = re.findall(
+                r"postgresql://(\S+?):\$\(cat (?=\S+/\1\))\S+@host\.docker\.internal:(\d+)/", line
+            )
+            assert port == ("6432" if pooled else "5432")
             done.append(f"url {login}")
         done += [kind for start, kind in kinds.items() if line.startswith(start)][:1]
+    # PgBouncer has to know the new verifier before anybody comes with the password.
+    tell = ["list", "reload"] if pooled else []
     assert done == [
         "sql",
-        *("renew", "url api~", "restart 1", "restart 2"),
-        *("renew", "url api", "restart 1", "restart 2"),
-        *("sql", "forget"),
+        *("renew", *tell, "url api~", "restart 1", "restart 2"),
+        *("renew", *tell, "url api", "restart 1", "restart 2"),
+        *("sql", "forget", *tell),
     ]
 
 
@@ -1347,17 +1575,37 @@ OLD = {
 }
 
 
-def test_only_what_is_there_is_dropped(pyinfra: Pyinfra, inventory: Any) -> None:
-    data = {"postgres_drop": "old", "postgres_drop_role": "old", "postgres_confirm": "old"}
+KINDS = {"postgres_drop": "Dump and drop the database", "postgres_drop_role": "Drop the role"}
+
+
+@pytest.mark.parametrize("key", KINDS)
+def test_only_what_is_there_is_dropped(pyinfra: Pyinfra, inventory: Any, key: str) -> None:
+    data = {key: "old", "postgres_confirm": "old"}
     hosts = inventory(
         there=(machine() | as_declared(OLD), data), gone=(machine() | as_declared(ONE), data)
     )
     plan = pyinfra.run(hosts, "tasks/postgres_drop.py", "--dry")["plan"]
-    # The role owns the database.
     assert [(one["name"], one["hosts_with_change"]) for one in plan] == [
-        ("Dump and drop the database old", ["@fake/there"]),
-        ("Drop the role old", ["@fake/there"]),
+        (f"{KINDS[key]} old", ["@fake/there"])
     ]
+
+
+@pytest.mark.parametrize("key", KINDS)
+def test_nothing_is_gone_from_a_server_that_is_down(
+    pyinfra: Pyinfra, inventory: Any, key: str
+) -> None:
+    down: Answers = {command(fact, version=17): ["down"] for fact in (Roles, Databases)}
+    down["the server does not run"] = {"success": False}
+    data = {key: "old", "postgres_confirm": "old"}
+    hosts = inventory(down=(machine() | down, data), gone=(machine() | as_declared(ONE), data))
+    dry = pyinfra.call(hosts, "tasks/postgres_drop.py", "--dry", "-v")
+    assert re.search(r"\[@fake/down\] .*the server is down: what is in it is not seen", dry.stderr)
+    result = pyinfra.call(hosts, "tasks/postgres_drop.py", "-y", "-vv")
+    (operation,) = json.loads(result.stdout)["results"]["operations"]
+    assert (operation["error"], operation["no_change"]) == (["@fake/down"], ["@fake/gone"])
+    (said,) = re.findall(r">>> (.*the server does not run.*)", result.stderr)
+    assert said.endswith(">&2; exit 1")
+    assert not re.search(r">>> .*(pg_dump|rm -f)", result.stderr)
 
 
 def test_a_role_is_dropped_with_its_password_and_no_database(pyinfra: Pyinfra) -> None:
@@ -1419,41 +1667,41 @@ def test_a_database_that_cannot_be_dumped_is_kept(dropper: str, tmp_path: Path) 
 
 # --- a major upgrade of PostgreSQL ----------------------------------------------------------------
 
-OLD = ("cluster=15/main", "own=15/main", "offered=15", "offered=17")
-NEW = ("cluster=17/main", "own=17/main", "offered=15", "offered=17")
+ON_15 = ("cluster=15/main", "own=15/main", "offered=15", "offered=17")
+ON_17 = ("cluster=17/main", "own=17/main", "offered=15", "offered=17")
 NEEDS = command(UpgradeState, old=15, new=17)
 ENOUGH = {NEEDS: ["online=yes", "size=2097152", "free=4194304", "package=postgresql-17"]}
 STEPS = ["Back up the databases", "Create the new cluster", "Move the data to the new cluster"]
 RETIRED_15, RETIRED_17 = (
     (*one, *other, mark)
-    for one, other, mark in ((NEW, OLD, "retired=15/main"), (OLD, NEW, "retired=17/main"))
+    for one, other, mark in ((ON_17, ON_15, "retired=15/main"), (ON_15, ON_17, "retired=17/main"))
 )
 
 # The host; its data; what is planned; what is said.
 MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
     "bare": (machine(), {}, [], "no cluster here is ours yet"),
-    "current": (machine(DEBIAN_13, *NEW), {}, [], "17/main runs, the distribution's own"),
+    "current": (machine(DEBIAN_13, *ON_17), {}, [], "17/main runs, the distribution's own"),
     "stays": (
-        machine(DEBIAN_13, *OLD),
+        machine(DEBIAN_13, *ON_15),
         {"postgres_version": 15},
         [],
         "15/main runs, postgres_version is 15",
     ),
-    "old": (machine(DEBIAN_13, *OLD) | ENOUGH, {}, STEPS, "From PostgreSQL 15 to 17, 2048 MB"),
+    "old": (machine(DEBIAN_13, *ON_15) | ENOUGH, {}, STEPS, "From PostgreSQL 15 to 17, 2048 MB"),
     "extensions": (
-        machine(DEBIAN_13, *OLD) | {NEEDS: [*ENOUGH[NEEDS], "package=postgresql-17-cron"]},
+        machine(DEBIAN_13, *ON_15) | {NEEDS: [*ENOUGH[NEEDS], "package=postgresql-17-cron"]},
         {},
         [STEPS[0], "Install what the extensions need", *STEPS[1:]],
         "From PostgreSQL 15 to 17",
     ),
     "died": (
-        machine(DEBIAN_13, *OLD, *NEW, "unfinished=17/main") | ENOUGH,
+        machine(DEBIAN_13, *ON_15, *ON_17, "unfinished=17/main") | ENOUGH,
         {},
         STEPS,
         "From PostgreSQL 15 to 17",
     ),
     "backed_up": (
-        machine(DEBIAN_13, *OLD) | ENOUGH,
+        machine(DEBIAN_13, *ON_15) | ENOUGH,
         BACKUP,
         [*STEPS, "Make a backup, and list it"],
         "From PostgreSQL 15 to 17",
@@ -1478,20 +1726,20 @@ MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
         "Removing 15/main, with all its data",
     ),
     "cleaned": (
-        machine(DEBIAN_13, *NEW),
+        machine(DEBIAN_13, *ON_17),
         {"postgres_upgrade": "clean"},
         [],
         "no retired cluster to remove",
     ),
     # Unfinished ones are none: they were never used, and the next upgrade removes them.
     "clean_after_a_death": (
-        machine(DEBIAN_13, *OLD, *NEW, "unfinished=17/main"),
+        machine(DEBIAN_13, *ON_15, *ON_17, "unfinished=17/main"),
         {"postgres_upgrade": "clean"},
         [],
         "no retired cluster to remove",
     ),
     "without_statistics": (
-        machine(DEBIAN_13, *NEW)
+        machine(DEBIAN_13, *ON_17)
         | {
             "/17.unanalysed": [
                 "644|root|root|regular file|/var/lib/terrafirma/upgrade/17.unanalysed"

@@ -85,7 +85,7 @@ DATA: dict[str, dict[str, Any]] = {
         ],
     },
     "caddy/restart.conf.j2": {},
-    "pgbouncer/hba.conf.j2": {"databases": DATABASES, "networks": [BRIDGE, APPS, APPS_6]},
+    "pgbouncer/hba.conf.j2": {"visitors": VISITORS, "networks": [BRIDGE, APPS, APPS_6]},
     "pgbouncer/pgbouncer.ini.j2": {
         "addresses": ["localhost", "10.210.0.1"],
         "port": 6432,
@@ -281,6 +281,8 @@ def test_the_pooler_admits_whom_postgresql_admits(networks: list[dict[str, Any]]
     data = {"networks": networks}
     local, *clients = [line.split() for line in settled(rendered("pgbouncer/hba.conf.j2", **data))]
     theirs = [rule for rule in rules(**data) if rule[-1] == "scram-sha-256"]
+    # A line for each visitor and address.
+    assert len(theirs) == len(VISITORS) * (2 + len(networks))
     assert [rule for rule in clients if rule[-1] == "scram-sha-256"] == theirs
     # Not even through the socket: the console needs no rule.
     assert local == ["local", "all", "all", "reject"]
@@ -617,6 +619,11 @@ def test_postgresql_may_bind_an_address_to_come() -> None:
         "net.ipv4.ip_nonlocal_bind = 1",
         "-net.ipv6.ip_nonlocal_bind = 1",
     ]
+
+
+def test_huge_pages_are_set_apart_where_they_are_worth_it() -> None:
+    few, many = (settled(rendered("postgres/sysctl.conf.j2", huge_pages=n)) for n in (0, 4506))
+    assert many == [*few, "vm.nr_hugepages = 4506"]
 
 
 def test_the_package_makes_no_cluster_of_its_own() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from terrafirma.facts.machine import HardwareState
-from terrafirma.tuning import LOGGING, DoesNotFit, Hardware, hardware, literal, tune
+from terrafirma.tuning import LOGGING, DoesNotFit, Hardware, hardware, huge_pages, literal, tune
 
 GB = 1024 * 1024  # kB
 
@@ -106,6 +106,20 @@ def test_a_host_between_two_of_the_table() -> None:
 def test_the_log_of_the_writes_grows_with_the_memory() -> None:
     assert tuned(7.9375)["max_wal_size"] == "4GB"
     assert tuned(8)["max_wal_size"] == "8GB"
+
+
+@pytest.mark.parametrize(
+    ("gb", "pages"),
+    [
+        *((2, 0), (8, 0), (31.9375, 0)),
+        # 8 GB of shared_buffers are 4096 pages of 2 MB, and a tenth more 4505.6.
+        (32, 4506),
+        # 16384 pages and 1638.4.
+        (128, 18023),
+    ],
+)
+def test_huge_pages_are_for_large_shared_buffers(gb: float, pages: int) -> None:
+    assert huge_pages(Hardware(memory=int(gb * GB), cores=4, ssd=True)) == pages
 
 
 @pytest.mark.parametrize(("version", "method"), [(13, "on"), (14, "on"), (15, "lz4"), (17, "lz4")])
