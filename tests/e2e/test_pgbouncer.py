@@ -17,6 +17,7 @@ from tests.e2e.support import (
     changed,
     eventually,
     get,
+    load,
     open_ports,
     options,
     target,
@@ -321,6 +322,19 @@ def test_it_comes_back_after_a_reboot(pooled: Pooled, outsider: Container) -> No
     eventually(lambda: serves(server, outsider), 60)
     assert server.run(listening) == before
     assert changed(server.deploy(TASK, **DATA)) == []
+
+
+def test_a_rotated_password_costs_no_request(pooled: Pooled, outsider: Container) -> None:
+    server = pooled.server
+    old = password(server)
+    with load(outsider, server) as seen:
+        server.deploy("tasks/postgres_rotate.py", **DATA, postgres_rotate="api")
+    assert seen["failed"] == []
+    assert seen["requests"] > 500
+    assert password(server) != old
+    assert changed(server.deploy(**DATA)) == []
+    assert "SASL authentication failed" in logins(server, {"password": old})[0]
+    assert server.run("grep -c '~' /etc/pgbouncer/userlist.txt || true") == "0"
 
 
 def test_a_new_password_reaches_it_with_the_next_run(pooled: Pooled) -> None:
