@@ -763,7 +763,13 @@ def test_the_pooler_has_postgresqls_rules_and_addresses(pyinfra: Pyinfra) -> Non
         {"name": "shop", "owner": "api"},
     ]
     answers = machine() | ON_172
-    host = fake(answers, **POOLED, postgres_roles=roles, postgres_databases=databases)
+    host = fake(
+        answers,
+        **POOLED,
+        postgres_max_connections=200,
+        postgres_roles=roles,
+        postgres_databases=databases,
+    )
     result = pyinfra.call("@fake/host", "tasks/pgbouncer.py", "--dry", "--diff", "-vv", *host)
     assert "listen_addr = localhost,172.17.0.1" in written(result, "/etc/pgbouncer/pgbouncer.ini")
     theirs = pyinfra.call("@fake/host", "tasks/postgres.py", "--dry", "--diff", *host)
