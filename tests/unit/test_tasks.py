@@ -766,7 +766,7 @@ def test_the_pooler_has_postgresqls_rules_and_addresses(pyinfra: Pyinfra) -> Non
     host = fake(
         answers,
         **POOLED,
-        postgres_max_connections=200,
+        postgres_max_connections=140,
         postgres_roles=roles,
         postgres_databases=databases,
     )
