@@ -73,7 +73,7 @@ def membership_sql(role: str, groups: Sequence[str], now: RoleState | None) -> I
     """What makes `role` a member of exactly `groups`."""
     known = now["member_of"] if now else []
     yield from (f'grant "{group}" to "{role}";' for group in groups if group not in known)
-    yield from (f'revoke "{group}" from "{role}";' for group in known if group not in groups)
+    yield from (f'revoke {_quoted(group)} from "{role}";' for group in known if group not in groups)
 
 
 def database_sql(
@@ -93,7 +93,7 @@ def database_sql(
         acl = now["acl"]
         if now["owner"] != owner:
             yield from render(
-                "postgres/hand_over.sql.j2", database=name, old=now["owner"], new=owner
+                "postgres/hand_over.sql.j2", database=name, old=_literal(now["owner"]), new=owner
             ).splitlines()
             acl = [(owner if role == now["owner"] else role, right) for role, right in acl]
         if now["connection_limit"] != database.connection_limit:
@@ -218,6 +218,11 @@ def _locale(locale: str) -> str:
     if locale in ("C", "C.UTF-8"):
         return f"locale '{locale}'"
     return f"locale 'C.UTF-8' locale_provider icu icu_locale '{locale}'"
+
+
+def _quoted(name: str) -> str:
+    """A name that somebody else chose; those of the data need no more than the quotes."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _literal(value: str) -> str:

@@ -295,6 +295,23 @@ def test_a_role_is_a_member_of_exactly_its_groups(now: list[str], said: list[str
     assert list(membership_sql("reader", ["a", "b"], {**ROLE_NOW, "member_of": now})) == said
 
 
+def test_a_name_that_somebody_else_chose_is_only_a_name() -> None:
+    now = RoleState({**ROLE_NOW, "member_of": ['a" from x; drop role y; --']})
+    assert list(membership_sql("reader", [], now)) == [
+        'revoke "a"" from x; drop role y; --" from "reader";'
+    ]
+    stranger = "it's mine"
+    database = Database(name="api", owner="api")
+    state = DatabaseState(
+        owner=stranger, encoding="UTF8", locale="C.UTF-8", connection_limit=-1, connectable=True,
+        acl=[(stranger, "CONNECT"), (stranger, "CREATE"), (stranger, "TEMPORARY")], settings=[],
+        role_settings={},
+    )  # fmt: skip
+    said = "\n".join(database_sql(database, state, {"api"}))
+    assert said.count("= 'it''s mine'") == 4
+    assert "it's" not in said
+
+
 def test_a_new_role_is_a_member_of_its_groups() -> None:
     assert list(membership_sql("reader", ["a"], None)) == ['grant "a" to "reader";']
 

@@ -102,7 +102,7 @@ DATA: dict[str, dict[str, Any]] = {
         "limits": {"worker": 5},
     },
     "postgres/createcluster.conf.j2": {},
-    "postgres/hand_over.sql.j2": {"database": "shop", "old": "api", "new": "shop_owner"},
+    "postgres/hand_over.sql.j2": {"database": "shop", "old": "'api'", "new": "shop_owner"},
     "postgres/pg_hba.conf.j2": {"visitors": VISITORS, "networks": [BRIDGE, APPS, APPS_6]},
     "postgres/restart.conf.j2": {},
     "postgres/sysctl.conf.j2": {"huge_pages": 0},
