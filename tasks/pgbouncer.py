@@ -3,6 +3,7 @@
 from pyinfra import host
 from pyinfra.api import DeployError
 
+from terrafirma.budget import refuse_overdraft
 from terrafirma.facts.docker import DockerAddresses, DockerNetworks
 from terrafirma.facts.pgbouncer import ForeignPooler
 from terrafirma.machine import distribution, postgres_version, ready
@@ -49,6 +50,7 @@ if not settings.enabled:
         stop(name="Stop PgBouncer, which is no longer enabled", unit=service)
 else:
     version = postgres_version(host, postgres)
+    refuse_overdraft(host)
 
     if host.get_fact(ForeignPooler):
         raise DeployError(

@@ -58,6 +58,10 @@ except DoesNotFit as error:
     raise DeployError(f"{host.name}: postgres_max_connections: {error}") from None
 
 
+# For the shared memory that was derived: whoever chooses it knows what it needs.
+pages = 0 if {"shared_buffers", "huge_pages"} & set(settings.settings) else huge_pages(share)
+
+
 # Asked when the files are written: Docker may be installed earlier in this same run.
 def server_settings() -> dict[str, Tuned]:
     docker0 = host.get_fact(DockerAddresses)
@@ -102,7 +106,7 @@ put(
         template(
             "postgres/sysctl.conf.j2",
             "/etc/sysctl.d/60-terrafirma-postgres.conf",
-            data={"huge_pages": huge_pages(share)},
+            data={"huge_pages": pages},
         ),
         template(
             "postgres/createcluster.conf.j2",
@@ -142,10 +146,11 @@ else:
 configuration = put(
     name="Configure the server",
     entries=server_file,
-    check=f'all={directory}/terrafirma-check; trap "rm -f $all" EXIT; '
-    f'cat {directory}/postgresql.conf "$new" > "$all" && chown postgres: "$all" && '
-    f"runuser -u postgres -- /usr/lib/postgresql/{version}/bin/postgres "
-    '--config_file="$all" -C max_connections > /dev/null',
+    # As postgres, which owns the directory and could have put a link there.
+    check=f'all={directory}/terrafirma-check; trap "rm -f $all" EXIT; rm -f "$all"; '
+    f'cat {directory}/postgresql.conf "$new" | runuser -u postgres -- sh -c \'cat > "$0" && '
+    f'exec /usr/lib/postgresql/{version}/bin/postgres --config_file="$0" -C max_connections\' '
+    '"$all" > /dev/null',
 )
 
 # It reads the file only when it is told to: the new one may take the old one's place for a moment.

@@ -51,7 +51,12 @@ twin(name=f"Let {double} log in as well", version=version, role=role, settings=p
 
 for login in host.loop([double, role.name]):
     passwords(
-        name=f"Give {login} a new password", version=version, roles=[login], given={}, renew=True
+        name=f"Give {login} a new password",
+        version=version,
+        roles=[login],
+        given={},
+        # One that a rotation left behind may be in use: it keeps its password.
+        renew=login == role.name,
     )
 
     tell_pgbouncer()

@@ -137,9 +137,10 @@ def content_sql(database: Database, now: ContentState | None, declared: Set[str]
             yield f'alter schema "{name}" owner to "{wanted}";'
         yield from _schema_sql(database, name, schemas[name], declared)
     known = now["extensions"] if now else []
-    for extension in database.extensions:
-        if extension not in known:
-            yield f'create extension "{extension}" cascade;'
+    if missing := [name for name in database.extensions if name not in known]:
+        # Else nothing but PostgreSQL's own schema is searched, and they need a place.
+        yield f'set local search_path to "{database.schemas[0]}";'
+        yield from (f'create extension "{name}" cascade;' for name in missing)
 
 
 _NEW = SchemaState(

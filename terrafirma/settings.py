@@ -404,7 +404,7 @@ class Database(Model):
 class Postgres(Settings):
     prefix = "postgres"
 
-    version: int | None = Field(ge=13, le=30)
+    version: int | None = Field(ge=15, le=30)
     upgrade: Literal["", "back", "clean"]
     adopt: bool
     port: UserPort

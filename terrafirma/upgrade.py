@@ -62,7 +62,7 @@ def plan(host: Host, settings: Postgres) -> Plan:
     if version is None:
         return Plan("There is nothing to upgrade: no cluster here is ours yet")
     if settings.upgrade == "back":
-        return _back(version, [one for one in retired if one < version])
+        return _back(version, retired)
     if version >= wanted:
         return _current(settings, version, wanted)
     if wanted in retired:
@@ -70,6 +70,11 @@ def plan(host: Host, settings: Postgres) -> Plan:
             f"{host.name}: postgres_upgrade: the retired cluster {wanted}/main is in the way, with "
             "the rows that were written before the way back; remove it first, with "
             "--data postgres_upgrade=clean"
+        )
+    if f"{wanted}/main" in set(machine["clusters"]) - set(machine["unfinished_clusters"]):
+        raise DeployError(
+            f"{host.name}: postgres_upgrade: there is a cluster {wanted}/main that no upgrade "
+            "made; move it away"
         )
     upgrade = Upgrade(version, wanted)
     needs = host.get_fact(UpgradeState, old=version, new=wanted)
@@ -111,7 +116,11 @@ def _current(settings: Postgres, version: int, wanted: int) -> Plan:
     return Plan(f"There is nothing to upgrade: {version}/main is newer than {wanted}")
 
 
-def _back(version: int, older: list[int]) -> Plan:
+def _back(version: int, retired: list[int]) -> Plan:
+    older = [one for one in retired if one < version]
+    if newer := [one for one in retired if one > version]:
+        # The same command twice is one way back, not two.
+        return Plan(f"{version}/main is back already: {newer[-1]}/main is kept, switched off")
     if not older:
         return Plan(f"There is no way back: nothing older than {version}/main is kept")
     return Plan(

@@ -10,12 +10,18 @@ from typing_extensions import override
 
 from terrafirma.paths import PASSWORDS_PROGRAM
 
+# Whoever owns a database decides what a session there begins with, and has functions of its own
+# there, which a superuser must not call. These win over the settings of a database or a role.
+PSQL_OPTIONS = (
+    "-c search_path=pg_catalog -c statement_timeout=0 -c default_transaction_read_only=off"
+)
+
 
 def psql(version: int, *more: str) -> str:
     """The command line that runs SQL from standard input in cluster `version`/main as superuser."""
     return " ".join(
         (
-            "runuser -u postgres -- psql --cluster",
+            f"runuser -u postgres -- env PGOPTIONS='{PSQL_OPTIONS}' psql --cluster",
             f"{version}/main",
             "--no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1",
             *more,

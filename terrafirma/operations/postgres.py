@@ -158,8 +158,8 @@ def twin(version: int, role: Role, settings: Postgres) -> Generator[StringComman
         yield from _unseen()
         return
     now = known.get(double.name)
-    groups = [role.name, *settings.groups(role)]
-    sql = [*role_sql(double, now), *membership_sql(double.name, groups, now)]
+    # What the role is a member of, it is through it: what the role loses, it loses.
+    sql = [*role_sql(double, now), *membership_sql(double.name, [role.name], now)]
     sql += [
         f'alter role "{double.name}" in database "{database.name}" set role to {database.owner};'
         for database in settings.databases
@@ -196,8 +196,13 @@ def drop_database(version: int, database: str) -> Generator[StringCommand]:
         # A dump that is there is never overwritten: whoever drops twice has two.
         f"umask 077; mkdir -p {DROPPED}; file={DROPPED}/{database}.dump; n=1;",
         f'while test -e "$file"; do n=$((n + 1)); file={DROPPED}/{database}.$n.dump; done;',
+        # Nobody writes what the dump does not have.
+        f'say() {{ echo "$1" | {psql(version)} > /dev/null; }};',
+        f'say \'alter database "{database}" connection limit 0; select pg_terminate_backend(pid)',
+        f"from pg_stat_activity where datname = $${database}$$ and pid <> pg_backend_pid();' &&",
         f"runuser -u postgres -- pg_dump --cluster {version}/main --format custom {database}",
-        '> "$file" || { rm -f "$file"; exit 1; };',
+        '> "$file" && sync "$file" || { rm -f "$file";',
+        f"say 'alter database \"{database}\" connection limit -1;'; exit 1; }};",
         f'{psql(version)} && echo "the last dump of {database}: $file"',
         _stdin=[f'drop database "{database}";'],
     )
@@ -255,7 +260,7 @@ def contents(version: int, settings: Postgres) -> Generator[StringCommand]:
             _report(f"extensions of {database.name}", more)
     # Its view shows the statements of all databases, to the superuser.
     if "pg_stat_statements" not in known.get("postgres", {"extensions": []})["extensions"]:
-        sql += ["\\connect postgres", "create extension pg_stat_statements;"]
+        sql += ["\\connect postgres", "create extension pg_stat_statements schema public;"]
     yield from _run(version, sql, f"the contents of {len(settings.databases)} databases as wanted")
 
 

@@ -500,6 +500,7 @@ def test_a_new_database_gets_schemas_rights_and_then_extensions() -> None:
         *first_grants("public"),
         'create schema "jobs" authorization "owner";',
         *first_grants("jobs"),
+        'set local search_path to "public";',
         'create extension "hstore" cascade;',
         'create extension "pg_trgm" cascade;',
     ]
@@ -511,7 +512,11 @@ def test_a_database_without_access_has_nothing_to_say_about_its_schema() -> None
 
 def test_an_extension_that_is_missing() -> None:
     now = ContentState(**{**CONTENT_NOW, "extensions": ["plpgsql", "pg_trgm"]})
-    assert list(content_sql(SHOP, now, DECLARED)) == ['create extension "hstore" cascade;']
+    # A superuser's session searches nobody else's schema, but an extension needs a place.
+    assert list(content_sql(SHOP, now, DECLARED)) == [
+        'set local search_path to "public";',
+        'create extension "hstore" cascade;',
+    ]
 
 
 def test_an_extension_that_is_not_declared_is_left_alone() -> None:

@@ -522,7 +522,7 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     (PgBouncer, {"pgbouncer_settings": {"verbose": None}}, "pgbouncer_settings.verbose", "valid"),
     (App, {"app_pgbouncer": "perhaps"}, "app_pgbouncer", "valid boolean"),
     (Postgres, {"postgres_version": "new"}, "postgres_version", "valid integer"),
-    (Postgres, {"postgres_version": 9}, "postgres_version", "greater than or equal to 13"),
+    (Postgres, {"postgres_version": 9}, "postgres_version", "greater than or equal to 15"),
     (Postgres, {"postgres_upgrade": "forth"}, "postgres_upgrade", "'', 'back' or 'clean'"),
     (Postgres, {"postgres_upgrade": None}, "postgres_upgrade", "'', 'back' or 'clean'"),
     (Postgres, {"postgres_port": 0}, "postgres_port", "greater than or equal to 1"),
