@@ -321,8 +321,8 @@ def _setting(value: Any) -> Any:
 
 ServerSettings = dict[SettingName, Annotated[Any, AfterValidator(_setting)]]
 
-# PostgreSQL's own groups that only look. Those that write files, run programs or read every table
-# are a superuser by another name.
+# PostgreSQL's own groups that look, and one that ends what others do. Those that write files, run
+# programs or read every table are a superuser by another name.
 _WATCHERS = frozenset(
     """
     pg_monitor pg_read_all_settings pg_read_all_stats pg_stat_scan_tables pg_signal_backend
