@@ -104,37 +104,86 @@ pgbouncer_max_clients = 1000
 # Further settings, as PgBouncer documents them.
 pgbouncer_settings = {}
 
-# --- app: the application, N replicas of it -------------------------------------------------------
+# --- app: the application, N replicas of it, released without a failed request --------------------
 
-# Name of the compose project, the image and the directory on the host.
+# Name of the compose projects, the images and the directory on the host.
 app_name = "api"
-# Directory on this machine with its Dockerfile; empty: no application.
+# Directory on this machine with its Dockerfile, or with the compose files of `app_compose`; empty,
+# like `app_image`: no application.
 app_source = "examples/api"
-# Name under which Caddy serves it.
+# Instead of a source: image of a registry, with a tag or a digest …
+app_image = ""
+# … and who logs in there, with a password that is "env:NAME" or "command:…".
+app_registry_user = ""
+app_registry_password = ""
+# Compose files of a project of its own below `app_source` …
+app_compose = []
+# … its service that serves HTTP, if that is not called like the application …
+app_service = ""
+# … and those that no release recreates.
+app_stateful = []
+# Command, in words, that runs once before a release; ["NAME"]: that service of the project.
+app_migrate = []
+# Variables of its environment; nothing secret.
+app_env = {}
+# Secrets, each a file /run/secrets/NAME: "born" on the server, or "env:NAME" or "command:…" here.
+app_secrets = {}
+# Whether they are variables of the environment too.
+app_secrets_env = False
+# Name under which Caddy serves it …
 app_domain = "api.terrafirma.test"
-# Its database, one of `postgres_databases`.
+# … and further names, from which clients are sent there.
+app_redirects = []
+# How long a browser insists on HTTPS after a visit, in seconds; 0: not at all.
+app_hsts_seconds = 31_536_000
+# Headers of every answer, beside the usual ones for security; an empty value takes one away.
+app_headers = {}
+# Largest body of a request, in MB.
+app_max_upload_mb = 100
+# How long a replica may take until its answer begins, in seconds.
+app_timeout_seconds = 60
+# Parts that ask for a password, or that only some addresses may see.
+app_guards = []
+# Directories on the host that Caddy serves by itself, by path.
+app_static = {}
+# File on this machine with further lines for the site, as the Caddyfile has them.
+app_snippet = ""
+# Its database, one of `postgres_databases`; empty: none.
 app_database = "api"
 # Role as which it connects, one of `postgres_roles`; empty: the owner of the database.
 app_role = ""
 # Connections that one replica holds at most: the size of its pool.
 app_connections = 5
+# Whether its URL leads through PgBouncer.
+app_pgbouncer = False
 # Containers that run at once.
 app_replicas = 4
-# First of its loopback ports: one for each replica, in a row.
+# Memory, in MB, and processors that one container may take; 0: no limit.
+app_memory_mb = 0
+app_cpus = 0
+# First of its loopback ports: 64 for each of its two slots, one for each replica.
 app_port = 8000
 # Port on which it listens in its container.
 app_container_port = 8000
-# Path that answers 200 when a replica can serve.
+# Path that answers 200 when a replica can serve …
 app_health_path = "/healthz"
+# … and the one that is asked through Caddy before a release counts; empty: the same.
+app_smoke_path = ""
 # Account on the host, one of `users_accounts`, under whose id the containers run.
 app_user = "prod"
-# Whether its URL leads through PgBouncer.
-app_pgbouncer = False
 # Docker network of the applications, one of `docker_networks`.
 app_network = "apps"
-# How long the replicas may take to become healthy, in seconds.
+# How long the replicas of a release may take to become healthy, in seconds …
 app_start_seconds = 120
-# Further applications, each with name, source, domain, database, port and what else differs.
+# … how long requests that are under way may take when another release takes over …
+app_drain_seconds = 30
+# … and how long a container may then take to stop.
+app_stop_seconds = 10
+# Releases that `tasks/rollback.py` can go back to.
+app_keep_releases = 5
+# For tasks/rollback.py alone, given with --data: APPLICATION, or APPLICATION:RELEASE.
+app_rollback = ""
+# Further applications, each with name, source or image, domain, port and what else differs.
 app_more = []
 
 # --- caddy: HTTPS and load balancing --------------------------------------------------------------

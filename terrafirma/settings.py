@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
-from ipaddress import IPv4Network, ip_address
+from ipaddress import IPv4Network, ip_address, ip_network
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -32,6 +33,7 @@ ROOT = Path(__file__).parent.parent
 
 # Names that end up in SQL, in file names, in unit names and in Docker's labels: nothing to quote.
 Identifier = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
+ApplicationName = Annotated[str, Field(pattern=r"^[a-z](-?[a-z0-9]){0,30}$")]
 AccountName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 # Below are the ports of the system's own services: SSH, HTTP, HTTPS …
@@ -206,6 +208,8 @@ class Account(Model):
     """All the groups besides the account's own. `docker` is root by another name."""
     sudo: tuple[Line, ...] = ()
     """Commands it may run as root without a password, by absolute path; `ALL` for every one."""
+    releases: tuple[ApplicationName, ...] = ()
+    """Applications that its keys may release, and do nothing else: for an automated deployment."""
 
     @property
     def directory(self) -> str:
@@ -547,32 +551,157 @@ class PgBouncer(Settings):
         return self
 
 
+# A service of a compose project, and a file that describes one.
+ServiceName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$")]
+ComposeFile = Annotated[str, Field(pattern=r"^[\w][\w./-]*\.ya?ml$")]
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+SecretName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Seconds = Annotated[int, Field(strict=True, ge=1, le=3600)]
+
+# An image of a registry: host, path, and a tag or a digest.
+_IMAGE = r"[a-z0-9][a-z0-9._:-]*(/[a-z0-9._-]+)*(:[\w.-]{1,128})?(@sha256:[0-9a-f]{64})?"
+
+
+def _image(value: str) -> str:
+    if value and not re.fullmatch(_IMAGE, value):
+        raise ValueError(f"{value!r} is no image, like registry.example.com/team/api:1.2")
+    return value
+
+
+def _secret_source(value: str) -> str:
+    if value != "born" and not re.fullmatch(r"env:[A-Za-z_]\w*|command:[^\s].*", value):
+        raise ValueError(
+            f"{value[:20]!r} is no source of a secret: use 'born' (made on the server), 'env:NAME' "
+            "(of the environment of pyinfra) or 'command:…' (what a command prints here)"
+        )
+    return _one_line(value)
+
+
+SecretSource = Annotated[str, AfterValidator(_secret_source)]
+
+
+def _secret_source_or_empty(value: str) -> str:
+    return value and _secret_source(value)
+
+
+def _address_range(value: str) -> str:
+    try:
+        return str(ip_network(value))
+    except ValueError:
+        raise ValueError(f"{value!r} is no address or network, like 203.0.113.0/24") from None
+
+
+AddressRange = Annotated[str, AfterValidator(_address_range)]
+
+
+def _bcrypt(value: str) -> str:
+    if not re.fullmatch(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}", value):
+        raise ValueError("is no bcrypt hash; `caddy hash-password` on the server makes one")
+    return value
+
+
+class Guard(Model):
+    """A part of a site that not everybody may see."""
+
+    path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_.*-]*$")] = "/*"
+    """Which requests: a path, with `*` for whatever follows."""
+    allow: tuple[AddressRange, ...] = ()
+    """Addresses and networks that may come in; everybody else is answered 403. Empty: all may."""
+    users: dict[
+        Annotated[str, Field(pattern=r"^[\w.@-]+$")], Annotated[str, AfterValidator(_bcrypt)]
+    ] = {}
+    """User names and the bcrypt hashes of their passwords (`caddy hash-password`); empty: no
+    password is asked for."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.allow and not self.users:
+            raise ValueError(f"{self.path}: neither allow nor users: it guards nothing")
+        return self
+
+
+SLOT_PORTS = 64
+"""Loopback ports of each of the two slots of an application: as many as it may have replicas."""
+
+
 class Application(Model):
     """A web application in containers behind Caddy."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z](-?[a-z0-9]){0,30}$")]
-    """Name of the compose project, the image and the directory on the host."""
-    source: Line
-    """Directory on this machine with its Dockerfile; `app_source` may be empty: no application."""
+    name: ApplicationName
+    """Name of the compose projects, the images and the directory on the host."""
+    source: Line = ""
+    """Directory on this machine with its Dockerfile, or with the compose files of `compose`."""
+    image: Annotated[str, AfterValidator(_image)] = ""
+    """Instead of a source: image of a registry, with a tag or a digest."""
+    compose: tuple[ComposeFile, ...] = ()
+    """Compose files of a project of its own below `source`, each layered over those before it."""
+    service: Annotated[str, Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,62})?$")] = ""
+    """The service of that project which serves HTTP; empty: the one called like the application."""
+    stateful: tuple[ServiceName, ...] = ()
+    """Services of that project which no release recreates: what they hold must last."""
+    migrate: tuple[Line, ...] = ()
+    """Command, in words, that runs once before a release, in a container of its own; in a project
+    of its own, one word that names a service runs that."""
+    env: dict[EnvironmentName, Line | bool | int | float] = {}
+    """Variables of its environment; nothing secret."""
+    secrets: dict[SecretName, SecretSource] = {}
+    """Secrets, each the file `/run/secrets/NAME`: `born` (random, made on the server), `env:NAME`
+    (of the environment of pyinfra), `command:…` (what that prints on this machine)."""
+    secrets_env: bool = False
+    """Whether the secrets are variables of the environment too, in capital letters; `docker
+    inspect` then shows them to root."""
+    registry_user: Line = ""
+    """Who logs in to the registry of `image`; empty: nobody has to."""
+    registry_password: Annotated[str, AfterValidator(_secret_source_or_empty)] = ""
+    """Its password, `env:NAME` or `command:…`."""
     domain: Domain
     """Name under which Caddy serves it."""
-    database: DatabaseName
+    redirects: tuple[Domain, ...] = ()
+    """Further names, from which Caddy sends clients to `domain`: `www.`, or the one without it."""
+    hsts_seconds: int = Field(default=31_536_000, ge=0)
+    """How long a browser insists on HTTPS after a visit; 0: not at all."""
+    headers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")], Line] = {}
+    """Headers of every answer, beside the usual ones; an empty value takes one away."""
+    max_upload_mb: int = Field(default=100, ge=1)
+    """Largest body of a request, in MB."""
+    timeout_seconds: Seconds = 60
+    """How long a replica may take until its answer begins."""
+    guards: tuple[Guard, ...] = ()
+    """Parts that ask for a password, or that only some addresses may see."""
+    static: dict[Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_.-]*\*?$")], AbsolutePath] = {}
+    """Directories on the host that Caddy serves by itself: `{"/assets/*": "/srv/assets"}`."""
+    snippet: Line = ""
+    """File on this machine with further lines for the site, as the Caddyfile has them."""
+    database: Annotated[str, AfterValidator(_name_or_empty)] = ""
     """Its database, one of `postgres_databases`; the URL reaches it as the file
-    `/run/secrets/database_url`."""
+    `/run/secrets/database_url`. Empty: it has none."""
     role: Annotated[str, AfterValidator(_name_or_empty)] = ""
     """Role as which it connects, one of `postgres_roles`; empty: the owner of its database."""
     connections: int = Field(default=5, strict=True, ge=1, le=1000)
     """Connections to the database that one replica holds at most: the size of its pool."""
-    replicas: int = Field(default=4, strict=True, ge=1, le=64)
+    replicas: int = Field(default=4, strict=True, ge=1, le=SLOT_PORTS)
     """Containers that run at once."""
     port: UserPort = 8000
-    """First of its loopback ports: one for each replica, in a row."""
+    """First of its loopback ports: 64 for each of its two slots, one for each replica."""
     container_port: Port = 8000
     """Port on which it listens in its container."""
     health_path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_.-]*$")] = "/healthz"
     """Path that answers 200 when a replica can serve."""
-    user: AccountName = "prod"
-    """Account on the host, one of `users_accounts`, under whose id the containers run."""
+    smoke_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9/_.-]*)?$")] = ""
+    """Path that is asked through Caddy before a release counts; empty: `health_path`."""
+    user: Annotated[str, Field(pattern=r"^([a-z_][a-z0-9_-]{0,31})?$")] = "prod"
+    """Account on the host, one of `users_accounts`, under whose id the containers run; empty, in a
+    project of its own: as the images say."""
+    memory_mb: int = Field(default=0, ge=0)
+    """Memory that one container may take, in MB; 0: no limit."""
+    cpus: float = Field(default=0, ge=0)
+    """Processors that one container may take; 0: no limit."""
+    start_seconds: Seconds = 120
+    """How long the replicas of a release may take to become healthy."""
+    drain_seconds: Seconds = 30
+    """How long requests that are under way may take when another release takes over."""
+    stop_seconds: Seconds = 10
+    """How long a container may take to stop, once nothing more reaches it."""
     pgbouncer: bool = False
     """Whether its URL leads through PgBouncer; `pgbouncer_enabled` must be `True` then."""
 
@@ -581,59 +710,109 @@ class Application(Model):
         return ROOT / Path(self.source).expanduser()
 
     @property
-    def ports(self) -> range:
-        return range(self.port, self.port + self.replicas)
+    def slots(self) -> dict[str, int]:
+        """First loopback port of each of the two releases that run while one takes over."""
+        return {"blue": self.port, "green": self.port + SLOT_PORTS}
+
+    @property
+    def ports(self) -> list[int]:
+        """All ports that its replicas publish, now or after the next release."""
+        return [first + number for first in self.slots.values() for number in range(self.replicas)]
 
     @property
     def directory(self) -> str:
         return f"/opt/terrafirma/{self.name}"
 
     @property
-    def secrets(self) -> str:
+    def secrets_directory(self) -> str:
         return f"{SECRETS}/app/{self.name}"
 
     @property
     def database_url(self) -> str:
-        return f"{self.secrets}/database_url"
+        return f"{self.secrets_directory}/database_url"
 
-    @property
-    def health_urls(self) -> tuple[str, ...]:
-        return tuple(f"http://127.0.0.1:{port}{self.health_path}" for port in self.ports)
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.source and self.image:
+            raise ValueError(f"image: {self.name} has a source too: it is one or the other")
+        if self.compose and not self.source:
+            raise ValueError(
+                f"compose: {self.name} has no source: name the directory of the project"
+            )
+        if not self.compose:
+            for key in ("service", "stateful"):
+                if getattr(self, key):
+                    raise ValueError(
+                        f"{key}: {self.name} has no compose files: there is one service"
+                    )
+            if not self.user:
+                raise ValueError(f"user: {self.name} has none: name one of users_accounts")
+        if bool(self.registry_user) != bool(self.registry_password):
+            raise ValueError("registry_password: registry_user and this belong together")
+        if self.registry_password == "born":
+            raise ValueError("registry_password: the registry knows it already: env:… or command:…")
+        if "database_url" in self.secrets:
+            raise ValueError("secrets: database_url is derived; it cannot be set here")
+        if self.role and not self.database:
+            raise ValueError(f"role: {self.name} has no database in which it could act")
+        _refuse_duplicates("stateful", self.stateful)
+        _refuse_duplicates("redirects", (self.domain, *self.redirects))
+        return self
 
 
 class App(Application, Settings):
     prefix = "app"
 
     network: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
-    start_seconds: int = Field(ge=5, le=3600)
+    keep_releases: int = Field(ge=1, le=100)
+    rollback: Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]*(:[0-9a-f]{6,12})?)?$")]
     more: tuple[Application, ...]
 
     @property
     def applications(self) -> tuple[Application, ...]:
-        """The application of the flat keys, if `app_source` names one, and those of `app_more`."""
-        return (self, *self.more) if self.source else self.more
+        """The application of the flat keys, if there is one, and those of `app_more`."""
+        return (self, *self.more) if self.source or self.image else self.more
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         _refuse_duplicates("app_name", (one.name for one in self.applications))
-        _refuse_duplicates("app_domain", (one.domain for one in self.applications))
-        taken: dict[int, str] = {}
+        names = (name for one in self.applications for name in (one.domain, *one.redirects))
+        _refuse_duplicates("app_domain", names)
+        first = dict(sorted((one.port, one.name) for one in self.applications))
+        for (port, name), (following, other) in pairwise(first.items()):
+            if following < port + 2 * SLOT_PORTS:
+                raise ValueError(
+                    f"app_port: {other} begins at {following}, but {name} has {port} to "
+                    f"{port + 2 * SLOT_PORTS - 1}; set it to {port + 2 * SLOT_PORTS} or more"
+                )
         for one in self.applications:
-            for port in one.ports:
-                if port > 65535 or port in taken:
-                    reason = f"taken by {taken[port]}" if port in taken else "above 65535"
-                    raise ValueError(
-                        f"app_port: {one.name} needs {one.ports[0]}-{one.ports[-1]} for its "
-                        f"{one.replicas} replicas, but {port} is {reason}"
-                    )
-                taken[port] = one.name
-            try:
-                found = (one.source_directory / "Dockerfile").is_file()
-            except (OSError, RuntimeError):
-                found = False
-            if not found:
-                raise ValueError(f"app_source: {one.source!r} is not a directory with a Dockerfile")
+            if one.port + 2 * SLOT_PORTS > 65536:
+                raise ValueError(
+                    f"app_port: {one.name} needs {2 * SLOT_PORTS} ports from {one.port} on, and "
+                    f"there are none above 65535"
+                )
+            if not one.source and not one.image:
+                raise ValueError(f"app_source: {one.name} has neither source nor image")
+            if one.source:
+                _refuse_missing(one)
+            if one.snippet and not _is_file(ROOT / Path(one.snippet).expanduser()):
+                raise ValueError(f"app_snippet: {one.name}: cannot read {one.snippet!r}")
         return self
+
+
+def _refuse_missing(one: Application) -> None:
+    for name in one.compose:
+        if not _is_file(one.source_directory / name):
+            raise ValueError(f"app_compose: {one.source!r} has no file {name!r}")
+    if not one.compose and not _is_file(one.source_directory / "Dockerfile"):
+        raise ValueError(f"app_source: {one.source!r} is not a directory with a Dockerfile")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, RuntimeError):
+        return False
 
 
 class Caddy(Settings):
