@@ -1,33 +1,32 @@
-"""The applications: N replicas of each on loopback ports, built on the host, unprivileged."""
-
-from functools import partial
-from hashlib import sha256
+"""The applications: N replicas of each on loopback ports, released without a failed request."""
 
 from pyinfra import host
 from pyinfra.api import DeployError
 
 from terrafirma.budget import refuse_overdraft
-from terrafirma.facts.accounts import Accounts
 from terrafirma.machine import distribution, ready
-from terrafirma.operations.docker import compose_up, upload_source
-from terrafirma.operations.files import File, put, template, tree_digest
-from terrafirma.operations.packages import packages
+from terrafirma.operations.docker import upload_source
+from terrafirma.operations.files import Directory, File, put, source
+from terrafirma.operations.release import release
 from terrafirma.operations.secrets import database_url
+from terrafirma.paths import APPLICATIONS, HOST_LIBRARY, HOST_PROGRAM
 from terrafirma.pooler import pooler
-from terrafirma.settings import App, Application, Docker, Postgres, Users
+from terrafirma.release import deployer, description, revision, uploaded_source
+from terrafirma.settings import ROOT, App, Docker, Postgres, Users
 
 machine = ready(host)
 settings = App.of(host)
 postgres = Postgres.of(host)
 pgbouncer = pooler(host)
-accounts = {account.name for account in Users.of(host).accounts}
+users = Users.of(host)
+accounts = {account.name for account in users.accounts}
 
 refuse_overdraft(host)
 for app in settings.applications:
-    if postgres.port in app.ports:
+    if postgres.port in app.reserved_ports:
         raise DeployError(
-            f"{host.name}: app_port: {app.name} needs {app.ports[0]}-{app.ports[-1]}, but "
-            f"{postgres.port} is PostgreSQL's (postgres_port)"
+            f"{host.name}: app_port: {app.name} needs {app.reserved_ports[0]}-"
+            f"{app.reserved_ports[-1]}, but {postgres.port} is PostgreSQL's (postgres_port)"
         )
     if not distribution(machine).compose:
         raise DeployError(
@@ -38,72 +37,66 @@ for app in settings.applications:
         ("app_database", app.database, postgres.owners, "postgres_databases"),
         (
             "app_role",
-            postgres.role_of(app),
+            app.database and postgres.role_of(app),
             [role for database, role in postgres.visitors if database == app.database],
             f"the roles that log in to {app.database}",
         ),
         ("app_user", app.user, accounts, "users_accounts"),
         ("app_network", settings.network, Docker.of(host).networks, "docker_networks"),
     ):
-        if value not in known:
+        if value and value not in known:
             raise DeployError(
                 f"{host.name}: {key}: {value!r} of {app.name} is not in {where} "
                 f"({', '.join(sorted(known)) or 'empty'})"
             )
 
-
-# The ids of the account are known once it exists, perhaps since earlier in this same run.
-def compose_file(app: Application, release: str, source: str) -> list[File]:
-    account = host.get_fact(Accounts, names=[app.user]).get(app.user)
-    data = {
-        "app": app,
-        "release": release,
-        "source": source,
-        "network": settings.network,
-        "uid": account and account["uid"],
-        "gid": account and account["gid"],
-    }
-    return [template("app/compose.yaml.j2", f"{app.directory}/compose.yaml", data=data)]
-
-
-packages(name="Install what asks the replicas how they are", packages=["curl"])
+put(
+    name="Install the command terrafirma",
+    entries=[
+        Directory(HOST_LIBRARY),
+        *(
+            source(f"terrafirma_host/{path.name}", f"{HOST_LIBRARY}/{path.name}")
+            for path in sorted((ROOT / "files/terrafirma_host").glob("*.py"))
+        ),
+        source("terrafirma", HOST_PROGRAM, mode="755"),
+        Directory(APPLICATIONS, "700"),
+    ],
+)
 
 for app in host.loop(settings.applications):
-    digest = tree_digest(app.source_directory)[:12]
-    source = f"{app.directory}/source-{digest}"
-    # What its containers depend on: no other application, nothing that Caddy or PostgreSQL see to.
-    # The way to the database is a file, which they follow without a release.
-    beside = {"domain", "health_path", "role", "connections", "pgbouncer"}
-    fields = set(Application.model_fields) - beside
-    description = app.model_dump_json(include=fields)
-    release = sha256(f"{digest}{description}{settings.network}".encode()).hexdigest()[:12]
+    told = []
+    if app.database:
+        port = pgbouncer.port if app.pgbouncer else postgres.port
+        told += [
+            database_url(
+                name=f"Give {app.name} the address of its database",
+                path=app.database_url,
+                url=postgres.url(app, postgres.role_of(app), port),
+                role=postgres.role_of(app),
+                user=app.user,
+            )
+        ]
+    if app.source:
+        told += [
+            upload_source(
+                name=f"Upload the source of {app.name}",
+                directory=app.source_directory,
+                dest=uploaded_source(app),
+            )
+        ]
+    words = description(app, settings, users)
+    told += [
+        put(
+            name=f"Describe {app.name}",
+            entries=[File(f"{APPLICATIONS}/{app.name}.json", words, mode="600")],
+        )
+    ]
 
-    port = pgbouncer.port if app.pgbouncer else postgres.port
-    database_url(
-        name=f"Give {app.name} the address of its database",
-        path=app.database_url,
-        url=postgres.url(app, postgres.role_of(app), port),
-        role=postgres.role_of(app),
-        user=app.user,
-    )
-
-    upload_source(
-        name=f"Upload the source of {app.name}", directory=app.source_directory, dest=source
-    )
-
-    put(
-        name=f"Describe the replicas of {app.name}",
-        entries=partial(compose_file, app, release, source),
-    )
-
-    compose_up(
-        name=f"Run {app.replicas} replicas of {app.name}",
-        project=app.name,
-        directory=app.directory,
-        release=release,
-        replicas=app.replicas,
-        service=app.name,
-        secrets=[app.database_url],
-        health_urls=app.health_urls,
-        timeout=settings.start_seconds,
+    release(
+        name=f"Release {app.name}, {app.replicas} replicas",
+        app=app.name,
+        description=words,
+        revision=revision(app.source_directory) if app.source else "",
+        by=deployer(),
+        after=told,
     )

@@ -4,7 +4,7 @@ from pyinfra import host
 from pyinfra.api import DeployError
 
 from terrafirma.machine import ready
-from terrafirma.operations.files import put, template
+from terrafirma.operations.files import Directory, put, template
 from terrafirma.operations.packages import packages
 from terrafirma.operations.services import unit
 from terrafirma.settings import App, Caddy, is_public
@@ -30,6 +30,8 @@ policy = put(
 sites = put(
     name="Configure the sites",
     entries=[
+        Directory("/etc/caddy/upstreams"),
+        Directory("/etc/caddy/maintenance"),
         template(
             "caddy/Caddyfile.j2",
             caddyfile,
@@ -43,13 +45,12 @@ sites = put(
                         "name": app.name,
                         "domain": app.domain,
                         "public": is_public(app.domain) or bool(settings.acme_ca),
-                        "ports": app.ports,
                         "health_path": app.health_path,
                     }
                     for app in App.of(host).applications
                 ],
             },
-        )
+        ),
     ],
     # As the user that serves: validating opens the log files and Caddy's own authority.
     check="runuser -u caddy -- env HOME=/var/lib/caddy "

@@ -64,6 +64,9 @@ daemon_settings = {
     "live-restore": True,
     "log-driver": "local",
     "log-opts": {"max-file": str(settings.log_max_files), "max-size": settings.log_max_size},
+    # A proxy for each port dies with the daemon, and its connections with it; the kernel's rules
+    # stay, and are faster.
+    "userland-proxy": False,
     **settings.daemon,
 }
 

@@ -4,13 +4,14 @@ from pyinfra import host
 from pyinfra.api import DeployError
 
 from terrafirma.machine import postgres_version, ready
-from terrafirma.operations.docker import roll
 from terrafirma.operations.pgbouncer import user_list
 from terrafirma.operations.postgres import drop_role, passwords, twin
+from terrafirma.operations.release import refresh
 from terrafirma.operations.secrets import database_url
 from terrafirma.operations.services import unit
 from terrafirma.paths import POOLER_USERS
 from terrafirma.pooler import pooler
+from terrafirma.release import deployer
 from terrafirma.settings import App, Postgres
 
 ready(host)
@@ -71,13 +72,7 @@ for login in host.loop([double, role.name]):
             user=app.user,
         )
 
-        roll(
-            name=f"Restart the replicas of {app.name}, one by one",
-            project=app.name,
-            secrets=[app.database_url],
-            health_urls=app.health_urls,
-            timeout=settings.start_seconds,
-        )
+        refresh(name=f"Let {app.name} come as {login}", app=app.name, by=deployer())
 
 drop_role(name=f"Remove {double}", version=version, role=double)
 

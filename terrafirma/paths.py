@@ -50,3 +50,12 @@ POOLER_DROP_IN = "/etc/systemd/system/pgbouncer.service.d/terrafirma.conf"
 
 POOLER_CHECK = "/usr/local/lib/terrafirma/pgbouncer-check"
 """Tries a new file of PgBouncer's; from files/pgbouncer/pgbouncer-check."""
+
+HOST_PROGRAM = "/usr/local/bin/terrafirma"
+"""What one does with the applications on the host; from files/terrafirma."""
+
+HOST_LIBRARY = "/usr/local/lib/terrafirma/terrafirma_host"
+"""Its modules; from files/terrafirma_host."""
+
+APPLICATIONS = "/etc/terrafirma/apps"
+"""What each application is to be: NAME.json, for the program above."""

@@ -31,10 +31,10 @@ def pooler(host: Host) -> PgBouncer:
             "take another"
         )
     for app in applications:
-        if settings.port in app.ports:
+        if settings.port in (ports := app.reserved_ports):
             raise DeployError(
                 f"{host.name}: pgbouncer_port: {settings.port} is one of {app.name}'s "
-                f"{app.ports[0]}-{app.ports[-1]} (app_port); take another"
+                f"{ports[0]}-{ports[-1]} (app_port); take another"
             )
     if any(database == "pgbouncer" for database, _ in postgres.visitors):
         raise DeployError(

@@ -720,6 +720,11 @@ class Application(Model):
         return [first + number for first in self.slots.values() for number in range(self.replicas)]
 
     @property
+    def reserved_ports(self) -> range:
+        """All ports that its slots have, whatever the number of replicas."""
+        return range(self.port, self.port + len(self.slots) * SLOT_PORTS)
+
+    @property
     def directory(self) -> str:
         return f"/opt/terrafirma/{self.name}"
 
@@ -778,18 +783,19 @@ class App(Application, Settings):
         _refuse_duplicates("app_name", (one.name for one in self.applications))
         names = (name for one in self.applications for name in (one.domain, *one.redirects))
         _refuse_duplicates("app_domain", names)
-        first = dict(sorted((one.port, one.name) for one in self.applications))
-        for (port, name), (following, other) in pairwise(first.items()):
-            if following < port + 2 * SLOT_PORTS:
+        in_order = sorted(self.applications, key=lambda one: one.port)
+        for one, following in pairwise(in_order):
+            taken = one.reserved_ports
+            if following.port in taken:
                 raise ValueError(
-                    f"app_port: {other} begins at {following}, but {name} has {port} to "
-                    f"{port + 2 * SLOT_PORTS - 1}; set it to {port + 2 * SLOT_PORTS} or more"
+                    f"app_port: {following.name} begins at {following.port}, but {one.name} has "
+                    f"{taken[0]} to {taken[-1]}; set it to {taken[-1] + 1} or more"
                 )
         for one in self.applications:
-            if one.port + 2 * SLOT_PORTS > 65536:
+            if one.reserved_ports[-1] > 65535:
                 raise ValueError(
-                    f"app_port: {one.name} needs {2 * SLOT_PORTS} ports from {one.port} on, and "
-                    f"there are none above 65535"
+                    f"app_port: {one.name} has {one.reserved_ports[0]} to "
+                    f"{one.reserved_ports[-1]}, but 65535 is the last there is"
                 )
             if not one.source and not one.image:
                 raise ValueError(f"app_source: {one.name} has neither source nor image")

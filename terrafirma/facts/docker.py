@@ -104,59 +104,6 @@ class DockerAddresses(FactBase[list[str]]):
             raise FactProcessError(f"docker0 has no address: {output[:2]!r}") from error
 
 
-class Container(TypedDict):
-    name: str
-    release: str  # label terrafirma.release
-    state: str  # "running", "exited" …
-    health: str  # "healthy", "starting", "unhealthy" or ""
-    stale: bool  # one of the secrets is newer than its start, or the host's address is another
-
-
-class ProjectContainers(FactBase[list[Container]]):
-    """
-    The containers of a compose project, whatever their state; empty without Docker.
-
-    `secrets` are files that they read as they start; a running container keeps the old ones. So it
-    does with the address of host.docker.internal, which may no longer be one of the host's.
-    """
-
-    default = list
-
-    @override
-    def command(self, project: str, secrets: Sequence[str] = ()) -> StringCommand:
-        label = QuoteString(f"label=com.docker.compose.project={project}")
-        form = (
-            '{{.Name}}|{{index .Config.Labels "terrafirma.release"}}|{{.State.Status}}|'
-            "{{with .State.Health}}{{.Status}}{{end}}|{{.State.StartedAt}}|{{.HostsPath}}"
-        )
-        return StringCommand(
-            _NO_DOCKER,
-            "ids=$(docker ps --all --quiet --no-trunc --filter", label, ") || exit 1;",
-            'test -n "$ids" || exit 0;',
-            "all=$(docker inspect --format", QuoteString(form), "$ids) || exit 1;",
-            "echo \"$all\" | while IFS='|' read -r name release state health started hosts;",
-            'do stale=""; for secret in', *map(QuoteString, secrets),
-            '; do test -z "$(find "$secret" -newerct "$started" 2> /dev/null)" || stale=yes; done;',
-            "address=$(sed -n 's/[[:space:]]host.docker.internal.*//p' \"$hosts\" 2> /dev/null |",
-            'grep -m 1 -v :); test -z "$address" || ip -4 -oneline address |',
-            'grep -qF " $address/" || stale=yes;',
-            'echo "${name#/}|$release|$state|$health|$stale"; done',
-        )  # fmt: skip
-
-    @override
-    def process(self, output: list[str]) -> list[Container]:
-        containers = []
-        for line in output:
-            try:
-                name, release, state, health, stale = line.split("|")
-            except ValueError as error:
-                raise FactProcessError(f"docker inspect answered {line!r}") from error
-            containers.append(
-                Container(name=name, release=release, state=state, health=health, stale=bool(stale))
-            )
-        return containers
-
-
 class MissingNetworks(FactBase[list[str]]):
     """Those of `names` that are no Docker network; all of them without Docker."""
 

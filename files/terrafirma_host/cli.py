@@ -1,0 +1,291 @@
+"""
+Managed by Terrafirma. The command `terrafirma` on a server.
+
+    terrafirma releases api            what ran when, and what can be gone back to
+    terrafirma rollback api            the release before this one serves again
+    terrafirma logs api --follow       what all replicas say
+    terrafirma run api -- CMD …        a command in the release's environment
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any, BinaryIO, NoReturn
+
+from terrafirma_host import engine, proxy, release
+from terrafirma_host.engine import Compose
+from terrafirma_host.lease import describe
+from terrafirma_host.shell import Failed, say
+from terrafirma_host.spec import (
+    RUNTIME,
+    Application,
+    Serving,
+    history,
+    known_releases,
+    names,
+)
+
+PROGRAM = "/usr/local/bin/terrafirma"
+UNIT = "TERRAFIRMA_UNIT"
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="terrafirma", description=__doc__,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, *, optional: bool = False) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text)
+        one.add_argument("name", metavar="APPLICATION", nargs="?" if optional else None)
+        return one
+
+    one = command("release", "release what the deploy described, or another source or image")
+    _release_options(one)
+    one.add_argument("--again", action="store_true", help="also one that was taken back")
+    one = command("refresh", "what serves, with the settings and secrets of now")
+    one.add_argument("--by", default="", help="who asks for it")
+    one = command("rollback", "let an earlier release serve again")
+    _rollback_options(one)
+    one = command("releases", "show what ran when, and what is kept", optional=True)
+    one.add_argument("--json", action="store_true", help="for programs")
+    one = command("logs", "show what all containers of the release say")
+    one.add_argument("-f", "--follow", action="store_true", help="go on as they say more")
+    one.add_argument("-n", "--lines", type=int, default=100, help="so many of each (100)")
+    one = command("run", "run a command in the release's environment, in a container of its own")
+    one.add_argument("words", nargs="+", metavar="WORD", help="the command; put -- before it")
+    one = command("console", "a shell in the release's environment")
+    one.add_argument("words", nargs="*", metavar="WORD", help="instead of sh")
+    one = command("restart", "new containers of the release that serves, without a failed request")
+    one.add_argument("--by", default="", help="who asks for it")
+    one = command("maintenance", "answer with a page for maintenance, or no longer")
+    one.add_argument("state", choices=["on", "off"])
+    command("recover", "put right what a release left that was killed")
+    one = command("status", "for the deploy: whether the description is what runs")
+    one.add_argument("--stdin", action="store_true", help="the description is standard input")
+    one = commands.add_parser("forced", help="what a deploy key may do: sshd runs this")
+    one.add_argument("names", nargs="+", metavar="APPLICATION")
+    return top
+
+
+def _release_options(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--source", default="", help="-: a gzipped tar on standard input")
+    one.add_argument("--image", default="", help="the same image by another tag or digest")
+    one.add_argument("--revision", default="", help="of the source, for the list of releases")
+    one.add_argument("--by", default="", help="who asks for it")
+
+
+def _rollback_options(one: argparse.ArgumentParser) -> None:
+    one.add_argument("release", nargs="?", default="", help="the one before, if not named")
+    one.add_argument("--by", default="", help="who asks for it")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(words)
+    if os.geteuid() != 0:
+        print("terrafirma: run it as root (sudo)", file=sys.stderr)
+        return 1
+    os.umask(0o077)
+    try:
+        _run(arguments)
+    except (Failed, OSError) as error:
+        print(f"terrafirma: {error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    match arguments.command:
+        case "forced":
+            _forced(arguments.names)
+        case "releases":
+            _show_releases(arguments.name, as_json=arguments.json)
+        case "status":
+            if arguments.stdin:
+                app = Application.of(json.loads(sys.stdin.read()))
+            else:
+                app = Application.load(arguments.name)
+            print(json.dumps(release.status(app)))
+        case "logs":
+            _logs(Application.load(arguments.name), arguments.follow, arguments.lines)
+        case "run":
+            _container(Application.load(arguments.name), arguments.words)
+        case "console":
+            _container(Application.load(arguments.name), arguments.words or ["sh"])
+        case "maintenance":
+            app = Application.load(arguments.name)
+            proxy.maintain(app, arguments.state == "on")
+            say(f"maintenance of {app.name} is {arguments.state}")
+        case "recover":
+            release.recover(Application.load(arguments.name), by=_who(""))
+        case _:
+            _serve(arguments)
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    """What changes which containers serve: in a unit of its own, which outlives the connection."""
+    app = Application.load(arguments.name)
+    if not os.environ.get(UNIT):
+        _become_unit(app, sys.argv[1:])
+    by = _who(arguments.by)
+    match arguments.command:
+        case "rollback":
+            release.rollback(app, arguments.release, by=by)
+        case "restart":
+            release.restart(app, by=by)
+        case "refresh":
+            app = release.as_released(app, release.serves(app)[1])
+            release.release(app, by=by)
+        case "release":
+            if arguments.image:
+                _refuse_other_image(app, arguments.image)
+                app = app.with_image(arguments.image)
+            upload: BinaryIO | None = None
+            if arguments.source:
+                if arguments.source != "-" or not app.source:
+                    raise Failed(f"--source: {app.name} takes - alone, and only when it is built "
+                                 "from a source")  # fmt: skip
+                upload = sys.stdin.buffer
+            if not arguments.image and not upload:
+                app = release.described(app)
+            release.release(
+                app, by=by, revision=arguments.revision, again=arguments.again, upload=upload
+            )
+
+
+def _become_unit(app: Application, words: Sequence[str]) -> NoReturn:
+    unit = f"terrafirma-{app.name}.service"
+    state = RUNTIME / f"{app.name}.json"
+    if state.exists() and engine.unit_runs(unit):
+        raise Failed(f"another release of {app.name} is going on: {describe(app)}")
+    sys.stdout.flush()
+    os.execvp(
+        "systemd-run",
+        [
+            "systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={unit}",
+            f"--description=Release of {app.name}",
+            # Whatever ends it, a kill -9 as well, the release that served serves.
+            f"--property=ExecStopPost={PROGRAM} recover {app.name}",
+            f"--property=RuntimeMaxSec={release.LEASE + 600}",
+            "--property=TimeoutStopSec=900",
+            f"--setenv={UNIT}={unit}", f"--setenv=TERRAFIRMA_BY={_who('')}",
+            PROGRAM, *words,
+        ],
+    )  # fmt: skip
+
+
+def _who(by: str) -> str:
+    """Who asks: as they say, or the account that became root."""
+    return by or os.environ.get("TERRAFIRMA_BY") or os.environ.get("SUDO_USER") or "root"
+
+
+def _refuse_other_image(app: Application, image: str) -> None:
+    if not app.image:
+        raise Failed(f"--image: {app.name} is built from a source")
+    if engine.repository(image) != engine.repository(app.image):
+        raise Failed(f"--image: {app.name} comes from {engine.repository(app.image)}, not from "
+                     f"{engine.repository(image)}")  # fmt: skip
+
+
+def _forced(allowed: Sequence[str]) -> None:
+    """The one thing that a deploy key is for; what it asks for comes from the client."""
+    asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")
+    usage = (
+        f"this key may: release [{'|'.join(allowed)}] [--source -] [--image REF] [--revision REV]; "
+        "rollback [APPLICATION] [RELEASE]; releases [APPLICATION]"
+    )
+    try:
+        command, *rest = shlex.split(asked)
+    except ValueError:
+        raise Failed(usage) from None
+    if rest and rest[0] in allowed:
+        name = rest.pop(0)
+    elif len(allowed) == 1:
+        name = allowed[0]
+    else:
+        raise Failed(usage)
+    by = f"--by=deploy key of {os.environ.get('SUDO_USER', 'root')}"
+    one = argparse.ArgumentParser(prog=command, exit_on_error=False, allow_abbrev=False)
+    one.error = lambda message: _refuse(usage or message)  # type: ignore[method-assign]
+    match command:
+        case "release":
+            _release_options(one)
+            chosen = one.parse_args(rest)
+            words = ["release", name, by]
+            words += [f"--{key}={text}" for key in ("source", "image", "revision")
+                      if (text := getattr(chosen, key))]  # fmt: skip
+        case "rollback":
+            _rollback_options(one)
+            chosen = one.parse_args(rest)
+            words = ["rollback", name, by, *([chosen.release] if chosen.release else [])]
+        case "releases" if not rest:
+            words = ["releases", name]
+        case _:
+            raise Failed(usage)
+    os.execv(PROGRAM, [PROGRAM, *words])
+
+
+def _refuse(usage: str) -> NoReturn:
+    raise Failed(usage)
+
+
+def _logs(app: Application, follow: bool, lines: int) -> NoReturn:
+    serving, _ = release.serves(app)
+    words = ["docker", "compose", "--project-name", app.project(serving.slot), "logs"]
+    words += ["--tail", str(lines), *(["--follow"] if follow else [])]
+    sys.stdout.flush()
+    os.execvp("docker", words)
+
+
+def _container(app: Application, words: Sequence[str]) -> NoReturn:
+    serving, made = release.serves(app)
+    app = release.as_released(app, made)
+    compose = Compose(app)
+    layer = str(compose.work / f"{serving.slot}.yaml")
+    terminal = [] if sys.stdin.isatty() else ["--no-TTY"]
+    compose.become(
+        app.project(serving.slot), layer, "run", "--rm", "--no-deps", *terminal, app.service, *words
+    )
+
+
+def _show_releases(name: str | None, *, as_json: bool) -> None:
+    answers = [_releases(Application.load(one)) for one in ([name] if name else names())]
+    if as_json:
+        print(json.dumps(answers))
+        return
+    for answer in answers:
+        serving = answer["serving"] or "no release"
+        print(f"{answer['application']}: {answer['replicas']} replicas of {serving}")
+        for line in answer["history"]:
+            one, revision = line["release"], (line["revision"] or "-")[:12]
+            marks = [
+                mark
+                for mark, marked in (
+                    ("serves", one == answer["serving"]),
+                    ("taken back", one in answer["withdrawn"]),
+                    ("kept", one in answer["kept"]),
+                )
+                if marked
+            ]
+            print(
+                f"  {line['at'][:19]}  {line['action']:8}  {one}  {revision:12}  {line['by']:24}  "
+                + ", ".join(marks)
+            )
+
+
+def _releases(app: Application) -> dict[str, Any]:
+    serving, known = Serving.load(app), known_releases(app)
+    return {
+        "application": app.name,
+        "serving": serving.release if serving else "",
+        "replicas": serving.replicas if serving else 0,
+        "kept": [made.id for made in known if engine.has_images(made)],
+        "withdrawn": [made.id for made in known if made.withdrawn],
+        "history": history(app)[:50],
+    }

@@ -1,0 +1,284 @@
+"""Managed by Terrafirma. What is asked of the Docker engine and of Compose."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from terrafirma_host import layers
+from terrafirma_host.shell import Failed, last, run, say, succeeds, write
+from terrafirma_host.spec import RUNTIME, Application, Release
+
+# How long an engine may take for what it does at once, and for what has to be fetched or built.
+PROMPT = 120
+PATIENT = 3600
+
+
+class Compose:
+    """The compose project of an application: its files, and a layer of ours over them."""
+
+    def __init__(self, app: Application) -> None:
+        self.app = app
+        self.work = app.directory / "layers"
+
+    def files(self) -> list[str]:
+        app = self.app
+        if app.compose:
+            return [f"{app.source}/{name}" for name in app.compose]
+        own = self.work / "own.yaml"
+        write(own, layers.own_project(app), 0o600)
+        return [str(own)]
+
+    def command(self, project: str, layer: str = "") -> list[str]:
+        words = ["docker", "compose", "--project-name", project, "--progress", "plain"]
+        words += ["--project-directory", self.app.source or str(self.app.directory)]
+        for file in (*self.files(), *([layer] if layer else [])):
+            words += ["--file", file]
+        return words
+
+    def environment(self) -> dict[str, str]:
+        """What `${…}` in the files stands for, and what a layer leaves for it to fill in."""
+        app = self.app
+        hidden = {name.upper(): text.rstrip("\n") for name, text in app.values().items()}
+        plain = {name: str(value) for name, value in app.env.items()}
+        return plain | (hidden if app.secrets_env else {})
+
+    def project(self) -> layers.Project:
+        """What the files say, together."""
+        text = run(
+            *self.command(self.app.name), "config", "--format", "json",
+            env=self.environment(), timeout=PROMPT,
+        )  # fmt: skip
+        project: dict[str, Any] = json.loads(text)
+        services = project.setdefault("services", {})
+        known = ", ".join(services) or "none"
+        for key, wanted in (
+            ("app_service", [self.app.service]),
+            ("app_stateful", self.app.stateful),
+        ):
+            for name in wanted:
+                if name not in services:
+                    raise Failed(f"{key}: the compose files have no service {name!r} ({known})")
+        if self.app.service in self.app.stateful:
+            raise Failed(f"app_stateful: {self.app.service} serves HTTP: a release recreates it")
+        return project
+
+    def layer(self, name: str, text: str) -> str:
+        path = self.work / f"{name}.yaml"
+        write(path, text, 0o600)
+        return str(path)
+
+    def run(self, project: str, layer: str, *words: str, timeout: float = PROMPT) -> str:
+        command = [*self.command(project, layer), *words]
+        return run(*command, env=self.environment(), timeout=timeout, lines=20)
+
+    def become(self, project: str, layer: str, *words: str) -> NoReturn:
+        """This process becomes that command, for a terminal."""
+        command = [*self.command(project, layer), *words]
+        os.execvpe(command[0], command, {**os.environ, **self.environment()})
+
+
+@dataclass(frozen=True)
+class Container:
+    id: str
+    name: str
+    service: str
+    release: str
+    state: str  # "running", "exited", "restarting" …
+    health: str  # "healthy", "starting", "unhealthy" or ""
+    restarts: int
+    hosts: str  # path of its /etc/hosts
+
+
+def containers(project: str, service: str = "") -> list[Container]:
+    """Those of a compose project, whatever their state; one-off ones are not among them."""
+    words = ["docker", "ps", "--all", "--quiet", "--no-trunc"]
+    words += ["--filter", f"label=com.docker.compose.project={project}"]
+    words += ["--filter", "label=com.docker.compose.oneoff=False"]
+    if service:
+        words += ["--filter", f"label=com.docker.compose.service={service}"]
+    ids = run(*words, timeout=PROMPT).split()
+    return [_container(one) for one in inspect("container", ids)]
+
+
+def _container(one: Mapping[str, Any]) -> Container:
+    labels = one["Config"]["Labels"]
+    return Container(
+        id=one["Id"],
+        name=one["Name"].lstrip("/"),
+        service=labels.get("com.docker.compose.service", ""),
+        release=labels.get("terrafirma.release", ""),
+        state=one["State"]["Status"],
+        health=(one["State"].get("Health") or {}).get("Status", ""),
+        restarts=one["RestartCount"],
+        hosts=one["HostsPath"],
+    )
+
+
+def lost_host(container: Container) -> bool:
+    """Whether its host.docker.internal is no address of this host any more: docker0 has moved."""
+    try:
+        lines = Path(container.hosts).read_text().splitlines()
+    except OSError:
+        return False
+    known = [line.split()[0] for line in lines if "host.docker.internal" in line.split()[1:]]
+    here = run("ip", "-brief", "address").split()
+    return any("." in one and not any(it.startswith(f"{one}/") for it in here) for one in known)
+
+
+def inspect(kind: str, names: Sequence[str]) -> list[dict[str, Any]]:
+    """What the engine says of those that are there."""
+    if not names:
+        return []
+    result = subprocess.run(
+        ["docker", kind, "inspect", *names],
+        capture_output=True, text=True, timeout=PROMPT, check=False,
+    )  # fmt: skip
+    if result.returncode and "no such" not in result.stderr.lower():
+        raise Failed(f"docker {kind} inspect: {last(result.stderr)}")
+    found: list[dict[str, Any]] = json.loads(result.stdout or "[]")
+    return found
+
+
+def unit_runs(unit: str) -> bool:
+    state = run("systemctl", "show", "--property", "ActiveState", "--value", unit)
+    return state.strip() in ("active", "activating", "deactivating")
+
+
+def logs(container: str, lines: int = 20) -> str:
+    """The last words of a container, whichever way it said them."""
+    result = subprocess.run(
+        ["docker", "logs", "--tail", str(lines), container],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PROMPT, check=False,
+    )  # fmt: skip
+    return result.stdout
+
+
+def make_networks(app: Application, project: layers.Project, slot: str) -> None:
+    for name in layers.network_names(app, project, slot).values():
+        if not inspect("network", [name]):
+            run("docker", "network", "create", "--label", f"terrafirma.app={app.name}", name)
+
+
+def make_volumes(app: Application, project: layers.Project) -> None:
+    for name in layers.volume_names(app, project).values():
+        run("docker", "volume", "create", "--label", f"terrafirma.app={app.name}", name)
+
+
+def start_state(compose: Compose, project: layers.Project) -> None:
+    """The services that no release recreates run; those that run are left as they are."""
+    app = compose.app
+    if not app.stateful:
+        return
+    layer = compose.layer("state", layers.state_layer(app, project))
+    compose.run(
+        app.project("state"), layer, "up", "--detach", "--no-recreate", "--wait",
+        "--wait-timeout", str(app.start_seconds), timeout=PATIENT,
+    )  # fmt: skip
+
+
+def join_state(app: Application, project: layers.Project, slot: str) -> None:
+    """The services that no release recreates answer in a slot's networks, by their names."""
+    named = layers.network_names(app, project, slot)
+    for container in containers(app.project("state")) if app.stateful else []:
+        service = project["services"][container.service]
+        connected = inspect("container", [container.id])[0]["NetworkSettings"]["Networks"]
+        for key in service.get("networks", {"default": None}):
+            if key in named and named[key] not in connected:
+                run("docker", "network", "connect", "--alias", container.service, named[key],
+                    container.id)  # fmt: skip
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def registry(app: Application) -> Iterator[dict[str, str]]:
+    """The environment in which Docker knows the password of the registry, for as long as needed."""
+    if not app.registry_user:
+        yield {}
+        return
+    RUNTIME.mkdir(parents=True, exist_ok=True)
+    # In memory, for root alone, and gone with the block.
+    directory = Path(tempfile.mkdtemp(prefix="registry-", dir=RUNTIME))
+    try:
+        password = Path(app.registry_password).read_text().rstrip("\n")
+        secret = base64.b64encode(f"{app.registry_user}:{password}".encode()).decode()
+        auths = {"auths": {registry_of(app.image): {"auth": secret}}}
+        write(directory / "config.json", json.dumps(auths), 0o600)
+        yield {"DOCKER_CONFIG": str(directory)}
+    except FileNotFoundError:
+        raise Failed(f"{app.registry_password} is missing; run deploy.py") from None
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def registry_of(image: str) -> str:
+    """The host that keeps an image; without one in its name it is Docker's own."""
+    host, slash, _ = image.partition("/")
+    named = slash and ("." in host or ":" in host or host == "localhost")
+    return host if named else "https://index.docker.io/v1/"
+
+
+def repository(image: str) -> str:
+    """An image without its tag and digest."""
+    path = image.partition("@")[0]
+    head, slash, name = path.rpartition("/")
+    return head + slash + name.partition(":")[0]
+
+
+def resolve(app: Application, image: str) -> str:
+    """`image` by its digest, as the registry has it now: a tag may move."""
+    if "@sha256:" in image:
+        return f"{repository(image)}@{image.partition('@')[2]}"
+    with registry(app) as env:
+        host = registry_of(image)
+        insecure = ["--insecure"] if host in _insecure() else []
+        text = run("docker", "manifest", "inspect", "--verbose", *insecure, image, env=env,
+                   timeout=60)  # fmt: skip
+    answer = json.loads(text)
+    if isinstance(answer, list):
+        architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, "")
+        fitting = [
+            one for one in answer
+            if (one["Descriptor"].get("platform") or {}).get("architecture") == architecture
+        ]  # fmt: skip
+        if not fitting:
+            raise Failed(f"{image}: there is none for {os.uname().machine}")
+        answer = fitting[0]
+    return f"{repository(image)}@{answer['Descriptor']['digest']}"
+
+
+def _insecure() -> set[str]:
+    text = run("docker", "info", "--format", "{{json .RegistryConfig.IndexConfigs}}")
+    return {host for host, config in json.loads(text).items() if not config["Secure"]}
+
+
+def pull(app: Application, image: str) -> bool:
+    """Whether the registry was needed: an image that is here by its digest is what it says."""
+    if inspect("image", [image]):
+        return False
+    say(f"pulling {image}")
+    with registry(app) as env:
+        run("docker", "pull", "--quiet", image, env=env, timeout=PATIENT)
+    return True
+
+
+def remove_images(images: Sequence[str]) -> None:
+    for image in images:
+        # One that is in use, or has another name as well, stays.
+        succeeds("docker", "image", "rm", image)
+
+
+def has_images(release: Release) -> bool:
+    """Whether a release can be run again."""
+    return all(inspect("image", [image]) for image in release.images.values())

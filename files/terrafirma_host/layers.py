@@ -1,0 +1,212 @@
+"""
+Managed by Terrafirma. What is laid over a compose project so that it runs in production.
+
+Pure functions: of what the application is to be and what `docker compose config` says of the files
+that are there. Nobody's files are edited: Compose merges ours over them. JSON is YAML, and `!reset`
+and `!override` are Compose's own words for what a layer takes away or replaces.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from terrafirma_host.spec import Application
+
+Project = Mapping[str, Any]
+"""What `docker compose config --format json` prints."""
+
+GONE = "!reset null"
+
+
+def own_project(app: Application) -> str:
+    """The project of an application that brings none: one service, as little as it needs."""
+    service = {
+        "image": "set-by-the-layer",
+        # Unprivileged, in a container that cannot be changed.
+        "init": True,
+        "read_only": True,
+        "tmpfs": ["/tmp"],
+        "cap_drop": ["ALL"],
+    }
+    if app.source:
+        service["build"] = app.source
+    networks = {"default": {"name": app.network, "external": True}}
+    return json.dumps({"services": {app.service: service}, "networks": networks}, indent=2) + "\n"
+
+
+def slot_services(app: Application, project: Project) -> list[str]:
+    """What is started anew by each release."""
+    once = set(app.migrate) if migrates_by_service(app, project) else set()
+    return [name for name in project["services"] if name not in {*app.stateful, *once}]
+
+
+def migrates_by_service(app: Application, project: Project) -> bool:
+    return len(app.migrate) == 1 and app.migrate[0] in project["services"] and bool(app.compose)
+
+
+def build_layer(app: Application, project: Project, release: str) -> str:
+    """Names and labels for the images that are built here."""
+    lines = ["services:"]
+    for name, service in project["services"].items():
+        if "build" in service and name not in app.stateful:
+            lines += [
+                f"  {_text(name)}:",
+                f"    image: {_text(image_name(app, name, release))}",
+                f"    build: {{labels: {_text({'terrafirma.app': app.name})}}}",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def image_name(app: Application, service: str, release: str) -> str:
+    suffix = "" if service == app.service else f"-{service.lower()}"
+    return f"terrafirma/{app.name}{suffix}:{release}"
+
+
+def slot_layer(
+    app: Application, project: Project, *, slot: str, release: str, replicas: int,
+    images: Mapping[str, str], owner: str,
+) -> str:  # fmt: skip
+    """The layer for one of the two slots; with `slot` empty, what any slot's has in common."""
+    running = slot_services(app, project)
+    once = [name for name in app.migrate if migrates_by_service(app, project)]
+    lines = ["services:"]
+    for name, service in project["services"].items():
+        if name not in (*running, *once):
+            lines.append(f"  {_text(name)}: {GONE}")
+            continue
+        layer = _common(app, slot, release) | {
+            "image": f"{_text(images.get(name, service.get('image', '')))}",
+            "build": GONE,
+            "environment": _text(_environment(app, release)),
+            "secrets": _text(list(app.secrets)),
+            "depends_on": _dependencies(service, {*running} - {name}),
+            "user": _text(owner) if owner else None,
+            # One that two slots published would collide.
+            "ports": "!reset []",
+        }
+        if name == app.service:
+            first = app.slots.get(slot, 0)
+            ports = str(first) if replicas == 1 else f"{first}-{first + replicas - 1}"
+            # Loopback only: the world comes in through Caddy.
+            layer["ports"] = f"!override {_text([f'127.0.0.1:{ports}:{app.container_port}'])}"
+            layer["scale"] = GONE
+        if name in once:
+            # Not started by `up`, but there for `run`.
+            layer |= {"profiles": '["terrafirma-once"]', "restart": '"no"'}
+        layer["deploy"] = _text(_deploy(app, replicas if name == app.service else None)) or None
+        lines.append(f"  {_text(name)}:")
+        lines += [f"    {key}: {value}" for key, value in layer.items() if value is not None]
+    lines += _networks(app, project, slot)
+    lines += _volumes(app, project)
+    if app.secrets:
+        files = {name: {"file": path} for name, path in app.secrets.items()}
+        lines.append(f"secrets: {_text(files)}")
+    return "\n".join(lines) + "\n"
+
+
+def state_layer(app: Application, project: Project) -> str:
+    """The layer for the services that no release recreates."""
+    lines = ["services:"]
+    for name, service in project["services"].items():
+        if name not in app.stateful:
+            lines.append(f"  {_text(name)}: {GONE}")
+            continue
+        layer = _common(app, "state", "") | {
+            "ports": "!reset []",
+            "depends_on": _dependencies(service, {*app.stateful} - {name}),
+        }
+        lines.append(f"  {_text(name)}:")
+        lines += [f"    {key}: {value}" for key, value in layer.items() if value is not None]
+    lines += _volumes(app, project)
+    return "\n".join(lines) + "\n"
+
+
+def _common(app: Application, slot: str, release: str) -> dict[str, str | None]:
+    labels = {"terrafirma.app": app.name, "terrafirma.slot": slot}
+    if release:
+        labels["terrafirma.release"] = release
+    return {
+        "container_name": GONE,
+        "labels": _text(labels),
+        "restart": '"unless-stopped"',
+        # PostgreSQL listens on docker0's address, which this name stands for in every network.
+        "extra_hosts": '["host.docker.internal:host-gateway"]',
+        "security_opt": '["no-new-privileges:true"]',
+        "stop_grace_period": _text(f"{app.stop_seconds}s"),
+    }
+
+
+def _environment(app: Application, release: str) -> dict[str, str | None]:
+    environment: dict[str, str | None] = {
+        # A dollar sign is not one of Compose's.
+        name: str(value).replace("$", "$$")
+        for name, value in app.env.items()
+    }
+    if app.secrets_env:
+        # Without a value: Compose takes it from its own environment, and no file has it.
+        environment |= dict.fromkeys(map(str.upper, app.secrets))
+    return environment | {"TERRAFIRMA_RELEASE": release}
+
+
+def _deploy(app: Application, replicas: int | None) -> dict[str, Any]:
+    limits = {}
+    if app.memory_mb:
+        limits["memory"] = f"{app.memory_mb}M"
+    if app.cpus:
+        limits["cpus"] = str(app.cpus)
+    deploy: dict[str, Any] = {"resources": {"limits": limits}} if limits else {}
+    return deploy | ({"replicas": replicas} if replicas is not None else {})
+
+
+def _dependencies(service: Mapping[str, Any], there: set[str]) -> str | None:
+    wanted = service.get("depends_on", {})
+    kept = {name: how for name, how in wanted.items() if name in there}
+    if kept == wanted:
+        return None
+    return f"!override {_text(kept)}" if kept else GONE
+
+
+def network_names(app: Application, project: Project, slot: str) -> dict[str, str]:
+    """The project's own networks, and what each is called in a slot; ours to make."""
+    return {
+        key: app.project(slot) if key == "default" else f"{app.project(slot)}-{key}"
+        for key, network in project.get("networks", {}).items()
+        if not network.get("external")
+    }
+
+
+def volume_names(app: Application, project: Project) -> dict[str, str]:
+    """The project's own volumes, and what each is called: the same one in every slot."""
+    named = {}
+    for key, volume in project.get("volumes", {}).items():
+        if not (volume or {}).get("external"):
+            chosen = (volume or {}).get("name", f"{project['name']}_{key}")
+            derived = chosen == f"{project['name']}_{key}"
+            named[key] = f"{app.name}_{key}" if derived else chosen
+    return named
+
+
+def _networks(app: Application, project: Project, slot: str) -> list[str]:
+    named = network_names(app, project, slot)
+    if not named:
+        return []
+    return ["networks:"] + [
+        f"  {_text(key)}: !override {_text({'name': name, 'external': True})}"
+        for key, name in named.items()
+    ]
+
+
+def _volumes(app: Application, project: Project) -> list[str]:
+    named = volume_names(app, project)
+    if not named:
+        return []
+    return ["volumes:"] + [
+        f"  {_text(key)}: !override {_text({'name': name, 'external': True})}"
+        for key, name in named.items()
+    ]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value)

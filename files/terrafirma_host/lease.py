@@ -1,0 +1,70 @@
+"""
+Managed by Terrafirma. One release at a time, of each application.
+
+The kernel holds the lock and lets go of it with the process, whatever ends that: it cannot stick.
+The lease ends by itself after a time, and says who holds it and what is being done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from terrafirma_host.shell import Failed, write
+from terrafirma_host.spec import RUNTIME, Application
+
+
+class Lease:
+    def __init__(self, app: Application, holder: str, what: str) -> None:
+        self.state = RUNTIME / f"{app.name}.json"
+        self.data: dict[str, Any] = {
+            "application": app.name, "holder": holder, "what": what, "pid": os.getpid(),
+            "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }  # fmt: skip
+
+    def step(self, name: str) -> None:
+        """Note what is being done now."""
+        self.data["step"] = name
+        write(self.state, json.dumps(self.data) + "\n")
+
+
+@contextmanager
+def lease(app: Application, holder: str, what: str, seconds: int) -> Iterator[Lease]:
+    """The application is ours for at most `seconds`; raises Failed where it is somebody else's."""
+    RUNTIME.mkdir(parents=True, exist_ok=True)
+    mine = Lease(app, holder, what)
+    with (RUNTIME / f"{app.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failed(f"another release of {app.name} is going on: {describe(app)}") from None
+
+        def expire(*_: object) -> None:
+            raise Failed(f"not done within {seconds} s, at the step {mine.data.get('step')!r}")
+
+        signal.signal(signal.SIGALRM, expire)
+        signal.alarm(seconds)
+        try:
+            mine.step("lock")
+            yield mine
+        finally:
+            signal.alarm(0)
+            mine.state.unlink(missing_ok=True)
+
+
+def describe(app: Application) -> str:
+    """Who holds the lease, in words."""
+    try:
+        data = json.loads((RUNTIME / f"{app.name}.json").read_text())
+    except (OSError, ValueError):
+        return "somebody who has just begun"
+    return (
+        f"{data['holder']} does the {data['what']} since {data['since']}, "
+        f"now at the step {data.get('step')!r} (process {data['pid']})"
+    )

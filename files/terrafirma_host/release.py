@@ -1,0 +1,490 @@
+"""
+Managed by Terrafirma. A release: all that serves is the new one, or all of it is the old one.
+
+What serves is what serving.json says. It is written once the new replicas are healthy, Caddy sends
+to them, and the public address has answered. Whatever ends a release before that, `recover` puts
+Caddy back to what the file says, and stops the rest; whatever ends it after that, the rest is
+stopped by the next.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from terrafirma_host import engine, layers, proxy
+from terrafirma_host.engine import Compose
+from terrafirma_host.lease import Lease, lease
+from terrafirma_host.shell import Failed, last, run, say
+from terrafirma_host.spec import (
+    Application,
+    Release,
+    Serving,
+    identity,
+    known_releases,
+    note,
+    now,
+    tree_digest,
+)
+
+# Longer than any release takes that is not stuck: a build and a pull may take an hour each.
+LEASE = 3 * 3600
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to run, by its content."""
+
+    id: str
+    code: str
+    source: str
+    image: str  # with a digest
+    project: layers.Project
+
+
+def wanted(app: Application, compose: Compose) -> Wanted:
+    """What the description asks for. Nothing is changed, nothing fetched but digests."""
+    project = compose.project()
+    image = engine.resolve(app, app.image) if app.image else ""
+    # Images of other people in a project of the user's: by their digests too.
+    others = {
+        name: engine.resolve(app, service["image"])
+        for name, service in project["services"].items()
+        if app.compose and "build" not in service and name not in app.stateful
+    }
+    code = identity(Path(app.source).name, image, json.dumps(others), " ".join(app.migrate))
+    shape = layers.slot_layer(app, project, slot="", release="", replicas=0, images={},
+                              owner=app.owner())  # fmt: skip
+    return Wanted(
+        id=identity(code, shape, json.dumps(app.values(), sort_keys=True)),
+        code=code, source=app.source, image=image, project=project,
+    )  # fmt: skip
+
+
+def other(app: Application, slot: str) -> str:
+    return next(one for one in app.slots if one != slot)
+
+
+# --- the steps ------------------------------------------------------------------------------------
+
+
+def release(
+    app: Application, *, by: str, revision: str = "", again: bool = False,
+    upload: IO[bytes] | None = None,
+) -> None:  # fmt: skip
+    """Release what the description asks for, or the source that comes in as a gzipped tar."""
+    with lease(app, by, "release", LEASE) as held:
+        settle(app)
+        if upload:
+            app = app.with_source(unpack(app, upload))
+        compose = Compose(app)
+        target = wanted(app, compose)
+        known = Release.load(app, target.id)
+        if known and known.withdrawn and not again:
+            raise Failed(
+                f"release {target.id} was taken back: change something, or release it all the "
+                f"same with `terrafirma release {app.name} --again`"
+            )
+        serving = Serving.load(app)
+        same = serving is not None and serving.release == target.id
+        if serving and same and serving.replicas == app.replicas:
+            if whole(app, serving):
+                say(f"release {target.id} of {app.name} serves already")
+                return
+            if not moved(app, serving):
+                repair(app, compose, target.project, serving, held)
+                return
+        held.step("prepare")
+        made = (
+            known
+            if known and engine.has_images(known)
+            else prepare(app, compose, target, by=by, revision=revision)
+        )
+        before = Release.load(app, serving.release) if serving else None
+        if app.migrate and (before is None or before.code != made.code):
+            held.step("migrate")
+            migrate(app, compose, target.project, made, serving)
+        if not same:
+            # Without a revision it is the one that serves, with other settings or secrets.
+            revision = revision or (before.revision if before and before.code == made.code else "")
+            made = replace(made, at=now(), by=by, revision=revision, withdrawn=False)
+        take_over(app, compose, target.project, made, serving, held)
+        note(app, "scale" if same else "release", made.id, made.revision, by)
+        say(f"release {made.id} of {app.name} serves")
+
+
+def rollback(app: Application, wanted_release: str, *, by: str) -> None:
+    """An earlier release serves again, by the same way; the one that served is marked."""
+    with lease(app, by, "rollback", LEASE) as held:
+        settle(app)
+        serving = Serving.load(app)
+        if not serving:
+            raise Failed(f"{app.name} has no release yet")
+        known = [one for one in known_releases(app) if engine.has_images(one)]
+        older = [one for one in known if one.id != serving.release]
+        if wanted_release:
+            older = [one for one in known if one.id.startswith(wanted_release)]
+            if any(one.id == serving.release for one in older):
+                say(f"release {serving.release} of {app.name} serves already")
+                return
+        else:
+            # What was taken back once is not gone back to.
+            last_one = Release.load(app, serving.release)
+            until = last_one.at if last_one else now()
+            older = [one for one in older if not one.withdrawn and one.at <= until]
+        if not older:
+            there = ", ".join(one.id for one in known) or "none"
+            raise Failed(f"there is no such release to go back to; kept are: {there}")
+        made = older[0]
+        made = replace(made, at=now(), withdrawn=False)
+        app = as_released(app, made)
+        compose = Compose(app)
+        take_over(app, compose, compose.project(), made, serving, held, withdraw=serving.release)
+        note(app, "rollback", made.id, made.revision, by)
+        say(f"release {made.id} of {app.name} serves again")
+
+
+def restart(app: Application, *, by: str) -> None:
+    """New containers of the release that serves, by the way of every release: none is missed."""
+    with lease(app, by, "restart", LEASE) as held:
+        settle(app)
+        serving, made = serves(app)
+        app = as_released(app, made)
+        compose = Compose(app)
+        take_over(app, compose, compose.project(), made, serving, held)
+        note(app, "restart", made.id, made.revision, by)
+        say(f"release {made.id} of {app.name} serves, in new containers")
+
+
+def recover(app: Application, *, by: str) -> None:
+    """After a release that was killed: all is as serving.json says."""
+    with lease(app, by, "recovery", LEASE) as held:
+        held.step("settle")
+        settle(app)
+
+
+def serves(app: Application) -> tuple[Serving, Release]:
+    """What serves; raises Failed where nothing does."""
+    serving = Serving.load(app)
+    made = Release.load(app, serving.release) if serving else None
+    if not serving or not made:
+        raise Failed(f"{app.name} has no release yet")
+    return serving, made
+
+
+def described(app: Application) -> Application:
+    """The description; where the code comes with a deploy key, with the code that serves."""
+    serving = Serving.load(app) if app.automated else None
+    made = Release.load(app, serving.release) if serving else None
+    return as_released(app, made) if made else app
+
+
+def as_released(app: Application, made: Release) -> Application:
+    """The description, with the source or image of that release."""
+    return app.with_source(Path(made.source)) if made.source else app.with_image(made.image)
+
+
+def settle(app: Application) -> None:
+    """What a release left that died: Caddy and containers are as serving.json says."""
+    serving = Serving.load(app)
+    if serving and proxy.slot_of(app) not in ("", serving.slot):
+        say(f"putting Caddy back to release {serving.release}")
+        proxy.point(app, serving.release, serving.slot, app.ports(serving.slot, serving.replicas))
+        idle = other(app, serving.slot)
+        proxy.drain(app.ports(idle, app.replicas), app.drain_seconds)
+    for slot in app.slots:
+        if not serving or slot != serving.slot:
+            clear(app, slot)
+
+
+def whole(app: Application, serving: Serving) -> bool:
+    """Whether as many replicas run as should, and Caddy sends to them."""
+    there = engine.containers(app.project(serving.slot))
+    right = [
+        one for one in there
+        if one.service == app.service and one.state == "running" and one.health != "unhealthy"
+        and one.release == serving.release
+    ]  # fmt: skip
+    others_run = all(one.state == "running" for one in there if one.service != app.service)
+    return (
+        len(right) == serving.replicas == app.replicas
+        and others_run
+        and proxy.slot_of(app) == serving.slot
+        and not moved(app, serving)
+    )
+
+
+def moved(app: Application, serving: Serving) -> bool:
+    """Whether its replicas look for the host where it is no more: new ones are needed."""
+    return any(engine.lost_host(one) for one in engine.containers(app.project(serving.slot)))
+
+
+def repair(
+    app: Application, compose: Compose, project: layers.Project, serving: Serving, held: Lease
+) -> None:
+    """The release that serves, with what somebody stopped, spoilt or removed of it."""
+    say(f"repairing release {serving.release} of {app.name}")
+    made = Release.load(app, serving.release)
+    if not made or not engine.has_images(made):
+        raise Failed(f"the images of release {serving.release} are gone: release something else, "
+                     "or `terrafirma rollback`")  # fmt: skip
+    spoilt = [one.id for one in engine.containers(app.project(serving.slot))
+              if one.health == "unhealthy"]  # fmt: skip
+    if spoilt:
+        run("docker", "rm", "--force", *spoilt)
+    held.step("start")
+    start(app, compose, project, made, serving.slot)
+    held.step("health")
+    await_health(app, made, serving.slot)
+    held.step("switch")
+    proxy.point(app, made.id, serving.slot, app.ports(serving.slot, app.replicas))
+    say(f"release {serving.release} of {app.name} serves with {app.replicas} replicas")
+
+
+def prepare(
+    app: Application, compose: Compose, target: Wanted, *, by: str, revision: str
+) -> Release:
+    """The images of a release, built here or fetched. Nothing that runs notices."""
+    images: dict[str, str] = {}
+    pulled: list[str] = []
+    project = target.project
+    built = [name for name, service in project["services"].items()
+             if "build" in service and name not in app.stateful]  # fmt: skip
+    if built:
+        say(f"building release {target.id} of {app.name}")
+        layer = compose.layer("build", layers.build_layer(app, project, target.id))
+        try:
+            compose.run(app.project("build"), layer, "build", *built, timeout=engine.PATIENT)
+        except Failed as error:
+            raise Failed(f"the image does not build: {error}") from None
+        images |= {name: layers.image_name(app, name, target.id) for name in built}
+    for name, service in project["services"].items():
+        if name in images or name in app.stateful:
+            continue
+        reference = target.image if not app.compose else engine.resolve(app, service["image"])
+        if engine.pull(app, reference):
+            pulled.append(reference)
+        images[name] = layers.image_name(app, name, target.id)
+        run("docker", "tag", reference, images[name])
+    return Release(
+        id=target.id, source=target.source, image=target.image, images=images,
+        pulled=tuple(pulled), code=target.code, revision=revision, by=by, at=now(),
+        withdrawn=False,
+    )  # fmt: skip
+
+
+def migrate(
+    app: Application, compose: Compose, project: layers.Project, made: Release,
+    serving: Serving | None,
+) -> None:  # fmt: skip
+    """The migration, once, in a container of its own, while the old release serves."""
+    slot = other(app, serving.slot if serving else "")
+    say(f"migrating: {' '.join(app.migrate)}")
+    layer = prepare_slot(app, compose, project, made, slot)
+    service, *command = (
+        app.migrate if layers.migrates_by_service(app, project) else (app.service, *app.migrate)
+    )
+    # One word at a time: nobody's shell reads it.
+    try:
+        said = compose.run(
+            app.project(slot), layer, "run", "--rm", "--no-deps", "--no-TTY", "--interactive=false",
+            service, *command, timeout=engine.PATIENT,
+        )  # fmt: skip
+    except Failed as error:
+        raise Failed(f"the migration failed: {error}") from None
+    if said.strip():
+        say(last(said, 20))
+
+
+def prepare_slot(
+    app: Application, compose: Compose, project: layers.Project, made: Release, slot: str
+) -> str:
+    """Networks, volumes and stateful services that a slot needs; returns the path of its layer."""
+    engine.make_networks(app, project, slot)
+    engine.make_volumes(app, project)
+    engine.start_state(compose, project)
+    engine.join_state(app, project, slot)
+    text = layers.slot_layer(
+        app, project, slot=slot, release=made.id, replicas=app.replicas, images=made.images,
+        owner=app.owner(),
+    )  # fmt: skip
+    return compose.layer(slot, text)
+
+
+def start(
+    app: Application, compose: Compose, project: layers.Project, made: Release, slot: str
+) -> None:
+    layer = prepare_slot(app, compose, project, made, slot)
+    compose.run(
+        app.project(slot), layer, "up", "--detach", "--no-build", "--pull", "never",
+        "--remove-orphans", timeout=engine.PATIENT,
+    )  # fmt: skip
+
+
+def await_health(app: Application, made: Release, slot: str) -> None:
+    """Every replica says that it can serve; raises Failed with the last words of one that can't."""
+    deadline = time.monotonic() + app.start_seconds
+    ports = set(app.ports(slot, app.replicas))
+    while True:
+        there = engine.containers(app.project(slot))
+        dead = [one for one in there if one.state in ("exited", "dead") or one.restarts > 2]
+        waiting = [one for one in there if one.state != "running" or one.health == "starting"]
+        sick = [one for one in there if one.health == "unhealthy"]
+        if not dead and not waiting and not sick:
+            ports = {port for port in ports if not proxy.healthy(port, app.health_path)}
+            if not ports:
+                return
+        late = time.monotonic() > deadline
+        if dead or late:
+            _refuse(app, made, dead or sick or waiting or there, sorted(ports), bool(dead))
+        time.sleep(0.2)
+
+
+def _refuse(
+    app: Application, made: Release, guilty: Sequence[engine.Container], ports: Sequence[int],
+    died: bool,
+) -> None:  # fmt: skip
+    one = guilty[0] if guilty else None
+    words = last(engine.logs(one.id), 20) if one else ""
+    what = (
+        f"{one.name} does not stay up" if one and died
+        else f"{one.name if one else 'a replica'} is not healthy within {app.start_seconds} s"
+        + (f" (no success from {app.health_path} on port {ports[0]})" if ports else "")
+    )  # fmt: skip
+    raise Failed(f"release {made.id}: {what}; its last words:\n{words or '(none)'}")
+
+
+def take_over(
+    app: Application, compose: Compose, project: layers.Project, made: Release,
+    serving: Serving | None, held: Lease, withdraw: str = "",
+) -> None:  # fmt: skip
+    """The new replicas beside the old ones; then Caddy; then the old ones go."""
+    slot = other(app, serving.slot if serving else "green")
+    say(f"starting {app.replicas} replicas of release {made.id} in {slot}")
+    switched = False
+    try:
+        held.step("start")
+        start(app, compose, project, made, slot)
+        held.step("health")
+        await_health(app, made, slot)
+        held.step("switch")
+        switched = True
+        proxy.point(app, made.id, slot, app.ports(slot, app.replicas))
+        held.step("smoke")
+        proxy.smoke(app)
+        held.step("commit")
+        made.save(app)
+        if withdraw and (old := Release.load(app, withdraw)):
+            replace(old, withdrawn=True).save(app)
+        Serving(made.id, slot, app.replicas).save(app)
+    except (Failed, OSError) as error:
+        step = held.data["step"]
+        with suppress(Failed, OSError):
+            if switched and serving:
+                back = app.ports(serving.slot, serving.replicas)
+                proxy.point(app, serving.release, serving.slot, back)
+                proxy.drain(app.ports(slot, app.replicas), app.drain_seconds)
+            clear(app, slot)
+            if not serving:
+                say(f"nothing serves: {app.name} had no release before")
+            forget(app, made)
+        raise Failed(f"at the step {step!r}: {error}") from None
+    held.step("drain")
+    if serving:
+        proxy.drain(app.ports(serving.slot, serving.replicas), app.drain_seconds)
+        held.step("stop")
+        clear(app, serving.slot)
+    held.step("prune")
+    prune(app)
+
+
+def clear(app: Application, slot: str) -> None:
+    """No container of a slot; each is asked to stop first."""
+    ids = [one.id for one in engine.containers(app.project(slot))]
+    # What a migration left that was killed.
+    leftovers = run(
+        "docker", "ps", "--all", "--quiet", "--no-trunc", "--filter",
+        f"label=com.docker.compose.project={app.project(slot)}",
+    ).split()  # fmt: skip
+    ids = list(dict.fromkeys([*ids, *leftovers]))
+    if ids:
+        run("docker", "stop", "--time", str(app.stop_seconds), *ids,
+                   timeout=app.stop_seconds + engine.PROMPT)  # fmt: skip
+        run("docker", "rm", "--force", *ids)
+
+
+def forget(app: Application, made: Release) -> None:
+    """The images of a release that never served, unless one that is kept has them too."""
+    if not Release.load(app, made.id):
+        engine.remove_images([*made.images.values(), *made.pulled])
+
+
+def prune(app: Application) -> None:
+    """So many releases are kept, with their images and sources; never a volume."""
+    serving = Serving.load(app)
+    known = known_releases(app)
+    kept = [one for one in known if not serving or one.id != serving.release][: app.keep]
+    kept += [one for one in known if serving and one.id == serving.release]
+    for one in known:
+        if one in kept:
+            continue
+        shared = {image for other in kept for image in (*other.images.values(), *other.pulled)}
+        ours = [image for image in (*one.images.values(), *one.pulled) if image not in shared]
+        engine.remove_images(ours)
+        (app.releases / f"{one.id}.json").unlink(missing_ok=True)
+    sources = {one.source for one in kept} | {app.source}
+    for path in (app.directory / "sources").glob("*"):
+        if str(path) not in sources:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def unpack(app: Application, upload: IO[bytes]) -> Path:
+    """A source that came as a gzipped tar, in a directory named after its content."""
+    sources = app.directory / "sources"
+    sources.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=sources, prefix=".new-") as new:
+        try:
+            with tarfile.open(fileobj=upload, mode="r|gz") as tar:
+                # Nothing outside of the directory, no devices, no owners.
+                tar.extractall(new, filter="data")
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise Failed(f"the source is no gzipped tar that can be unpacked: {error}") from None
+        for name in app.compose or ("Dockerfile",):
+            if not (Path(new) / name).is_file():
+                raise Failed(f"the source that was sent has no file {name!r}")
+        dest = sources / tree_digest(Path(new))
+        if not dest.exists():
+            Path(new).chmod(0o700)
+            Path(new).rename(dest)
+            # TemporaryDirectory removes what is at its own path, and there is nothing any more.
+            Path(new).mkdir()
+    return dest
+
+
+def status(app: Application) -> dict[str, object]:
+    """What serves, what should, and whether that is the same; changes nothing."""
+    serving = Serving.load(app)
+    target, withdrawn, trouble = "", False, ""
+    try:
+        app = described(app)
+        target = wanted(app, Compose(app)).id
+        known = Release.load(app, target)
+        withdrawn = bool(known and known.withdrawn)
+    except Failed as error:
+        trouble = str(error)
+    current = serving is not None and serving.release == target and whole(app, serving)
+    return {
+        "serving": serving.release if serving else "",
+        "wanted": target,
+        "withdrawn": withdrawn,
+        "current": current,
+        "trouble": trouble,
+    }

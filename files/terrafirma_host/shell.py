@@ -1,0 +1,80 @@
+"""Managed by Terrafirma. Commands, and what is said of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+
+class Failed(Exception):
+    """What went wrong, in words for whoever releases."""
+
+
+def say(text: str) -> None:
+    # Whoever listened may be gone; the release goes on.
+    with suppress(OSError):
+        print(text, flush=True)
+
+
+def run(
+    *command: str | Path,
+    stdin: str | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    lines: int = 5,
+) -> str:
+    """What a command printed on standard output; raises Failed with its last words."""
+    words = [str(word) for word in command]
+    try:
+        result = subprocess.run(
+            # There is nobody to ask: its standard input is at its end.
+            words, input=stdin or "", capture_output=True, text=True, timeout=timeout,
+            env={**os.environ, **(env or {})}, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{named(words)}: not done within {timeout:.0f} s") from None
+    except FileNotFoundError:
+        raise Failed(f"{words[0]}: there is no such program") from None
+    if result.returncode:
+        said = result.stderr.strip() or result.stdout.strip()
+        raise Failed(f"{named(words)}: {last(said, lines) or f'exit {result.returncode}'}")
+    return result.stdout
+
+
+def succeeds(*command: str | Path) -> bool:
+    try:
+        run(*command)
+    except Failed:
+        return False
+    return True
+
+
+def named(words: Sequence[str]) -> str:
+    """The command in short: its options may be long."""
+    return " ".join(word for word in words[:2] if not word.startswith("-"))
+
+
+def last(text: str, lines: int = 5) -> str:
+    return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
+
+
+def write(path: Path, content: str, mode: int = 0o644) -> None:
+    """A file that is complete, or as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "w") as file:
+        os.fchmod(descriptor, mode)
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+    new.rename(path)
+    # The rename, too, outlives a power cut.
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

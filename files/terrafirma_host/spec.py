@@ -1,0 +1,214 @@
+"""Managed by Terrafirma. What an application is to be, and what is known of its releases."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import pwd
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from terrafirma_host.shell import Failed, write
+
+SPECS = Path("/etc/terrafirma/apps")
+ROOT = Path("/opt/terrafirma")
+KEY = Path("/etc/terrafirma/secrets/release-key")
+RUNTIME = Path("/run/terrafirma/apps")
+
+
+@dataclass(frozen=True)
+class Application:
+    """What /etc/terrafirma/apps/NAME.json says; tasks/app.py writes it."""
+
+    name: str
+    source: str  # directory on the host, named after the digest of its content; or ""
+    image: str  # of a registry; or ""
+    compose: tuple[str, ...]  # files in the source
+    service: str  # the one that serves HTTP
+    stateful: tuple[str, ...]
+    migrate: tuple[str, ...]
+    env: Mapping[str, str]
+    secrets: Mapping[str, str]  # name → file on the host
+    secrets_env: bool
+    registry_user: str
+    registry_password: str  # file on the host; or ""
+    domain: str
+    smoke_path: str
+    health_path: str
+    container_port: int
+    replicas: int
+    slots: Mapping[str, int]  # "blue" → first port
+    network: str
+    user: str
+    memory_mb: int
+    cpus: float
+    start_seconds: int
+    drain_seconds: int
+    stop_seconds: int
+    keep: int
+    automated: bool  # its code comes with a deploy key
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        if not re.fullmatch(r"[a-z](-?[a-z0-9]){0,30}", name):
+            raise Failed(f"{name!r} is no application; there are: {', '.join(names()) or 'none'}")
+        try:
+            return cls.of(json.loads((SPECS / f"{name}.json").read_text()))
+        except FileNotFoundError:
+            known = ", ".join(names()) or "none"
+            raise Failed(f"there is no application {name!r}; there are: {known}") from None
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> Self:
+        data = {key: value for key, value in data.items() if key != "managed by Terrafirma"}
+        if data.keys() != (known := {field.name for field in fields(cls)}):
+            other = ", ".join(sorted(data.keys() ^ known))
+            raise Failed(
+                f"{data.get('name')} is described for another version ({other}): deploy.py"
+            )
+        lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
+        return cls(**(data | lists))
+
+    @property
+    def directory(self) -> Path:
+        return ROOT / self.name
+
+    @property
+    def releases(self) -> Path:
+        return self.directory / "releases"
+
+    def project(self, slot: str) -> str:
+        return f"{self.name}-{slot}"
+
+    def ports(self, slot: str, replicas: int) -> range:
+        return range(self.slots[slot], self.slots[slot] + replicas)
+
+    def owner(self) -> str:
+        """Under which numbers its containers run; empty: as their images say."""
+        if not self.user:
+            return ""
+        try:
+            account = pwd.getpwnam(self.user)
+        except KeyError:
+            raise Failed(f"there is no account {self.user!r}; run tasks/users.py") from None
+        return f"{account.pw_uid}:{account.pw_gid}"
+
+    def values(self) -> dict[str, str]:
+        """Its secrets."""
+        try:
+            return {name: Path(path).read_text() for name, path in self.secrets.items()}
+        except FileNotFoundError as error:
+            raise Failed(f"the secret {error.filename} is missing; run deploy.py") from None
+
+    def with_source(self, source: Path) -> Self:
+        return replace(self, source=str(source), image="")
+
+    def with_image(self, image: str) -> Self:
+        return replace(self, source="", image=image)
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in SPECS.glob("*.json"))
+
+
+@dataclass(frozen=True)
+class Release:
+    """What can be run again: /opt/terrafirma/NAME/releases/ID.json."""
+
+    id: str
+    source: str
+    image: str  # as it was asked for
+    images: Mapping[str, str]  # service → image on this host
+    pulled: tuple[str, ...]  # what a registry gave us for it, to be removed with it
+    code: str  # digest of what runs, whatever its settings and secrets: migrations go by it
+    revision: str
+    by: str
+    at: str  # when it last began to serve: "2026-01-31T12:00:00.000Z"
+    withdrawn: bool  # somebody went back from it
+
+    @classmethod
+    def load(cls, app: Application, release: str) -> Self | None:
+        try:
+            data = json.loads((app.releases / f"{release}.json").read_text())
+        except FileNotFoundError:
+            return None
+        return cls(**{**data, "pulled": tuple(data["pulled"])})
+
+    def save(self, app: Application) -> None:
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        write(app.releases / f"{self.id}.json", json.dumps(data, indent=2) + "\n", 0o600)
+
+
+def known_releases(app: Application) -> list[Release]:
+    """Those that can be run again, the newest first."""
+    found = (Release.load(app, path.stem) for path in app.releases.glob("*.json"))
+    return sorted((one for one in found if one), key=lambda one: (one.at, one.id), reverse=True)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What Caddy's requests go to: /opt/terrafirma/NAME/serving.json; it decides, after a crash."""
+
+    release: str
+    slot: str
+    replicas: int
+
+    @classmethod
+    def load(cls, app: Application) -> Self | None:
+        try:
+            return cls(**json.loads((app.directory / "serving.json").read_text()))
+        except FileNotFoundError:
+            return None
+
+    def save(self, app: Application) -> None:
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        write(app.directory / "serving.json", json.dumps(data) + "\n")
+
+
+def note(app: Application, action: str, release: str, revision: str, by: str) -> None:
+    """A line of the history: what began to serve when, and who asked for it."""
+    line = {"at": now(), "action": action, "release": release, "revision": revision, "by": by}
+    with (app.directory / "history.jsonl").open("a") as history:
+        history.write(json.dumps(line) + "\n")
+
+
+def history(app: Application) -> list[dict[str, str]]:
+    """The lines of the history, the newest first."""
+    try:
+        lines = (app.directory / "history.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in reversed(lines) if line.endswith("}")]
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def identity(*parts: str) -> str:
+    """
+    A digest of what makes a release, secrets too: with a key that never leaves the host, so that
+    nobody who sees it can try what a secret may have been.
+    """
+    if not KEY.exists():
+        write(KEY, secrets.token_hex(32), 0o600)
+    digest = hmac.new(KEY.read_bytes(), digestmod="sha256")
+    for part in parts:
+        digest.update(f"{len(part)}:{part}".encode())
+    return digest.hexdigest()[:12]
+
+
+def tree_digest(directory: Path) -> str:
+    """SHA-256 over names, modes and contents of all files: as pyinfra's side names a source."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        executable = bool(path.stat().st_mode & 0o100)
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(directory)}|{executable}|{content}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,54 @@
+"""What the applications of a host run."""
+
+from __future__ import annotations
+
+import json
+from typing import TypedDict
+
+from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
+from typing_extensions import override
+
+from terrafirma.paths import HOST_PROGRAM
+
+
+class ReleaseState(TypedDict):
+    serving: str  # release, or ""
+    wanted: str  # release that the description makes, or "" where that is not known yet
+    withdrawn: bool  # somebody went back from the wanted one
+    current: bool  # the wanted one serves, with as many replicas as it should
+    trouble: str  # why it is not known
+
+
+class ReleaseStatus(FactBase[ReleaseState]):
+    """
+    Whether an application is what its description says, which comes on standard input.
+
+    Asked of the program on the host; where that is missing, nothing serves yet.
+    """
+
+    @staticmethod
+    @override
+    def default() -> ReleaseState:
+        return ReleaseState(serving="", wanted="", withdrawn=False, current=False, trouble="")
+
+    @override
+    def command(self, name: str) -> StringCommand:
+        return StringCommand(
+            f"test -x {HOST_PROGRAM} && command -v docker > /dev/null || exit 0;",
+            # One of another version, or an engine that is down: the run puts that right first.
+            HOST_PROGRAM, "status --stdin", QuoteString(name), "2> /dev/null || true",
+        )  # fmt: skip
+
+    @override
+    def process(self, output: list[str]) -> ReleaseState:
+        try:
+            answer = json.loads("".join(output))
+            return ReleaseState(
+                serving=answer["serving"],
+                wanted=answer["wanted"],
+                withdrawn=answer["withdrawn"],
+                current=answer["current"],
+                trouble=answer["trouble"],
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise FactProcessError(f"terrafirma status answered {output[:1]!r}") from error

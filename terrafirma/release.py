@@ -1,0 +1,78 @@
+"""What the program on the host is told of an application, and where its source comes from."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from terrafirma.operations.files import tree_digest
+from terrafirma.settings import App, Application, Users
+
+
+def uploaded_source(app: Application) -> str:
+    """Where the source of `app` is on the host: a directory named after its content; or ""."""
+    if not app.source:
+        return ""
+    return f"{app.directory}/sources/{tree_digest(app.source_directory)}"
+
+
+def description(app: Application, settings: App, users: Users) -> str:
+    """The content of NAME.json: the fields of files/terrafirma_host/spec.py; nothing secret."""
+    secrets = {name: f"{app.secrets_directory}/{name}" for name in app.secrets}
+    if app.database:
+        secrets["database_url"] = app.database_url
+    data: dict[str, Any] = app.model_dump(
+        include={
+            *("name", "image", "compose", "stateful", "migrate", "secrets_env", "registry_user"),
+            *("domain", "smoke_path", "health_path", "container_port", "replicas", "user"),
+            *("memory_mb", "cpus", "start_seconds", "drain_seconds", "stop_seconds"),
+        }
+    )
+    data |= {
+        "managed by Terrafirma": "tasks/app.py",
+        "source": uploaded_source(app),
+        "service": app.service or app.name,
+        "env": {name: _text(value) for name, value in app.env.items()},
+        "secrets": secrets,
+        "registry_password": (
+            f"{app.secrets_directory}/.registry_password" if app.registry_password else ""
+        ),
+        "slots": app.slots,
+        "network": settings.network,
+        "keep": settings.keep_releases,
+        "automated": any(app.name in account.releases for account in users.accounts),
+    }
+    return json.dumps(data, indent=2, sort_keys=True) + "\n"
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def revision(directory: Path) -> str:
+    """The commit of a source, with "+" where files differ from it; empty: it is in no git."""
+
+    def git(*words: str) -> str:
+        result = subprocess.run(
+            ["git", "-C", str(directory), *words], capture_output=True, text=True, check=False
+        )
+        return result.stdout.strip() if result.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit and commit + ("+" if git("status", "--porcelain", "--", ".") else "")
+    except FileNotFoundError:
+        return ""
+
+
+def deployer() -> str:
+    """Who runs pyinfra, for the list of releases."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = "somebody"
+    return f"{name}@{socket.gethostname()}"
