@@ -249,9 +249,12 @@ def _container(app: Application, words: Sequence[str]) -> NoReturn:
     compose = Compose(app)
     layer = str(compose.work / f"{serving.slot}.yaml")
     terminal = [] if sys.stdin.isatty() else ["--no-TTY"]
+    # As `docker exec` does: the image's own entry point may be the server.
+    program, *rest = words
     compose.become(
-        app.project(serving.slot), layer, "run", "--rm", "--no-deps", *terminal, app.service, *words
-    )
+        app.project(serving.slot), layer, "run", "--rm", "--no-deps", *terminal,
+        "--entrypoint", program, app.service, *rest,
+    )  # fmt: skip
 
 
 def _show_releases(name: str | None, *, as_json: bool) -> None:

@@ -289,14 +289,16 @@ def migrate(
     slot = other(app, serving.slot if serving else "")
     say(f"migrating: {' '.join(app.migrate)}")
     layer = prepare_slot(app, compose, project, made, slot)
-    service, *command = (
-        app.migrate if layers.migrates_by_service(app, project) else (app.service, *app.migrate)
+    # A command of its own: the image's entry point may be the server.
+    words = (
+        [app.migrate[0]]
+        if layers.migrates_by_service(app, project)
+        else ["--entrypoint", app.migrate[0], app.service, *app.migrate[1:]]
     )
-    # One word at a time: nobody's shell reads it.
     try:
         said = compose.run(
             app.project(slot), layer, "run", "--rm", "--no-deps", "--no-TTY", "--interactive=false",
-            service, *command, timeout=engine.PATIENT,
+            *words, timeout=engine.PATIENT,
         )  # fmt: skip
     except Failed as error:
         raise Failed(f"the migration failed: {error}") from None

@@ -32,11 +32,11 @@ class ReleaseStatus(FactBase[ReleaseState]):
         return ReleaseState(serving="", wanted="", withdrawn=False, current=False, trouble="")
 
     @override
-    def command(self, name: str) -> StringCommand:
+    def command(self, app: str) -> StringCommand:
         return StringCommand(
             f"test -x {HOST_PROGRAM} && command -v docker > /dev/null || exit 0;",
             # One of another version, or an engine that is down: the run puts that right first.
-            HOST_PROGRAM, "status --stdin", QuoteString(name), "2> /dev/null || true",
+            HOST_PROGRAM, "status --stdin", QuoteString(app), "2> /dev/null || true",
         )  # fmt: skip
 
     @override

@@ -27,7 +27,7 @@ def release(
 
     pyinfra's docker.compose runs `up` on each run, which stops all containers before new ones run.
     """
-    known = host.get_fact(ReleaseStatus, name=app, _stdin=[description])
+    known = host.get_fact(ReleaseStatus, app=app, _stdin=[description])
     planned = any(not meta.is_complete() and meta.will_change for meta in after)
     if known["withdrawn"] and not planned:
         host.log_styled(
