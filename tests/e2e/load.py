@@ -432,7 +432,7 @@ class Who:
     count: int = 0
     first: float = 0
     last: float = 0
-    # When the last of the requests was sent that it answered.
+    # When the last of the requests that it answered was sent.
     asked: float = 0
 
 
@@ -499,7 +499,8 @@ class Generator:
 
     def succeed(self, asked: float, answer: Answer, quick: bool) -> None:
         now = time.time()
-        self.gap, self.success = max(self.gap, now - self.success), now
+        if not self.done:
+            self.gap, self.success = max(self.gap, now - self.success), now
         if quick:
             self.times.append(now - asked)
         try:

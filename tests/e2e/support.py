@@ -9,13 +9,18 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, TypedDict
 
+import hpack
+
 from tests.conftest import ROOT, Pyinfra
+from tests.e2e.load import Order
 
 STATE = ROOT / ".target"
 DOMAIN = "api.terrafirma.test"
+AUTHORITY = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 IMAGE = "terrafirma/target:debian13"
 
 
@@ -203,7 +208,7 @@ def get(
     client: Container, server: Target, count: int = 1, *paths: str
 ) -> list[tuple[int, dict[str, Any]]]:
     """Status and body of so many HTTPS requests, each on a connection of its own, all verified."""
-    authority = server.run("cat /var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt")
+    authority = server.run(f"cat {AUTHORITY}")
     answers = client.python(
         REQUESTS, server.address, DOMAIN, authority, str(count), *(paths or ("/",))
     )
@@ -216,65 +221,108 @@ def open_ports(client: Container, server: Container, *ports: int) -> list[int]:
     return [int(port) for port in answer]
 
 
-LOAD = """
-import http.client, json, socket, ssl, sys, threading
+class Mix(TypedDict, total=False):
+    """Who asks; what is left out is as in load.Order."""
 
-address, domain, authority, *paths = sys.argv[1:]
-context = ssl.create_default_context(cadata=authority)
-stop, failed, counts = threading.Event(), [], []
+    keep: int
+    fresh: int
+    http2: int
+    streams: int
+    posts: float
+    slow: int
+    slow_path: str
+    websocket: int
+    events: int
+    timeout: float
 
-def connect():
-    connection = http.client.HTTPSConnection(domain, timeout=15, context=context)
-    connection._create_connection = lambda _, *rest: socket.create_connection((address, 443), *rest)
-    return connection
 
-def ask(keep):
-    count, connection = 0, connect()
-    while not stop.is_set():
-        count += 1
-        try:
-            connection.request("GET", paths[count % len(paths)])
-            answer = connection.getresponse()
-            body = answer.read()
-            length = int(answer.headers["Content-Length"] or len(body))
-            if answer.status != 200 or len(body) != length:
-                failed.append(f"{answer.status} {body[:80]!r}")
-        except Exception as error:
-            failed.append(repr(error))
-            connection.close()
-            connection = connect()
-        if not keep:
-            connection.close()
-    counts.append(count)
+# What a release must not disturb.
+EVERYTHING = Mix(keep=6, fresh=2, http2=2, streams=6, posts=0.1, slow=4, websocket=1, events=1)
 
-threads = [threading.Thread(target=ask, args=(number % 4 != 0,)) for number in range(8)]
-for thread in threads:
-    thread.start()
-sys.stdin.read()
-stop.set()
-for thread in threads:
-    thread.join()
-print(json.dumps({"requests": sum(counts), "failed": failed}))
-"""
+
+class Failure(TypedDict):
+    at: float
+    kind: str
+    method: str
+    path: str
+    words: str
+
+
+class Answers(TypedDict):
+    """What one replica of one release answered; `asked`: when the last of it was asked for."""
+
+    release: str
+    replica: str
+    count: int
+    first: float
+    last: float
+    asked: float
 
 
 class Load(TypedDict):
+    """What the clients saw, see tests/e2e/load.py; a time is seconds of the epoch."""
+
     requests: int
-    failed: list[str]  # each with its status or error
+    failed: list[Failure]
+    replayed: int
+    reconnected: int
+    gap_seconds: float  # the longest time without a request that succeeded
+    answers: list[Answers]
+    kinds: dict[str, dict[str, int]]  # requests, failed, replayed, reconnected, messages of each
+    started: float
+    stopped: float
+    rate: float
+    median_ms: float
+    p99_ms: float
+    slowest_ms: float
 
 
 @contextmanager
-def load(client: Container, server: Target, *paths: str) -> Iterator[Load]:
-    """Eight clients that ask without a pause until the block ends; most keep their connection."""
-    authority = server.run("cat /var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt")
-    arguments = [server.address, DOMAIN, authority, *(paths or ("/",))]
+def load(
+    client: Container,
+    server: Target,
+    *paths: str,
+    requests: int = 0,
+    mix: Mix | None = None,
+    rate: float = 0,
+    domain: str = DOMAIN,
+    authority: str = "",
+) -> Iterator[Load]:
+    """
+    Clients that ask without a pause until the block ends and so many requests are done.
+
+    Without a `mix` it is eight over HTTP/1.1, most of which keep their connection. The result is
+    filled in after the block. What is trusted is `authority`, else Caddy's own.
+    """
+    order = Order(
+        address=server.address,
+        domain=domain,
+        authority=authority or server.run(f"cat {AUTHORITY}"),
+        paths=paths or ("/",),
+        requests=requests,
+        rate=rate,
+        **(mix or {}),
+    )
+    client.run("mkdir -p /opt/load")
+    # It is Python alone, so that it runs there too.
+    library = Path(hpack.__file__).parent
+    for source in (library, ROOT / "tests/e2e/load.py"):
+        output("docker", "cp", str(source), f"{client.name}:/opt/load/")
     process = subprocess.Popen(
-        ["docker", "exec", "-i", client.name, "python3", "-c", LOAD, *arguments],
+        ["docker", "exec", "-i", client.name, "python3", "/opt/load/load.py",
+         json.dumps(asdict(order))],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    result = Load(requests=0, failed=[])
+    assert process.stdout
+    result = Load(
+        requests=0, failed=[], replayed=0, reconnected=0, gap_seconds=0, answers=[], kinds={},
+        started=0, stopped=0, rate=0, median_ms=0, p99_ms=0, slowest_ms=0,
+    )  # fmt: skip
     try:
+        assert json.loads(process.stdout.readline() or "{}") == {"begun": True}
         yield result
-    finally:
-        said, _ = process.communicate("", timeout=60)
+    except BaseException:
+        process.kill()
+        raise
+    said, _ = process.communicate("", timeout=int(order.patience + 3 * order.timeout))
     result.update(json.loads(said))
