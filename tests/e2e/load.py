@@ -582,7 +582,7 @@ class Generator:
         for number in count():
             await self.pace()
             if self.done:
-                return
+                break
             if int((number + 1) * share) > int(number * share):
                 method, path = "POST", paths[0]
             else:
@@ -592,6 +592,7 @@ class Generator:
             )
             if pause:
                 await asyncio.sleep(pause)
+        way.close()
 
     async def pace(self) -> None:
         if self.order.rate:
@@ -603,6 +604,7 @@ class Generator:
         path = self.order.slow_path
         while not self.done:
             await self.attempt(SLOW, "GET", path, way.ask("GET", path), 200)
+        way.close()
 
     async def talk(self) -> None:
         """A WebSocket that says something each SAY seconds, and wants to hear just that."""
@@ -726,6 +728,7 @@ class Generator:
             "kinds": {name: asdict(kind) for name, kind in self.kinds.items()},
             "started": self.started,
             "stopped": stopped,
+            "cpu_seconds": round(time.process_time(), 2),  # of this program, not of the server
             "rate": round(self.requests / seconds, 1),
             "median_ms": round(1000 * times[len(times) // 2], 2),
             "p99_ms": round(1000 * times[len(times) * 99 // 100], 2),
@@ -743,6 +746,9 @@ class Way:
 
     async def ask(self, method: str, path: str) -> Answer:
         raise NotImplementedError
+
+    def close(self) -> None:
+        """Nobody asks any more, or it is another client of the same connection who does."""
 
     def replay(self) -> None:
         self.generator.kinds[self.kind].replayed += 1
@@ -781,6 +787,10 @@ class KeepAlive(Way):
                 self.replay()
         return await self.over(await self.generator.connect(Http1), request)
 
+    def close(self) -> None:
+        if self.wire:
+            self.wire.close()
+
     async def over(self, wire: Http1, request: bytes) -> Answer:
         self.wire = wire
         whole = False
@@ -813,6 +823,10 @@ class OverHttp2(Way):
                 return await wire.ask(headers, BODY if method == "POST" else b"")
             except Unprocessed:
                 self.replay()
+
+    def close(self) -> None:
+        if self.wire and not self.wire.streams:
+            self.wire.close()
 
     def headers(self, method: str, path: str) -> bytes:
         """They refer to nothing that was sent before, so they are the same on each connection."""

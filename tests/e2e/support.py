@@ -271,6 +271,7 @@ class Load(TypedDict):
     kinds: dict[str, dict[str, int]]  # requests, failed, replayed, reconnected, messages of each
     started: float
     stopped: float
+    cpu_seconds: float  # that the clients took themselves
     rate: float
     median_ms: float
     p99_ms: float
@@ -316,7 +317,7 @@ def load(
     assert process.stdout
     result = Load(
         requests=0, failed=[], replayed=0, reconnected=0, gap_seconds=0, answers=[], kinds={},
-        started=0, stopped=0, rate=0, median_ms=0, p99_ms=0, slowest_ms=0,
+        started=0, stopped=0, cpu_seconds=0, rate=0, median_ms=0, p99_ms=0, slowest_ms=0,
     )  # fmt: skip
     try:
         assert json.loads(process.stdout.readline() or "{}") == {"begun": True}

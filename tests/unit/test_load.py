@@ -99,10 +99,12 @@ def under_load(certificate: Path) -> Callable[..., Outcome]:
         tls.set_alpn_protocols(list(protocols))
         log: list[str] = []
         visits = 0
+        tasks: set[asyncio.Task[None] | None] = set()
 
         async def welcome(reader: StreamReader, writer: StreamWriter) -> None:
             nonlocal visits
             visits += 1
+            tasks.add(asyncio.current_task())
             try:
                 await serve(Visit(visits, log, reader, writer))
             except (EOFError, OSError):
@@ -133,6 +135,7 @@ def under_load(certificate: Path) -> Callable[..., Outcome]:
         result = await generator.run(told, lambda: None)
         await teller
         server.close()
+        await asyncio.gather(*filter(None, tasks))
         return Outcome(result, log, visits)
 
     def run(
@@ -164,10 +167,10 @@ async def well(visit: Visit) -> None:
 
 
 def test_a_good_server(under_load: UnderLoad) -> None:
-    seen = under_load(well, keep=1, fresh=1, posts=0.5, requests=20, paths=("/a", "/b"))
+    seen = under_load(well, keep=1, fresh=1, posts=0.5, rate=200, requests=60, paths=("/a", "/b"))
     assert seen.failed == []
     assert (seen.replayed, seen.reconnected) == (0, 0)
-    assert seen.requests == len(seen.log) >= 20
+    assert seen.requests == len(seen.log) >= 60
     assert set(seen.log) == {"GET /a", "GET /b", "POST /a"}
     # The one that keeps its connection sends no POST, and each other request has one of its own.
     fresh = seen.kinds["http/1.1 fresh"]["requests"]
@@ -653,7 +656,8 @@ def test_a_websocket_that_breaks_has_failed(
 ) -> None:
     seen = under_load(serve, websocket=1, requests=3)
     assert seen.reconnected == 0
-    assert len(seen.failed) == seen.visits >= 3
+    # At the end it is the client that says goodbye.
+    assert len(seen.failed) >= seen.visits - 1 >= 2
     assert all(words in one for one in seen.words), seen.words
 
 
@@ -730,7 +734,7 @@ def test_it_goes_on_until_it_is_told(under_load: UnderLoad) -> None:
 
 def test_it_goes_on_until_enough_is_done(under_load: UnderLoad) -> None:
     seen = under_load(well, keep=2, requests=500)
-    assert 500 <= seen.requests <= 501
+    assert 500 <= seen.requests <= 504  # those that were under way
 
 
 def test_it_does_not_go_on_for_ever(under_load: UnderLoad) -> None:
@@ -760,7 +764,8 @@ def test_a_gap_and_a_change_of_release(under_load: UnderLoad) -> None:
     assert len(seen.failed) == 5
     assert 0.4 <= seen.gap_seconds < 2
     old, new = seen.answers
-    assert [(who["release"], who["count"]) for who in (old, new)] == [("one", 9), ("two", 16)]
+    assert (old["release"], old["count"]) == ("one", 9)
+    assert (new["release"], new["count"]) == ("two", seen.requests - 14)
     assert old["asked"] <= old["last"] < new["first"] - 0.4
 
 
