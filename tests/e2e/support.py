@@ -221,6 +221,65 @@ def open_ports(client: Container, server: Container, *ports: int) -> list[int]:
     return [int(port) for port in answer]
 
 
+REGISTRY = """
+version: 0.1
+storage: {filesystem: {rootdirectory: /var/lib/docker-registry}, delete: {enabled: true}}
+http: {addr: ":5000", tls: {certificate: /srv/registry.crt, key: /srv/registry.key}}
+auth: {htpasswd: {realm: registry, path: /srv/users}}
+"""
+
+
+@dataclass(frozen=True)
+class Registry(Container):
+    """An image registry that wants credentials, with a certificate that hosts must be told of."""
+
+    user: str = "puller"
+    password: str = "nobody-else-knows-this-one"
+
+    @property
+    def host(self) -> str:
+        return f"{self.address}:5000"
+
+    def trust(self, server: Target) -> None:
+        """Docker reads it at the next pull."""
+        authority = self.run("cat /srv/registry.crt")
+        directory = f"/etc/docker/certs.d/{self.host}"
+        server.run(f"mkdir -p {directory} && cat > {directory}/ca.crt", stdin=f"{authority}\n")
+
+    def push(self, server: Target, image: str, name: str) -> str:
+        """Take in an image that is on a server as `name:tag`; what it is called from now on."""
+        reference = f"{self.host}/{name}"
+        server.run(
+            "set -e; export DOCKER_CONFIG=$(mktemp -d); trap 'rm -r $DOCKER_CONFIG' EXIT;"
+            f" docker login --username {self.user} --password-stdin {self.host};"
+            f" docker tag {image} {reference}; docker push --quiet {reference};"
+            # There, it is as if it had never been here.
+            f" docker image rm {reference}",
+            stdin=self.password,
+        )
+        return reference
+
+
+@contextmanager
+def registry(name: str) -> Iterator[Registry]:
+    with bystander(name) as container:
+        one = Registry(container.name)
+        one.run(
+            "apt-get update -q &&"
+            " apt-get install -qy --no-install-recommends docker-registry apache2-utils"
+        )
+        one.run("cat > /srv/config.yml", stdin=REGISTRY)
+        one.run(f"htpasswd -Bic /srv/users {one.user}", stdin=one.password)
+        one.run(
+            "openssl req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 30"
+            f" -subj /CN=registry -addext subjectAltName=IP:{one.address}"
+            " -keyout /srv/registry.key -out /srv/registry.crt"
+        )
+        one.run("docker-registry serve /srv/config.yml > /var/log/registry.log 2>&1 &")
+        eventually(lambda: open_ports(one, one, 5000) == [5000], 30)
+        yield one
+
+
 class Mix(TypedDict, total=False):
     """Who asks; what is left out is as in load.Order."""
 
