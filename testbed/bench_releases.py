@@ -16,7 +16,7 @@ from tests.e2e.support import DOMAIN, EVERYTHING, Container, Target, bystander, 
 
 NAME, PORT, OUTSIDER = "tf-bench-releases", 2424, "tf-bench-outsider"
 REPLICAS = (1, 2, 4, 8)
-ROUNDS, SECONDS, CLIENTS = 3, 5, "-t 8 -c 16"
+ROUNDS, SECONDS, CLIENTS = 3, 5, "-t 8 -c 16 --timeout 10s"
 TIMES = 3  # that a release and the way back are timed
 # Two slots of eight replicas have more connections than PostgreSQL's default admits.
 DATA = ("--data", "postgres_max_connections=200")

@@ -36,7 +36,7 @@ def test_a_pull_needs_credentials(server: Target, images: Registry) -> None:
 
     assert "no basic auth credentials" in server.call(f"docker pull {reference}").stderr
     login = f"docker login --username {images.user} --password-stdin {images.host}"
-    assert "unauthorized" in server.call(login, stdin="a guess").stderr
+    assert "401 Unauthorized" in server.call(login, stdin="a guess").stderr
     assert "no basic auth credentials" in server.call(f"docker pull {reference}").stderr
     server.run(login, stdin=images.password)
     server.run(f"docker pull {reference}")
