@@ -68,7 +68,7 @@ def server(pyinfra: Pyinfra, data: dict[str, Any]) -> Iterator[Target]:
 
 
 def read(server: Target, name: str) -> str:
-    return server.run(f"cat {DIRECTORY}/{name}; echo .")[:-2]
+    return server.run(f"cat {DIRECTORY}/{name}; echo .").removesuffix(".")
 
 
 @contextmanager

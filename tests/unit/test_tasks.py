@@ -997,7 +997,7 @@ def test_a_key_that_releases_does_nothing_else(pyinfra: Pyinfra) -> None:
     two = [{"name": "shop", "source": "examples/api", "domain": "shop.test", "port": 9000}]
     data = {"users_accounts": [CI | {"releases": ["api", "shop"]}], "app_more": two}
     result = pyinfra.call(
-        "@fake/host", "tasks/users.py", "--dry", "--diff", "-vv", *fake(machine(), **data)
+        "@fake/host", "tasks/users.py", "-y", "--diff", "-vv", *fake(machine(), **data)
     )
     command = "/usr/local/bin/terrafirma forced api shop"
     keys = written(result, "/home/ci/.ssh/authorized_keys").splitlines()
