@@ -7,7 +7,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,16 @@ REVISION = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 # In the place of the program that releases: says how it was called, by whom, and with what.
 STAND_IN = """#!/usr/bin/python3 -I
 import hashlib, json, os, sys
+asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")
 print(json.dumps({
     "arguments": sys.argv[1:],
     "asked": os.environ.get("SSH_ORIGINAL_COMMAND"),
     "uid": os.getuid(),
     "environment": dict(os.environ),
     "terminal": [number for number in (0, 1, 2) if os.isatty(number)],
-    "stdin": hashlib.sha256(sys.stdin.buffer.read()).hexdigest(),
+    "stdin": hashlib.sha256(sys.stdin.buffer.read()).hexdigest() if "release" in asked else "",
 }))
-sys.exit(int((os.environ.get("SSH_ORIGINAL_COMMAND") or "").partition("exit ")[2] or 0))
+sys.exit(int(asked.partition("exit ")[2] or 0))
 """
 
 
@@ -83,13 +84,17 @@ class Client:
         ]  # fmt: skip
 
     def call(
-        self, *words: str, user: str = "ci", stdin: bytes = b"", seconds: int = 30
+        self,
+        *words: str,
+        user: str = "ci",
+        stdin: bytes = b"",
+        options: Sequence[str] = (),
+        seconds: int = 30,
     ) -> subprocess.CompletedProcess[bytes]:
-        """ssh with these words, options of ssh's own first."""
-        number = next((n for n, word in enumerate(words) if not word.startswith("-")), len(words))
+        """ssh with a command of these words, and with options of its own."""
         where = ["-p", str(self.server.port), f"{user}@127.0.0.1"]
         return subprocess.run(
-            ["ssh", *self.options, *words[:number], *where, *words[number:]],
+            ["ssh", *self.options, *options, *where, *(["--"] if words else []), *words],
             input=stdin,
             capture_output=True,
             timeout=seconds,
@@ -192,9 +197,9 @@ def test_there_is_no_shell(client: Client) -> None:
 
 
 def test_there_is_no_terminal(client: Client) -> None:
-    result = client.call("-tt", "bash", stdin=b"touch /tmp/canary\n")
+    result = client.call("bash", options=["-tt"], stdin=b"touch /tmp/canary\n")
     assert b"PTY allocation request failed" in result.stderr
-    as_ever(json.loads(result.stdout), "bash")
+    assert result.stdout == b""
 
 
 def test_no_file_goes_in_or_out(client: Client, server: Target, tmp_path: Path) -> None:
@@ -276,7 +281,7 @@ def test_the_environment_is_not_the_clients(client: Client) -> None:
     # What the server accepts of it is the server's to say: here it is asked for all of it.
     options = [f"-oSetEnv={' '.join(f'{name}=/tmp/canary' for name in names)}"]
     for more in ([], ["-oSendEnv=*"]):
-        answer = client.ask(*options, *more, "release api")
+        answer = client.ask("release api", options=[*options, *more])
         as_ever(answer, "release api")
         assert answer["environment"]["SUDO_USER"] == "ci"
         odd = {name for name, value in answer["environment"].items() if "canary" in value}
@@ -305,7 +310,6 @@ def test_files_of_the_account_are_not_run(client: Client, server: Target) -> Non
         "sudo -n /usr/local/bin/terrafirma forced",
         "sudo -n /usr/local/bin/terrafirma forced shop",
         "sudo -n /usr/local/bin/terrafirma forced api shop",
-        "sudo -n /usr/local/bin/terrafirma 'forced api'",
         "sudo -n -u prod /usr/local/bin/terrafirma forced api",
         "sudo -n -E /usr/local/bin/terrafirma forced api",
         "sudo -n LD_PRELOAD=/tmp/canary /usr/local/bin/terrafirma forced api",
@@ -323,6 +327,12 @@ def test_the_account_itself_may_do_no_more(server: Target, command: str) -> None
     assert "arguments" not in result.stdout
     allowed = server.run("runuser -u ci -- sudo -n /usr/local/bin/terrafirma forced api")
     assert json.loads(allowed)["arguments"] == ["forced", "api"]
+
+
+def test_sudo_takes_words_for_arguments(server: Target) -> None:
+    """It compares them joined: the program itself must take no two words for the name of one."""
+    said = server.run("runuser -u ci -- sudo -n /usr/local/bin/terrafirma 'forced api'")
+    assert json.loads(said)["arguments"] == ["forced api"]
 
 
 def test_the_account_is_in_no_group_and_has_no_password(server: Target) -> None:
@@ -592,7 +602,8 @@ def registry(name: str, port: int) -> Iterator[str]:
         output("docker", "exec", "-d", name, "docker-registry", "serve", "/srv/config.yml")
         output(
             *inside,
-            "for i in $(seq 100); do curl -so /dev/null 127.0.0.1:5000/v2/ && exit; sleep 0.1;"
+            "for i in $(seq 100); do python3 -c 'import socket;"
+            ' socket.create_connection(("127.0.0.1", 5000))\' 2> /dev/null && exit; sleep 0.1;'
             " done; exit 1",
         )
         yield f"127.0.0.1:{port}"
