@@ -1,13 +1,54 @@
-"""Secrets that were born on the server; none of them leaves it."""
+"""Secrets on the server; none of them leaves it."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
-from pyinfra.api import FactBase, QuoteString, StringCommand
+from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
 from typing_extensions import override
 
-from terrafirma.paths import PASSWORDS
+from terrafirma.paths import PASSWORDS, SECRETS_PROGRAM
+
+
+class SecretsState(TypedDict):
+    wrong: list[str]  # missing, with another value, or with another owner or mode
+    other: list[str]  # that nobody asked about
+
+
+class AppSecrets(FactBase[SecretsState]):
+    """
+    Those secrets of an application that are not in `directory` as they should be, by name.
+
+    Which there should be comes on standard input, as the program wants it:
+    `host.get_fact(AppSecrets, directory=…, _stdin=…)`. All are wrong where it is not there yet.
+    """
+
+    @staticmethod
+    @override
+    def default() -> SecretsState:
+        return SecretsState(wrong=[], other=[])
+
+    @override
+    def command(self, directory: str) -> StringCommand:
+        return StringCommand(
+            f"test -x {SECRETS_PROGRAM} ||",
+            r"{ sed -nE 's/^(born|given) ([^ ]+).*/wrong \2/p'; exit 0; };",
+            f"{SECRETS_PROGRAM} check",
+            QuoteString(directory),
+        )
+
+    @override
+    def process(self, output: list[str]) -> SecretsState:
+        state = self.default()
+        for line in output:
+            match line.split():
+                case ["wrong", name]:
+                    state["wrong"].append(name)
+                case ["other", name]:
+                    state["other"].append(name)
+                case _:
+                    raise FactProcessError("app-secrets did not answer as it does")
+        return state
 
 
 class DatabaseUrl(FactBase[Literal["right", "wrong", "no password", "no account"]]):
