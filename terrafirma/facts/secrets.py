@@ -51,11 +51,17 @@ class AppSecrets(FactBase[SecretsState]):
         return state
 
 
+def owner_of_secrets(user: str) -> tuple[str, str]:
+    """Mode and owner of a file that containers of `user` read; empty: of any id."""
+    return ("400", user) if user else ("444", "root")
+
+
 class DatabaseUrl(FactBase[Literal["right", "wrong", "no password", "no account"]]):
     """
     Whether the file at `path` holds `url`, with the password of `role` in place of its `*`.
 
-    It must belong to `user`, who alone may read it.
+    It must belong to `user`, who alone may read it; without one, to root, and be for every reader
+    who gets as far: its directory is root's alone, and in a container it is mounted.
     """
 
     @staticmethod
@@ -66,6 +72,7 @@ class DatabaseUrl(FactBase[Literal["right", "wrong", "no password", "no account"
     @override
     def command(self, path: str, url: str, role: str, user: str) -> StringCommand:
         before, _, after = url.partition("*")
+        mode, user = owner_of_secrets(user)
         return StringCommand(
             StringCommand("file=", QuoteString(path), _separator=""),
             ";",
@@ -73,7 +80,7 @@ class DatabaseUrl(FactBase[Literal["right", "wrong", "no password", "no account"
             f"test -s {PASSWORDS}/{role} || {{ echo no password; exit 0; }};",
             # `test` is a part of the shell: the password is in no process list.
             f'if test "$(cat "$file" 2> /dev/null)" = "{before}$(cat {PASSWORDS}/{role}){after}"',
-            f'-a "$(stat -c %a:%U "$file")" = 400:{user}; then echo right; else echo wrong; fi',
+            f'-a "$(stat -c %a:%U "$file")" = {mode}:{user}; then echo right; else echo wrong; fi',
         )
 
     @override

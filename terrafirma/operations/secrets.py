@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Mapping
 from pyinfra import host
 from pyinfra.api import QuoteString, StringCommand
 
-from terrafirma.facts.secrets import AppSecrets, DatabaseUrl
+from terrafirma.facts.secrets import AppSecrets, DatabaseUrl, owner_of_secrets
 from terrafirma.given import Hidden
 from terrafirma.operations import failure, operation
 from terrafirma.paths import PASSWORDS, SECRETS_PROGRAM
@@ -59,9 +59,10 @@ def database_url(path: str, *, url: str, role: str, user: str) -> Generator[Stri
     """
     A file that holds the URL of a database, with the password that was made on the server.
 
-    + path: the file; `user` alone may read it, in a directory that root alone may enter
+    + path: the file, in a directory that root alone may enter
     + url: with `*` where the password goes
     + role: whose password
+    + user: who alone may read it; empty: every id in a container
     """
     known = host.get_fact(DatabaseUrl, path=path, url=url, role=role, user=user)
     if known == "right":
@@ -73,9 +74,10 @@ def database_url(path: str, *, url: str, role: str, user: str) -> Generator[Stri
     if host.state.is_executing and known == "no password":
         yield failure(f"role {role!r} has no password yet; run tasks/postgres.py first")
     before, _, after = url.partition("*")
+    mode, owner = owner_of_secrets(user)
     yield StringCommand(
         StringCommand("file=", QuoteString(path), _separator=""),
         '; umask 077; mkdir -p "${file%/*}" &&',
         f'printf "%s\\n" "{before}$(cat {PASSWORDS}/{role}){after}" > "$file.new" &&',
-        f'chown {user}: "$file.new" && chmod 400 "$file.new" && mv -f "$file.new" "$file"',
+        f'chown {owner}: "$file.new" && chmod {mode} "$file.new" && mv -f "$file.new" "$file"',
     )
