@@ -13,7 +13,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from tests.conftest import ROOT
+from terrafirma.facts.secrets import AppSecrets
+from tests.conftest import ROOT, Pyinfra
+from tests.unit.test_tasks import command, commands, fake, machine
 
 PROGRAM = ROOT / "files" / "app" / "app-secrets"
 
@@ -250,3 +252,28 @@ def test_refuses_another_command_line(words: list[str]) -> None:
     )
     assert result.returncode == 1
     assert "app-secrets check DIRECTORY" in result.stderr
+
+
+# --- as it is called by a run ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["--dry", "-y"])
+def test_a_value_is_not_shown(pyinfra: Pyinfra, how: str) -> None:
+    asked = command(AppSecrets, directory="/etc/terrafirma/secrets/app/api")
+    host = fake(
+        machine() | {asked: ["wrong token", "wrong key", "other stale"]},
+        app_secrets={"token": "env:TF_TOKEN", "key": "born", "more": "command:echo m0re-$TF_TOKEN"},
+    )
+    # With -vv pyinfra repeats all that it asks and does, with the arguments of facts.
+    call = ("@fake/host", "tests/e2e/deploy_secrets.py", how, "--diff", "-vvv", "--debug", *host)
+    result = pyinfra.call(*call, TF_TOKEN="s3cret-s3cret")
+    done = commands(result)
+    assert asked in done
+    changes = "/usr/local/lib/terrafirma/app-secrets set /etc/terrafirma/secrets/app/api"
+    assert (how == "-y") == (changes in done)
+    assert "s3cret-s3cret" not in result.stdout + result.stderr
+    assert base64.b64encode(b"s3cret-s3cret").decode() not in result.stdout + result.stderr
+    # And not because pyinfra does not repeat them any more.
+    assert "_stdin=…" in result.stderr
+    assert "left alone: /etc/terrafirma/secrets/app/api/ stale" in result.stderr
+    assert (how == "--dry") == ("  token, key" in result.stderr)
