@@ -487,6 +487,19 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         ),
         ("postgres_upgrade: ", "postgresql-17-cron", "drop the extension"),
     ),
+    "an upgrade of a cluster with a tablespace inside": (
+        "postgres_upgrade",
+        fake(
+            machine(DEBIAN_13, "cluster=15/main", "own=15/main", "offered=15")
+            | {
+                command(UpgradeState, old=15, new=17): [
+                    *("online=yes", "size=2000", "free=9000000"),
+                    "inside=/var/lib/postgresql/15/main/far",
+                ]
+            }
+        ),
+        ("postgres_upgrade: ", "in /var/lib/postgresql/15/main/far is inside", "move it out"),
+    ),
     "an upgrade of a cluster that is down": (
         "postgres_upgrade",
         fake(machine(DEBIAN_13, "cluster=15/main", "own=15/main", "offered=15")),
