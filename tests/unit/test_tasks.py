@@ -1695,7 +1695,10 @@ ON_15 = ("cluster=15/main", "own=15/main", "offered=15", "offered=17")
 ON_17 = ("cluster=17/main", "own=17/main", "offered=15", "offered=17")
 NEEDS = command(UpgradeState, old=15, new=17)
 ENOUGH = {NEEDS: ["online=yes", "size=2097152", "free=4194304", "package=postgresql-17"]}
-STEPS = ["Back up the databases", "Create the new cluster", "Move the data to the new cluster"]
+STEPS = [
+    *("Back up the databases", "Create the new cluster", "Move the data to the new cluster"),
+    "Create the roles",
+]
 RETIRED_15, RETIRED_17 = (
     (*one, *other, mark)
     for one, other, mark in ((ON_17, ON_15, "retired=15/main"), (ON_15, ON_17, "retired=17/main"))
@@ -1733,15 +1736,25 @@ MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
     "back": (
         machine(DEBIAN_13, *RETIRED_15),
         {"postgres_upgrade": "back"},
-        ["Go back to the old cluster"],
+        ["Go back to the old cluster", "Create the roles"],
         "rows written since then stay in 17/main only, which is kept, switched off. "
         "Set postgres_version = 15",
     ),
     "back_already": (
         machine(DEBIAN_13, *RETIRED_17),
         {"postgres_upgrade": "back"},
-        [],
+        # What a run that died did not come to.
+        ["Create the roles"],
         "15/main is back already: 17/main is kept",
+    ),
+    "back_below_pgbouncer": (
+        machine(DEBIAN_13, *RETIRED_15),
+        {"postgres_upgrade": "back", "pgbouncer_enabled": True},
+        [
+            *("Go back to the old cluster", "Create the roles"),
+            "Let in the roles of PostgreSQL",
+        ],
+        "Back to 15/main",
     ),
     "clean": (
         machine(DEBIAN_13, *RETIRED_15),
@@ -1827,6 +1840,10 @@ def test_an_upgrade_is_followed_to_its_end(pyinfra: Pyinfra, inventory: Any) -> 
     assert "'ExecStopPost=/usr/local/lib/terrafirma/postgres-upgrade recover 15 17'" in (
         start.replace("'\"'\"'", "'")
     )
+    # What is done afterwards, is done to the one that serves.
+    done = "\n".join(re.findall(r"\[@fake/done\] +>>> (.*)", result.stderr))
+    assert "psql --cluster 15/main" in done
+    assert "psql --cluster 17/main" not in done
 
 
 # --- replicas -------------------------------------------------------------------------------------
