@@ -199,7 +199,7 @@ def test_the_upgrade_outlives_pyinfra(server: Target, held: list[str]) -> None:
     run.send_signal(signal.SIGKILL)
     run.communicate()
     # It is quick, and two runs are not.
-    kill = f"systemctl kill {UNIT.rpartition('/')[2]} --signal"
+    kill = f"systemctl kill --kill-whom main {UNIT.rpartition('/')[2]} --signal"
     server.run(f"{kill} STOP")
     try:
         for task, data in ((TASK, {}), ("tasks/postgres.py", STAY)):

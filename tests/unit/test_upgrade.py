@@ -440,7 +440,7 @@ def test_root_opens_nothing_in_the_directories_of_postgres(server: Server) -> No
         server.program.switch(old, new)
         with server.program.workplace():
             server.program.tell_what_stays(old)
-            assert server.program.found("*.txt", server.program.WORK) == []
+            assert server.program.files("*.txt", server.program.WORK) == []
         with pytest.raises(server.program.Failed, match=r"^cat: .*postmaster\.pid"):
             old.address()
     reads = [words for words in asked if words[0] != "systemctl"]
