@@ -230,6 +230,24 @@ def test_nothing_that_is_in_use_is_removed_or_replaced(server: Server) -> None:
     assert (old.exists(), old.drop_ins.exists(), new.exists()) == (False, False, True)
 
 
+def test_one_whose_creation_was_cut_short_is_removed(
+    server: Server, half_way: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration does not say yet where the data are."""
+    old, new = half_way
+    really = server.data
+    run = server.program.run
+
+    def silent(*command: Any, **how: Any) -> Any:
+        return "" if {"pg_conftool", "17"} <= {*command} else run(*command, **how)
+
+    monkeypatch.setattr(server.program, "run", silent)
+    assert str(new.data) == "/var/lib/postgresql/17/main"
+    assert old.data == really("15")
+    server.program.recover(old, new)
+    assert (server.running, new.exists(), new.set_aside()) == ({"15/main"}, False, False)
+
+
 @pytest.fixture
 def retired(server: Server, half_way: tuple[Any, Any]) -> tuple[Any, Any]:
     """The new cluster serves, the old one is kept."""
@@ -278,6 +296,10 @@ USES: dict[str, tuple[dict[str, str], str]] = {
         {"{old}/pg_wal": "{root}/wal", "{new}/pg_wal": "{root}/wal/17"},
         "wal/17 is in use by 17/main",
     ),
+    "a link to its configuration": (
+        {"{new}/server.crt": "{root}/etc/15/server.crt"},
+        "server.crt is in use by 17/main",
+    ),
     "all of it": ({"{new}": "{old}"}, "15/main holds 17/main"),
 }
 
@@ -297,11 +319,12 @@ def test_a_cluster_with_what_another_one_uses_is_not_removed(
     says_why(server, *retired, words)
 
 
+@pytest.mark.parametrize("place", ["data/15/main", "etc/15"])
 def test_a_cluster_that_a_setting_of_another_one_names_is_not_removed(
-    server: Server, retired: tuple[Any, Any]
+    server: Server, retired: tuple[Any, Any], place: str
 ) -> None:
-    server.settings["archive_command"] = f"cp %p {server.data('15')}/archive/%f"
-    says_why(server, *retired, "archive_command of 17/main names its data")
+    server.settings["archive_command"] = f"cp %p {server.directory / place}/archive/%f"
+    says_why(server, *retired, "archive_command of 17/main names a directory of it")
 
 
 def says_why(server: Server, old: Any, new: Any, words: str) -> None:
