@@ -132,7 +132,7 @@ BAD_POSTGRES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no such role of the application": (
         {"app_role": "shop"},
-        "app_role: 'shop' of api is not in postgres_roles (api)",
+        "app_role: 'shop' of api is not in the roles that log in to api (api)",
     ),
     # cycles
     "its own member": (
