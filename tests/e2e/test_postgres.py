@@ -772,17 +772,14 @@ MORE_DRIFTS: dict[str, tuple[Callable[[Target], object], list[str]]] = {
         by_shell("sed -i '1i host all all 0.0.0.0/0 trust' /etc/postgresql/17/main/pg_hba.conf"),
         [ACCESS, RELOAD],
     ),
-    "mode of pg_hba.conf": (by_shell("chmod 644 /etc/postgresql/17/main/pg_hba.conf"), [ACCESS]),
-    "owner of the settings": (by_shell(f"chown root {CONF}"), [CONFIGURE]),
+    "mode of pg_hba.conf": (by_shell("chmod 644 /etc/postgresql/17/main/pg_hba.conf"),
+                            [ACCESS, RELOAD]),
+    "owner of the settings": (by_shell(f"chown root {CONF}"), [CONFIGURE, RELOAD]),
     "connection limit": (by_sql("alter role shop connection limit 3"), [ROLES]),
     "no password": (by_sql("alter role shop password null"), ["Give the roles their passwords"]),
     "missing role": (by_sql("drop role retired"), [ROLES, "Give the roles their passwords"]),
     "missing sysctl file": (
         by_shell("rm /etc/sysctl.d/60-terrafirma-postgres.conf"), ["Prepare the host"],
-    ),
-    "no restart after a crash": (
-        by_shell("rm /etc/systemd/system/postgresql@17-main.service.d/terrafirma.conf"),
-        ["Restart PostgreSQL after a crash", RELOAD],
     ),
 }  # fmt: skip
 
