@@ -310,7 +310,7 @@ from (
                 on starelid = attrelid and staattnum = attnum and not stainherit
             where attrelid = biggest.oid and attnum > 0 and not attisdropped
                 and relpages > 0 and reltuples >= 0
-            having count(*) = count(stawidth)
+            having count(*) = count(stawidth) and count(*) > 0
         ) as bloat,
         extract(epoch from now() - greatest(last_vacuum, last_autovacuum)) as vacuumed,
         extract(epoch from now() - greatest(last_analyze, last_autoanalyze)) as analyzed

@@ -837,7 +837,7 @@ def test_a_compose_project_brings_its_networks_ipv6_too(moved: Target) -> None:
         return [json.loads(one)[0] for one in said]
 
     try:
-        server.run(f"{compose} up --detach --wait")
+        server.run(f"{compose} up --detach")
         assert all(REJECTED in answer for answer in answers()), answers()
         arguments = ("--dry", "--diff", *options(data), *server.arguments(), POSTGRES)
         planned = server.pyinfra.call(*arguments).stderr
