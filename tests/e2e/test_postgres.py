@@ -758,6 +758,19 @@ def test_two_applications_do_not_see_each_other(server: Target) -> None:
     assert changed(server.deploy(**DATA)) == []
 
 
+def test_a_database_has_its_locale_encoding_and_limit(server: Target) -> None:
+    """Text in the order of its language, or by code point; checksums, and UTF-8."""
+    assert [server.psql("select 'ä' < 'z', 'a' < 'Z'", name) for name in ("api", "shop")] == [
+        "f|f", "t|t",
+    ]  # fmt: skip
+    sql = (
+        "select datname, pg_encoding_to_char(encoding), datlocprovider, datconnlimit"
+        " from pg_database where datname in ('api', 'shop') order by 1"
+    )
+    assert server.psql(sql).splitlines() == ["api|UTF8|c|80", "shop|UTF8|i|-1"]
+    assert server.psql("show data_checksums") == "on"
+
+
 # --- what a person may have changed ---------------------------------------------------------------
 
 CONFIGURE = "Configure the server"
