@@ -118,7 +118,7 @@ def values(text: str) -> Iterator[str]:
 def watched(pyinfra: Pyinfra) -> Iterator[Watched]:
     with (
         pytest.MonkeyPatch.context() as patch,
-        target(pyinfra, "tf-test-secrets", 2431) as server,
+        target(pyinfra, "tf-test-leaks", 2431) as server,
     ):
         patch.setenv("TF_TEST_ANN", GIVEN)
         server.run(BOOKWORM)
