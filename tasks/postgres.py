@@ -39,7 +39,8 @@ drop_in = f"/etc/systemd/system/{service}.d/terrafirma.conf"
 server_conf = f"{directory}/conf.d/terrafirma.conf"
 hba = f"{directory}/pg_hba.conf"
 data_directory = f"/var/lib/postgresql/{version}/main"
-postgres_file = {"mode": "640", "user": "postgres", "group": "postgres"}
+# postgres has the directory: it could have put a link there for root to follow.
+postgres_file = {"mode": "640", "user": "postgres", "group": "postgres", "as_owner": True}
 
 
 given = passwords_given(host, settings)
@@ -146,22 +147,28 @@ else:
 configuration = put(
     name="Configure the server",
     entries=server_file,
-    # As postgres, which owns the directory and could have put a link there.
     check=f'all={directory}/terrafirma-check; trap "rm -f $all" EXIT; rm -f "$all"; '
-    f'cat {directory}/postgresql.conf "$new" | runuser -u postgres -- sh -c \'cat > "$0" && '
-    f'exec /usr/lib/postgresql/{version}/bin/postgres --config_file="$0" -C max_connections\' '
-    '"$all" > /dev/null',
+    f'cat {directory}/postgresql.conf "$new" > "$all" && '
+    f'/usr/lib/postgresql/{version}/bin/postgres --config_file="$all" -C max_connections '
+    "> /dev/null",
 )
+
+# The check is postgres already: to become it is root's alone.
+as_postgres = psql(version).removeprefix("runuser -u postgres -- ")
 
 # It reads the file only when it is told to: the new one may take the old one's place for a moment.
 access = put(
     name="Configure client access",
     entries=client_access,
     check=f"pg_lsclusters -h {version} main | grep -qw online || exit 0; "
-    'cp -a "$path" "$path.good" && cp -a "$new" "$path"; '
+    # Of one that is missing, or that postgres may not read, there is no copy.
+    'good="$path.good"; rm -f "$good"; cp -a "$path" "$good" 2> /dev/null || '
+    'test ! -e "$path" || mv -T "$path" "$good"; cp -a "$new" "$path.try" && '
+    'mv -fT "$path.try" "$path"; '
     "errors=$(echo 'select line_number, error from pg_hba_file_rules where error is not null' | "
-    f"{psql(version)} 2>&1); "
-    'mv -f "$path.good" "$path"; test -z "$errors" || { echo "$errors" >&2; exit 1; }',
+    f"{as_postgres} 2>&1); "
+    'if test -e "$good"; then mv -fT "$good" "$path"; else rm -f "$path"; fi; '
+    'test -z "$errors" || { echo "$errors" >&2; exit 1; }',
 )
 
 if upgrade:

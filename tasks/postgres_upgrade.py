@@ -8,7 +8,7 @@ from terrafirma.operations.files import Directory, put, source
 from terrafirma.operations.packages import packages
 from terrafirma.operations.postgres_upgrade import analyse, back_up, go_back, remove_retired, say
 from terrafirma.paths import UPGRADE_PROGRAM, UPGRADE_STATE
-from terrafirma.settings import Borg, Postgres
+from terrafirma.settings import Borg, PgBouncer, Postgres
 from terrafirma.upgrade import Upgrade, plan
 
 machine = ready(host)
@@ -41,8 +41,16 @@ if steps.upgrade:
         # It names the cluster, and proves that backups of the new one work.
         local.include("tasks/borg.py")
 
-elif steps.back:
-    go_back(name="Go back to the old cluster", upgrade=steps.back)
+elif steps.settle:
+    if steps.back:
+        go_back(name="Go back to the old cluster", upgrade=steps.back)
+
+    # Of passwords, roles and networks that have changed since the upgrade it knows nothing.
+    local.include("tasks/postgres.py")
+
+    if PgBouncer.of(host).enabled:
+        # It has the verifiers of the new one.
+        local.include("tasks/pgbouncer.py")
 
 elif steps.clean:
     remove_retired(name="Remove what is no longer used", versions=list(steps.clean))

@@ -154,7 +154,9 @@ def _explain(start: str, error: ValidationError, fields: tuple[str, ...]) -> Ite
             hint = f", did you mean {start}{close[0]}?" if close else ""
             message = f"there is no such key{hint}"
         elif one["type"] == "string_pattern_mismatch":
-            message = f"{one['input']!r} does not match {one['ctx']['pattern']}"
+            # Who writes a password there by mistake does not want to see it in a log.
+            given = "what is there" if one["loc"][-1] == "password" else repr(one["input"])
+            message = f"{given} does not match {one['ctx']['pattern']}"
         # A rule over the whole model has no location: its message names the keys itself.
         yield f"{start}{location}: {message}" if location else message
 

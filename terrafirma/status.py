@@ -19,6 +19,8 @@ HIT_RATIO = 0.9
 HIT_BLOCKS = 10_000  # so many reads make a ratio; fewer are those of a cache that is still cold
 DEAD = 20  # % of the rows
 DEAD_ROWS = 1_000  # autovacuum lets small tables be
+BLOAT = 60  # % of the pages; what is free is used again, and the estimate may be a few % wrong
+BLOAT_BYTES = 100 * 1024**2  # with indexes; of smaller tables nobody feels it
 XID_AGE = 1_000_000_000  # of 2^31, where the server refuses to write
 DISK = 90  # % used
 LAG = 60  # s
@@ -253,17 +255,23 @@ def _statements(status: StatusState) -> Table:
 
 def _tables(status: StatusState) -> Table:
     table = Table(
-        "Biggest tables", "database", "table", ">size", ">rows", ">dead", ">vacuumed", ">analyzed"
-    )
+        "Biggest tables", "database", "table", ">size", ">rows", ">dead", ">bloat", ">vacuumed",
+        ">analyzed",
+    )  # fmt: skip
     for one in status["tables"]:
         rows = one["live"] + one["dead"]
         share = 100 * one["dead"] / rows if rows else 0
+        bloat, name = one["bloat"], f"table {one['table']} of {one['database']}"
+        rotten = share > DEAD and one["dead"] >= DEAD_ROWS
+        bloated = (bloat or 0) > BLOAT and one["bytes"] >= BLOAT_BYTES
         dead = f"{share:.0f} % of its rows are dead, vacuumed {_ago(one['vacuumed'])}"
+        empty = f"about {bloat or 0:.0f} % of its pages are empty space"
         table.add(
             one["database"], one["table"], one["size"], f"{one['rows']:,}", f"{share:.0f} %",
+            "-" if bloat is None else f"{bloat:.0f} %",
             _ago(one["vacuumed"]), _ago(one["analyzed"]),
-            alarm=f"table {one['table']} of {one['database']}: {dead}",
-            when=share > DEAD and one["dead"] >= DEAD_ROWS,
+            alarm=f"{name}: {dead if rotten else empty}",
+            when=rotten or bloated,
         )  # fmt: skip
     if not table.rows:
         table.notes.append("none")

@@ -85,6 +85,9 @@ def tune(hardware: Hardware, *, max_connections: int, version: int) -> dict[str,
         ),
         "min_wal_size": Tuned("2GB" if big else "1GB", "segments are recycled, not made anew"),
         "max_wal_size": Tuned("8GB" if big else "4GB", "fewer checkpoints under load"),
+        "checkpoint_timeout": Tuned(
+            "15min", "between two of them a page is written whole to the WAL once only"
+        ),
         "wal_compression": Tuned(
             "lz4" if version >= 15 else "on", "less WAL after a checkpoint, for little work"
         ),

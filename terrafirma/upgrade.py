@@ -34,6 +34,8 @@ class Plan:
     upgrade: Upgrade | None = None
     back: Upgrade | None = None
     clean: tuple[int, ...] = ()
+    settle: bool = False
+    """What the data say is to be made true of a cluster that was away for a while."""
     packages: tuple[str, ...] = ()
     """What the extensions of the old databases need in the new version."""
 
@@ -50,8 +52,8 @@ def plan(host: Host, settings: Postgres) -> Plan:
     """
     What tasks/postgres_upgrade.py has to do on this host.
 
-    From here on tasks/postgres.py is about the new version. Raises DeployError when something
-    stands in the way: before anything changes.
+    From here on tasks/postgres.py is about the version that will serve. Raises DeployError when
+    something stands in the way: before anything changes.
     """
     machine = ready(host)
     wanted = wanted_version(host, settings)
@@ -62,7 +64,10 @@ def plan(host: Host, settings: Postgres) -> Plan:
     if version is None:
         return Plan("There is nothing to upgrade: no cluster here is ours yet")
     if settings.upgrade == "back":
-        return _back(version, retired)
+        steps = _back(version, retired)
+        if steps.settle:
+            choose_postgres(host, steps.back.old if steps.back else version)
+        return steps
     if version >= wanted:
         return _current(settings, version, wanted)
     if wanted in retired:
@@ -95,6 +100,11 @@ def _refuse(host: Host, upgrade: Upgrade, needs: UpgradeNeeds) -> None:
             f"{host.name}: postgres_upgrade: {upgrade.old}/main does not run; start it first "
             f"(systemctl start postgresql@{upgrade.old}-main)"
         )
+    if needs["inside"]:
+        raise DeployError(
+            f"{host.name}: postgres_upgrade: the tablespace in {needs['inside'][0]} is inside of "
+            f"the data directory of {upgrade.old}/main, and would be removed with it; move it out"
+        )
     needed = needs["size"] * 11 // 10 + SPARE
     if needs["free"] < needed:
         raise DeployError(
@@ -120,7 +130,9 @@ def _back(version: int, retired: list[int]) -> Plan:
     older = [one for one in retired if one < version]
     if newer := [one for one in retired if one > version]:
         # The same command twice is one way back, not two.
-        return Plan(f"{version}/main is back already: {newer[-1]}/main is kept, switched off")
+        return Plan(
+            f"{version}/main is back already: {newer[-1]}/main is kept, switched off", settle=True
+        )
     if not older:
         return Plan(f"There is no way back: nothing older than {version}/main is kept")
     return Plan(
@@ -128,6 +140,7 @@ def _back(version: int, retired: list[int]) -> Plan:
         f"{version}/main only, which is kept, switched off. Set postgres_version = {older[-1]}, "
         "else the next run stops",
         back=Upgrade(older[-1], version),
+        settle=True,
     )
 
 

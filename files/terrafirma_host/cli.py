@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -45,12 +46,16 @@ def parser() -> argparse.ArgumentParser:
         return one
 
     one = command("release", "release what the deploy described, or another source or image")
-    _release_options(one)
+    one.add_argument("--source", default="", help="-: a gzipped tar on standard input")
+    one.add_argument("--image", default="", help="the same image by another tag or digest")
+    one.add_argument("--revision", default="", help="of the source, for the list of releases")
+    one.add_argument("--by", default="", help="who asks for it")
     one.add_argument("--again", action="store_true", help="also one that was taken back")
     one = command("refresh", "what serves, with the settings and secrets of now")
     one.add_argument("--by", default="", help="who asks for it")
     one = command("rollback", "let an earlier release serve again")
-    _rollback_options(one)
+    one.add_argument("release", nargs="?", default="", help="the one before, if not named")
+    one.add_argument("--by", default="", help="who asks for it")
     one = command("releases", "show what ran when, and what is kept", optional=True)
     one.add_argument("--json", action="store_true", help="for programs")
     one = command("logs", "show what all containers of the release say")
@@ -70,18 +75,6 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("forced", help="what a deploy key may do: sshd runs this")
     one.add_argument("names", nargs="+", metavar="APPLICATION")
     return top
-
-
-def _release_options(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--source", default="", help="-: a gzipped tar on standard input")
-    one.add_argument("--image", default="", help="the same image by another tag or digest")
-    one.add_argument("--revision", default="", help="of the source, for the list of releases")
-    one.add_argument("--by", default="", help="who asks for it")
-
-
-def _rollback_options(one: argparse.ArgumentParser) -> None:
-    one.add_argument("release", nargs="?", default="", help="the one before, if not named")
-    one.add_argument("--by", default="", help="who asks for it")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -193,48 +186,53 @@ def _refuse_other_image(app: Application, image: str) -> None:
                      f"{engine.repository(image)}")  # fmt: skip
 
 
+# What a client may say of a revision or a release: it is shown on other people's terminals.
+REVISION = r"[A-Za-z0-9][\w./+-]{0,99}"
+RELEASE = r"[0-9a-f]{6,12}"
+
+
 def _forced(allowed: Sequence[str]) -> None:
     """The one thing that a deploy key is for; what it asks for comes from the client."""
-    asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")
-    usage = (
+    words = forced(allowed, os.environ.get("SSH_ORIGINAL_COMMAND", ""))
+    by = f"--by=deploy key of {os.environ.get('SUDO_USER', 'root')}"
+    if words[0] != "releases":
+        words.append(by)
+    if words[0] == "release" and Application.load(words[1]).source:
+        words.append("--source=-")
+    os.execv(PROGRAM, [PROGRAM, *words])
+
+
+def forced(allowed: Sequence[str], asked: str) -> list[str]:
+    """The command that a client asked for, in our words; raises Failed where it may not."""
+    usage = Failed(
         f"this key may: release [{'|'.join(allowed)}] [--image REF] [--revision REV]; "
         "rollback [APPLICATION] [RELEASE]; releases [APPLICATION]"
     )
     try:
         command, *rest = shlex.split(asked)
     except ValueError:
-        raise Failed(usage) from None
+        raise usage from None
     if rest and rest[0] in allowed:
         name = rest.pop(0)
     elif len(allowed) == 1:
         name = allowed[0]
     else:
-        raise Failed(usage)
-    by = f"--by=deploy key of {os.environ.get('SUDO_USER', 'root')}"
-    one = argparse.ArgumentParser(prog=command, exit_on_error=False, allow_abbrev=False)
-    one.error = lambda message: _refuse(usage or message)  # type: ignore[method-assign]
-    match command:
-        case "release":
-            _release_options(one)
-            chosen = one.parse_args(rest)
-            words = ["release", name, by]
-            words += [f"--{key}={text}" for key in ("image", "revision")
-                      if (text := getattr(chosen, key))]  # fmt: skip
-            if Application.load(name).source:
-                words.append("--source=-")
-        case "rollback":
-            _rollback_options(one)
-            chosen = one.parse_args(rest)
-            words = ["rollback", name, by, *([chosen.release] if chosen.release else [])]
-        case "releases" if not rest:
-            words = ["releases", name]
-        case _:
-            raise Failed(usage)
-    os.execv(PROGRAM, [PROGRAM, *words])
-
-
-def _refuse(usage: str) -> NoReturn:
-    raise Failed(usage)
+        raise usage
+    match command, rest:
+        case "releases", []:
+            return ["releases", name]
+        case "rollback", []:
+            return ["rollback", name]
+        case "rollback", [release_id] if re.fullmatch(RELEASE, release_id):
+            return ["rollback", name, release_id]
+        case "release", options if len(options) % 2 == 0:
+            chosen = dict(zip(options[::2], options[1::2], strict=True))
+            right = {"--image": engine.IMAGE, "--revision": REVISION}
+            if len(chosen) * 2 == len(options) and all(
+                key in right and re.fullmatch(right[key], value) for key, value in chosen.items()
+            ):
+                return ["release", name, *(f"{key}={value}" for key, value in chosen.items())]
+    raise usage
 
 
 def _logs(app: Application, follow: bool, lines: int) -> NoReturn:

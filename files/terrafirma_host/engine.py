@@ -22,6 +22,9 @@ from terrafirma_host.spec import RUNTIME, Application, Release
 PROMPT = 120
 PATIENT = 3600
 
+# Host, path, tag and digest, as in terrafirma/settings.py.
+IMAGE = r"[a-z0-9][a-z0-9._:-]*(/[a-z0-9._-]+)*(:[\w.-]{1,128})?(@sha256:[0-9a-f]{64})?"
+
 
 class Compose:
     """The compose project of an application: its files, and a layer of ours over them."""

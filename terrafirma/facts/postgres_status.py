@@ -86,6 +86,7 @@ class TableStatus(TypedDict):
     rows: int  # estimate
     live: int
     dead: int
+    bloat: float | None  # %, of the table itself; estimate; None: never analyzed
     vacuumed: float | None  # s ago
     analyzed: float | None  # s ago
 
@@ -281,6 +282,10 @@ _CHECKPOINTS = {
 # The size of a table is only known to whoever may lock it. For one that is locked against all
 # others, or is about to be, the catalog's last word does: nobody waits.
 #
+# Bloat: how much of a table's pages its rows would not need, as of the last VACUUM or ANALYZE. They
+# are taken to be as wide as ANALYZE found them on average, with their headers. It reads no page of
+# the table, and does not see the padding between columns.
+#
 # pg_stat_statements keeps the statements of all databases; the first one that has it is asked.
 # Statements other than DML are kept there as they were written, with the passwords of ALTER ROLE.
 # Even DML may be, when the statistics were full. So literals never leave the host: the text ends
@@ -293,13 +298,26 @@ from (
         select l.relation from pg_locks l join pg_database d on d.oid = l.database
         where d.datname = current_database() and l.mode = 'AccessExclusiveLock'
     )
-    select current_database() as database, sized.name as table, bytes,
+    select current_database() as database, biggest.name as table, bytes,
         pg_size_pretty(bytes) as size, n_live_tup as live, n_dead_tup as dead,
         case when n_live_tup > 0 then n_live_tup else greatest(reltuples, 0)::bigint end as rows,
+        (
+            select 100 * greatest(0, 1 - reltuples * (
+                4 + 8 * ceil((23 + case when max(stanullfrac) > 0 then count(*) / 8 + 1 else 0 end
+                    ) / 8.0) + 8 * ceil(sum((1 - stanullfrac) * stawidth) / 8)
+                ) / ((current_setting('block_size')::int - 24) * fill / 100.0) / relpages)
+            from pg_attribute left join pg_statistic
+                on starelid = attrelid and staattnum = attnum and not stainherit
+            where attrelid = biggest.oid and attnum > 0 and not attisdropped
+                and relpages > 0 and reltuples >= 0
+            having count(*) = count(stawidth) and count(*) > 0
+        ) as bloat,
         extract(epoch from now() - greatest(last_vacuum, last_autovacuum)) as vacuumed,
         extract(epoch from now() - greatest(last_analyze, last_autoanalyze)) as analyzed
     from (
-        select c.oid, c.reltuples,
+        select c.oid, c.reltuples, c.relpages,
+            coalesce((select option_value::int from pg_options_to_table(c.reloptions)
+                where option_name = 'fillfactor'), 100) as fill,
             case when n.nspname = 'public' then c.relname else n.nspname || '.' || c.relname end
                 as name,
             case when not exists (select from locked) or not exists (
@@ -314,10 +332,11 @@ from (
         from pg_class c join pg_namespace n on n.oid = c.relnamespace
         where c.relkind in ('r', 'm') and (n.nspname not in ('pg_catalog', 'information_schema')
             or c.relname = 'pg_largeobject' and c.relpages > 0)
-    ) sized
-    join pg_stat_all_tables s on s.relid = sized.oid
+        order by bytes desc nulls last limit @TABLES@
+    ) biggest
+    join pg_stat_all_tables s on s.relid = biggest.oid
     where bytes is not null
-    order by bytes desc limit @TABLES@
+    order by bytes desc
 ) one;
 \set here no
 select :'sought' = 'yes' and count(*) > 0

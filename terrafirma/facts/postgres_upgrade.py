@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from pyinfra.api import FactBase, FactProcessError, StringCommand
+from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
 from typing_extensions import override
 
-from terrafirma.paths import BACKUP_CONFIG, UPGRADE_LOG, UPGRADE_UNIT
+from terrafirma.facts.postgres import psql
+from terrafirma.paths import UPGRADE_LOG, UPGRADE_UNIT
 
 
 class UpgradeNeeds(TypedDict):
     online: bool  # the old server runs
     size: int  # of its data, in kB
     free: int  # where the copy goes, in kB
-    backup: bool  # borgmatic is set up
+    inside: list[str]  # tablespaces that are in its own data directory
     packages: list[str]  # those of the new version that give what the old databases use
     missing: list[str]  # those of them that the package lists do not have
 
@@ -25,26 +26,36 @@ class UpgradeState(FactBase[UpgradeNeeds]):
     @staticmethod
     @override
     def default() -> UpgradeNeeds:
-        return UpgradeNeeds(online=False, size=0, free=0, backup=False, packages=[], missing=[])
+        return UpgradeNeeds(online=False, size=0, free=0, inside=[], packages=[], missing=[])
 
     @override
     def command(self, old: int, new: int) -> StringCommand:
-        psql = f"runuser -u postgres -- psql --cluster {old}/main -XAtq"
-        control = f"'/usr/share/postgresql/{old}/extension/' || extname || '.control'"
+        # Files that packages have brought, for what the databases use.
+        names = "select replace(datname, '\"', '\"\"') from pg_database where datallowconn;"
+        controls = (
+            f"select '/usr/share/postgresql/{old}/extension/' || extname || '.control' "
+            "from pg_extension;"
+        )
+        libraries = (
+            f"select '/usr/lib/postgresql/{old}/lib/' || regexp_replace(one, '.*/', '') || '.so' "
+            "from pg_settings, unnest(string_to_array(translate(setting, '\" ', ''), ',')) as one "
+            "where name = 'shared_preload_libraries';"
+        )
         return StringCommand(
             f"set -- $(pg_lsclusters -h {old} main 2> /dev/null); test $# -ge 6 || exit 0;",
             'data=$6; case $4 in online*) ;; *) exit 0 ;; esac; echo online=yes; cd /;',
             # Files come and go below a running server.
             'echo "size=$(du -skL "$data" 2> /dev/null | cut -f 1)";',
             "df -Pk /var/lib/postgresql | awk 'NR == 2 { print \"free=\" $4 }';",
-            f"test ! -e {BACKUP_CONFIG} || test ! -e /etc/systemd/system/borgmatic.service ||",
-            "echo backup=yes;",
-            f"files=$( {psql} -d postgres -c",
-            "'select datname from pg_database where datallowconn' | while read -r name; do",
-            f'PGDATABASE="$name" {psql} < /dev/null -c "select {control} from pg_extension"; done;',
-            f"for library in $( {psql} -d postgres -c 'show shared_preload_libraries'",
-            "| tr -d '\"' | tr , ' '); do",
-            f'echo "/usr/lib/postgresql/{old}/lib/${{library##*/}}.so"; done );',
+            'own=$(realpath "$data"); for link in "$data"/pg_tblspc/*; do',
+            'place=$(realpath -m "$link"); test ! -e "$link" ||',
+            'case $place in "$own"/*) echo "inside=$place" ;; esac; done;',
+            "names=$(echo", QuoteString(names), f"| {psql(old)}) || exit 1;",
+            StringCommand("controls=", QuoteString(controls), _separator=""), ";",
+            "files=$( { echo", QuoteString(libraries), ";",
+            "printf '%s\\n' \"$names\" | while IFS= read -r name; do",
+            """printf '\\\\connect "%s"\\n%s\\n' "$name" "$controls"; done; }""",
+            f"| {psql(old)}) || exit 1;",
             'for package in $(for file in $files; do dpkg -S "$file" 2> /dev/null; done |',
             "cut -d : -f 1 | sort -u); do",
             f'named=$(echo "$package" | sed "s/-{old}\\(-\\|\\$\\)/-{new}\\1/");',
@@ -61,7 +72,7 @@ class UpgradeState(FactBase[UpgradeNeeds]):
                 online="online" in one,
                 size=int(one["size"]),
                 free=int(one["free"]),
-                backup="backup" in one,
+                inside=[value for key, value in pairs if key == "inside"],
                 packages=[value for key, value in pairs if key == "package"],
                 missing=[value for key, value in pairs if key == "missing"],
             )

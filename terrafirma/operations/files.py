@@ -50,7 +50,7 @@ class File:
     user: str = "root"
     group: str = "root"
     as_owner: bool = False
-    """Written by its owner: below a home, who could lay a link there for root to follow."""
+    """Written by its owner: who has its directory could lay a link there for root to follow."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def put(
     + entries: what to put; a callable is asked when the operation runs, so that it may read facts
       that an earlier operation of the same run changes
     + check: shell command that must accept a new file before it replaces the old one; `$new` is
-      the path of the new file, which has its final owner and mode
+      the path of the new file, which has its final owner and mode; run by whoever writes the file
 
     pyinfra's files.put asks three or four questions for each file, uploads over the old content,
     sets owner and mode after the content is there, and leaves a broken file where a good one was.
@@ -120,7 +120,7 @@ def put(
                     continue
                 changed = True
                 if state.config.DIFF:
-                    _show_difference(entry.path, content, now)
+                    _show_difference(entry, content, now)
                 yield _replacement(entry, content, check)
     if not changed:
         host.noop(f"{', '.join(entry.path for entry in wanted) or 'nothing'}: as wanted")
@@ -147,32 +147,33 @@ def _directory(directory: Directory) -> StringCommand:
 
 def _replacement(file: File, content: str, check: str | None) -> StringCommand:
     path = QuoteString(file.path)
-    if file.as_owner:
-        script = (
-            'umask 077; if test -f "$1" && ! grep -qi "managed.by.terrafirma" "$1"; then '
-            'test -e "$1.before-terrafirma" || cp -p "$1" "$1.before-terrafirma"; fi; '
-            'cat > "$1.terrafirma-new" && '
-            f'chmod {file.mode} "$1.terrafirma-new" && mv -fT "$1.terrafirma-new" "$1"'
-        )
-        return StringCommand(
-            f"runuser -u {file.user} -- sh -c", QuoteString(script), "sh", path, _stdin=content
-        )
-    return StringCommand(
-        StringCommand("path=", path, _separator=""), '; new="$path.terrafirma-new"; umask 022;',
+    chown = "" if file.as_owner else f'chown {file.user}:{file.group} "$new" && '
+    script = (
+        'new="$path.terrafirma-new"; umask 022; mkdir -p "${path%/*}" && umask 077 && '
         # Owner and mode first, then the content: it is never readable for longer than it should be.
-        'mkdir -p "${path%/*}" && umask 077 && rm -f "$new" && : > "$new" &&',
-        f'chown {file.user}:{file.group} "$new" && chmod {file.mode} "$new" && cat > "$new" &&',
-        f"( {check} ) && " if check else "",
-        '{ ! test -f "$path" || grep -qi "managed.by.terrafirma" "$path"',
-        '|| test -e "$path.before-terrafirma" || cp -a "$path" "$path.before-terrafirma"; } &&',
-        'mv -fT "$new" "$path" || { rm -f "$new"; exit 1; }',
-        _stdin=content,
-    )  # fmt: skip
+        f'rm -f "$new" && : > "$new" && {chown}chmod {file.mode} "$new" && cat > "$new" && '
+        + (f"( {check} ) && " if check else "")
+        + '{ ! test -f "$path" || grep -qi "managed.by.terrafirma" "$path" || '
+        'test -e "$path.before-terrafirma" || cp -a "$path" "$path.before-terrafirma" || '
+        # What its owner may not read is not lost either.
+        'mv -T "$path" "$path.before-terrafirma"; } && '
+        'mv -fT "$new" "$path" || { rm -f "$new"; exit 1; }'
+    )
+    if file.as_owner:
+        # Not from where we are: programs complain that they may not go there.
+        return StringCommand(
+            f"cd / && runuser -u {file.user} -- sh -c",
+            QuoteString(f"path=$1; {script}"), "sh", path,
+            _stdin=content,
+        )  # fmt: skip
+    return StringCommand(StringCommand("path=", path, _separator=""), f"; {script}", _stdin=content)
 
 
-def _show_difference(path: str, content: str, now: PathState | None) -> None:
-    known = (host.get_fact(FileContents, path=path) or []) if now else []
-    host.log(f"{'Will change' if now else 'Will create'} {path}")
+def _show_difference(file: File, content: str, now: PathState | None) -> None:
+    # Read by whoever writes it.
+    who = {"_su_user": file.user, "_su_shell": "sh"} if file.as_owner else {}
+    known = (host.get_fact(FileContents, path=file.path, **who) or []) if now else []
+    host.log(f"{'Will change' if now else 'Will create'} {file.path}")
     before = [f"{line}\n" for line in known]
     for line in generate_color_diff(before, content.splitlines(keepends=True)):
         logger.info("  %s", line)

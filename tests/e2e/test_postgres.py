@@ -14,14 +14,17 @@ import pytest
 from tests.conftest import Pyinfra
 from tests.e2e.conftest import networks
 from tests.e2e.support import (
+    IMAGE,
     Container,
     Target,
+    bystander,
     changed,
     eventually,
     get,
     load,
     open_ports,
     options,
+    output,
     target,
 )
 
@@ -620,3 +623,253 @@ def test_many_roles_and_databases_cost_no_more_questions(server: Target) -> None
     assert changed(server.deploy(POSTGRES, **many)) == []
     assert few > 5
     assert questions(many) <= few * 1.5
+
+
+# --- who comes from where -------------------------------------------------------------------------
+
+NEIGHBOUR, OUTSIDE = (
+    "a neighbour, through docker0's address",
+    "a neighbour, at the server's address",
+)
+OWN, WRONG = "its own", "a wrong one"
+# From where, role, whose password, database, and what PostgreSQL answers to `select current_user`.
+LOGINS = [
+    ("apps", "api", OWN, "api", "api"),
+    ("apps", "shop", OWN, "shop", "shop"),
+    ("shop", "api", OWN, "api", "api"),
+    ("shop", "shop", OWN, "shop", "shop"),
+    ("apps", "api", OWN, "shop", REJECTED),
+    ("shop", "shop", OWN, "api", REJECTED),
+    ("apps", "api", WRONG, "api", 'password authentication failed for user "api"'),
+    ("apps", "api", "shop's", "api", 'password authentication failed for user "api"'),
+    ("shop", "shop", "api's", "shop", 'password authentication failed for user "shop"'),
+    ("apps", "postgres", WRONG, "postgres", REJECTED),
+    ("apps", "postgres", WRONG, "api", REJECTED),
+    ("apps", "deployer, taken out of the data", OWN, "api", REJECTED),
+    ("apps", "reader, without `connect`", OWN, "api", 'permission denied for database "api"'),
+    ("apps", "ann, `nologin`", OWN, "api", 'role "ann" is not permitted to log in'),
+    (NEIGHBOUR, "api", OWN, "api", REJECTED),
+    (NEIGHBOUR, "shop", OWN, "shop", REJECTED),
+    (NEIGHBOUR, "postgres", WRONG, "postgres", REJECTED),
+    (OUTSIDE, "api", OWN, "api", "Connection refused"),
+    (OUTSIDE, "postgres", WRONG, "postgres", "Connection refused"),
+]
+
+
+@pytest.fixture
+def neighbour(server: Target) -> Iterator[Container]:
+    """A container beside the server that knows the way to docker0's address, and has psycopg."""
+    with bystander("tf-test-neighbour") as container:
+        container.run("apt-get update -q && apt-get install -qy python3-psycopg")
+        docker0 = networks(server)["bridge"]
+        # Its own container may not set routes; one that shares its network may.
+        output(
+            "docker", "run", "--rm", "--network", f"container:{container.name}", "--cap-add",
+            "NET_ADMIN", IMAGE, "ip", "route", "add", docker0, "via", server.address,
+        )  # fmt: skip
+        yield container
+
+
+def test_logins(server: Target, neighbour: Container) -> None:
+    data = json.loads(json.dumps(DATA))
+    known = {role: password(server, role) for role in ("api", "shop", "deployer", "reader", "ann")}
+    del data["postgres_databases"][0]["access"]["deployer"]
+    server.deploy(POSTGRES, **data)
+    server.psql("revoke connect on database api from reader; alter role ann nologin;")
+    addresses = {
+        NEIGHBOUR: server.psql("show listen_addresses").split(",")[1],
+        OUTSIDE: server.address,
+    }
+    try:
+        for place in dict.fromkeys(login[0] for login in LOGINS):
+            here = [login for login in LOGINS if login[0] == place]
+            cases = []
+            for _, who, whose, database, _ in here:
+                role = who.split(",")[0]
+                owner = role if whose == OWN else whose.removesuffix("'s")
+                cases.append((role, known.get(owner, "wrong"), database, "select current_user"))
+            if place in addresses:
+                answers = neighbour.python(SESSIONS, addresses[place], json.dumps(cases))
+            else:
+                answers = sessions(server, place, cases)
+            for login, answer in zip(here, answers, strict=True):
+                expected = login[4]
+                assert answer == expected or (" " in expected and expected in answer), (
+                    login,
+                    answer,
+                )
+    finally:
+        assert changed(server.deploy(POSTGRES, **DATA)) == [
+            ACCESS, RELOAD, ROLES, DATABASES,
+        ]  # fmt: skip
+
+
+TRY = """
+import json, sys
+from pathlib import Path
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+url = Path("/run/secrets/database_url").read_text().strip()
+answers = []
+for other in json.loads(sys.argv[1]):
+    try:
+        with psycopg.connect(make_conninfo(url, **other), connect_timeout=5) as connection:
+            row = connection.execute("select current_user, current_database()").fetchone()
+            answers.append(" in ".join(row))
+    except psycopg.Error as error:
+        answers.append(str(error))
+print(json.dumps(answers))
+"""
+
+
+def test_two_applications_do_not_see_each_other(server: Target) -> None:
+    """Asked in the replicas themselves, each with the URL that it was given."""
+    data = json.loads(json.dumps(DATA))
+    data["postgres_databases"][1]["access"]["shop"] = "migrate"
+    data["app_more"] = [
+        {
+            "name": "shop", "source": "examples/api", "domain": "shop.terrafirma.test",
+            "database": "shop", "role": "shop", "port": 8100, "replicas": 1,
+        }
+    ]  # fmt: skip
+    tries = [{}, {"dbname": "api"}, {"dbname": "shop"}, {"dbname": "postgres"},
+             {"user": "api"}, {"user": "shop"}, {"user": "postgres"}]  # fmt: skip
+    expected = {
+        "api": ["api in api", "api in api", REJECTED, REJECTED, "api in api", REJECTED, REJECTED],
+        "shop": ["shop_owner in shop", REJECTED, "shop_owner in shop", REJECTED, REJECTED,
+                 "shop_owner in shop", REJECTED],
+    }  # fmt: skip
+    server.deploy(**data)
+    try:
+        for name, answers in expected.items():
+            replica = server.run(f"docker compose -p {name} ps -q | head -n 1")
+            found = json.loads(
+                server.run(
+                    f"docker exec -i {replica} python3 - {shlex.quote(json.dumps(tries))}",
+                    stdin=TRY,
+                )
+            )
+            for how, wanted, answer in zip(tries, answers, found, strict=True):
+                assert wanted in answer, (name, how, answer)
+    finally:
+        server.run("docker compose -p shop down")
+        server.deploy(**DATA)
+    assert changed(server.deploy(**DATA)) == []
+
+
+def test_a_database_has_its_locale_encoding_and_limit(server: Target) -> None:
+    """Text in the order of its language, or by code point; checksums, and UTF-8."""
+    assert [server.psql("select 'ä' < 'z', 'a' < 'Z'", name) for name in ("api", "shop")] == [
+        "f|f", "t|t",
+    ]  # fmt: skip
+    sql = (
+        "select datname, pg_encoding_to_char(encoding), datlocprovider, datconnlimit"
+        " from pg_database where datname in ('api', 'shop') order by 1"
+    )
+    assert server.psql(sql).splitlines() == ["api|UTF8|c|80", "shop|UTF8|i|-1"]
+    assert server.psql("show data_checksums") == "on"
+
+
+# --- what a person may have changed ---------------------------------------------------------------
+
+CONFIGURE = "Configure the server"
+CONF = "/etc/postgresql/17/main/conf.d/terrafirma.conf"
+MORE_DRIFTS: dict[str, tuple[Callable[[Target], object], list[str]]] = {
+    "listen address in the file": (
+        by_shell(f"sed -i \"s/^listen_addresses.*/listen_addresses = '*'/\" {CONF} && "
+                 "systemctl restart postgresql@17-main"),
+        [CONFIGURE, RELOAD, RESTART],
+    ),
+    "hba line of somebody": (
+        by_shell("sed -i '1i host all all 0.0.0.0/0 trust' /etc/postgresql/17/main/pg_hba.conf"),
+        [ACCESS, RELOAD],
+    ),
+    "mode of pg_hba.conf": (by_shell("chmod 644 /etc/postgresql/17/main/pg_hba.conf"),
+                            [ACCESS, RELOAD]),
+    "owner of the settings": (by_shell(f"chown root {CONF}"), [CONFIGURE, RELOAD]),
+    "connection limit": (by_sql("alter role shop connection limit 3"), [ROLES]),
+    "no password": (by_sql("alter role shop password null"), ["Give the roles their passwords"]),
+    "missing role": (by_sql("drop role retired"), [ROLES, "Give the roles their passwords"]),
+    "missing sysctl file": (
+        by_shell("rm /etc/sysctl.d/60-terrafirma-postgres.conf"), ["Prepare the host"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("drift", MORE_DRIFTS)
+def test_more_drift(server: Target, drift: str) -> None:
+    break_it, expected = MORE_DRIFTS[drift]
+    break_it(server)
+    assert server.plan(POSTGRES, **DATA) == expected
+    assert changed(server.deploy(POSTGRES, **DATA)) == expected
+    assert changed(server.deploy(POSTGRES, **DATA)) == []
+
+
+# --- networks of others ---------------------------------------------------------------------------
+
+PROJECT = """
+services:
+  worker:
+    image: {image}
+    entrypoint: ["sleep", "infinity"]
+    init: true
+    extra_hosts: ["host.docker.internal:host-gateway"]
+networks:
+  default:
+    enable_ipv6: true
+    ipam:
+      config:
+        - subnet: 10.78.0.0/24
+        - subnet: fd00:78::/64
+"""
+
+
+def test_a_compose_project_brings_its_networks_ipv6_too(moved: Target) -> None:
+    """Out of reach at first, then in the plan, then let in, over both protocols."""
+    server = moved
+    daemon = {"bip": "10.99.0.1/24", "ipv6": True, "fixed-cidr-v6": "fd00:c0de:1::/64"}
+    data = DATA | {"docker_daemon": daemon}
+    server.deploy("tasks/docker.py", POSTGRES, **data)
+    server.reboot()
+    eventually(lambda: server.call("docker info").returncode == 0, 60)
+    server.deploy(**data)
+    assert changed(server.deploy(**data)) == []
+    image = server.run("docker image ls --format '{{.ID}}' terrafirma/api | head -n 1")
+    server.run("mkdir -p /root/far && cat > /root/far/compose.yaml",
+               stdin=PROJECT.format(image=image))  # fmt: skip
+    # After a boot docker0 has no carrier, and its IPv6 address is of no use until the first
+    # container is in docker0's own network: docs/limits.md.
+    server.run(f"docker run --detach --rm --init --entrypoint sleep {image} 10")
+    tentative = "ip -6 address show dev docker0 to fd00:c0de:1::1 tentative"
+    eventually(lambda: server.run(tentative) == "", 10)
+    compose = "docker compose --project-directory /root/far"
+    case = shlex.quote(json.dumps([("api", password(server, "api"), "api",
+                                    "select host(inet_client_addr())")]))  # fmt: skip
+
+    def answers() -> list[str]:
+        said = (
+            server.run(f"{compose} exec -T worker python3 - {address} {case}", stdin=SESSIONS)
+            for address in ("host.docker.internal", "fd00:c0de:1::1")
+        )
+        return [json.loads(one)[0] for one in said]
+
+    try:
+        server.run(f"{compose} up --detach")
+        rejected = answers()
+        assert all(REJECTED in answer for answer in rejected), rejected
+        arguments = ("--dry", "--diff", *options(data), *server.arguments(), POSTGRES)
+        planned = server.pyinfra.call(*arguments).stderr
+        for subnet in ("10.78.0.0/24", "fd00:78::/64"):
+            assert f"+ host  api  api,api~  {subnet}  scram-sha-256" in planned
+            assert f"+ host  shop  shop,shop~  {subnet}  scram-sha-256" in planned
+        assert server.plan(POSTGRES, **data) == [ACCESS, RELOAD]
+        assert changed(server.deploy(POSTGRES, **data)) == [ACCESS, RELOAD]
+        four, six = answers()
+        assert four.startswith("10.78.0.")
+        assert six.startswith("fd00:78::")
+        assert changed(server.deploy(POSTGRES, **data)) == []
+    finally:
+        server.run(f"{compose} down --timeout 1; rm -r /root/far")
+    assert changed(server.deploy(POSTGRES, **data)) == [ACCESS, RELOAD]
+    assert "10.78." not in server.run("cat /etc/postgresql/17/main/pg_hba.conf")

@@ -57,6 +57,176 @@ def test_bad_data(platform: Platform, data: dict[str, Any], message: str) -> Non
     assert f"127.0.0.1: {message}" in line or message in line
 
 
+def roles(*more: Any, name: str = "api") -> dict[str, Any]:
+    return {"postgres_roles": [{"name": name}, *more]}
+
+
+def databases(*roles_: dict[str, Any], **api: Any) -> dict[str, Any]:
+    """The database `api` with these of its keys, and these roles besides `api`."""
+    return {
+        **roles(*roles_),
+        "postgres_databases": [{"name": "api", "owner": "api", **api}],
+    }
+
+
+OPS, READER = {"name": "ops"}, {"name": "reader"}
+# What the data say of PostgreSQL, and the words after the host's name.
+BAD_POSTGRES: dict[str, tuple[dict[str, Any], str]] = {
+    # names
+    "upper case": (roles({"name": "Api"}), "postgres_roles.1.name: 'Api' does not match"),
+    "a quote": (roles({"name": 'a"b'}), "postgres_roles.1.name: 'a\"b' does not match"),
+    "a line break": (roles({"name": "a\nb"}), "postgres_roles.1.name: 'a\\nb' does not match"),
+    "a tilde": (roles({"name": "api~"}), "postgres_roles.1.name: 'api~' does not match"),
+    "no name": (roles({}), "postgres_roles.1.name: Field required"),
+    "too long": (roles({"name": "a" * 63}), "is too long: 62 characters fit"),
+    "no list": ({"postgres_roles": "api"}, "postgres_roles: Input should be a valid tuple"),
+    # reserved
+    "a key word": (roles({"name": "user"}), "postgres_roles.1.name: 'user' is reserved by"),
+    "the superuser": (roles({"name": "postgres"}), "'postgres' is reserved by PostgreSQL"),
+    "PostgreSQL's prefix": (roles({"name": "pg_api"}), "'pg_api' is reserved by PostgreSQL"),
+    "a template": (databases(name="template1"), "'template1' is reserved by PostgreSQL"),
+    "a word of pg_hba.conf": (databases(name="replication"), "'replication' is reserved by"),
+    "everybody": (
+        databases(access={"public": "read"}),
+        "postgres_databases.0.access.public: 'public' is reserved by PostgreSQL",
+    ),
+    # duplicates
+    "a role twice": (roles({"name": "api"}), "postgres_roles: 'api' is there twice"),
+    "a database twice": (
+        {"postgres_databases": [{"name": "api", "owner": "api"}] * 2},
+        "postgres_databases: 'api' is there twice",
+    ),
+    "an extension twice": (
+        databases(extensions=["hstore", "hstore"]),
+        "extensions: 'hstore' is there twice",
+    ),
+    # what is not there, and what would be too much
+    "no such owner": (
+        databases(owner="shop"),
+        "postgres_databases: api is owned by 'shop', which is not in postgres_roles (api)",
+    ),
+    "no such role": (
+        databases(access={"reader": "read"}),
+        "postgres_databases: api gives access to 'reader', which is not in postgres_roles (api)",
+    ),
+    "no such group": (
+        roles({"name": "ann", "member_of": ["staff"]}),
+        "postgres_roles: ann is a member of 'staff', which is not in postgres_roles (ann, api)",
+    ),
+    "no such level": (
+        databases(READER, access={"reader": "all"}),
+        "postgres_databases.0.access.reader: Input should be 'read', 'write' or 'migrate'",
+    ),
+    "an owner with access": (databases(access={"api": "read"}), "access: 'api' owns api"),
+    "a superuser": (
+        roles({"name": "ops", "superuser": True}),
+        "postgres_roles.1.superuser: there is no such key",
+    ),
+    "a superuser by another name": (
+        roles({"name": "ops", "member_of": ["pg_execute_server_program"]}),
+        "postgres_roles.1.member_of.0: 'pg_execute_server_program' is reserved",
+    ),
+    "no such extension": (
+        databases(extensions=["pg_trgrm"]),
+        "no known package has the extension 'pg_trgrm', did you mean pg_trgm?",
+    ),
+    "no such role of the application": (
+        {"app_role": "shop"},
+        "app_role: 'shop' of api is not in the roles that log in to api (api)",
+    ),
+    # cycles
+    "its own member": (
+        roles({"name": "a", "member_of": ["a"]}),
+        "postgres_roles: a role cannot be a member of itself: a in a",
+    ),
+    "members in a circle": (
+        roles({"name": "a", "member_of": ["b"]}, {"name": "b", "member_of": ["a"]}),
+        "postgres_roles: a role cannot be a member of itself: ",
+    ),
+    "a circle by way of migrations": (
+        {
+            "postgres_roles": [{"name": "api", "member_of": ["ops"]}, OPS],
+            "postgres_databases": [
+                {"name": "api", "owner": "api", "access": {"ops": "migrate"}},
+            ],
+        },
+        "postgres_roles: a role cannot be a member of itself: ",
+    ),
+    # versions
+    "too old": ({"postgres_version": 9}, "postgres_version: Input should be greater than or equal"),
+    "too new": ({"postgres_version": 99}, "postgres_version: Input should be less than or equal"),
+    "one that is not there": (
+        {"postgres_version": 18},
+        "postgres_version: Debian GNU/Linux 13 (trixie) has 17, not 18; set it to 17 or None",
+    ),
+    "no number": ({"postgres_version": "new"}, "postgres_version: Input should be a valid integer"),
+    # memory and connections
+    "more connections than the memory has room for": (
+        {"postgres_max_connections": 10_000, "postgres_memory_percent": 5},
+        "postgres_max_connections: 10000 connections leave ",
+    ),
+    "more memory than there is": (
+        {"postgres_memory_percent": 120},
+        "postgres_memory_percent: Input should be less than or equal to 90",
+    ),
+    "fewer connections than the replicas open": (
+        {"app_replicas": 40},
+        "postgres_max_connections: 100 is too few: api 40 replicas x 5 x 2 releases = 400, "
+        "reserved 10; set it to 410 or more, or lower app_connections",
+    ),
+    "a limit below the replicas": (
+        databases(connection_limit=10),
+        "postgres_databases: api: connection_limit 10 is too low for api: set it to 40 or more",
+    ),
+    # settings
+    "a setting that is derived": (
+        {"postgres_settings": {"listen_addresses": "*"}},
+        "postgres_settings: listen_addresses is derived; it cannot be set here",
+    ),
+    "two settings in one": (
+        {"postgres_settings": {"work_mem": "1MB\nfsync = off"}},
+        "postgres_settings.work_mem: has a line break or another control character",
+    ),
+    "an encoding that the locale cannot have": (
+        databases(encoding="LATIN1"),
+        "encoding: LATIN1 needs the locale C, not C.UTF-8",
+    ),
+    # passwords
+    "a password in the data": (
+        roles({"name": "ann", "password": "not-a-good-place-for-it"}),
+        "postgres_roles.1.password: ",
+    ),
+    "a password that nobody gave": (
+        roles({"name": "ann", "password": "env:TF_NO_SUCH_PASSWORD"}),
+        "postgres_roles: ann: TF_NO_SUCH_PASSWORD is not set; give it 16 to 200 letters, digits",
+    ),
+    "a password for nobody": (
+        roles({"name": "ann", "login": False, "password": "env:ANN"}),
+        "password: ann does not log in: it needs none",
+    ),
+    # the pooler
+    "a pooler that is off": ({"app_pgbouncer": True}, "app_pgbouncer: api is to use PgBouncer"),
+    "a port that is taken": (
+        {"pgbouncer_enabled": True, "pgbouncer_port": 5432},
+        "pgbouncer_port: 5432 is PostgreSQL's (postgres_port); take another",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_POSTGRES)
+def test_bad_data_of_postgresql(platform: Platform, bad: str) -> None:
+    data, message = BAD_POSTGRES[bad]
+    line = platform.server.refuse(**data)
+    assert "127.0.0.1: " in line
+    assert message in line
+
+
+def test_a_password_that_is_no_name_of_a_variable_is_not_repeated(platform: Platform) -> None:
+    line = platform.server.refuse(**roles({"name": "ann", "password": "not-a-good-place-for-it"}))
+    assert "postgres_roles.1.password" in line
+    assert "not-a-good-place-for-it" not in line
+
+
 @contextmanager
 def changed_file(server: Target, path: str, command: str) -> Iterator[None]:
     server.run(f"cp -a {path} /run/kept && {command}")

@@ -38,6 +38,8 @@ create index notes_body on notes (body);
 insert into notes (body) select md5(number::text) from generate_series(1, 20000) as number;
 create extension citext;
 alter role postgres set work_mem = '17MB';
+create tablespace far location '/srv/far';
+create table distant tablespace far as select generate_series(1, 1000) as number;
 """
 SUM = "select count(*), md5(string_agg(id || body, '' order by id)) from notes"
 PASSWORD = "select rolpassword from pg_authid where rolname = 'api'"
@@ -49,6 +51,7 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
     with target(pyinfra, "tf-test-upgrade", 2416) as bare:
         bare.run(BOOKWORM)
         assert changed(bare.deploy("tasks/postgres.py", **STAY))
+        bare.run("install -d -o postgres -g postgres /srv/far")
         bare.psql(ROWS, "api")
         yield bare
 
@@ -59,11 +62,16 @@ def held(server: Target) -> list[str]:
     return contents(server)
 
 
+@pytest.fixture(scope="module")
+def verifier(server: Target) -> str:
+    return server.psql(PASSWORD)
+
+
 def contents(server: Target) -> list[str]:
     return [
         server.psql(SUM, "api"),
         server.psql("show work_mem", "api"),
-        server.psql(PASSWORD),
+        server.psql("select count(*), sum(number) from distant", "api"),
         server.psql("select indexrelid::regclass from pg_index where indrelid = 'notes'::regclass "
                     "order by 1", "api"),
     ]  # fmt: skip
@@ -73,6 +81,12 @@ def clusters(server: Target) -> list[str]:
     """Version, port and state of each."""
     lines = server.run("pg_lsclusters -h").splitlines()
     return [" ".join(line.split()[number] for number in (0, 2, 3)) for line in lines]
+
+
+LOGIN = (
+    'PGPASSWORD="$(cat /etc/terrafirma/secrets/postgres/api)" '
+    "psql -h localhost -U api api -XAtc 'select 1'"
+)
 
 
 def upgrade(server: Target, **data: Any) -> subprocess.Popen[str]:
@@ -103,6 +117,36 @@ def test_the_old_version_goes_on(server: Target) -> None:
     assert changed(server.deploy(TASK, **STAY)) == []
 
 
+def test_root_follows_no_link_of_postgres(server: Target) -> None:
+    ours, roots = "/etc/postgresql/15/main/conf.d", "/etc/systemd/system/ssh.service.d"
+    as_postgres = "runuser -u postgres -- sh -c"
+    server.run(f"install -d {roots}")
+    before = server.run(f"find {roots} -ls")
+    server.run(f"{as_postgres} 'mv {ours} {ours}.kept && ln -s {roots} {ours}'")
+    try:
+        result = server.pyinfra.call("-y", *options(STAY), *server.arguments(), "tasks/postgres.py")
+        assert result.returncode != 0
+        assert "Configure the server" in result.stderr
+        assert server.run(f"find {roots} -ls") == before
+    finally:
+        server.run(f"{as_postgres} 'rm {ours} && mv {ours}.kept {ours}'")
+    assert changed(server.deploy("tasks/postgres.py", **STAY)) == []
+
+
+def test_a_tablespace_inside_of_the_old_data_is_refused(server: Target) -> None:
+    place = "/var/lib/postgresql/15/main/near"
+    server.run(f"install -d -o postgres -g postgres {place}")
+    server.psql(f"create tablespace near location '{place}'")
+    try:
+        line = server.refuse(TASK)
+        assert (
+            f"postgres_upgrade: the tablespace in {place} is inside of the data directory" in line
+        )
+    finally:
+        server.psql("drop tablespace near")
+        server.run(f"rmdir {place}")
+
+
 def test_a_dry_run_names_the_steps(server: Target) -> None:
     before = server.digest()
     plan = server.plan(TASK)
@@ -113,6 +157,9 @@ def test_a_dry_run_names_the_steps(server: Target) -> None:
 
 def test_what_cannot_be_upgraded_goes_on_as_it_was(server: Target, held: list[str]) -> None:
     server.psql("create table broken (f regproc)", "api")
+    # Where its workplace will be, postgres leads root astray.
+    server.run("install -d -m 700 /root/precious && touch /root/precious/file")
+    server.run("runuser -u postgres -- ln -s /root/precious /var/lib/postgresql/terrafirma-upgrade")
     try:
         started = server.psql("select pg_postmaster_start_time()")
         result = server.pyinfra.call("-y", *server.arguments(), TASK)
@@ -122,6 +169,9 @@ def test_what_cannot_be_upgraded_goes_on_as_it_was(server: Target, held: list[st
         assert "Traceback" not in result.stderr
         # It never stopped.
         assert server.psql("select pg_postmaster_start_time()") == started
+        precious = "find /root/precious -printf '%f %U %m\\n'"
+        assert server.run(precious) == "precious 0 700\nfile 0 644"
+        assert server.call("ls /var/lib/postgresql/terrafirma-upgrade").returncode != 0
     finally:
         server.psql("drop table broken", "api")
     assert clusters(server) == ["15 5432 online"]
@@ -148,27 +198,30 @@ def test_the_upgrade_outlives_pyinfra(server: Target, held: list[str]) -> None:
     eventually(lambda: down(server) or run.poll() is not None, 300)
     run.send_signal(signal.SIGKILL)
     run.communicate()
-    for task, data in ((TASK, {}), ("tasks/postgres.py", STAY)):
-        line = server.refuse(task, **data)
-        assert "postgres_upgrade: a major upgrade of PostgreSQL is going on there" in line
+    # It is quick, and two runs are not.
+    kill = f"systemctl kill --kill-whom main {UNIT.rpartition('/')[2]} --signal"
+    server.run(f"{kill} STOP")
+    try:
+        for task, data in ((TASK, {}), ("tasks/postgres.py", STAY)):
+            line = server.refuse(task, **data)
+            assert "postgres_upgrade: a major upgrade of PostgreSQL is going on there" in line
+    finally:
+        server.run(f"{kill} CONT")
     eventually(lambda: server.call(f"test -e {UNIT}").returncode != 0, 300)
     assert server.run("tail -n 1 /var/lib/terrafirma/upgrade/log") == "finished"
     # What the next run finds is done.
     assert changed(server.deploy(TASK)) == []
 
 
-def test_all_rows_are_there(server: Target, held: list[str]) -> None:
+def test_all_rows_are_there(server: Target, held: list[str], verifier: str) -> None:
     assert clusters(server) == ["15 5432 down", "17 5432 online"]
     assert server.psql("show server_version").startswith("17.")
     assert server.psql("show data_checksums") == "on"
     assert contents(server) == held
     assert server.psql("select count(*) > 1 from pg_stats where tablename = 'notes'", "api") == "t"
     # The password that the applications have.
-    login = (
-        'PGPASSWORD="$(cat /etc/terrafirma/secrets/postgres/api)" '
-        "psql -h localhost -U api api -XAtc 'select 1'"
-    )
-    assert server.run(login) == "1"
+    assert server.psql(PASSWORD) == verifier
+    assert server.run(LOGIN) == "1"
     dump = server.run("stat -c '%a %U' /var/lib/terrafirma/upgrade/15-to-17.sql.gz")
     assert dump == "600 root"
     assert "CREATE TABLE public.notes" in server.run(
@@ -198,26 +251,62 @@ def test_a_reboot_starts_the_new_one_and_not_the_old(server: Target, held: list[
     assert contents(server) == held
 
 
-def test_the_way_back(server: Target, held: list[str]) -> None:
+def test_what_the_new_one_uses_is_not_removed(server: Target, held: list[str]) -> None:
+    place = "/var/lib/postgresql/15/main/near"
+    server.run(f"install -d -o postgres -g postgres {place}")
+    server.psql(f"create tablespace near location '{place}'")
+    server.psql("create table close tablespace near as select 1 as number", "api")
+    result = server.pyinfra.call(
+        "-y", *options({"postgres_upgrade": "clean"}), *server.arguments(), TASK
+    )
+    assert result.returncode != 0
+    assert f"failed: 15/main is not removed: {place} is in use by 17/main" in result.stderr
+    assert "move that first" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert clusters(server) == ["15 5432 down", "17 5432 online"]
+    assert server.psql("select number from close", "api") == "1"
+    server.psql("drop table close", "api")
+    server.psql("drop tablespace near")
+    assert contents(server) == held
+
+
+def test_the_way_back(server: Target, held: list[str], verifier: str) -> None:
+    data: dict[str, Any] = {
+        "pgbouncer_enabled": True,
+        "postgres_roles": [{"name": "api"}, {"name": "later"}],
+    }
+    server.deploy("tasks/postgres.py", "tasks/pgbouncer.py", **data)
+    # What the old one does not know: a role, a password, a row.
+    server.run("/usr/local/lib/terrafirma/postgres-passwords renew 17", stdin="role api\n")
+    server.deploy("tasks/pgbouncer.py", **data)
     server.psql("insert into notes (body) values ('after the upgrade')", "api")
-    assert server.plan(TASK, postgres_upgrade="back") == ["Go back to the old cluster"]
-    result = server.pyinfra.call("-y", *options({"postgres_upgrade": "back"}),
+    assert server.psql(PASSWORD) != verifier
+    pooled = LOGIN.replace("localhost", "localhost -p 6432")
+    assert [server.run(LOGIN), server.run(pooled)] == ["1", "1"]
+    assert server.plan(TASK, postgres_upgrade="back", **data)[0] == "Go back to the old cluster"
+    result = server.pyinfra.call("-y", *options({"postgres_upgrade": "back", **data}),
                                  *server.arguments(), TASK)  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "rows written since then stay in 17/main only" in result.stderr
     assert "Set postgres_version = 15" in result.stderr
     assert clusters(server) == ["15 5432 online", "17 5432 down"]
     assert contents(server) == held
-    assert changed(server.deploy("tasks/postgres.py", **STAY)) == []
-    assert server.plan("tasks/postgres.py", **STAY) == []
+    # The application has the new password.
+    assert server.psql(PASSWORD) != verifier
+    assert [server.run(LOGIN), server.run(pooled)] == ["1", "1"]
+    assert server.psql("select rolcanlogin from pg_roles where rolname = 'later'") == "t"
+    tasks = ("tasks/postgres.py", "tasks/pgbouncer.py")
+    assert changed(server.deploy(*tasks, **STAY, **data)) == []
+    assert server.plan(*tasks, **STAY, **data) == []
     # Once is enough.
-    assert changed(server.deploy(TASK, postgres_upgrade="back")) == []
+    assert changed(server.deploy(TASK, postgres_upgrade="back", **data)) == []
     assert "the retired cluster 17/main is in the way" in server.refuse(TASK)
     server.reboot()
     eventually(
         lambda: server.call("pg_lsclusters -h 15 main | grep -qw online").returncode == 0, 60
     )
     assert clusters(server) == ["15 5432 online", "17 5432 down"]
+    server.deploy("tasks/pgbouncer.py", **STAY)
 
 
 def test_clean_removes_what_is_retired(server: Target, held: list[str]) -> None:
@@ -227,7 +316,9 @@ def test_clean_removes_what_is_retired(server: Target, held: list[str]) -> None:
     ]
     assert clusters(server) == ["15 5432 online"]
     assert changed(server.deploy(TASK, postgres_upgrade="clean")) == []
-    assert server.call("ls /etc/postgresql/17 /var/lib/postgresql/17").returncode != 0
+    assert server.call("ls /etc/postgresql/17").returncode != 0
+    assert server.call("ls /var/lib/postgresql/17").returncode != 0
+    assert server.run("ls /srv/far") == "PG_15_202209061"
     assert contents(server) == held
 
 

@@ -254,7 +254,7 @@ def test_what_it_is_given_is_never_run(
                 "online": False,
                 "size": 0,
                 "free": 0,
-                "backup": False,
+                "inside": [],
                 "packages": [],
                 "missing": [],
             },
@@ -1696,17 +1696,21 @@ def needs(program: Program, tmp_path: Path) -> Callable[[], Any]:
     data = tmp_path / "it's data"
     data.mkdir()
     (data / "rows").write_bytes(b"x" * 4_000_000)
+    (data / "pg_tblspc").mkdir()
     program("pg_lsclusters", 'printf "15  main    5432 online postgres %s log\\n" "$DATA"')
     program(
         "runuser",
-        """case "$*" in
-        *datname*) printf '%s\\n' 'my shop' postgres ;;
-        *shared_preload_libraries*) echo '$libdir/pg_cron, auto_explain' ;;
-        *pg_extension*) echo plpgsql; test "$PGDATABASE" != 'my shop' || echo vector ;;
-        esac | case "$*" in
-        *pg_extension*) sed 's|.*|/usr/share/postgresql/15/extension/&.control|' ;;
-        *) cat ;;
-        esac""",
+        """case "$*" in *search_path=pg_catalog*psql\\ --cluster\\ 15/main*) ;; *) exit 9 ;; esac
+        while IFS= read -r line; do case $line in
+        *datname*) printf '%s\\n' 'my ""shop' postgres ;;
+        '\\connect "my ""shop"') name=shop ;;
+        '\\connect "postgres"') name= ;;
+        *shared_preload_libraries*)
+            printf '/usr/lib/postgresql/15/lib/%s.so\\n' pg_cron auto_explain ;;
+        *extname*) for name in plpgsql ${name:+vector}; do
+            echo "/usr/share/postgresql/15/extension/$name.control"; done ;;
+        *) exit 9 ;;
+        esac; done""",
     )
     program(
         "dpkg",
@@ -1736,6 +1740,19 @@ def test_what_an_upgrade_needs(needs: Callable[[], Any], tmp_path: Path) -> None
     assert state["free"] == pytest.approx(shutil.disk_usage(tmp_path).free // 1024, rel=0.2)
     assert state["packages"] == ["postgresql-17", "postgresql-17-cron", "postgresql-17-pgvector"]
     assert state["missing"] == ["postgresql-17-cron"]
+    assert state["inside"] == []
+
+
+def test_tablespaces_that_would_go_with_the_old_data(
+    needs: Callable[[], Any], tmp_path: Path
+) -> None:
+    data = tmp_path / "it's data"
+    for number, place in enumerate((tmp_path, data), 1):
+        (place / "far").mkdir()
+        (data / "pg_tblspc" / str(number)).symlink_to(place / "far")
+    # One in place, as only developers have it.
+    (data / "pg_tblspc" / "3").mkdir()
+    assert needs()["inside"] == [f"{data}/far", f"{data}/pg_tblspc/3"]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,11 @@
 import inspect
 import os
 import pkgutil
+import shutil
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -136,15 +139,17 @@ def test_a_template_and_a_copy_become_files_with_an_owner() -> None:
 
 
 class Local:
-    """Applies deploy_local.py to this machine, in a directory of its own."""
+    """Applies deploy_local.py, or another one, to this machine, in a directory of its own."""
 
-    def __init__(self, pyinfra: Pyinfra, directory: Path) -> None:
+    def __init__(
+        self, pyinfra: Pyinfra, directory: Path, deploy: str = "tests/unit/deploy_local.py"
+    ) -> None:
         self.pyinfra = pyinfra
         self.root = directory
+        self.deploy = deploy
 
     def _run(self, how: str) -> dict[str, Any]:
-        deploy = "tests/unit/deploy_local.py"
-        return self.pyinfra.run("@local", deploy, how, "--data", f"x_directory={self.root}")
+        return self.pyinfra.run("@local", self.deploy, how, "--data", f"x_directory={self.root}")
 
     def apply(self) -> dict[str, list[str]]:
         """The names of the operations that changed something, and of those that failed."""
@@ -274,3 +279,54 @@ def test_applied_again_nothing_changes_and_drift_is_repaired(local: Local) -> No
     assert local.read("foreign.before-terrafirma") == "precious\n"
     assert (local.mode("checked"), local.mode("private")) == ("640", "700")
     assert not (local.root / "stale").exists()
+
+
+# --- in a directory that is somebody else's -------------------------------------------------------
+
+
+@pytest.fixture
+def owned(pyinfra: Pyinfra) -> Iterator[Local]:
+    """Below a directory that everybody may enter: pytest's own are closed."""
+    root = Path(mkdtemp())
+    root.chmod(0o755)
+    theirs = root / "theirs"
+    theirs.mkdir()
+    shutil.chown(theirs, "nobody", "nogroup")
+    (theirs / "refused").write_text("still good\n")
+    for name in ("victim", "victim.terrafirma-new"):
+        (root / name).write_text("precious\n")
+        (root / name).chmod(0o600)
+    # What somebody lays there for root to follow.
+    for name in ("link", "link.terrafirma-new", "link.before-terrafirma"):
+        (theirs / name).symlink_to(root / "victim")
+    (theirs / "closed").write_text("root's\n")
+    (theirs / "closed").chmod(0o600)
+    (root / "roots").mkdir()
+    (theirs / "directory").symlink_to(root / "roots")
+    try:
+        yield Local(pyinfra, root, "tests/unit/deploy_owned.py")
+    finally:
+        shutil.rmtree(root)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_a_file_in_a_directory_of_somebody_else_is_written_by_its_owner(owned: Local) -> None:
+    answer = owned.apply()
+    assert answer["success"] == [
+        "Put what its check accepts",
+        "Put over a link",
+        "Put over what is closed",
+    ]
+    assert answer["error"] == ["Put what its check refuses", "Put below a link"]
+    theirs = owned.root / "theirs"
+    for name in ("accepted", "link", "closed"):
+        assert owned.read(f"theirs/{name}") == "# Managed by Terrafirma: x\ngood\n"
+        assert (owned.mode(f"theirs/{name}"), (theirs / name).owner()) == ("640", "nobody")
+        assert not (theirs / name).is_symlink()
+    assert owned.read("theirs/refused") == "still good\n"
+    assert owned.read("theirs/closed.before-terrafirma") == "root's\n"
+    assert (owned.read("victim"), owned.mode("victim")) == ("precious\n", "600")
+    assert (owned.root / "victim").owner() == "root"
+    assert list((owned.root / "roots").iterdir()) == []
+    assert [path.name for path in theirs.iterdir() if path.name.endswith("-new")] == []
+    assert owned.plan() == ["Put what its check refuses", "Put below a link"]

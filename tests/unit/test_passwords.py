@@ -4,8 +4,6 @@ import base64
 import io
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +11,7 @@ import pytest
 from psycopg import pq
 
 from tests.conftest import ROOT
+from tests.unit.programs import load
 
 PROGRAM = ROOT / "files" / "postgres" / "postgres-passwords"
 
@@ -27,14 +26,7 @@ VERIFIER = (
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    loader = SourceFileLoader("postgres_passwords", str(PROGRAM))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "dont_write_bytecode", True)
-        loader.exec_module(module)
-    return module
+    return load(PROGRAM)
 
 
 @pytest.fixture

@@ -78,6 +78,7 @@ TABLE: dict[str, Any] = {
     "rows": 20_000,
     "live": 20_000,
     "dead": 400,
+    "bloat": 12.4,
     "vacuumed": 7200.0,
     "analyzed": None,
 }
@@ -350,7 +351,9 @@ def test_a_cluster_that_is_well() -> None:
     assert row(text, "api", "api", "7425").split()[4:] == [
         "3", "99.5", "%", "1,033", "7", "0", "0", "-",
     ]  # fmt: skip
-    assert row(text, "api", "visits").split()[4:] == ["20,000", "2", "%", "2", "h", "ago", "never"]
+    assert row(text, "api", "visits").split()[4:] == [
+        "20,000", "2", "%", "12", "%", "2", "h", "ago", "never",
+    ]  # fmt: skip
     assert row(text, STATEMENT["queryid"]).split()[1:7] == [
         "api", "18,012", "0.4", "7.5", "81.2", "%",
     ]  # fmt: skip
@@ -447,6 +450,13 @@ ALARMS: dict[str, tuple[dict[str, Any], str]] = {
         "table visits of api: 30 % of its rows are dead, vacuumed never",
     ),
     "few dead rows": ({"tables": [TABLE | {"live": 5, "dead": 30}]}, ""),
+    "bloat": (
+        {"tables": [TABLE | {"bytes": 200 * 1024**2, "bloat": 81.6}]},
+        "table visits of api: about 82 % of its pages are empty space",
+    ),
+    "a small table's bloat": ({"tables": [TABLE | {"bloat": 99.0}]}, ""),
+    "bloat that is used again": ({"tables": [TABLE | {"bytes": 2**40, "bloat": 60.0}]}, ""),
+    "a table that was never analyzed": ({"tables": [TABLE | {"bytes": 2**40, "bloat": None}]}, ""),
     "a slot that nobody reads": (
         {"wal": WAL | {"slots": [SLOT | {"active": False, "retained": "12 GB"}]}},
         "slot standby is inactive and keeps 12 GB WAL",

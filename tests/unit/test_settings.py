@@ -821,6 +821,12 @@ def test_what_is_no_domain_is_refused(domain: str) -> None:
     assert "app_more.0.domain: " in refusal(App, app_more=[application(domain=domain)])
 
 
+def test_a_password_that_stands_in_the_data_is_not_shown() -> None:
+    message = refusal(Postgres, postgres_roles=[{"name": "api", "password": "hunter2-in-data"}])
+    assert "postgres_roles.0.password: what is there does not match ^$|^env:" in message
+    assert "hunter2" not in message
+
+
 def test_a_private_key_is_not_shown() -> None:
     key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU\n-----END"
     message = refusal(Users, users_accounts=[{"name": "a", "keys": [key]}])

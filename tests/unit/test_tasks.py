@@ -266,7 +266,7 @@ def test_a_docker_that_does_not_answer_closes_postgresql_to_nobody(
     broken = machine() | {"docker": silent}
     hosts = inventory(broken=(broken, {}), fine=(machine(), {}))
     said = pyinfra.call(hosts, "tasks/postgres.py", "-y", "-vv").stderr
-    writers = re.findall(r"\[@fake/(\w+)\] +>>> .*path=/etc/postgresql/17/main/", said)
+    writers = re.findall(r"\[@fake/(\w+)\] +>>> .* sh /etc/postgresql/17/main/", said)
     assert set(writers) == {"fine"}
 
 
@@ -509,6 +509,19 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
             }
         ),
         ("postgres_upgrade: ", "postgresql-17-cron", "drop the extension"),
+    ),
+    "an upgrade of a cluster with a tablespace inside": (
+        "postgres_upgrade",
+        fake(
+            machine(DEBIAN_13, "cluster=15/main", "own=15/main", "offered=15")
+            | {
+                command(UpgradeState, old=15, new=17): [
+                    *("online=yes", "size=2000", "free=9000000"),
+                    "inside=/var/lib/postgresql/15/main/far",
+                ]
+            }
+        ),
+        ("postgres_upgrade: ", "in /var/lib/postgresql/15/main/far is inside", "move it out"),
     ),
     "an upgrade of a cluster that is down": (
         "postgres_upgrade",
@@ -1718,7 +1731,10 @@ ON_15 = ("cluster=15/main", "own=15/main", "offered=15", "offered=17")
 ON_17 = ("cluster=17/main", "own=17/main", "offered=15", "offered=17")
 NEEDS = command(UpgradeState, old=15, new=17)
 ENOUGH = {NEEDS: ["online=yes", "size=2097152", "free=4194304", "package=postgresql-17"]}
-STEPS = ["Back up the databases", "Create the new cluster", "Move the data to the new cluster"]
+STEPS = [
+    *("Back up the databases", "Create the new cluster", "Move the data to the new cluster"),
+    "Create the roles",
+]
 RETIRED_15, RETIRED_17 = (
     (*one, *other, mark)
     for one, other, mark in ((ON_17, ON_15, "retired=15/main"), (ON_15, ON_17, "retired=17/main"))
@@ -1756,15 +1772,25 @@ MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
     "back": (
         machine(DEBIAN_13, *RETIRED_15),
         {"postgres_upgrade": "back"},
-        ["Go back to the old cluster"],
+        ["Go back to the old cluster", "Create the roles"],
         "rows written since then stay in 17/main only, which is kept, switched off. "
         "Set postgres_version = 15",
     ),
     "back_already": (
         machine(DEBIAN_13, *RETIRED_17),
         {"postgres_upgrade": "back"},
-        [],
+        # What a run that died did not come to.
+        ["Create the roles"],
         "15/main is back already: 17/main is kept",
+    ),
+    "back_below_pgbouncer": (
+        machine(DEBIAN_13, *RETIRED_15),
+        {"postgres_upgrade": "back", "pgbouncer_enabled": True},
+        [
+            *("Go back to the old cluster", "Create the roles"),
+            "Let in the roles of PostgreSQL",
+        ],
+        "Back to 15/main",
     ),
     "clean": (
         machine(DEBIAN_13, *RETIRED_15),
@@ -1850,6 +1876,10 @@ def test_an_upgrade_is_followed_to_its_end(pyinfra: Pyinfra, inventory: Any) -> 
     assert "'ExecStopPost=/usr/local/lib/terrafirma/postgres-upgrade recover 15 17'" in (
         start.replace("'\"'\"'", "'")
     )
+    # What is done afterwards, is done to the one that serves.
+    done = "\n".join(re.findall(r"\[@fake/done\] +>>> (.*)", result.stderr))
+    assert "psql --cluster 15/main" in done
+    assert "psql --cluster 17/main" not in done
 
 
 # --- replicas -------------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """The program that moves a cluster: which one is the server, at every step and after every end."""
 
+import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,20 +14,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
+from tests.unit.programs import load
 
 PROGRAM = ROOT / "files" / "postgres" / "postgres-upgrade"
 
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    loader = SourceFileLoader("postgres_upgrade", str(PROGRAM))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "dont_write_bytecode", True)
-        loader.exec_module(module)
-    return module
+    return load(PROGRAM)
 
 
 class Server:
@@ -34,37 +30,54 @@ class Server:
     def __init__(self, program: ModuleType, directory: Path) -> None:
         self.program = program
         self.directory = directory
+        self.really = program.run
+        self.known = program.Cluster
         self.running: set[str] = set()
         self.broken: set[str] = set()
+        self.settings: dict[str, str] = {}
+        self.clusters: dict[str, Any] = {}
 
     def cluster(self, version: str, start: str = "auto") -> Any:
-        one = self.program.Cluster(version)
+        one = self.known(version)
         one.etc = self.directory / "etc" / version
         one.drop_ins = self.directory / "drop-ins" / version
         one.retired = one.drop_ins / "terrafirma-retired.conf"
         one.unfinished = one.drop_ins / "terrafirma-unfinished.conf"
         one.unanalysed = self.directory / f"{version}.unanalysed"
         one.online = lambda: one.name in self.running
-        one.sql = lambda *_, **__: "1"
+        one.sql = lambda *_, **__: json.dumps(self.settings)
         one.etc.mkdir(parents=True)
         one.drop_ins.mkdir(parents=True)
         (one.etc / "postgresql.conf").touch()
         (one.etc / "start.conf").write_text(f"# Automatic startup\n\n{start}\n")
-        self.clusters = {**getattr(self, "clusters", {}), one.unit: one}
+        (self.data(version) / "pg_tblspc").mkdir(parents=True)
+        (self.data(version) / "pg_wal").mkdir()
+        self.clusters[one.unit] = one
         return one
+
+    def data(self, version: str) -> Path:
+        return self.directory / "data" / version / "main"
+
+    def tablespace(self, version: str, place: Path) -> None:
+        """One of that cluster, with a file of its own, as PostgreSQL makes them."""
+        place.mkdir(exist_ok=True)
+        (self.data(version) / "pg_tblspc" / "16400").symlink_to(place)
+        (place / f"PG_{version}_202209061").mkdir()
+        (place / f"PG_{version}_202209061" / "rows").touch()
 
     def run(self, *command: Any, check: bool = True, input: str = "", **_: Any) -> str:
         words = [str(word) for word in command]
         # The rights are the host's affair: here both are ours.
         if words[:4] == ["runuser", "-u", "postgres", "--"]:
             words = words[4:]
-        if words[0] == "tee":
-            Path(words[1]).write_text(input)
-        elif words[0] == "mv":
-            Path(words[-2]).rename(words[-1])
-        elif words[0] == "pg_lsclusters":
+        if words[0] in ("cat", "find", "rm", "tee", "mv", "mkdir"):
+            answer: str = self.really(*words, check=check, input=input)
+            return answer
+        if words[0] == "pg_conftool":
+            return f"{self.data(words[2])}\n"
+        if words[0] == "pg_lsclusters":
             states = {one.name: "online" if one.name in self.running else "down"
-                      for one in self.clusters.values()}  # fmt: skip
+                      for one in self.clusters.values() if one.exists()}  # fmt: skip
             return "".join(f"{name.replace('/', ' ')} 5432 {states[name]}\n" for name in states)
         one: Any = self.clusters.get(words[-1])
         if words[:2] == ["systemctl", "start"]:
@@ -74,6 +87,9 @@ class Server:
         elif words[:2] == ["systemctl", "stop"]:
             self.running.discard(one.name)
         elif words[0] == "pg_dropcluster":
+            for place in (self.data(words[1]) / "pg_tblspc").iterdir():
+                shutil.rmtree(place.resolve() / f"PG_{words[1]}_202209061")
+            shutil.rmtree(self.data(words[1]))
             (self.clusters[f"postgresql@{words[1]}-main.service"].etc / "postgresql.conf").unlink()
         return ""
 
@@ -82,6 +98,11 @@ class Server:
 def server(program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     one = Server(program, tmp_path)
     monkeypatch.setattr(program, "run", one.run)
+    monkeypatch.setattr(
+        program,
+        "Cluster",
+        lambda version, name: one.clusters[f"postgresql@{version}-{name}.service"],
+    )
     monkeypatch.setattr(program, "STATE", tmp_path / "state")
     monkeypatch.setattr(program, "WORK", tmp_path / "work")
     monkeypatch.setattr(program, "BORGMATIC", tmp_path / "config.yaml")
@@ -209,6 +230,126 @@ def test_nothing_that_is_in_use_is_removed_or_replaced(server: Server) -> None:
     assert (old.exists(), old.drop_ins.exists(), new.exists()) == (False, False, True)
 
 
+def test_one_whose_creation_was_cut_short_is_removed(
+    server: Server, half_way: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration does not say yet where the data are."""
+    old, new = half_way
+    really = server.data
+    run = server.program.run
+
+    def silent(*command: Any, **how: Any) -> Any:
+        return "" if {"pg_conftool", "17"} <= {*command} else run(*command, **how)
+
+    monkeypatch.setattr(server.program, "run", silent)
+    assert str(new.data) == "/var/lib/postgresql/17/main"
+    assert old.data == really("15")
+    server.program.recover(old, new)
+    assert (server.running, new.exists(), new.set_aside()) == ({"15/main"}, False, False)
+
+
+@pytest.fixture
+def retired(server: Server, half_way: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The new cluster serves, the old one is kept."""
+    server.program.switch(*half_way)
+    return half_way
+
+
+def test_with_a_cluster_only_its_own_part_of_a_tablespace_is_removed(
+    server: Server, retired: tuple[Any, Any]
+) -> None:
+    old, new = retired
+    for version in ("15", "17"):
+        server.tablespace(version, server.directory / "far")
+    server.program.clean(old, old)
+    assert (old.exists(), new.exists()) == (False, True)
+    assert not server.data("15").exists()
+    assert [path.name for path in (server.directory / "far").iterdir()] == ["PG_17_202209061"]
+
+
+# Links, with where they lead; what is said.
+USES: dict[str, tuple[dict[str, str], str]] = {
+    "a tablespace of the new one": (
+        {"{new}/pg_tblspc/16400": "{old}/far"},
+        "far is in use by 17/main",
+    ),
+    "a tablespace in the part of another that goes": (
+        {
+            "{old}/pg_tblspc/16400": "{root}/far",
+            "{new}/pg_tblspc/16400": "{root}/far/PG_15_202209061/x",
+        },
+        "PG_15_202209061/x is in use by 17/main",
+    ),
+    "a link of the new one": (
+        {"{new}/server.key": "{old}/server.key"},
+        "server.key is in use by 17/main",
+    ),
+    "a link by way of another": (
+        {"{root}/way": "{old}", "{new}/deep": "{root}/way/deep"},
+        "deep is in use by 17/main",
+    ),
+    "a link of its configuration": (
+        {"{root}/etc/17/pg_ident.conf": "{old}/pg_ident.conf"},
+        "pg_ident.conf is in use by 17/main",
+    ),
+    "a log below the old one's": (
+        {"{old}/pg_wal": "{root}/wal", "{new}/pg_wal": "{root}/wal/17"},
+        "wal/17 is in use by 17/main",
+    ),
+    "a link to its configuration": (
+        {"{new}/server.crt": "{root}/etc/15/server.crt"},
+        "server.crt is in use by 17/main",
+    ),
+    "all of it": ({"{new}": "{old}"}, "15/main holds 17/main"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_cluster_with_what_another_one_uses_is_not_removed(
+    server: Server, retired: tuple[Any, Any], use: str
+) -> None:
+    links, words = USES[use]
+    places = {"old": server.data("15"), "new": server.data("17"), "root": server.directory}
+    for link, target in links.items():
+        one, other = (Path(text.format(**places)) for text in (link, target))
+        other.mkdir(parents=True, exist_ok=True)
+        if one.exists():
+            shutil.rmtree(one)
+        one.symlink_to(other)
+    says_why(server, *retired, words)
+
+
+@pytest.mark.parametrize("place", ["data/15/main", "etc/15"])
+def test_a_cluster_that_a_setting_of_another_one_names_is_not_removed(
+    server: Server, retired: tuple[Any, Any], place: str
+) -> None:
+    server.settings["archive_command"] = f"cp %p {server.directory / place}/archive/%f"
+    says_why(server, *retired, "archive_command of 17/main names a directory of it")
+
+
+def says_why(server: Server, old: Any, new: Any, words: str) -> None:
+    refused(server, server.program.clean, old, new)
+    with pytest.raises(server.program.Failed) as refusal:
+        server.program.clean(old, new)
+    assert re.match(r"15/main is not removed: [^\n]*; \w+ that first$", str(refusal.value))
+    assert words in str(refusal.value)
+    assert server.data("15").exists()
+
+
+def test_a_cluster_with_another_file_system_in_it_is_not_removed(
+    server: Server, retired: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mounting one is not for tests; the kernel's list of them says where they are.
+    place = next(
+        line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        if line.split()[4].count("/") > 1
+    )  # fmt: skip
+    old, _ = retired
+    monkeypatch.setattr(type(old), "data", Path(place).parent)
+    with pytest.raises(server.program.Failed, match="is a file system of its own"):
+        server.program.refuse_to_take_along(old)
+
+
 def test_a_configuration_that_is_not_ours_is_left_alone(
     server: Server, half_way: tuple[Any, Any]
 ) -> None:
@@ -227,3 +368,105 @@ def test_a_warning_is_no_answer(program: ModuleType) -> None:
 
 def test_the_mark_is_one_that_systemd_reads(program: ModuleType) -> None:
     assert "\n[Unit]\nAssertPathExists=!/\n" in program.MARK
+
+
+# Few file systems share blocks: here all do, except between two of them and on the slow one.
+CP = """\
+#!/bin/sh
+test "$1" = --reflink=always || exit 1
+case "$2 $3" in *slow*) exit 1 ;; esac
+exec /bin/cp "$2" "$3"
+"""
+
+
+@pytest.mark.parametrize(
+    ("old_data", "new_data", "tablespaces", "shared"),
+    [
+        ("fast/old", "fast/new", [], True),
+        ("fast/old", "fast/new", ["fast"], True),
+        ("slow/old", "fast/new", [], False),
+        ("fast/old", "slow/new", [], False),
+        ("fast/old", "fast/new", ["fast", "slow"], False),
+    ],
+)
+def test_blocks_are_shared_only_where_all_file_systems_can(
+    server: Server, monkeypatch: pytest.MonkeyPatch, *,
+    old_data: str, new_data: str, tablespaces: list[str], shared: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(server.program, "AS_POSTGRES", ())
+    (server.directory / "cp").write_text(CP)
+    (server.directory / "cp").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{server.directory}:{os.environ['PATH']}")
+    old, new = server.cluster("15"), server.cluster("17")
+    places = {"15": server.directory / old_data, "17": server.directory / new_data}
+    for place in places.values():
+        (place / "pg_tblspc").mkdir(parents=True)
+    monkeypatch.setattr(server, "data", places.get)
+    for name in tablespaces:
+        (server.directory / name).mkdir(exist_ok=True)
+        (places["15"] / "pg_tblspc" / name).symlink_to(server.directory / name)
+    assert server.program.clones(old, new) is shared
+    assert list(server.directory.glob("**/terrafirma-clone*")) == []
+
+
+VACUUMDB = """\
+#!/bin/sh
+echo "$*" >> "$0.said"
+echo 'vacuumdb: processing database "api": Generating minimal optimizer statistics'
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "steps"),
+    [
+        ("17", ["--all --analyze-in-stages"]),
+        ("18", ["--all --analyze-in-stages --missing-stats-only", "--all --analyze-only"]),
+    ],
+)
+def test_statistics_that_came_along_are_not_gathered_twice(
+    server: Server, monkeypatch: pytest.MonkeyPatch, version: str, steps: list[str]
+) -> None:
+    monkeypatch.setattr(server.program, "AS_POSTGRES", ())
+    one = server.cluster(version)
+    one.binaries = server.directory
+    one.address = lambda: ("/run", "5432")
+    one.ask = lambda *_: []
+    one.unanalysed.touch()
+    (server.directory / "vacuumdb").write_text(VACUUMDB)
+    (server.directory / "vacuumdb").chmod(0o755)
+    server.program.analyse(one, one)
+    said = (server.directory / "vacuumdb.said").read_text().splitlines()
+    assert [line.partition(" -j ")[0] for line in said] == steps
+    assert not one.unanalysed.exists()
+
+
+# --- what postgres could put in the way of root ---------------------------------------------------
+
+
+def test_root_opens_nothing_in_the_directories_of_postgres(server: Server) -> None:
+    """Each file there is read by a program that runs as postgres."""
+    asked: list[list[str]] = []
+    run = server.program.run
+
+    def watch(*command: Any, **how: Any) -> Any:
+        asked.append([str(word) for word in command])
+        return run(*command, **how)
+
+    old, new = server.cluster("15"), server.cluster("17")
+    new.unfinished.write_text(server.program.MARK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.program, "run", watch)
+        patch.setattr(Path, "read_text", None)
+        patch.setattr(Path, "write_text", None)
+        patch.setattr(shutil, "chown", None)
+        patch.setattr(shutil, "rmtree", None)
+        server.program.switch(old, new)
+        with server.program.workplace():
+            server.program.tell_what_stays(old)
+            assert server.program.files("*.txt", server.program.WORK) == []
+        with pytest.raises(server.program.Failed, match=r"^cat: .*postmaster\.pid"):
+            old.address()
+    reads = [words for words in asked if words[0] != "systemctl"]
+    assert len(reads) > 5
+    for words in reads:
+        assert words[:4] == ["runuser", "-u", "postgres", "--"]

@@ -1,0 +1,250 @@
+"""No secret is seen by anybody, whatever is run: first runs, repairs, rotations, an upgrade …"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.conftest import Pyinfra
+from tests.e2e.support import Target, options, target
+from tests.e2e.test_upgrade import BOOKWORM
+
+pytestmark = pytest.mark.e2e
+
+GIVEN, GIVEN_LATER = "ann-has-chosen-this-one", "ann-has-chosen-that-one"
+CANARY = "canary-on-a-command-line"
+DATA: dict[str, Any] = {
+    "app_replicas": 2,
+    "app_pgbouncer": True,
+    "app_more": [
+        {
+            "name": "shop", "source": "examples/api", "domain": "shop.terrafirma.test",
+            "database": "shop", "port": 8100, "replicas": 1,
+        }
+    ],
+    "pgbouncer_enabled": True,
+    "postgres_roles": [
+        {"name": "api"},
+        {"name": "shop"},
+        {"name": "ann", "password": "env:TF_TEST_ANN"},
+    ],
+    "postgres_databases": [
+        {"name": "api", "owner": "api", "access": {"ann": "read"}},
+        {"name": "shop", "owner": "shop"},
+    ],
+    # The server repeats whatever it is told.
+    "postgres_settings": {"log_statement": "all", "log_connections": True},
+    "postgres_max_connections": 200,
+}  # fmt: skip
+OLD: dict[str, Any] = {"postgres_version": 15}
+
+# Everything that stands in a process list or below the directory of the secrets, at any time: a
+# second login's password is there for a few seconds only.
+WATCH = """
+import os, time
+from pathlib import Path
+
+processes, secrets = set(), set()
+while not os.path.exists("/root/stop"):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        for what in ("cmdline", "environ"):
+            try:
+                processes.add(Path("/proc", pid, what).read_bytes().replace(b"\\0", b"\\n"))
+            except OSError:
+                pass
+    for path in Path("/etc/terrafirma/secrets").rglob("*"):
+        try:
+            if path.suffix != ".pub":
+                secrets.add(path.read_bytes())
+        except OSError:
+            pass
+    time.sleep(0.002)
+Path("/root/processes").write_bytes(b"\\n".join(processes))
+Path("/root/secrets").write_bytes(b"\\n".join(secrets))
+"""
+
+
+LOGS = (
+    "{ find /var/log -type f ! -path '*/journal/*' -exec cat {} +;"
+    " journalctl --no-pager -o cat;"
+    " docker ps -aq | while read -r one; do docker logs $one 2>&1; docker inspect $one; done;"
+    " docker image ls -q | xargs docker image inspect; docker history terrafirma/api:"
+    "$(docker image ls --format '{{.Tag}}' terrafirma/api | head -n 1); }"
+    # Not all of it is text.
+    " | LC_ALL=C tr -cd '\\11\\12\\40-\\176'"
+)
+
+
+@dataclass
+class Watched:
+    """What was said and seen while everything was run."""
+
+    server: Target
+    said: dict[str, str] = field(default_factory=dict)
+    logs: str = ""
+    processes: str = ""
+    secrets: set[str] = field(default_factory=set)
+
+    def run(self, what: str, *files: str, dry: bool = False, **data: Any) -> None:
+        how = ("--dry" if dry else "-y", "-vvv", "--diff")
+        result = self.server.pyinfra.call(
+            *how, *options(DATA | data), *self.server.arguments(), *files
+        )
+        assert result.returncode == 0, result.stderr
+        self.said[what] = result.stdout + result.stderr
+
+    def keep_logs(self) -> None:
+        """What the logs say by now: an old cluster's go with it."""
+        self.logs += self.server.run(LOGS)
+
+
+def values(text: str) -> Iterator[str]:
+    """What must not be seen, of all that lay in the files."""
+    for line in text.splitlines():
+        url = re.match(r"postgresql://[^:]+:([^@]+)@", line)
+        if url:
+            yield url[1]
+        # Every private key begins like this.
+        elif line and not line.startswith(("-----", "b3BlbnNzaC1rZXktdjE")):
+            yield line
+
+
+@pytest.fixture(scope="module")
+def watched(pyinfra: Pyinfra) -> Iterator[Watched]:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        target(pyinfra, "tf-test-leaks", 2431) as server,
+    ):
+        patch.setenv("TF_TEST_ANN", GIVEN)
+        server.run(BOOKWORM)
+        watch = subprocess.Popen(
+            ["docker", "exec", "-i", server.name, "python3", "-"], stdin=subprocess.PIPE, text=True
+        )
+        assert watch.stdin
+        watch.stdin.write(WATCH)
+        watch.stdin.close()
+        watched = Watched(server)
+        watched.run("a dry run of a bare host", "deploy.py", dry=True, **OLD)
+        watched.run("the first run", "deploy.py", **OLD)
+        watched.run("the second run", "deploy.py", **OLD)
+        # Each password in another way not as it should be.
+        server.psql("alter role api password null; alter role shop password 'x'")
+        server.run(
+            "rm /etc/terrafirma/secrets/postgres/shop /etc/terrafirma/secrets/app/api/database_url"
+            " /etc/pgbouncer/userlist.txt"
+        )
+        patch.setenv("TF_TEST_ANN", GIVEN_LATER)
+        watched.run("a dry run of what is to be repaired", "deploy.py", dry=True, **OLD)
+        watched.run("a repair", "deploy.py", **OLD)
+        server.run(f"sh -c 'sleep 1; true' {CANARY}")
+        for role in ("api", "shop"):
+            watched.run(f"a rotation of {role}", "tasks/postgres_rotate.py", **OLD,
+                        postgres_rotate=role)  # fmt: skip
+        watched.run("the key for backups", "tasks/borg_key.py", **OLD)
+        watched.run("an upgrade", "tasks/postgres_upgrade.py")
+        watched.run("the run after it", "deploy.py")
+        watched.run("the status", "tasks/postgres_status.py")
+        server.psql("create database stray")
+        watched.run("a drop", "tasks/postgres_drop.py", postgres_drop="stray",
+                    postgres_confirm="stray")  # fmt: skip
+        watched.keep_logs()
+        watched.run("the end of the old cluster", "tasks/postgres_upgrade.py",
+                    postgres_upgrade="clean")  # fmt: skip
+        watched.keep_logs()
+        server.run("touch /root/stop")
+        assert watch.wait(30) == 0
+        watched.processes = server.run("cat /root/processes")
+        watched.secrets = set(values(server.run("cat /root/secrets")))
+        server.run("rm /root/processes /root/secrets /root/stop")
+        yield watched
+
+
+def test_all_secrets_are_known(watched: Watched) -> None:
+    """Two or more of each role, two that were given, those of second logins, and a private key."""
+    now = watched.server.run("cat /etc/terrafirma/secrets/postgres/*").splitlines()
+    assert {*now, GIVEN, GIVEN_LATER} <= watched.secrets
+    assert len(watched.secrets) >= 12
+    assert all(len(secret) >= 16 for secret in watched.secrets), sorted(map(len, watched.secrets))
+
+
+def test_no_output_has_one(watched: Watched) -> None:
+    verifiers = watched.server.psql("select rolpassword from pg_authid where rolpassword > ''")
+    keys = {part for one in verifiers.splitlines() for part in one.replace(":", "$").split("$")[2:]}
+    assert len(keys) == 9
+    for what, said in watched.said.items():
+        assert len(said) > 1000, what
+        for secret in watched.secrets | keys:
+            assert secret not in said, what
+
+
+def test_no_process_has_one(watched: Watched) -> None:
+    assert CANARY in watched.processes
+    for program in ("postgres-passwords", "pg_upgrade", "pg_dump", "docker-compose"):
+        assert program in watched.processes
+    for secret in watched.secrets:
+        assert secret not in watched.processes
+
+
+def test_no_log_has_one(watched: Watched) -> None:
+    # The logs do have what was said to the server: the verifier stands for the password there.
+    assert re.search(r"alter role \"api\" password 'SCRAM-SHA-256\$", watched.logs, re.I)
+    for program in ("PostgreSQL 15", "PostgreSQL 17", "PgBouncer", "terrafirma/api"):
+        assert program in watched.logs
+    for secret in watched.secrets:
+        assert secret not in watched.logs
+
+
+def found(server: Target, files: str, secrets: set[str]) -> list[str]:
+    """Those of the files that the command `files` names in which one of the secrets is."""
+    server.run("umask 077; cat > /root/patterns", stdin="\n".join(secrets))
+    try:
+        said = server.run(
+            f"{files} | xargs -r -d '\\n' grep -laF -f /root/patterns -- 2> /dev/null || true"
+        )
+    finally:
+        server.run("rm /root/patterns")
+    return sorted(set(said.splitlines()) - {"/root/patterns"})
+
+
+EVERYWHERE = "/ /run /tmp /dev/shm /var/tmp"
+READABLE = f"cd / && runuser -u nobody -- find {EVERYWHERE} -xdev -type f -readable 2> /dev/null"
+# What Docker keeps are the files of its images, and the secrets as they are mounted.
+ALL = (
+    f"find {EVERYWHERE} -xdev -path /var/lib/docker -prune -o -type f -size -100M -print"
+    " 2> /dev/null"
+)
+
+
+def test_no_file_that_others_read_has_one(watched: Watched) -> None:
+    server = watched.server
+    assert found(server, READABLE, watched.secrets) == []
+    secret = next(iter(watched.secrets))
+    server.run("cat > /usr/local/share/canary", stdin=secret)
+    try:
+        assert found(server, READABLE, watched.secrets) == ["/usr/local/share/canary"]
+    finally:
+        server.run("rm /usr/local/share/canary")
+
+
+def test_they_lie_in_their_directory_and_nowhere_else(watched: Watched) -> None:
+    """Not even where root alone looks: in the cluster, its log of writes, a history of commands."""
+    server = watched.server
+    server.psql("checkpoint")
+    files = found(server, ALL, watched.secrets)
+    assert [one for one in files if not one.startswith("/etc/terrafirma/secrets/")] == []
+    assert set(files) >= {
+        "/etc/terrafirma/secrets/app/api/database_url",
+        "/etc/terrafirma/secrets/postgres/ann",
+        "/etc/terrafirma/secrets/postgres/api",
+    }
+    # The one that was given first was replaced.
+    assert server.run("cat /etc/terrafirma/secrets/postgres/ann") == GIVEN_LATER
+    assert server.run("find /etc/terrafirma/secrets -type f -perm /077 ! -name '*.pub'") == ""
+    assert set(
+        server.run("find /etc/terrafirma/secrets -type d -printf '%m %u\\n'").split("\n")
+    ) == {"700 root"}

@@ -1,0 +1,60 @@
+"""What the manual says in tables is what the tests ask and what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from terrafirma.tuning import Hardware, huge_pages, tune
+from tests.conftest import ROOT
+from tests.e2e.test_postgres import LOGINS, RIGHTS
+
+POSTGRES = (ROOT / "docs/tasks/postgres.md").read_text()
+GB = 1024 * 1024  # kB
+
+
+def table(text: str, first: str) -> list[list[str]]:
+    """The rows below the head that begins with the column `first`, without the marks of code."""
+    _, _, after = text.partition(f"\n| {first} |")
+    lines = after.split("\n\n", 1)[0].splitlines()[2:]
+    assert lines, first
+    return [[cell.strip().strip("`").strip() for cell in one.strip("|").split(" | ")]
+            for one in lines]  # fmt: skip
+
+
+def test_the_rights_of_the_manual_are_those_that_are_tried() -> None:
+    assert table(POSTGRES, "Role | Database") == [list(right) for right in RIGHTS]
+
+
+def test_the_logins_of_the_manual_are_those_that_are_tried() -> None:
+    shown = [[cell.replace("`", "") for cell in row] for row in table(POSTGRES, "From")]
+    assert shown == [[cell.replace("`", "") for cell in login] for login in LOGINS]
+
+
+HARDWARE = {
+    column: Hardware(memory=gb * GB, cores=cores, ssd=True)
+    for column, (gb, cores) in enumerate(((2, 2), (8, 4), (32, 16), (128, 64)), 1)
+}
+
+
+def test_the_values_of_the_manual_are_those_of_the_code() -> None:
+    rows = table(POSTGRES, "Setting")
+    assert [row[0] for row in rows] == [
+        *tune(HARDWARE[1], max_connections=100, version=17), "vm.nr_hugepages",
+    ]  # fmt: skip
+    for column, hardware in HARDWARE.items():
+        tuned = tune(hardware, max_connections=100, version=17)
+        wanted = [setting.value for setting in tuned.values()]
+        wanted.append(str(huge_pages(hardware) or "none"))
+        assert [row[column] for row in rows] == wanted
+    # Each says why.
+    assert all(len(row) == 6 and len(row[5]) > 20 for row in rows), rows
+
+
+@pytest.mark.parametrize("page", sorted({ROOT / "README.md", *ROOT.glob("docs/**/*.md")}))
+def test_the_tests_that_a_page_names_are_there(page: Path) -> None:
+    module = ""
+    for named in re.findall(r"`(?:(test_\w+)\.py::)?(test_\w+)`", page.read_text()):
+        module = named[0] or module
+        paths = list(ROOT.glob(f"tests/*/{module}.py"))
+        assert any(f"def {named[1]}(" in path.read_text() for path in paths), named
