@@ -523,9 +523,9 @@ class Postgres(Settings):
             for other in self.databases:
                 if one.owner == other.owner and (more := migrate[one.name] - migrate[other.name]):
                     raise ValueError(
-                        f"postgres_databases: {min(more)!r} migrates {one.name}, and so would "
-                        f"{other.name}, which {one.owner!r} owns as well: give {other.name} "
-                        f"another owner, or {min(more)!r} migrate there, too"
+                        f"postgres_databases: {min(more)!r} migrates {one.name} as {one.owner!r}, "
+                        f"who owns {other.name} as well: give {other.name} another owner, or "
+                        f"{min(more)!r} migrate there, too"
                     )
 
     def _refuse_cycles(self) -> None:

@@ -175,7 +175,7 @@ NETWORKS: list[list[dict[str, Any]]] = [[], [BRIDGE], [BRIDGE, APPS, APPS_6]]
 @pytest.mark.parametrize("networks", NETWORKS)
 def test_each_visitor_comes_into_its_own_databases_alone(networks: list[dict[str, Any]]) -> None:
     local, *clients, last = rules(networks=networks)
-    assert local == ["local", "all", "all", "peer"]
+    assert local == ["local", "all", "postgres", "peer"]
     assert last == ["host", "all", "all", "all", "reject"]
     assert {(kind, method) for kind, _, _, _, method in clients} == {("host", "scram-sha-256")}
     sources = ["127.0.0.1/32", "::1/128", *(network["subnet"] for network in networks)]
