@@ -153,8 +153,8 @@ configuration = put(
     '"$all" > /dev/null',
 )
 
-# What PostgreSQL itself says of the new file: a server without data, made for the question. The live
-# one reads no other file than its own, which stays what it is until the new one is found right.
+# What PostgreSQL itself says of the new file: a server without data, made for the question. The
+# live one can only be asked of its own, which stays what it is until the new one is found right.
 access = put(
     name="Configure client access",
     entries=client_access,

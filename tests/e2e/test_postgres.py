@@ -492,13 +492,13 @@ def test_an_owner_does_not_become_a_superuser(server: Target) -> None:
 
 def test_an_account_of_the_host_is_not_the_role_of_its_name(server: Target) -> None:
     server.run("useradd --system reader")
-    come = "runuser -u reader -- psql -XAtqc 'select current_user' -d {}"
-    answer = server.call(come.format("api"))
+    come = "runuser -u reader -- psql -XAtqc 'select current_user' -d api"
+    answer = server.call(come)
     assert answer.returncode != 0
     assert "no pg_hba.conf entry" in answer.stderr
-    # With its password it comes in, on the host too.
-    url = f"postgresql://reader:{password(server, 'reader')}@localhost/api"
-    assert server.run(come.format(url)) == "reader"
+    # With its password it comes in, on the host too; a command line ends up in the journal.
+    known = f"read -r PGPASSWORD; export PGPASSWORD; {come} -h localhost"
+    assert server.run(known, stdin=f"{password(server, 'reader')}\n") == "reader"
     server.run("userdel reader")
 
 

@@ -168,7 +168,7 @@ def program(tmp_path: Path) -> Program:
 
 
 class Cluster:
-    """What the host says of a cluster 17/main: its configuration, and the pid file of its server."""
+    """What the host says of a cluster 17/main: its configuration, and its server's pid file."""
 
     def __init__(self, program: Program, directory: Path) -> None:
         self.program = program
@@ -1575,7 +1575,7 @@ def test_databases_of_a_cluster() -> None:
 
 
 def test_contents_of_the_databases_of_a_cluster() -> None:
-    contents = Contents().process(CONTENTS)
+    contents: Any = Contents().process(CONTENTS)
     assert contents
     assert contents == Contents().process([CONTENTS[0], "", CONTENTS[1]])
     assert list(contents) == ["postgres", "shop"]

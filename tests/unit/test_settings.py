@@ -964,8 +964,8 @@ def test_whoever_migrates_one_database_of_an_owner_migrates_all(
         ("queue", "shop", "web") if turned and "web" in access else ("shop", "queue", "mig")
     )
     assert message == (
-        f"db1: postgres_databases: {role!r} migrates {one} as 'api', who owns {other} as well: give "
-        f"{other} another owner, or {role!r} migrate there, too"
+        f"db1: postgres_databases: {role!r} migrates {one} as 'api', who owns {other} as well: "
+        f"give {other} another owner, or {role!r} migrate there, too"
     )
 
 
