@@ -373,9 +373,11 @@ class Database(Model):
     """Role that owns it; one of `postgres_roles`."""
     access: dict[DatabaseName, Access] = {}
     """Further roles that come in. `read`: reads all tables. `write`: reads and writes rows, but
-    changes no table. `migrate`: acts as the owner, so that what it makes is the owner's."""
+    changes no table. `migrate`: acts as the owner, so that what it makes is the owner's; in all
+    databases of this owner, or in none."""
     schemas: tuple[SchemaName, ...] = ("public",)
-    """Schemas that `access` is about; a missing one is made, and is the owner's."""
+    """Schemas that `access` is about; a missing one is made, and is the owner's. In others no role
+    of `postgres_roles` has rights, except their owners."""
     extensions: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")], ...] = ()
     """Extensions; the packages that ship them are installed."""
     encoding: Literal["UTF8", "LATIN1", "LATIN9", "WIN1252", "SQL_ASCII"] = "UTF8"

@@ -652,7 +652,20 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     ),
     *(
         (Postgres, {"postgres_settings": {name: 1}}, "postgres_settings", f"{name} is derived")
-        for name in ("listen_addresses", "max_connections")
+        for name in (
+            *("listen_addresses", "max_connections", "password_encryption", "data_directory"),
+            *("config_file", "ident_file", "external_pid_file", "db_user_namespace"),
+            *("include", "include_dir", "include_if_exists"),
+        )
+    ),
+    *(
+        (
+            Postgres,
+            {"postgres_settings": {"unix_socket_directories": value}},
+            "postgres_settings",
+            "is no list of absolute paths",
+        )
+        for value in ("", "run/postgresql", "/run/postgresql,", "@postgres", ", /tmp", 7)
     ),
     (Postgres, {"postgres_packages": ["a b"]}, "postgres_packages.0", "'a b' does not match"),
     (Postgres, {"postgres_packages": ["--purge"]}, "postgres_packages.0", "does not match"),
@@ -883,6 +896,12 @@ def test_one_role_may_own_two_databases() -> None:
 
 def cluster(roles: list[dict[str, Any]], *databases: dict[str, Any], **more: Any) -> Postgres:
     return of(Postgres, postgres_roles=roles, postgres_databases=list(databases), **more)
+
+
+@pytest.mark.parametrize("value", ["/run/postgresql", "/run/postgresql, /tmp", "/a,/b"])
+def test_the_superuser_may_come_in_through_other_sockets(value: str) -> None:
+    settings = cluster([{"name": "api"}], postgres_settings={"unix_socket_directories": value})
+    assert settings.settings == {"unix_socket_directories": value}
 
 
 def test_whoever_has_rights_in_a_database_comes_in_and_nobody_else() -> None:

@@ -225,6 +225,15 @@ def test_a_database_is_handed_over_as_a_whole_or_not_at_all() -> None:
     assert sum(line in ("begin;", "commit;") for line in lines) == 2
 
 
+def test_whoever_holds_a_table_is_not_waited_for_long() -> None:
+    """All of them are locked before the first changes hands, and only within the transaction."""
+    text = rendered("postgres/hand_over.sql.j2")
+    assert text.index("begin;") < text.index("set local lock_timeout to '5s';")
+    assert text.index("lock table") < text.index("\\gexec")
+    assert "pg_get_userbyid(relowner) = 'api'" in text[: text.index("lock table")]
+    assert "raise 'postgres_databases: shop keeps its owner for now: " in text
+
+
 def test_only_what_the_old_owner_has_is_handed_over() -> None:
     text = rendered("postgres/hand_over.sql.j2")
     questions = text.split("\\gexec")[:-1]
