@@ -78,11 +78,10 @@ for app in host.loop(settings.applications):
     description = app.model_dump_json(include=fields)
     release = sha256(f"{digest}{description}{settings.network}".encode()).hexdigest()[:12]
 
-    port = pgbouncer.port if app.pgbouncer else postgres.port
     database_url(
         name=f"Give {app.name} the address of its database",
         path=app.database_url,
-        url=postgres.url(app, postgres.role_of(app), port),
+        url=postgres.url(app, postgres.role_of(app), pgbouncer),
         role=postgres.role_of(app),
         user=app.user,
     )

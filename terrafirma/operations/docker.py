@@ -130,7 +130,7 @@ def roll(
     """
     The containers of a compose project that started before one of `secrets` changed, started anew.
 
-    One after the other, each when all of them answer again: the others go on serving.
+    One after the other, each when the one before answers again: the others go on serving.
     """
     containers = host.get_fact(ProjectContainers, project=project, secrets=secrets)
     # In a dry run the secret is still the one that they know.
@@ -144,16 +144,19 @@ def _roll(
     containers: Sequence[str], health_urls: Sequence[str], timeout: int
 ) -> Generator[StringCommand]:
     for name in containers:
+        # Of those to come it is not asked: where the database moved, none of them can answer yet.
+        its_own = 'case "$own" in *":${port%%/*}") ;; *) continue ;; esac'
         yield StringCommand(
             "docker restart --time 30", QuoteString(name), "> /dev/null &&",
-            _answers(health_urls, timeout),
+            StringCommand("own=$(docker port ", QuoteString(name), ") &&", _separator=""),
+            _answers(health_urls, timeout, its_own),
         )  # fmt: skip
 
 
-def _answers(urls: Sequence[str], timeout: int) -> str:
-    """Shell words that succeed once all of `urls` answer with success."""
+def _answers(urls: Sequence[str], timeout: int, which: str = ":") -> str:
+    """Shell words that succeed once all of `urls`, or those that `which` lets pass, answer well."""
     return (
-        f"( for url in {' '.join(urls)}; do "
+        f"( for url in {' '.join(urls)}; do port=${{url##*:}}; {which}; "
         f"curl --silent --show-error --fail --output /dev/null --max-time 5 --retry {timeout} "
         f"--retry-delay 1 --retry-max-time {timeout} --retry-all-errors "
         '"$url" || { echo "$url does not answer" >&2; exit 1; }; done )'
