@@ -1795,13 +1795,13 @@ def needs(program: Program, tmp_path: Path) -> Callable[[], Any]:
     program("pg_lsclusters", 'printf "15  main    5432 online postgres %s log\\n" "$DATA"')
     program(
         "runuser",
-        """case "$*" in *search_path=pg_catalog*psql\\ --cluster\\ 15/main*) ;; *) exit 9 ;; esac
-        while IFS= read -r line; do case $line in
-        *datname*) printf '%s\\n' 'my ""shop' postgres ;;
-        '\\connect "my ""shop"') name=shop ;;
-        '\\connect "postgres"') name= ;;
+        r"""case "$*" in *search_path=pg_catalog*15/main*psql*) ;; *) exit 9 ;; esac
+        while IFS= read -r line || test -n "$line"; do case $line in
+        *datname*) printf '%s\n' '\connect "dbname=my shop"' '\connect "dbname=postgres"' ;;
+        '\connect "dbname=my shop"') name=shop ;;
+        '\connect "dbname=postgres"') name= ;;
         *shared_preload_libraries*)
-            printf '/usr/lib/postgresql/15/lib/%s.so\\n' pg_cron auto_explain ;;
+            printf '/usr/lib/postgresql/15/lib/%s.so\n' pg_cron auto_explain ;;
         *extname*) for name in plpgsql ${name:+vector}; do
             echo "/usr/share/postgresql/15/extension/$name.control"; done ;;
         *) exit 9 ;;
