@@ -86,12 +86,11 @@ for app in host.loop(settings.applications):
             )
         ]
     if app.database:
-        port = pgbouncer.port if app.pgbouncer else postgres.port
         told += [
             database_url(
                 name=f"Give {app.name} the address of its database",
                 path=app.database_url,
-                url=postgres.url(app, postgres.role_of(app), port),
+                url=postgres.url(app, postgres.role_of(app), pgbouncer),
                 role=postgres.role_of(app),
                 user=app.user,
             )

@@ -7,7 +7,6 @@ from terrafirma.budget import refuse_overdraft
 from terrafirma.extensions import PRELOADED, packages_of
 from terrafirma.facts.docker import DockerAddresses, DockerNetworks
 from terrafirma.facts.machine import Hardware
-from terrafirma.facts.postgres import psql
 from terrafirma.given import passwords as passwords_given
 from terrafirma.machine import postgres_version, ready
 from terrafirma.operations.files import Directory, File, put, source, template
@@ -39,6 +38,7 @@ drop_in = f"/etc/systemd/system/{service}.d/terrafirma.conf"
 server_conf = f"{directory}/conf.d/terrafirma.conf"
 hba = f"{directory}/pg_hba.conf"
 data_directory = f"/var/lib/postgresql/{version}/main"
+programs = f"/usr/lib/postgresql/{version}/bin"
 # postgres has the directory: it could have put a link there for root to follow.
 postgres_file = {"mode": "640", "user": "postgres", "group": "postgres", "as_owner": True}
 
@@ -149,26 +149,23 @@ configuration = put(
     entries=server_file,
     check=f'all={directory}/terrafirma-check; trap "rm -f $all" EXIT; rm -f "$all"; '
     f'cat {directory}/postgresql.conf "$new" > "$all" && '
-    f'/usr/lib/postgresql/{version}/bin/postgres --config_file="$all" -C max_connections '
+    f'{programs}/postgres --config_file="$all" -C max_connections '
     "> /dev/null",
 )
 
-# The check is postgres already: to become it is root's alone.
-as_postgres = psql(version).removeprefix("runuser -u postgres -- ")
-
-# It reads the file only when it is told to: the new one may take the old one's place for a moment.
+# What PostgreSQL itself says of the new file: a server without data, made for the question. The
+# live one can only be asked of its own, which stays what it is until the new one is found right.
 access = put(
     name="Configure client access",
     entries=client_access,
-    check=f"pg_lsclusters -h {version} main | grep -qw online || exit 0; "
-    # Of one that is missing, or that postgres may not read, there is no copy.
-    'good="$path.good"; rm -f "$good"; cp -a "$path" "$good" 2> /dev/null || '
-    'test ! -e "$path" || mv -T "$path" "$good"; cp -a "$new" "$path.try" && '
-    'mv -fT "$path.try" "$path"; '
-    "errors=$(echo 'select line_number, error from pg_hba_file_rules where error is not null' | "
-    f"{as_postgres} 2>&1); "
-    'if test -e "$good"; then mv -fT "$good" "$path"; else rm -f "$path"; fi; '
-    'test -z "$errors" || { echo "$errors" >&2; exit 1; }',
+    check='cd /; scratch=$(mktemp -d) && trap "rm -rf \\"$scratch\\"" EXIT && '
+    f'{programs}/initdb -D "$scratch/data" --auth trust --locale C --encoding UTF8 '
+    "--no-sync --wal-segsize 1 > /dev/null && answer=$(echo "
+    "'select count(*) as wrong, string_agg(format($$line %s: %s$$, line_number, error), $$; $$) "
+    "as why from pg_hba_file_rules where error is not null' | "
+    f'{programs}/postgres --single -D "$scratch/data" -c shared_buffers=1MB '
+    '-c hba_file="$new" postgres 2>&1); '
+    """case ${answer-} in *'wrong = "0"'*) ;; *) echo "${answer-}" >&2; exit 1 ;; esac""",
 )
 
 if upgrade:

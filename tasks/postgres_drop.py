@@ -36,4 +36,9 @@ if settings.drop:
     )
 
 if settings.drop_role:
-    drop_role(name=f"Drop the role {settings.drop_role}", version=version, role=settings.drop_role)
+    drop_role(
+        name=f"Drop the role {settings.drop_role}",
+        version=version,
+        # A rotation that died left a second login.
+        names=[f"{settings.drop_role}~", settings.drop_role],
+    )

@@ -63,17 +63,16 @@ for login in host.loop([double, role.name]):
     tell_pgbouncer()
 
     for app in host.loop(applications):
-        port = pgbouncer.port if app.pgbouncer else postgres.port
         database_url(
             name=f"Tell {app.name} to come as {login}",
             path=app.database_url,
-            url=postgres.url(app, login, port),
+            url=postgres.url(app, login, pgbouncer),
             role=login,
             user=app.user,
         )
 
         refresh(name=f"Let {app.name} come as {login}", app=app.name, by=deployer())
 
-drop_role(name=f"Remove {double}", version=version, role=double)
+drop_role(name=f"Remove {double}", version=version, names=[double])
 
 tell_pgbouncer()

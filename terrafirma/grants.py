@@ -70,10 +70,27 @@ def role_sql(role: Role, now: RoleState | None) -> Iterator[str]:
 
 
 def membership_sql(role: str, groups: Sequence[str], now: RoleState | None) -> Iterator[str]:
-    """What makes `role` a member of exactly `groups`."""
+    """
+    What makes `role` a member of exactly `groups`, by nobody's grace but PostgreSQL's.
+
+    Whoever has ADMIN lets others in, and what somebody else granted ends when that one leaves.
+    """
     known = now["member_of"] if now else []
-    yield from (f'grant "{group}" to "{role}";' for group in groups if group not in known)
-    yield from (f'revoke {_quoted(group)} from "{role}";' for group in known if group not in groups)
+    right = {group for group, grantor, plain in known if group in groups and not grantor and plain}
+    wrong = [(group, grantor) for group, grantor, plain in known
+             if group not in right or grantor or not plain]  # fmt: skip
+    missing = [group for group in groups if group not in right]
+    # A session that is open does not lose for a moment what it keeps.
+    together = {group for group, _ in wrong} & set(missing)
+    if together:
+        yield "begin;"
+    for group, grantor in wrong:
+        by = f" granted by {_quoted(grantor)}" if grantor else ""
+        # With what this role granted on the strength of it.
+        yield f'revoke {_quoted(group)} from "{role}"{by} cascade;'
+    yield from (f'grant "{group}" to "{role}";' for group in missing)
+    if together:
+        yield "commit;"
 
 
 def database_sql(
@@ -90,6 +107,9 @@ def database_sql(
         )
         acl: Acl = [("public", "CONNECT"), ("public", "TEMPORARY"), *((owner, one) for one in OWN)]
     else:
+        # By whoever owns it now: a new owner's grants are the old one's.
+        handed = [("", *one) for one in now["handed"]]
+        yield from _handed_sql(handed, declared - {owner}, {"": f'on database "{name}"'})
         acl = now["acl"]
         if now["owner"] != owner:
             yield from render(
@@ -116,11 +136,15 @@ def database_sql(
         yield from _grant_sql(f'on database "{name}"', role, wanted, has)
 
 
-def closed_sql(name: str, now: DatabaseState | None) -> Iterator[str]:
+def closed_sql(name: str, now: DatabaseState | None, declared: Set[str]) -> Iterator[str]:
     """What closes the maintenance database to everybody: there is nothing to look at for them."""
     acl = now["acl"] if now else [("public", "CONNECT"), ("public", "TEMPORARY")]
-    has = {right for role, right in acl if role == "public"}
-    yield from _grant_sql(f'on database "{name}"', "public", frozenset(), has)
+    if now:
+        handed = [("", *one) for one in now["handed"]]
+        yield from _handed_sql(handed, declared, {"": f'on database "{name}"'})
+    for role in ("public", *sorted(declared & {role for role, _ in acl})):
+        has = {right for one, right in acl if one == role}
+        yield from _grant_sql(f'on database "{name}"', role, frozenset(), has)
 
 
 def content_sql(database: Database, now: ContentState | None, declared: Set[str]) -> Iterator[str]:
@@ -136,6 +160,20 @@ def content_sql(database: Database, now: ContentState | None, declared: Set[str]
         if schemas[name]["owner"] not in (wanted, database.owner):
             yield f'alter schema "{name}" owner to "{wanted}";'
         yield from _schema_sql(database, name, schemas[name], declared)
+    # What a role was given there, perhaps while the data named the schema, the data do not give it.
+    for name in sorted(schemas.keys() - set(database.schemas)):
+        if not schemas[name]["of_extension"]:
+            yield from _schema_sql(database, name, schemas[name], declared)
+    for letter, kind in (("r", "tables"), ("S", "sequences"), ("n", "schemas")):
+        coming = [
+            (role, right)
+            for maker, one, role, right in (now["default_acl"] if now else [])
+            if (maker, one) == (database.owner, letter)
+        ]
+        for role in sorted(declared & {role for role, _ in coming}):
+            has = {right for one, right in coming if one == role}
+            prefix = f'alter default privileges for role "{database.owner}" '
+            yield from _grant_sql(f"on {kind}", role, frozenset(), has, prefix)
     known = now["extensions"] if now else []
     if missing := [name for name in database.extensions if name not in known]:
         # Else nothing but PostgreSQL's own schema is searched, and they need a place.
@@ -144,8 +182,8 @@ def content_sql(database: Database, now: ContentState | None, declared: Set[str]
 
 
 _NEW = SchemaState(
-    owner="", acl=[], tables=0, sequences=0, table_acl=[], sequence_acl=[], default_acl=[],
-    strangers=[],
+    owner="", of_extension=False, acl=[], tables=0, sequences=0, table_acl=[], sequence_acl=[],
+    handed=[], default_acl=[], strangers=[],
 )  # fmt: skip
 _NEW_PUBLIC = SchemaState({**_NEW, "owner": "pg_database_owner", "acl": [("public", "USAGE")]})
 
@@ -153,16 +191,27 @@ _NEW_PUBLIC = SchemaState({**_NEW, "owner": "pg_database_owner", "acl": [("publi
 def _schema_sql(
     database: Database, name: str, now: SchemaState, declared: Set[str]
 ) -> Iterator[str]:
-    public = {right for role, right in now["acl"] if role == "public"}
-    # Before PostgreSQL 15 everybody could make tables in it.
-    yield from _grant_sql(f'on schema "{name}"', "public", public - {"CREATE"}, public)
+    listed = name in database.schemas
+    places = {
+        "n": f"on schema {_quoted(name)}",
+        "r": f"on all tables in schema {_quoted(name)}",
+        "S": f"on all sequences in schema {_quoted(name)}",
+    }
+    # Whoever has a schema of its own may do in it what it likes.
+    others = declared - {database.owner, "" if listed else now["owner"]}
+    yield from _handed_sql(now["handed"], others, places)
+    if listed:
+        public = {right for role, right in now["acl"] if role == "public"}
+        # Before PostgreSQL 15 everybody could make tables in it.
+        yield from _grant_sql(places["n"], "public", public - {"CREATE"}, public)
     # Whoever lost its access loses what it had, too: it may still come in as a member of another.
-    granted = {role for role, _ in now["acl"]} | {role for _, _, role, _ in now["default_acl"]}
+    granted = {role for role, _ in now["acl"]} | {role for _, _, role, *_ in now["default_acl"]}
     granted |= {role for role, _, _ in (*now["table_acl"], *now["sequence_acl"])}
-    for role in sorted(database.access.keys() | (granted & declared) - {database.owner}):
-        access = database.access.get(role, "migrate")
+    allowed = database.access if listed else {}
+    for role in sorted(allowed.keys() | (granted & others)):
+        access = allowed.get(role, "migrate")
         has = {right for one, right in now["acl"] if one == role}
-        yield from _grant_sql(f'on schema "{name}"', role, _ON_SCHEMA[access], has)
+        yield from _grant_sql(places["n"], role, _ON_SCHEMA[access], has)
         for kind, letter, rights, total, acl in (
             ("tables", "r", _ON_TABLES, now["tables"], now["table_acl"]),
             ("sequences", "S", _ON_SEQUENCES, now["sequences"], now["sequence_acl"]),
@@ -173,15 +222,41 @@ def _schema_sql(
             own = sum(times for one, its, times in now["strangers"] if (one, its) == (role, letter))
             complete = {right for right in wanted if counts.get(right, 0) + own == total}
             has = complete | (counts.keys() - wanted)
-            yield from _grant_sql(f'on all {kind} in schema "{name}"', role, wanted, has)
+            yield from _grant_sql(places[letter], role, wanted, has)
             # The same for what the owner is going to make.
             coming = {
-                right
-                for maker, one, grantee, right in now["default_acl"]
+                right: handed_on
+                for maker, one, grantee, right, handed_on in now["default_acl"]
                 if (maker, one, grantee) == (database.owner, letter, role)
             }
-            prefix = f'alter default privileges for role "{database.owner}" in schema "{name}" '
+            prefix = (
+                f'alter default privileges for role "{database.owner}" in schema {_quoted(name)} '
+            )
+            for right in sorted(right for right, handed_on in coming.items() if handed_on):
+                yield f'{prefix}revoke grant option for {right.lower()} on {kind} from "{role}";'
             yield from _grant_sql(f"on {kind}", role, wanted, coming, prefix)
+
+
+def _handed_sql(
+    handed: Iterable[tuple[str, str, str, str]], declared: Set[str], places: Mapping[str, str]
+) -> Iterator[str]:
+    """
+    What ends that a declared role hands rights on, or has them from anybody but the owner.
+
+    Who got such a right from whom is a chain that begins at the owner, and only there it is cut:
+    nobody may hand on a right any more that a declared role has a part in.
+    """
+    handed = list(handed)
+    concerned = {
+        (kind, right) for kind, holder, taker, right in handed if (taker or holder) in declared
+    }
+    for kind, right, holder in sorted(
+        {(kind, right, holder) for kind, holder, _, right in handed if (kind, right) in concerned}
+    ):
+        yield (
+            f"revoke grant option for {right.lower()} {places[kind]} "
+            f"from {_quoted(holder)} cascade;"
+        )
 
 
 def _grant_sql(
@@ -198,7 +273,7 @@ def _settings_sql(
     whose: str, wanted: Mapping[str, bool | int | float | str], known: Sequence[str]
 ) -> Iterator[str]:
     # PostgreSQL keeps its own spelling of a name: TimeZone.
-    pairs = (line.split("=", 1) for line in known)
+    pairs = [line.split("=", 1) for line in known]
     now = {name.lower(): _items(value) if name in _LISTS else value for name, value in pairs}
     for name, value in sorted(wanted.items()):
         text = plain(value)
@@ -207,8 +282,9 @@ def _settings_sql(
                 yield f"alter {whose} set {name} to {', '.join(map(_literal, items))};"
         elif now.get(name) != text:
             yield f"alter {whose} set {name} to {_literal(text)};"
-    for name in sorted(now.keys() - wanted.keys()):
-        yield f"alter {whose} reset {name};"
+    for name in sorted(name for name, _ in pairs if name.lower() not in wanted):
+        # One of nobody's knowledge keeps its capitals, and may be a key word.
+        yield f"alter {whose} reset {'.'.join(map(_quoted, name.split('.')))};"
 
 
 def _items(value: str) -> list[str]:

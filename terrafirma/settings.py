@@ -394,9 +394,11 @@ class Database(Model):
     """Role that owns it; one of `postgres_roles`."""
     access: dict[DatabaseName, Access] = {}
     """Further roles that come in. `read`: reads all tables. `write`: reads and writes rows, but
-    changes no table. `migrate`: acts as the owner, so that what it makes is the owner's."""
+    changes no table. `migrate`: acts as the owner, so that what it makes is the owner's; in all
+    databases of this owner, or in none."""
     schemas: tuple[SchemaName, ...] = ("public",)
-    """Schemas that `access` is about; a missing one is made, and is the owner's."""
+    """Schemas that `access` is about; a missing one is made, and is the owner's. In others no role
+    of `postgres_roles` has rights, except their owners."""
     extensions: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")], ...] = ()
     """Extensions; the packages that ship them are installed."""
     encoding: Literal["UTF8", "LATIN1", "LATIN9", "WIN1252", "SQL_ASCII"] = "UTF8"
@@ -420,6 +422,15 @@ class Database(Model):
         if self.encoding != "UTF8" and self.locale != "C":
             raise ValueError(f"encoding: {self.encoding} needs the locale C, not {self.locale}")
         return self
+
+
+# What tasks/postgres.py says itself, or takes to be where Debian has it; what would read further
+# files; and what would make another name of every role.
+_SERVER_DERIVED = frozenset(
+    {"listen_addresses", "port", "max_connections", "password_encryption", "data_directory"}
+    | {"config_file", "hba_file", "ident_file", "external_pid_file"}
+    | {"include", "include_dir", "include_if_exists", "db_user_namespace"}
+)
 
 
 class Postgres(Settings):
@@ -455,8 +466,9 @@ class Postgres(Settings):
         """The role as which `app` connects; empty where its database is not declared."""
         return app.role or self.owners.get(app.database, "")
 
-    def url(self, app: Application, login: str, port: int) -> str:
+    def url(self, app: Application, login: str, pooler: PgBouncer) -> str:
         """The address of the database of `app` for `login`, with `*` for the password."""
+        port = pooler.port if app.pgbouncer else self.port
         return f"postgresql://{login}:*@host.docker.internal:{port}/{app.database}"
 
     @property
@@ -513,10 +525,31 @@ class Postgres(Settings):
                         f"{name!r}, {hint}"
                     )
         self._refuse_cycles()
-        derived = {"listen_addresses", "port", "max_connections", "hba_file"}
-        for key in sorted(derived & set(self.settings)):
+        self._refuse_ways_round()
+        for key in sorted(_SERVER_DERIVED & set(self.settings)):
             raise ValueError(f"postgres_settings: {key} is derived; it cannot be set here")
+        sockets = self.settings.get("unix_socket_directories", "/")
+        if not re.fullmatch(r"/[^,]*(,\s*/[^,]*)*", str(sockets)):
+            raise ValueError(
+                f"postgres_settings: unix_socket_directories: {sockets!r} is no list of absolute "
+                "paths: the superuser comes in through the socket alone"
+            )
         return self
+
+    def _refuse_ways_round(self) -> None:
+        """Whoever migrates one database is a member of its owner, so of all its databases."""
+        migrate = {
+            database.name: {role for role, one in database.access.items() if one == "migrate"}
+            for database in self.databases
+        }
+        for one in self.databases:
+            for other in self.databases:
+                if one.owner == other.owner and (more := migrate[one.name] - migrate[other.name]):
+                    raise ValueError(
+                        f"postgres_databases: {min(more)!r} migrates {one.name} as {one.owner!r}, "
+                        f"who owns {other.name} as well: give {other.name} another owner, or "
+                        f"{min(more)!r} migrate there, too"
+                    )
 
     def _refuse_cycles(self) -> None:
         groups = {role.name: self.groups(role) for role in self.roles}

@@ -8,7 +8,7 @@ from typing import Literal
 from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
 from typing_extensions import override
 
-from terrafirma.facts.postgres import psql
+from terrafirma.facts.postgres import psql, runs
 from terrafirma.paths import POOLER_CONFIG, POOLER_DROP_IN, POOLER_USERS
 
 
@@ -43,7 +43,7 @@ class UserList(FactBase[Literal["right", "wrong", "no verifiers"]]):
     @override
     def command(self, version: int, roles: Sequence[str]) -> StringCommand:
         return StringCommand(
-            f"pg_lsclusters -h {version} main 2> /dev/null | grep -qw online || exit 0;",
+            f"{runs(version)} || exit 0;",
             StringCommand("lines=$(", verifiers(version, roles), ") || exit 1;", _separator=""),
             # `echo` and `test` are parts of the shell: no verifier is in the process list.
             """test "$(echo "$lines" | grep '^"' |""",

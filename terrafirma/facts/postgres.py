@@ -13,21 +13,60 @@ from terrafirma.paths import PASSWORDS_PROGRAM
 # Whoever owns a database decides what a session there begins with, and has functions of its own
 # there, which a superuser must not call. These win over the settings of a database or a role.
 PSQL_OPTIONS = (
-    "-c search_path=pg_catalog -c statement_timeout=0 -c default_transaction_read_only=off"
+    "-c search_path=pg_catalog -c role=none -c local_preload_libraries= -c statement_timeout=0 "
+    "-c default_transaction_read_only=off -c standard_conforming_strings=on"
+)
+
+# Where the server of a cluster listens is in its pid file. The configuration, which `--cluster` and
+# pg_lsclusters go by, is ahead of it from a new port until the restart. A pid file that was left
+# behind by a crash is no server, and psql without a port would take another cluster's.
+_RUNS = (
+    "data=$(pg_conftool -s {version} main show data_directory 2> /dev/null) && "
+    'pid=$(head -n 1 "$data/postmaster.pid" 2> /dev/null) && test "/proc/$pid/cwd" -ef "$data"'
+)
+_AT_SERVER = (
+    _RUNS + ' && host=$(sed -n 5p "$data/postmaster.pid") && test -n "$host" || '
+    '{{ echo "{version}/main does not run, or has no socket" >&2; exit 2; }}; '
+    'exec env PGHOST="$host" PGPORT="$(sed -n 4p "$data/postmaster.pid")" "$@"'
 )
 
 
-def psql(version: int, *more: str) -> str:
-    """The command line that runs SQL from standard input in cluster `version`/main as superuser."""
-    return " ".join(
-        (
-            f"runuser -u postgres -- env PGOPTIONS='{PSQL_OPTIONS}' psql --cluster",
-            f"{version}/main",
-            "--no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1",
-            *more,
-            "postgres",
-        )
+def runs(version: int) -> str:
+    """The shell command that succeeds where the server of cluster `version`/main runs."""
+    return f"{{ {_RUNS.format(version=version)}; }}"
+
+
+def at_server(version: int, program: str, options: str = "") -> str:
+    """
+    The command line that runs one of PostgreSQL's programs as superuser at the server that runs.
+
+    + program: its name and arguments
+    + options: further options of the session
+    """
+    options = f"{PSQL_OPTIONS} {options}".strip()
+    return (
+        f"runuser -u postgres -- env PGOPTIONS='{options}' "
+        f"sh -c '{_AT_SERVER.format(version=version)}' sh "
+        f"/usr/lib/postgresql/{version}/bin/{program}"
     )
+
+
+def psql(version: int, *more: str, options: str = "") -> str:
+    """The command line that runs SQL from standard input in cluster `version`/main as superuser."""
+    words = ("psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1", *more)
+    return at_server(version, " ".join((*words, "postgres")), options)
+
+
+# A name like `a=b` would be taken for a connection string, so each is made one. It is quoted as
+# pg_dumpall does it: for the connection string, then for psql.
+CONNECT = r"""
+select '\connect -reuse-previous=on "' || replace(format('dbname=''%s''',
+    replace(replace(datname, '\', '\\'), '''', '\''')), '"', '""') || '"'
+from pg_database
+where datallowconn and not datistemplate and datconnlimit <> -2 and datname !~ '[\n\r]'
+order by datname
+"""
+"""Asks for the lines that lead psql into each database, one after the other."""
 
 
 class RoleState(TypedDict):
@@ -40,7 +79,8 @@ class RoleState(TypedDict):
     inherit: bool
     expires: bool
     connection_limit: int
-    member_of: list[str]  # sorted
+    # (group, who granted it, without options of its own); "" is PostgreSQL itself
+    member_of: list[tuple[str, str, bool]]
     settings: list[str]  # "work_mem=64MB"
 
 
@@ -50,25 +90,32 @@ class DatabaseState(TypedDict):
     locale: str  # of libc, or of ICU
     connection_limit: int
     connectable: bool
-    acl: list[tuple[str, str]]  # (role or "public", "CONNECT")
+    acl: list[tuple[str, str]]  # (role or "public", "CONNECT"), as the owner granted them
+    handed: list[tuple[str, str, str]]  # who may hand on, or did, to whom, what: see SchemaState
     settings: list[str]  # "work_mem=64MB"
     role_settings: dict[str, list[str]]  # those of one role in this database
 
 
 class SchemaState(TypedDict):
     owner: str
+    of_extension: bool
     acl: list[tuple[str, str]]  # (role or "public", "USAGE"), without the owner's own
     tables: int  # views and foreign tables, too; without those of extensions, like all below
     sequences: int
     table_acl: list[tuple[str, str, int]]  # (role, "SELECT", how many), without the owners' own
     sequence_acl: list[tuple[str, str, int]]
-    default_acl: list[tuple[str, str, str, str]]  # (who makes it, "r" or "S", role, "SELECT")
+    # Who may hand a right on, with "" for whom; and who did, to whom: ("r", role, role, "SELECT").
+    # "n" is the schema itself. What was handed on is in none of the lists above.
+    handed: list[tuple[str, str, str, str]]
+    # (who makes it, "r" or "S", role, "SELECT", whether it may hand that on)
+    default_acl: list[tuple[str, str, str, str, bool]]
     strangers: list[tuple[str, str, int]]  # who owns some of them besides the owner: (role, "r", 2)
 
 
 class ContentState(TypedDict):
     extensions: list[str]
     schemas: dict[str, SchemaState]
+    default_acl: list[tuple[str, str, str, str]]  # of all schemas: (who makes it, "r", role, right)
 
 
 _DOWN = "down"
@@ -78,8 +125,8 @@ def _online(version: int) -> str:
     # No cluster is a valid answer: its roles and databases are still to come. One that is down has
     # them, but does not show them.
     return (
-        f"cluster=$(pg_lsclusters -h {version} main 2> /dev/null) || exit 0; "
-        f'echo "$cluster" | grep -qw online || {{ echo {_DOWN}; exit 0; }};'
+        f"pg_conftool -s {version} main show data_directory > /dev/null 2>&1 || exit 0; "
+        f"{runs(version)} || {{ echo {_DOWN}; exit 0; }};"
     )
 
 
@@ -91,17 +138,13 @@ def _ask(version: int, query: str) -> StringCommand:
 
 def _ask_each(version: int, query: str) -> StringCommand:
     """One line from each database: the command is as long for two hundred as for one."""
-    names = """
-        select replace(datname, '"', '""') from pg_database
-        where datallowconn and not datistemplate and datconnlimit <> -2 order by datname
-        """
     return StringCommand(
         _online(version),
         StringCommand("query=", QuoteString(" ".join(query.split()) + ";"), _separator=""),
-        "; names=$(printf %s", QuoteString(" ".join(names.split())),
+        "; lines=$(printf %s", QuoteString(" ".join(CONNECT.split())),
         f"| {psql(version)}) || exit 1;",
-        "printf '%s\\n' \"$names\" | while IFS= read -r name; do",
-        """printf '\\\\connect "%s"\\n%s\\n' "$name" "$query"; done |""",
+        "printf '%s\\n' \"$lines\" | while IFS= read -r line; do",
+        """printf '%s\\n' "$line" "$query"; done |""",
         psql(version),
     )  # fmt: skip
 
@@ -125,6 +168,7 @@ class Roles(FactBase[dict[str, RoleState] | None]):
     def command(self, version: int) -> StringCommand:
         return _ask(
             version,
+            # Before 16 there is one membership, whoever granted it, and no option but ADMIN.
             """
             select json_object_agg(rolname, json_build_object(
                 'login', rolcanlogin, 'superuser', rolsuper, 'create_database', rolcreatedb,
@@ -132,10 +176,18 @@ class Roles(FactBase[dict[str, RoleState] | None]):
                 'bypass_rls', rolbypassrls, 'inherit', rolinherit,
                 'expires', coalesce(rolvaliduntil < 'infinity', false),
                 'connection_limit', rolconnlimit,
-                'member_of', array(
-                    select groups.rolname from pg_auth_members
-                    join pg_roles groups on groups.oid = roleid
-                    where member = roles.oid order by groups.rolname collate "C"),
+                'member_of', (
+                    select coalesce(json_agg(json_build_array(
+                        groups.rolname,
+                        case when current_setting('server_version_num')::int < 160000
+                             or grantor = 10 or pg_get_userbyid(grantor) = current_user then ''
+                             else pg_get_userbyid(grantor) end,
+                        not admin_option
+                        and coalesce((to_jsonb(one)->>'inherit_option')::bool, true)
+                        and coalesce((to_jsonb(one)->>'set_option')::bool, true))
+                        order by groups.rolname collate "C"), '[]')
+                    from pg_auth_members one join pg_roles groups on groups.oid = roleid
+                    where member = roles.oid),
                 'settings', coalesce(rolconfig, '{}')))
             from pg_roles roles where rolname !~ '^pg_'
             """,
@@ -168,7 +220,15 @@ class Databases(FactBase[dict[str, DatabaseState] | None]):
                     select coalesce(json_agg(json_build_array(
                         case grantee when 0 then 'public' else pg_get_userbyid(grantee) end,
                         privilege_type)), '[]')
-                    from aclexplode(coalesce(datacl, acldefault('d', datdba)))),
+                    from aclexplode(coalesce(datacl, acldefault('d', datdba)))
+                    where grantor = datdba),
+                'handed', (
+                    select coalesce(json_agg(json_build_array(
+                        pg_get_userbyid(case when grantor = datdba then grantee else grantor end),
+                        case when grantor = datdba then '' else pg_get_userbyid(grantee) end,
+                        privilege_type)), '[]')
+                    from aclexplode(datacl)
+                    where grantor <> datdba or is_grantable and grantee <> datdba),
                 'settings', coalesce((
                     select to_json(setconfig) from pg_db_role_setting
                     where setdatabase = one.oid and setrole = 0), '[]'),
@@ -212,8 +272,20 @@ class Contents(FactBase[dict[str, ContentState] | None]):
             ), granted as (
                 select relnamespace, kind, grantee, privilege_type, count(*) as times
                 from relations, aclexplode(relacl)
-                where grantee <> relowner and grantee <> 0
+                where grantor = relowner and grantee <> relowner and grantee <> 0
                 group by relnamespace, kind, grantee, privilege_type
+            ), handed as (
+                select distinct space, kind,
+                       case when grantor = owner then grantee else grantor end as holder,
+                       case when grantor <> owner then grantee end as taker, privilege_type
+                from (
+                    select relnamespace as space, kind, relowner as owner, exploded.*
+                    from relations, aclexplode(relacl) exploded
+                    union all
+                    select oid, 'n', nspowner, exploded.*
+                    from spaces, aclexplode(nspacl) exploded
+                ) one
+                where grantor <> owner or is_grantable and grantee <> owner
             ), owned as (
                 select relnamespace, kind, relowner, count(*) as times from relations
                 where relowner <> (
@@ -229,11 +301,21 @@ class Contents(FactBase[dict[str, ContentState] | None]):
                 'extensions', array(select extname from pg_extension order by extname),
                 'schemas', (select coalesce(json_object_agg(nspname, json_build_object(
                     'owner', pg_get_userbyid(nspowner),
+                    'of_extension', exists (
+                        select from pg_depend where classid = 'pg_namespace'::regclass
+                        and objid = spaces.oid and deptype = 'e'),
                     'acl', (
                         select coalesce(json_agg(json_build_array(
                             case grantee when 0 then 'public' else pg_get_userbyid(grantee) end,
                             privilege_type)), '[]')
-                        from aclexplode(nspacl) where grantee <> nspowner),
+                        from aclexplode(nspacl) where grantor = nspowner and grantee <> nspowner),
+                    'handed', (
+                        select coalesce(json_agg(json_build_array(
+                            kind, pg_get_userbyid(holder),
+                            case taker when 0 then 'public'
+                                 else coalesce(pg_get_userbyid(taker), '') end,
+                            privilege_type)), '[]')
+                        from handed where space = spaces.oid),
                     'tables', (select count(*) from relations
                                where relnamespace = spaces.oid and kind = 'r'),
                     'sequences', (select count(*) from relations
@@ -245,14 +327,20 @@ class Contents(FactBase[dict[str, ContentState] | None]):
                     'default_acl', (
                         select coalesce(json_agg(json_build_array(
                             pg_get_userbyid(defaclrole), defaclobjtype, pg_get_userbyid(grantee),
-                            privilege_type)), '[]')
+                            privilege_type, is_grantable)), '[]')
                         from pg_default_acl, aclexplode(defaclacl)
                         where defaclnamespace = spaces.oid and grantee <> 0),
                     'strangers', (
                         select coalesce(json_agg(json_build_array(
                             pg_get_userbyid(relowner), kind, times)), '[]')
                         from owned where relnamespace = spaces.oid)
-                )), '{}') from spaces))
+                )), '{}') from spaces),
+                'default_acl', (
+                    select coalesce(json_agg(json_build_array(
+                        pg_get_userbyid(defaclrole), defaclobjtype, pg_get_userbyid(grantee),
+                        privilege_type)), '[]')
+                    from pg_default_acl, aclexplode(defaclacl)
+                    where defaclnamespace = 0 and grantee not in (0, defaclrole)))
             """,
         )
 
@@ -263,7 +351,11 @@ class Contents(FactBase[dict[str, ContentState] | None]):
         try:
             answers = [dict(json.loads(line)) for line in output if line]
             return {
-                one["database"]: ContentState(extensions=one["extensions"], schemas=one["schemas"])
+                one["database"]: ContentState(
+                    extensions=one["extensions"],
+                    schemas=one["schemas"],
+                    default_acl=one["default_acl"],
+                )
                 for one in answers
             }
         except (ValueError, TypeError, KeyError) as error:
@@ -288,11 +380,14 @@ class Server(FactBase[ServerState]):
     def command(self, version: int) -> StringCommand:
         return _ask(
             version,
+            # The first question makes this session read the files: what waits for a restart is
+            # known where a run died before the reload, too. In capitals it is the same setting.
             """
+            do 'begin perform from pg_file_settings; end';
             select json_build_object(
-                'pending', array(select name from pg_settings where pending_restart),
-                'restart', array(select name from pg_settings where context = 'postmaster'),
-                'by_hand', array(select distinct name from pg_file_settings
+                'pending', array(select lower(name) from pg_settings where pending_restart),
+                'restart', array(select lower(name) from pg_settings where context = 'postmaster'),
+                'by_hand', array(select distinct lower(name) from pg_file_settings
                                  where sourcefile like '%/postgresql.auto.conf'))
             """,
         )
@@ -324,9 +419,9 @@ class WrongPasswords(FactBase[list[str]]):
     @override
     def command(self, version: int) -> StringCommand:
         return StringCommand(
-            f"cluster=$(pg_lsclusters -h {version} main 2> /dev/null)",
+            f"pg_conftool -s {version} main show data_directory > /dev/null 2>&1",
             f"&& test -x {PASSWORDS_PROGRAM} || {{ sed -n 's/^role //p'; exit 0; }};",
-            f'! echo "$cluster" | grep -qw online || {PASSWORDS_PROGRAM} check {version}',
+            f"! {runs(version)} || {PASSWORDS_PROGRAM} check {version}",
         )
 
     @override

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from pyinfra.api import FactBase, FactProcessError
 from typing_extensions import TypedDict, override
 
-from terrafirma.facts.postgres import psql
+from terrafirma.facts.postgres import CONNECT, psql
 
 SECONDS = 60
 """How long the questions to one cluster may take together, over all its databases."""
@@ -166,15 +166,6 @@ _OPTIONS = " ".join(
         "jit=off",
     )
 )
-
-# A name is quoted as pg_dumpall does it: for the connection string, then for psql.
-_CONNECT = r"""
-select '\connect -reuse-previous=on "' || replace(format('dbname=''%s''',
-    replace(replace(datname, '\', '\\'), '''', '\''')), '"', '""') || '"'
-from pg_database
-where datallowconn and not datistemplate and datconnlimit <> -2 and datname !~ '[\n\r]'
-order by datname
-"""
 
 # Every answer is one line of JSON; a question that fails leaves the others alone.
 _SERVER = r"""
@@ -371,7 +362,7 @@ select jsonb_build_object('statements', coalesce(jsonb_agg(to_jsonb(one)), '[]')
 
 _SHELL = r"""
 cd /
-export LC_ALL=C PGCLIENTENCODING=UTF8 PGCONNECT_TIMEOUT=5 PGOPTIONS='@OPTIONS@'
+export LC_ALL=C PGCLIENTENCODING=UTF8 PGCONNECT_TIMEOUT=5
 set -- $(pg_lsclusters -h @VERSION@ main 2> /dev/null)
 echo "cluster ${4:-}"
 case ${4:-} in online*) ;; *) exit 0 ;; esac
@@ -429,13 +420,12 @@ class PostgresStatus(FactBase[StatusState]):
         for key, value in {
             "SERVER": _SERVER.strip(),
             "CHECKPOINTS": _CHECKPOINTS[17 if version >= 17 else 15],
-            "CONNECT": _CONNECT.strip(),
+            "CONNECT": CONNECT.strip(),
             "EACH": _EACH.strip(),
             "TABLES": str(_TABLES),
-            "OPTIONS": _OPTIONS,
             "VERSION": str(version),
             "SECONDS": str(SECONDS),
-            "PSQL": psql(version),
+            "PSQL": psql(version, options=_OPTIONS),
         }.items():
             command = command.replace(f"@{key}@", value)
         return command

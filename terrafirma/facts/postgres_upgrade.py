@@ -7,7 +7,7 @@ from typing import TypedDict
 from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
 from typing_extensions import override
 
-from terrafirma.facts.postgres import psql
+from terrafirma.facts.postgres import CONNECT, psql
 from terrafirma.paths import UPGRADE_LOG, UPGRADE_UNIT
 
 
@@ -31,7 +31,6 @@ class UpgradeState(FactBase[UpgradeNeeds]):
     @override
     def command(self, old: int, new: int) -> StringCommand:
         # Files that packages have brought, for what the databases use.
-        names = "select replace(datname, '\"', '\"\"') from pg_database where datallowconn;"
         controls = (
             f"select '/usr/share/postgresql/{old}/extension/' || extname || '.control' "
             "from pg_extension;"
@@ -50,11 +49,11 @@ class UpgradeState(FactBase[UpgradeNeeds]):
             'own=$(realpath "$data"); for link in "$data"/pg_tblspc/*; do',
             'place=$(realpath -m "$link"); test ! -e "$link" ||',
             'case $place in "$own"/*) echo "inside=$place" ;; esac; done;',
-            "names=$(echo", QuoteString(names), f"| {psql(old)}) || exit 1;",
+            "lines=$(printf %s", QuoteString(" ".join(CONNECT.split())), f"| {psql(old)}) || exit 1;",
             StringCommand("controls=", QuoteString(controls), _separator=""), ";",
             "files=$( { echo", QuoteString(libraries), ";",
-            "printf '%s\\n' \"$names\" | while IFS= read -r name; do",
-            """printf '\\\\connect "%s"\\n%s\\n' "$name" "$controls"; done; }""",
+            "printf '%s\\n' \"$lines\" | while IFS= read -r line; do",
+            """printf '%s\\n' "$line" "$controls"; done; }""",
             f"| {psql(old)}) || exit 1;",
             'for package in $(for file in $files; do dpkg -S "$file" 2> /dev/null; done |',
             "cut -d : -f 1 | sort -u); do",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from pyinfra import host
-from pyinfra.api import StringCommand
+from pyinfra.api import FactBase, StringCommand
 from pyinfra.facts.files import FileContents
 
 from terrafirma.facts.files import PathStates
@@ -15,6 +16,7 @@ from terrafirma.facts.postgres import (
     Roles,
     Server,
     WrongPasswords,
+    at_server,
     psql,
 )
 from terrafirma.given import Hidden
@@ -22,6 +24,8 @@ from terrafirma.grants import closed_sql, content_sql, database_sql, membership_
 from terrafirma.operations import failure, operation
 from terrafirma.paths import DROPPED, PASSWORDS, PASSWORDS_PROGRAM
 from terrafirma.settings import Postgres, Role
+
+State = TypeVar("State")
 
 
 @operation
@@ -99,9 +103,8 @@ def roles(version: int, settings: Postgres) -> Generator[StringCommand]:
     pyinfra's postgres.role never takes an attribute away, does not see LOGIN, SUPERUSER and the
     limit at all, and costs a round trip for each role.
     """
-    known = host.get_fact(Roles, version=version)
+    known = yield from _seen(Roles, version)
     if known is None:
-        yield from _unseen()
         return
     sql = [line for role in settings.roles for line in role_sql(role, known.get(role.name))]
     # All of them are there before the first is a member of another.
@@ -153,9 +156,8 @@ def twin(version: int, role: Role, settings: Postgres) -> Generator[StringComman
             "connection_limit": -1,
         }
     )
-    known = host.get_fact(Roles, version=version)
+    known = yield from _seen(Roles, version)
     if known is None:
-        yield from _unseen()
         return
     now = known.get(double.name)
     # What the role is a member of, it is through it: what the role loses, it loses.
@@ -169,25 +171,27 @@ def twin(version: int, role: Role, settings: Postgres) -> Generator[StringComman
 
 
 @operation
-def drop_role(version: int, role: str) -> Generator[StringCommand]:
-    """A role that is gone, with its password; PostgreSQL refuses one that owns something."""
-    known = host.get_fact(Roles, version=version)
+def drop_role(version: int, names: Sequence[str]) -> Generator[StringCommand]:
+    """Roles that are gone, with their passwords; PostgreSQL refuses one that owns something."""
+    known = yield from _seen(Roles, version)
     if known is None:
-        yield from _unseen()
         return
-    if role not in known:
-        host.noop(f"there is no role {role}")
-        return
-    yield StringCommand(psql(version), _stdin=[f'drop role "{role}";'])
-    yield StringCommand("rm -f", f"{PASSWORDS}/{role}")
+    files = [f"{PASSWORDS}/{name}" for name in names]
+    left = [path for path in host.get_fact(PathStates, paths=files) if path in files]
+    there = [name for name in names if name in known]
+    if there:
+        yield StringCommand(psql(version), _stdin=[f'drop role "{name}";' for name in there])
+    if there or left:
+        yield StringCommand("rm -f", *files)
+    else:
+        host.noop(f"there is no role {names[-1]}")
 
 
 @operation
 def drop_database(version: int, database: str) -> Generator[StringCommand]:
     """A database that is gone, after a last dump below /var/lib/terrafirma/dropped."""
-    known = host.get_fact(Databases, version=version)
+    known = yield from _seen(Databases, version)
     if known is None:
-        yield from _unseen()
         return
     if database not in known:
         host.noop(f"there is no database {database}")
@@ -200,7 +204,7 @@ def drop_database(version: int, database: str) -> Generator[StringCommand]:
         f'say() {{ echo "$1" | {psql(version)} > /dev/null; }};',
         f'say \'alter database "{database}" connection limit 0; select pg_terminate_backend(pid)',
         f"from pg_stat_activity where datname = $${database}$$ and pid <> pg_backend_pid();' &&",
-        f"runuser -u postgres -- pg_dump --cluster {version}/main --format custom {database}",
+        at_server(version, f"pg_dump --format custom {database}"),
         '> "$file" && sync "$file" || { rm -f "$file";',
         f"say 'alter database \"{database}\" connection limit -1;'; exit 1; }};",
         f'{psql(version)} && echo "the last dump of {database}: $file"',
@@ -216,12 +220,11 @@ def databases(version: int, settings: Postgres) -> Generator[StringCommand]:
     pyinfra's postgres.database leaves CONNECT and TEMPORARY with PUBLIC: any role of the cluster
     may look around in every database.
     """
-    known = host.get_fact(Databases, version=version)
+    known = yield from _seen(Databases, version)
     if known is None:
-        yield from _unseen()
         return
     declared = {role.name for role in settings.roles}
-    sql = list(closed_sql("postgres", known.get("postgres")))
+    sql = list(closed_sql("postgres", known.get("postgres"), declared))
     for database in settings.databases:
         now = known.get(database.name)
         sql += database_sql(database, now, declared)
@@ -245,9 +248,8 @@ def contents(version: int, settings: Postgres) -> Generator[StringCommand]:
 
     Rights that a declared role has beyond its level are taken away. One question for all databases.
     """
-    known = host.get_fact(Contents, version=version)
+    known = yield from _seen(Contents, version)
     if known is None:
-        yield from _unseen()
         return
     sql = []
     declared = {role.name for role in settings.roles}
@@ -264,11 +266,16 @@ def contents(version: int, settings: Postgres) -> Generator[StringCommand]:
     yield from _run(version, sql, f"the contents of {len(settings.databases)} databases as wanted")
 
 
-def _unseen() -> Generator[StringCommand]:
-    """A server that is down: the run starts it before, a dry run cannot look."""
-    if host.state.is_executing:
-        yield failure("the server does not run: see `journalctl -u 'postgresql@*'`")
-    host.noop("the server is down: what is in it is not seen before it runs")
+def _seen(
+    fact: type[FactBase[dict[str, State] | None]], version: int
+) -> Generator[StringCommand, None, dict[str, State] | None]:
+    """What `fact` says; None of a server that is down: the run starts it, a dry run cannot look."""
+    known: dict[str, State] | None = host.get_fact(fact, version=version)
+    if known is None:
+        if host.state.is_executing:
+            yield failure("the server does not run: see `journalctl -u 'postgresql@*'`")
+        host.noop("the server is down: what is in it is not seen before it runs")
+    return known
 
 
 def _report(what: str, names: Iterable[str]) -> None:

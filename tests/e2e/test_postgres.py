@@ -261,15 +261,78 @@ DRIFTS: dict[str, tuple[Callable[[Target], object], list[str]]] = {
     "no login": (by_sql("alter role reader nologin"), [ROLES]),
     "expiry": (by_sql("alter role reader valid until '2020-01-01'"), [ROLES]),
     "membership": (by_sql("grant api to reader"), [ROLES]),
+    "admin option": (by_sql("grant pg_monitor to analysts with admin option"), [ROLES]),
+    "member without rights": (
+        by_sql("grant pg_monitor to analysts with inherit false"), [ROLES],
+    ),
+    "membership by another": (
+        by_sql("grant api to reader with admin option; set role reader; grant api to writer;"),
+        [ROLES],
+    ),
+    "declared membership by another": (
+        by_sql(
+            "grant analysts to writer with admin option; revoke analysts from ann;"
+            "set role writer; grant analysts to ann;"
+        ),
+        [ROLES],
+    ),
     "role setting": (by_sql("alter role reader reset statement_timeout"), [ROLES]),
     "owner": (by_sql("alter database shop owner to postgres"), [DATABASES]),
     "limit": (by_sql("alter database api connection limit 1"), [DATABASES]),
     "connect": (by_sql("grant connect on database api to shop"), [DATABASES]),
+    "connect by another": (
+        by_sql(
+            "grant connect on database api to writer with grant option;"
+            "set role writer; grant connect on database api to shop;"
+        ),
+        [DATABASES],
+    ),
+    "maintenance database": (by_sql("grant connect on database postgres to reader"), [DATABASES]),
     "public": (by_sql("grant connect on database api to public"), [DATABASES]),
     "database setting": (by_sql("alter database api set statement_timeout to 0"), [DATABASES]),
     "undeclared setting": (by_sql("alter database api set work_mem to '1GB'"), [DATABASES]),
     "missing grant": (by_sql("revoke select on notes from reader", "api"), [CONTENTS]),
     "grant too many": (by_sql("grant insert on notes to reader", "api"), [CONTENTS]),
+    "grant option": (
+        by_sql("grant select on notes to writer with grant option", "api"), [CONTENTS],
+    ),
+    "grant by another": (
+        by_sql(
+            "grant select, insert on notes to writer with grant option; revoke select on notes from"
+            " reader; set role writer; grant select, insert on notes to reader, shop;",
+            "api",
+        ),
+        [CONTENTS],
+    ),
+    "schema by another": (
+        by_sql(
+            "grant usage on schema public to writer with grant option;"
+            "set role writer; grant usage on schema public to shop;",
+            "api",
+        ),
+        [CONTENTS],
+    ),
+    "undeclared schema": (
+        by_sql(
+            "set role api; create schema side; create table side.notes (text text);"
+            "grant usage on schema side to reader; grant select on side.notes to reader;"
+            "alter default privileges in schema side grant select on tables to reader;",
+            "api",
+        ),
+        [CONTENTS],
+    ),
+    "default grant in all schemas": (
+        by_sql("alter default privileges for role api grant insert on tables to reader", "api"),
+        [CONTENTS],
+    ),
+    "default grant option": (
+        by_sql(
+            "alter default privileges for role api in schema public "
+            "grant select on tables to reader with grant option",
+            "api",
+        ),
+        [CONTENTS],
+    ),
     "default grant": (
         by_sql(
             "alter default privileges for role api in schema public "
@@ -292,6 +355,7 @@ DRIFTS: dict[str, tuple[Callable[[Target], object], list[str]]] = {
         ["Configure the server", RELOAD],
     ),
     "alter system": (by_sql("alter system set work_mem to '64kB'"), [UNDO]),
+    "alter system in capitals": (by_sql("alter system set \"Work_Mem\" to '64kB'"), [UNDO]),
     "listen address": (
         by_shell(
             "runuser -u postgres -- psql -c \"alter system set listen_addresses to '*'\" && "
@@ -319,6 +383,128 @@ def test_drift(server: Target, drift: str) -> None:
     assert changed(server.deploy(POSTGRES, **DATA)) == []
 
 
+def test_what_somebody_else_handed_on_is_taken_back(server: Target) -> None:
+    """By a role that the data do not name: what it was given itself, it keeps."""
+    server.psql(
+        "create role dba; grant usage on schema public to dba;"
+        "grant select, insert on notes to dba with grant option;"
+        "set role dba; grant insert on notes to reader;",
+        "api",
+    )
+    assert server.plan(POSTGRES, **DATA) == [CONTENTS]
+    assert changed(server.deploy(POSTGRES, **DATA)) == [CONTENTS]
+    assert changed(server.deploy(POSTGRES, **DATA)) == []
+    may = "select has_table_privilege('{}', 'notes', 'insert')"
+    assert server.psql(may.format("reader"), "api") == "f"
+    assert server.psql(may.format("dba"), "api") == "t"
+    server.psql("drop owned by dba; drop role dba;", "api")
+
+
+ODD = (
+    "a=b",
+    "host=/tmp",
+    "postgres://x/y",
+    "it's",
+    'say "hi"',
+    "a b",
+    "back\\slash",
+    "$(id)",
+    "-c",
+)
+
+
+def test_databases_of_others_may_have_any_name(server: Target) -> None:
+    for name in ODD:
+        quoted = name.replace('"', '""')
+        server.psql(f'create database "{quoted}"')
+    server.psql("revoke select on notes from reader", "api")
+    assert server.plan(POSTGRES, **DATA) == [CONTENTS]
+    assert changed(server.deploy(POSTGRES, **DATA)) == [CONTENTS]
+    assert changed(server.deploy(POSTGRES, **DATA)) == []
+    for name in ODD:
+        quoted = name.replace('"', '""')
+        server.psql(f'drop database "{quoted}"')
+
+
+# What a superuser's session calls unawares, in a database that begins with another search_path
+# (CVE-2018-1058): each makes its owner a superuser.
+PLANTED = """
+create function public.seize() returns void language plpgsql as $$ begin
+    if (select rolsuper from pg_catalog.pg_roles where rolname operator(pg_catalog.=) current_user)
+    then execute 'alter role api superuser'; end if;
+end $$;
+create function public.pg_get_userbyid(oid) returns name language plpgsql as $$ begin
+    perform public.seize(); return pg_catalog.pg_get_userbyid($1); end $$;
+create function public.current_database() returns name language plpgsql as $$ begin
+    perform public.seize(); return pg_catalog.current_database(); end $$;
+create function public.pg_total_relation_size(regclass) returns bigint language plpgsql as $$ begin
+    perform public.seize(); return 0; end $$;
+create function public.set_config(text, text, boolean) returns text language plpgsql as $$ begin
+    perform public.seize(); return ''; end $$;
+create function public.same(name, name) returns boolean language plpgsql as $$ begin
+    perform public.seize(); return $1 operator(pg_catalog.=) $2; end $$;
+create operator public.= (leftarg = name, rightarg = name, function = public.same);
+create function public.same(oid, oid) returns boolean language plpgsql as $$ begin
+    perform public.seize(); return $1 operator(pg_catalog.=) $2; end $$;
+create operator public.= (leftarg = oid, rightarg = oid, function = public.same);
+"""
+
+
+def test_an_owner_does_not_become_a_superuser(server: Target) -> None:
+    """Neither in its own database nor in one that the data do not name."""
+    server.psql("create database planted owner api")
+    for name in ("api", "planted"):
+        server.psql(f"set role api; {PLANTED}", name)
+        server.psql(f"set role api; alter database {name} set search_path = public, pg_catalog;")
+        server.psql(f"alter database {name} set role = 'api'")
+    superuser = "select rolsuper from pg_roles where rolname = 'api'"
+    # The trap works: whoever comes in as we do not is caught.
+    server.psql("set role postgres; select current_database();", "planted")
+    assert server.psql(superuser) == "t"
+    server.psql("alter role api nosuperuser")
+    server.psql("revoke select on notes from reader", "api")
+    assert server.psql(superuser) == "f"
+    expected = [DATABASES, CONTENTS]
+    assert server.plan(POSTGRES, **DATA) == expected
+    assert server.psql(superuser) == "f"
+    server.deploy("tasks/postgres_status.py", **DATA)
+    assert server.psql(superuser) == "f"
+    # An owner's wishes for the sessions of others do not outlast the run; while they last:
+    server.psql("alter role reader password 'x'")
+    assert changed(server.deploy(POSTGRES, **DATA)) == [
+        "Give the roles their passwords", *expected,
+    ]  # fmt: skip
+    assert server.psql(superuser) == "f"
+    server.psql("set role api; alter database api set search_path = public, pg_catalog;")
+    data = json.loads(json.dumps(DATA))
+    data["postgres_databases"][0] |= {"owner": "shop_owner", "settings": {}}
+    data["postgres_databases"][0]["access"] = {"api": "write"}
+    server.deploy(POSTGRES, **data)
+    server.deploy(POSTGRES, **DATA)
+    assert changed(server.deploy(POSTGRES, **DATA)) == []
+    assert server.psql(superuser) == "f"
+    server.psql("drop database planted")
+    server.psql(
+        "drop operator public.= (name, name); drop operator public.= (oid, oid);"
+        "drop function seize, public.pg_get_userbyid, public.current_database,"
+        " public.pg_total_relation_size, public.set_config, public.same(name, name),"
+        " public.same(oid, oid);",
+        "api",
+    )
+
+
+def test_an_account_of_the_host_is_not_the_role_of_its_name(server: Target) -> None:
+    server.run("useradd --system reader")
+    come = "runuser -u reader -- psql -XAtqc 'select current_user' -d api"
+    answer = server.call(come)
+    assert answer.returncode != 0
+    assert "no pg_hba.conf entry" in answer.stderr
+    # With its password it comes in, on the host too; a command line ends up in the journal.
+    known = f"read -r PGPASSWORD; export PGPASSWORD; {come} -h localhost"
+    assert server.run(known, stdin=f"{password(server, 'reader')}\n") == "reader"
+    server.run("userdel reader")
+
+
 def test_what_is_not_in_the_data_is_reported_and_left_alone(server: Target) -> None:
     server.psql("create role stranger login; create database strange owner stranger;")
     server.psql("create extension hstore;", "api")
@@ -332,6 +518,12 @@ def test_what_is_not_in_the_data_is_reported_and_left_alone(server: Target) -> N
 
 def test_a_dropped_database_leaves_a_dump(server: Target) -> None:
     drop = "tasks/postgres_drop.py"
+    server.psql("drop database strange")
+    server.psql(
+        "create database strange owner stranger template template0 locale 'C.UTF-8'"
+        " locale_provider icu icu_locale 'de-DE';"
+    )
+    server.psql("alter database strange set work_mem to '8MB'; create role \"stranger~\";")
     server.psql("create table kept (text text); insert into kept values ('still here');", "strange")
     assert "name one database with" in server.refuse(drop, **DATA)
     assert "postgres_confirm: '' is not 'strange'" in server.refuse(
@@ -346,11 +538,26 @@ def test_a_dropped_database_leaves_a_dump(server: Target) -> None:
     assert server.psql("select count(*) from pg_database where datname = 'strange'") == "0"
     dump = "/var/lib/terrafirma/dropped/strange.dump"
     assert server.run(f"stat -c %a:%U {dump}") == "600:root"
-    assert "still here" in server.run(f"pg_restore --file - < {dump}")
+    # Back again, as it was; what its connections are worth, the next run says that names it.
+    server.run(f"runuser -u postgres -- pg_restore --create --dbname postgres < {dump}")
+    assert server.psql("select text from kept", "strange") == "still here"
+    assert server.psql("show work_mem", "strange") == "8MB"
+    assert server.psql(
+        "select datlocale, pg_get_userbyid(datdba) from pg_database where datname = 'strange'"
+    ) == "de-DE|stranger"  # fmt: skip
+    server.deploy(drop, **DATA, **strange)
+    assert server.run("ls /var/lib/terrafirma/dropped") == "strange.2.dump\nstrange.dump"
     assert changed(server.deploy(drop, **DATA, **strange)) == []
     stranger = {"postgres_drop_role": "stranger", "postgres_confirm": "stranger"}
+    left = "/etc/terrafirma/secrets/postgres/stranger~"
+    server.run(f"touch '{left}'")
     server.deploy(drop, **DATA, **stranger)
-    assert server.psql("select count(*) from pg_roles where rolname = 'stranger'") == "0"
+    assert server.psql("select count(*) from pg_roles where rolname like 'stranger%'") == "0"
+    assert server.call(f"test -e '{left}'").returncode != 0
+    # The role went, and the connection with it.
+    server.run(f"touch '{left}'")
+    assert changed(server.deploy(drop, **DATA, **stranger)) == ["Drop the role stranger"]
+    assert changed(server.deploy(drop, **DATA, **stranger)) == []
     server.psql("drop extension hstore", "api")
 
 
@@ -365,6 +572,24 @@ def test_another_owner_has_all_that_the_old_one_had(server: Target) -> None:
     data["postgres_roles"].append({"name": "api_owner", "login": False})
     data["postgres_databases"][0] |= {"owner": "api_owner"}
     data["postgres_databases"][0]["access"]["api"] = "write"
+    # Somebody looks at a table for a long time: the application does not have to wait behind us.
+    holder = subprocess.Popen(
+        ["docker", "exec", server.name, "runuser", "-u", "postgres", "--", "psql", "-Xqd", "api",
+         "-c", "begin", "-c", "lock table notes in access share mode", "-c", "select pg_sleep(60)"],
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    locks = "select count(*) from pg_locks where relation = 'notes'::regclass"
+    eventually(lambda: server.psql(locks, "api") == "1", 10)
+    result = server.pyinfra.call("-y", *options(data), *server.arguments(), POSTGRES)
+    assert result.returncode != 0
+    assert "postgres_databases: api keeps its owner for now: a transaction holds" in result.stderr
+    owner = "select pg_get_userbyid(datdba) from pg_database where datname = 'api'"
+    assert server.psql(owner) == "api"
+    server.psql(
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where query ~ 'pg_sleep' and pid <> pg_backend_pid()"
+    )
+    holder.wait(10)
     server.deploy(POSTGRES, **data)
     left = (
         "select count(*) from pg_class where pg_get_userbyid(relowner) = '{0}' and relkind <> 'i'"
@@ -397,6 +622,84 @@ def test_a_new_network_is_in_the_plan(server: Target) -> None:
     assert sessions(server, "far", case) == ["1"]
     server.run("docker network rm far later")
     assert changed(server.deploy(POSTGRES, **DATA)) == [ACCESS, RELOAD]
+
+
+def test_a_file_that_is_being_checked_is_not_live(server: Target) -> None:
+    """Killed in the middle of it, by the kernel perhaps, it leaves the old one."""
+    hba = "/etc/postgresql/17/main/pg_hba.conf"
+    before = server.run(f"sha256sum {hba}")
+    server.run("docker network create --subnet 10.78.0.0/24 killed")
+    cut = subprocess.Popen(
+        ["docker", "exec", server.name, "bash", "-c",
+         "until pgrep -f 'initd[b] -D /tmp' > /dev/null; do :; done;"
+         " pkill -9 -f 'pg_hba_file[_]rules|initd[b] -D /tmp'"]
+    )  # fmt: skip
+    result = server.pyinfra.call("-y", *options(DATA), *server.arguments(), POSTGRES)
+    assert cut.wait(30) == 0
+    assert result.returncode != 0
+    assert server.run(f"sha256sum {hba}") == before
+    assert changed(server.deploy(POSTGRES, **DATA)) == [ACCESS, RELOAD]
+    assert "10.78.0.0/24" in server.run(f"cat {hba}")
+    server.run("docker network rm killed")
+    assert changed(server.deploy(POSTGRES, **DATA)) == [ACCESS, RELOAD]
+
+
+def restarts(operations: list[str]) -> bool:
+    """Whether PostgreSQL is among them; in deploy.py their names begin with the task's."""
+    return any(one.endswith(RESTART) for one in operations)
+
+
+@pytest.fixture
+def elsewhere(server: Target) -> Iterator[Target]:
+    server.run("install -d -o postgres /run/elsewhere")
+    yield server
+    assert restarts(changed(server.deploy(**DATA)))
+    assert server.psql("show port") == "5432"
+    assert changed(server.deploy(**DATA)) == []
+
+
+def test_another_port_is_followed(elsewhere: Target, outsider: Container) -> None:
+    """The run asks the server where it is, and moves it; the applications follow."""
+    server = elsewhere
+    data = DATA | {"postgres_port": 6543}
+    assert restarts(server.plan("deploy.py", **data))
+    assert restarts(changed(server.deploy(**data)))
+    assert ":6543/api" in server.run("cat /etc/terrafirma/secrets/app/api/database_url")
+    eventually(lambda: {status for status, _ in get(outsider, server, 8)} == {200}, 60)
+    assert server.plan("deploy.py", **data) == []
+    assert changed(server.deploy(**data)) == []
+
+
+def test_another_socket_is_followed(elsewhere: Target) -> None:
+    server = elsewhere
+    data = DATA | {
+        "postgres_port": 6544,
+        "postgres_settings": {"unix_socket_directories": "/run/elsewhere, /tmp"},
+    }
+    expected = ["Configure the server", RELOAD, RESTART]
+    assert server.plan(POSTGRES, **data) == expected
+    assert changed(server.deploy(POSTGRES, **data)) == expected
+    assert server.run("runuser -u postgres -- psql -h /run/elsewhere -p 6544 -Atc 'select 1'")
+    assert server.plan(POSTGRES, **data) == []
+    assert changed(server.deploy(POSTGRES, **data)) == []
+
+
+def test_a_port_that_waits_for_its_restart(elsewhere: Target) -> None:
+    """A run died after the file, another one after the reload."""
+    server = elsewhere
+    conf = "/etc/postgresql/17/main/conf.d/terrafirma.conf"
+    for port, command, expected in (
+        (6545, ":", [RELOAD, RESTART]),
+        (6546, "systemctl reload postgresql@17-main && sleep 1 && mkdir -p /run/terrafirma"
+         " && touch /run/terrafirma/postgresql@17-main.service.reloaded", [RESTART]),
+    ):  # fmt: skip
+        data = DATA | {"postgres_port": port}
+        server.run(f"sed -i 's/^port = .*/port = {port}/' {conf} && {command}")
+        # What else there is to do is seen, too: it is this server that is asked.
+        assert server.plan(POSTGRES, **data) == expected
+        assert changed(server.deploy(POSTGRES, **data)) == expected
+        assert server.run(f"runuser -u postgres -- psql -p {port} -Atc 'show port'") == str(port)
+        assert changed(server.deploy(POSTGRES, **data)) == []
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,14 @@ from terrafirma.facts.machine import (
 from terrafirma.facts.packages import AptLockHolder, MissingPackages
 from terrafirma.facts.pgbouncer import ForeignPooler, UserList
 from terrafirma.facts.postgres import (
+    CONNECT,
+    PSQL_OPTIONS,
     Contents,
     Databases,
     Roles,
     Server,
     WrongPasswords,
+    at_server,
 )
 from terrafirma.facts.postgres_status import PostgresStatus
 from terrafirma.facts.postgres_upgrade import UpgradeProgress, UpgradeState
@@ -164,6 +168,44 @@ def program(tmp_path: Path) -> Program:
     return write
 
 
+class Cluster:
+    """What the host says of a cluster 17/main: its configuration, and its server's pid file."""
+
+    def __init__(self, program: Program, directory: Path) -> None:
+        self.program = program
+        self.data = directory / "it's data"
+        self.data.mkdir()
+
+    def runs(self, pid: int | None = None, socket: str = "/run/postgresql") -> Path:
+        """A server with this data directory; the tests themselves are one somewhere else."""
+        pid = self.server.pid if pid is None else pid
+        lines = (pid, self.data, 1795526851, 6543, socket, "localhost", "  1818658  4", "ready")
+        (self.data / "postmaster.pid").write_text("".join(f"{line}\n" for line in lines))
+        return self.is_down()
+
+    def is_down(self) -> Path:
+        return self.program(
+            "pg_conftool", f'test "$*" = "-s 17 main show data_directory" && echo "{self.data}"'
+        )
+
+    def is_not_there(self) -> Path:
+        return self.program(
+            "pg_conftool", "echo 'Error: cluster 17 main does not exist' >&2; exit 1"
+        )
+
+    @cached_property
+    def server(self) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(["sleep", "60"], cwd=self.data)
+
+
+@pytest.fixture
+def cluster(program: Program, tmp_path: Path) -> Iterator[Cluster]:
+    one = Cluster(program, tmp_path)
+    yield one
+    one.server.kill()
+    one.server.wait()
+
+
 @pytest.fixture
 def no_canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing of what HOSTILE would have the shell do is done."""
@@ -202,7 +244,7 @@ def test_the_shell_of_debian_can_parse_it(
 def test_what_it_is_given_is_never_run(
     fact: type[FactBase[Any]], arguments: dict[str, Any], program: Program, no_canary: None
 ) -> None:
-    for name in ("docker", "systemctl", "borgmatic", "pg_lsclusters", "sudo"):
+    for name in ("docker", "systemctl", "borgmatic", "pg_lsclusters", "pg_conftool", "sudo"):
         path = program(name, "echo")
     subprocess.run(
         ["sh", "-c", text(fact, **arguments)],
@@ -1466,25 +1508,29 @@ ROLES = """\
 "expires" : false, "connection_limit" : -1, "member_of" : [], "settings" : []}, \
 "reader" : {"login" : true, "superuser" : false, "create_database" : false, \
 "create_role" : false, "replication" : false, "bypass_rls" : false, "inherit" : true, \
-"expires" : false, "connection_limit" : 20, "member_of" : ["owner","pg_monitor"], \
+"expires" : false, "connection_limit" : 20, \
+"member_of" : [["owner", "", true], ["pg_monitor", "dba", false]], \
 "settings" : ["jit=off","search_path=\\"$user\\", public"]} }
 """.splitlines()
 DATABASES = """\
 { "shop" : {"owner" : "owner", "encoding" : "UTF8", "locale" : "de-DE", \
 "connection_limit" : 30, "connectable" : true, "acl" : [["owner", "CREATE"], \
 ["owner", "TEMPORARY"], ["owner", "CONNECT"], ["reader", "CONNECT"]], \
+"handed" : [["dba", "reader", "CONNECT"]], \
 "settings" : ["statement_timeout=5000"], "role_settings" : {"mig" : ["role=owner"]}}, \
 "postgres" : {"owner" : "postgres", "encoding" : "UTF8", "locale" : "C.UTF-8", \
 "connection_limit" : -1, "connectable" : true, "acl" : [["public", "TEMPORARY"], \
-["public", "CONNECT"]], "settings" : [], "role_settings" : {}} }
+["public", "CONNECT"]], "handed" : [], "settings" : [], "role_settings" : {}} }
 """.splitlines()
 CONTENTS = """\
-{"database" : "postgres", "extensions" : ["plpgsql"], "schemas" : {}}
+{"database" : "postgres", "extensions" : ["plpgsql"], "schemas" : {}, "default_acl" : []}
 {"database" : "shop", "extensions" : ["hstore","plpgsql"], "schemas" : { "public" : \
-{"owner" : "pg_database_owner", "acl" : [["public", "USAGE"], ["reader", "USAGE"]], \
+{"owner" : "pg_database_owner", "of_extension" : false, \
+"acl" : [["public", "USAGE"], ["reader", "USAGE"]], "handed" : [["r", "dba", "", "SELECT"]], \
 "tables" : 2, "sequences" : 1, "table_acl" : [["reader", "SELECT", 2]], \
-"sequence_acl" : [["reader", "SELECT", 1]], "default_acl" : [["owner", "r", "reader", "SELECT"], \
-["owner", "S", "reader", "SELECT"]], "strangers" : [["dba", "r", 1]]} }}
+"sequence_acl" : [["reader", "SELECT", 1]], \
+"default_acl" : [["owner", "r", "reader", "SELECT", false]], \
+"strangers" : [["dba", "r", 1]]} }, "default_acl" : [["owner", "r", "reader", "SELECT"]]}
 """.splitlines()
 
 
@@ -1503,7 +1549,7 @@ def test_roles_of_a_cluster() -> None:
         "inherit": True,
         "expires": False,
         "connection_limit": 20,
-        "member_of": ["owner", "pg_monitor"],
+        "member_of": [["owner", "", True], ["pg_monitor", "dba", False]],
         "settings": ["jit=off", 'search_path="$user", public'],
     }
 
@@ -1524,26 +1570,34 @@ def test_databases_of_a_cluster() -> None:
             ["owner", "CONNECT"],
             ["reader", "CONNECT"],
         ],
+        "handed": [["dba", "reader", "CONNECT"]],
         "settings": ["statement_timeout=5000"],
         "role_settings": {"mig": ["role=owner"]},
     }
 
 
 def test_contents_of_the_databases_of_a_cluster() -> None:
-    contents = Contents().process(CONTENTS)
+    contents: Any = Contents().process(CONTENTS)
     assert contents
     assert contents == Contents().process([CONTENTS[0], "", CONTENTS[1]])
     assert list(contents) == ["postgres", "shop"]
-    assert contents["postgres"] == {"extensions": ["plpgsql"], "schemas": {}}
+    assert contents["postgres"] == {
+        "extensions": ["plpgsql"],
+        "schemas": {},
+        "default_acl": [],
+    }
+    assert contents["shop"]["default_acl"] == [["owner", "r", "reader", "SELECT"]]
     assert contents["shop"]["extensions"] == ["hstore", "plpgsql"]
     assert contents["shop"]["schemas"]["public"] == {
         "owner": "pg_database_owner",
+        "of_extension": False,
         "acl": [["public", "USAGE"], ["reader", "USAGE"]],
+        "handed": [["r", "dba", "", "SELECT"]],
         "tables": 2,
         "sequences": 1,
         "table_acl": [["reader", "SELECT", 2]],
         "sequence_acl": [["reader", "SELECT", 1]],
-        "default_acl": [["owner", "r", "reader", "SELECT"], ["owner", "S", "reader", "SELECT"]],
+        "default_acl": [["owner", "r", "reader", "SELECT", False]],
         "strangers": [["dba", "r", 1]],
     }
 
@@ -1561,72 +1615,105 @@ def test_what_a_server_says_of_its_settings() -> None:
     }
 
 
-CLUSTER = "17  main    5432 {} postgres /var/lib/postgresql/17/main"
-
-
 @pytest.mark.parametrize("fact", [Contents, Databases, Roles, Server])
 def test_a_cluster_that_is_not_there_holds_nothing(
-    fact: type[FactBase[Any]], program: Program
+    fact: type[FactBase[Any]], program: Program, cluster: Cluster
 ) -> None:
     program("runuser", "echo 'psql: error: connection to server failed' >&2; exit 2")
-    path = program("pg_lsclusters", "echo 'Error: cluster 17 main does not exist' >&2; exit 1")
-    assert ask(fact, path, version=17) == fact().default()
+    assert ask(fact, cluster.is_not_there(), version=17) == fact().default()
 
 
+@pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize(
     ("fact", "answer"),
     [(Contents, None), (Databases, None), (Roles, None), (Server, Server.default())],
 )
 def test_a_cluster_that_is_down_does_not_show_what_it_holds(
-    fact: type[FactBase[Any]], answer: Any, program: Program
+    fact: type[FactBase[Any]], answer: Any, program: Program, cluster: Cluster, left: bool
 ) -> None:
     """Taken for empty, all that is in it would be made a second time."""
     program("runuser", "echo 'psql: error: connection to server failed' >&2; exit 2")
-    path = program("pg_lsclusters", f"echo '{CLUSTER.format('down')}'")
+    # After a crash its pid file is still there, and another process may have that number.
+    path = cluster.runs(pid=os.getpid()) if left else cluster.is_down()
     assert ask(fact, path, version=17) == answer
 
 
 @pytest.mark.parametrize("fact", [Databases, Roles, Server])
-def test_the_query_reaches_psql_unharmed(fact: type[FactBase[Any]], program: Program) -> None:
+def test_the_query_reaches_psql_unharmed(
+    fact: type[FactBase[Any]], program: Program, cluster: Cluster
+) -> None:
     """It is quoted for a shell, and comes to psql over standard input."""
-    program("pg_lsclusters", f"echo '{CLUSTER.format('online')}'")
+    cluster.runs()
     path = program("runuser", 'cat > "$0.input"; echo "$*" > "$0.arguments"; echo \'{"a": 1}\'')
     assert shell(text(fact, version=17), path) == ['{"a": 1}']
     query = (path / "runuser.input").read_text()
-    assert query.startswith("select json_")
+    assert query.removeprefix("do 'begin perform from pg_file_settings; end'; ").startswith(
+        "select json_"
+    )
     assert query.count("(") == query.count(")")
     assert query.count("'") % 2 == 0
     assert "\\" not in query
-    assert "--cluster 17/main" in (path / "runuser.arguments").read_text()
+    assert "/usr/lib/postgresql/17/bin/psql" in (path / "runuser.arguments").read_text()
+
+
+def at_this_server(program: Program, cluster: Cluster) -> str:
+    """A command line for a psql that says where it was sent, and how."""
+    program("runuser", 'test "$1 $2 $3" = "-u postgres --" && shift 3 && exec "$@"')
+    program("psql", 'echo "$PGHOST $PGPORT $PGOPTIONS"; echo "$*"; cat')
+    return at_server(17, "psql -d 'a b' postgres", "-c jit=off").replace(
+        "/usr/lib/postgresql/17/bin/", ""
+    )
+
+
+def test_a_server_is_asked_where_it_listens(program: Program, cluster: Cluster) -> None:
+    """Not where its configuration says that it is going to."""
+    command = at_this_server(program, cluster)
+    path = cluster.runs(socket="/run/else where")
+    where, arguments, said = shell(f"echo hello | {command}", path)
+    assert where == f"/run/else where 6543 {PSQL_OPTIONS} -c jit=off"
+    assert arguments == "-d a b postgres"
+    assert said == "hello"
+
+
+@pytest.mark.parametrize("what", ["down", "crashed", "without a socket", "not there"])
+def test_no_other_server_is_asked_instead(program: Program, cluster: Cluster, what: str) -> None:
+    command = at_this_server(program, cluster)
+    path = {
+        "down": cluster.is_down,
+        "crashed": lambda: cluster.runs(pid=os.getpid()),
+        "without a socket": lambda: cluster.runs(socket=""),
+        "not there": cluster.is_not_there,
+    }[what]()
+    with pytest.raises(AssertionError, match="exit 2: 17/main does not run, or has no socket"):
+        shell(f"echo hello | {command}", path)
 
 
 # Both run side by side; the first is told apart by its question.
 TWO_PSQLS = """\
-case $* in *--cluster*17/main*postgres) ;; *) exit 9 ;; esac
+case $* in */17/bin/psql*postgres) ;; *) exit 9 ;; esac
 cat > "$0.$$"
 case $(cat "$0.$$") in
 select*) mv "$0.$$" "$0.first"
-printf '%s\\n' postgres 'a b' 'say ""hi""' 'tab\\t%s$(touch canary)' '  blanks ' ;;
-*) mv "$0.$$" "$0.second"; echo '{"database": "a b", "extensions": [], "schemas": {}}' ;;
+printf '%s\\n' '\\connect "a b"' '\\connect "tab\\t%s$(touch canary)"' '  blanks ' ;;
+*) mv "$0.$$" "$0.second"
+echo '{"database": "a b", "extensions": [], "schemas": {}, "default_acl": []}' ;;
 esac"""
 
 
-def test_all_databases_are_asked_with_one_command(program: Program, no_canary: None) -> None:
+def test_all_databases_are_asked_with_one_command(
+    program: Program, cluster: Cluster, no_canary: None
+) -> None:
     """The names come from the cluster itself: whoever may create a database chose them."""
-    program("pg_lsclusters", f"echo '{CLUSTER.format('online')}'")
+    cluster.runs()
     path = program("runuser", TWO_PSQLS)
     answer = ask(Contents, path, version=17)
     assert list(answer) == ["a b"]
-    names = (path / "runuser.first").read_text()
-    assert names.startswith("select ")
-    assert "datallowconn" in names
+    assert (path / "runuser.first").read_text() == " ".join(CONNECT.split())
     sent = (path / "runuser.second").read_text().splitlines()
     assert sent[::2] == [
-        '\\connect "postgres"',
         '\\connect "a b"',
-        '\\connect "say ""hi"""',
         '\\connect "tab\\t%s$(touch canary)"',
-        '\\connect "  blanks "',
+        "  blanks ",
     ]
     (query,) = set(sent[1::2])
     assert query.startswith("with spaces as (")
@@ -1635,9 +1722,11 @@ def test_all_databases_are_asked_with_one_command(program: Program, no_canary: N
     assert query.count("'") % 2 == query.count('"') % 2 == 0
 
 
-def test_databases_whose_names_are_not_known_are_no_answer(program: Program) -> None:
+def test_databases_whose_names_are_not_known_are_no_answer(
+    program: Program, cluster: Cluster
+) -> None:
     """Else a cluster that refuses one more connection would be taken for an empty one."""
-    program("pg_lsclusters", f"echo '{CLUSTER.format('online')}'")
+    cluster.runs()
     failing = "select*) echo 'psql: error: too many clients already' >&2; exit 2"
     path = program("runuser", TWO_PSQLS.replace("select*) ", f"{failing} ;;\nnever) "))
     with pytest.raises(AssertionError, match="too many clients"):
@@ -1660,33 +1749,41 @@ def test_the_command_that_asks_for_passwords_is_the_same_for_any_role() -> None:
     assert "s3cret" not in text(WrongPasswords, version=17)
 
 
-def test_passwords_are_all_wrong_where_there_is_no_cluster(program: Program) -> None:
-    path = program("pg_lsclusters", "exit 1")
+def test_passwords_are_all_wrong_where_there_is_no_cluster(
+    program: Program, cluster: Cluster
+) -> None:
+    path = cluster.is_not_there()
     program("passwords", "exit 9")
     assert wrong_passwords(PROGRAM_ASKED, path / "passwords", path) == ["api", "worker"]
 
 
-def test_passwords_are_all_wrong_before_the_program_is_there(program: Program) -> None:
-    path = program("pg_lsclusters", f"echo '{CLUSTER.format('online')}'")
+def test_passwords_are_all_wrong_before_the_program_is_there(
+    program: Program, cluster: Cluster
+) -> None:
+    path = cluster.runs()
     assert wrong_passwords(PROGRAM_ASKED, path / "no", path) == ["api", "worker"]
 
 
-def test_a_server_that_is_down_does_not_say_which_passwords_are_wrong(program: Program) -> None:
-    path = program("pg_lsclusters", f"echo '{CLUSTER.format('down')}'")
+def test_a_server_that_is_down_does_not_say_which_passwords_are_wrong(
+    program: Program, cluster: Cluster
+) -> None:
+    path = cluster.is_down()
     program("passwords", "exit 9")
     assert wrong_passwords(PROGRAM_ASKED, path / "passwords", path) == []
 
 
-def test_the_program_on_the_host_is_asked_for_wrong_passwords(program: Program) -> None:
-    path = program("pg_lsclusters", f"echo '{CLUSTER.format('online')}'")
+def test_the_program_on_the_host_is_asked_for_wrong_passwords(
+    program: Program, cluster: Cluster
+) -> None:
+    path = cluster.runs()
     program("passwords", 'echo "$*" > "$0.arguments"; cat > "$0.input"; echo worker')
     assert wrong_passwords(PROGRAM_ASKED, path / "passwords", path) == ["worker"]
     assert (path / "passwords.arguments").read_text() == "check 17\n"
     assert (path / "passwords.input").read_text() == PROGRAM_ASKED
 
 
-def test_no_role_has_no_wrong_password(program: Program) -> None:
-    path = program("pg_lsclusters", "exit 1")
+def test_no_role_has_no_wrong_password(program: Program, cluster: Cluster) -> None:
+    path = cluster.is_not_there()
     assert wrong_passwords("", path / "no", path) == []
 
 
@@ -1700,13 +1797,13 @@ def needs(program: Program, tmp_path: Path) -> Callable[[], Any]:
     program("pg_lsclusters", 'printf "15  main    5432 online postgres %s log\\n" "$DATA"')
     program(
         "runuser",
-        """case "$*" in *search_path=pg_catalog*psql\\ --cluster\\ 15/main*) ;; *) exit 9 ;; esac
-        while IFS= read -r line; do case $line in
-        *datname*) printf '%s\\n' 'my ""shop' postgres ;;
-        '\\connect "my ""shop"') name=shop ;;
-        '\\connect "postgres"') name= ;;
+        r"""case "$*" in *search_path=pg_catalog*15/main*psql*) ;; *) exit 9 ;; esac
+        while IFS= read -r line || test -n "$line"; do case $line in
+        *datname*) printf '%s\n' '\connect "dbname=my shop"' '\connect "dbname=postgres"' ;;
+        '\connect "dbname=my shop"') name=shop ;;
+        '\connect "dbname=postgres"') name= ;;
         *shared_preload_libraries*)
-            printf '/usr/lib/postgresql/15/lib/%s.so\\n' pg_cron auto_explain ;;
+            printf '/usr/lib/postgresql/15/lib/%s.so\n' pg_cron auto_explain ;;
         *extname*) for name in plpgsql ${name:+vector}; do
             echo "/usr/share/postgresql/15/extension/$name.control"; done ;;
         *) exit 9 ;;
@@ -1787,13 +1884,13 @@ VERIFIERS = (
 
 
 @pytest.fixture
-def users(program: Program, tmp_path: Path) -> Callable[..., Any]:
+def users(program: Program, cluster: Cluster, tmp_path: Path) -> Callable[..., Any]:
     """What the fact says of a user list, and that it says nothing of what is in it."""
 
     def read(
         content: str | None, known: str = VERIFIERS, *, mode: str = "640:root:postgres"
     ) -> Any:
-        program("pg_lsclusters", "echo '17  main  5432 online postgres /var/lib/postgresql'")
+        cluster.runs()
         program("stat", f"echo {mode}")
         (tmp_path / "known").write_text(known)
         path = program("runuser", f'cat > "$0.input"; cat "{tmp_path}/known"')
@@ -1859,13 +1956,17 @@ def test_a_second_login_does_not_stand_in_for_another_role(users: Callable[..., 
     assert users("", known=f"{api}\n{api.replace('api', 'api~')}") == "no verifiers"
 
 
-def test_there_are_no_verifiers_where_no_cluster_runs(program: Program) -> None:
-    path = program("pg_lsclusters", "echo 'Error: cluster 17 main does not exist' >&2; exit 1")
+def test_there_are_no_verifiers_where_no_cluster_runs(cluster: Cluster) -> None:
+    path = cluster.is_not_there()
+    assert ask(UserList, path, version=17, roles=["api"]) == "no verifiers"
+    path = cluster.is_down()
     assert ask(UserList, path, version=17, roles=["api"]) == "no verifiers"
 
 
-def test_a_cluster_that_does_not_answer_has_no_user_list(program: Program) -> None:
-    program("pg_lsclusters", "echo '17  main  5432 online postgres /var/lib/postgresql'")
+def test_a_cluster_that_does_not_answer_has_no_user_list(
+    program: Program, cluster: Cluster
+) -> None:
+    cluster.runs()
     path = program("runuser", "echo 'psql: error: out of memory' >&2; exit 2")
     with pytest.raises(AssertionError, match="out of memory"):
         shell(text(UserList, version=17, roles=["api"]), path)

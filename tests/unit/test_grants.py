@@ -48,6 +48,7 @@ SHOP_NOW = DatabaseState(
     connection_limit=30,
     connectable=True,
     acl=[*OWNED, ("reader", "CONNECT"), ("writer", "TEMPORARY"), ("writer", "CONNECT")],
+    handed=[],
     settings=["jit=on", 'search_path="$user", public', "statement_timeout=5000"],
     role_settings={"mig": ["role=owner"]},
 )
@@ -59,6 +60,7 @@ def schema(owner: str, tables: int, sequences: int, *acl: tuple[str, str]) -> Sc
     """A schema with as many tables and sequences, all of them as `access` has it."""
     return SchemaState(
         owner=owner,
+        of_extension=False,
         acl=[*acl, ("reader", "USAGE"), ("writer", "USAGE")],
         tables=tables,
         sequences=sequences,
@@ -66,11 +68,12 @@ def schema(owner: str, tables: int, sequences: int, *acl: tuple[str, str]) -> Sc
         + [("reader", "SELECT", tables)] * bool(tables),
         sequence_acl=[("writer", right, sequences) for right in ("UPDATE", "SELECT", "USAGE")]
         + [("reader", "SELECT", sequences)],
+        handed=[],
         default_acl=[
-            ("owner", "r", "reader", "SELECT"),
-            *(("owner", "r", "writer", right) for right in WRITES),
-            ("owner", "S", "reader", "SELECT"),
-            *(("owner", "S", "writer", right) for right in ("SELECT", "UPDATE", "USAGE")),
+            ("owner", "r", "reader", "SELECT", False),
+            *(("owner", "r", "writer", right, False) for right in WRITES),
+            ("owner", "S", "reader", "SELECT", False),
+            *(("owner", "S", "writer", right, False) for right in ("SELECT", "UPDATE", "USAGE")),
         ],
         strangers=[],
     )
@@ -82,6 +85,7 @@ CONTENT_NOW = ContentState(
         "public": schema("pg_database_owner", 3, 1, ("public", "USAGE")),
         "jobs": schema("owner", 1, 1),
     },
+    default_acl=[],
 )
 
 
@@ -101,12 +105,25 @@ def content(*, of: str = "public", **but: Any) -> list[str]:
     return list(content_sql(SHOP, now, DECLARED))
 
 
+Member = tuple[str, str, bool]
+
+
+def plain(*groups: str) -> list[Member]:
+    """Memberships as we grant them."""
+    return [(group, "", True) for group in groups]
+
+
+def member_of(*known: Member) -> RoleState:
+    return RoleState({**ROLE_NOW, "member_of": [*known]})
+
+
 def test_nothing_is_said_to_a_cluster_that_is_as_declared() -> None:
     assert role() == []
-    assert list(membership_sql("reader", ["a", "b"], {**ROLE_NOW, "member_of": ["b", "a"]})) == []
+    assert list(membership_sql("reader", ["a", "b"], member_of(*plain("b", "a")))) == []
     assert database() == []
     assert content() == []
-    assert list(closed_sql("postgres", DatabaseState(**{**SHOP_NOW, "acl": OWNED}))) == []
+    closed = DatabaseState(**{**SHOP_NOW, "acl": OWNED})
+    assert list(closed_sql("postgres", closed, DECLARED - {"owner"})) == []
 
 
 # --- roles ----------------------------------------------------------------------------------------
@@ -169,12 +186,12 @@ def test_a_role_that_no_longer_logs_in() -> None:
         ),
         (
             [*ROLE_NOW["settings"], "statement_timeout=5s"],
-            ["reset statement_timeout"],
+            ['reset "statement_timeout"'],
         ),
         # A value with an equals sign.
         (
             [*ROLE_NOW["settings"], "log_line_prefix=a=b"],
-            ["reset log_line_prefix"],
+            ['reset "log_line_prefix"'],
         ),
     ],
 )
@@ -192,7 +209,10 @@ def test_settings_of_a_role(settings: list[str], said: list[str]) -> None:
         (["DateStyle=ISO, DMY"], ["set timezone to 'UTC'"]),
         # Its value is text: only names of a list are taken apart.
         (["TimeZone=UTC", "DateStyle=ISO,DMY"], ["set datestyle to 'ISO, DMY'"]),
-        (["TimeZone=UTC", "DateStyle=ISO, DMY", "IntervalStyle=iso_8601"], ["reset intervalstyle"]),
+        (
+            ["TimeZone=UTC", "DateStyle=ISO, DMY", "IntervalStyle=iso_8601"],
+            ['reset "IntervalStyle"'],
+        ),
     ],
 )
 def test_the_name_of_a_setting_is_the_same_however_it_is_spelled(
@@ -231,9 +251,9 @@ def test_a_list_is_the_same_however_it_is_quoted(name: str) -> None:
 def test_a_setting_that_is_no_longer_declared_is_reset() -> None:
     bare = ROLE.model_copy(update={"settings": {}})
     assert list(role_sql(bare, ROLE_NOW)) == [
-        'alter role "reader" reset jit;',
-        'alter role "reader" reset search_path;',
-        'alter role "reader" reset work_mem;',
+        'alter role "reader" reset "jit";',
+        'alter role "reader" reset "search_path";',
+        'alter role "reader" reset "work_mem";',
     ]
 
 
@@ -280,35 +300,68 @@ def test_values_of_settings(value: Any, stored: str, said: str) -> None:
     assert list(role_sql(one, without)) == [f'alter role "reader" set my.setting to {said};']
 
 
+REVOKE = 'revoke "{}" from "reader" cascade;'
+BY = 'revoke "{}" from "reader" granted by "{}" cascade;'
+
+
 @pytest.mark.parametrize(
     ("now", "said"),
     [
-        (["a", "b"], []),
-        (["a"], ['grant "b" to "reader";']),
+        (plain("a", "b"), []),
+        (plain("a"), ['grant "b" to "reader";']),
         ([], ['grant "a" to "reader";', 'grant "b" to "reader";']),
         # Such as one that was given by hand.
-        (["a", "b", "pg_read_all_data"], ['revoke "pg_read_all_data" from "reader";']),
-        (["c"], ['grant "a" to "reader";', 'grant "b" to "reader";', 'revoke "c" from "reader";']),
+        (plain("a", "b", "pg_read_all_data"), [REVOKE.format("pg_read_all_data")]),
+        (
+            plain("c"),
+            [REVOKE.format("c"), 'grant "a" to "reader";', 'grant "b" to "reader";'],
+        ),
+        # With ADMIN, or without INHERIT or SET: nobody is without a right between the two.
+        (
+            [("a", "", False), *plain("b")],
+            ["begin;", REVOKE.format("a"), 'grant "a" to "reader";', "commit;"],
+        ),
+        # By somebody else, beside ours or instead of it; and what nobody wants.
+        ([*plain("a", "b"), ("a", "x", True)], [BY.format("a", "x")]),
+        (
+            [("a", "x", True), *plain("b")],
+            ["begin;", BY.format("a", "x"), 'grant "a" to "reader";', "commit;"],
+        ),
+        ([*plain("a", "b"), ("c", "x", False)], [BY.format("c", "x")]),
+        (
+            [("a", "x", True), ("a", "y", False), *plain("b"), ("c", "", False)],
+            [
+                "begin;",
+                BY.format("a", "x"),
+                BY.format("a", "y"),
+                REVOKE.format("c"),
+                'grant "a" to "reader";',
+                "commit;",
+            ],
+        ),
     ],
 )
-def test_a_role_is_a_member_of_exactly_its_groups(now: list[str], said: list[str]) -> None:
-    assert list(membership_sql("reader", ["a", "b"], {**ROLE_NOW, "member_of": now})) == said
+def test_a_role_is_a_member_of_exactly_its_groups(now: list[Member], said: list[str]) -> None:
+    assert list(membership_sql("reader", ["a", "b"], member_of(*now))) == said
 
 
 def test_a_name_that_somebody_else_chose_is_only_a_name() -> None:
-    now = RoleState({**ROLE_NOW, "member_of": ['a" from x; drop role y; --']})
+    now = member_of(('a" from x; drop role y; --', 'b"', True))
     assert list(membership_sql("reader", [], now)) == [
-        'revoke "a"" from x; drop role y; --" from "reader";'
+        'revoke "a"" from x; drop role y; --" from "reader" granted by "b""" cascade;'
     ]
+    own = Role(name="reader", connection_limit=5)
+    odd = RoleState({**ROLE_NOW, "settings": ['my.Select"=1']})
+    assert list(role_sql(own, odd)) == ['alter role "reader" reset "my"."Select""";']
     stranger = "it's mine"
     database = Database(name="api", owner="api")
     state = DatabaseState(
         owner=stranger, encoding="UTF8", locale="C.UTF-8", connection_limit=-1, connectable=True,
         acl=[(stranger, "CONNECT"), (stranger, "CREATE"), (stranger, "TEMPORARY")], settings=[],
-        role_settings={},
+        handed=[], role_settings={},
     )  # fmt: skip
     said = "\n".join(database_sql(database, state, {"api"}))
-    assert said.count("= 'it''s mine'") == 4
+    assert said.count("= 'it''s mine'") == 5
     assert "it's" not in said
 
 
@@ -362,7 +415,7 @@ def test_a_language_is_icus(encoding: Any, locale: str, said: str) -> None:
         ),
         (
             {"settings": [*SHOP_NOW["settings"], "work_mem=1GB"]},
-            ['alter database "shop" reset work_mem;'],
+            ['alter database "shop" reset "work_mem";'],
         ),
         # What an owner may do is not taken from it.
         ({"acl": SHOP_NOW["acl"][1:]}, ['grant create on database "shop" to "owner";']),
@@ -412,16 +465,16 @@ def test_a_language_is_icus(encoding: Any, locale: str, said: str) -> None:
         ),
         (
             {"role_settings": {"mig": ["role=owner", "jit=off"]}},
-            ['alter role "mig" in database "shop" reset jit;'],
+            ['alter role "mig" in database "shop" reset "jit";'],
         ),
         # No longer, such as one that migrated before.
         (
             {"role_settings": {**SHOP_NOW["role_settings"], "writer": ["role=owner"]}},
-            ['alter role "writer" in database "shop" reset role;'],
+            ['alter role "writer" in database "shop" reset "role";'],
         ),
         (
             {"role_settings": {**SHOP_NOW["role_settings"], "stranger": ["role=owner"]}},
-            ['alter role "stranger" in database "shop" reset role;'],
+            ['alter role "stranger" in database "shop" reset "role";'],
         ),
     ],
 )
@@ -436,9 +489,9 @@ def test_roles_that_are_not_declared_are_left_alone() -> None:
     tables = [*CONTENT_NOW["schemas"]["public"]["table_acl"], ("backup", "SELECT", 3)]
     defaults = [
         *CONTENT_NOW["schemas"]["public"]["default_acl"],
-        ("owner", "r", "backup", "SELECT"),
+        ("owner", "r", "backup", "SELECT", False),
         # Of what another one makes.
-        ("dba", "r", "writer", "TRUNCATE"),
+        ("dba", "r", "writer", "TRUNCATE", False),
     ]
     schema_acl = [*CONTENT_NOW["schemas"]["public"]["acl"], ("backup", "USAGE")]
     assert content(table_acl=tables, default_acl=defaults, acl=schema_acl) == []
@@ -467,12 +520,20 @@ def test_an_old_owner_that_is_still_declared_is_shut_out() -> None:
 
 def test_the_maintenance_database_is_closed_to_everybody() -> None:
     closed = ['revoke connect, temporary on database "postgres" from public;']
-    assert list(closed_sql("postgres", None)) == closed
+    assert list(closed_sql("postgres", None, DECLARED)) == closed
     now = DatabaseState(**{**SHOP_NOW, "acl": [("public", "TEMPORARY"), ("public", "CONNECT")]})
-    assert list(closed_sql("postgres", now)) == closed
+    assert list(closed_sql("postgres", now, DECLARED)) == closed
     one = DatabaseState(**{**SHOP_NOW, "acl": [("public", "CONNECT"), ("backup", "CONNECT")]})
-    assert list(closed_sql("postgres", one)) == [
+    assert list(closed_sql("postgres", one, DECLARED)) == [
         'revoke connect on database "postgres" from public;'
+    ]
+    two = DatabaseState(**{**SHOP_NOW, "acl": [("reader", "CONNECT"), ("backup", "CONNECT")]})
+    assert list(closed_sql("postgres", two, DECLARED)) == [
+        'revoke connect on database "postgres" from "reader";'
+    ]
+    handed = DatabaseState(**{**SHOP_NOW, "acl": [], "handed": [("x", "reader", "CONNECT")]})
+    assert list(closed_sql("postgres", handed, DECLARED)) == [
+        'revoke grant option for connect on database "postgres" from "x" cascade;'
     ]
 
 
@@ -525,30 +586,138 @@ def test_an_extension_that_is_not_declared_is_left_alone() -> None:
 
 
 def test_a_schema_that_is_missing_is_made_for_the_owner() -> None:
-    now = ContentState(
-        extensions=CONTENT_NOW["extensions"], schemas={"public": CONTENT_NOW["schemas"]["public"]}
-    )
+    public = {"public": CONTENT_NOW["schemas"]["public"]}
+    now = ContentState({**CONTENT_NOW, "schemas": public})
     assert list(content_sql(SHOP, now, DECLARED)) == [
         'create schema "jobs" authorization "owner";',
         *first_grants("jobs"),
     ]
 
 
-def test_a_schema_that_is_not_declared_is_left_alone() -> None:
+def test_others_keep_what_they_have_in_a_schema_that_is_not_declared() -> None:
     bare = SchemaState(
-        owner="dba",
-        acl=[("public", "CREATE"), ("writer", "CREATE")],
-        tables=2,
-        sequences=0,
-        table_acl=[("reader", "INSERT", 2)],
-        sequence_acl=[],
-        default_acl=[],
-        strangers=[("reader", "r", 1)],
+        {
+            **schema("dba", 0, 0),
+            "acl": [("public", "CREATE"), ("backup", "CREATE")],
+            "tables": 2,
+            "table_acl": [("backup", "INSERT", 2)],
+            "sequence_acl": [],
+            "default_acl": [("owner", "r", "backup", "SELECT", False)],
+            "strangers": [("reader", "r", 1)],
+        }
     )
-    now = ContentState(
-        extensions=CONTENT_NOW["extensions"], schemas={**CONTENT_NOW["schemas"], "private": bare}
+    assert undeclared(bare) == []
+
+
+def undeclared(one: SchemaState) -> list[str]:
+    """What is said of a schema that the data do not name."""
+    schemas = {**CONTENT_NOW["schemas"], "private": one}
+    return list(content_sql(SHOP, ContentState({**CONTENT_NOW, "schemas": schemas}), DECLARED))
+
+
+def test_declared_roles_have_nothing_in_a_schema_that_is_not_declared() -> None:
+    """Such as one that left the data. Its owner, and the database's, keep their ways."""
+    left = SchemaState(
+        {
+            **schema("mig", 2, 1, ("public", "USAGE"), ("owner", "USAGE"), ("mig", "CREATE")),
+            "handed": [("r", "writer", "", "SELECT"), ("r", "backup", "", "UPDATE")],
+        }
     )
-    assert list(content_sql(SHOP, now, DECLARED)) == []
+    default = 'alter default privileges for role "owner" in schema "private" revoke '
+    assert undeclared(left) == [
+        'revoke grant option for select on all tables in schema "private" from "writer" cascade;',
+        'revoke usage on schema "private" from "reader";',
+        'revoke select on all tables in schema "private" from "reader";',
+        f'{default}select on tables from "reader";',
+        'revoke select on all sequences in schema "private" from "reader";',
+        f'{default}select on sequences from "reader";',
+        'revoke usage on schema "private" from "writer";',
+        'revoke delete, insert, select, update on all tables in schema "private" from "writer";',
+        f'{default}delete, insert, select, update on tables from "writer";',
+        'revoke select, update, usage on all sequences in schema "private" from "writer";',
+        f'{default}select, update, usage on sequences from "writer";',
+    ]
+    # What an extension brings is its own affair.
+    assert undeclared(SchemaState({**left, "of_extension": True})) == []
+
+
+@pytest.mark.parametrize(
+    ("handed", "said"),
+    [
+        # Nobody declared has a part in it.
+        ([("r", "backup", "", "SELECT"), ("r", "backup", "auditor", "SELECT")], []),
+        # It may hand it on; it has it from somebody else, who may hand on something else as well.
+        (
+            [("n", "writer", "", "USAGE")],
+            ['usage on schema "public" from "writer"'],
+        ),
+        (
+            [
+                ("r", "backup", "", "SELECT"),
+                ("r", "backup", "reader", "SELECT"),
+                ("r", "backup", "", "UPDATE"),
+                ("S", "backup", "", "SELECT"),
+            ],
+            ['select on all tables in schema "public" from "backup"'],
+        ),
+        # A chain: cut where it begins.
+        (
+            [
+                ("S", "backup", "", "USAGE"),
+                ("S", "backup", "dba", "USAGE"),
+                ("S", "dba", "reader", "USAGE"),
+            ],
+            [
+                'usage on all sequences in schema "public" from "backup"',
+                'usage on all sequences in schema "public" from "dba"',
+            ],
+        ),
+        # The owner itself has it from somebody whom it trusted.
+        ([("r", "backup", "owner", "SELECT")], []),
+        ([("r", 'x" y', "reader", "SELECT")],
+         ['select on all tables in schema "public" from "x"" y"']),
+    ],
+)  # fmt: skip
+def test_rights_that_are_handed_on(handed: Any, said: list[str]) -> None:
+    assert content(handed=handed) == [f"revoke grant option for {one} cascade;" for one in said]
+
+
+def test_a_right_that_somebody_else_granted_is_granted_again() -> None:
+    """With the grant option its grants go."""
+    drift = now("table_acl", without=[("reader", "SELECT", 3)])
+    assert content(**drift, handed=[("r", "backup", "reader", "SELECT")]) == [
+        'revoke grant option for select on all tables in schema "public" from "backup" cascade;',
+        'grant select on all tables in schema "public" to "reader";',
+    ]
+    connect = {"handed": [("writer", "", "CONNECT"), ("writer", "stranger", "CONNECT")]}
+    assert database(**connect) == [
+        'revoke grant option for connect on database "shop" from "writer" cascade;'
+    ]
+
+
+def test_what_a_role_is_going_to_be_given_it_is_not_to_hand_on() -> None:
+    drift = now(
+        "default_acl",
+        without=[("owner", "r", "reader", "SELECT", False)],
+        more=[("owner", "r", "reader", "SELECT", True)],
+    )
+    assert content(**drift) == [f'{DEFAULT}revoke grant option for select on tables from "reader";']
+
+
+def test_default_rights_in_all_schemas() -> None:
+    """They are nobody's in the data; of other makers, and for others, they are left alone."""
+    default = [
+        ("owner", "r", "reader", "SELECT"), ("owner", "r", "writer", "INSERT"),
+        ("owner", "r", "writer", "DELETE"), ("owner", "n", "mig", "USAGE"),
+        ("owner", "r", "backup", "SELECT"), ("dba", "r", "reader", "SELECT"),
+        ("owner", "f", "reader", "EXECUTE"),
+    ]  # fmt: skip
+    known = ContentState({**CONTENT_NOW, "default_acl": default})
+    assert list(content_sql(SHOP, known, DECLARED)) == [
+        'alter default privileges for role "owner" revoke select on tables from "reader";',
+        'alter default privileges for role "owner" revoke delete, insert on tables from "writer";',
+        'alter default privileges for role "owner" revoke usage on schemas from "mig";',
+    ]
 
 
 @pytest.mark.parametrize(
@@ -631,27 +800,27 @@ DEFAULT = 'alter default privileges for role "owner" in schema "public" '
         ),
         # what is going to be made
         (
-            now("default_acl", without=[("owner", "r", "reader", "SELECT")]),
+            now("default_acl", without=[("owner", "r", "reader", "SELECT", False)]),
             f'{DEFAULT}grant select on tables to "reader";',
         ),
         (
-            now("default_acl", without=[("owner", "S", "writer", "USAGE")]),
+            now("default_acl", without=[("owner", "S", "writer", "USAGE", False)]),
             f'{DEFAULT}grant usage on sequences to "writer";',
         ),
         (
-            now("default_acl", more=[("owner", "r", "reader", "UPDATE")]),
+            now("default_acl", more=[("owner", "r", "reader", "UPDATE", False)]),
             f'{DEFAULT}revoke update on tables from "reader";',
         ),
         (
-            now("default_acl", more=[("owner", "S", "mig", "USAGE")]),
+            now("default_acl", more=[("owner", "S", "mig", "USAGE", False)]),
             f'{DEFAULT}revoke usage on sequences from "mig";',
         ),
         # Those of what another role makes do not count for the owner's.
         (
             now(
                 "default_acl",
-                without=[("owner", "r", "reader", "SELECT")],
-                more=[("dba", "r", "reader", "SELECT")],
+                without=[("owner", "r", "reader", "SELECT", False)],
+                more=[("dba", "r", "reader", "SELECT", False)],
             ),
             f'{DEFAULT}grant select on tables to "reader";',
         ),
@@ -754,11 +923,11 @@ def test_a_declared_role_without_access_loses_all_that_it_has_in_the_schemas() -
             'revoke update on all sequences in schema "public" from "stranger";',
         ),
         (
-            now("default_acl", more=[("owner", "r", "stranger", "SELECT")]),
+            now("default_acl", more=[("owner", "r", "stranger", "SELECT", False)]),
             f'{DEFAULT}revoke select on tables from "stranger";',
         ),
         # What another role makes is not said to be the owner's.
-        (now("default_acl", more=[("dba", "r", "stranger", "SELECT")]), None),
+        (now("default_acl", more=[("dba", "r", "stranger", "SELECT", False)]), None),
         # What it owns is its own.
         ({"strangers": [("stranger", "r", 2)]}, None),
         # The owner of the database, of whom PostgreSQL says it where others own the schema.

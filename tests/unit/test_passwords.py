@@ -1,15 +1,21 @@
 """The program that runs on the host: its verifiers are the ones that PostgreSQL makes."""
 
 import base64
+import fcntl
 import io
+import json
+import os
+import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from psycopg import pq
 
+from terrafirma.facts.postgres import psql
 from tests.conftest import ROOT
 from tests.unit.programs import load
 
@@ -108,7 +114,8 @@ class Program:
     def _psql(self, version: str, sql: str) -> str:
         assert version == "17"
         if sql.startswith("select "):
-            return "".join(f"{role} {known}\n" for role, known in self.cluster.items())
+            assert sql.startswith("select json_object_agg(rolname, ")
+            return json.dumps(self.cluster) + "\n"
         self.sent.append(sql)
         for line in sql.splitlines():
             verb, kind, role, word, verifier = line.split()
@@ -281,3 +288,34 @@ def test_refuses_another_command_line(words: list[str]) -> None:
     )
     assert result.returncode == 1
     assert "postgres-passwords check VERSION" in result.stderr
+
+
+def test_it_comes_to_postgresql_as_all_the_rest_does(program: ModuleType) -> None:
+    assert program.command("17") == shlex.split(psql(17))
+
+
+def test_names_that_others_chose_are_no_lines_of_its_own(
+    called: tuple[Program, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = called
+    run("set", "role api")
+    right = run.cluster["api"]
+    run.cluster |= {f"x\napi {run.module.verifier('other', b'salt')}": "", "y\n": "", "": ""}
+    run("check", "role api")
+    assert capsys.readouterr().out == ""
+    assert run.cluster["api"] == right
+
+
+def test_one_run_waits_for_the_other(called: tuple[Program, Path]) -> None:
+    """Until it ends, in whichever way."""
+    run, directory = called
+    lock = os.open(directory, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(run, "set", "role api")
+        with pytest.raises(TimeoutError):
+            done.result(timeout=0.3)
+        assert not (directory / "api").exists()
+        os.close(lock)
+        done.result(timeout=10)
+    assert run.password("api")

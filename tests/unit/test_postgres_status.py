@@ -238,8 +238,11 @@ def test_a_default_is_nobody_elses() -> None:
 def test_checkpoints_are_where_the_version_has_them(version: int, view: str) -> None:
     command = PostgresStatus().command(version=version)
     assert f"from {view}" in command
-    assert f"--cluster {version}/main" in command
-    assert "@" not in command.replace("'@'", "")
+    assert f"/usr/lib/postgresql/{version}/bin/psql " in command
+    # What it must not do to somebody else's database is said last, and so it counts.
+    assert "default_transaction_read_only=off" in command
+    assert command.rindex("default_transaction_read_only=on") > command.rindex("_read_only=off")
+    assert "@" not in command.replace("'@'", "").replace('"$@"', "")
 
 
 PSQL = r"""#!/bin/sh

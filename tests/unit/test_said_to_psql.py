@@ -14,8 +14,8 @@ PSQL = """\
 #!/bin/sh
 input=$(cat)
 case $input in
-*datallowconn*'order by datname') printf '%s\\n' postgres api ;;
-*pg_extension*) cat "{directory}/contents" ;;
+*datallowconn*'order by datname') echo '\\connect postgres' ;;
+*relnamespace*) cat "{directory}/contents" ;;
 *pg_auth_members*) cat "{directory}/roles" ;;
 *pg_file_settings*) cat "{directory}/server" ;;
 *) printf '%s\\n' "$input" "--" >> "{directory}/said" ;;
@@ -29,13 +29,13 @@ ROLE = {
 PUBLIC = {
     **{"owner": "pg_database_owner", "acl": [["public", "USAGE"]], "tables": 2, "sequences": 0},
     **{"table_acl": [["former", "SELECT", 2], ["stranger", "SELECT", 2]], "sequence_acl": []},
-    **{"default_acl": [], "strangers": [["stranger", "r", 1]]},
+    **{"of_extension": False, "handed": [], "default_acl": [], "strangers": [["stranger", "r", 1]]},
 }
 DATABASES: list[dict[str, Any]] = [
     {"name": "api", "owner": "own", "access": {"mig": "migrate"}},
     {"name": "shop", "owner": "shop_own", "access": {"mig": "migrate"}},
     # What it does here it does as itself.
-    {"name": "stats", "owner": "own", "access": {"mig": "read"}},
+    {"name": "stats", "owner": "stats_own", "access": {"mig": "read"}},
 ]
 DATA = {
     "postgres_roles": [
@@ -45,6 +45,7 @@ DATA = {
             "member_of": ["pg_monitor"],
         },
         {"name": "shop_own", "login": False},
+        {"name": "stats_own", "login": False},
         {"name": "former"},
     ],
     "postgres_databases": DATABASES,
@@ -52,14 +53,15 @@ DATA = {
 
 
 @pytest.fixture
-def said(pyinfra: Pyinfra, tmp_path: Path) -> list[list[str]]:
+def said(pyinfra: Pyinfra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The statements of each command, of a run in which everything is asked and done."""
+    none: dict[str, Any] = {"default_acl": []}
     contents = [
-        {"database": "postgres", "extensions": ["pg_stat_statements"], "schemas": {}},
-        {"database": "api", "extensions": ["plpgsql"], "schemas": {"public": PUBLIC}},
+        {"database": "postgres", "extensions": ["pg_stat_statements"], "schemas": {}, **none},
+        {"database": "api", "extensions": ["plpgsql"], "schemas": {"public": PUBLIC}, **none},
         *(
             {
-                **{"database": name, "extensions": ["plpgsql"]},
+                **{"database": name, "extensions": ["plpgsql"], **none},
                 "schemas": {"public": PUBLIC | {"tables": 0, "table_acl": [], "strangers": []}},
             }
             for name in ("shop", "stats")
@@ -73,10 +75,13 @@ def said(pyinfra: Pyinfra, tmp_path: Path) -> list[list[str]]:
     programs.mkdir()
     for name, script in (
         ("runuser", PSQL.format(directory=tmp_path)),
-        ("pg_lsclusters", "#!/bin/sh\necho '17  main  5432 online postgres /var/lib/x'\n"),
+        ("pg_conftool", f"#!/bin/sh\necho {tmp_path}\n"),
     ):
         (programs / name).write_text(script)
         (programs / name).chmod(0o755)
+    # The server is the tests themselves, for all that is asked of it.
+    (tmp_path / "postmaster.pid").write_text(f"{os.getpid()}\n")
+    monkeypatch.chdir(tmp_path)
     data = [
         word for key, value in DATA.items() for word in ("--data", f"{key}={json.dumps(value)}")
     ]

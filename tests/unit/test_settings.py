@@ -687,7 +687,20 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     ),
     *(
         (Postgres, {"postgres_settings": {name: 1}}, "postgres_settings", f"{name} is derived")
-        for name in ("listen_addresses", "max_connections")
+        for name in (
+            *("listen_addresses", "max_connections", "password_encryption", "data_directory"),
+            *("config_file", "ident_file", "external_pid_file", "db_user_namespace"),
+            *("include", "include_dir", "include_if_exists"),
+        )
+    ),
+    *(
+        (
+            Postgres,
+            {"postgres_settings": {"unix_socket_directories": value}},
+            "postgres_settings",
+            "is no list of absolute paths",
+        )
+        for value in ("", "run/postgresql", "/run/postgresql,", "@postgres", ", /tmp", 7)
     ),
     (Postgres, {"postgres_packages": ["a b"]}, "postgres_packages.0", "'a b' does not match"),
     (Postgres, {"postgres_packages": ["--purge"]}, "postgres_packages.0", "does not match"),
@@ -926,6 +939,12 @@ def cluster(roles: list[dict[str, Any]], *databases: dict[str, Any], **more: Any
     return of(Postgres, postgres_roles=roles, postgres_databases=list(databases), **more)
 
 
+@pytest.mark.parametrize("value", ["/run/postgresql", "/run/postgresql, /tmp", "/a,/b"])
+def test_the_superuser_may_come_in_through_other_sockets(value: str) -> None:
+    settings = cluster([{"name": "api"}], postgres_settings={"unix_socket_directories": value})
+    assert settings.settings == {"unix_socket_directories": value}
+
+
 def test_whoever_has_rights_in_a_database_comes_in_and_nobody_else() -> None:
     settings = cluster(
         [{"name": name} for name in ("api", "jobs", "reader", "writer", "mig", "stranger")],
@@ -977,14 +996,47 @@ def test_pooled_roles_are_those_that_come_in_somewhere_once_each() -> None:
     assert cluster([{"name": "api"}]).pooled_roles == []
 
 
-def test_a_migrator_comes_into_the_other_databases_of_that_owner() -> None:
-    """It is a member of the owner: what the owner may do, it may do everywhere."""
+def test_a_member_of_an_owner_comes_into_all_its_databases() -> None:
+    """It is what the data say: what the owner may do, it may do everywhere."""
     settings = cluster(
-        [{"name": "api", "login": False}, {"name": "mig"}],
-        {"name": "shop", "owner": "api", "access": {"mig": "migrate"}},
+        [{"name": "api", "login": False}, {"name": "ops", "member_of": ["api"]}],
+        {"name": "shop", "owner": "api"},
         {"name": "queue", "owner": "api"},
     )
-    assert settings.visitors == (("shop", "mig"), ("queue", "mig"))
+    assert settings.visitors == (("shop", "ops"), ("queue", "ops"))
+
+
+MIGRATES = {"name": "shop", "owner": "api", "access": {"mig": "migrate", "web": "write"}}
+
+
+@pytest.mark.parametrize("access", [{}, {"mig": "read"}, {"web": "migrate"}])
+@pytest.mark.parametrize("turned", [False, True])
+def test_whoever_migrates_one_database_of_an_owner_migrates_all(
+    access: dict[str, str], turned: bool
+) -> None:
+    """Or would, without a word in the data."""
+    databases = [MIGRATES, {"name": "queue", "owner": "api", "access": access}]
+    roles = [{"name": name} for name in ("api", "mig", "web")]
+    message = refusal(
+        Postgres, postgres_roles=roles, postgres_databases=databases[:: -1 if turned else 1]
+    )
+    one, other, role = (
+        ("queue", "shop", "web") if turned and "web" in access else ("shop", "queue", "mig")
+    )
+    assert message == (
+        f"db1: postgres_databases: {role!r} migrates {one} as 'api', who owns {other} as well: "
+        f"give {other} another owner, or {role!r} migrate there, too"
+    )
+
+
+def test_databases_of_other_owners_are_nothing_to_whoever_migrates() -> None:
+    settings = cluster(
+        [{"name": name} for name in ("api", "jobs", "mig", "web")],
+        MIGRATES,
+        {"name": "more", "owner": "api", "access": {"mig": "migrate"}},
+        {"name": "queue", "owner": "jobs", "access": {"mig": "read"}},
+    )
+    assert settings.groups(settings.roles[2]) == ("api",)
 
 
 def test_groups_are_those_of_the_role_and_the_owners_for_whom_it_migrates() -> None:
@@ -1036,9 +1088,10 @@ def test_an_application_connects_as_the_owner_or_as_its_role() -> None:
     assert settings.role_of(app) == "own"
     assert settings.role_of(of(App, app_role="web")) == "web"
     assert settings.role_of(of(App, app_database="shop")) == ""
-    assert settings.url(app, "own~", 5432) == "postgresql://own~:*@host.docker.internal:5432/api"
-    # Through PgBouncer.
-    assert settings.url(app, "web", 6432) == "postgresql://web:*@host.docker.internal:6432/api"
+    pooler = of(PgBouncer, pgbouncer_enabled=True)
+    url = "postgresql://{}:*@host.docker.internal:{}/api"
+    assert settings.url(app, "own~", pooler) == url.format("own~", 5432)
+    assert settings.url(of(App, app_pgbouncer=True), "web", pooler) == url.format("web", 6432)
 
 
 def test_extensions_of_all_databases_once_each() -> None:

@@ -1323,10 +1323,13 @@ def as_declared(data: dict[str, Any]) -> Answers:
     )
     yes = {"login": True, "inherit": True, "connection_limit": -1, "member_of": [], "settings": []}
     base = {"encoding": "UTF8", "locale": "C.UTF-8", "connection_limit": -1, "connectable": True}
-    none: dict[str, Any] = {"settings": [], "role_settings": {}}
+    none: dict[str, Any] = {"handed": [], "settings": [], "role_settings": {}}
+    everywhere: dict[str, Any] = {"default_acl": []}
     roles = {one["name"]: no | yes for one in data["postgres_roles"]}
     databases: dict[str, Any] = {"postgres": base | none | {"owner": "postgres", "acl": []}}
-    contents = [{"database": "postgres", "extensions": ["pg_stat_statements"], "schemas": {}}]
+    contents = [
+        {"database": "postgres", "extensions": ["pg_stat_statements"], "schemas": {}} | everywhere
+    ]
     for one in data["postgres_databases"]:
         name, owner, readers = one["name"], one["owner"], [*one.get("access", ())]
         acl = [(owner, right) for right in ("CREATE", "CONNECT", "TEMPORARY")]
@@ -1336,11 +1339,16 @@ def as_declared(data: dict[str, Any]) -> Answers:
             "owner": "pg_database_owner",
             "acl": [("public", "USAGE"), *((reader, "USAGE") for reader in readers)],
             **{"tables": 0, "sequences": 0, "table_acl": [], "sequence_acl": []},
-            "default_acl": [(owner, kind, one, "SELECT") for one in readers for kind in "rS"],
+            **{"of_extension": False, "handed": []},
+            "default_acl": [
+                (owner, kind, one, "SELECT", False) for one in readers for kind in "rS"
+            ],
             "strangers": [],
         }
         extensions = ["plpgsql", *one.get("extensions", ())]
-        contents.append({"database": name, "extensions": extensions, "schemas": {"public": public}})
+        contents.append(
+            {"database": name, "extensions": extensions, "schemas": {"public": public}} | everywhere
+        )
     return {
         command(Roles, version=17): [json.dumps(roles)],
         command(Databases, version=17): [json.dumps(databases)],
@@ -1545,13 +1553,13 @@ def test_a_new_password_is_told_to_the_pooler_before_anybody_comes_with_it(
 def test_a_second_login_acts_as_the_role_wherever_that_comes_in(pyinfra: Pyinfra) -> None:
     data = {
         "postgres_roles": [
-            *({"name": name} for name in ("api", "own")),
+            *({"name": name} for name in ("api", "own", "stats_own")),
             {"name": "mig", "settings": {"jit": False}},
         ],
         "postgres_databases": [
             {"name": "api", "owner": "api"},
             {"name": "shop", "owner": "own", "access": {"mig": "migrate"}},
-            {"name": "stats", "owner": "own", "access": {"mig": "read"}},
+            {"name": "stats", "owner": "stats_own", "access": {"mig": "read"}},
         ],
     }
     host = fake(machine(), postgres_rotate="mig", **data)
@@ -1670,7 +1678,7 @@ def test_a_role_is_dropped_with_its_password_and_no_database(pyinfra: Pyinfra) -
     done = commands(pyinfra.call("@fake/host", "tasks/postgres_drop.py", "-y", "-vv", *host))
     *_, drop, forget = done
     assert drop.startswith("runuser -u postgres -- env PGOPTIONS='-c search_path=pg_catalog ")
-    assert forget == f"rm -f {PASSWORDS}/old"
+    assert forget == f"rm -f {PASSWORDS}/old~ {PASSWORDS}/old"
     assert not [line for line in done if "pg_dump" in line]
 
 

@@ -178,7 +178,7 @@ NETWORKS: list[list[dict[str, Any]]] = [[], [BRIDGE], [BRIDGE, APPS, APPS_6]]
 @pytest.mark.parametrize("networks", NETWORKS)
 def test_each_visitor_comes_into_its_own_databases_alone(networks: list[dict[str, Any]]) -> None:
     local, *clients, last = rules(networks=networks)
-    assert local == ["local", "all", "all", "peer"]
+    assert local == ["local", "all", "postgres", "peer"]
     assert last == ["host", "all", "all", "all", "reject"]
     assert {(kind, method) for kind, _, _, _, method in clients} == {("host", "scram-sha-256")}
     sources = ["127.0.0.1/32", "::1/128", *(network["subnet"] for network in networks)]
@@ -226,6 +226,15 @@ def test_a_database_is_handed_over_as_a_whole_or_not_at_all() -> None:
     ]
     assert sum(line.startswith("\\connect") for line in lines) == 2
     assert sum(line in ("begin;", "commit;") for line in lines) == 2
+
+
+def test_whoever_holds_a_table_is_not_waited_for_long() -> None:
+    """All of them are locked before the first changes hands, and only within the transaction."""
+    text = rendered("postgres/hand_over.sql.j2")
+    assert text.index("begin;") < text.index("set local lock_timeout to '5s';")
+    assert text.index("lock table") < text.index("\\gexec")
+    assert "pg_get_userbyid(relowner) = 'api'" in text[: text.index("lock table")]
+    assert "raise 'postgres_databases: shop keeps its owner for now: " in text
 
 
 def test_only_what_the_old_owner_has_is_handed_over() -> None:
