@@ -4,12 +4,19 @@ from pyinfra import host
 from pyinfra.api import DeployError
 
 from terrafirma.budget import refuse_overdraft
+from terrafirma.given import registry_password, secrets
 from terrafirma.machine import distribution, ready
 from terrafirma.operations.docker import upload_source
 from terrafirma.operations.files import Directory, File, put, source
 from terrafirma.operations.release import release
-from terrafirma.operations.secrets import database_url
-from terrafirma.paths import APPLICATIONS, HOST_LIBRARY, HOST_PROGRAM
+from terrafirma.operations.secrets import app_secrets, database_url
+from terrafirma.paths import (
+    APPLICATIONS,
+    HOST_LIBRARY,
+    HOST_PROGRAM,
+    SECRETS,
+    SECRETS_PROGRAM,
+)
 from terrafirma.pooler import pooler
 from terrafirma.release import deployer, description, revision, uploaded_source
 from terrafirma.settings import ROOT, App, Docker, Postgres, Users
@@ -59,12 +66,25 @@ put(
             for path in sorted((ROOT / "files/terrafirma_host").glob("*.py"))
         ),
         source("terrafirma", HOST_PROGRAM, mode="755"),
+        source("app/app-secrets", SECRETS_PROGRAM, mode="755"),
+        Directory(SECRETS, "700"),
         Directory(APPLICATIONS, "700"),
     ],
 )
 
 for app in host.loop(settings.applications):
     told = []
+    if app.secrets or app.registry_password:
+        told += [
+            app_secrets(
+                name=f"Give {app.name} its secrets",
+                directory=app.secrets_directory,
+                secrets=app.secrets,
+                given=secrets(host, app),
+                user=app.user,
+                registry_password=registry_password(host, app),
+            )
+        ]
     if app.database:
         port = pgbouncer.port if app.pgbouncer else postgres.port
         told += [

@@ -3,6 +3,7 @@
 from pyinfra import host
 from pyinfra.api import DeployError
 
+from terrafirma.budget import refuse_overload
 from terrafirma.facts.machine import Listeners
 from terrafirma.machine import postgres_version, ready
 from terrafirma.operations.packages import wait_for_apt
@@ -20,6 +21,8 @@ if machine["free_gb"] < settings.free_disk_gb:
         f"{host.name}: preflight_free_disk_gb: {machine['free_gb']:.1f} GB are free, "
         f"{settings.free_disk_gb} are needed; make room, or set it lower"
     )
+
+refuse_overload(host)
 
 # Who may hold the ports that the platform is going to serve.
 units = {

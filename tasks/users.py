@@ -9,7 +9,8 @@ from terrafirma.machine import ready
 from terrafirma.operations.accounts import accounts
 from terrafirma.operations.files import Absent, Directory, Entry, put, template
 from terrafirma.operations.packages import packages
-from terrafirma.settings import Users
+from terrafirma.paths import HOST_PROGRAM
+from terrafirma.settings import Account, App, Users
 
 machine = ready(host)
 settings = Users.of(host)
@@ -22,6 +23,16 @@ for account in settings.accounts:
             "its keys or its sudo; give it both, or connect as another user"
         )
 
+for account in settings.accounts:
+    # Whose keys release nothing has nothing to do with the applications.
+    known_apps = [app.name for app in App.of(host).applications] if account.releases else []
+    for name in account.releases:
+        if name not in known_apps:
+            raise DeployError(
+                f"{host.name}: users_accounts: {account.name} releases {name!r}, which is no "
+                f"application (app_name, app_more: {', '.join(known_apps) or 'none'})"
+            )
+
 for name, known in host.get_fact(
     Accounts, names=[account.name for account in settings.accounts]
 ).items():
@@ -29,6 +40,12 @@ for name, known in host.get_fact(
         raise DeployError(
             f"{host.name}: users_accounts: {name!r} is an account of the system; take another name"
         )
+
+
+# All that its keys open and all that sudo lets it do; names of applications need no quotes.
+def command(account: Account) -> str:
+    return " ".join([HOST_PROGRAM, "forced", *account.releases]) if account.releases else ""
+
 
 packages(name="Install sudo", packages=["sudo"])
 
@@ -46,7 +63,7 @@ put(
             template(
                 "users/authorized_keys.j2",
                 f"{account.directory}/.ssh/authorized_keys",
-                data={"keys": account.keys},
+                data={"keys": account.keys, "command": command(account)},
                 mode="600",
                 user=account.name,
                 group=account.name,
@@ -63,11 +80,15 @@ def sudoers() -> list[Entry]:
         f"{sudoers_file}{account.name}": template(
             "users/sudoers.j2",
             f"{sudoers_file}{account.name}",
-            data={"name": account.name, "commands": account.sudo},
+            data={
+                "name": account.name,
+                "commands": account.sudo,
+                "command": command(account),
+            },
             mode="440",
         )
         for account in settings.accounts
-        if account.sudo
+        if account.sudo or account.releases
     }
     present = host.get_fact(FindFiles, path="/etc/sudoers.d", fname="90-terrafirma-*")
     # Whoever is connected needs theirs for the rest of this run.

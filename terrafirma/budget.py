@@ -1,4 +1,4 @@
-"""Whether PostgreSQL accepts all the connections that the applications are going to open."""
+"""Whether the host has what the applications are going to take: connections, memory, processors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pyinfra.api import DeployError, Host
 
+from terrafirma.facts.machine import Hardware
 from terrafirma.pooler import pool_sizes
 from terrafirma.settings import App, Application, Database, PgBouncer, Postgres, Role
 
@@ -74,3 +75,48 @@ def _refuse_low(
 def connections(app: Application) -> int:
     """How many connections `app` opens at most."""
     return app.replicas * app.connections * OVERLAP
+
+
+def refuse_overload(host: Host) -> None:
+    """
+    Raise DeployError, with the numbers, when memory or processors are fewer than may be taken.
+
+    What has no limit of its own counts as nothing: nobody knows what it takes.
+    """
+    applications = App.of(host).applications
+    limited = [app for app in applications if app.memory_mb]
+    if not limited and not any(app.cpus for app in applications):
+        return
+    known = host.get_fact(Hardware, path="/")
+    if known is None:
+        return
+    for app in applications:
+        if app.cpus > known["cores"]:
+            raise DeployError(
+                f"{host.name}: app_cpus: a container of {app.name} may take {app.cpus:g}, but the "
+                f"host has {known['cores']}; set it to {known['cores']} or less"
+            )
+    total = known["memory"] // 1024
+    percent = Postgres.of(host).memory_percent
+    share = total * percent // 100
+    needed = sum(map(memory_mb, limited))
+    if needed + share <= total:
+        return
+    sums = [
+        f"{app.name} {app.replicas} replicas x {app.memory_mb} MB x {OVERLAP} releases = "
+        f"{memory_mb(app)} MB"
+        for app in limited
+    ]
+    fits = (total - needed) * 100 // total
+    # The least that the setting takes.
+    right = f", or postgres_memory_percent to {fits}" if fits >= 5 else ""
+    raise DeployError(
+        f"{host.name}: app_memory_mb: {total} MB of memory are too few: {', '.join(sums)}, "
+        f"PostgreSQL {percent} % = {share} MB; lower app_memory_mb or app_replicas until the "
+        f"applications take {total - share} MB{right}"
+    )
+
+
+def memory_mb(app: Application) -> int:
+    """How much memory the containers of `app` take at most, in MB."""
+    return app.replicas * app.memory_mb * OVERLAP

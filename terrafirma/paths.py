@@ -9,6 +9,9 @@ PASSWORDS = f"{SECRETS}/postgres"
 PASSWORDS_PROGRAM = "/usr/local/lib/terrafirma/postgres-passwords"
 """Keeps roles and files equal; from files/postgres/postgres-passwords."""
 
+SECRETS_PROGRAM = "/usr/local/lib/terrafirma/app-secrets"
+"""Keeps the secrets of the applications in their files; from files/app/app-secrets."""
+
 BACKUP_SECRETS = f"{SECRETS}/borg"
 """The passphrase of the repository and the SSH key that opens the backup host."""
 

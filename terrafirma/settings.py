@@ -215,6 +215,11 @@ class Account(Model):
     def directory(self) -> str:
         return self.home or f"/home/{self.name}"
 
+    @property
+    def login_shell(self) -> str:
+        """The shell; one that only releases has one that reads no file of the account's first."""
+        return "/bin/sh" if self.releases else self.shell
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.name == "root":
@@ -223,6 +228,16 @@ class Account(Model):
         for command in self.sudo:
             if command != "ALL" and not command.startswith("/"):
                 raise ValueError(f"sudo: {command!r} is neither ALL nor an absolute path")
+        _refuse_duplicates("releases", self.releases)
+        if self.releases:
+            for key in ("sudo", "groups", "shell"):
+                if key in self.model_fields_set and getattr(self, key):
+                    raise ValueError(
+                        f"releases: {self.name} releases applications and does nothing else: leave "
+                        f"{key} out, or take another account for that"
+                    )
+            if not self.keys:
+                raise ValueError(f"releases: {self.name} has no keys that could: give it one")
         return self
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
-from testbed import bench_platform, bench_postgres
+from testbed import bench_platform, bench_postgres, bench_releases
 
-PARTS = {"platform": bench_platform, "postgres": bench_postgres}
+PARTS = {"platform": bench_platform, "postgres": bench_postgres, "releases": bench_releases}
 
 
 def main() -> None:

@@ -1,17 +1,25 @@
 """An API that reads and writes a row in PostgreSQL and tells which replica answered."""
 
+import asyncio
+import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import uvicorn
 from psycopg_pool import AsyncConnectionPool
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
-REPLICA = socket.gethostname()
+WHO = {
+    "release": os.environ.get("TERRAFIRMA_RELEASE", ""),
+    "replica": socket.gethostname(),
+}
 # A file, not a variable of the environment: `docker inspect` does not show it.
 DATABASE_URL = Path("/run/secrets/database_url").read_text().strip()
 
@@ -51,12 +59,12 @@ async def index(_: Request) -> JSONResponse:
     """Write a row, then tell who answered and how many rows there are."""
     async with pool.connection() as connection:
         cursor = await connection.execute(
-            "insert into visits (replica) values (%s) returning id", [REPLICA]
+            "insert into visits (replica) values (%s) returning id", [WHO["replica"]]
         )
         (row,) = await cursor.fetchone()
         cursor = await connection.execute("select count(*) from visits")
         (visits,) = await cursor.fetchone()
-    return JSONResponse({"replica": REPLICA, "row": row, "visits": visits})
+    return JSONResponse({**WHO, "row": row, "visits": visits})
 
 
 async def visit(request: Request) -> JSONResponse:
@@ -68,21 +76,63 @@ async def visit(request: Request) -> JSONResponse:
         found = await cursor.fetchone()
     if found is None:
         return JSONResponse({"error": "no such row"}, status_code=404)
-    return JSONResponse({"replica": REPLICA, "row": found[0], "written_by": found[1]})
+    return JSONResponse({**WHO, "row": found[0], "written_by": found[1]})
 
 
 async def health(_: Request) -> JSONResponse:
     """Healthy means: this replica reads from the database."""
     async with pool.connection() as connection:
         await connection.execute("select 1")
-    return JSONResponse({"replica": REPLICA, "healthy": True})
+    return JSONResponse({**WHO, "healthy": True})
+
+
+async def whoami(_: Request) -> JSONResponse:
+    """Who answers, without the database."""
+    return JSONResponse(WHO)
+
+
+async def slow(request: Request) -> JSONResponse:
+    """The same, but it takes its time."""
+    seconds = float(request.query_params.get("seconds", 5))
+    await asyncio.sleep(seconds)
+    return JSONResponse({**WHO, "seconds": seconds})
+
+
+async def events(_: Request) -> StreamingResponse:
+    """Server-sent events, two each second, until the client leaves or the server stops."""
+
+    async def stream() -> AsyncIterator[str]:
+        while not server.should_exit:
+            yield f"data: {json.dumps(WHO)}\n\n"
+            await asyncio.sleep(0.5)
+
+    headers = {"Cache-Control": "no-store"}
+    return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
+
+
+async def echo(websocket: WebSocket) -> None:
+    """What a client says is said back."""
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        await websocket.send_text(text)
 
 
 app = Starlette(
     routes=[
-        Route("/", index),
+        Route("/", index, methods=["GET", "POST"]),
         Route("/visits/{row:int}", visit),
         Route("/healthz", health),
+        Route("/whoami", whoami, methods=["GET", "POST"]),
+        Route("/slow", slow),
+        Route("/events", events),
+        WebSocketRoute("/ws", echo),
     ],
     lifespan=lifespan,
 )
+
+# At SIGTERM it takes no new connections, answers what is under way, closes WebSockets with a close
+# frame, and ends.
+server = uvicorn.Server(uvicorn.Config(app, host="0.0.0.0", port=8000, access_log=False))
+
+if __name__ == "__main__":
+    server.run()

@@ -197,7 +197,7 @@ def _forced(allowed: Sequence[str]) -> None:
     """The one thing that a deploy key is for; what it asks for comes from the client."""
     asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")
     usage = (
-        f"this key may: release [{'|'.join(allowed)}] [--source -] [--image REF] [--revision REV]; "
+        f"this key may: release [{'|'.join(allowed)}] [--image REF] [--revision REV]; "
         "rollback [APPLICATION] [RELEASE]; releases [APPLICATION]"
     )
     try:
@@ -218,8 +218,10 @@ def _forced(allowed: Sequence[str]) -> None:
             _release_options(one)
             chosen = one.parse_args(rest)
             words = ["release", name, by]
-            words += [f"--{key}={text}" for key in ("source", "image", "revision")
+            words += [f"--{key}={text}" for key in ("image", "revision")
                       if (text := getattr(chosen, key))]  # fmt: skip
+            if Application.load(name).source:
+                words.append("--source=-")
         case "rollback":
             _rollback_options(one)
             chosen = one.parse_args(rest)

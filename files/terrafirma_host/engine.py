@@ -143,7 +143,8 @@ def inspect(kind: str, names: Sequence[str]) -> list[dict[str, Any]]:
         ["docker", kind, "inspect", *names],
         capture_output=True, text=True, timeout=PROMPT, check=False,
     )  # fmt: skip
-    if result.returncode and "no such" not in result.stderr.lower():
+    absent = "no such", "not found"
+    if result.returncode and not any(words in result.stderr.lower() for words in absent):
         raise Failed(f"docker {kind} inspect: {last(result.stderr)}")
     found: list[dict[str, Any]] = json.loads(result.stdout or "[]")
     return found

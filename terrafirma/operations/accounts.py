@@ -31,7 +31,7 @@ def accounts(accounts: Sequence[Account]) -> Generator[StringCommand]:
         if now is None:
             commands.append(
                 StringCommand(
-                    f"{make_groups}useradd --create-home --shell {account.shell}",
+                    f"{make_groups}useradd --create-home --shell {account.login_shell}",
                     # A group of that name may be there, as one that another account is in.
                     f"$(getent group {account.name} > /dev/null && echo --gid {account.name} "
                     "|| echo --user-group)",
@@ -40,8 +40,8 @@ def accounts(accounts: Sequence[Account]) -> Generator[StringCommand]:
             )
             continue
         options = []
-        if now["shell"] != account.shell:
-            options.append(f"--shell {account.shell}")
+        if now["shell"] != account.login_shell:
+            options.append(f"--shell {account.login_shell}")
         if now["home"] != account.directory:
             options.append(f"--move-home --home {account.directory}")
         if now["groups"] != sorted(account.groups):

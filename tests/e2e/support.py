@@ -9,13 +9,18 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, TypedDict
 
+import hpack
+
 from tests.conftest import ROOT, Pyinfra
+from tests.e2e.load import Order
 
 STATE = ROOT / ".target"
 DOMAIN = "api.terrafirma.test"
+AUTHORITY = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 IMAGE = "terrafirma/target:debian13"
 
 
@@ -203,7 +208,7 @@ def get(
     client: Container, server: Target, count: int = 1, *paths: str
 ) -> list[tuple[int, dict[str, Any]]]:
     """Status and body of so many HTTPS requests, each on a connection of its own, all verified."""
-    authority = server.run("cat /var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt")
+    authority = server.run(f"cat {AUTHORITY}")
     answers = client.python(
         REQUESTS, server.address, DOMAIN, authority, str(count), *(paths or ("/",))
     )
@@ -216,65 +221,168 @@ def open_ports(client: Container, server: Container, *ports: int) -> list[int]:
     return [int(port) for port in answer]
 
 
-LOAD = """
-import http.client, json, socket, ssl, sys, threading
-
-address, domain, authority, *paths = sys.argv[1:]
-context = ssl.create_default_context(cadata=authority)
-stop, failed, counts = threading.Event(), [], []
-
-def connect():
-    connection = http.client.HTTPSConnection(domain, timeout=15, context=context)
-    connection._create_connection = lambda _, *rest: socket.create_connection((address, 443), *rest)
-    return connection
-
-def ask(keep):
-    count, connection = 0, connect()
-    while not stop.is_set():
-        count += 1
-        try:
-            connection.request("GET", paths[count % len(paths)])
-            answer = connection.getresponse()
-            body = answer.read()
-            length = int(answer.headers["Content-Length"] or len(body))
-            if answer.status != 200 or len(body) != length:
-                failed.append(f"{answer.status} {body[:80]!r}")
-        except Exception as error:
-            failed.append(repr(error))
-            connection.close()
-            connection = connect()
-        if not keep:
-            connection.close()
-    counts.append(count)
-
-threads = [threading.Thread(target=ask, args=(number % 4 != 0,)) for number in range(8)]
-for thread in threads:
-    thread.start()
-sys.stdin.read()
-stop.set()
-for thread in threads:
-    thread.join()
-print(json.dumps({"requests": sum(counts), "failed": failed}))
+REGISTRY = """
+version: 0.1
+storage: {filesystem: {rootdirectory: /var/lib/docker-registry}, delete: {enabled: true}}
+http: {addr: ":5000", tls: {certificate: /srv/registry.crt, key: /srv/registry.key}}
+auth: {htpasswd: {realm: registry, path: /srv/users}}
 """
 
 
-class Load(TypedDict):
-    requests: int
-    failed: list[str]  # each with its status or error
+@dataclass(frozen=True)
+class Registry(Container):
+    """An image registry that wants credentials, with a certificate that hosts must be told of."""
+
+    user: str = "puller"
+    password: str = "nobody-else-knows-this-one"
+
+    @property
+    def host(self) -> str:
+        return f"{self.address}:5000"
+
+    def trust(self, server: Target) -> None:
+        """Docker reads it at the next pull."""
+        authority = self.run("cat /srv/registry.crt")
+        directory = f"/etc/docker/certs.d/{self.host}"
+        server.run(f"mkdir -p {directory} && cat > {directory}/ca.crt", stdin=f"{authority}\n")
+
+    def push(self, server: Target, image: str, name: str) -> str:
+        """Take in an image that is on a server as `name:tag`; what it is called from now on."""
+        reference = f"{self.host}/{name}"
+        server.run(
+            "set -e; export DOCKER_CONFIG=$(mktemp -d); trap 'rm -r $DOCKER_CONFIG' EXIT;"
+            f" docker login --username {self.user} --password-stdin {self.host};"
+            f" docker tag {image} {reference}; docker push --quiet {reference};"
+            # There, it is as if it had never been here.
+            f" docker image rm {reference}",
+            stdin=self.password,
+        )
+        return reference
 
 
 @contextmanager
-def load(client: Container, server: Target, *paths: str) -> Iterator[Load]:
-    """Eight clients that ask without a pause until the block ends; most keep their connection."""
-    authority = server.run("cat /var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt")
-    arguments = [server.address, DOMAIN, authority, *(paths or ("/",))]
+def registry(name: str) -> Iterator[Registry]:
+    with bystander(name) as container:
+        one = Registry(container.name)
+        one.run(
+            "apt-get update -q &&"
+            " apt-get install -qy --no-install-recommends docker-registry apache2-utils"
+        )
+        one.run("cat > /srv/config.yml", stdin=REGISTRY)
+        one.run(f"htpasswd -Bic /srv/users {one.user}", stdin=one.password)
+        one.run(
+            "openssl req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 30"
+            f" -subj /CN=registry -addext subjectAltName=IP:{one.address}"
+            " -keyout /srv/registry.key -out /srv/registry.crt"
+        )
+        one.run("docker-registry serve /srv/config.yml > /var/log/registry.log 2>&1 &")
+        eventually(lambda: open_ports(one, one, 5000) == [5000], 30)
+        yield one
+
+
+class Mix(TypedDict, total=False):
+    """Who asks; what is left out is as in load.Order."""
+
+    keep: int
+    fresh: int
+    http2: int
+    streams: int
+    posts: float
+    slow: int
+    slow_path: str
+    websocket: int
+    events: int
+    timeout: float
+
+
+# What a release must not disturb.
+EVERYTHING = Mix(keep=6, fresh=2, http2=2, streams=6, posts=0.1, slow=4, websocket=1, events=1)
+
+
+class Failure(TypedDict):
+    at: float
+    kind: str
+    method: str
+    path: str
+    words: str
+
+
+class Answers(TypedDict):
+    """What one replica of one release answered; `asked`: when the last of it was asked for."""
+
+    release: str
+    replica: str
+    count: int
+    first: float
+    last: float
+    asked: float
+
+
+class Load(TypedDict):
+    """What the clients saw, see tests/e2e/load.py; a time is seconds of the epoch."""
+
+    requests: int
+    failed: list[Failure]
+    replayed: int
+    reconnected: int
+    gap_seconds: float  # the longest time without a request that succeeded
+    answers: list[Answers]
+    kinds: dict[str, dict[str, int]]  # requests, failed, replayed, reconnected, messages of each
+    started: float
+    stopped: float
+    cpu_seconds: float  # that the clients took themselves
+    rate: float
+    median_ms: float
+    p99_ms: float
+    slowest_ms: float
+
+
+@contextmanager
+def load(
+    client: Container,
+    server: Target,
+    *paths: str,
+    requests: int = 0,
+    mix: Mix | None = None,
+    rate: float = 0,
+    domain: str = DOMAIN,
+    authority: str = "",
+) -> Iterator[Load]:
+    """
+    Clients that ask without a pause until the block ends and so many requests are done.
+
+    Without a `mix` it is eight over HTTP/1.1, most of which keep their connection. The result is
+    filled in after the block. What is trusted is `authority`, else Caddy's own.
+    """
+    order = Order(
+        address=server.address,
+        domain=domain,
+        authority=authority or server.run(f"cat {AUTHORITY}"),
+        paths=paths or ("/",),
+        requests=requests,
+        rate=rate,
+        **(mix or {}),
+    )
+    client.run("mkdir -p /opt/load")
+    # It is Python alone, so that it runs there too.
+    library = Path(hpack.__file__).parent
+    for source in (library, ROOT / "tests/e2e/load.py"):
+        output("docker", "cp", str(source), f"{client.name}:/opt/load/")
     process = subprocess.Popen(
-        ["docker", "exec", "-i", client.name, "python3", "-c", LOAD, *arguments],
+        ["docker", "exec", "-i", client.name, "python3", "/opt/load/load.py",
+         json.dumps(asdict(order))],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    result = Load(requests=0, failed=[])
+    assert process.stdout
+    result = Load(
+        requests=0, failed=[], replayed=0, reconnected=0, gap_seconds=0, answers=[], kinds={},
+        started=0, stopped=0, cpu_seconds=0, rate=0, median_ms=0, p99_ms=0, slowest_ms=0,
+    )  # fmt: skip
     try:
+        assert json.loads(process.stdout.readline() or "{}") == {"begun": True}
         yield result
-    finally:
-        said, _ = process.communicate("", timeout=60)
+    except BaseException:
+        process.kill()
+        raise
+    said, _ = process.communicate("", timeout=int(order.patience + 3 * order.timeout))
     result.update(json.loads(said))

@@ -44,7 +44,7 @@ from terrafirma.facts.postgres import (
 from terrafirma.facts.postgres_status import PostgresStatus
 from terrafirma.facts.postgres_upgrade import UpgradeProgress, UpgradeState
 from terrafirma.facts.release import ReleaseStatus
-from terrafirma.facts.secrets import DatabaseUrl
+from terrafirma.facts.secrets import AppSecrets, DatabaseUrl
 from terrafirma.facts.services import Unit
 from terrafirma.paths import HOST_PROGRAM, PASSWORDS_PROGRAM
 
@@ -69,6 +69,7 @@ HOSTILE = [
 
 ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     Accounts: [{"names": []}, {"names": ["prod", "dev"]}, {"names": HOSTILE}],
+    AppSecrets: [{"directory": one} for one in HOSTILE],
     AptLockHolder: [{}],
     Archives: [{}],
     Contents: [{"version": 17}],
@@ -218,6 +219,7 @@ def test_what_it_is_given_is_never_run(
         (Contents, {}),
         (Databases, {}),
         (DockerAddresses, []),
+        (AppSecrets, {"wrong": [], "other": []}),
         (DatabaseUrl, "no password"),
         (DockerNetworks, []),
         (FirstArchive, None),
@@ -1925,3 +1927,30 @@ def test_an_archive_proves_the_configuration_that_it_was_made_with(tmp_path: Pat
         assert proof() is None
         os.utime(file, (1000, 1000))
     assert proof() == "t1-2026-11-23T23:50:00"
+
+
+# --- secrets of applications ----------------------------------------------------------------------
+
+
+def test_all_secrets_are_wrong_where_there_is_no_program_yet() -> None:
+    """And no value comes back."""
+    asked = "owner prod\nborn key\ngiven .registry_password czNjcmV0\ngiven token czNjcmV0\n"
+    answer = shell(text(AppSecrets, directory="/nowhere"), stdin=asked)
+    assert AppSecrets().process(answer) == {
+        "wrong": ["key", ".registry_password", "token"],
+        "other": [],
+    }
+
+
+def test_secrets_that_are_wrong_and_those_of_nobody() -> None:
+    assert AppSecrets().process(["wrong a", "other b", "wrong c"]) == {
+        "wrong": ["a", "c"],
+        "other": ["b"],
+    }
+
+
+@pytest.mark.parametrize("line", ["s3cret", "", "wrong", "wrong a b", "right a"])
+def test_another_answer_about_secrets_is_not_repeated(line: str) -> None:
+    with pytest.raises(FactProcessError) as error:
+        AppSecrets().process([line])
+    assert "s3cret" not in str(error.value)

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from pyinfra.api import DeployError
 
-from terrafirma.budget import refuse_overdraft
+from terrafirma.budget import refuse_overdraft, refuse_overload
 from terrafirma.extensions import CONTRIB, EXTENSION_PACKAGES, PRELOADED, packages_of
 from terrafirma.given import passwords
 from terrafirma.pooler import pool_sizes, pooler, role_limits
@@ -399,6 +399,41 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     ),
     # Each of these would change the account anew on each run.
     (Users, {"users_accounts": [{"name": "a", "groups": ["b", "b"]}]}, "users_accounts.0", "b"),
+    *(
+        (
+            Users,
+            {"users_accounts": [{"name": "ci", "keys": [KEY], "releases": ["api"], key: value}]},
+            "users_accounts.0",
+            f"releases: ci releases applications and does nothing else: leave {key} out",
+        )
+        for key, value in (
+            ("sudo", ["/bin/ls"]),
+            ("sudo", ["ALL"]),
+            ("groups", ["docker"]),
+            ("shell", "/bin/bash"),
+        )
+    ),
+    (
+        Users,
+        {"users_accounts": [{"name": "ci", "releases": ["api"]}]},
+        "users_accounts.0",
+        "releases: ci has no keys that could: give it one",
+    ),
+    (
+        Users,
+        {"users_accounts": [{"name": "ci", "keys": [KEY], "releases": ["api", "api"]}]},
+        "users_accounts.0",
+        "releases: 'api' is there twice",
+    ),
+    *(
+        (
+            Users,
+            {"users_accounts": [{"name": "ci", "keys": [KEY], "releases": [name]}]},
+            "users_accounts.0.releases.0",
+            "does not match",
+        )
+        for name in ('api"', "a b", "a;b", "api\n", "-a", "a,b", "ALL")
+    ),
     (Users, {"users_accounts": [{"name": "a", "groups": ["a"]}]}, "users_accounts.0", "a"),
     # keys
     (
@@ -1160,6 +1195,65 @@ def test_a_limit_that_is_too_low_for_the_applications(limit: int) -> None:
 def test_applications_share_the_limit_of_their_database() -> None:
     message = overdraft(**limited(database=99), postgres_max_connections=200, app_more=[WORKERS])
     assert "is too low for api, web: set it to 120 or more" in message
+
+
+# --- memory and processors ------------------------------------------------------------------------
+
+
+def overload(memory_mb: int | None, cores: int = 4, **data: Any) -> str:
+    """What refuses a host of that size with that data; empty: nothing."""
+    known = None if memory_mb is None else {"memory": memory_mb * 1024, "cores": cores, "ssd": True}
+    one = host(**DEFAULTS | data)
+    one.get_fact = lambda fact, **arguments: known
+    try:
+        refuse_overload(one)
+    except DeployError as error:
+        message = str(error)
+        assert message.startswith("db1: ")
+        assert "\n" not in message
+        return message
+    return ""
+
+
+def test_memory_that_is_enough() -> None:
+    # 4 x 256 x 2 and 75 %.
+    assert not overload(8192, app_memory_mb=256)
+    # What says nothing counts as nothing.
+    assert not overload(512)
+    assert not overload(8192, app_memory_mb=256, app_more=[application("web", replicas=64)])
+    assert not overload(8192, app_memory_mb=256, app_more=[application("web")], app_source="")
+    # A host that does not say what it has.
+    assert not overload(None, app_memory_mb=99_999, app_cpus=99)
+
+
+def test_a_host_is_asked_only_if_there_is_a_limit() -> None:
+    with pytest.raises(AttributeError):
+        refuse_overload(host(**DEFAULTS | {"app_memory_mb": 1}))
+    refuse_overload(host(**DEFAULTS))
+
+
+def test_memory_that_is_too_little_is_counted() -> None:
+    web = application("web", replicas=2, memory_mb=100)
+    message = overload(8192, app_memory_mb=257, app_more=[web])
+    assert message == (
+        "db1: app_memory_mb: 8192 MB of memory are too few: api 4 replicas x 257 MB x 2 releases = "
+        "2056 MB, web 2 replicas x 100 MB x 2 releases = 400 MB, PostgreSQL 75 % = 6144 MB; lower "
+        "app_memory_mb or app_replicas until the applications take 2048 MB, or "
+        "postgres_memory_percent to 70"
+    )
+    assert not overload(8192, app_memory_mb=257, app_more=[web], postgres_memory_percent=70)
+
+
+def test_what_would_not_help_is_not_advised() -> None:
+    assert "postgres_memory_percent to" not in overload(1024, app_memory_mb=512)
+
+
+def test_processors() -> None:
+    assert not overload(8192, cores=2, app_cpus=2)
+    message = overload(8192, cores=2, app_cpus=2.5)
+    assert "app_cpus: a container of api may take 2.5, but the host has 2; set it to 2" in message
+    web = application("web", cpus=3)
+    assert "a container of web may take 3, but" in overload(8192, cores=2, app_more=[web])
 
 
 POOLS: dict[str, Any] = {

@@ -66,12 +66,15 @@ def command(fact: type[FactBase[Any]], **arguments: Any) -> str:
     return text.get_raw_value() if isinstance(text, StringCommand) else text
 
 
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGc1+glbGrHlrI9G1dvS2Q54l8v1A9J2h2KIlylF3/L8"
+CI: dict[str, Any] = {"name": "ci", "keys": [KEY], "releases": ["api"]}
 POOLED = {"pgbouncer_enabled": True}
 LISTENERS = command(Listeners, ports=[80, 443, 5432, 8000, 8001, 8002, 8003])
 POOLED_LISTENERS = command(Listeners, ports=[80, 443, 5432, 6432, 8000, 8001, 8002, 8003])
 DAEMON_JSON = command(FileContents, path="/etc/docker/daemon.json")
 DOCKER0 = command(DockerAddresses)
 NETWORKS = command(UsedNetworks)
+MEMORY = command(Hardware, path="/")
 HARDWARE = command(Hardware, path="/var/lib/postgresql/17/main")
 SERVER_CONF = "/etc/postgresql/17/main/conf.d/terrafirma.conf"
 
@@ -302,6 +305,26 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         "preflight",
         fake(machine(free_kb="1048576")),
         ("preflight_free_disk_gb: ", "1.0 GB are free", "2 are needed"),
+    ),
+    "memory that does not fit": (
+        "preflight",
+        fake(machine() | {MEMORY: ["memory=2097152", "cores=2"]}, app_memory_mb=512),
+        ("app_memory_mb: ", "2048 MB of memory are too few: api 4 replicas x 512 MB x 2", "512 MB"),
+    ),
+    "processors that do not fit below the platform": (
+        "../deploy",
+        fake(machine() | {MEMORY: ["memory=2097152", "cores=2"]}, app_cpus=4),
+        ("app_cpus: ", "a container of api may take 4", "set it to 2 or less"),
+    ),
+    "a key that releases what there is not": (
+        "users",
+        fake(machine(), users_accounts=[CI | {"releases": ["api", "shop"]}]),
+        ("users_accounts: ", "ci releases 'shop'", "no application", "api"),
+    ),
+    "a login that would become one that only releases": (
+        "users",
+        fake(machine(root="", sudo="yes", user="ci"), users_accounts=[CI]),
+        ("users_accounts: ", "'ci'", "another user"),
     ),
     "a stranger on PostgreSQL's port": (
         "preflight",
@@ -968,6 +991,19 @@ def test_an_account_that_is_no_longer_declared_keeps_its_sudo_while_it_is_connec
             f"rm -f {SUDOERS}{name}" for name in removed
         ]
         assert [line for line in done if line.startswith(f"path={SUDOERS}ingres ")]
+
+
+def test_a_key_that_releases_does_nothing_else(pyinfra: Pyinfra) -> None:
+    two = [{"name": "shop", "source": "examples/api", "domain": "shop.test", "port": 9000}]
+    data = {"users_accounts": [CI | {"releases": ["api", "shop"]}], "app_more": two}
+    result = pyinfra.call(
+        "@fake/host", "tasks/users.py", "-y", "--diff", "-vv", *fake(machine(), **data)
+    )
+    command = "/usr/local/bin/terrafirma forced api shop"
+    keys = written(result, "/home/ci/.ssh/authorized_keys").splitlines()
+    assert keys[1:] == [f'restrict,command="sudo -n {command}" {KEY}']
+    *_, rule = written(result, f"{SUDOERS}ci").splitlines()
+    assert rule == f"ci ALL=(root) NOPASSWD: {command}"
 
 
 @pytest.fixture(scope="module")

@@ -93,8 +93,11 @@ DATA: dict[str, dict[str, Any]] = {
     "postgres/sysctl.conf.j2": {"huge_pages": 0},
     "postgres/terrafirma.conf.j2": {"settings": SERVER},
     "sshd/00-terrafirma.conf.j2": {"password_authentication": False, "users": ["dev", "root"]},
-    "users/authorized_keys.j2": {"keys": ("ssh-ed25519 AAAA me", "ssh-rsa BBBB")},
-    "users/sudoers.j2": {"name": "dev", "commands": ("/bin/a b", "/bin/c")},
+    "users/authorized_keys.j2": {
+        "keys": ("ssh-ed25519 AAAA me", "ssh-rsa BBBB"),
+        "command": "",
+    },
+    "users/sudoers.j2": {"name": "dev", "commands": ("/bin/a b", "/bin/c"), "command": ""},
 }
 
 
@@ -408,6 +411,24 @@ def test_authorized_keys_are_exactly_the_declared_ones() -> None:
     assert settled(rendered("users/authorized_keys.j2", keys=())) == []
 
 
+RELEASE = "/usr/local/bin/terrafirma forced api shop"
+
+
+def test_keys_that_release_do_nothing_else() -> None:
+    assert settled(rendered("users/authorized_keys.j2", command=RELEASE)) == [
+        f'restrict,command="sudo -n {RELEASE}" ssh-ed25519 AAAA me',
+        f'restrict,command="sudo -n {RELEASE}" ssh-rsa BBBB',
+    ]
+
+
+def test_sudoers_of_an_account_that_releases() -> None:
+    lines = settled(rendered("users/sudoers.j2", name="ci-bot", commands=(), command=RELEASE))
+    assert lines == [
+        'Defaults:ci-bot env_keep += "SSH_ORIGINAL_COMMAND"',
+        f"ci-bot ALL=(root) NOPASSWD: {RELEASE}",
+    ]
+
+
 @pytest.mark.parametrize(
     ("commands", "rule"),
     [
@@ -420,9 +441,10 @@ def test_sudoers(commands: tuple[str, ...], rule: str) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("visudo"), reason="no visudo here")
-def test_visudo_accepts_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["", RELEASE])
+def test_visudo_accepts_it(tmp_path: Path, command: str) -> None:
     path = tmp_path / "sudoers"
-    path.write_text(rendered("users/sudoers.j2"))
+    path.write_text(rendered("users/sudoers.j2", name="ci-bot", command=command))
     result = subprocess.run(["visudo", "-cf", path], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
