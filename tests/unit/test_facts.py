@@ -47,6 +47,7 @@ from terrafirma.facts.release import ReleaseStatus
 from terrafirma.facts.secrets import AppSecrets, DatabaseUrl
 from terrafirma.facts.services import Unit
 from terrafirma.paths import HOST_PROGRAM, PASSWORDS_PROGRAM
+from tests.unit.conftest import Program
 
 # Paths on a host that are replaced by such of this machine, to run the shell here.
 APT_LOCKS = [
@@ -141,23 +142,6 @@ def ask(fact: type[FactBase[Any]], path: Path | None = None, **arguments: Any) -
     """The fact of this machine, as pyinfra gathers it."""
     output = shell(text(fact, **arguments), path)
     return fact().process(output) if output else fact().default()
-
-
-Program = Callable[[str, str], Path]
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Program:
-    """Puts a shell script under the name of a program that need not be here."""
-
-    def write(name: str, script: str) -> Path:
-        directory = tmp_path / "programs"
-        directory.mkdir(exist_ok=True)
-        (directory / name).write_text(f"#!/bin/sh\n{script}\n")
-        (directory / name).chmod(0o755)
-        return directory
-
-    return write
 
 
 @pytest.fixture
