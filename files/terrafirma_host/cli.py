@@ -200,6 +200,9 @@ def _forced(allowed: Sequence[str]) -> None:
         f"this key may: release [{'|'.join(allowed)}] [--image REF] [--revision REV]; "
         "rollback [APPLICATION] [RELEASE]; releases [APPLICATION]"
     )
+    # What it says is shown to root, on a terminal.
+    if not asked.isprintable():
+        raise Failed(usage)
     try:
         command, *rest = shlex.split(asked)
     except ValueError:
@@ -211,7 +214,7 @@ def _forced(allowed: Sequence[str]) -> None:
     else:
         raise Failed(usage)
     by = f"--by=deploy key of {os.environ.get('SUDO_USER', 'root')}"
-    one = argparse.ArgumentParser(prog=command, exit_on_error=False, allow_abbrev=False)
+    one = argparse.ArgumentParser(prog=command, add_help=False, allow_abbrev=False)
     one.error = lambda message: _refuse(usage or message)  # type: ignore[method-assign]
     match command:
         case "release":
@@ -225,7 +228,8 @@ def _forced(allowed: Sequence[str]) -> None:
         case "rollback":
             _rollback_options(one)
             chosen = one.parse_args(rest)
-            words = ["rollback", name, by, *([chosen.release] if chosen.release else [])]
+            # Even what begins with a dash is a release.
+            words = ["rollback", by, "--", name, *([chosen.release] if chosen.release else [])]
         case "releases" if not rest:
             words = ["releases", name]
         case _:

@@ -65,9 +65,7 @@ def app(roots: Path) -> spec.Application:
     secret.parent.mkdir()
     secret.write_text("postgresql://s3cret\n")
     source = roots / "opt" / "api" / "sources" / "0123"
-    return replace(
-        described(), source=str(source), secrets={"database_url": str(secret)}, user=""
-    )
+    return replace(described(), source=str(source), secrets={"database_url": str(secret)}, user="")
 
 
 def records(app: spec.Application, release: str, **but: Any) -> spec.Release:

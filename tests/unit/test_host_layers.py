@@ -247,7 +247,7 @@ def test_an_application_without_secrets_has_none() -> None:
         ("no", "no"),
         ("1e5", "1e5"),
         ("", ""),
-        ("it's \"x\": # [y] {z} \\ ü\N{SNOWMAN}", "it's \"x\": # [y] {z} \\ ü\N{SNOWMAN}"),
+        ('it\'s "x": # [y] {z} \\ ü\N{SNOWMAN}', 'it\'s "x": # [y] {z} \\ ü\N{SNOWMAN}'),
     ],
 )
 def test_variables_are_what_they_are_in_the_data(value: str, said: str) -> None:
