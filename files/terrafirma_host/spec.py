@@ -159,6 +159,11 @@ class Serving:
     release: str
     slot: str
     replicas: int
+    port: int  # the first of them; the description may have others by now
+
+    @property
+    def ports(self) -> range:
+        return range(self.port, self.port + self.replicas)
 
     @classmethod
     def load(cls, app: Application) -> Self | None:

@@ -224,7 +224,7 @@ def test_releases_are_shown_with_what_became_of_them(
         records(app, release, withdrawn=release.startswith("c"))
         spec.note(app, "release", release, f"revision-of-{release}", "me@here")
     spec.note(app, "rollback", "bbbbbbbbbbbb", "", "deploy key of ci")
-    spec.Serving("bbbbbbbbbbbb", "blue", 4).save(app)
+    spec.Serving("bbbbbbbbbbbb", "blue", 4, 8000).save(app)
     assert cli.main(["releases"]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == "api: 4 replicas of bbbbbbbbbbbb"

@@ -227,7 +227,7 @@ def test_releases_come_with_the_newest_first(app: Application) -> None:
 
 def test_what_serves_is_read_as_it_was_written(app: Application) -> None:
     assert Serving.load(app) is None
-    for serving in (Serving("0123456789ab", "blue", 4), Serving("ba9876543210", "green", 1)):
+    for serving in (Serving("0123456789ab", "blue", 4, 8000), Serving("ba9876543210", "green", 1, 8064)):
         serving.save(app)
         assert Serving.load(app) == serving
     assert [one.name for one in app.directory.iterdir()] == ["serving.json"]
