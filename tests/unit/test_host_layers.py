@@ -207,9 +207,10 @@ def test_replicas_run_as_an_account_or_as_their_image_says(owner: str) -> None:
 )
 def test_limits(memory: int, cpus: float, limits: dict[str, str] | None) -> None:
     app = replace(SHOP, memory_mb=memory, cpus=cpus)
+    resources = None if limits is None else {"limits": limits}
     for made in shop(app)["services"].values():
         if made != RESET:
-            assert made["deploy"].get("resources") == (limits and {"limits": limits})
+            assert made["deploy"].get("resources") == resources
 
 
 # --- secrets and variables ------------------------------------------------------------------------
@@ -228,8 +229,8 @@ def test_secrets_are_files_and_their_content_is_nowhere(as_variables: bool) -> N
     replicas = made["services"]["api"]
     assert replicas["secrets"] == ["database_url", "token"]
     # Without a value: Compose takes it from its own environment.
-    variables = {"DATABASE_URL": None, "TOKEN": None} if as_variables else {}
-    assert replicas["environment"] == variables | {"TERRAFIRMA_RELEASE": "0123456789ab"}
+    variables = dict.fromkeys(["DATABASE_URL", "TOKEN"]) if as_variables else {}
+    assert replicas["environment"] == {**variables, "TERRAFIRMA_RELEASE": "0123456789ab"}
 
 
 def test_an_application_without_secrets_has_none() -> None:
@@ -332,7 +333,7 @@ def test_images_are_those_of_the_release() -> None:
 
 def test_what_any_slot_has_in_common_names_none() -> None:
     """A release is the same in both: its identity goes by this."""
-    data = {"slot": "", "release": "", "replicas": 0, "images": {}, "owner": "1000:1001"}
+    data: dict[str, Any] = {"slot": "", "release": "", "replicas": 0, "images": {}, "owner": ""}
     text = layers.slot_layer(SHOP, PROJECT, **data)
     assert read(text)
     for word in ("blue", "green", "terrafirma.release", str(SHOP.slots["blue"])):

@@ -1,4 +1,4 @@
-"""Where Caddy sends requests: real files, sockets and TLS; scripts stand in for Caddy's programs."""
+"""Where Caddy sends requests: real files, sockets and TLS; scripts stand in for programs."""
 
 import socket
 import ssl
@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from cryptography import x509
@@ -215,7 +215,7 @@ def test_one_that_does_not_end_is_waited_for_no_longer_than_it_may_take(
 class Site(BaseHTTPRequestHandler):
     """Answers /503 with 503, and remembers who asked for what."""
 
-    asked: list[tuple[str, str]]
+    asked: ClassVar[list[tuple[str, str]]]
 
     def do_GET(self) -> None:
         self.asked.append((self.headers["Host"], self.path))
@@ -229,14 +229,16 @@ class Site(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[tuple[str, str]]]]:
-    handler = type("Handler", (Site,), {"asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    class Remembers(Site):
+        asked: ClassVar[list[tuple[str, str]]] = []
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Remembers)
     if tls:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
-        yield server.server_address[1], handler.asked
+        yield server.server_address[1], Remembers.asked
     finally:
         server.shutdown()
         server.server_close()

@@ -170,8 +170,7 @@ def test_other_ports_are_those_of_the_next_release(host: Path, app: Application)
     proxy.point(moved, "ba9876543210", "green", moved.ports("green", 2))
     release.settle(moved)
     assert (host / "caddy" / "upstreams" / "api.caddy").read_text() == (
-        "# Managed by Terrafirma: release 0123456789ab in blue\n"
-        "to 127.0.0.1:8000 127.0.0.1:8001\n"
+        "# Managed by Terrafirma: release 0123456789ab in blue\nto 127.0.0.1:8000 127.0.0.1:8001\n"
     )
 
 
@@ -353,7 +352,7 @@ def test_a_source_that_is_none_leaves_nothing(app: Application, roots: Path, kin
 
 def test_a_source_of_a_project_has_its_files(app: Application) -> None:
     project = replace(app, compose=("compose.yaml", "deploy/more.yaml"))
-    with pytest.raises(Failed, match="has no file 'deploy/more.yaml'"):
+    with pytest.raises(Failed, match=r"has no file 'deploy/more.yaml'"):
         release.unpack(project, tar(("compose.yaml", b"")))
     assert release.unpack(project, tar(("compose.yaml", b""), ("deploy/more.yaml", b""))).is_dir()
 

@@ -124,14 +124,14 @@ def test_an_application_is_found_by_its_name(roots: Path) -> None:
 def test_whose_containers_they_are() -> None:
     assert replace(described(), user="").owner() == ""
     assert replace(described(), user="root").owner() == "0:0"
-    with pytest.raises(Failed, match="no account 'nobody-here'; run tasks/users.py"):
+    with pytest.raises(Failed, match=r"no account 'nobody-here'; run tasks/users.py"):
         replace(described(), user="nobody-here").owner()
 
 
 def test_a_secret_that_is_missing_is_named(app: Application) -> None:
     assert app.values() == {"database_url": "postgresql://s3cret\n"}
     missing = replace(app, secrets={**app.secrets, "token": "/no/where/token"})
-    with pytest.raises(Failed, match="the secret /no/where/token is missing; run deploy.py"):
+    with pytest.raises(Failed, match=r"the secret /no/where/token is missing; run deploy.py"):
         missing.values()
 
 
@@ -227,7 +227,10 @@ def test_releases_come_with_the_newest_first(app: Application) -> None:
 
 def test_what_serves_is_read_as_it_was_written(app: Application) -> None:
     assert Serving.load(app) is None
-    for serving in (Serving("0123456789ab", "blue", 4, 8000), Serving("ba9876543210", "green", 1, 8064)):
+    for serving in (
+        Serving("0123456789ab", "blue", 4, 8000),
+        Serving("ba9876543210", "green", 1, 8064),
+    ):
         serving.save(app)
         assert Serving.load(app) == serving
     assert [one.name for one in app.directory.iterdir()] == ["serving.json"]

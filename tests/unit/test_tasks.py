@@ -1687,7 +1687,9 @@ def test_a_second_login_acts_as_the_role_wherever_that_comes_in(pyinfra: Pyinfra
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-def test_a_new_password_reaches_the_replicas_by_a_release_each(pyinfra: Pyinfra, pooled: bool) -> None:
+def test_a_new_password_reaches_the_replicas_by_a_release_each(
+    pyinfra: Pyinfra, pooled: bool
+) -> None:
     _, state = json.loads(as_declared(USERS)[command(Roles, version=17)][0]).popitem()
     answers = machine() | {
         # The rest of a run that died.
