@@ -12,9 +12,6 @@ PASSWORDS_PROGRAM = "/usr/local/lib/terrafirma/postgres-passwords"
 SECRETS_PROGRAM = "/usr/local/lib/terrafirma/app-secrets"
 """Keeps the secrets of the applications in their files; from files/app/app-secrets."""
 
-HOST_PROGRAM = "/usr/local/bin/terrafirma"
-"""Releases the applications, and all that belongs to it."""
-
 BACKUP_SECRETS = f"{SECRETS}/borg"
 """The passphrase of the repository and the SSH key that opens the backup host."""
 

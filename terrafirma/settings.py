@@ -158,7 +158,9 @@ def _explain(start: str, error: ValidationError, fields: tuple[str, ...]) -> Ite
             given = "what is there" if one["loc"][-1] == "password" else repr(one["input"])
             message = f"{given} does not match {one['ctx']['pattern']}"
         # A rule over the whole model has no location: its message names the keys itself.
-        yield f"{start}{location}: {message}" if location else message
+        if not location and message.partition(":")[0] not in fields:
+            start = ""
+        yield f"{start}{location and location + ': '}{message}"
 
 
 # Keys of pyinfra's own connectors that share a prefix with a task of ours.
@@ -620,8 +622,9 @@ def _image(value: str) -> str:
 
 def _secret_source(value: str) -> str:
     if value != "born" and not re.fullmatch(r"env:[A-Za-z_]\w*|command:[^\s].*", value):
+        # Not repeated: it may be the secret itself.
         raise ValueError(
-            f"{value[:20]!r} is no source of a secret: use 'born' (made on the server), 'env:NAME' "
+            "is no source of a secret: use 'born' (made on the server), 'env:NAME' "
             "(of the environment of pyinfra) or 'command:…' (what a command prints here)"
         )
     return _one_line(value)
@@ -757,7 +760,7 @@ class Application(Model):
 
     @property
     def source_directory(self) -> Path:
-        return ROOT / Path(self.source).expanduser()
+        return _here(self.source)
 
     @property
     def slots(self) -> dict[str, int]:
@@ -851,7 +854,7 @@ class App(Application, Settings):
                 raise ValueError(f"app_source: {one.name} has neither source nor image")
             if one.source:
                 _refuse_missing(one)
-            if one.snippet and not _is_file(ROOT / Path(one.snippet).expanduser()):
+            if one.snippet and not _is_file(_here(one.snippet)):
                 raise ValueError(f"app_snippet: {one.name}: cannot read {one.snippet!r}")
         return self
 
@@ -864,10 +867,19 @@ def _refuse_missing(one: Application) -> None:
         raise ValueError(f"app_source: {one.source!r} is not a directory with a Dockerfile")
 
 
+def _here(path: str) -> Path:
+    """A path of this machine, below the project if it is not absolute."""
+    try:
+        return ROOT / Path(path).expanduser()
+    except RuntimeError:
+        # There is no such user's home, and no such file.
+        return ROOT / path
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, RuntimeError):
+    except OSError:
         return False
 
 

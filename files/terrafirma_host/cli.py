@@ -208,6 +208,9 @@ def forced(allowed: Sequence[str], asked: str) -> list[str]:
         f"this key may: release [{'|'.join(allowed)}] [--image REF] [--revision REV]; "
         "rollback [APPLICATION] [RELEASE]; releases [APPLICATION]"
     )
+    # What it says is shown to root, on a terminal.
+    if not asked.isprintable():
+        raise Failed(usage)
     try:
         command, *rest = shlex.split(asked)
     except ValueError:

@@ -230,7 +230,8 @@ def registry_of(image: str) -> str:
     """The host that keeps an image; without one in its name it is Docker's own."""
     host, slash, _ = image.partition("/")
     named = slash and ("." in host or ":" in host or host == "localhost")
-    return host if named else "https://index.docker.io/v1/"
+    own = not named or host in ("docker.io", "index.docker.io")
+    return "https://index.docker.io/v1/" if own else host
 
 
 def repository(image: str) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from terrafirma_host.shell import Failed, write
+from terrafirma_host.shell import Expired, Failed, write
 from terrafirma_host.spec import RUNTIME, Application
 
 
@@ -46,7 +46,7 @@ def lease(app: Application, holder: str, what: str, seconds: int) -> Iterator[Le
             raise Failed(f"another release of {app.name} is going on: {describe(app)}") from None
 
         def expire(*_: object) -> None:
-            raise Failed(f"not done within {seconds} s, at the step {mine.data.get('step')!r}")
+            raise Expired(f"not done within {seconds} s, at the step {mine.data.get('step')!r}")
 
         signal.signal(signal.SIGALRM, expire)
         signal.alarm(seconds)

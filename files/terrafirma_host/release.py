@@ -63,6 +63,8 @@ def wanted(app: Application, compose: Compose) -> Wanted:
     code = identity(Path(app.source).name, image, json.dumps(others), " ".join(app.migrate))
     shape = layers.slot_layer(app, project, slot="", release="", replicas=0, images={},
                               owner=app.owner())  # fmt: skip
+    # The layer leaves alone those of other people.
+    shape += json.dumps(project.get("networks"), sort_keys=True)
     return Wanted(
         id=identity(code, shape, json.dumps(app.values(), sort_keys=True)),
         code=code, source=app.source, image=image, project=project,
@@ -95,7 +97,7 @@ def release(
             )
         serving = Serving.load(app)
         same = serving is not None and serving.release == target.id
-        if serving and same and serving.replicas == app.replicas:
+        if serving and same and serving.ports == app.ports(serving.slot, app.replicas):
             if whole(app, serving):
                 say(f"release {target.id} of {app.name} serves already")
                 return
@@ -197,7 +199,7 @@ def settle(app: Application) -> None:
     serving = Serving.load(app)
     if serving and proxy.slot_of(app) not in ("", serving.slot):
         say(f"putting Caddy back to release {serving.release}")
-        proxy.point(app, serving.release, serving.slot, app.ports(serving.slot, serving.replicas))
+        proxy.point(app, serving.release, serving.slot, serving.ports)
         idle = other(app, serving.slot)
         proxy.drain(app.ports(idle, app.replicas), app.drain_seconds)
     for slot in app.slots:
@@ -217,6 +219,7 @@ def whole(app: Application, serving: Serving) -> bool:
     return (
         len(right) == serving.replicas == app.replicas
         and others_run
+        and serving.ports == app.ports(serving.slot, app.replicas)
         and proxy.slot_of(app) == serving.slot
         and not moved(app, serving)
     )
@@ -386,13 +389,12 @@ def take_over(
         made.save(app)
         if withdraw and (old := Release.load(app, withdraw)):
             replace(old, withdrawn=True).save(app)
-        Serving(made.id, slot, app.replicas).save(app)
+        Serving(made.id, slot, app.replicas, app.slots[slot]).save(app)
     except (Failed, OSError) as error:
         step = held.data["step"]
         with suppress(Failed, OSError):
             if switched and serving:
-                back = app.ports(serving.slot, serving.replicas)
-                proxy.point(app, serving.release, serving.slot, back)
+                proxy.point(app, serving.release, serving.slot, serving.ports)
                 proxy.drain(app.ports(slot, app.replicas), app.drain_seconds)
             clear(app, slot)
             if not serving:
@@ -401,7 +403,7 @@ def take_over(
         raise Failed(f"at the step {step!r}: {error}") from None
     held.step("drain")
     if serving:
-        proxy.drain(app.ports(serving.slot, serving.replicas), app.drain_seconds)
+        proxy.drain(serving.ports, app.drain_seconds)
         held.step("stop")
         clear(app, serving.slot)
     held.step("prune")

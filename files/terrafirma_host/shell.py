@@ -13,6 +13,10 @@ class Failed(Exception):
     """What went wrong, in words for whoever releases."""
 
 
+class Expired(Failed):
+    """The time of a release is over: no answer of the command that was under way."""
+
+
 def say(text: str) -> None:
     # Whoever listened may be gone; the release goes on.
     with suppress(OSError):
@@ -47,6 +51,8 @@ def run(
 def succeeds(*command: str | Path) -> bool:
     try:
         run(*command)
+    except Expired:
+        raise
     except Failed:
         return False
     return True

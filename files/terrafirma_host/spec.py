@@ -9,6 +9,7 @@ import pwd
 import re
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,6 +159,11 @@ class Serving:
     release: str
     slot: str
     replicas: int
+    port: int  # the first of them; the description may have others by now
+
+    @property
+    def ports(self) -> range:
+        return range(self.port, self.port + self.replicas)
 
     @classmethod
     def load(cls, app: Application) -> Self | None:
@@ -174,8 +180,11 @@ class Serving:
 def note(app: Application, action: str, release: str, revision: str, by: str) -> None:
     """A line of the history: what began to serve when, and who asked for it."""
     line = {"at": now(), "action": action, "release": release, "revision": revision, "by": by}
-    with (app.directory / "history.jsonl").open("a") as history:
-        history.write(json.dumps(line) + "\n")
+    path = app.directory / "history.jsonl"
+    # A line that a full disk or a power cut left without its end stays by itself.
+    torn = path.exists() and not path.read_bytes().endswith(b"\n")
+    with path.open("a") as history:
+        history.write("\n" * torn + json.dumps(line) + "\n")
 
 
 def history(app: Application) -> list[dict[str, str]]:
@@ -184,7 +193,11 @@ def history(app: Application) -> list[dict[str, str]]:
         lines = (app.directory / "history.jsonl").read_text().splitlines()
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in reversed(lines) if line.endswith("}")]
+    found = []
+    for line in reversed(lines):
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def now() -> str:
@@ -210,5 +223,7 @@ def tree_digest(directory: Path) -> str:
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         executable = bool(path.stat().st_mode & 0o100)
         content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(directory)}|{executable}|{content}\n".encode())
+        line = f"{path.relative_to(directory)}|{executable}|{content}\n"
+        # A name need not be UTF-8.
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()

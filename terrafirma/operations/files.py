@@ -185,7 +185,9 @@ def tree_digest(directory: Path) -> str:
     for path in source_files(directory):
         executable = bool(path.stat().st_mode & 0o100)
         content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(directory)}|{executable}|{content}\n".encode())
+        line = f"{path.relative_to(directory)}|{executable}|{content}\n"
+        # A name need not be UTF-8.
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -69,5 +69,7 @@ def _streamed(*words: str | QuoteString) -> FunctionCommand:
 def _stream(state: State, host: Host, command: StringCommand) -> bool:
     """Run it, and show what it says as it says it: it may take minutes."""
     sudo = {key: host.data.get(key) for key in ("_sudo", "_sudo_password") if host.data.get(key)}
-    status, _ = host.run_shell_command(command, print_output=True, **sudo)
+    status, _ = host.run_shell_command(
+        command, print_output=True, print_input=state.print_input, **sudo
+    )
     return status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -18,14 +19,19 @@ import pytest
 
 from tests.conftest import ROOT, Pyinfra
 from tests.e2e.support import (
+    DOMAIN,
     EVERYTHING,
     Container,
     Load,
+    Registry,
     Target,
     changed,
     eventually,
     load,
+    open_ports,
     options,
+    output,
+    registry,
     target,
 )
 
@@ -99,8 +105,16 @@ def site(
     source = tmp_path_factory.mktemp("source") / "api"
     shutil.copytree(ROOT / "examples/api", source)
     with target(pyinfra, "tf-test-releases", 2441) as server:
+        # A disk of its own for images, that a build can fill without this machine's.
+        server.run("mount -t tmpfs -o size=3g tmpfs /var/lib/docker")
         one = Site(server, outsider, source)
         one.deploy("deploy.py")
+        yield one
+
+
+@pytest.fixture(scope="module")
+def images() -> Iterator[Registry]:
+    with registry("tf-test-images") as one:
         yield one
 
 
@@ -217,10 +231,7 @@ def broken(site: Site, name: str) -> dict[str, Any]:
             site.server.run(f"systemd-run --quiet --unit squatter {serve}")
             eventually(lambda: site.server.call(f"curl -s 127.0.0.1:{port}").returncode == 0, 10)
         case "finds the disk full":
-            docker.write_text(
-                docker.read_text() + "RUN dd if=/dev/zero of=/big bs=1M count=100000 2>&1\n"
-            )
-            return {}
+            docker.write_text(docker.read_text() + "RUN dd if=/dev/zero of=/big bs=1M 2>&1\n")
         case "has no valid snippet":
             snippet = site.source.parent / "snippet"
             snippet.write_text("no_luck_today\n")
@@ -237,6 +248,7 @@ def broken(site: Site, name: str) -> dict[str, Any]:
         ("fails the smoke test", (), "/no/luck/today answers 404"),
         ("fails its migration", (), "the migration failed: docker compose: no luck today"),
         ("finds a port taken", (), "address already in use"),
+        ("finds the disk full", (), "no space left on device"),
         ("has no valid snippet", ("tasks/caddy.py", "tasks/app.py"), "no_luck_today"),
     ],
 )
@@ -259,7 +271,11 @@ def test_a_broken_release(site: Site, name: str, files: tuple[str, ...], words: 
     assert words in answer.stderr, answer.stderr[-3000:]
     assert "Traceback" not in answer.stderr
     assert site.serving == before
-    assert releases_of(result) == {before["release"]}
+    over = time.time() - 1
+    late = {one["release"] for one in result["answers"] if one["asked"] > over}
+    assert late <= {before["release"]}
+    if name != "fails the smoke test":  # which is asked of what serves
+        assert releases_of(result) == {before["release"]}
     # With its cause gone, the same run makes a release, or has nothing to do.
     site.deploy("tasks/caddy.py", "tasks/app.py")
     assert site.is_converged()
@@ -283,8 +299,11 @@ def test_a_release_that_is_killed(site: Site, step: str) -> None:
         asked = time.time()
         time.sleep(1)
     nothing_failed(result, REQUESTS // 2)
-    if step not in ("drain", "stop"):
+    # Those in the middle are over before anybody can be killed in them.
+    if step in ("prepare", "migrate", "start", "health"):
         assert after == before
+    if step in ("drain", "stop"):
+        assert after != before
     late = {one["release"] for one in result["answers"] if one["asked"] > asked}
     assert late == {after}
     site.deploy(**data)
@@ -358,10 +377,12 @@ def test_replicas_that_are_killed(site: Site, count: int) -> None:
         eventually(
             lambda: "starting" not in site.server.run("docker ps --format '{{.Status}}'"), 60
         )
-    # What was under way on a killed replica: a POST is not tried again, nor is half an answer.
-    lost = [one for one in result["failed"] if one["method"] == "GET" and one["kind"] != "events"]
-    assert lost == []
-    assert len(result["failed"]) <= 40 * count
+    # Who talks for long to a killed replica notices; a POST that it had is not sent again.
+    lasting = ("websocket", "events")
+    assert [
+        one for one in result["failed"] if one["method"] == "GET" and one["kind"] not in lasting
+    ] == []
+    assert len(result["failed"]) <= 20 * count
     assert site.deploy()["results"]["totals"]["error"] == 0
 
 
@@ -378,3 +399,200 @@ def test_a_server_that_is_killed(site: Site, unit: str) -> None:
         assert {one["kind"] for one in result["failed"]} <= set(result["kinds"])
     site.server.run(f"systemctl is-active {unit}")
     assert site.is_converged()
+
+
+# --- other kinds of applications ------------------------------------------------------------------
+
+
+def test_an_image_of_a_private_registry(
+    site: Site, images: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images.trust(site.server)
+    serving = site.server.run("docker image ls -q terrafirma/api | head -n 1")
+    first = images.push(site.server, serving, "team/api:stable")
+    monkeypatch.setenv("REGISTRY_PASSWORD", images.password)
+    data = {
+        "app_source": "",
+        "app_image": first,
+        "app_registry_user": images.user,
+        "app_registry_password": "env:REGISTRY_PASSWORD",
+    }
+    with site.load() as result:
+        site.deploy(**data)
+    nothing_failed(result)
+    before = site.serving
+    assert site.is_converged(**data)
+
+    # A tag that moves is another release.
+    site.server.run(
+        "docker build -q -t moved -", stdin=f"FROM {serving}\nENV MOVED=yes\n", timeout=120
+    )
+    images.push(site.server, "moved", "team/api:stable")
+    with site.load() as result:
+        site.deploy(**data)
+    nothing_failed(result)
+    after = site.serving
+    assert after["release"] != before["release"]
+    assert "MOVED=yes" in site.server.run("docker exec $(docker ps -q | head -n 1) env")
+
+    # One that is not there, and a password that is not right.
+    with site.load(REQUESTS // 2) as result:
+        answer = site.call(**data | {"app_image": f"{images.host}/team/api:never"})
+        assert answer.returncode == 1
+        assert "manifest unknown" in answer.stderr or "no such manifest" in answer.stderr
+        monkeypatch.setenv("REGISTRY_PASSWORD", "a-guess-that-is-wrong")
+        answer = site.call(**data | {"app_image": f"{images.host}/team/api:other"})
+        assert answer.returncode == 1
+        assert "unauthorized" in answer.stderr.lower()
+    nothing_failed(result, REQUESTS // 2)
+    assert site.serving == after
+    monkeypatch.setenv("REGISTRY_PASSWORD", images.password)
+    site.deploy(**data)
+
+    # The password is where the secrets are, for root, and nowhere else.
+    found = site.server.run(
+        f"grep -rlF {images.password} /etc /opt /root /home /run /var/lib/terrafirma /var/log"
+        " 2> /dev/null || true"
+    )
+    assert found.split() == ["/etc/terrafirma/secrets/app/api/.registry_password"]
+    encoded = base64.b64encode(f"{images.user}:{images.password}".encode()).decode()
+    assert site.server.call(f"grep -rqF {encoded} /etc /opt /root /run").returncode == 1
+
+
+def test_a_compose_project(site: Site, tmp_path: Path) -> None:
+    project = tmp_path / "shop"
+    shutil.copytree(ROOT / "examples/compose", project)
+    shop = {
+        "name": "shop", "source": str(project), "compose": ["compose.yaml"], "service": "web",
+        "stateful": ["redis"], "migrate": ["migrate"], "domain": "shop.terrafirma.test",
+        "user": "", "port": 9000, "replicas": 2, "drain_seconds": 10,
+    }  # fmt: skip
+    data = {"app_more": [shop]}
+    site.deploy("tasks/caddy.py", "tasks/app.py", **data)
+    domain = "shop.terrafirma.test"
+    ask = f"curl -sk --resolve {domain}:443:127.0.0.1 https://{domain}/"
+    first = json.loads(site.server.run(ask))
+    redis = "docker inspect --format '{{.Id}} {{.State.StartedAt}}' shop-state-redis-1"
+    before = site.server.run(redis)
+    assert site.is_converged(**data)
+
+    with load(
+        site.outsider, site.server, "/healthz", requests=REQUESTS // 2, domain=domain
+    ) as result:
+        main = project / "main.py"
+        main.write_text(main.read_text() + "\n# another version\n")
+        site.deploy("tasks/app.py", **data)
+    nothing_failed(result, REQUESTS // 2)
+    # What it holds is older than the release; the migration ran once more, and once.
+    assert site.server.run(redis) == before
+    second = json.loads(site.server.run(ask))
+    assert len(second["migrations"]) == len(first["migrations"]) + 1
+    names = site.server.run("docker ps --format '{{.Names}} {{.Ports}}'").splitlines()
+    ours = sorted(line for line in names if line.startswith("shop-"))
+    assert [line.split()[0] for line in ours] == [
+        *("shop-green-web-1", "shop-green-web-2", "shop-green-worker-1", "shop-state-redis-1"),
+    ]
+    # Nothing of it answers the world by itself.
+    assert all("0.0.0.0" not in line for line in ours)
+    assert open_ports(site.outsider, site.server, 8080, 6379, 9000, 9064) == []
+    # The files are the user's; they are as they were.
+    original = (ROOT / "examples/compose/compose.yaml").read_text()
+    assert (project / "compose.yaml").read_text() == original
+
+
+# --- a deploy key, and every day ------------------------------------------------------------------
+
+
+def test_a_key_that_releases(site: Site, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    output("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+    ci = {"name": "ci", "keys": [f"{key}.pub"], "releases": ["api"]}
+    data = {"users_accounts": [{"name": "prod"}, {"name": "ingres", "sudo": ["ALL"]}, ci]}
+    site.deploy("tasks/users.py", "tasks/sshd.py", "tasks/app.py", **data)
+    before = site.serving["release"]
+
+    ssh = [
+        "ssh", "-F", "/dev/null", "-i", str(key), "-p", str(site.server.port),
+        "-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile=.target/known_hosts",
+        "ci@127.0.0.1",
+    ]  # fmt: skip
+    (tmp_path / "api").mkdir()
+    source = tmp_path / "api"
+    shutil.copytree(site.source, source, dirs_exist_ok=True)
+    (source / "VERSION").write_text("by key\n")
+    with site.load() as result:
+        tar = subprocess.run(
+            ["tar", "-czf", "-", "-C", str(source), "."], capture_output=True, check=True
+        ).stdout
+        answer = subprocess.run(
+            [*ssh, "release --revision 0123abcd"],
+            input=tar, capture_output=True, check=False, cwd=ROOT, timeout=300,
+        )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    nothing_failed(result)
+    after = site.serving["release"]
+    assert after != before
+    shown = subprocess.run([*ssh, "releases"], capture_output=True, text=True, cwd=ROOT).stdout
+    assert re.search(rf"release +{after} +0123abcd +deploy key of ci +serves", shown)
+    # What came with the key is not undone by a deploy, which has another source.
+    assert site.is_converged(**data)
+    assert site.serving["release"] == after
+    # A source that is none leaves everything as it is.
+    answer = subprocess.run(
+        [*ssh, "release"], input=b"no tar at all", capture_output=True, check=False, cwd=ROOT
+    )
+    assert answer.returncode == 1
+    assert b"is no gzipped tar" in answer.stderr
+    assert site.serving["release"] == after
+    # Without such an account, the deploy has the say again.
+    site.deploy("tasks/users.py", "tasks/sshd.py", "tasks/app.py")
+    assert site.serving["release"] == before
+
+
+def test_every_day(site: Site) -> None:
+    server = site.server
+    assert (
+        server.run("terrafirma run api -- sh -c 'echo $TERRAFIRMA_RELEASE'")
+        == (site.serving["release"])
+    )
+    assert "Uvicorn running" in server.run("terrafirma logs api")
+    with site.load() as result:
+        server.run("terrafirma restart api", timeout=120)
+    nothing_failed(result)
+    assert len({one["replica"] for one in result["answers"]}) == 4
+
+    page = f"curl -sk -w '%{{http_code}}' --resolve {DOMAIN}:443:127.0.0.1 https://{DOMAIN}/whoami"
+    server.run("terrafirma maintenance api on")
+    assert server.run(page).endswith("503")
+    server.run("terrafirma maintenance api off")
+    assert server.run(page).endswith("200")
+
+    answer = server.call("terrafirma logs shop")
+    assert answer.returncode == 1
+    assert answer.stderr.strip() == ("terrafirma: there is no application 'shop'; there are: api")
+
+
+def test_a_release_is_a_plan_first(site: Site) -> None:
+    site.change()
+    digest = site.server.digest()
+    assert site.server.plan("tasks/app.py", **site.data) == [
+        *("Upload the source of api", "Describe api", "Release api, 2 replicas"),
+    ]
+    assert site.server.digest() == digest
+    site.deploy()
+    assert site.server.plan("tasks/app.py", **site.data) == []
+
+
+def test_five_releases_are_kept(site: Site) -> None:
+    for _ in range(3):
+        site.change()
+        site.deploy(app_keep_releases=2)
+    (answer,) = json.loads(site.server.run("terrafirma releases api --json"))
+    assert len(answer["kept"]) == 3
+    assert answer["kept"][0] == site.serving["release"]
+    tags = site.server.run("docker image ls --format '{{.Tag}}' terrafirma/api").split()
+    assert sorted(tags) == sorted(answer["kept"])
+    sources = site.server.run("ls /opt/terrafirma/api/sources").split()
+    assert len(sources) == 3
+    site.deploy("tasks/rollback.py", app_rollback=f"api:{answer['kept'][-1]}")
+    assert site.serving["release"] == answer["kept"][-1]

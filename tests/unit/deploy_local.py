@@ -52,5 +52,5 @@ put(
 upload_source(
     name="Upload a source",
     directory=root / "source",
-    dest=f"{root}/copies/source-{tree_digest(root / 'source')[:12]}",
+    dest=f"{root}/copies/{tree_digest(root / 'source')}",
 )

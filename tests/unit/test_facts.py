@@ -24,12 +24,7 @@ from pyinfra.api import FactBase, FactProcessError, StringCommand
 import terrafirma.facts
 from terrafirma.facts.accounts import Accounts
 from terrafirma.facts.backup import Archives, FirstArchive
-from terrafirma.facts.docker import (
-    DockerAddresses,
-    DockerNetworks,
-    MissingNetworks,
-    ProjectContainers,
-)
+from terrafirma.facts.docker import DockerAddresses, DockerNetworks, MissingNetworks
 from terrafirma.facts.files import PathStates
 from terrafirma.facts.machine import (
     Hardware,
@@ -52,9 +47,11 @@ from terrafirma.facts.postgres import (
 )
 from terrafirma.facts.postgres_status import PostgresStatus
 from terrafirma.facts.postgres_upgrade import UpgradeProgress, UpgradeState
+from terrafirma.facts.release import ReleaseStatus
 from terrafirma.facts.secrets import AppSecrets, DatabaseUrl
 from terrafirma.facts.services import Unit
-from terrafirma.paths import PASSWORDS_PROGRAM
+from terrafirma.paths import HOST_PROGRAM, PASSWORDS_PROGRAM
+from tests.unit.conftest import Program
 
 # Paths on a host that are replaced by such of this machine, to run the shell here.
 APT_LOCKS = [
@@ -105,7 +102,7 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     Server: [{"version": 17}],
     PostgresStatus: [{"version": 15}, {"version": 17}],
     PathStates: [{"paths": []}, {"paths": ["/etc"]}, {"paths": HOSTILE}],
-    ProjectContainers: [{"project": one} for one in HOSTILE],
+    ReleaseStatus: [{"app": "api"}, *({"app": one} for one in HOSTILE)],
     Unit: [
         {"unit": "ssh.service"},
         {"unit": "a.service", "restart_on": ["/etc/a"], "reload_on": ["/etc/b", "/etc/c"]},
@@ -149,23 +146,6 @@ def ask(fact: type[FactBase[Any]], path: Path | None = None, **arguments: Any) -
     """The fact of this machine, as pyinfra gathers it."""
     output = shell(text(fact, **arguments), path)
     return fact().process(output) if output else fact().default()
-
-
-Program = Callable[[str, str], Path]
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Program:
-    """Puts a shell script under the name of a program that need not be here."""
-
-    def write(name: str, script: str) -> Path:
-        directory = tmp_path / "programs"
-        directory.mkdir(exist_ok=True)
-        (directory / name).write_text(f"#!/bin/sh\n{script}\n")
-        (directory / name).chmod(0o755)
-        return directory
-
-    return write
 
 
 class Cluster:
@@ -276,7 +256,10 @@ def test_what_it_is_given_is_never_run(
         (MissingNetworks, []),
         (MissingPackages, []),
         (PathStates, {}),
-        (ProjectContainers, []),
+        (
+            ReleaseStatus,
+            {"serving": "", "wanted": "", "withdrawn": False, "current": False, "trouble": ""},
+        ),
         (Roles, {}),
         (Server, {"pending": [], "restart": [], "by_hand": []}),
         (
@@ -395,7 +378,10 @@ def test_a_default_is_nobody_elses() -> None:
         (Machine, ["id=debian", "free_kb=plenty"]),
         (PathStates, ["stat: cannot statx '/x': Permission denied"]),
         (PathStates, ["8f8d84a9d15dd8bd30c814e80df8dbdc48240f5c13e4e59da35ed453ade9a6ff  -"]),
-        (ProjectContainers, ["api-api-1"]),
+        (ReleaseStatus, ["Traceback (most recent call last):"]),
+        (ReleaseStatus, ["null"]),
+        (ReleaseStatus, ["7"]),
+        (ReleaseStatus, ['{"serving": "", "wanted": "", "withdrawn": false, "current": false}']),
         (Roles, ["psql: error: connection to server failed"]),
         (Roles, ["null"]),
         (Server, ["psql: error: connection to server failed"]),
@@ -1236,102 +1222,6 @@ def test_docker0_is_asked_for_ipv4_before_ipv6_and_only_for_what_others_reach(
         assert line.endswith("dev docker0 scope global")
 
 
-CONTAINERS = """\
-api-api-1|ddfb298c671a|running|healthy|
-api-api-2|ddfb298c671a|running|unhealthy|yes
-api-api-4|ddfb298c671a|exited|unhealthy|
-api-api-5|ddfb298c671a|restarting||
-api-api-8||running||
-""".splitlines()
-
-
-def test_containers_of_a_project() -> None:
-    containers = ProjectContainers().process(CONTAINERS)
-    assert [(one["state"], one["health"], one["stale"]) for one in containers] == [
-        ("running", "healthy", False),
-        ("running", "unhealthy", True),
-        ("exited", "unhealthy", False),
-        ("restarting", "", False),
-        ("running", "", False),
-    ]
-    assert (containers[0]["name"], containers[0]["release"]) == ("api-api-1", "ddfb298c671a")
-    assert containers[-1]["release"] == ""
-
-
-def test_docker_is_asked_for_one_project_alone(program: Program, tmp_path: Path) -> None:
-    asked = tmp_path / "asked"
-    path = program("docker", f'for word in "$@"; do echo "<$word>"; done >> {asked}')
-    assert shell(text(ProjectContainers, project="it's mine"), path) == []
-    words = asked.read_text()
-    assert "<label=com.docker.compose.project=it's mine>" in words
-    assert "<--all>" in words
-
-
-def test_a_container_older_than_its_secret_is_stale(program: Program, tmp_path: Path) -> None:
-    secret = tmp_path / "it's secret"
-    secret.write_text("new")
-    inspected = "; ".join(
-        f"echo '/api-{number}|ddfb|running|healthy|{started}'"
-        for number, started in enumerate(("2001-01-01T00:00:00.5Z", "2099-01-01T00:00:00.5Z"))
-    )
-    path = program("docker", f"case $1 in ps) echo one two ;; *) {inspected} ;; esac")
-    command = text(ProjectContainers, project="api", secrets=[str(secret), "/nowhere"])
-    containers = ProjectContainers().process(shell(command, path))
-    assert [(one["name"], one["stale"]) for one in containers] == [
-        ("api-0", True),
-        ("api-1", False),
-    ]
-
-
-GATEWAY = "10.210.0.1\thost.docker.internal"
-GATEWAY_6 = "fd00::1\thost.docker.internal"
-
-
-@pytest.mark.parametrize(
-    ("hosts", "stale"),
-    [
-        ([GATEWAY], False),
-        ([GATEWAY_6, GATEWAY], False),
-        (["10.210.0.1 host.docker.internal another"], False),
-        # Where docker0 was before the host's last boot; the second is no part of it.
-        (["172.17.0.1\thost.docker.internal"], True),
-        ([GATEWAY_6, "172.17.0.1\thost.docker.internal"], True),
-        (["10.210.0.11\thost.docker.internal"], True),
-        (["0.210.0.1\thost.docker.internal"], True),
-        # An application of somebody who did not ask for that name, and a container without a file.
-        (["172.17.0.5\t0b7ca25ec7af"], False),
-        ([GATEWAY_6], False),
-        ([], False),
-        (None, False),
-    ],
-)
-def test_a_container_that_looks_for_the_host_where_it_is_not_is_stale(
-    program: Program, tmp_path: Path, hosts: list[str] | None, stale: bool
-) -> None:
-    """It keeps the address that docker0 had when it started."""
-    file = tmp_path / "hosts"
-    if hosts is not None:
-        lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost", *hosts, ""]
-        file.write_text("\n".join(lines))
-    inspected = "; ".join(
-        f"echo '/api-{number}|ddfb|running|healthy|2099-01-01T00:00:00.5Z|{path}'"
-        # Another one of the project, which is as it should be or was never started.
-        for number, path in enumerate((file, ""))
-    )
-    program(
-        "ip",
-        """test "$*" = '-4 -oneline address' || exit 1
-        echo '1: lo    inet 127.0.0.1/8 scope host lo'
-        echo '5: docker0    inet 10.210.0.1/24 brd 10.210.0.255 scope global docker0'""",
-    )
-    path = program("docker", f"case $1 in ps) echo one two ;; *) {inspected} ;; esac")
-    containers = ask(ProjectContainers, path, project="api")
-    assert [(one["name"], one["stale"]) for one in containers] == [
-        ("api-0", stale),
-        ("api-1", False),
-    ]
-
-
 def test_networks_that_are_missing(program: Program) -> None:
     path = program("docker", "printf '%s\\n' bridge host none apps")
     assert ask(MissingNetworks, path, names=["apps", "jobs", "app", "bridge"]) == ["jobs", "app"]
@@ -1341,7 +1231,6 @@ def test_networks_that_are_missing(program: Program) -> None:
 WITHOUT_DOCKER: list[tuple[type[FactBase[Any]], dict[str, Any], Any]] = [
     (DockerAddresses, {}, []),
     (DockerNetworks, {}, []),
-    (ProjectContainers, {"project": "api"}, []),
     (MissingNetworks, {"names": ["apps", "jobs"]}, ["apps", "jobs"]),
 ]
 
@@ -1365,6 +1254,45 @@ def test_a_docker_that_does_not_answer_is_none(
     path = program("docker", "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
     with pytest.raises(AssertionError, match="Cannot connect"):
         shell(text(fact, **arguments), path)
+
+
+# --- releases -------------------------------------------------------------------------------------
+
+STATUS = {
+    "serving": "0123456789ab",
+    "wanted": "ba9876543210",
+    "withdrawn": True,
+    "current": False,
+    "trouble": "",
+}
+
+
+def released(script: str, tmp_path: Path, program: Program) -> str:
+    """The question to a program of this machine in the place of the host's."""
+    program("docker", "true")
+    (tmp_path / "terrafirma").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "terrafirma").chmod(0o755)
+    return text(ReleaseStatus, app="it's mine").replace(HOST_PROGRAM, f"{tmp_path}/terrafirma")
+
+
+def test_the_description_of_an_application_is_no_argument(program: Program, tmp_path: Path) -> None:
+    """It is what is going to be written: the run may be a dry one, and the host has another."""
+    asked = tmp_path / "asked"
+    script = f"printf '<%s>' \"$@\" > {asked}; cat >> {asked}; echo '{json.dumps(STATUS)}'"
+    command = released(script, tmp_path, program)
+    output = shell(command, tmp_path / "programs", stdin='{"name": "api"}')
+    assert ReleaseStatus().process(output) == STATUS
+    assert asked.read_text() == "<status><--stdin><it's mine>" + '{"name": "api"}'
+
+
+def test_a_program_of_another_version_knows_of_no_release(program: Program, tmp_path: Path) -> None:
+    """The run replaces it before it asks for a release."""
+    command = released("echo 'no such command' >&2; exit 2", tmp_path, program)
+    assert shell(command, tmp_path / "programs") == []
+
+
+def test_a_host_without_the_program_has_no_release() -> None:
+    assert shell(text(ReleaseStatus, app="api").replace(HOST_PROGRAM, "/nowhere/terrafirma")) == []
 
 
 # --- services -------------------------------------------------------------------------------------

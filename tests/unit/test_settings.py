@@ -93,9 +93,11 @@ def test_every_setting_has_a_default_and_every_default_is_a_setting() -> None:
 
 
 def test_further_applications_have_the_defaults_of_the_first() -> None:
+    """But for what it is: the example."""
     for name, field in Application.model_fields.items():
-        if not field.is_required():
-            assert field.default == DEFAULTS[f"app_{name}"], name
+        if not field.is_required() and name not in ("source", "database"):
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            assert default == DEFAULTS[f"app_{name}"], name
 
 
 def test_prefixes_do_not_nest() -> None:
@@ -326,6 +328,76 @@ BAD_DATABASES: list[tuple[dict[str, Any], str, str]] = [
         "line break",
     ),
 ]
+IMAGE = {"source": "", "image": "registry.acme.com/team/api:1.2"}
+PROJECT = {"source": "examples/compose", "compose": ["compose.yaml"]}
+BCRYPT = "$2a$14$" + "a" * 53
+
+BAD_APP: list[tuple[str, Any, str, str]] = [
+    # key of an application, its value; what is wrong in it, what would be right
+    ("image", "Registry.acme.com/api", "", "no image, like registry.example.com/team/api:1.2"),
+    ("image", "registry.acme.com/api:", "", "no image, like"),
+    ("image", "registry.acme.com/api@sha256:12", "", "no image, like"),
+    ("image", "-v", "", "no image, like"),
+    ("image", "api:1.2", "", "api has a source too: it is one or the other"),
+    ("compose", ["docker-compose.txt"], ".0", "does not match"),
+    ("compose", ["/etc/compose.yaml"], ".0", "does not match"),
+    ("compose", "compose.yaml", "", "valid tuple"),
+    ("compose", ["no.yaml"], "", "'examples/api' has no file 'no.yaml'"),
+    ("service", "a b", "", "'a b' does not match"),
+    ("stateful", [""], ".0", "does not match"),
+    ("migrate", "migrate", "", "valid tuple"),
+    ("migrate", ["sh", "-c", "a\nb"], ".2", "line break"),
+    ("env", {"LOG-LEVEL": "x"}, ".LOG-LEVEL", "does not match"),
+    ("env", {"2ND": "x"}, ".2ND", "does not match"),
+    ("secrets", {"TOKEN": "born"}, ".TOKEN", "does not match"),
+    ("secrets", {"../token": "born"}, ".'../token'", "does not match"),
+    ("secrets", {"token": ""}, ".token", "use 'born' (made on the server), 'env:NAME'"),
+    ("secrets", {"token": "env:A-B"}, ".token", "use 'born' (made on the server), 'env:NAME'"),
+    ("secrets", {"token": "command:"}, ".token", "'command:…' (what a command prints here)"),
+    ("secrets", {"token": "command:cat x\ny"}, ".token", "is no source of a secret"),
+    ("secrets", {"database_url": "born"}, "", "database_url is derived; it cannot be set here"),
+    ("secrets_env", "some", "", "valid boolean"),
+    ("registry_password", "s3cret", "", "is no source of a secret"),
+    ("redirects", ["www.acme.com", "www.acme.com"], "", "'www.acme.com' is there twice"),
+    ("redirects", ["api.terrafirma.test"], "", "'api.terrafirma.test' is there twice"),
+    ("redirects", ["https://www.acme.com"], ".0", "not a domain name"),
+    ("hsts_seconds", -1, "", "greater than or equal to 0"),
+    ("headers", {"X-A: b": "c"}, ".'X-A: b'", "does not match"),
+    ("max_upload_mb", 0, "", "greater than or equal to 1"),
+    ("timeout_seconds", 3601, "", "less than or equal to 3600"),
+    ("guards", [{"path": "/admin/*"}], ".0", "/admin/*: neither allow nor users: it guards"),
+    ("guards", [{"path": "admin", "allow": ["10.0.0.1"]}], ".0.path", "does not match"),
+    ("guards", [{"allow": ["10.0.0.1/8"]}], ".0.allow.0", "no address or network, like"),
+    ("guards", [{"allow": ["acme.com"]}], ".0.allow.0", "no address or network, like"),
+    ("guards", [{"users": {"me": "pass"}}], ".0.users.me", "`caddy hash-password` on the server"),
+    ("guards", [{"users": {"me": BCRYPT + "a"}}], ".0.users.me", "is no bcrypt hash"),
+    ("guards", [{"users": {"a b": BCRYPT}}], ".0.users.'a b'", "does not match"),
+    ("static", {"assets": "/srv"}, ".assets", "does not match"),
+    ("static", {"/assets/*": "srv"}, ".'/assets/*'", "'srv' is not an absolute path"),
+    ("snippet", "no/such/file", "", "api: cannot read 'no/such/file'"),
+    ("snippet", "~nobody-here/snippet", "", "api: cannot read '~nobody-here/snippet'"),
+    ("snippet", "examples", "", "api: cannot read 'examples'"),
+    ("smoke_path", "up", "", "'up' does not match"),
+    ("user", "Prod", "", "'Prod' does not match"),
+    ("memory_mb", -1, "", "greater than or equal to 0"),
+    ("cpus", -0.5, "", "greater than or equal to 0"),
+    *((f"{what}_seconds", 0, "", "equal to 1") for what in ("start", "drain", "stop")),
+    *((f"{what}_seconds", "5", "", "valid integer") for what in ("start", "drain", "stop")),
+    ("keep_releases", 0, "", "greater than or equal to 1"),
+    ("rollback", "api:latest", "", "does not match"),
+    ("rollback", "api 0123456789ab", "", "does not match"),
+]
+BAD_KINDS: list[tuple[dict[str, Any], str, str]] = [
+    # keys of an application that do not fit together; the one that is named, what would be right
+    ({"image": "api:1.2"}, "image", "has a source too: it is one or the other"),
+    (IMAGE | {"compose": ["compose.yaml"]}, "compose", "has no source: name the directory"),
+    ({"service": "web"}, "service", "has no compose files: there is one service"),
+    ({"stateful": ["redis"]}, "stateful", "has no compose files: there is one service"),
+    ({"user": ""}, "user", "has none: name one of users_accounts"),
+    ({"database": "", "role": "api"}, "role", "has no database in which it could act"),
+]
+
+
 BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     # what host data says; the key that the message names; what would be right
     (Preflight, {"preflight_free_disk_gb": -1}, "preflight_free_disk_gb", "greater than or equal"),
@@ -744,17 +816,22 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     (App, {"app_replicas": None}, "app_replicas", "valid integer"),
     (App, {"app_port": 80}, "app_port", "greater than or equal to 1024"),
     (App, {"app_port": 65536}, "app_port", "less than or equal to 65535"),
-    (App, {"app_port": 65534}, "app_port", "65536 is above 65535"),
+    (App, {"app_port": 65409}, "app_port", "api has 65409 to 65536, but 65535 is the last"),
+    (App, {"app_more": [application(port=65500)]}, "app_port", "web has 65500 to 65627"),
     (App, {"app_container_port": 0}, "app_container_port", "greater than or equal to 1"),
     (App, {"app_health_path": "healthz"}, "app_health_path", "does not match"),
     (App, {"app_health_path": "/a b"}, "app_health_path", "does not match"),
     (App, {"app_health_path": "/a {"}, "app_health_path", "does not match"),
-    (App, {"app_start_seconds": 1}, "app_start_seconds", "greater than or equal to 5"),
     (App, {"app_network": "a b"}, "app_network", "does not match"),
     (App, {"app_more": [{"name": "web"}]}, "app_more.0.domain", "Field required"),
-    (App, {"app_more": [application(port=8003)]}, "app_port", "8003 is taken by api"),
-    (App, {"app_more": [application(port=7997)]}, "app_port", "8000 is taken by api"),
-    (App, {"app_more": [application(), application("b", port=9003)]}, "app_port", "taken by web"),
+    (App, {"app_more": [application(port=8127)]}, "app_port", "web begins at 8127, but api has"),
+    (App, {"app_more": [application(port=7873)]}, "app_port", "set it to 8001 or more"),
+    (
+        App,
+        {"app_more": [application(), application("b", port=9003)]},
+        "app_port",
+        "b begins at 9003, but web has 9000 to 9127; set it to 9128 or more",
+    ),
     (App, {"app_more": [application("api")]}, "app_name", "'api' is there twice"),
     (
         App,
@@ -766,7 +843,41 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         App,
         {"app_more": [application(source="")]},
         "app_source",
-        "not a directory with a Dockerfile",
+        "web has neither source nor image",
+    ),
+    *((App, {f"app_{key}": value}, f"app_{key}{at}: ", right) for key, value, at, right in BAD_APP),
+    *(
+        (App, {"app_more": [application(**more)]}, f"app_more.0: {key}: web ", right)
+        for more, key, right in BAD_KINDS
+    ),
+    *(
+        (App, {f"app_{name}": value for name, value in more.items()}, f"app_{key}: api ", right)
+        for more, key, right in BAD_KINDS
+    ),
+    *(
+        (App, {f"app_{name}": value for name, value in (IMAGE | more).items()}, f"app_{key}: ", it)
+        for more, key, it in (
+            ({"registry_user": "ci"}, "registry_password", "belong together"),
+            ({"registry_password": "env:X"}, "registry_password", "belong together"),
+            (
+                {"registry_user": "ci", "registry_password": "born"},
+                "registry_password",
+                "the registry knows it already: env:… or command:…",
+            ),
+        )
+    ),
+    (
+        App,
+        {f"app_{key}": value for key, value in (PROJECT | {"stateful": ["redis"] * 2}).items()},
+        "app_stateful: ",
+        "'redis' is there twice",
+    ),
+    # One name for two applications.
+    (
+        App,
+        {"app_redirects": ["www.acme.com"], "app_more": [application("www")]},
+        "app_domain: ",
+        "'www.acme.com' is there twice",
     ),
     # caddy
     (Caddy, {"caddy_email": "me"}, "caddy_email", "'me' does not match"),
@@ -838,6 +949,18 @@ def test_a_password_that_stands_in_the_data_is_not_shown() -> None:
     message = refusal(Postgres, postgres_roles=[{"name": "api", "password": "hunter2-in-data"}])
     assert "postgres_roles.0.password: what is there does not match ^$|^env:" in message
     assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"app_secrets": {"token": "s3cret-s3cret"}},
+        {"app_registry_user": "ci", "app_registry_password": "s3cret-s3cret"},
+        {"app_guards": [{"users": {"me": "s3cret-s3cret"}}]},
+    ],
+)
+def test_a_secret_in_the_place_of_its_source_is_not_shown(data: dict[str, Any]) -> None:
+    assert "s3cret" not in refusal(App, **data)
 
 
 def test_a_private_key_is_not_shown() -> None:
@@ -1408,20 +1531,66 @@ def test_limits_are_not_for_an_application_that_uses_the_pools() -> None:
 
 
 def test_the_first_application_comes_first() -> None:
-    settings = of(App, app_more=[application(), application("jobs", port=9004, replicas=1)])
+    settings = of(App, app_more=[application(), application("jobs", port=9128, replicas=1)])
     assert [one.name for one in settings.applications] == ["api", "web", "jobs"]
-    assert [list(one.ports) for one in settings.applications] == [
-        [8000, 8001, 8002, 8003],
-        [9000, 9001, 9002, 9003],
-        [9004],
-    ]
     assert settings.applications[1].directory == "/opt/terrafirma/web"
 
 
-def test_without_a_source_there_is_no_application() -> None:
+def test_an_application_has_two_slots_of_ports() -> None:
+    """One for the release that serves, one for the release that takes over."""
+    settings = of(App, app_more=[application(port=8128, replicas=1)])
+    assert [one.ports for one in settings.applications] == [
+        [*(8000, 8001, 8002, 8003), *(8064, 8065, 8066, 8067)],
+        [8128, 8192],
+    ]
+    assert [one.reserved_ports for one in settings.applications] == [
+        range(8000, 8128),
+        range(8128, 8256),
+    ]
+    most = of(App, app_port=65408, app_replicas=64).applications[0]
+    assert max(most.ports) == most.reserved_ports[-1] == 65535
+
+
+def test_without_source_and_image_there_is_no_application() -> None:
     assert of(App, app_source="").applications == ()
     settings = of(App, app_source="", app_more=[application(port=8000)])
     assert [one.name for one in settings.applications] == ["web"]
+    assert [one.name for one in of(App, app_source="", app_image="api:1").applications] == ["api"]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *("api", "api:1.2", "team/api:v1.2-rc_3", "localhost/api", "localhost:5000/team/api"),
+        *("registry.acme.com:5000/a/b/c:latest", f"ghcr.io/acme/api@sha256:{'0' * 64}"),
+        f"ghcr.io/acme/api:1.2@sha256:{'a1' * 32}",
+    ],
+)
+def test_images(image: str) -> None:
+    assert of(App, app_source="", app_image=image).image == image
+
+
+@pytest.mark.parametrize(
+    "source", ["born", "env:API_TOKEN", "env:_x", "command:pass show api", "command:op read 'a b'"]
+)
+def test_sources_of_secrets(source: str) -> None:
+    assert of(App, app_secrets={"token": source}).secrets == {"token": source}
+
+
+def test_a_project_of_its_own_says_what_it_runs() -> None:
+    project = of(
+        App, app_source="examples/compose", app_compose=["compose.yaml"], app_service="web",
+        app_stateful=["redis"], app_migrate=["migrate"], app_user="", app_database="",
+    )  # fmt: skip
+    assert project.applications == (project,)
+    assert project.compose == ("compose.yaml",)
+
+
+def test_guards() -> None:
+    (guard,) = of(App, app_guards=[{"allow": ["10.0.0.0/8", "2001:db8::1"]}]).guards
+    assert (guard.path, guard.allow) == ("/*", ("10.0.0.0/8", "2001:db8::1/128"))
+    (guard,) = of(App, app_guards=[{"path": "/a/*", "users": {"me@x": BCRYPT}}]).guards
+    assert guard.users == {"me@x": BCRYPT}
 
 
 def test_a_source_is_found_from_the_project_or_from_the_root(tmp_path: Path) -> None:

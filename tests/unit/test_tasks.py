@@ -28,8 +28,9 @@ from terrafirma.facts.packages import AptLockHolder, MissingPackages
 from terrafirma.facts.pgbouncer import ForeignPooler, UserList
 from terrafirma.facts.postgres import Contents, Databases, Roles, Server, WrongPasswords
 from terrafirma.facts.postgres_upgrade import UpgradeProgress, UpgradeState
+from terrafirma.facts.release import ReleaseStatus
 from terrafirma.facts.services import Unit
-from terrafirma.paths import DROPPED, PASSWORDS, PASSWORDS_PROGRAM
+from terrafirma.paths import DROPPED, HOST_PROGRAM, PASSWORDS, PASSWORDS_PROGRAM
 from tests.conftest import ROOT, Pyinfra
 
 TASKS = sorted(path.stem for path in (ROOT / "tasks").glob("*.py"))
@@ -40,9 +41,11 @@ EXTRA: dict[str, dict[str, Any]] = {
     "postgres_rotate": {"postgres_rotate": "api"},
     "postgres_status": {},
     "postgres_upgrade": {},
+    "releases": {},
+    "rollback": {"app_rollback": "api"},
 }
-# It shows what is there and plans nothing: see test_postgres_status.py.
-READS = {"postgres_status"}
+# They show what is there and plan nothing: see test_postgres_status.py, and below.
+READS = {"postgres_status", "releases"}
 
 DEBIAN_13 = {
     "id": "debian",
@@ -59,6 +62,8 @@ UBUNTU_24 = DEBIAN_13 | {"id": "ubuntu", "version": "24.04", "name": "Ubuntu 24.
 
 Answers = dict[str, Any]
 
+SHOP = {"name": "shop", "source": "examples/api", "domain": "shop.test", "port": 9000}
+
 
 def command(fact: type[FactBase[Any]], **arguments: Any) -> str:
     """What pyinfra's @fake connector knows a question by."""
@@ -69,8 +74,9 @@ def command(fact: type[FactBase[Any]], **arguments: Any) -> str:
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGc1+glbGrHlrI9G1dvS2Q54l8v1A9J2h2KIlylF3/L8"
 CI: dict[str, Any] = {"name": "ci", "keys": [KEY], "releases": ["api"]}
 POOLED = {"pgbouncer_enabled": True}
-LISTENERS = command(Listeners, ports=[80, 443, 5432, 8000, 8001, 8002, 8003])
-POOLED_LISTENERS = command(Listeners, ports=[80, 443, 5432, 6432, 8000, 8001, 8002, 8003])
+SLOTS = [*range(8000, 8004), *range(8064, 8068)]
+LISTENERS = command(Listeners, ports=[80, 443, 5432, *SLOTS])
+POOLED_LISTENERS = command(Listeners, ports=[80, 443, 5432, 6432, *SLOTS])
 DAEMON_JSON = command(FileContents, path="/etc/docker/daemon.json")
 DOCKER0 = command(DockerAddresses)
 NETWORKS = command(UsedNetworks)
@@ -198,7 +204,8 @@ def test_operations_come_in_the_order_of_the_platform(two_hosts: dict[str, Any])
     # PostgreSQL asks Docker for its networks; the applications ask PostgreSQL for their passwords.
     for earlier, later in (
         *(("users", "sshd"), ("docker", "postgres"), ("postgres", "app")),
-        *(("postgres", "pgbouncer"), ("pgbouncer", "app")),
+        # A release is pointed at by Caddy, and asked for through it.
+        *(("postgres", "pgbouncer"), ("pgbouncer", "app"), ("caddy", "app"), ("app", "borg")),
     ):
         assert order.index(f"tasks/{earlier}.py") < order.index(f"tasks/{later}.py")
 
@@ -241,7 +248,7 @@ def test_every_supported_distribution_plans(pyinfra: Pyinfra, inventory: Any) ->
     assert change["tasks/postgres.py | Install PostgreSQL"] == every
     assert change["tasks/pgbouncer.py | Run PgBouncer"] == every
     assert change["tasks/caddy.py | Run Caddy"] == every
-    assert change["tasks/app.py | Run 4 replicas of api"] == every - {"@fake/bookworm"}
+    assert change["tasks/app.py | Release api, 4 replicas"] == every - {"@fake/bookworm"}
     assert change["tasks/borg.py | Make a backup, and list it"] == {
         "@fake/trixie",
         "@fake/bookworm",
@@ -625,6 +632,81 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(), app_network="jobs"),
         ("app_network: ", "'jobs' of api", "docker_networks (apps)"),
     ),
+    "an application on PostgreSQL's port": (
+        "app",
+        fake(machine(), app_port=5400),
+        ("app_port: ", "api needs 5400-5527, but 5432 is PostgreSQL's (postgres_port)"),
+    ),
+    "an application of two kinds": (
+        "app",
+        fake(machine(), app_image="api:1"),
+        ("app_image: ", "api has a source too: it is one or the other"),
+    ),
+    "an application on another's ports below the platform": (
+        "../deploy",
+        fake(machine(), app_more=[SHOP | {"port": 8127}]),
+        ("app_port: ", "shop begins at 8127, but api has 8000 to 8127; set it to 8128 or more"),
+    ),
+    "an application beyond the last port": (
+        "app",
+        fake(machine(), app_port=65409),
+        ("app_port: ", "api has 65409 to 65536, but 65535 is the last"),
+    ),
+    "a compose file that there is not below the platform": (
+        "../deploy",
+        fake(machine(), app_compose=["compose.yaml"]),
+        ("app_compose: ", "'examples/api' has no file 'compose.yaml'"),
+    ),
+    "a source below a home of nobody": (
+        "app",
+        fake(machine(), app_source="~nobody-here/api"),
+        ("app_source: ", "'~nobody-here/api' is not a directory with a Dockerfile"),
+    ),
+    "an image that is none": (
+        "app",
+        fake(machine(), app_source="", app_image="registry.acme.com/Api"),
+        ("app_image: ", "no image, like registry.example.com/team/api:1.2"),
+    ),
+    "a registry without its password": (
+        "app",
+        fake(machine(), app_source="", app_image="api:1", app_registry_user="ci"),
+        ("app_registry_password: ", "registry_user and this belong together"),
+    ),
+    "a secret in the place of its source": (
+        "../deploy",
+        fake(machine(), app_secrets={"token": "secret-itself"}),
+        ("app_secrets.token: ", "use 'born' (made on the server), 'env:NAME'"),
+    ),
+    "a guard that guards nothing": (
+        "caddy",
+        fake(machine(), app_guards=[{"path": "/admin/*"}]),
+        ("app_guards.0: ", "neither allow nor users"),
+    ),
+    "an application that runs as nobody": (
+        "app",
+        fake(machine(), app_user=""),
+        ("app_user: ", "name one of users_accounts"),
+    ),
+    "an application of an unknown account": (
+        "app",
+        fake(machine(), app_user="shop"),
+        ("app_user: ", "'shop' of api", "users_accounts"),
+    ),
+    "nothing to go back with": (
+        "rollback",
+        fake(machine()),
+        ("app_rollback: ", "'' is none of api", "--data app_rollback=APPLICATION"),
+    ),
+    "an unknown application to go back with": (
+        "rollback",
+        fake(machine(), app_rollback="shop:0123456789ab"),
+        ("app_rollback: ", "'shop' is none of api"),
+    ),
+    "a release that is none to go back to": (
+        "rollback",
+        fake(machine(), app_rollback="api:last"),
+        ("app_rollback: ", "'api:last' does not match"),
+    ),
     "a pooler on PostgreSQL's port": (
         "pgbouncer",
         fake(machine(), **POOLED, pgbouncer_port=5432),
@@ -633,12 +715,12 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "a pooler on an application's port": (
         "app",
         fake(machine(), **POOLED, pgbouncer_port=8003),
-        ("pgbouncer_port: ", "8003 is one of api's 8000-8003 (app_port)"),
+        ("pgbouncer_port: ", "8003 is one of api's 8000-8127 (app_port)"),
     ),
     "a pooler on an application's port below the platform": (
         "../deploy",
-        fake(machine(), **POOLED, pgbouncer_port=8000),
-        ("pgbouncer_port: ", "8000 is one of api's 8000-8003 (app_port)"),
+        fake(machine(), **POOLED, pgbouncer_port=8127),
+        ("pgbouncer_port: ", "8127 is one of api's 8000-8127 (app_port)"),
     ),
     "a stranger on the pooler's port": (
         "preflight",
@@ -728,27 +810,80 @@ def test_a_password_is_not_repeated(refused: dict[str, CompletedProcess[str]]) -
 # --- what they write ------------------------------------------------------------------------------
 
 
-def test_a_release_is_that_of_its_own_application_alone(pyinfra: Pyinfra, inventory: Any) -> None:
-    """Else a new application, or more patience, would restart the replicas of all others."""
-    more = {"name": "web", "source": "examples/api", "domain": "web.test", "database": "api"}
+def told(result: CompletedProcess[str], host: str = "host", name: str = "api") -> dict[str, Any]:
+    """What the program on the host is told of an application."""
+    text = written(result, f"/etc/terrafirma/apps/{name}.json", host)
+    answer: dict[str, Any] = json.loads(text)
+    return answer
+
+
+def test_what_is_told_of_an_application_is_its_own_affair(pyinfra: Pyinfra, inventory: Any) -> None:
+    """Else a new application would release all others anew."""
     hosts = inventory(
         one=(machine(), {}),
-        patient=(machine(), {"app_start_seconds": 300}),
-        more=(machine(), {"app_more": [more | {"port": 9000}]}),
+        more=(machine(), {"app_more": [SHOP]}),
         other=(machine(), {"app_replicas": 2}),
     )
     result = pyinfra.call(hosts, "tasks/app.py", "--dry", "--diff")
+    assert told(result, "more") == told(result, "one")
+    assert told(result, "more", "shop")["slots"] == {"blue": 9000, "green": 9064}
+    assert told(result, "other") == told(result, "one") | {"replicas": 2}
+
+
+# What the program on the host says of `api`; whether a release is asked for, what is said of it.
+STATES: dict[str, tuple[dict[str, Any] | None, bool, str]] = {
+    "bare": (None, True, ""),
+    "first": ({"serving": ""}, True, ""),
+    "another": ({}, True, ""),
+    "scaled": ({"serving": "ba9876543210"}, True, ""),
+    "current": ({"serving": "ba9876543210", "current": True}, False, ""),
+    "withdrawn": (
+        {"withdrawn": True},
+        False,
+        "api: release ba9876543210 was taken back, and 0123456789ab serves: change it",
+    ),
+    "unknown": ({"wanted": "", "trouble": "registry.acme.com: no route to host"}, True, ""),
+}
+
+
+def test_a_release_is_asked_for_where_another_one_serves(pyinfra: Pyinfra, inventory: Any) -> None:
+    state = {
+        **{"serving": "0123456789ab", "wanted": "ba9876543210"},
+        **{"withdrawn": False, "current": False, "trouble": ""},
+    }
+    question = command(ReleaseStatus, app="api")
+    hosts = inventory(
+        **{
+            name: (machine() | ({question: [json.dumps(state | said)]} if said else {}), {})
+            for name, (said, _, _) in STATES.items()
+        }
+    )
+    result = pyinfra.call(hosts, "tasks/app.py", "-y")
     assert result.returncode == 0, result.stderr
-    releases: dict[str, list[str]] = {}
-    for line in result.stderr.splitlines():
-        if created := re.search(r"\[(@fake/\w+)\]\s+Will create .*/api/compose\.yaml", line):
-            releases[created[1]] = seen = []
-        elif release := re.search(r'terrafirma\.release: "(\w+)"', line):
-            seen.append(release[1])
-    first = {host: seen[0] for host, seen in releases.items()}
-    assert first["@fake/other"] != first["@fake/one"]
-    assert first["@fake/patient"] == first["@fake/one"]
-    assert first["@fake/more"] == first["@fake/one"]
+    (release,) = [
+        one
+        for one in json.loads(result.stdout)["results"]["operations"]
+        if one["name"] == "Release api, 4 replicas"
+    ]
+    asked = {f"@fake/{name}" for name, (_, asked, _) in STATES.items() if asked}
+    assert set(release["success"]) == asked
+    assert set(release["no_change"]) == {f"@fake/{name}" for name in STATES} - asked
+    for name, (_, _, words) in STATES.items():
+        assert len(re.findall(rf"@fake/{name}\]\S* .*{words or 'taken back'}", result.stderr)) == (
+            1 if words else 0
+        )
+
+
+def test_releases_are_shown_and_nothing_changes(pyinfra: Pyinfra) -> None:
+    shown = ["api: 4 replicas of 0123456789ab", "  2026-01-31T12:00:00  release   0123456789ab"]
+    question = f"test ! -x {HOST_PROGRAM} || {HOST_PROGRAM} releases"
+    answers = machine() | {question: shown}
+    result = pyinfra.call("@fake/host", "tasks/releases.py", "-y", *fake(answers))
+    assert result.returncode == 0, result.stderr
+    assert "\n".join(shown) in result.stderr
+    assert json.loads(result.stdout)["results"]["operations"] == []
+    bare = pyinfra.call("@fake/host", "tasks/releases.py", "--dry", *fake(machine()))
+    assert "no application" in bare.stderr
 
 
 def test_daemon_json_always_carries_the_mark_by_which_it_is_known(pyinfra: Pyinfra) -> None:
@@ -875,9 +1010,8 @@ def test_an_application_is_given_the_way_that_it_asks_for(pyinfra: Pyinfra, inve
             for url in re.findall(r"host\.docker\.internal:(\d+)/api", line)
         }
         assert asked == str(port)
-    # The way to the database is no part of a release: replicas follow the file.
-    releases = re.findall(r'terrafirma\.release: "(\w+)"', result.stderr)
-    assert len(set(releases)) == 1
+    # It is a secret: the host itself sees that it changed.
+    assert told(result, "direct") == told(result, "pooled")
 
 
 # --- docker0 --------------------------------------------------------------------------------------
@@ -1007,8 +1141,7 @@ def test_an_account_that_is_no_longer_declared_keeps_its_sudo_while_it_is_connec
 
 
 def test_a_key_that_releases_does_nothing_else(pyinfra: Pyinfra) -> None:
-    two = [{"name": "shop", "source": "examples/api", "domain": "shop.test", "port": 9000}]
-    data = {"users_accounts": [CI | {"releases": ["api", "shop"]}], "app_more": two}
+    data = {"users_accounts": [CI | {"releases": ["api", "shop"]}], "app_more": [SHOP]}
     result = pyinfra.call(
         "@fake/host", "tasks/users.py", "-y", "--diff", "-vv", *fake(machine(), **data)
     )
@@ -1500,7 +1633,7 @@ WEB = {
 USERS: dict[str, Any] = {
     "postgres_roles": [{"name": "api"}, {"name": "web"}],
     "postgres_databases": [{"name": "api", "owner": "api", "access": {"web": "write"}}],
-    "app_more": [WEB, WEB | {"name": "jobs", "domain": "jobs.test", "port": 9100, "role": ""}],
+    "app_more": [WEB, WEB | {"name": "jobs", "domain": "jobs.test", "port": 9200, "role": ""}],
     "postgres_max_connections": 200,
 }
 
@@ -1516,9 +1649,9 @@ def test_a_new_password_is_planned_so_that_nobody_is_ever_refused(pyinfra: Pyinf
             for step in (
                 f"Give {login} a new password",
                 f"Tell api to come as {login}",
-                "Restart the replicas of api, one by one",
+                f"Let api come as {login}",
                 f"Tell jobs to come as {login}",
-                "Restart the replicas of jobs, one by one",
+                f"Let jobs come as {login}",
             )
         ),
         "Remove api~",
@@ -1540,9 +1673,9 @@ def test_a_new_password_is_told_to_the_pooler_before_anybody_comes_with_it(
                 f"Give {login} a new password",
                 *tell,
                 f"Tell api to come as {login}",
-                "Restart the replicas of api, one by one",
+                f"Let api come as {login}",
                 f"Tell jobs to come as {login}",
-                "Restart the replicas of jobs, one by one",
+                f"Let jobs come as {login}",
             )
         ),
         "Remove api~",
@@ -1575,7 +1708,9 @@ def test_a_second_login_acts_as_the_role_wherever_that_comes_in(pyinfra: Pyinfra
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-def test_a_new_password_reaches_the_replicas_one_by_one(pyinfra: Pyinfra, pooled: bool) -> None:
+def test_a_new_password_reaches_the_replicas_by_a_release_each(
+    pyinfra: Pyinfra, pooled: bool
+) -> None:
     _, state = json.loads(as_declared(USERS)[command(Roles, version=17)][0]).popitem()
     answers = machine() | {
         # The rest of a run that died.
@@ -1583,9 +1718,6 @@ def test_a_new_password_reaches_the_replicas_one_by_one(pyinfra: Pyinfra, pooled
         "echo no account": ["wrong"],
         command(WrongPasswords, version=17): ["api~"],
         command(UserList, version=17, roles=["api"]): ["wrong"],
-        "label=com.docker.compose.project=api": [
-            f"api-api-{number}|0123456789ab|running|healthy|yes" for number in (1, 2)
-        ],
     }
     users = "/etc/pgbouncer/userlist.txt"
     answers[command(Unit, unit="pgbouncer.service", reload_on=[users])] = [
@@ -1601,8 +1733,7 @@ def test_a_new_password_reaches_the_replicas_one_by_one(pyinfra: Pyinfra, pooled
         f"{PASSWORDS_PROGRAM} renew 17": "renew",
         f"file={users}; new=": "list",
         "mkdir -p /run/terrafirma && systemctl reload pgbouncer.service": "reload",
-        "docker restart --time 30 api-api-1": "restart 1",
-        "docker restart --time 30 api-api-2": "restart 2",
+        f"{HOST_PROGRAM} refresh api --by ": "refresh",
         f"rm -f {PASSWORDS}/api~": "forget",
         f"rm -f {PASSWORDS}/api": "WRONG",
     }
@@ -1620,8 +1751,8 @@ def test_a_new_password_reaches_the_replicas_one_by_one(pyinfra: Pyinfra, pooled
     assert done == [
         "sql",
         # One that is left over keeps its password: somebody may be using it.
-        *("set", *tell, "url api~", "restart 1", "restart 2"),
-        *("renew", *tell, "url api", "restart 1", "restart 2"),
+        *("set", *tell, "url api~", "refresh"),
+        *("renew", *tell, "url api", "refresh"),
         *("sql", "forget", *tell),
     ]
 
@@ -1888,47 +2019,3 @@ def test_an_upgrade_is_followed_to_its_end(pyinfra: Pyinfra, inventory: Any) -> 
     done = "\n".join(re.findall(r"\[@fake/done\] +>>> (.*)", result.stderr))
     assert "psql --cluster 15/main" in done
     assert "psql --cluster 17/main" not in done
-
-
-# --- replicas -------------------------------------------------------------------------------------
-
-# Containers, as the engine tells them; those that are removed.
-REPLICAS: dict[str, tuple[list[str], list[str]]] = {
-    "none": ([], []),
-    "spoilt": (
-        ["running|healthy|", "running|unhealthy|", "running|healthy|yes", "running|healthy|"],
-        ["api-api-2", "api-api-3"],
-    ),
-    "stopped": (["running|healthy|", "exited||"], []),
-    "starting": (["exited|unhealthy|", "running|starting|"], ["api-api-1"]),
-}
-
-
-def test_only_spoilt_replicas_are_removed_and_only_once_the_images_are_built(
-    pyinfra: Pyinfra, inventory: Any
-) -> None:
-    hosts = inventory(
-        **{
-            name: (
-                machine()
-                | {
-                    "label=com.docker.compose.project=api": [
-                        f"api-api-{number}|0123456789ab|{state}"
-                        for number, state in enumerate(states, 1)
-                    ]
-                },
-                {},
-            )
-            for name, (states, _) in REPLICAS.items()
-        }
-    )
-    result = pyinfra.call(hosts, "tasks/app.py", "-y", "-vv")
-    for name, (_, removed) in REPLICAS.items():
-        (up,) = [line for line in commands(result, name) if " up --detach " in line]
-        before, _, after = up.partition(" up --detach ")
-        assert re.findall(r"docker rm --force (.*?) *>", before) == (
-            [" ".join(removed)] if removed else []
-        )
-        assert not removed or before.index(" build ") < before.index("docker rm ")
-        assert "docker rm" not in after
-        assert "--force-recreate" not in up

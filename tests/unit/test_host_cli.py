@@ -1,0 +1,242 @@
+"""The command `terrafirma`: what it takes, and what a deploy key may have it do."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from terrafirma_host import cli, spec
+from terrafirma_host.shell import Failed
+
+from tests.conftest import ROOT
+from tests.unit.conftest import records
+
+# --- deploy keys ----------------------------------------------------------------------------------
+
+# As sshd and sudo start it, with a program in the place of ours that says what it was started with.
+FORCED = """\
+import sys
+from pathlib import Path
+from terrafirma_host import cli, spec
+
+cli.PROGRAM, spec.SPECS, *names = sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]
+cli._forced(names)
+"""
+BY = "--by=deploy key of ci"
+
+
+@pytest.fixture
+def described(roots: Path) -> Path:
+    """Two applications: `api` of a source, `web` of an image."""
+    base = dict.fromkeys(spec.Application.__dataclass_fields__, "")
+    for name, source in (("api", "/opt/terrafirma/api/sources/0123"), ("web", "")):
+        data = base | {"name": name, "source": source}
+        (roots / "apps" / f"{name}.json").write_text(json.dumps(data))
+    return roots
+
+
+# Which applications the key may release; what the client asks for; what is done.
+GOOD: list[tuple[list[str], str, list[str]]] = [
+    (["api"], "release", ["release", "api", BY, "--source=-"]),
+    (["api"], "release api", ["release", "api", BY, "--source=-"]),
+    (
+        ["api"],
+        "release api --revision 1a2b3c",
+        ["release", "api", "--revision=1a2b3c", BY, "--source=-"],
+    ),
+    (
+        ["web"],
+        "release --image registry.acme.com/web:2 --revision 'v2-rc/1'",
+        ["release", "web", "--image=registry.acme.com/web:2", "--revision=v2-rc/1", BY],
+    ),
+    (["api", "web"], "release web", ["release", "web", BY]),
+    (["api"], "rollback", ["rollback", "api", BY]),
+    (["api"], "rollback api 0123456789ab", ["rollback", "api", "0123456789ab", BY]),
+    (["api", "web"], "rollback web", ["rollback", "web", BY]),
+    (["api"], "releases", ["releases", "api"]),
+    (["api", "web"], "releases web", ["releases", "web"]),
+]
+
+
+@pytest.mark.parametrize(("names", "asked", "done"), GOOD)
+def test_what_a_deploy_key_does(
+    described: Path, names: list[str], asked: str, done: list[str]
+) -> None:
+    program = described / "terrafirma"
+    program.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
+    program.chmod(0o755)
+    result = subprocess.run(
+        [sys.executable, "-c", FORCED, str(program), str(described / "apps"), *names],
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT / "files"), "SUDO_USER": "ci", "SSH_ORIGINAL_COMMAND": asked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split("\0")[:-1] == done
+    # And that is what the program takes it for.
+    arguments = cli.parser().parse_args(done)
+    assert arguments.name in names
+    assert arguments.command == done[0]
+    if arguments.command != "releases":
+        assert arguments.by == "deploy key of ci"
+
+
+@pytest.mark.parametrize("names", [["api"], ["api", "web"]])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        # Nothing, or what is no words.
+        *("", " ", "'", '"', "release 'api", "\\"),
+        # What it is not for.
+        *("logs api", "run api -- sh", "console api", "restart api", "maintenance api on", "sh"),
+        *("forced shop", "status api", "recover api", "refresh api", "refresh", "internal-sftp"),
+        *("/usr/local/bin/terrafirma release api", "sudo terrafirma release api", "RELEASE api"),
+        *("scp -t /etc", "rsync --server . /", "bash -c 'terrafirma release api'", "-h", "--help"),
+        # Another application, and more than one.
+        *("release shop", "releases shop", "releases api web", "release api web"),
+        *("release ../api", "release api/../../x", "release API", "rollback api a b"),
+        # More commands.
+        *("release api; reboot", "release api && reboot", "release api | sh", "release $(reboot)"),
+        *("release `reboot`", "release api\nreboot", "release api > /etc/passwd", "release api &"),
+        # Options that there are not, or not for a key.
+        *("release --again", "release api --again", "release api --aga", "release -x", "release -"),
+        *("release --revision", "release --image", "release api --rev 1", "release --source"),
+        *("rollback --again", "rollback api --by", "rollback -x", "release -h"),
+        *("releases --json", "releases api --json"),
+        *("release --source -", "release --source=/etc", "release --by root"),
+        *("release --revision=--by=root", "release --revision --by=root", "rollback -- --by=root"),
+        *("release --revision '$(reboot)'", "release --image 'a;`reboot`'", "rollback --by=root"),
+        "release --revision one --revision two",
+        # It is shown to root, on a terminal.
+        *("release api --revision '\x1b[2J'", "release api --revision 'a\nb'"),
+        "release api --image 'a\x1b]0;x\x07'",
+    ],
+)
+def test_what_a_deploy_key_does_not_do(
+    described: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], asked: str
+) -> None:
+    # Would it be started, it would not be found, and that is no Failed.
+    monkeypatch.setattr(cli, "PROGRAM", str(described / "nowhere"))
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", asked)
+    with pytest.raises(Failed, match=r"^this key may: release \["):
+        cli._forced(names)
+
+
+@pytest.mark.parametrize("asked", ["release", "rollback", "releases", "release --revision 1"])
+def test_a_key_for_two_applications_has_to_say_which(
+    described: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.setattr(cli, "PROGRAM", str(described / "nowhere"))
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", asked)
+    with pytest.raises(Failed, match=r"^this key may: release \[api\|web\]"):
+        cli._forced(["api", "web"])
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "parsed"),
+    [
+        ("release api", {"name": "api", "source": "", "image": "", "again": False, "by": ""}),
+        ("release api --source - --again", {"source": "-", "again": True}),
+        ("rollback api", {"release": ""}),
+        ("rollback api 0123 --by me", {"release": "0123", "by": "me"}),
+        ("releases", {"name": None, "json": False}),
+        ("releases api --json", {"name": "api", "json": True}),
+        ("logs api -f -n 7", {"follow": True, "lines": 7}),
+        ("run api -- ls -l", {"words": ["ls", "-l"]}),
+        ("console api", {"words": []}),
+        ("maintenance api on", {"state": "on"}),
+        ("status api --stdin", {"stdin": True}),
+        ("forced api web", {"names": ["api", "web"]}),
+    ],
+)
+def test_words(words: str, parsed: dict[str, Any]) -> None:
+    arguments = vars(cli.parser().parse_args(words.split()))
+    assert {name: arguments[name] for name in parsed} == parsed
+    assert arguments["command"] == words.split()[0]
+
+
+@pytest.mark.parametrize(
+    "words", ["", "api", "release", "logs", "run api", "maintenance api", "maintenance api maybe"]
+)
+def test_words_that_are_refused(words: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as error:
+        cli.main(words.split())
+    assert error.value.code == 2
+    assert "usage: terrafirma" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["releases", "release api", "forced api", "logs api"])
+def test_it_is_for_root(words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cli.main(words.split()) == 1
+    assert capsys.readouterr().err == "terrafirma: run it as root (sudo)\n"
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    # It is this process's.
+    monkeypatch.setattr(os, "umask", lambda _: 0)
+
+
+@pytest.mark.usefixtures("root", "described")
+def test_what_went_wrong_is_one_line(capsys: Any) -> None:
+    for words, wrong in (
+        (["logs", "shop"], "there is no application 'shop'; there are: api, web"),
+        (["logs", "../api"], "'../api' is no application; there are: api, web"),
+        (["logs", "api"], "api has no release yet"),
+        (["console", "web"], "web has no release yet"),
+    ):
+        assert cli.main(words) == 1
+        assert capsys.readouterr().err == f"terrafirma: {wrong}\n"
+
+
+@pytest.mark.usefixtures("root")
+def test_releases_are_shown_with_what_became_of_them(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, program: Any, capsys: Any
+) -> None:
+    # All images are there but that of the first.
+    script = """case "$*" in *:aaa*) echo "Error: No such image" >&2; echo '[]'; exit 1 ;; esac
+        echo '[{}]'"""
+    monkeypatch.setenv("PATH", f"{program('docker', script)}:{os.environ['PATH']}")
+    (roots / "apps" / "api.json").write_text(
+        json.dumps({name: getattr(app, name) for name in app.__dataclass_fields__})
+    )
+    for release in ("aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"):
+        records(app, release, withdrawn=release.startswith("c"))
+        spec.note(app, "release", release, f"revision-of-{release}", "me@here")
+    spec.note(app, "rollback", "bbbbbbbbbbbb", "", "deploy key of ci")
+    spec.Serving("bbbbbbbbbbbb", "blue", 4, 8000).save(app)
+    assert cli.main(["releases"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "api: 4 replicas of bbbbbbbbbbbb"
+    assert [(line.split()[1], line.split()[2]) for line in lines] == [
+        ("rollback", "bbbbbbbbbbbb"),
+        ("release", "cccccccccccc"),
+        ("release", "bbbbbbbbbbbb"),
+        ("release", "aaaaaaaaaaaa"),
+    ]
+    assert "deploy key of ci" in lines[0]
+    assert lines[0].endswith("serves, kept")
+    assert lines[1].endswith("taken back, kept")
+    assert lines[3].rstrip().endswith("me@here")
+    assert cli.main(["releases", "api", "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert (answer["serving"], answer["replicas"]) == ("bbbbbbbbbbbb", 4)
+    assert sorted(answer["kept"]) == ["bbbbbbbbbbbb", "cccccccccccc"]
+    assert answer["withdrawn"] == ["cccccccccccc"]
+
+
+def test_the_launcher_finds_its_modules_and_nothing_else() -> None:
+    """Nothing of whoever calls it: neither their directory nor their packages."""
+    first, *lines = (ROOT / "files" / "terrafirma").read_text().splitlines()
+    assert first == "#!/usr/bin/python3 -I"
+    assert 'sys.path.insert(0, "/usr/local/lib/terrafirma")' in lines

@@ -1,0 +1,262 @@
+"""What is asked of Docker, and what its answers mean; a script stands in for it."""
+
+import base64
+import json
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from terrafirma_host import engine
+from terrafirma_host.engine import Container, containers, lost_host, registry_of, repository
+from terrafirma_host.shell import Failed
+from terrafirma_host.spec import Application
+
+from tests.unit.conftest import Program
+
+HUB = "https://index.docker.io/v1/"
+DIGEST = f"sha256:{'a1' * 32}"
+
+
+@pytest.fixture
+def docker(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Has this script answer in the place of Docker; returns the file with what it was asked."""
+    asked = roots / "asked"
+
+    def write(script: str) -> Path:
+        directory = program("docker", f'echo "$*" >> {asked}\n{script}')
+        monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+        return asked
+
+    return write
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "registry", "path"),
+    [
+        ("api", HUB, "api"),
+        ("api:1.2", HUB, "api"),
+        ("team/api:1.2", HUB, "team/api"),
+        # Docker asks for the password of its own under one name alone.
+        ("docker.io/team/api:1.2", HUB, "docker.io/team/api"),
+        ("index.docker.io/team/api", HUB, "index.docker.io/team/api"),
+        ("ghcr.io/acme/api:1.2", "ghcr.io", "ghcr.io/acme/api"),
+        ("localhost/api", "localhost", "localhost/api"),
+        ("localhost:5000/api", "localhost:5000", "localhost:5000/api"),
+        ("registry:5000/a/b/api:1.2", "registry:5000", "registry:5000/a/b/api"),
+        (f"ghcr.io/acme/api@{DIGEST}", "ghcr.io", "ghcr.io/acme/api"),
+        (f"registry:5000/api:1.2@{DIGEST}", "registry:5000", "registry:5000/api"),
+    ],
+)
+def test_where_an_image_comes_from(image: str, registry: str, path: str) -> None:
+    assert registry_of(image) == registry
+    assert repository(image) == path
+
+
+def test_an_image_with_a_digest_is_nobodys_to_ask(docker: Any, app: Application) -> None:
+    asked = docker("exit 1")
+    for tag in ("", ":1.2"):
+        image = f"ghcr.io/acme/api{tag}@{DIGEST}"
+        assert engine.resolve(app, image) == f"ghcr.io/acme/api@{DIGEST}"
+    assert not asked.exists()
+
+
+def manifest(architecture: str, digest: str) -> dict[str, Any]:
+    platform = {"architecture": architecture, "os": "linux"}
+    return {"Descriptor": {"digest": digest, "platform": platform}}
+
+
+ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+MANIFESTS: dict[str, Any] = {
+    "one": manifest(ARCHITECTURE, DIGEST),
+    "several": [
+        manifest("s390x", "sha256:no"),
+        # Of who built it and how.
+        {"Descriptor": {"digest": "sha256:no", "platform": None}},
+        manifest(ARCHITECTURE, DIGEST),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", MANIFESTS)
+@pytest.mark.parametrize("secure", [True, False])
+def test_a_tag_is_what_the_registry_has_now(
+    docker: Any, app: Application, kind: str, secure: bool
+) -> None:
+    known = json.dumps({"registry.test:5000": {"Secure": secure}, "docker.io": {"Secure": True}})
+    asked = docker(
+        f"case $1 in info) echo '{known}' ;; *) echo '{json.dumps(MANIFESTS[kind])}' ;; esac"
+    )
+    image = "registry.test:5000/api:1.2"
+    assert engine.resolve(app, image) == f"registry.test:5000/api@{DIGEST}"
+    words = asked.read_text().splitlines()[-1].split()
+    assert words[:2] == ["manifest", "inspect"]
+    assert words[-1] == image
+    assert ("--insecure" in words) != secure
+
+
+def test_an_image_for_other_machines_is_none(docker: Any, app: Application) -> None:
+    answer = json.dumps([manifest("s390x", DIGEST)])
+    docker(f"case $1 in info) echo '{{}}' ;; *) echo '{answer}' ;; esac")
+    with pytest.raises(Failed, match=rf"api:1: there is none for {os.uname().machine}"):
+        engine.resolve(app, "api:1")
+
+
+def test_a_registry_that_does_not_answer_is_said(docker: Any, app: Application) -> None:
+    docker("case $1 in info) echo '{}' ;; *) echo 'no such manifest: api:1' >&2; exit 1 ;; esac")
+    with pytest.raises(Failed, match="docker manifest: no such manifest: api:1"):
+        engine.resolve(app, "api:1")
+
+
+@pytest.fixture
+def private(app: Application, roots: Path) -> Application:
+    password = roots / "secrets" / ".registry_password"
+    password.write_text("s3cret:s3cret\n")
+    return replace(
+        app.with_image("registry.test:5000/api:1"),
+        registry_user="ci",
+        registry_password=str(password),
+    )
+
+
+def test_a_password_is_there_for_as_long_as_it_is_needed(private: Application) -> None:
+    with suppress(ZeroDivisionError), engine.registry(private) as env:
+        directory = Path(env["DOCKER_CONFIG"])
+        config = directory / "config.json"
+        assert (directory.stat().st_mode & 0o777, config.stat().st_mode & 0o777) == (0o700, 0o600)
+        auths = json.loads(config.read_text())["auths"]
+        assert list(auths) == ["registry.test:5000"]
+        known = base64.b64decode(auths["registry.test:5000"]["auth"])
+        assert known == b"ci:s3cret:s3cret"
+        raise ZeroDivisionError
+    assert not directory.exists()
+
+
+def test_a_password_is_no_argument(docker: Any, private: Application) -> None:
+    asked = docker(
+        """case $1 in
+        image) echo "Error: No such image" >&2; echo '[]'; exit 1 ;;
+        pull) test -s "$DOCKER_CONFIG/config.json" ;;
+        esac"""
+    )
+    assert engine.pull(private, f"registry.test:5000/api@{DIGEST}")
+    assert asked.read_text().splitlines()[-1] == f"pull --quiet registry.test:5000/api@{DIGEST}"
+    assert "s3cret" not in asked.read_text()
+
+
+def test_a_password_that_is_missing_is_named(private: Application) -> None:
+    missing = replace(private, registry_password="/no/where")
+    with (
+        pytest.raises(Failed, match=r"/no/where is missing; run deploy.py"),
+        engine.registry(missing),
+    ):
+        pass
+    with engine.registry(replace(private, registry_user="")) as env:
+        assert env == {}
+
+
+def test_an_image_that_is_here_is_not_pulled(docker: Any, app: Application) -> None:
+    asked = docker("echo '[{}]'")
+    assert not engine.pull(app, f"api@{DIGEST}")
+    assert "pull" not in asked.read_text()
+
+
+def test_what_is_not_there_is_no_failure_and_a_docker_that_fails_is_one(docker: Any) -> None:
+    for words in ("Error: No such image: x", "Error response from daemon: network x not found"):
+        docker(f"echo '{words}' >&2; echo '[]'; exit 1")
+        assert engine.inspect("image", ["x"]) == []
+    docker("echo 'Cannot connect to the Docker daemon' >&2; exit 1")
+    with pytest.raises(Failed, match="docker image inspect: Cannot connect"):
+        engine.inspect("image", ["x"])
+
+
+# --- containers -----------------------------------------------------------------------------------
+
+
+def inspected(name: str, **state: Any) -> dict[str, Any]:
+    """What `docker container inspect` says of one, as far as it is read."""
+    labels = {"com.docker.compose.service": "api", "terrafirma.release": "0123456789ab"}
+    return {
+        "Id": f"id-{name}",
+        "Name": f"/{name}",
+        "Config": {"Labels": labels},
+        "State": {"Status": "running"} | state,
+        "RestartCount": 0,
+        "HostsPath": f"/var/lib/docker/{name}/hosts",
+    }
+
+
+def test_the_containers_of_a_project(docker: Any) -> None:
+    answer = [
+        inspected("api-blue-api-1", Health={"Status": "healthy"}),
+        # No health check, and none of ours.
+        inspected("api-blue-api-2", Status="exited", Health=None) | {"Config": {"Labels": {}}},
+    ]
+    asked = docker(f"case $1 in ps) echo one two ;; *) echo '{json.dumps(answer)}' ;; esac")
+    first, second = containers("api-blue", "api")
+    assert first == Container(
+        id="id-api-blue-api-1", name="api-blue-api-1", service="api", release="0123456789ab",
+        state="running", health="healthy", restarts=0,
+        hosts="/var/lib/docker/api-blue-api-1/hosts",
+    )  # fmt: skip
+    assert (second.service, second.release, second.state, second.health) == ("", "", "exited", "")
+    listed, inspect = asked.read_text().splitlines()
+    # Also those that do not run; of this project alone, and none that `run` started.
+    assert "--all" in listed.split()
+    assert "label=com.docker.compose.project=api-blue" in listed.split()
+    assert "label=com.docker.compose.oneoff=False" in listed.split()
+    assert "label=com.docker.compose.service=api" in listed.split()
+    assert inspect == "container inspect one two"
+
+
+def test_a_project_without_containers_is_not_inspected(docker: Any) -> None:
+    asked = docker("true")
+    assert containers("api-green") == []
+    assert len(asked.read_text().splitlines()) == 1
+
+
+GATEWAY = "10.210.0.1\thost.docker.internal"
+GATEWAY_6 = "fd00::1\thost.docker.internal"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "lost"),
+    [
+        ([GATEWAY], False),
+        ([GATEWAY_6, GATEWAY], False),
+        (["10.210.0.1 host.docker.internal another"], False),
+        # Where docker0 was before the host's last boot; the second is no part of it.
+        (["172.17.0.1\thost.docker.internal"], True),
+        ([GATEWAY_6, "172.17.0.1\thost.docker.internal"], True),
+        (["10.210.0.11\thost.docker.internal"], True),
+        (["0.210.0.1\thost.docker.internal"], True),
+        # An application of somebody who did not ask for that name, and a container without a file.
+        (["172.17.0.5\t0b7ca25ec7af"], False),
+        ([GATEWAY_6], False),
+        ([], False),
+        (None, False),
+    ],
+)
+def test_a_container_that_looks_for_the_host_where_it_is_not(
+    program: Program, roots: Path, monkeypatch: pytest.MonkeyPatch,
+    hosts: list[str] | None, lost: bool,
+) -> None:  # fmt: skip
+    """It keeps the address that docker0 had when it started."""
+    file = roots / "hosts"
+    if hosts is not None:
+        lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost", *hosts, ""]
+        file.write_text("\n".join(lines))
+    directory = program(
+        "ip",
+        """test "$*" = '-brief address' || exit 1
+        echo 'lo               UNKNOWN        127.0.0.1/8 ::1/128'
+        echo 'docker0          UP             10.210.0.1/24 fe80::42:1/64'""",
+    )
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+    answer = inspected("api") | {"HostsPath": str(file)}
+    assert lost_host(engine._container(answer)) is lost

@@ -1,0 +1,126 @@
+"""One release at a time: real processes that hold the lease, and die of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from terrafirma_host.lease import describe, lease
+from terrafirma_host.shell import Failed, run, succeeds
+from terrafirma_host.spec import Application
+
+from tests.conftest import ROOT
+from tests.unit.conftest import described
+
+HOLDER = """\
+import subprocess, sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from terrafirma_host import lease
+
+lease.RUNTIME = Path(sys.argv[1])
+with lease.lease(SimpleNamespace(name="api"), "ci@runner", "rollback", 600) as held:
+    held.step("health")
+    # What it started may outlive it.
+    child = subprocess.Popen(["sleep", "60"])
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(roots: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lease of `api`."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(roots / "run")],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "files")},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        yield process
+        process.kill()
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_second_holder_is_refused_and_told_who_the_first_one_is(
+    holder: subprocess.Popen[str], app: Application
+) -> None:
+    started = time.monotonic()
+    with pytest.raises(Failed) as error, lease(app, "me", "release", 60):
+        pass
+    assert time.monotonic() - started < 5
+    message = str(error.value)
+    assert message.startswith("another release of api is going on: ci@runner does the rollback")
+    assert message.endswith(f", now at the step 'health' (process {holder.pid})")
+    # And the first one is still described as it is.
+    assert "ci@runner" in describe(app)
+
+
+def test_another_application_is_not_held_up(
+    holder: subprocess.Popen[str], app: Application
+) -> None:
+    web = described(source="", more=[{"name": "web", "image": "web:1", "domain": "web.test"}])
+    with lease(web, "me", "release", 60) as held:
+        assert held.data["application"] == "web"
+
+
+def test_a_holder_that_was_killed_holds_nothing(
+    holder: subprocess.Popen[str], app: Application
+) -> None:
+    """Although its file is still there, and what it started still runs."""
+    holder.kill()
+    holder.wait()
+    assert "ci@runner" in describe(app)
+    with lease(app, "me", "release", 60) as held:
+        held.step("start")
+        assert describe(app).startswith("me does the release")
+
+
+def test_a_lease_says_what_is_being_done(app: Application, roots: Path) -> None:
+    state = roots / "run" / "api.json"
+    with lease(app, "me", "release", 60) as held:
+        assert json.loads(state.read_text())["step"] == "lock"
+        held.step("switch")
+        data = json.loads(state.read_text())
+        assert (data["application"], data["holder"], data["what"]) == ("api", "me", "release")
+        assert (data["step"], data["pid"]) == ("switch", os.getpid())
+    assert not state.exists()
+    assert describe(app) == "somebody who has just begun"
+
+
+def test_a_lease_is_free_again_after_a_failure(app: Application) -> None:
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), lease(app, "me", "release", 60):
+            raise ZeroDivisionError
+    assert signal.alarm(0) == 0
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda: time.sleep(30),
+        lambda: run("sleep", "30"),
+        # Else the release went on as if a program had answered "no", and for ever.
+        lambda: succeeds("sleep", "30"),
+    ],
+)
+def test_a_lease_ends_by_itself(app: Application, wait: Callable[[], object]) -> None:
+    started = time.monotonic()
+
+    def release() -> None:
+        with lease(app, "me", "release", 1) as held:
+            held.step("health")
+            wait()
+
+    with pytest.raises(Failed, match="not done within 1 s, at the step 'health'"):
+        release()
+    assert time.monotonic() - started < 20
+    with lease(app, "you", "release", 60):
+        assert describe(app).startswith("you ")

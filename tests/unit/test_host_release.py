@@ -1,0 +1,363 @@
+"""What makes a release, whether it is whole, what is kept of it; a script stands in for Docker."""
+
+import io
+import json
+import socket
+import tarfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from terrafirma_host import proxy, release
+from terrafirma_host.engine import Compose
+from terrafirma_host.lease import lease
+from terrafirma_host.shell import Failed
+from terrafirma_host.spec import Application, Release, Serving, tree_digest
+
+from tests.unit.conftest import Program, described, records
+from tests.unit.test_host_engine import DIGEST, inspected
+from tests.unit.test_host_proxy import serving
+
+DOCKER = """\
+echo "$*" >> {root}/asked
+case "$*" in
+compose*" config --format json") cat {root}/opt/api/layers/own.yaml ;;
+"manifest inspect"*) cat {root}/manifest ;;
+info*) echo '{{}}' ;;
+"ps --all"*project=api-green*) ;;
+"ps --all"*) echo one ;;
+"container inspect"*) cat {root}/containers ;;
+*inspect*) echo '[{{}}]' ;;
+esac
+"""
+
+
+@pytest.fixture
+def host(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host whose Docker says what is in these files, and whose Caddy does not run."""
+    directory = program("docker", DOCKER.format(root=roots))
+    program("ip", "echo 'docker0 UP 10.210.0.1/24'")
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+    (roots / "manifest").write_text(json.dumps({"Descriptor": {"digest": DIGEST}}))
+    (roots / "containers").write_text("[]")
+    return roots
+
+
+def asked(host: Path) -> list[str]:
+    return (host / "asked").read_text().splitlines()
+
+
+# --- what makes a release -------------------------------------------------------------------------
+
+
+def identity(app: Application) -> str:
+    return release.wanted(app, Compose(app)).id
+
+
+def test_what_makes_another_release(host: Path, app: Application) -> None:
+    token = host / "secrets" / "token"
+    token.write_text("one")
+    several: dict[str, Application] = {
+        "as it is": app,
+        "source": app.with_source(host / "opt" / "api" / "sources" / "4567"),
+        "image": app.with_image("registry.test/api:1"),
+        "migrate": replace(app, migrate=("migrate",)),
+        "env": replace(app, env={"A": "1"}),
+        "secret": replace(app, secrets={**app.secrets, "token": str(token)}),
+        "secrets_env": replace(app, secrets_env=True),
+        "container_port": replace(app, container_port=8080),
+        "network": replace(app, network="jobs"),
+        "user": replace(app, user="root"),
+        "memory": replace(app, memory_mb=64),
+        "cpus": replace(app, cpus=0.5),
+        "stop_seconds": replace(app, stop_seconds=11),
+    }
+    made = {what: identity(one) for what, one in several.items()}
+    assert len({*made.values()}) == len(made), made
+    # A tag that moved, and a secret that is another.
+    (host / "manifest").write_text(json.dumps({"Descriptor": {"digest": "sha256:another"}}))
+    assert identity(several["image"]) != made["image"]
+    token.write_text("two")
+    assert identity(several["secret"]) != made["secret"]
+    assert identity(app) == made["as it is"]
+
+
+def test_what_makes_none(host: Path, app: Application) -> None:
+    """More patience, another page or more replicas would replace those that serve."""
+    before = identity(app)
+    for but in (
+        *({"replicas": 9}, {"start_seconds": 300}, {"drain_seconds": 5}, {"keep": 9}),
+        *({"domain": "www.acme.com"}, {"smoke_path": "/up"}, {"health_path": "/up"}),
+        *({"automated": True}, {"registry_user": "ci"}),
+    ):
+        changed: dict[str, Any] = but
+        assert identity(replace(app, **changed)) == before, but
+
+
+# --- whether it is whole, and what is done where it is not ----------------------------------------
+
+
+def containers(host: Path, *states: dict[str, Any]) -> None:
+    answer = []
+    for number, state in enumerate(states, 1):
+        one = inspected(f"api-blue-api-{number}", Health={"Status": state.get("health", "healthy")})
+        one["State"]["Status"] = state.get("state", "running")
+        one["Config"]["Labels"] |= state.get("labels", {})
+        one["HostsPath"] = state.get("hosts", "/no/where")
+        answer.append(one)
+    (host / "containers").write_text(json.dumps(answer))
+
+
+FINE: dict[str, Any] = {}
+STATES: dict[str, tuple[list[dict[str, Any]], bool]] = {
+    "whole": ([FINE, FINE], True),
+    "without a health check": ([{"health": ""}, {"health": ""}], True),
+    "one that has just started": ([FINE, {"health": "starting"}], True),
+    "one is missing": ([FINE], False),
+    "one too many": ([FINE, FINE, FINE], False),
+    "one has stopped": ([FINE, {"state": "exited"}], False),
+    "one is spoilt": ([FINE, {"health": "unhealthy"}], False),
+    "one of another release": ([FINE, {"labels": {"terrafirma.release": "x"}}], False),
+    "a worker beside them": ([FINE, FINE, {"labels": {"com.docker.compose.service": "w"}}], True),
+    "a worker that has stopped": (
+        [FINE, FINE, {"labels": {"com.docker.compose.service": "w"}, "state": "exited"}],
+        False,
+    ),
+    "none": ([], False),
+}
+
+
+@pytest.mark.parametrize("what", STATES)
+def test_whether_a_release_is_whole(host: Path, app: Application, what: str) -> None:
+    states, whole = STATES[what]
+    serves = Serving("0123456789ab", "blue", 2, 8000)
+    app = replace(app, replicas=2)
+    proxy.point(app, "0123456789ab", "blue", app.ports("blue", 2))
+    containers(host, *states)
+    assert release.whole(app, serves) is whole
+    # Nor where Caddy sends requests elsewhere, or another number is wanted.
+    assert not release.whole(replace(app, replicas=3), serves)
+    proxy.point(app, "0123456789ab", "green", app.ports("green", 2))
+    assert not release.whole(app, serves)
+
+
+def test_replicas_that_look_for_the_host_elsewhere_are_not_whole(
+    host: Path, app: Application
+) -> None:
+    serves = Serving("0123456789ab", "blue", 2, 8000)
+    app = replace(app, replicas=2)
+    proxy.point(app, "0123456789ab", "blue", app.ports("blue", 2))
+    hosts = host / "hosts"
+    containers(host, FINE, {"hosts": str(hosts)})
+    for address, lost in (("10.210.0.1", False), ("172.17.0.1", True)):
+        hosts.write_text(f"{address}\thost.docker.internal\n")
+        assert release.moved(app, serves) is lost
+        assert release.whole(app, serves) is not lost
+
+
+def test_other_ports_are_those_of_the_next_release(host: Path, app: Application) -> None:
+    """Until then Caddy sends requests to where the replicas are, also on the way back."""
+    serves = Serving("0123456789ab", "blue", 2, 8000)
+    serves.save(app)
+    containers(host, FINE, FINE)
+    proxy.point(app, serves.release, "blue", serves.ports)
+    moved = replace(app, replicas=2, slots={"blue": 9000, "green": 9064}, drain_seconds=1)
+    assert not release.whole(moved, serves)
+    # What a release left that died after it had switched.
+    proxy.point(moved, "ba9876543210", "green", moved.ports("green", 2))
+    release.settle(moved)
+    assert (host / "caddy" / "upstreams" / "api.caddy").read_text() == (
+        "# Managed by Terrafirma: release 0123456789ab in blue\nto 127.0.0.1:8000 127.0.0.1:8001\n"
+    )
+
+
+def test_only_spoilt_replicas_are_removed(host: Path, app: Application) -> None:
+    """The others go on serving, and are not recreated."""
+    with ExitStack() as stack:
+        first, _ = stack.enter_context(serving())
+        app = replace(
+            app, replicas=1, slots={"blue": first, "green": first + 64}, health_path="/200"
+        )
+        made = records(app, "0123456789ab")
+        serves = Serving(made.id, "blue", 1, first)
+        containers(host, FINE, {"health": "unhealthy"}, {"state": "exited", "health": ""})
+        held = stack.enter_context(lease(app, "me", "release", 60))
+        compose = Compose(app)
+        project = compose.project()
+        # What it starts is healthy.
+        answers = host / "containers"
+        script = (host / "programs" / "docker").read_text()
+        (host / "programs" / "docker").write_text(
+            script.replace("case", f"case $* in rm*) echo '[]' > {answers} ;; esac\ncase", 1)
+        )
+        release.repair(app, compose, project, serves, held)
+    done = asked(host)
+    assert [line for line in done if line.startswith(("rm ", "stop ", "restart "))] == [
+        "rm --force id-api-blue-api-2"
+    ]
+    (up,) = [line for line in done if " up " in line]
+    assert "--project-name api-blue " in up
+    assert "--no-build --pull never" in up
+    assert "--force-recreate" not in up
+    assert done.index(up) > done.index("rm --force id-api-blue-api-2")
+    assert proxy.slot_of(app) == "blue"
+
+
+def test_a_replica_that_does_not_stay_up_is_quoted(host: Path, app: Application) -> None:
+    program = host / "programs" / "docker"
+    program.write_text(f"{program.read_text()}case $1 in logs) echo 'no such table' ;; esac\n")
+    containers(host, FINE, {"state": "exited", "health": ""})
+    made = records(app, "0123456789ab")
+    with pytest.raises(Failed, match="api-blue-api-2 does not stay up; its last words:\nno such"):
+        release.await_health(app, made, "blue")
+
+
+def test_a_replica_that_does_not_become_healthy_is_named(host: Path, app: Application) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    containers(host, FINE)
+    app = replace(app, replicas=1, start_seconds=1, slots={"blue": port, "green": port + 64})
+    words = f"is not healthy within 1 s \\(no success from /healthz on port {port}\\)"
+    with pytest.raises(Failed, match=words):
+        release.await_health(app, records(app, "0123456789ab"), "blue")
+
+
+# --- what is kept ---------------------------------------------------------------------------------
+
+
+def test_the_last_releases_are_kept_and_what_they_need(host: Path, app: Application) -> None:
+    app = replace(app, keep=2)
+    sources = app.directory / "sources"
+    for name in ("s1", "s2", "s3", "s4", "stray", Path(app.source).name):
+        (sources / name).mkdir(parents=True)
+    for number in range(1, 5):
+        records(
+            app, f"release{number}", source=str(sources / f"s{number}"),
+            at=f"2026-01-0{number}T00:00:00.000Z",
+            images={"api": f"terrafirma/api:{number}"}, pulled=("base",) if number < 3 else (),
+        )  # fmt: skip
+    # The oldest serves, after a way back: it is kept beside the two.
+    Serving("release1", "blue", 4, 8000).save(app)
+    release.prune(app)
+    assert sorted(one.stem for one in app.releases.iterdir()) == [
+        "release1", "release3", "release4"
+    ]  # fmt: skip
+    kept = {"s1", "s3", "s4", Path(app.source).name}
+    assert {one.name for one in sources.iterdir()} == kept
+    # What the one that is kept needs as well stays; and nothing but images is removed.
+    removed = [line for line in asked(host) if " rm " in line or "prune" in line]
+    assert removed == ["image rm terrafirma/api:2"]
+
+
+def test_images_of_a_release_that_never_served_go_with_it(host: Path, app: Application) -> None:
+    made = records(app, "0123456789ab")
+    release.forget(app, made)
+    release.forget(app, replace(made, id="ba9876543210", images={"api": "x:1"}, pulled=("y:1",)))
+    assert [line for line in asked(host) if " rm " in line] == ["image rm x:1", "image rm y:1"]
+
+
+def test_with_a_deploy_key_the_code_is_that_which_serves(app: Application) -> None:
+    """Else a change of a setting would take back what was released in the meantime."""
+    records(app, "0123456789ab", source="/opt/terrafirma/api/sources/theirs")
+    Serving("0123456789ab", "blue", 4, 8000).save(app)
+    assert release.described(app) == app
+    by_key = replace(app, automated=True)
+    assert release.described(by_key).source == "/opt/terrafirma/api/sources/theirs"
+    records(app, "0123456789ab", source="", image=f"api@{DIGEST}")
+    assert release.described(by_key).image == f"api@{DIGEST}"
+    assert release.described(by_key).source == ""
+
+
+def test_without_a_release_there_is_none(app: Application) -> None:
+    with pytest.raises(Failed, match="api has no release yet"):
+        release.serves(app)
+    Serving("0123456789ab", "blue", 4, 8000).save(app)
+    with pytest.raises(Failed, match="api has no release yet"):
+        release.serves(app)
+    made: Release = records(app, "0123456789ab")
+    assert release.serves(app) == (Serving("0123456789ab", "blue", 4, 8000), made)
+
+
+# --- a source that comes with a deploy key --------------------------------------------------------
+
+
+def tar(*members: tuple[str, bytes] | tarfile.TarInfo, mode: str = "w:gz") -> io.BytesIO:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode=mode) as made:  # type: ignore[call-overload]
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                made.addfile(member)
+                continue
+            info = tarfile.TarInfo(member[0])
+            info.size = len(member[1])
+            info.mode = 0o755 if member[0].endswith(".sh") else 0o644
+            made.addfile(info, io.BytesIO(member[1]))
+    archive.seek(0)
+    return archive
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+DOCKERFILE = ("Dockerfile", b"FROM scratch\n")
+
+
+def test_a_source_is_unpacked_once_under_the_name_of_its_content(app: Application) -> None:
+    first = release.unpack(app, tar(DOCKERFILE, ("bin/run.sh", b"#!/bin/sh\n"), ("ü", b"")))
+    assert first == app.directory / "sources" / tree_digest(first)
+    assert (first / "bin" / "run.sh").stat().st_mode & 0o100
+    assert first.stat().st_mode & 0o777 == 0o700
+    assert release.unpack(app, tar(("ü", b""), ("bin/run.sh", b"#!/bin/sh\n"), DOCKERFILE)) == first
+    other = release.unpack(app, tar(DOCKERFILE))
+    assert {one.name for one in first.parent.iterdir()} == {first.name, other.name}
+
+
+def test_a_source_may_have_names_that_are_no_text(app: Application) -> None:
+    odd = special("latin-\udce9", tarfile.REGTYPE)
+    assert release.unpack(app, tar(DOCKERFILE, odd)).is_dir()
+
+
+HOSTILE: dict[str, Callable[[], io.BytesIO]] = {
+    "nothing": lambda: io.BytesIO(b""),
+    "no gzip": lambda: io.BytesIO(b"x" * 2000),
+    "no compression": lambda: tar(DOCKERFILE, mode="w"),
+    "half": lambda: io.BytesIO(tar(DOCKERFILE, ("x", bytes(range(256)) * 99)).getvalue()[:-200]),
+    "damage": lambda: io.BytesIO(tar(DOCKERFILE).getvalue()[:20] + b"\xff" * 90),
+    "no Dockerfile": lambda: tar(("README.md", b"")),
+    "a directory called Dockerfile": lambda: tar(("Dockerfile/x", b"")),
+    "a way out": lambda: tar(DOCKERFILE, ("../../../canary", b"x")),
+    "a link out": lambda: tar(DOCKERFILE, special("x", tarfile.SYMTYPE, "/etc/shadow")),
+    "a hard link out": lambda: tar(DOCKERFILE, special("x", tarfile.LNKTYPE, "../../shadow")),
+    "through a link": lambda: tar(
+        DOCKERFILE, special("x", tarfile.SYMTYPE, "../.."), ("x/canary", b"x")
+    ),
+    "a device": lambda: tar(DOCKERFILE, special("x", tarfile.CHRTYPE)),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_source_that_is_none_leaves_nothing(app: Application, roots: Path, kind: str) -> None:
+    before = {path for path in roots.rglob("*") if "sources" not in path.parts}
+    with pytest.raises(Failed, match=r"^the source (is no gzipped tar|that was sent has no file)"):
+        release.unpack(app, HOSTILE[kind]())
+    assert list((app.directory / "sources").iterdir()) == []
+    assert {path for path in roots.rglob("*") if "sources" not in path.parts} == before
+
+
+def test_a_source_of_a_project_has_its_files(app: Application) -> None:
+    project = replace(app, compose=("compose.yaml", "deploy/more.yaml"))
+    with pytest.raises(Failed, match=r"has no file 'deploy/more.yaml'"):
+        release.unpack(project, tar(("compose.yaml", b"")))
+    assert release.unpack(project, tar(("compose.yaml", b""), ("deploy/more.yaml", b""))).is_dir()
+
+
+def test_an_application_as_it_is_told_has_both_slots() -> None:
+    app = described()
+    assert [release.other(app, slot) for slot in ("blue", "green")] == ["green", "blue"]
+    assert not set(app.ports("blue", 64)) & set(app.ports("green", 64))
