@@ -4,6 +4,6 @@ from pyinfra import local
 
 for task in (
     *("preflight", "apt", "users", "sshd", "docker", "postgres", "pgbouncer"),
-    *("app", "caddy", "borg"),
+    *("caddy", "app", "borg"),
 ):
     local.include(f"tasks/{task}.py")

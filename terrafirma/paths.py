@@ -50,3 +50,15 @@ POOLER_DROP_IN = "/etc/systemd/system/pgbouncer.service.d/terrafirma.conf"
 
 POOLER_CHECK = "/usr/local/lib/terrafirma/pgbouncer-check"
 """Tries a new file of PgBouncer's; from files/pgbouncer/pgbouncer-check."""
+
+CADDYFILE = "/etc/caddy/Caddyfile"
+"""The sites; it imports what is in the two directories."""
+
+CADDY_UPSTREAMS = "/etc/caddy/upstreams"
+"""For each application `NAME.caddy`: the replicas of the release that serves."""
+
+CADDY_MAINTENANCE = "/etc/caddy/maintenance"
+"""`NAME.caddy` for each application that is under maintenance."""
+
+CADDY_ROOT = "/etc/caddy/acme-ca-root.pem"
+"""Who signed the certificate of the certificate authority's own address."""
