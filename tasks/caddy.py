@@ -42,6 +42,8 @@ policy = put(
 def configuration() -> list[Entry]:
     """Asked when the operation runs: Caddy may have been installed earlier in this same run."""
     return [
+        # What was asked for is not everybody's: an address may have something secret in it.
+        Directory("/var/log/caddy", mode="750", user="caddy", group="adm"),
         Directory(CADDY_UPSTREAMS),
         Directory(CADDY_MAINTENANCE),
         template(

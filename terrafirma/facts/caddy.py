@@ -133,7 +133,7 @@ class Certificates(FactBase[CertificatesState]):
 def reason(error: str) -> str:
     """The part of an error of Caddy's that says what went wrong."""
     text = re.sub(r"\s+", " ", error)
-    # "[name] Obtain: [name] solving challenge: name: [name] authorization failed: HTTP … urn:… - why"
+    # "[name] Obtain: [name] solving challenge: name: [name] authorization failed: HTTP … - why"
     text = re.sub(r"^(\[[^\]]+\] (Obtain|Renew): )?(\[[^\]]+\] )?", "", text)
     found = re.search(r"urn:ietf:params:acme:error:(\w+) - (.*)", text)
     return f"{found[2]} ({found[1]})" if found else text
