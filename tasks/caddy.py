@@ -39,13 +39,20 @@ policy = put(
 )
 
 
-def configuration() -> list[Entry]:
-    """Asked when the operation runs: Caddy may have been installed earlier in this same run."""
-    return [
+put(
+    name="Create the directories",
+    entries=[
         # What was asked for is not everybody's: an address may have something secret in it.
         Directory("/var/log/caddy", mode="750", user="caddy", group="adm"),
         Directory(CADDY_UPSTREAMS),
         Directory(CADDY_MAINTENANCE),
+    ],
+)
+
+
+def configuration() -> list[Entry]:
+    """Asked when the operation runs: Caddy may have been installed earlier in this same run."""
+    return [
         template(
             "caddy/Caddyfile.j2",
             CADDYFILE,

@@ -123,17 +123,23 @@ class Certificates(FactBase[CertificatesState]):
                 raise FactProcessError(f"the certificates: {line!r}")
         for one in said:
             error = str(one.get("error", ""))
-            named = re.findall(r"^\[([^\]]+)\]", error)
-            name = str(one.get("identifier", *named)) if named else str(one.get("identifier", ""))
+            named = re.match(r"\[([^\]]+)\]", error)
+            name = one.get("identifier", named[1] if named else "")
             if name in state["missing"]:
                 state["reasons"][name] = reason(error)
         return state
 
 
 def reason(error: str) -> str:
-    """The part of an error of Caddy's that says what went wrong."""
+    """
+    The part of an error of Caddy's that says what went wrong.
+
+    "[name] Obtain: [name] solving challenge: name: [name] authorization failed: HTTP 400
+    urn:ietf:params:acme:error:dns - why (ca=https://authority/directory)"
+    """
     text = re.sub(r"\s+", " ", error)
-    # "[name] Obtain: [name] solving challenge: name: [name] authorization failed: HTTP … - why"
-    text = re.sub(r"^(\[[^\]]+\] (Obtain|Renew): )?(\[[^\]]+\] )?", "", text)
+    text = re.sub(r" \(ca=\S+\)$", "", text)
     found = re.search(r"urn:ietf:params:acme:error:(\w+) - (.*)", text)
-    return f"{found[2]} ({found[1]})" if found else text
+    if found:
+        return f"{found[2]} ({found[1]})"
+    return re.sub(r"^(\[[^\]]+\] ?((Obtain|Renew): )?)+", "", text)

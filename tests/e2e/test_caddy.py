@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from tests.e2e.support import (
     eventually,
     load,
     open_ports,
+    options,
     output,
     target,
 )
@@ -556,7 +558,7 @@ def test_the_certificates_are_in_the_backup(setup: Setup) -> None:
     """Borg itself says what it takes along, with what is left out by default."""
     if setup.kind != "debian13":
         pytest.skip("the same store, and the same borg")
-    config = __import__("runpy").run_path(str(ROOT / "group_data/all.py"))
+    config = runpy.run_path(str(ROOT / "group_data/all.py"))
     server = setup.server
     server.run("apt-get install -qy --no-install-recommends borgbackup")
     exclude = " ".join(f"--exclude '{pattern}'" for pattern in config["borg_exclude"])
@@ -571,3 +573,254 @@ def test_the_certificates_are_in_the_backup(setup: Setup) -> None:
 
 
 # --- a real authority -----------------------------------------------------------------------------
+
+AUTHORITY = """\
+set -e
+mkdir -p /pebble && cd /pebble
+ec="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+openssl req -x509 $ec -keyout ca.key -out ca.pem -subj "/CN=for the address alone" -days 30
+openssl req $ec -keyout key.pem -out csr.pem -subj "/CN=authority"
+printf "subjectAltName=IP:$1" > names
+openssl x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial -extfile names -out cert.pem
+"""
+ASKING = """
+import http.client, json, socket, ssl, sys, threading
+
+address, domain, *_ = sys.argv[1:]
+context = ssl.create_default_context(cafile="/ca.pem")
+stop, failed, serials, count = threading.Event(), [], set(), [0] * 6
+
+def connect():
+    connection = http.client.HTTPSConnection(domain, timeout=15, context=context)
+    connection._create_connection = lambda _, *rest: socket.create_connection((address, 443), *rest)
+    connection.connect()
+    serials.add(connection.sock.getpeercert()["serialNumber"])
+    return connection
+
+def ask(number):
+    connection = None
+    while not stop.is_set():
+        count[number] += 1
+        try:
+            connection = connection or connect()
+            connection.request("GET", "/")
+            answer = connection.getresponse()
+            body = answer.read()
+            if answer.status != 200 or not body.endswith(b"}"):
+                failed.append(f"{answer.status} {body[:80]!r}")
+        except Exception as error:
+            failed.append(repr(error))
+            connection = None
+        # Half of them shake hands each time, the others keep their connection.
+        if connection and number % 2:
+            connection.close()
+            connection = None
+
+threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+for thread in threads:
+    thread.start()
+sys.stdin.read()
+stop.set()
+for thread in threads:
+    thread.join()
+print(json.dumps({"requests": sum(count), "failed": failed[:20], "serials": sorted(serials)}))
+"""
+
+
+@dataclass(frozen=True)
+class Authority:
+    """Pebble, with a DNS of its own: what a public authority is to a server."""
+
+    container: Container
+    root: Path  # who vouches for its address
+
+    def start(self, port: int, validity: int) -> None:
+        """An authority more, whose certificates are valid for so many seconds."""
+        settings = {
+            "listenAddress": f"0.0.0.0:{port}",
+            "managementListenAddress": f"0.0.0.0:{port + 1}",
+            "certificate": "/pebble/cert.pem",
+            "privateKey": "/pebble/key.pem",
+            "httpPort": 80,
+            "tlsPort": 443,
+            "certificateValidityPeriod": validity,
+        }
+        self.container.run(f"cat > /pebble/{port}.json", stdin=json.dumps({"pebble": settings}))
+        self.container.run(
+            f"PEBBLE_VA_NOSLEEP=1 setsid pebble -config /pebble/{port}.json"
+            f" -dnsserver 127.0.0.1:8053 > /pebble/{port}.log 2>&1 < /dev/null &"
+        )
+        eventually(lambda: bool(self.certificates(port)), 20)
+
+    def certificates(self, port: int) -> str:
+        """The root that its clients' visitors trust."""
+        return self.container.call(f"curl -sk https://127.0.0.1:{port + 1}/roots/0").stdout
+
+    def url(self, port: int) -> str:
+        return f"https://{self.container.address}:{port}/dir"
+
+    def resolve(self, name: str, address: str) -> None:
+        record = json.dumps({"host": f"{name}.", "addresses": [address]})
+        self.container.run(f"curl -sf -d '{record}' http://127.0.0.1:8055/add-a")
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Authority]:
+    with bystander("tf-test-caddy-authority") as container:
+        container.run(
+            "apt-get update -q && apt-get install -qy --no-install-recommends pebble curl openssl"
+        )
+        container.run(f"sh -s {container.address} 2>&1", stdin=AUTHORITY)
+        container.run(
+            "setsid pebble-challtestsrv -defaultIPv4 '' -defaultIPv6 '' -http01 '' -https01 ''"
+            " -tlsalpn01 '' -doh '' > /pebble/dns.log 2>&1 < /dev/null &"
+        )
+        root = tmp_path_factory.mktemp("authority") / "root.pem"
+        root.write_text(container.run("cat /pebble/ca.pem") + "\n")
+        one = Authority(container, root)
+        one.start(LASTING, 30 * 86400)
+        one.start(SHORT, 45)
+        yield one
+
+
+LASTING, SHORT = 14000, 15000
+
+
+@pytest.fixture
+def signed(setup: Setup, authority: Authority) -> dict[str, Any]:
+    """What makes `authority` the one of the server."""
+    if setup.kind == "debian12":
+        pytest.skip("the same version of Caddy as on debian13")
+    setup.client.trust(authority.certificates(LASTING))
+    return {
+        "caddy_email": "ops@terrafirma.test",
+        "caddy_acme_ca": authority.url(LASTING),
+        "caddy_acme_ca_root": str(authority.root),
+    }
+
+
+def points_here(setup: Setup, authority: Authority, name: str) -> None:
+    authority.resolve(name, setup.server.address)
+    setup.server.run(f"echo {setup.server.address} {name} >> /etc/hosts")
+
+
+def said(setup: Setup, **settings: Any) -> str:
+    """The output of a run that is no failure."""
+    arguments = (*options(settings), *setup.server.arguments(), TASK)
+    result = setup.server.pyinfra.call("-y", *arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"), [("http-01", "tls-alpn-01"), ("tls-alpn-01", "http-01")]
+)
+def test_the_authority_signs_after_each_kind_of_proof(
+    setup: Setup,
+    authority: Authority,
+    signed: dict[str, Any],
+    tmp_path: Path,
+    kind: str,
+    other: str,
+) -> None:
+    name = f"{kind}.{setup.kind}.test"
+    points_here(setup, authority, name)
+    directive = {"http-01": "disable_http_challenge", "tls-alpn-01": "disable_tlsalpn_challenge"}
+    (tmp_path / "one.caddy").write_text(f"tls {{\nissuer acme {{\n{directive[other]}\n}}\n}}\n")
+    printed = said(setup, **signed, app_domain=name, app_snippet=str(tmp_path / "one.caddy"))
+    assert "certificate yet" not in printed
+    assert "leads to" not in printed
+    # curl trusts the authority's root alone, and has been told the name.
+    answer = setup.client.ask("/", name=name)
+    assert (answer.status, json.loads(answer.body)["path"]) == (200, "/")
+    chain = setup.client.call(f"https://{name}/", "--verbose").stderr
+    assert re.search(r"issuer: CN=Pebble Intermediate CA", chain)
+    # Its many eyes were shown the proof of that kind, and none of the other.
+    served = [
+        json.loads(line)
+        for line in setup.server.run("journalctl -u caddy -o cat | grep 'served key auth'").split(
+            "\n"
+        )
+        if name in line
+    ]
+    assert {one["challenge"] for one in served} == {kind}
+    assert {one["remote"].rpartition(":")[0] for one in served} == {authority.container.address}
+
+
+def test_a_name_that_leads_elsewhere_stops_no_other(
+    setup: Setup, authority: Authority, signed: dict[str, Any]
+) -> None:
+    good, late, elsewhere = (f"{one}.{setup.kind}.test" for one in ("good", "late", "elsewhere"))
+    points_here(setup, authority, good)
+    authority.resolve(elsewhere, setup.client.container.address)
+    setup.server.run(f"echo {setup.client.container.address} {elsewhere} >> /etc/hosts")
+    settings = signed | {"app_domain": good, "app_redirects": [late, elsewhere]}
+    printed = said(setup, **settings)
+    assert f"{late} has no address, as far as the host can tell" in printed
+    assert f"{elsewhere} leads to {setup.client.container.address}" in printed
+    assert f"{late} has no certificate yet: " in printed
+    assert re.search(rf"{elsewhere} has no certificate yet: .*(refused|connect)", printed), printed
+    assert f"{good} has no certificate" not in printed
+    assert setup.client.ask("/", name=good).status == 200
+    # It goes on saying so, at once, and nothing else happens.
+    started = time.monotonic()
+    again = said(setup, **settings)
+    assert f"{late} has no certificate yet: " in again
+    assert time.monotonic() - started < 20
+    assert changed(setup.server.deploy(TASK, **settings)) == []
+    # Put right.
+    points_here(setup, authority, late)
+    setup.server.run("systemctl reload caddy")
+    eventually(lambda: setup.client.call(f"https://{late}/").returncode == 0, 40)
+    assert setup.client.ask("/x", name=late).headers["location"] == [f"https://{good}/x"]
+    after = said(setup, **settings)
+    assert late not in after
+    assert f"{elsewhere} has no certificate yet: " in after
+
+
+def test_certificates_outlive_the_authority(
+    setup: Setup, authority: Authority, signed: dict[str, Any]
+) -> None:
+    name = f"kept.{setup.kind}.test"
+    points_here(setup, authority, name)
+    settings = signed | {"app_domain": name}
+    said(setup, **settings)
+    shown = f"curl -sk -o /dev/null -w '%{{certs}}' --resolve {name}:443:127.0.0.1 https://{name}/"
+    before = setup.server.run(shown)
+    assert "BEGIN CERTIFICATE" in before
+    authority.container.run(f"kill $(pgrep -f {LASTING}.json)")
+    try:
+        setup.server.run("systemctl restart caddy")
+        assert changed(setup.server.deploy(TASK, **settings)) == []
+        assert setup.client.ask("/", name=name).status == 200
+        assert setup.server.run(shown) == before
+    finally:
+        authority.start(LASTING, 30 * 86400)
+
+
+def test_a_certificate_is_renewed_in_time_and_no_request_is_lost(
+    setup: Setup, authority: Authority, signed: dict[str, Any], tmp_path: Path
+) -> None:
+    """Valid for 45 s, and renewed in the last third of that."""
+    name = f"short.{setup.kind}.test"
+    points_here(setup, authority, name)
+    (tmp_path / "often.caddy").write_text("renew_interval 2s\n")
+    settings = signed | {
+        "app_domain": name,
+        "caddy_acme_ca": authority.url(SHORT),
+        "caddy_snippet": str(tmp_path / "often.caddy"),
+    }
+    said(setup, **settings)
+    setup.client.trust(authority.certificates(SHORT))
+    process = subprocess.Popen(
+        ["docker", "exec", "-i", setup.client.container.name, "python3", "-c", ASKING,
+         setup.server.address, name],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(100)
+    seen = json.loads(process.communicate("", timeout=60)[0])
+    assert seen["failed"] == []
+    assert seen["requests"] > 1000
+    # The first, and two that came in time.
+    assert len(seen["serials"]) >= 3
+    assert name not in said(setup, **settings)
