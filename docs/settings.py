@@ -63,7 +63,7 @@ PATTERNS = {
     r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$": "name of a service",
     r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,62})?$": "name of a service, or empty",
     r"^[\w][\w./-]*\.ya?ml$": "relative path that ends in `.yaml` or `.yml`",
-    r"^[A-Za-z0-9-]+$": "letters, digits and `-`",
+    r"^[A-Za-z][A-Za-z0-9-]*$": "letters, digits and `-`, first a letter",
     r"^[\w.@-]+$": "letters, digits, `_`, `.`, `@` and `-`",
     r"^/[A-Za-z0-9/_.*-]*$": "path that starts with `/`, perhaps with `*`",
     r"^/[A-Za-z0-9/_.-]*\*?$": "path that starts with `/`, perhaps with `*` at its end",
@@ -88,6 +88,7 @@ CHECKS = {
     "_secret_source_or_empty": "`env:NAME` or `command:…`, or empty",
     "_address_range": "address or network",
     "_bcrypt": "bcrypt hash",
+    "_header": "one line without a backtick",
     "_public_key": "SSH public key, or the file on this machine that holds it",
 }
 TYPES: dict[Any, str] = {

@@ -193,10 +193,15 @@ caddy_email = ""
 # ACME directory of the certificate authority; empty: Caddy's default. Names that no public
 # authority signs (.test, .internal, localhost …) get a certificate of Caddy's own authority.
 caddy_acme_ca = ""
+# File on this machine with the root certificate that vouches for that authority's own address;
+# empty: one that the host trusts.
+caddy_acme_ca_root = ""
 # An access log is rotated at this size, in MB …
 caddy_log_size_mb = 50
 # … and so many files of it are kept.
 caddy_log_files = 10
+# File on this machine with further global options, as the Caddyfile has them.
+caddy_snippet = ""
 
 # --- borg: backups --------------------------------------------------------------------------------
 

@@ -3,22 +3,33 @@
 from pyinfra import host
 from pyinfra.api import DeployError
 
+from terrafirma.facts.caddy import CaddyVersion
 from terrafirma.machine import ready
-from terrafirma.operations.files import Directory, put, template
+from terrafirma.operations.caddy import certificates
+from terrafirma.operations.files import Absent, Directory, Entry, File, put, template
 from terrafirma.operations.packages import packages
 from terrafirma.operations.services import unit
-from terrafirma.settings import App, Caddy, is_public
+from terrafirma.paths import CADDY_MAINTENANCE, CADDY_ROOT, CADDY_UPSTREAMS, CADDYFILE
+from terrafirma.settings import App, Caddy
+from terrafirma.sites import OLDEST, lines, names, read, site, warn_of_names
 
 machine = ready(host)
 settings = Caddy.of(host)
-caddyfile = "/etc/caddy/Caddyfile"
+apps = App.of(host).applications
 drop_in = "/etc/systemd/system/caddy.service.d/terrafirma.conf"
 
 if machine["foreign_caddyfile"]:
     raise DeployError(
-        f"{host.name}: app_domain: {caddyfile} on the host is not ours, and its sites would be "
+        f"{host.name}: app_domain: {CADDYFILE} on the host is not ours, and its sites would be "
         "gone; move it away"
     )
+
+# Files of this machine: what cannot be read is said before anything changes.
+sites = [site(host, app, settings) for app in apps]
+options = lines(host, "caddy_snippet", settings.snippet)
+root = settings.acme_ca_root and read(host, "caddy_acme_ca_root", settings.acme_ca_root)
+
+warn_of_names(host)
 
 packages(name="Install Caddy", packages=["caddy"])
 
@@ -27,31 +38,50 @@ policy = put(
     entries=[template("caddy/restart.conf.j2", drop_in)],
 )
 
-sites = put(
-    name="Configure the sites",
+
+put(
+    name="Create the directories",
     entries=[
-        Directory("/etc/caddy/upstreams"),
-        Directory("/etc/caddy/maintenance"),
+        # What was asked for is not everybody's: an address may have something secret in it.
+        Directory("/var/log/caddy", mode="750", user="caddy", group="adm"),
+        Directory(CADDY_UPSTREAMS),
+        Directory(CADDY_MAINTENANCE),
+    ],
+)
+
+
+def configuration() -> list[Entry]:
+    """Asked when the operation runs: Caddy may have been installed earlier in this same run."""
+    return [
         template(
             "caddy/Caddyfile.j2",
-            caddyfile,
+            CADDYFILE,
             data={
+                "version": host.get_fact(CaddyVersion) or OLDEST,
                 "email": settings.email,
                 "acme_ca": settings.acme_ca,
+                "acme_ca_root": root and CADDY_ROOT,
+                "options": options,
                 "log_size_mb": settings.log_size_mb,
                 "log_files": settings.log_files,
-                "sites": [
-                    {
-                        "name": app.name,
-                        "domain": app.domain,
-                        "public": is_public(app.domain) or bool(settings.acme_ca),
-                        "health_path": app.health_path,
-                    }
-                    for app in App.of(host).applications
-                ],
+                "sites": sites,
             },
+            # It has the hashes of the passwords of `guards`.
+            mode="640",
+            group="caddy",
         ),
-    ],
+        *([] if root else [Absent(CADDY_ROOT)]),
+    ]
+
+
+trust = put(
+    name="Vouch for the certificate authority's address",
+    entries=[File(CADDY_ROOT, root)] if root else [],
+)
+
+caddyfile = put(
+    name="Configure the sites",
+    entries=configuration,
     # As the user that serves: validating opens the log files and Caddy's own authority.
     check="runuser -u caddy -- env HOME=/var/lib/caddy "
     'caddy validate --adapter caddyfile --config "$new" > /dev/null',
@@ -61,5 +91,7 @@ unit(
     name="Run Caddy",
     unit="caddy.service",
     unit_files={drop_in: policy},
-    reload_on={caddyfile: sites},
+    reload_on={CADDYFILE: caddyfile, CADDY_ROOT: trust},
 )
+
+certificates(name="Look for certificates that are missing", domains=list(names(apps)))

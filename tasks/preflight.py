@@ -9,6 +9,7 @@ from terrafirma.machine import postgres_version, ready
 from terrafirma.operations.packages import wait_for_apt
 from terrafirma.pooler import pooler
 from terrafirma.settings import App, Postgres, Preflight
+from terrafirma.sites import warn_of_names
 
 settings = Preflight.of(host)
 postgres = Postgres.of(host)
@@ -39,5 +40,7 @@ for listener in host.get_fact(Listeners, ports=list(units)):
             f"{host.name}: port {port}: held by {holder or 'a program'} ({unit or 'in no unit'}), "
             f"not by {units[port]}; stop it, or move it to another port"
         )
+
+warn_of_names(host)
 
 wait_for_apt(name="Wait for other programs that install packages")

@@ -62,3 +62,15 @@ HOST_LIBRARY = "/usr/local/lib/terrafirma/terrafirma_host"
 
 APPLICATIONS = "/etc/terrafirma/apps"
 """What each application is to be: NAME.json, for the program above."""
+
+CADDYFILE = "/etc/caddy/Caddyfile"
+"""The sites; it imports what is in the two directories."""
+
+CADDY_UPSTREAMS = "/etc/caddy/upstreams"
+"""For each application `NAME.caddy`: the replicas of the release that serves."""
+
+CADDY_MAINTENANCE = "/etc/caddy/maintenance"
+"""`NAME.caddy` for each application that is under maintenance."""
+
+CADDY_ROOT = "/etc/caddy/acme-ca-root.pem"
+"""Who signed the certificate of the certificate authority's own address."""

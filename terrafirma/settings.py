@@ -653,6 +653,13 @@ def _bcrypt(value: str) -> str:
     return value
 
 
+def _header(value: str) -> str:
+    # In the Caddyfile a value stands between backticks, and Caddy fills in {$VARIABLES} even there.
+    if "`" in value or "{$" in value:
+        raise ValueError(f"{value[:40]!r} has a backtick or '{{$' in it, which Caddy would read")
+    return _one_line(value)
+
+
 class Guard(Model):
     """A part of a site that not everybody may see."""
 
@@ -713,7 +720,10 @@ class Application(Model):
     """Further names, from which Caddy sends clients to `domain`: `www.`, or the one without it."""
     hsts_seconds: int = Field(default=31_536_000, ge=0)
     """How long a browser insists on HTTPS after a visit; 0: not at all."""
-    headers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")], Line] = {}
+    headers: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")],
+        Annotated[str, AfterValidator(_header)],
+    ] = {}
     """Headers of every answer, beside the usual ones; an empty value takes one away."""
     max_upload_mb: int = Field(default=100, ge=1)
     """Largest body of a request, in MB."""
@@ -854,7 +864,7 @@ class App(Application, Settings):
                 raise ValueError(f"app_source: {one.name} has neither source nor image")
             if one.source:
                 _refuse_missing(one)
-            if one.snippet and not _is_file(_here(one.snippet)):
+            if one.snippet and not _is_file_here(one.snippet):
                 raise ValueError(f"app_snippet: {one.name}: cannot read {one.snippet!r}")
         return self
 
@@ -883,13 +893,35 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def _is_file_here(name: str) -> bool:
+    try:
+        return _is_file(ROOT / Path(name).expanduser())
+    except RuntimeError:  # no such user's home
+        return False
+
+
 class Caddy(Settings):
     prefix = "caddy"
 
     email: Annotated[str, Field(pattern=r"^$|^[^\s@{}\"]+@[^\s@{}\"]+$")]
     acme_ca: Annotated[str, Field(pattern=r"^$|^https://[^\s{}\"]+$")]
+    acme_ca_root: Line
     log_size_mb: int = Field(ge=1)
     log_files: int = Field(ge=1)
+    snippet: Line
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.acme_ca_root and not self.acme_ca:
+            raise ValueError(
+                "caddy_acme_ca_root: caddy_acme_ca is empty: name the authority whose address "
+                "this is to vouch for"
+            )
+        for key in ("acme_ca_root", "snippet"):
+            name = getattr(self, key)
+            if name and not _is_file_here(name):
+                raise ValueError(f"caddy_{key}: cannot read {name!r}")
+        return self
 
 
 class Borg(Settings):

@@ -43,7 +43,11 @@ def maintain(app: Application, on: bool) -> None:
     page = (
         "# Managed by Terrafirma: terrafirma maintenance\n"
         "header Retry-After 120\n"
-        'respond "Down for maintenance, back soon." 503\n'
+        'error "maintenance" 503\n'
+        "handle_errors {\n"
+        '\t@maintenance expression `{http.error.message} == "maintenance"`\n'
+        '\trespond @maintenance "Down for maintenance, back soon." 503\n'
+        "}\n"
     )
     _put(path, page if on else None)
 

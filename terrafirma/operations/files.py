@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,10 @@ _TEMPLATES = Environment(
     keep_trailing_newline=True,
     autoescape=False,  # configuration files, not HTML
 )
+
+
+# The bcrypt hash of a password: whoever reads it may try as many passwords as there is time for.
+_HASH = re.compile(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}")
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,7 @@ def _show_difference(file: File, content: str, now: PathState | None) -> None:
     host.log(f"{'Will change' if now else 'Will create'} {file.path}")
     before = [f"{line}\n" for line in known]
     for line in generate_color_diff(before, content.splitlines(keepends=True)):
-        logger.info("  %s", line)
+        logger.info("  %s", _HASH.sub("*MASKED*", line))
 
 
 def tree_digest(directory: Path) -> str:

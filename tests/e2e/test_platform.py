@@ -25,7 +25,7 @@ pytestmark = pytest.mark.e2e
 
 TASKS = [f"tasks/{task}.py" for task in (
     *("preflight", "apt", "users", "sshd", "docker", "postgres", "pgbouncer"),
-    *("app", "caddy", "borg"),
+    *("caddy", "app", "borg"),
 )]  # fmt: skip
 
 

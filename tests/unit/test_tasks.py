@@ -16,6 +16,7 @@ from pyinfra.facts.files import FileContents, FindFiles
 
 from terrafirma.facts.accounts import Accounts
 from terrafirma.facts.backup import Archives
+from terrafirma.facts.caddy import CaddyVersion, Names
 from terrafirma.facts.docker import DockerAddresses, DockerNetworks
 from terrafirma.facts.machine import (
     Hardware,
@@ -369,6 +370,36 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         "../deploy",
         fake(machine(caddyfile="foreign")),
         ("app_domain: ", "/etc/caddy/Caddyfile"),
+    ),
+    "a snippet that is not there": (
+        "caddy",
+        fake(machine(), app_snippet="no/where.caddy"),
+        ("app_snippet: ", "cannot read 'no/where.caddy'"),
+    ),
+    "a snippet that is no text": (
+        "caddy",
+        fake(machine(), app_snippet=".venv/bin/caddy"),
+        ("app_snippet: ", "cannot read '.venv/bin/caddy' (not a text file)"),
+    ),
+    "a root of no authority": (
+        "caddy",
+        fake(machine(), caddy_acme_ca_root="LICENSE"),
+        ("caddy_acme_ca_root: ", "caddy_acme_ca is empty"),
+    ),
+    "a header of two lines": (
+        "caddy",
+        fake(machine(), app_headers={"X-Mine": "a\nb"}),
+        ("app_headers.X-Mine: ", "line break"),
+    ),
+    "a guard of nothing": (
+        "caddy",
+        fake(machine(), app_guards=[{"path": "/admin/*"}]),
+        ("app_guards.0: ", "/admin/*", "neither allow nor users"),
+    ),
+    "a redirect to itself": (
+        "caddy",
+        fake(machine(), app_redirects=["api.terrafirma.test"]),
+        ("redirects: ", "'api.terrafirma.test' is there twice"),
     ),
     "a foreign cluster of the same version": (
         "postgres",
@@ -905,6 +936,65 @@ def test_a_foreign_cluster_is_taken_over_when_that_is_asked_for(pyinfra: Pyinfra
     host = fake(machine(DEBIAN_13, "cluster=17/main"), postgres_adopt=True)
     for task in ("preflight", "postgres"):
         assert pyinfra.call("@fake/host", f"tasks/{task}.py", "--dry", *host).returncode == 0
+
+
+# --- sites ----------------------------------------------------------------------------------------
+
+BCRYPT = "$2b$05$CmPv0xRvR5sSyz9vWiX9mOK8jNmGCyjRvzcSjPdVlPV7TfJPAu9Mi"
+
+
+@pytest.mark.parametrize(
+    ("version", "delays"), [([], False), (["2.6.2"], False), (["v2.11.7 h1:x"], True)]
+)
+def test_a_site_is_as_the_installed_caddy_takes_it(
+    pyinfra: Pyinfra, tmp_path: Path, version: list[str], delays: bool
+) -> None:
+    (tmp_path / "mine.caddy").write_text("redir /old /new\n")
+    answers = machine() | {command(CaddyVersion): version}
+    options = fake(
+        answers,
+        app_redirects=["www.terrafirma.test"],
+        app_guards=[{"path": "/admin/*", "users": {"bob": BCRYPT}}],
+        app_snippet=str(tmp_path / "mine.caddy"),
+    )
+    result = pyinfra.call("@fake/host", "tasks/caddy.py", "--dry", "--diff", *options)
+    caddyfile = written(result, "/etc/caddy/Caddyfile")
+    assert ("stream_close_delay 30s" in caddyfile) is delays
+    assert "redir https://api.terrafirma.test{uri} 308" in caddyfile
+    assert "redir /old /new" in caddyfile
+    assert "path /admin /admin/*" in caddyfile
+    # It is in the file, which is not everybody's, and in no output.
+    assert "bob *MASKED*" in caddyfile
+    assert BCRYPT not in result.stderr + result.stdout
+
+
+def test_the_way_to_a_private_authority_is_put_before_the_sites_need_it(pyinfra: Pyinfra) -> None:
+    told = {"caddy_acme_ca": "https://ca.terrafirma.test/d", "caddy_acme_ca_root": "LICENSE"}
+    result = pyinfra.call(
+        "@fake/host", "tasks/caddy.py", "--dry", "--diff", *fake(machine(), **told)
+    )
+    root = "/etc/caddy/acme-ca-root.pem"
+    assert "MIT" in written(result, root)
+    assert f"acme_ca_root {root}" in written(result, "/etc/caddy/Caddyfile")
+    assert result.stderr.index(f"Will create {root}") < result.stderr.index("/etc/caddy/Caddyfile")
+
+
+@pytest.mark.parametrize("files", [["tasks/caddy.py"], ["tasks/preflight.py", "tasks/caddy.py"]])
+def test_a_name_that_leads_elsewhere_is_said_once_and_stops_nothing(
+    pyinfra: Pyinfra, files: list[str]
+) -> None:
+    names = command(Names, domains=["acme.com", "www.acme.com"])
+    answers = machine() | {names: ["own 8.8.8.8/24", "name acme.com 9.9.9.9"]}
+    more = {"app_domain": "acme.com", "app_redirects": ["www.acme.com"]}
+    result = pyinfra.call("@fake/host", *files, "--dry", *fake(answers, **more))
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("acme.com leads to 9.9.9.9, which is not the host (8.8.8.8)") == 1
+    assert result.stderr.count("www.acme.com has no address") == 1
+
+
+def test_names_that_no_authority_signs_are_not_looked_up(pyinfra: Pyinfra) -> None:
+    result = pyinfra.call("@fake/host", "tasks/caddy.py", "--dry", "-vv", *fake(machine()))
+    assert not [one for one in commands(result) if "getent ahosts" in one]
 
 
 # --- the pooler -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Templates as the operations render them: right for facts that are there and those to come."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -29,6 +30,25 @@ SERVER = {
     "x.y": Tuned("'it''s # no comment'", "postgres_settings"),
 }
 
+BCRYPT = "$2b$05$CmPv0xRvR5sSyz9vWiX9mOK8jNmGCyjRvzcSjPdVlPV7TfJPAu9Mi"
+SITE = {
+    "name": "api",
+    "domain": "api.terrafirma.test",
+    "public": False,
+    "redirects": [],
+    "headers": ['?Strict-Transport-Security "max-age=31536000"', "-Server"],
+    "set_headers": [],
+    "max_upload_mb": 100,
+    "timeout_seconds": 60,
+    "drain_seconds": 30,
+    "guards": [],
+    "static": [],
+    "snippet": None,
+    "health_path": "/healthz",
+}
+# `make venv` brings one; a system's may stand in.
+CADDY_PATH = f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"
+
 DATA: dict[str, dict[str, Any]] = {
     "apt/60terrafirma.j2": {"wait_seconds": 600},
     "borg/borgmatic.service.j2": {},
@@ -50,21 +70,38 @@ DATA: dict[str, dict[str, Any]] = {
     },
     "borg/known_hosts.j2": {"lines": ("a ssh-ed25519 AAAA", "b ssh-rsa BBBB")},
     "caddy/Caddyfile.j2": {
+        "version": (2, 6),
         "email": "",
         "acme_ca": "",
+        "acme_ca_root": "",
+        "options": None,
         "log_size_mb": 50,
         "log_files": 10,
         "sites": [
-            {
-                "name": "api",
-                "domain": "api.terrafirma.test",
-                "public": False,
-                "health_path": "/healthz",
-            },
-            {
+            SITE,
+            SITE
+            | {
                 "name": "web",
                 "domain": "www.acme.com",
                 "public": True,
+                "redirects": [
+                    {"domain": "acme.com", "public": True},
+                    {"domain": "web.acme.test", "public": False},
+                ],
+                "headers": ["?X-Frame-Options SAMEORIGIN"],
+                "set_headers": ['X-Mine `a "b" {c}`', "-Via"],
+                "max_upload_mb": 7,
+                "timeout_seconds": 90,
+                "drain_seconds": 45,
+                "guards": [
+                    {"paths": ["/*"], "allow": ("192.0.2.0/24", "2001:db8::/32"), "users": {}},
+                    {"paths": ["/a", "/a/*"], "allow": (), "users": {"bob": BCRYPT}},
+                ],
+                "static": [
+                    {"directive": "handle_path", "path": "/assets/*", "root": "/srv/assets"},
+                    {"directive": "handle", "path": "/icon.ico", "root": "/srv/icons"},
+                ],
+                "snippet": {"file": "web.caddy", "text": "redir /old /new"},
                 "health_path": "/up",
             },
         ],
@@ -359,56 +396,149 @@ def sites(**data: Any) -> dict[str, str]:
     return dict(re.findall(r"^(\S*) ?\{\n(.*?)^\}$", text, re.MULTILINE | re.DOTALL))
 
 
-def test_caddy_serves_each_application_from_where_its_release_is() -> None:
-    """A glob: before the first release there is no such file, and the replicas decide nothing."""
+def test_caddy_learns_the_replicas_from_whoever_releases() -> None:
     blocks = sites()
-    assert list(blocks) == ["", "api.terrafirma.test", "www.acme.com"]
-    for domain, name, path in (
-        ("api.terrafirma.test", "api", "/healthz"),
-        ("www.acme.com", "web", "/up"),
+    assert list(blocks) == [
+        *("", "api.terrafirma.test"),
+        *("acme.com", "web.acme.test", "www.acme.com"),
+    ]
+    for name, domain, path in (
+        ("api", "api.terrafirma.test", "/healthz"),
+        ("web", "www.acme.com", "/up"),
     ):
-        before, _, proxy = blocks[domain].partition("reverse_proxy {")
-        assert f"import upstreams/{name}.caddy*\n" in proxy
-        assert f"import maintenance/{name}.caddy*\n" in before
+        (proxy,) = re.findall(r"^\treverse_proxy \{\n(.*?)^\t\}$", blocks[domain], re.M | re.S)
+        # One `*`, which is all that Caddy takes, and no file of another application.
+        assert f"import upstreams/{name}.*caddy\n" in proxy
+        assert f"import maintenance/{name}.*caddy\n" in blocks[domain]
+        assert not re.search(r"^\s*to ", proxy, re.M)
         assert f"health_uri {path}\n" in proxy
-        assert "127.0.0.1" not in blocks[domain]
+        assert f"Host {domain}\n" in proxy
 
 
 def test_caddy_signs_private_names_itself_and_no_others() -> None:
     blocks = sites()
-    assert "tls internal" in blocks["api.terrafirma.test"]
-    assert "tls " not in blocks["www.acme.com"]
-    assert "tls " not in blocks[""]
+    for private in ("api.terrafirma.test", "web.acme.test"):
+        assert "tls internal" in blocks[private]
+    for public in ("www.acme.com", "acme.com", ""):
+        assert "tls " not in blocks[public]
+
+
+def test_caddy_sends_clients_to_the_one_name() -> None:
+    blocks = sites()
+    for name in ("acme.com", "web.acme.test"):
+        assert "\tredir https://www.acme.com{uri} 308\n" in blocks[name]
+        assert "header ?X-Frame-Options SAMEORIGIN\n" in blocks[name]
+        assert "reverse_proxy" not in blocks[name]
+    assert "redir https" not in blocks["api.terrafirma.test"]
 
 
 def test_caddy_logs_are_bounded() -> None:
     blocks = sites()
-    for name, domain in (("api", "api.terrafirma.test"), ("web", "www.acme.com")):
+    for name, domain in (
+        ("api", "api.terrafirma.test"),
+        ("web", "www.acme.com"),
+        ("web", "acme.com"),
+    ):
         assert f"output file /var/log/caddy/{name}.log" in blocks[domain]
         assert "roll_size 50MiB" in blocks[domain]
         assert "roll_keep 10" in blocks[domain]
 
 
 def test_caddy_asks_the_authority_that_it_is_told() -> None:
-    assert "email" not in sites()[""]
-    assert "acme_ca" not in sites()[""]
-    told = sites(email="ops@acme.com", acme_ca="https://ca.acme.com/directory")[""]
+    for key in ("email", "acme_ca", "acme_ca_root"):
+        assert key not in sites()[""]
+    told = sites(
+        email="ops@acme.com", acme_ca="https://ca.acme.com/directory", acme_ca_root="/etc/root.pem"
+    )[""]
     assert "\temail ops@acme.com\n" in told
     assert "\tacme_ca https://ca.acme.com/directory\n" in told
+    assert "\tacme_ca_root /etc/root.pem\n" in told
+
+
+def test_caddy_is_asked_for_what_its_version_knows() -> None:
+    old, new = sites(), sites(version=(2, 11))
+    assert "stream_close_delay" not in old["www.acme.com"]
+    assert "stream_close_delay 45s\n" in new["www.acme.com"]
+    assert "\tbasicauth @login_2 {\n" in old["www.acme.com"]
+    assert "\tbasic_auth @login_2 {\n" in new["www.acme.com"]
+    assert "\tservers {\n\t\tmetrics\n" in old[""]
+    assert "\n\tmetrics\n" in new[""]
+
+
+def test_caddy_listens_to_commands_on_loopback_alone() -> None:
+    assert re.findall(r"^\tadmin (.*)$", sites()[""], re.M) == ["localhost:2019"]
+
+
+def test_caddy_limits_what_is_sent_and_how_long_it_waits() -> None:
+    blocks = sites()
+    for domain, size, exact, seconds in (
+        ("api.terrafirma.test", 100, 104_857_600, 60),
+        ("www.acme.com", 7, 7_340_032, 90),
+    ):
+        assert f"max_size {size}MiB\n" in blocks[domain]
+        assert f"> {exact}`\n" in blocks[domain]
+        assert f"response_header_timeout {seconds}s\n" in blocks[domain]
+
+
+def test_caddy_guards_a_part_before_anything_serves_it() -> None:
+    block, bare = sites()["www.acme.com"], sites()["api.terrafirma.test"]
+    assert "order error after try_files" in sites()[""]
+    assert "path /*\n\t\tnot remote_ip 192.0.2.0/24 2001:db8::/32\n" in block
+    assert "\terror @stranger_1 403\n" in block
+    assert "\t@login_2 path /a /a/*\n" in block
+    assert f"\t\tbob {BCRYPT}\n" in block
+    for word in ("stranger_2", "login_1"):
+        assert word not in block
+    for word in ("remote_ip", "basicauth", "file_server", "redir "):
+        assert word not in bare
+
+
+def test_caddy_serves_directories_by_itself() -> None:
+    block = sites()["www.acme.com"]
+    assert "\thandle_path /assets/* {\n\t\troot * /srv/assets\n\t\tfile_server {\n" in block
+    assert "\thandle /icon.ico {\n\t\troot * /srv/icons\n" in block
+
+
+def test_caddy_has_the_lines_of_ones_own() -> None:
+    block = sites()["www.acme.com"]
+    assert "\t# From web.caddy\nredir /old /new\n" in block
+    assert 'X-Mine `a "b" {c}`\n\t\t-Via\n\t\tdefer\n' in block
+    told = sites(options={"file": "mine", "text": "\tgrace_period 5s"})[""]
+    assert "\t# From mine\n\tgrace_period 5s\n" in told
+    assert "# From" not in sites()[""]
 
 
 def test_caddy_without_applications() -> None:
     assert list(sites(sites=[])) == [""]
 
 
-@pytest.mark.skipif(not shutil.which("caddy"), reason="no caddy here")
-@pytest.mark.parametrize("more", [{}, {"email": "a@acme.com", "acme_ca": "https://ca.acme.com/d"}])
-def test_caddy_accepts_it(more: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.skipif(not shutil.which("caddy", path=CADDY_PATH), reason="no caddy here")
+@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"version": (2, 11)},
+        {"email": "a@acme.com", "acme_ca": "https://ca.acme.com/d"},
+        {"options": {"file": "mine", "text": "grace_period 5s"}},
+        {"sites": []},
+    ],
+)
+def test_caddy_accepts_it(more: dict[str, Any], released: bool, tmp_path: Path) -> None:
+    """The newest, which takes the spelling of the older ones too."""
     text = rendered("caddy/Caddyfile.j2", **more).replace("/var/log/caddy", str(tmp_path))
     path = tmp_path / "Caddyfile"
     path.write_text(text)
+    if released:
+        for name in ("upstreams", "maintenance"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "upstreams/api.caddy").write_text("# x\nto 127.0.0.1:8000 127.0.0.1:8001\n")
+        (tmp_path / "upstreams/web.caddy").write_text("# x\nto 127.0.0.1:9000\n")
+        (tmp_path / "upstreams/other.api.caddy.new").write_text("}}}\n")
+        (tmp_path / "maintenance/api.caddy").write_text('error "maintenance" 503\n')
     command = ["caddy", "validate", "--adapter", "caddyfile", "--config", str(path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PATH": CADDY_PATH, "HOME": str(tmp_path)}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr
 
 
