@@ -864,7 +864,7 @@ class App(Application, Settings):
                 raise ValueError(f"app_source: {one.name} has neither source nor image")
             if one.source:
                 _refuse_missing(one)
-            if one.snippet and not _is_file_here(one.snippet):
+            if one.snippet and not _is_file(_here(one.snippet)):
                 raise ValueError(f"app_snippet: {one.name}: cannot read {one.snippet!r}")
         return self
 
@@ -893,13 +893,6 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _is_file_here(name: str) -> bool:
-    try:
-        return _is_file(ROOT / Path(name).expanduser())
-    except RuntimeError:  # no such user's home
-        return False
-
-
 class Caddy(Settings):
     prefix = "caddy"
 
@@ -919,7 +912,7 @@ class Caddy(Settings):
             )
         for key in ("acme_ca_root", "snippet"):
             name = getattr(self, key)
-            if name and not _is_file_here(name):
+            if name and not _is_file(_here(name)):
                 raise ValueError(f"caddy_{key}: cannot read {name!r}")
         return self
 
