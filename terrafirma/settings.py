@@ -817,6 +817,8 @@ class Application(Model):
                 raise ValueError(f"user: {self.name} has none: name one of users_accounts")
         if bool(self.registry_user) != bool(self.registry_password):
             raise ValueError("registry_password: registry_user and this belong together")
+        if self.registry_user and not self.image:
+            raise ValueError(f"registry_user: {self.name} is built from a source, not fetched")
         if self.registry_password == "born":
             raise ValueError("registry_password: the registry knows it already: env:… or command:…")
         if "database_url" in self.secrets:

@@ -37,7 +37,8 @@ class Compose:
         app = self.app
         if app.compose:
             return [f"{app.source}/{name}" for name in app.compose]
-        own = self.work / "own.yaml"
+        # Made anew for each question, and nothing that a dry run leaves behind.
+        own = RUNTIME / f"{app.name}.yaml"
         write(own, layers.own_project(app), 0o600)
         return [str(own)]
 
@@ -282,6 +283,14 @@ def remove_images(images: Sequence[str]) -> None:
     for image in images:
         # One that is in use, or has another name as well, stays.
         succeeds("docker", "image", "rm", image)
+
+
+def our_images(app: Application) -> list[str]:
+    """The images that are called after an application, whichever release made them."""
+    words = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]
+    for pattern in (f"terrafirma/{app.name}", f"terrafirma/{app.name}/*"):
+        words += ["--filter", f"reference={pattern}"]
+    return run(*words, timeout=PROMPT).split()
 
 
 def has_images(release: Release) -> bool:

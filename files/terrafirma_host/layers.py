@@ -60,8 +60,9 @@ def build_layer(app: Application, project: Project, release: str) -> str:
 
 
 def image_name(app: Application, service: str, release: str) -> str:
-    suffix = "" if service == app.service else f"-{service.lower()}"
-    return f"terrafirma/{app.name}{suffix}:{release}"
+    # A part of its own, so that no other application's name can be meant.
+    part = "" if service == app.service else f"/{service.lower()}"
+    return f"terrafirma/{app.name}{part}:{release}"
 
 
 def slot_layer(

@@ -13,10 +13,10 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from terrafirma_host.shell import Expired, Failed, write
+from terrafirma_host.shell import LOG, Expired, Failed, write
 from terrafirma_host.spec import RUNTIME, Application
 
 
@@ -50,11 +50,21 @@ def lease(app: Application, holder: str, what: str, seconds: int) -> Iterator[Le
 
         signal.signal(signal.SIGALRM, expire)
         signal.alarm(seconds)
+        # What is said from now on; of the last one only, so that it does not grow.
+        log = app.directory / "log"
+        app.directory.mkdir(parents=True, exist_ok=True)
+        log.write_text("")
+        LOG.append(log)
         try:
             mine.step("lock")
             yield mine
+        except Failed as error:
+            with suppress(OSError), log.open("a") as end:
+                end.write(f"{error}\n")
+            raise
         finally:
             signal.alarm(0)
+            LOG.remove(log)
             mine.state.unlink(missing_ok=True)
 
 

@@ -30,6 +30,7 @@ from terrafirma_host.spec import (
     Serving,
     identity,
     known_releases,
+    make_key,
     note,
     now,
     tree_digest,
@@ -63,8 +64,8 @@ def wanted(app: Application, compose: Compose) -> Wanted:
     code = identity(Path(app.source).name, image, json.dumps(others), " ".join(app.migrate))
     shape = layers.slot_layer(app, project, slot="", release="", replicas=0, images={},
                               owner=app.owner())  # fmt: skip
-    # The layer leaves alone those of other people.
-    shape += json.dumps(project.get("networks"), sort_keys=True)
+    # All that the files say, whichever of them: commands, networks of other people …
+    shape += json.dumps(project, sort_keys=True)
     return Wanted(
         id=identity(code, shape, json.dumps(app.values(), sort_keys=True)),
         code=code, source=app.source, image=image, project=project,
@@ -84,16 +85,17 @@ def release(
 ) -> None:  # fmt: skip
     """Release what the description asks for, or the source that comes in as a gzipped tar."""
     with lease(app, by, "release", LEASE) as held:
+        make_key()
         settle(app)
         if upload:
             app = app.with_source(unpack(app, upload))
         compose = Compose(app)
         target = wanted(app, compose)
         known = Release.load(app, target.id)
-        if known and known.withdrawn and not again:
+        if is_withdrawn(app, target.code) and not again:
             raise Failed(
-                f"release {target.id} was taken back: change something, or release it all the "
-                f"same with `terrafirma release {app.name} --again`"
+                f"the code of release {target.id} was taken back: change it, or release it all "
+                f"the same with `terrafirma release {app.name} --again`"
             )
         serving = Serving.load(app)
         same = serving is not None and serving.release == target.id
@@ -105,15 +107,19 @@ def release(
                 repair(app, compose, target.project, serving, held)
                 return
         held.step("prepare")
-        made = (
-            known
-            if known and engine.has_images(known)
-            else prepare(app, compose, target, by=by, revision=revision)
-        )
         before = Release.load(app, serving.release) if serving else None
-        if app.migrate and (before is None or before.code != made.code):
-            held.step("migrate")
-            migrate(app, compose, target.project, made, serving)
+        try:
+            made = (
+                known
+                if known and engine.has_images(known)
+                else prepare(app, compose, target, by=by, revision=revision)
+            )
+            if app.migrate and (before is None or before.code != made.code):
+                held.step("migrate")
+                migrate(app, compose, target.project, made, serving)
+        except (Failed, OSError):
+            tidy(app)
+            raise
         if not same:
             # Without a revision it is the one that serves, with other settings or secrets.
             revision = revision or (before.revision if before and before.code == made.code else "")
@@ -131,27 +137,33 @@ def rollback(app: Application, wanted_release: str, *, by: str) -> None:
         if not serving:
             raise Failed(f"{app.name} has no release yet")
         known = [one for one in known_releases(app) if engine.has_images(one)]
-        older = [one for one in known if one.id != serving.release]
         if wanted_release:
-            older = [one for one in known if one.id.startswith(wanted_release)]
-            if any(one.id == serving.release for one in older):
+            fitting = [one for one in known if one.id.startswith(wanted_release)]
+            if any(one.id == serving.release for one in fitting):
                 say(f"release {serving.release} of {app.name} serves already")
                 return
         else:
-            # What was taken back once is not gone back to.
-            last_one = Release.load(app, serving.release)
-            until = last_one.at if last_one else now()
-            older = [one for one in older if not one.withdrawn and one.at <= until]
-        if not older:
+            fitting = earlier(app, serving, known)
+        if not fitting:
             there = ", ".join(one.id for one in known) or "none"
             raise Failed(f"there is no such release to go back to; kept are: {there}")
-        made = older[0]
-        made = replace(made, at=now(), withdrawn=False)
+        made = replace(fitting[0], at=now())
         app = as_released(app, made)
         compose = Compose(app)
-        take_over(app, compose, compose.project(), made, serving, held, withdraw=serving.release)
+        take_over(app, compose, compose.project(), made, serving, held, withdraw=True)
         note(app, "rollback", made.id, made.revision, by)
         say(f"release {made.id} of {app.name} serves again")
+
+
+def earlier(app: Application, serving: Serving, known: Sequence[Release]) -> list[Release]:
+    """The releases before the one that serves, the last one first; nothing that was taken back."""
+    current = Release.load(app, serving.release)
+    older = [
+        one for one in known
+        if one.id != serving.release and not one.withdrawn and (not current or one.at <= current.at)
+    ]  # fmt: skip
+    # Those of the same code differ in settings and secrets, and these are always those of now.
+    return [one for one in older if not current or one.code != current.code] or older
 
 
 def restart(app: Application, *, by: str) -> None:
@@ -194,6 +206,17 @@ def as_released(app: Application, made: Release) -> Application:
     return app.with_source(Path(made.source)) if made.source else app.with_image(made.image)
 
 
+def is_withdrawn(app: Application, code: str) -> bool:
+    """Whether somebody went back from that code, under whatever settings it ran."""
+    return any(one.withdrawn for one in known_releases(app) if one.code == code)
+
+
+def mark(app: Application, code: str, *, withdrawn: bool) -> None:
+    for one in known_releases(app):
+        if one.code == code and one.withdrawn != withdrawn:
+            replace(one, withdrawn=withdrawn).save(app)
+
+
 def settle(app: Application) -> None:
     """What a release left that died: Caddy and containers are as serving.json says."""
     serving = Serving.load(app)
@@ -216,9 +239,13 @@ def whole(app: Application, serving: Serving) -> bool:
         and one.release == serving.release
     ]  # fmt: skip
     others_run = all(one.state == "running" for one in there if one.service != app.service)
+    state = {one.service for one in engine.containers(app.project("state"))
+             if one.state == "running"} if app.stateful else set()  # fmt: skip
     return (
         len(right) == serving.replicas == app.replicas
         and others_run
+        and state >= set(app.stateful)
+        and not engine.containers(app.project(other(app, serving.slot)))
         and serving.ports == app.ports(serving.slot, app.replicas)
         and proxy.slot_of(app) == serving.slot
         and not moved(app, serving)
@@ -369,7 +396,7 @@ def _refuse(
 
 def take_over(
     app: Application, compose: Compose, project: layers.Project, made: Release,
-    serving: Serving | None, held: Lease, withdraw: str = "",
+    serving: Serving | None, held: Lease, withdraw: bool = False,
 ) -> None:  # fmt: skip
     """The new replicas beside the old ones; then Caddy; then the old ones go."""
     slot = other(app, serving.slot if serving else "green")
@@ -387,8 +414,10 @@ def take_over(
         proxy.smoke(app)
         held.step("commit")
         made.save(app)
-        if withdraw and (old := Release.load(app, withdraw)):
-            replace(old, withdrawn=True).save(app)
+        mark(app, made.code, withdrawn=False)
+        old = Release.load(app, serving.release) if serving else None
+        if withdraw and old and old.code != made.code:
+            mark(app, old.code, withdrawn=True)
         Serving(made.id, slot, app.replicas, app.slots[slot]).save(app)
     except (Failed, OSError) as error:
         step = held.data["step"]
@@ -399,7 +428,7 @@ def take_over(
             clear(app, slot)
             if not serving:
                 say(f"nothing serves: {app.name} had no release before")
-            forget(app, made)
+            tidy(app, made)
         raise Failed(f"at the step {step!r}: {error}") from None
     held.step("drain")
     if serving:
@@ -425,26 +454,35 @@ def clear(app: Application, slot: str) -> None:
         run("docker", "rm", "--force", *ids)
 
 
-def forget(app: Application, made: Release) -> None:
-    """The images of a release that never served, unless one that is kept has them too."""
-    if not Release.load(app, made.id):
-        engine.remove_images([*made.images.values(), *made.pulled])
+def tidy(app: Application, made: Release | None = None) -> None:
+    """Images of ours that no release has: of one that failed, or that was killed."""
+    known = known_releases(app)
+    needed = {image for one in known for image in (*one.images.values(), *one.pulled)}
+    pulled = made.pulled if made else ()
+    engine.remove_images([one for one in (*engine.our_images(app), *pulled) if one not in needed])
 
 
 def prune(app: Application) -> None:
-    """So many releases are kept, with their images and sources; never a volume."""
+    """
+    The last releases are kept, one of each code, with their images and sources.
+
+    Never is a volume touched.
+    """
     serving = Serving.load(app)
     known = known_releases(app)
-    kept = [one for one in known if not serving or one.id != serving.release][: app.keep]
-    kept += [one for one in known if serving and one.id == serving.release]
+    current = next((one for one in known if serving and one.id == serving.release), None)
+    kept = [current] if current else []
     for one in known:
-        if one in kept:
-            continue
-        shared = {image for other in kept for image in (*other.images.values(), *other.pulled)}
-        ours = [image for image in (*one.images.values(), *one.pulled) if image not in shared]
-        engine.remove_images(ours)
-        (app.releases / f"{one.id}.json").unlink(missing_ok=True)
-    sources = {one.source for one in kept} | {app.source}
+        if len(kept) <= app.keep and one.code not in {other.code for other in kept}:
+            kept.append(one)
+    needed = {image for one in kept for image in (*one.images.values(), *one.pulled)}
+    for one in known:
+        if one not in kept:
+            (app.releases / f"{one.id}.json").unlink(missing_ok=True)
+            engine.remove_images([image for image in one.pulled if image not in needed])
+    tidy(app)
+    # The one that tasks/app.py has uploaded, too, though a key may have brought another.
+    sources = {one.source for one in kept} | {app.source, Application.load(app.name).source}
     for path in (app.directory / "sources").glob("*"):
         if str(path) not in sources:
             shutil.rmtree(path, ignore_errors=True)
@@ -466,7 +504,11 @@ def unpack(app: Application, upload: IO[bytes]) -> Path:
                 raise Failed(f"the source that was sent has no file {name!r}")
         dest = sources / tree_digest(Path(new))
         if not dest.exists():
-            Path(new).chmod(0o700)
+            # Whoever runs in a container reads what is copied or mounted there; root alone gets
+            # as far on the host.
+            for path in Path(new).rglob("*"):
+                executable = path.is_dir() or path.stat().st_mode & 0o100
+                path.chmod(0o755 if executable else 0o644)
             Path(new).rename(dest)
             # TemporaryDirectory removes what is at its own path, and there is nothing any more.
             Path(new).mkdir()
@@ -474,14 +516,13 @@ def unpack(app: Application, upload: IO[bytes]) -> Path:
 
 
 def status(app: Application) -> dict[str, object]:
-    """What serves, what should, and whether that is the same; changes nothing."""
+    """What serves, what should, and whether that is the same."""
     serving = Serving.load(app)
     target, withdrawn, trouble = "", False, ""
     try:
         app = described(app)
-        target = wanted(app, Compose(app)).id
-        known = Release.load(app, target)
-        withdrawn = bool(known and known.withdrawn)
+        found = wanted(app, Compose(app))
+        target, withdrawn = found.id, is_withdrawn(app, found.code)
     except Failed as error:
         trouble = str(error)
     current = serving is not None and serving.release == target and whole(app, serving)

@@ -17,10 +17,16 @@ class Expired(Failed):
     """The time of a release is over: no answer of the command that was under way."""
 
 
+LOG: list[Path] = []
+"""Where what is said is written, too: whoever listens may lose the connection."""
+
+
 def say(text: str) -> None:
-    # Whoever listened may be gone; the release goes on.
     with suppress(OSError):
         print(text, flush=True)
+    for path in LOG:
+        with suppress(OSError), path.open("a") as log:
+            log.write(f"{text}\n")
 
 
 def run(

@@ -204,14 +204,22 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def make_key() -> None:
+    """The key of `identity`, once for the host."""
+    if not KEY.exists():
+        write(KEY, secrets.token_hex(32), 0o600)
+
+
 def identity(*parts: str) -> str:
     """
     A digest of what makes a release, secrets too: with a key that never leaves the host, so that
     nobody who sees it can try what a secret may have been.
     """
-    if not KEY.exists():
-        write(KEY, secrets.token_hex(32), 0o600)
-    digest = hmac.new(KEY.read_bytes(), digestmod="sha256")
+    try:
+        key = KEY.read_bytes()
+    except FileNotFoundError:
+        raise Failed("there was no release yet on this host") from None
+    digest = hmac.new(key, digestmod="sha256")
     for part in parts:
         digest.update(f"{len(part)}:{part}".encode())
     return digest.hexdigest()[:12]

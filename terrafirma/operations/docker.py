@@ -50,8 +50,8 @@ def upload_source(directory: Path, *, dest: str) -> Generator[StringCommand]:
             tar.add(path, path.relative_to(directory), filter=_anonymous)
     yield StringCommand(
         "dest=", QuoteString(dest),
-        # Root alone builds from it.
-        '; umask 077; rm -rf "$dest.new"; mkdir -p "$dest.new" && base64 -d |',
+        # Root alone gets there; who runs in a container reads what is copied or mounted of it.
+        '; umask 077; rm -rf "$dest.new"; mkdir -p "$dest.new" && umask 022 && base64 -d |',
         ' tar -xzf - -C "$dest.new" && mv "$dest.new" "$dest"',
         _stdin=base64.encodebytes(archive.getvalue()).decode(),
         _separator="",
