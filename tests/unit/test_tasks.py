@@ -604,17 +604,17 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     ),
     "a login that would be locked out by its password": (
         "sshd",
-        fake(machine(root="", sudo="yes", user="me"), ssh_password="secret"),
+        fake(machine(root="", sudo="yes", user="me"), ssh_password="s3cret"),
         ("sshd_password_authentication: ", "with a key"),
     ),
     "a root that would be locked out by its password": (
         "sshd",
-        fake(machine(), ssh_password="secret"),
+        fake(machine(), ssh_password="s3cret"),
         ("sshd_password_authentication: ", "with a key"),
     ),
     "a root whose password is nowhere enough": (
         "sshd",
-        fake(machine(), ssh_password="secret", sshd_password_authentication=True),
+        fake(machine(), ssh_password="s3cret", sshd_password_authentication=True),
         ("sshd_password_authentication: ", "with a key"),
     ),
     "an account of the system": (
@@ -705,7 +705,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     ),
     "a secret in the place of its source": (
         "../deploy",
-        fake(machine(), app_secrets={"token": "secret-itself"}),
+        fake(machine(), app_secrets={"token": "s3cret-itself"}),
         ("app_secrets.token: ", "use 'born' (made on the server), 'env:NAME'"),
     ),
     "a guard that guards nothing": (
@@ -835,7 +835,7 @@ def test_says_that_it_waits_for_cloud_init(refused: dict[str, CompletedProcess[s
 
 def test_a_password_is_not_repeated(refused: dict[str, CompletedProcess[str]]) -> None:
     for result in refused.values():
-        assert "secret" not in result.stdout + result.stderr
+        assert "s3cret" not in result.stdout + result.stderr
 
 
 # --- what they write ------------------------------------------------------------------------------
@@ -928,7 +928,7 @@ def test_daemon_json_always_carries_the_mark_by_which_it_is_known(pyinfra: Pyinf
 
 def test_a_login_with_a_password_that_stays_enough_goes_on(pyinfra: Pyinfra) -> None:
     me = machine(root="", sudo="yes", user="me")
-    host = fake(me, ssh_password="secret", sshd_password_authentication=True)
+    host = fake(me, ssh_password="s3cret", sshd_password_authentication=True)
     assert pyinfra.call("@fake/host", "tasks/sshd.py", "--dry", *host).returncode == 0
 
 
