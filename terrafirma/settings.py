@@ -605,7 +605,7 @@ class PgBouncer(Settings):
 
 # A service of a compose project, and a file that describes one.
 ServiceName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$")]
-ComposeFile = Annotated[str, Field(pattern=r"^[\w][\w./-]*\.ya?ml$")]
+ComposeFile = Annotated[str, Field(pattern=r"^\w[\w-]*([./]\w[\w-]*)*\.ya?ml$")]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 SecretName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Seconds = Annotated[int, Field(strict=True, ge=1, le=3600)]

@@ -85,7 +85,8 @@ def main(words: Sequence[str] | None = None) -> int:
     os.umask(0o077)
     try:
         _run(arguments)
-    except (Failed, OSError) as error:
+    except (Failed, OSError, ValueError, TypeError) as error:
+        # The last two: a file of ours that somebody has changed.
         print(f"terrafirma: {error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:

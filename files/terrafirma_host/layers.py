@@ -96,7 +96,7 @@ def slot_layer(
         if name in once:
             # Not started by `up`, but there for `run`.
             layer |= {"profiles": '["terrafirma-once"]', "restart": '"no"'}
-        layer["deploy"] = _text(_deploy(app, replicas if name == app.service else None)) or None
+        layer["deploy"] = _text(_deploy(app, replicas if name == app.service else None))
         lines.append(f"  {_text(name)}:")
         lines += [f"    {key}: {value}" for key, value in layer.items() if value is not None]
     lines += _networks(app, project, slot)

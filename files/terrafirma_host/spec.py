@@ -205,9 +205,13 @@ def now() -> str:
 
 
 def make_key() -> None:
-    """The key of `identity`, once for the host."""
+    """The key of `identity`, once for the host; of two that make one, the first."""
     if not KEY.exists():
-        write(KEY, secrets.token_hex(32), 0o600)
+        new = KEY.with_name(f"{KEY.name}.{secrets.token_hex(4)}")
+        write(new, secrets.token_hex(32), 0o600)
+        with suppress(FileExistsError):
+            KEY.hardlink_to(new)
+        new.unlink()
 
 
 def identity(*parts: str) -> str:

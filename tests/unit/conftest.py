@@ -62,7 +62,7 @@ def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def app(roots: Path) -> spec.Application:
     """An application of one service, with a secret."""
     secret = roots / "secrets" / "database_url"
-    secret.parent.mkdir()
+    secret.parent.mkdir(exist_ok=True)
     secret.write_text("postgresql://s3cret\n")
     source = roots / "opt" / "api" / "sources" / "0123"
     return replace(described(), source=str(source), secrets={"database_url": str(secret)}, user="")

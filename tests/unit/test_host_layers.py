@@ -324,10 +324,10 @@ def test_volumes_are_the_same_in_every_slot() -> None:
 
 
 def test_images_are_those_of_the_release() -> None:
-    services = shop(images={"web": "terrafirma/shop:1", "worker": "terrafirma/shop-worker:1"})
+    services = shop(images={"web": "terrafirma/shop:1", "worker": "terrafirma/shop/worker:1"})
     services = services["services"]
     assert services["web"]["image"] == "terrafirma/shop:1"
-    assert services["worker"]["image"] == "terrafirma/shop-worker:1"
+    assert services["worker"]["image"] == "terrafirma/shop/worker:1"
     assert services["Mail"]["image"] == "mailhog:1"
 
 
@@ -348,13 +348,13 @@ def test_images_that_are_built_are_named_and_labelled() -> None:
     labels = {"labels": {"terrafirma.app": "shop"}}
     assert made == {
         "web": {"image": "terrafirma/shop:0123456789ab", "build": labels},
-        "worker": {"image": "terrafirma/shop-worker:0123456789ab", "build": labels},
-        "migrate": {"image": "terrafirma/shop-migrate:0123456789ab", "build": labels},
+        "worker": {"image": "terrafirma/shop/worker:0123456789ab", "build": labels},
+        "migrate": {"image": "terrafirma/shop/migrate:0123456789ab", "build": labels},
     }
 
 
 def test_docker_takes_no_capitals_in_the_name_of_an_image() -> None:
-    assert layers.image_name(SHOP, "Mail", "01") == "terrafirma/shop-mail:01"
+    assert layers.image_name(SHOP, "Mail", "01") == "terrafirma/shop/mail:01"
 
 
 # --- what no release recreates --------------------------------------------------------------------

@@ -24,7 +24,8 @@ from types import SimpleNamespace
 from terrafirma_host import lease
 
 lease.RUNTIME = Path(sys.argv[1])
-with lease.lease(SimpleNamespace(name="api"), "ci@runner", "rollback", 600) as held:
+api = SimpleNamespace(name="api", directory=lease.RUNTIME)
+with lease.lease(api, "ci@runner", "rollback", 600) as held:
     held.step("health")
     # What it started may outlive it.
     child = subprocess.Popen(["sleep", "60"])

@@ -6,12 +6,12 @@ import socket
 import tarfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from terrafirma_host import proxy, release
+from terrafirma_host import proxy, release, spec
 from terrafirma_host.engine import Compose
 from terrafirma_host.lease import lease
 from terrafirma_host.shell import Failed
@@ -24,7 +24,8 @@ from tests.unit.test_host_proxy import serving
 DOCKER = """\
 echo "$*" >> {root}/asked
 case "$*" in
-compose*" config --format json") cat {root}/opt/api/layers/own.yaml ;;
+compose*" config --format json") cat {root}/run/api.yaml ;;
+"image ls"*) cat {root}/images ;;
 "manifest inspect"*) cat {root}/manifest ;;
 info*) echo '{{}}' ;;
 "ps --all"*project=api-green*) ;;
@@ -43,6 +44,8 @@ def host(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Path
     monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
     (roots / "manifest").write_text(json.dumps({"Descriptor": {"digest": DIGEST}}))
     (roots / "containers").write_text("[]")
+    (roots / "images").write_text("")
+    spec.make_key()
     return roots
 
 
@@ -236,11 +239,18 @@ def test_the_last_releases_are_kept_and_what_they_need(host: Path, app: Applicat
     for number in range(1, 5):
         records(
             app, f"release{number}", source=str(sources / f"s{number}"),
-            at=f"2026-01-0{number}T00:00:00.000Z",
+            at=f"2026-01-0{number}T00:00:00.000Z", code=f"code{number}",
             images={"api": f"terrafirma/api:{number}"}, pulled=("base",) if number < 3 else (),
         )  # fmt: skip
+    # Of the same code, with other settings: a way back leads to none of these.
+    records(app, "release0", source=str(sources / "s4"), at="2026-01-03T01:00:00.000Z",
+            code="code4", images={"api": "terrafirma/api:0"})  # fmt: skip
+    tags = "".join(f"terrafirma/api:{number}\n" for number in range(5))
+    (host / "images").write_text(tags)
     # The oldest serves, after a way back: it is kept beside the two.
     Serving("release1", "blue", 4, 8000).save(app)
+    told = json.dumps({one.name: getattr(app, one.name) for one in fields(app)})
+    (host / "apps" / "api.json").write_text(told)
     release.prune(app)
     assert sorted(one.stem for one in app.releases.iterdir()) == [
         "release1", "release3", "release4"
@@ -249,14 +259,19 @@ def test_the_last_releases_are_kept_and_what_they_need(host: Path, app: Applicat
     assert {one.name for one in sources.iterdir()} == kept
     # What the one that is kept needs as well stays; and nothing but images is removed.
     removed = [line for line in asked(host) if " rm " in line or "prune" in line]
-    assert removed == ["image rm terrafirma/api:2"]
+    assert removed == ["image rm terrafirma/api:0", "image rm terrafirma/api:2"]
 
 
 def test_images_of_a_release_that_never_served_go_with_it(host: Path, app: Application) -> None:
-    made = records(app, "0123456789ab")
-    release.forget(app, made)
-    release.forget(app, replace(made, id="ba9876543210", images={"api": "x:1"}, pulled=("y:1",)))
-    assert [line for line in asked(host) if " rm " in line] == ["image rm x:1", "image rm y:1"]
+    records(app, "0123456789ab")
+    (host / "images").write_text("terrafirma/api:0123456789ab\nterrafirma/api:ba9876543210\n")
+    made = replace(records(app, "ba9876543210"), pulled=("y:1",))
+    (app.releases / "ba9876543210.json").unlink()
+    release.tidy(app, made)
+    assert [line for line in asked(host) if " rm " in line] == [
+        "image rm terrafirma/api:ba9876543210",
+        "image rm y:1",
+    ]
 
 
 def test_with_a_deploy_key_the_code_is_that_which_serves(app: Application) -> None:
