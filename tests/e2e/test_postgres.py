@@ -1109,6 +1109,49 @@ def test_more_drift(server: Target, drift: str) -> None:
     assert changed(server.deploy(POSTGRES, **DATA)) == []
 
 
+# Settings that the parser takes, and PostgreSQL's words when it starts with them.
+WOULD_NOT_START: dict[str, tuple[dict[str, Any], str]] = {
+    "memory": ({"shared_buffers": "4TB"}, "could not map anonymous shared memory"),
+    "two that do not fit": ({"wal_level": "minimal"}, 'requires "wal_level" to be "replica"'),
+    "certificate": ({"ssl_cert_file": "/nowhere"}, 'server certificate file "/nowhere"'),
+    "library": ({"shared_preload_libraries": "nowhere"}, 'could not access file "nowhere"'),
+}
+
+
+@pytest.mark.parametrize("what", WOULD_NOT_START)
+def test_settings_with_which_it_would_not_start(server: Target, what: str) -> None:
+    chosen, words = WOULD_NOT_START[what]
+    data = DATA | {"postgres_settings": chosen}
+    since = "systemctl show --property ActiveEnterTimestamp,MainPID postgresql@17-main"
+    before = server.run(f"{since}; sha256sum {CONF}")
+    result = server.pyinfra.call("-y", *options(data), *server.arguments(), POSTGRES)
+    assert result.returncode != 0
+    (line,) = (one for one in result.stderr.splitlines() if "would not start" in one)
+    assert "postgres_settings: " in line
+    assert words in line
+    assert server.run(f"{since}; sha256sum {CONF}") == before
+    assert server.run("ls -A /tmp | grep terrafirma || true") == ""
+    assert changed(server.deploy(POSTGRES, **DATA)) == []
+
+
+def test_settings_that_are_tried_touch_nothing_else(server: Target) -> None:
+    """With an archive, which the server of the trial would fill, and its pid file."""
+    archive = {"archive_mode": "on", "archive_command": "touch /tmp/archived"}
+    data = DATA | {"postgres_settings": archive}
+    before = server.run("cat /run/postgresql/17-main.pid")
+    result = server.pyinfra.call(
+        "-y", *options(data | {"postgres_settings": archive | {"wal_level": "minimal"}}),
+        *server.arguments(), POSTGRES,
+    )  # fmt: skip
+    assert "would not start" in result.stderr
+    assert server.run("cat /run/postgresql/17-main.pid") == before
+    # What a person has written there is no reason against the file that mends it.
+    server.run(f"echo \"shared_buffers = '4TB'\" >> {CONF}")
+    server.run(f"echo 'no such setting' >> {CONF}")
+    assert changed(server.deploy(POSTGRES, **DATA)) == [CONFIGURE, RELOAD]
+    assert server.call("test -e /tmp/archived").returncode != 0
+
+
 # --- networks of others ---------------------------------------------------------------------------
 
 PROJECT = """
