@@ -1093,6 +1093,10 @@ MORE_DRIFTS: dict[str, tuple[Callable[[Target], object], list[str]]] = {
     "owner of the settings": (by_shell(f"chown root {CONF}"), [CONFIGURE, RELOAD]),
     "connection limit": (by_sql("alter role shop connection limit 3"), [ROLES]),
     "no password": (by_sql("alter role shop password null"), ["Give the roles their passwords"]),
+    "mode of a password": (by_shell("chmod 644 /etc/terrafirma/secrets/postgres/shop"),
+                           ["Give the roles their passwords"]),
+    "owner of a password": (by_shell("chown nobody /etc/terrafirma/secrets/postgres/shop"),
+                            ["Give the roles their passwords"]),
     "missing role": (by_sql("drop role retired"), [ROLES, "Give the roles their passwords"]),
     "missing sysctl file": (
         by_shell("rm /etc/sysctl.d/60-terrafirma-postgres.conf"), ["Prepare the host"],
