@@ -1,5 +1,7 @@
 """PostgreSQL with the declared databases, for containers and the host itself, and nobody else."""
 
+from typing import Any
+
 from pyinfra import host
 from pyinfra.api import DeployError
 
@@ -40,7 +42,8 @@ hba = f"{directory}/pg_hba.conf"
 data_directory = f"/var/lib/postgresql/{version}/main"
 programs = f"/usr/lib/postgresql/{version}/bin"
 # postgres has the directory: it could have put a link there for root to follow.
-postgres_file = {"mode": "640", "user": "postgres", "group": "postgres", "as_owner": True}
+owned: dict[str, Any] = {"user": "postgres", "group": "postgres", "as_owner": True}
+postgres_file = owned | {"mode": "640"}
 
 
 given = passwords_given(host, settings)
@@ -143,6 +146,11 @@ if upgrade:
     new_cluster(name="Create the new cluster", upgrade=upgrade)
 else:
     cluster(name="Create the cluster", version=version)
+
+put(
+    name="Start it at boot",
+    entries=[template("postgres/start.conf.j2", f"{directory}/start.conf", mode="644", **owned)],
+)
 
 # PostgreSQL starts with the whole configuration, the new file in the old one's place, before it is
 # live.

@@ -1078,6 +1078,7 @@ def test_a_database_has_its_locale_encoding_and_limit(server: Target) -> None:
 
 CONFIGURE = "Configure the server"
 CONF = "/etc/postgresql/17/main/conf.d/terrafirma.conf"
+BOOT, START = "Start it at boot", "/etc/postgresql/17/main/start.conf"
 MORE_DRIFTS: dict[str, tuple[Callable[[Target], object], list[str]]] = {
     "listen address in the file": (
         by_shell(f"sed -i \"s/^listen_addresses.*/listen_addresses = '*'/\" {CONF} && "
@@ -1093,6 +1094,8 @@ MORE_DRIFTS: dict[str, tuple[Callable[[Target], object], list[str]]] = {
     "owner of the settings": (by_shell(f"chown root {CONF}"), [CONFIGURE, RELOAD]),
     "connection limit": (by_sql("alter role shop connection limit 3"), [ROLES]),
     "no password": (by_sql("alter role shop password null"), ["Give the roles their passwords"]),
+    "manual start": (by_shell(f"echo manual > {START}"), [BOOT]),
+    "disabled start": (by_shell(f"sed -i s/^auto/disabled/ {START}"), [BOOT]),
     "mode of a password": (by_shell("chmod 644 /etc/terrafirma/secrets/postgres/shop"),
                            ["Give the roles their passwords"]),
     "owner of a password": (by_shell("chown nobody /etc/terrafirma/secrets/postgres/shop"),

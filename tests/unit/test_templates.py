@@ -107,6 +107,7 @@ DATA: dict[str, dict[str, Any]] = {
     "postgres/restart.conf.j2": {},
     "postgres/sysctl.conf.j2": {"huge_pages": 0},
     "postgres/terrafirma.conf.j2": {"settings": SERVER},
+    "postgres/start.conf.j2": {},
     "sshd/00-terrafirma.conf.j2": {"password_authentication": False, "users": ["dev", "root"]},
     "users/authorized_keys.j2": {"keys": ("ssh-ed25519 AAAA me", "ssh-rsa BBBB")},
     "users/sudoers.j2": {"name": "dev", "commands": ("/bin/a b", "/bin/c")},
@@ -620,6 +621,12 @@ def test_a_service_that_crashed_is_started_again(template: str) -> None:
     lines = settled(rendered(template))
     assert "StartLimitIntervalSec=0" in lines[lines.index("[Unit]") : lines.index("[Service]")]
     assert any(line.startswith("Restart=on-") for line in lines[lines.index("[Service]") :])
+
+
+def test_the_cluster_starts_at_boot() -> None:
+    """One word, in a file whose other lines the upgrade leaves as they are."""
+    assert settled(rendered("postgres/start.conf.j2")) == ["auto"]
+    assert rendered("postgres/start.conf.j2").endswith("\n\nauto\n")
 
 
 def test_postgresql_may_bind_an_address_to_come() -> None:
