@@ -1877,8 +1877,8 @@ def test_an_upgrade_is_followed_to_its_end(pyinfra: Pyinfra, inventory: Any) -> 
     )
     # What is done afterwards, is done to the one that serves.
     done = "\n".join(re.findall(r"\[@fake/done\] +>>> (.*)", result.stderr))
-    assert "psql --cluster 15/main" in done
-    assert "psql --cluster 17/main" not in done
+    assert "/postgresql/15/bin/psql " in done
+    assert "/postgresql/17/bin/psql " not in done
 
 
 # --- replicas -------------------------------------------------------------------------------------
