@@ -9,6 +9,9 @@ PASSWORDS = f"{SECRETS}/postgres"
 PASSWORDS_PROGRAM = "/usr/local/lib/terrafirma/postgres-passwords"
 """Keeps roles and files equal; from files/postgres/postgres-passwords."""
 
+POSTGRES_CHECK = "/usr/local/lib/terrafirma/postgres-check"
+"""Tries a new file of the server's settings; from files/postgres/postgres-check."""
+
 BACKUP_SECRETS = f"{SECRETS}/borg"
 """The passphrase of the repository and the SSH key that opens the backup host."""
 
