@@ -1,5 +1,7 @@
 """PostgreSQL with the declared databases, for containers and the host itself, and nobody else."""
 
+from typing import Any
+
 from pyinfra import host
 from pyinfra.api import DeployError
 
@@ -23,7 +25,7 @@ from terrafirma.operations.postgres import (
 )
 from terrafirma.operations.postgres_upgrade import move_data, new_cluster
 from terrafirma.operations.services import unit
-from terrafirma.paths import PASSWORDS, PASSWORDS_PROGRAM, SECRETS
+from terrafirma.paths import PASSWORDS, PASSWORDS_PROGRAM, POSTGRES_CHECK, SECRETS
 from terrafirma.settings import Postgres
 from terrafirma.tuning import LOGGING, DoesNotFit, Tuned, hardware, huge_pages, literal, tune
 from terrafirma.upgrade import upgrading
@@ -40,7 +42,8 @@ hba = f"{directory}/pg_hba.conf"
 data_directory = f"/var/lib/postgresql/{version}/main"
 programs = f"/usr/lib/postgresql/{version}/bin"
 # postgres has the directory: it could have put a link there for root to follow.
-postgres_file = {"mode": "640", "user": "postgres", "group": "postgres", "as_owner": True}
+owned: dict[str, Any] = {"user": "postgres", "group": "postgres", "as_owner": True}
+postgres_file = owned | {"mode": "640"}
 
 
 given = passwords_given(host, settings)
@@ -104,6 +107,7 @@ put(
         Directory(SECRETS, "700"),
         Directory(PASSWORDS, "700"),
         source("postgres/postgres-passwords", PASSWORDS_PROGRAM, mode="755"),
+        source("postgres/postgres-check", POSTGRES_CHECK, mode="755"),
         template(
             "postgres/sysctl.conf.j2",
             "/etc/sysctl.d/60-terrafirma-postgres.conf",
@@ -143,14 +147,17 @@ if upgrade:
 else:
     cluster(name="Create the cluster", version=version)
 
-# What PostgreSQL itself says of the whole configuration with the new file in the old one's place.
+put(
+    name="Start it at boot",
+    entries=[template("postgres/start.conf.j2", f"{directory}/start.conf", mode="644", **owned)],
+)
+
+# PostgreSQL starts with the whole configuration, the new file in the old one's place, before it is
+# live.
 configuration = put(
     name="Configure the server",
     entries=server_file,
-    check=f'all={directory}/terrafirma-check; trap "rm -f $all" EXIT; rm -f "$all"; '
-    f'cat {directory}/postgresql.conf "$new" > "$all" && '
-    f'{programs}/postgres --config_file="$all" -C max_connections '
-    "> /dev/null",
+    check=f'{POSTGRES_CHECK} {version} "$new" "$path"',
 )
 
 # What PostgreSQL itself says of the new file: a server without data, made for the question. The

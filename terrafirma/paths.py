@@ -12,6 +12,9 @@ PASSWORDS_PROGRAM = "/usr/local/lib/terrafirma/postgres-passwords"
 SECRETS_PROGRAM = "/usr/local/lib/terrafirma/app-secrets"
 """Keeps the secrets of the applications in their files; from files/app/app-secrets."""
 
+POSTGRES_CHECK = "/usr/local/lib/terrafirma/postgres-check"
+"""Tries a new file of the server's settings; from files/postgres/postgres-check."""
+
 BACKUP_SECRETS = f"{SECRETS}/borg"
 """The passphrase of the repository and the SSH key that opens the backup host."""
 

@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -257,6 +258,7 @@ def test_check_prints_the_roles_whose_password_is_wrong(
     run("set", "role fine")
     if file is not None:
         (directory / role).write_text(f"{file}\n")
+        (directory / role).chmod(0o600)
     if cluster is not None:
         run.cluster[role] = run.module.verifier(cluster, b"salt") if cluster else ""
     before = {path: path.read_text() for path in directory.iterdir()}, dict(run.cluster)
@@ -264,6 +266,39 @@ def test_check_prints_the_roles_whose_password_is_wrong(
     run("check", f"role {role}", "role fine", *more)
     assert capsys.readouterr().out.splitlines() == ([role] if wrong else [])
     assert before == ({path: path.read_text() for path in directory.iterdir()}, run.cluster)
+
+
+def _link(file: Path) -> None:
+    file.symlink_to(file.rename(file.with_name("elsewhere")))
+
+
+OPENED: dict[str, Callable[[Path], object]] = {
+    "mode": lambda file: file.chmod(0o644),
+    "group": lambda file: file.chmod(0o640),
+    "link": _link,
+}
+if os.getuid() == 0:
+    OPENED["owner"] = lambda file: os.chown(file, 12345, -1)
+
+
+@pytest.mark.parametrize("how", OPENED)
+def test_a_file_that_others_may_read_is_closed(
+    called: tuple[Program, Path], capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    """With the password that it has: the role's stays, down to its verifier."""
+    run, directory = called
+    run("set", "role api", f"given api {GIVEN}")
+    before = dict(run.cluster)
+    OPENED[how](directory / "api")
+    run("check", "role api", f"given api {GIVEN}")
+    assert capsys.readouterr().out == "api\n"
+    run("set", "role api")
+    assert (directory / "api").read_text() == f"{GIVEN}\n"
+    now = (directory / "api").lstat()
+    assert (now.st_mode, now.st_uid) == (0o100600, os.getuid())
+    assert run.cluster == before
+    run("check", "role api")
+    assert capsys.readouterr().out == ""
 
 
 def test_nobody_is_asked_about(

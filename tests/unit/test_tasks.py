@@ -18,6 +18,7 @@ from terrafirma.facts.accounts import Accounts
 from terrafirma.facts.backup import Archives
 from terrafirma.facts.caddy import CaddyVersion, Names
 from terrafirma.facts.docker import DockerAddresses, DockerNetworks
+from terrafirma.facts.files import PathStates
 from terrafirma.facts.machine import (
     Hardware,
     KernelSettings,
@@ -274,7 +275,8 @@ def test_a_docker_that_does_not_answer_closes_postgresql_to_nobody(
     broken = machine() | {"docker": silent}
     hosts = inventory(broken=(broken, {}), fine=(machine(), {}))
     said = pyinfra.call(hosts, "tasks/postgres.py", "-y", "-vv").stderr
-    writers = re.findall(r"\[@fake/(\w+)\] +>>> .* sh /etc/postgresql/17/main/", said)
+    writers = re.findall(r"\[@fake/(\w+)\] +>>> .* sh /etc/postgresql/17/main/(\S+)", said)
+    writers = [host for host, path in writers if path != "start.conf"]
     assert set(writers) == {"fine"}
 
 
@@ -924,6 +926,31 @@ def test_daemon_json_always_carries_the_mark_by_which_it_is_known(pyinfra: Pyinf
         assert "docker_daemon" in refusal(result)
     else:
         assert "managed-by=terrafirma" in result.stderr
+
+
+IPV6 = {"ipv6": True, "fixed-cidr-v6": "fd00:c0de:1::/64"}
+DOCKER_DROP_IN = "/etc/systemd/system/docker.service.d/terrafirma.conf"
+
+
+def test_docker0s_ipv6_address_is_of_use_only_where_it_has_one(pyinfra: Pyinfra) -> None:
+    task = ("tasks/docker.py", "--dry", "--diff")
+    with_it = pyinfra.call("@fake/host", *task, *fake(machine(), docker_daemon=IPV6))
+    assert "ExecStartPost=-/bin/sh -c 'ip -6 " in written(with_it, DOCKER_DROP_IN)
+    without = pyinfra.call("@fake/host", *task, *fake(machine()))
+    assert without.returncode == 0
+    for result in (without, with_it):
+        names = [step["name"] for step in json.loads(result.stdout)["plan"]]
+        found = [name for name in names if "IPv6" in name]
+        assert bool(found) == (result is with_it), names
+
+
+def test_what_docker0s_ipv6_address_needed_goes_with_it(pyinfra: Pyinfra) -> None:
+    before = {"labels": ["managed-by=terrafirma"], "bip": "10.9.0.1/24", **IPV6}
+    answers = machine() | {DAEMON_JSON: [json.dumps(before)]}
+    drop_in = command(PathStates, paths=[DOCKER_DROP_IN])
+    answers |= {drop_in: [f"644|root|root|regular file|{DOCKER_DROP_IN}", f"{'0' * 64}  -"]}
+    result = pyinfra.call("@fake/host", "tasks/docker.py", "-y", "-vv", *fake(answers))
+    assert any("rm -f" in line and DOCKER_DROP_IN in line for line in commands(result))
 
 
 def test_a_login_with_a_password_that_stays_enough_goes_on(pyinfra: Pyinfra) -> None:
@@ -2107,5 +2134,5 @@ def test_an_upgrade_is_followed_to_its_end(pyinfra: Pyinfra, inventory: Any) -> 
     )
     # What is done afterwards, is done to the one that serves.
     done = "\n".join(re.findall(r"\[@fake/done\] +>>> (.*)", result.stderr))
-    assert "psql --cluster 15/main" in done
-    assert "psql --cluster 17/main" not in done
+    assert "/postgresql/15/bin/psql " in done
+    assert "/postgresql/17/bin/psql " not in done

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -107,6 +108,7 @@ DATA: dict[str, dict[str, Any]] = {
         ],
     },
     "caddy/restart.conf.j2": {},
+    "docker/ipv6.conf.j2": {},
     "pgbouncer/hba.conf.j2": {"visitors": VISITORS, "networks": [BRIDGE, APPS, APPS_6]},
     "pgbouncer/pgbouncer.ini.j2": {
         "addresses": ["localhost", "10.210.0.1"],
@@ -127,6 +129,7 @@ DATA: dict[str, dict[str, Any]] = {
     "postgres/hand_over.sql.j2": {"database": "shop", "old": "'api'", "new": "shop_owner"},
     "postgres/pg_hba.conf.j2": {"visitors": VISITORS, "networks": [BRIDGE, APPS, APPS_6]},
     "postgres/restart.conf.j2": {},
+    "postgres/start.conf.j2": {},
     "postgres/sysctl.conf.j2": {"huge_pages": 0},
     "postgres/terrafirma.conf.j2": {"settings": SERVER},
     "sshd/00-terrafirma.conf.j2": {"password_authentication": False, "users": ["dev", "root"]},
@@ -694,6 +697,38 @@ def test_a_service_that_crashed_is_started_again(template: str) -> None:
     lines = settled(rendered(template))
     assert "StartLimitIntervalSec=0" in lines[lines.index("[Unit]") : lines.index("[Service]")]
     assert any(line.startswith("Restart=on-") for line in lines[lines.index("[Service]") :])
+
+
+IP = """#!/bin/sh
+case "$*" in
+*show*) test "$*" = '-6 -oneline address show dev docker0 scope global tentative' &&
+    printf '3: docker0    inet6 %s scope global tentative \\\\ valid\n' fd00:1::1/64 fd00:2::1/80 ;;
+*) echo "$*" >> "$SAID" ;;
+esac
+"""
+
+
+def test_docker0s_ipv6_addresses_are_made_anew_without_the_look(tmp_path: Path) -> None:
+    (line,) = (
+        line for line in settled(rendered("docker/ipv6.conf.j2")) if line.startswith("ExecStart")
+    )
+    # As systemd reads it.
+    words = shlex.split(line.partition("=-")[2].replace("$$", "$"))
+    (tmp_path / "ip").write_text(IP)
+    (tmp_path / "ip").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SAID": str(tmp_path / "said")}
+    subprocess.run(words, env=environment, check=True)
+    assert (tmp_path / "said").read_text().splitlines() == [
+        f"-6 address {verb}"
+        for address in ("fd00:1::1/64", "fd00:2::1/80")
+        for verb in (f"delete {address} dev docker0", f"add {address} dev docker0 nodad")
+    ]
+
+
+def test_the_cluster_starts_at_boot() -> None:
+    """One word, in a file whose other lines the upgrade leaves as they are."""
+    assert settled(rendered("postgres/start.conf.j2")) == ["auto"]
+    assert rendered("postgres/start.conf.j2").endswith("\n\nauto\n")
 
 
 def test_postgresql_may_bind_an_address_to_come() -> None:
