@@ -185,7 +185,7 @@ class Setup:
         return self.kind == "newer"
 
 
-KINDS = {"debian13": 2441, "debian12": 2442, "newer": 2443}
+KINDS = {"debian13": 2461, "debian12": 2462, "newer": 2463}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -821,7 +821,7 @@ def test_certificates_outlive_the_authority(
     shown = f"curl -sk -o /dev/null -w '%{{certs}}' --resolve {name}:443:127.0.0.1 https://{name}/"
     before = setup.server.run(shown)
     assert "BEGIN CERTIFICATE" in before
-    authority.container.run(f"kill $(pgrep -f {LASTING}.json)")
+    authority.container.run(f"kill $(pgrep -f '[p]ebble/{LASTING}.json')")
     try:
         setup.server.run("systemctl restart caddy")
         assert changed(setup.server.deploy(TASK, **settings)) == []
@@ -834,23 +834,26 @@ def test_certificates_outlive_the_authority(
 def test_a_certificate_is_renewed_in_time_and_no_request_is_lost(
     setup: Setup, authority: Authority, signed: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Valid for 45 s, and renewed in the last third of that."""
+    """Valid for 45 s, and renewed in the last third of that, as others are that are valid for days."""
     name = f"short.{setup.kind}.test"
     points_here(setup, authority, name)
-    (tmp_path / "often.caddy").write_text("renew_interval 2s\n")
+    (tmp_path / "often.caddy").write_text("renew_interval 1s\n")
     settings = signed | {
         "app_domain": name,
         "caddy_acme_ca": authority.url(SHORT),
         "caddy_snippet": str(tmp_path / "often.caddy"),
     }
     said(setup, **settings)
+    # A newer Caddy looks at the clock as often as it was told when it started.
+    setup.server.run("systemctl restart caddy")
     setup.client.trust(authority.certificates(SHORT))
+    eventually(lambda: setup.client.call(f"https://{name}/").returncode == 0, 20)
     with asking(setup.client, name, "/") as seen:
         time.sleep(100)
     # Nor does a renewal close a connection.
     assert seen["again"] == []
     assert seen["failed"] == []
     assert seen["requests"] > 1000
-    # The first, and two that came in time.
-    assert len(seen["serials"]) >= 3
+    # The first, and two at least that came in time.
+    assert len(seen["serials"]) >= 3, seen["serials"]
     assert name not in said(setup, **settings)
