@@ -106,7 +106,8 @@ class Certificates(FactBase[CertificatesState]):
             "run=$(systemctl show --value --property InvocationID caddy.service);",
             "journalctl --quiet --output cat --lines 5000 --unit caddy.service",
             '_SYSTEMD_INVOCATION_ID="$run"',
-            "| grep -e '\"logger\":\"tls' -e 'acme_client\",' | grep -e '\"error\":' || true ;; esac",
+            "| grep -e '\"logger\":\"tls' -e 'acme_client\",' | grep -e '\"error\":' || true;",
+            "esac",
         )
 
     @override

@@ -330,16 +330,18 @@ def test_limits(setup: Setup) -> None:
     client.container.run("head -c 3000000 /dev/zero > /large; head -c 900000 /dev/zero > /small")
     # Twice as long as a replica may take to answer.
     slow = ["--limit-rate", "225k", "--http1.1", "-H", "Expect:"]
-    chunked = ["-H", "Transfer-Encoding: chunked", "--http1.1"]
+    chunked = ["-H", "Transfer-Encoding: chunked", "--http1.1", "-H", "Expect:"]
     for how in ([], chunked, slow):
         started = time.monotonic()
         answer = client.ask("/upload", "--data-binary", "@/small", *how)
         assert json.loads(answer.body)["received"] == 900_000, how
         assert how != slow or time.monotonic() - started > 3
-    for how in ([], ["--http1.1"], chunked):
-        # Whether curl gets rid of the rest before the connection ends is a matter of luck.
-        said = client.call(f"https://{DOMAIN}/upload", "--data-binary", "@/large", *how).stdout
-        assert re.search(r"^HTTP/\S+ 413", said, re.MULTILINE), how
+    for how in ([], ["--http1.1"]):
+        assert client.ask("/upload", "--data-binary", "@/large", *how).status == 413, how
+    # Where no length is said, it may be the end of the connection that arrives first.
+    result = client.call(f"https://{DOMAIN}/upload", "--data-binary", "@/large", *chunked)
+    assert "received" not in result.stdout
+    assert re.search(r"^HTTP/\S+ 413", result.stdout, re.MULTILINE) or result.returncode in (55, 56)
     assert client.ask("/slow?seconds=1").status == 200
     # Nothing that waits is sent again, and again, to the other replicas.
     assert client.ask("/slow?seconds=4", "-X", "POST").status == 504
@@ -572,6 +574,8 @@ def ask(number):
             except Exception as error:
                 connection = None
                 closed = isinstance(error, (ConnectionError, http.client.RemoteDisconnected))
+                # Debian's Caddy, while it is reloaded, has no certificate for a moment.
+                closed = closed or "TLSV1_ALERT_INTERNAL_ERROR" in str(error)
                 # What was closed before it was answered is asked for again, as browsers do.
                 (again if closed and attempt == 1 else failed).append(repr(error))
                 if not closed:
@@ -834,7 +838,7 @@ def test_certificates_outlive_the_authority(
 def test_a_certificate_is_renewed_in_time_and_no_request_is_lost(
     setup: Setup, authority: Authority, signed: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Valid for 45 s, and renewed in the last third of that, as others are that are valid for days."""
+    """Valid for 45 s, and renewed in the last third of that, as the others are in theirs."""
     name = f"short.{setup.kind}.test"
     points_here(setup, authority, name)
     (tmp_path / "often.caddy").write_text("renew_interval 1s\n")
