@@ -106,7 +106,8 @@ class Certificates(FactBase[CertificatesState]):
             "run=$(systemctl show --value --property InvocationID caddy.service);",
             "journalctl --quiet --output cat --lines 5000 --unit caddy.service",
             '_SYSTEMD_INVOCATION_ID="$run"',
-            '| grep -e \'"logger":"tls\' | grep -e \'"error":\' || true ;; esac',
+            "| grep -e '\"logger\":\"tls' -e 'acme_client\",' | grep -e '\"error\":' || true;",
+            "esac",
         )
 
     @override
@@ -125,7 +126,8 @@ class Certificates(FactBase[CertificatesState]):
             error = str(one.get("error", ""))
             named = re.match(r"\[([^\]]+)\]", error)
             name = one.get("identifier", named[1] if named else "")
-            if name in state["missing"]:
+            # That there is nothing left to try says nothing of what has been tried.
+            if name in state["missing"] and "no solvers available" not in error:
                 state["reasons"][name] = reason(error)
         return state
 

@@ -185,7 +185,7 @@ class Setup:
         return self.kind == "newer"
 
 
-KINDS = {"debian13": 2441, "debian12": 2442, "newer": 2443}
+KINDS = {"debian13": 2461, "debian12": 2462, "newer": 2463}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -330,16 +330,18 @@ def test_limits(setup: Setup) -> None:
     client.container.run("head -c 3000000 /dev/zero > /large; head -c 900000 /dev/zero > /small")
     # Twice as long as a replica may take to answer.
     slow = ["--limit-rate", "225k", "--http1.1", "-H", "Expect:"]
-    chunked = ["-H", "Transfer-Encoding: chunked", "--http1.1"]
+    chunked = ["-H", "Transfer-Encoding: chunked", "--http1.1", "-H", "Expect:"]
     for how in ([], chunked, slow):
         started = time.monotonic()
         answer = client.ask("/upload", "--data-binary", "@/small", *how)
         assert json.loads(answer.body)["received"] == 900_000, how
         assert how != slow or time.monotonic() - started > 3
-    for how in ([], ["--http1.1"], chunked):
-        # Whether curl gets rid of the rest before the connection ends is a matter of luck.
-        said = client.call(f"https://{DOMAIN}/upload", "--data-binary", "@/large", *how).stdout
-        assert re.search(r"^HTTP/\S+ 413", said, re.MULTILINE), how
+    for how in ([], ["--http1.1"]):
+        assert client.ask("/upload", "--data-binary", "@/large", *how).status == 413, how
+    # Where no length is said, it may be the end of the connection that arrives first.
+    result = client.call(f"https://{DOMAIN}/upload", "--data-binary", "@/large", *chunked)
+    assert "received" not in result.stdout
+    assert re.search(r"^HTTP/\S+ 413", result.stdout, re.MULTILINE) or result.returncode in (55, 56)
     assert client.ask("/slow?seconds=1").status == 200
     # Nothing that waits is sent again, and again, to the other replicas.
     assert client.ask("/slow?seconds=4", "-X", "POST").status == 504
@@ -572,6 +574,8 @@ def ask(number):
             except Exception as error:
                 connection = None
                 closed = isinstance(error, (ConnectionError, http.client.RemoteDisconnected))
+                # Debian's Caddy, while it is reloaded, has no certificate for a moment.
+                closed = closed or "TLSV1_ALERT_INTERNAL_ERROR" in str(error)
                 # What was closed before it was answered is asked for again, as browsers do.
                 (again if closed and attempt == 1 else failed).append(repr(error))
                 if not closed:
@@ -821,7 +825,7 @@ def test_certificates_outlive_the_authority(
     shown = f"curl -sk -o /dev/null -w '%{{certs}}' --resolve {name}:443:127.0.0.1 https://{name}/"
     before = setup.server.run(shown)
     assert "BEGIN CERTIFICATE" in before
-    authority.container.run(f"kill $(pgrep -f {LASTING}.json)")
+    authority.container.run(f"kill $(pgrep -f '[p]ebble/{LASTING}.json')")
     try:
         setup.server.run("systemctl restart caddy")
         assert changed(setup.server.deploy(TASK, **settings)) == []
@@ -834,23 +838,26 @@ def test_certificates_outlive_the_authority(
 def test_a_certificate_is_renewed_in_time_and_no_request_is_lost(
     setup: Setup, authority: Authority, signed: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Valid for 45 s, and renewed in the last third of that."""
+    """Valid for 45 s, and renewed in the last third of that, as the others are in theirs."""
     name = f"short.{setup.kind}.test"
     points_here(setup, authority, name)
-    (tmp_path / "often.caddy").write_text("renew_interval 2s\n")
+    (tmp_path / "often.caddy").write_text("renew_interval 1s\n")
     settings = signed | {
         "app_domain": name,
         "caddy_acme_ca": authority.url(SHORT),
         "caddy_snippet": str(tmp_path / "often.caddy"),
     }
     said(setup, **settings)
+    # A newer Caddy looks at the clock as often as it was told when it started.
+    setup.server.run("systemctl restart caddy")
     setup.client.trust(authority.certificates(SHORT))
+    eventually(lambda: setup.client.call(f"https://{name}/").returncode == 0, 20)
     with asking(setup.client, name, "/") as seen:
         time.sleep(100)
     # Nor does a renewal close a connection.
     assert seen["again"] == []
     assert seen["failed"] == []
     assert seen["requests"] > 1000
-    # The first, and two that came in time.
-    assert len(seen["serials"]) >= 3
+    # The first, and two at least that came in time.
+    assert len(seen["serials"]) >= 3, seen["serials"]
     assert name not in said(setup, **settings)

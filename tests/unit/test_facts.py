@@ -1020,6 +1020,10 @@ OBTAIN = (
     "urn:ietf:params:acme:error:dns - DNS problem: NXDOMAIN looking up A for acme.com "
     '(ca=https://ca.acme.com/directory)","attempt":1}'
 )
+NOTHING_LEFT = (
+    '{"level":"error","logger":"tls.obtain","msg":"will retry","error":"[acme.com] Obtain: '
+    'acme.com: no solvers available for remaining challenges (configured=[http-01])"}'
+)
 STAPLING = (
     '{"level":"warn","logger":"tls","msg":"stapling OCSP",'
     '"error":"no OCSP stapling for [acme.com]: no OCSP server","identifiers":["acme.com"]}'
@@ -1027,7 +1031,7 @@ STAPLING = (
 
 
 def test_certificates_that_are_missing_and_why() -> None:
-    lines = ["missing acme.com", "missing www.acme.com", OBTAIN, STAPLING, '{"broken']
+    lines = ["missing acme.com", "missing www.acme.com", OBTAIN, NOTHING_LEFT, STAPLING, '{"broken']
     assert Certificates().process(lines) == {
         "missing": ["acme.com", "www.acme.com"],
         "reasons": {"acme.com": "DNS problem: NXDOMAIN looking up A for acme.com (dns)"},
