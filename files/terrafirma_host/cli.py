@@ -85,8 +85,8 @@ def main(words: Sequence[str] | None = None) -> int:
     os.umask(0o077)
     try:
         _run(arguments)
-    except (Failed, OSError, ValueError, TypeError) as error:
-        # The last two: a file of ours that somebody has changed.
+    except (*release.BROKEN, TypeError) as error:
+        # The last: a file of ours that somebody has changed.
         print(f"terrafirma: {error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
@@ -134,8 +134,11 @@ def _serve(arguments: argparse.Namespace) -> None:
         case "restart":
             release.restart(app, by=by)
         case "refresh":
-            app = release.as_released(app, release.serves(app)[1])
-            release.release(app, by=by)
+            if Serving.load(app):
+                app = release.as_released(app, release.serves(app)[1])
+                release.release(app, by=by)
+            else:
+                say(f"{app.name} has no release yet")
         case "release":
             if arguments.image:
                 _refuse_other_image(app, arguments.image)
@@ -256,7 +259,8 @@ def _container(app: Application, words: Sequence[str]) -> NoReturn:
     # As `docker exec` does: the image's own entry point may be the server.
     program, *rest = words
     compose.become(
-        app.project(serving.slot), layer, "run", "--rm", "--no-deps", *terminal,
+        # A project of its own: the next release lets it end by itself.
+        app.project("run"), layer, "run", "--rm", "--no-deps", *terminal,
         "--entrypoint", program, app.service, *rest,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -38,8 +39,10 @@ class Compose:
         if app.compose:
             return [f"{app.source}/{name}" for name in app.compose]
         # Made anew for each question, and nothing that a dry run leaves behind.
-        own = RUNTIME / f"{app.name}.yaml"
-        write(own, layers.own_project(app), 0o600)
+        # Called after its content: somebody else may ask at the same moment.
+        text = layers.own_project(app)
+        own = RUNTIME / f"{app.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
+        write(own, text, 0o600)
         return [str(own)]
 
     def command(self, project: str, layer: str = "") -> list[str]:
@@ -53,13 +56,19 @@ class Compose:
         """What `${…}` in the files stands for, and what a layer leaves for it to fill in."""
         app = self.app
         hidden = {name.upper(): text.rstrip("\n") for name, text in app.values().items()}
-        plain = {name: str(value) for name, value in app.env.items()}
-        return plain | (hidden if app.secrets_env else {})
+        known = {**app.env, **(hidden if app.secrets_env else {})}
+        # Those that are Docker's own would lead root elsewhere; containers have them all the same.
+        return {
+            name: str(value)
+            for name, value in known.items()
+            if name not in ("PATH", "HOME", "TMPDIR")
+            and not name.startswith(("DOCKER_", "COMPOSE_", "BUILD", "LD_", "XDG_", "SSL_", "GO"))
+        }
 
     def project(self) -> layers.Project:
         """What the files say, together."""
         text = run(
-            *self.command(self.app.name), "config", "--format", "json",
+            *self.command(self.app.name), "--profile", "*", "config", "--format", "json",
             env=self.environment(), timeout=PROMPT,
         )  # fmt: skip
         project: dict[str, Any] = json.loads(text)
@@ -74,6 +83,18 @@ class Compose:
                     raise Failed(f"{key}: the compose files have no service {name!r} ({known})")
         if self.app.service in self.app.stateful:
             raise Failed(f"app_stateful: {self.app.service} serves HTTP: a release recreates it")
+        for name, service in services.items():
+            for mount in service.get("volumes", []):
+                inside = self.app.source and mount.get("source", "").startswith(self.app.source)
+                if mount["type"] == "bind" and inside and not mount.get("read_only"):
+                    raise Failed(
+                        f"{name}: what it writes into {mount['target']} would go with its source: "
+                        "use a volume, an absolute path, or `:ro`"
+                    )
+        for key, network in (project.get("networks") or {}).items():
+            if (network.get("ipam") or {}).get("config") and not network.get("external"):
+                raise Failed(f"the network {key} has addresses of its own, and two releases run "
+                             "at once: leave `ipam` out")  # fmt: skip
         return project
 
     def layer(self, name: str, text: str) -> str:
@@ -100,14 +121,21 @@ class Container:
     state: str  # "running", "exited", "restarting" …
     health: str  # "healthy", "starting", "unhealthy" or ""
     restarts: int
+    done: bool  # it was to run once, and has, with success
     hosts: str  # path of its /etc/hosts
+    mounts: tuple[str, ...]  # of the host
 
 
 def containers(project: str, service: str = "") -> list[Container]:
     """Those of a compose project, whatever their state; one-off ones are not among them."""
     words = ["docker", "ps", "--all", "--quiet", "--no-trunc"]
     words += ["--filter", f"label=com.docker.compose.project={project}"]
-    words += ["--filter", "label=com.docker.compose.oneoff=False"]
+    words += [
+        "--filter",
+        "label=terrafirma.app",
+        "--filter",
+        "label=com.docker.compose.oneoff=False",
+    ]
     if service:
         words += ["--filter", f"label=com.docker.compose.service={service}"]
     ids = run(*words, timeout=PROMPT).split()
@@ -124,7 +152,11 @@ def _container(one: Mapping[str, Any]) -> Container:
         state=one["State"]["Status"],
         health=(one["State"].get("Health") or {}).get("Status", ""),
         restarts=one["RestartCount"],
+        done=one["State"]["Status"] == "exited"
+        and one["State"].get("ExitCode") == 0
+        and one.get("HostConfig", {}).get("RestartPolicy", {}).get("Name") in ("no", ""),
         hosts=one["HostsPath"],
+        mounts=tuple(mount.get("Source", "") for mount in one.get("Mounts", [])),
     )
 
 
@@ -145,7 +177,7 @@ def inspect(kind: str, names: Sequence[str]) -> list[dict[str, Any]]:
         return []
     result = subprocess.run(
         ["docker", kind, "inspect", *names],
-        capture_output=True, text=True, timeout=PROMPT, check=False,
+        capture_output=True, text=True, errors="replace", timeout=PROMPT, check=False,
     )  # fmt: skip
     absent = "no such", "not found"
     if result.returncode and not any(words in result.stderr.lower() for words in absent):
@@ -163,20 +195,31 @@ def logs(container: str, lines: int = 20) -> str:
     """The last words of a container, whichever way it said them."""
     result = subprocess.run(
         ["docker", "logs", "--tail", str(lines), container],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PROMPT, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        timeout=PROMPT, check=False,
     )  # fmt: skip
     return result.stdout
 
 
 def make_networks(app: Application, project: layers.Project, slot: str) -> None:
-    for name in layers.network_names(app, project, slot).values():
+    for key, name in layers.network_names(app, project, slot).items():
         if not inspect("network", [name]):
-            run("docker", "network", "create", "--label", f"terrafirma.app={app.name}", name)
+            network = project["networks"][key]
+            options = [f"--opt={k}={v}" for k, v in (network.get("driver_opts") or {}).items()]
+            options += ["--internal"] if network.get("internal") else []
+            options += ["--ipv6"] if network.get("enable_ipv6") else []
+            run("docker", "network", "create", "--label", f"terrafirma.app={app.name}", *options,
+                name)  # fmt: skip
 
 
 def make_volumes(app: Application, project: layers.Project) -> None:
-    for name in layers.volume_names(app, project).values():
-        run("docker", "volume", "create", "--label", f"terrafirma.app={app.name}", name)
+    for key, name in layers.volume_names(app, project).items():
+        if not inspect("volume", [name]):
+            volume = project["volumes"][key] or {}
+            options = [f"--opt={k}={v}" for k, v in (volume.get("driver_opts") or {}).items()]
+            options += [f"--driver={volume['driver']}"] if volume.get("driver") else []
+            run("docker", "volume", "create", "--label", f"terrafirma.app={app.name}", *options,
+                name)  # fmt: skip
 
 
 def start_state(compose: Compose, project: layers.Project) -> None:
@@ -195,7 +238,10 @@ def join_state(app: Application, project: layers.Project, slot: str) -> None:
     """The services that no release recreates answer in a slot's networks, by their names."""
     named = layers.network_names(app, project, slot)
     for container in containers(app.project("state")) if app.stateful else []:
-        service = project["services"][container.service]
+        service = project["services"].get(container.service)
+        if service is None:
+            say(f"{container.name} is in no compose file any more; it is left alone")
+            continue
         connected = inspect("container", [container.id])[0]["NetworkSettings"]["Networks"]
         for key in service.get("networks", {"default": None}):
             if key in named and named[key] not in connected:

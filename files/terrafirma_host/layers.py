@@ -39,7 +39,12 @@ def own_project(app: Application) -> str:
 def slot_services(app: Application, project: Project) -> list[str]:
     """What is started anew by each release."""
     once = set(app.migrate) if migrates_by_service(app, project) else set()
-    return [name for name in project["services"] if name not in {*app.stateful, *once}]
+    return [
+        name
+        for name, service in project["services"].items()
+        # One with a profile is not started by itself.
+        if name not in {*app.stateful, *once} and not service.get("profiles")
+    ]
 
 
 def migrates_by_service(app: Application, project: Project) -> bool:
@@ -77,7 +82,7 @@ def slot_layer(
         if name not in (*running, *once):
             lines.append(f"  {_text(name)}: {GONE}")
             continue
-        layer = _common(app, slot, release) | {
+        layer = _common(app, service, slot, release) | {
             "image": f"{_text(images.get(name, service.get('image', '')))}",
             "build": GONE,
             "environment": _text(_environment(app, release)),
@@ -95,7 +100,7 @@ def slot_layer(
             layer["scale"] = GONE
         if name in once:
             # Not started by `up`, but there for `run`.
-            layer |= {"profiles": '["terrafirma-once"]', "restart": '"no"'}
+            layer |= {"profiles": '!override ["terrafirma-once"]', "restart": '"no"'}
         layer["deploy"] = _text(_deploy(app, replicas if name == app.service else None))
         lines.append(f"  {_text(name)}:")
         lines += [f"    {key}: {value}" for key, value in layer.items() if value is not None]
@@ -114,7 +119,7 @@ def state_layer(app: Application, project: Project) -> str:
         if name not in app.stateful:
             lines.append(f"  {_text(name)}: {GONE}")
             continue
-        layer = _common(app, "state", "") | {
+        layer = _common(app, service, "state", "") | {
             "ports": "!reset []",
             "depends_on": _dependencies(service, {*app.stateful} - {name}),
         }
@@ -124,14 +129,17 @@ def state_layer(app: Application, project: Project) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _common(app: Application, slot: str, release: str) -> dict[str, str | None]:
+def _common(
+    app: Application, service: Mapping[str, Any], slot: str, release: str
+) -> dict[str, str | None]:
     labels = {"terrafirma.app": app.name, "terrafirma.slot": slot}
     if release:
         labels["terrafirma.release"] = release
     return {
         "container_name": GONE,
         "labels": _text(labels),
-        "restart": '"unless-stopped"',
+        # One that is to run once says so itself.
+        "restart": None if service.get("restart") == "no" else '"unless-stopped"',
         # PostgreSQL listens on docker0's address, which this name stands for in every network.
         "extra_hosts": '["host.docker.internal:host-gateway"]',
         "security_opt": '["no-new-privileges:true"]',

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from terrafirma_host.shell import Failed, run, say, succeeds, write
+from terrafirma_host.shell import Failed, run, say, write
 from terrafirma_host.spec import Application
 
 UPSTREAMS = Path("/etc/caddy/upstreams")
@@ -54,11 +54,7 @@ def maintain(app: Application, on: bool) -> None:
 
 def _put(path: Path, content: str | None) -> None:
     """A file of Caddy's and a reload; whatever fails, the file is what it was."""
-    before = path.with_name(f".{path.name}.before")
-    before.unlink(missing_ok=True)
-    if path.exists():
-        # The same file under another name: the way back needs no room on a full disk.
-        before.hardlink_to(path)
+    _keep(path)
     try:
         if content is None:
             path.unlink(missing_ok=True)
@@ -66,17 +62,37 @@ def _put(path: Path, content: str | None) -> None:
             write(path, content)
         reload()
     except BaseException:
-        if before.exists():
-            before.rename(path)
-        else:
-            path.unlink(missing_ok=True)
+        _restore(path)
         raise
-    before.unlink(missing_ok=True)
+
+
+def _before(path: Path) -> Path:
+    return path.with_name(f".{path.name}.before")
+
+
+def _keep(path: Path) -> None:
+    _before(path).unlink(missing_ok=True)
+    if path.exists():
+        # The same file under another name: the way back needs no room on a full disk.
+        _before(path).hardlink_to(path)
+
+
+def _restore(path: Path) -> None:
+    if _before(path).exists():
+        _before(path).rename(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def back(app: Application) -> None:
+    """Caddy sends where it did before the last `point`; nowhere, where there was nothing."""
+    _restore(UPSTREAMS / f"{app.name}.caddy")
+    reload()
 
 
 def reload() -> None:
     """Caddy goes by its files, if it accepts them."""
-    if not CADDYFILE.exists() or not succeeds("systemctl", "is-active", "--quiet", "caddy"):
+    if not runs():
         say("Caddy does not run: it reads the file when it starts")
         return
     # As the user that serves: validating opens the log files and Caddy's own authority.
@@ -86,6 +102,18 @@ def reload() -> None:
         timeout=60,
     )  # fmt: skip
     run("systemctl", "reload", "caddy", timeout=120)
+
+
+def runs() -> bool:
+    """Whether Caddy serves; one that is just starting may have read the files already."""
+    if not CADDYFILE.exists():
+        return False
+    deadline = time.monotonic() + 60
+    while True:
+        state = run("systemctl", "show", "--property", "ActiveState", "--value", "caddy").strip()
+        if state not in ("activating", "reloading", "deactivating") or time.monotonic() > deadline:
+            return state == "active"
+        time.sleep(0.2)
 
 
 class _Local(http.client.HTTPSConnection):
@@ -102,7 +130,7 @@ class _Local(http.client.HTTPSConnection):
 
 def smoke(app: Application) -> None:
     """The application answers under its public name; raises Failed where it does not."""
-    if not CADDYFILE.exists() or not succeeds("systemctl", "is-active", "--quiet", "caddy"):
+    if not runs():
         return
     if (MAINTENANCE / f"{app.name}.caddy").exists():
         say("maintenance is on: the page is not asked for")
@@ -139,11 +167,12 @@ def _ask(domain: str, path: str) -> int:
         connection.close()
 
 
-def healthy(port: int, path: str) -> bool:
-    """Whether a replica says so itself."""
+def healthy(port: int, path: str, domain: str) -> bool:
+    """Whether a replica says so itself, when it is asked as Caddy asks."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    headers = {"User-Agent": "terrafirma", "Host": domain, "X-Forwarded-Proto": "https"}
     try:
-        connection.request("GET", path, headers={"User-Agent": "terrafirma"})
+        connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
         answer.read()
         return 200 <= answer.status < 400
@@ -177,7 +206,7 @@ def drain(ports: Iterable[int], seconds: float) -> None:
         left = connections(ports)
         if left:
             busy = now
-        if now - started > max(seconds, QUIET):
+        if left and now - started > max(seconds, QUIET):
             say(f"{left} connections are still open after {seconds:.0f} s: they end now")
             return
         time.sleep(0.1)

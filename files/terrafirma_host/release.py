@@ -9,12 +9,15 @@ stopped by the next.
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
+import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +39,12 @@ from terrafirma_host.spec import (
     tree_digest,
 )
 
+# What can go wrong without our being wrong: each is undone, and said in one line.
+BROKEN = (Failed, OSError, ValueError, subprocess.SubprocessError)
+
+# All ports of a slot, whatever the number of replicas.
+SLOT = 64
+
 # Longer than any release takes that is not stuck: a build and a pull may take an hour each.
 LEASE = 3 * 3600
 
@@ -48,6 +57,7 @@ class Wanted:
     code: str
     source: str
     image: str  # with a digest
+    others: Mapping[str, str]  # images of other people in a project of the user's, by service
     project: layers.Project
 
 
@@ -55,20 +65,19 @@ def wanted(app: Application, compose: Compose) -> Wanted:
     """What the description asks for. Nothing is changed, nothing fetched but digests."""
     project = compose.project()
     image = engine.resolve(app, app.image) if app.image else ""
-    # Images of other people in a project of the user's: by their digests too.
     others = {
         name: engine.resolve(app, service["image"])
         for name, service in project["services"].items()
         if app.compose and "build" not in service and name not in app.stateful
     }
-    code = identity(Path(app.source).name, image, json.dumps(others), " ".join(app.migrate))
+    code = identity(Path(app.source).name, image, json.dumps(others))
     shape = layers.slot_layer(app, project, slot="", release="", replicas=0, images={},
                               owner=app.owner())  # fmt: skip
     # All that the files say, whichever of them: commands, networks of other people …
     shape += json.dumps(project, sort_keys=True)
     return Wanted(
         id=identity(code, shape, json.dumps(app.values(), sort_keys=True)),
-        code=code, source=app.source, image=image, project=project,
+        code=code, source=app.source, image=image, others=others, project=project,
     )  # fmt: skip
 
 
@@ -88,7 +97,9 @@ def release(
         make_key()
         settle(app)
         if upload:
-            app = app.with_source(unpack(app, upload))
+            brought = app.with_source(unpack(app, upload))
+            refuse_other_files(app, brought)
+            app = brought
         compose = Compose(app)
         target = wanted(app, compose)
         known = Release.load(app, target.id)
@@ -103,7 +114,7 @@ def release(
             if whole(app, serving):
                 say(f"release {target.id} of {app.name} serves already")
                 return
-            if not moved(app, serving):
+            if known and engine.has_images(known) and not moved(app, serving):
                 repair(app, compose, target.project, serving, held)
                 return
         held.step("prepare")
@@ -114,10 +125,11 @@ def release(
                 if known and engine.has_images(known)
                 else prepare(app, compose, target, by=by, revision=revision)
             )
-            if app.migrate and (before is None or before.code != made.code):
+            last = (before.code, before.migrate) if before else None
+            if app.migrate and last != (target.code, " ".join(app.migrate)):
                 held.step("migrate")
                 migrate(app, compose, target.project, made, serving)
-        except (Failed, OSError):
+        except BROKEN:
             tidy(app)
             raise
         if not same:
@@ -125,8 +137,7 @@ def release(
             revision = revision or (before.revision if before and before.code == made.code else "")
             made = replace(made, at=now(), by=by, revision=revision, withdrawn=False)
         take_over(app, compose, target.project, made, serving, held)
-        note(app, "scale" if same else "release", made.id, made.revision, by)
-        say(f"release {made.id} of {app.name} serves")
+        record(app, "scale" if same else "release", made, by)
 
 
 def rollback(app: Application, wanted_release: str, *, by: str) -> None:
@@ -146,13 +157,14 @@ def rollback(app: Application, wanted_release: str, *, by: str) -> None:
             fitting = earlier(app, serving, known)
         if not fitting:
             there = ", ".join(one.id for one in known) or "none"
-            raise Failed(f"there is no such release to go back to; kept are: {there}")
-        made = replace(fitting[0], at=now())
-        app = as_released(app, made)
-        compose = Compose(app)
-        take_over(app, compose, compose.project(), made, serving, held, withdraw=True)
-        note(app, "rollback", made.id, made.revision, by)
-        say(f"release {made.id} of {app.name} serves again")
+            raise Failed(
+                f"there is no such release to go back to; kept are: {there}. (Settings and "
+                "secrets are always those of the data: change them there, and deploy.)"
+            )
+        app, compose, target = of_now(app, fitting[0])
+        made = replace(fitting[0], id=target.id, at=now())
+        take_over(app, compose, target.project, made, serving, held, withdraw=True)
+        record(app, "rollback", made, by)
 
 
 def earlier(app: Application, serving: Serving, known: Sequence[Release]) -> list[Release]:
@@ -163,7 +175,21 @@ def earlier(app: Application, serving: Serving, known: Sequence[Release]) -> lis
         if one.id != serving.release and not one.withdrawn and (not current or one.at <= current.at)
     ]  # fmt: skip
     # Those of the same code differ in settings and secrets, and these are always those of now.
-    return [one for one in older if not current or one.code != current.code] or older
+    return [one for one in older if not current or one.code != current.code]
+
+
+def of_now(app: Application, made: Release) -> tuple[Application, Compose, Wanted]:
+    """The code of a release under the settings and secrets of now: it is called after all three."""
+    app = as_released(app, made)
+    compose = Compose(app)
+    return app, compose, wanted(app, compose)
+
+
+def record(app: Application, action: str, made: Release, by: str) -> None:
+    """It serves, whether that can be noted or not."""
+    with suppress(OSError):
+        note(app, action, made.id, made.revision, by)
+    say(f"release {made.id} of {app.name} serves")
 
 
 def restart(app: Application, *, by: str) -> None:
@@ -171,11 +197,10 @@ def restart(app: Application, *, by: str) -> None:
     with lease(app, by, "restart", LEASE) as held:
         settle(app)
         serving, made = serves(app)
-        app = as_released(app, made)
-        compose = Compose(app)
-        take_over(app, compose, compose.project(), made, serving, held)
-        note(app, "restart", made.id, made.revision, by)
-        say(f"release {made.id} of {app.name} serves, in new containers")
+        app, compose, target = of_now(app, made)
+        made = replace(made, id=target.id)
+        take_over(app, compose, target.project, made, serving, held)
+        record(app, "restart", made, by)
 
 
 def recover(app: Application, *, by: str) -> None:
@@ -223,11 +248,12 @@ def settle(app: Application) -> None:
     if serving and proxy.slot_of(app) not in ("", serving.slot):
         say(f"putting Caddy back to release {serving.release}")
         proxy.point(app, serving.release, serving.slot, serving.ports)
-        idle = other(app, serving.slot)
-        proxy.drain(app.ports(idle, app.replicas), app.drain_seconds)
     for slot in app.slots:
-        if not serving or slot != serving.slot:
-            clear(app, slot)
+        if serving and slot == serving.slot:
+            continue
+        if serving and engine.containers(app.project(slot)):
+            proxy.drain(app.ports(slot, SLOT), app.drain_seconds)
+        clear(app, slot)
 
 
 def whole(app: Application, serving: Serving) -> bool:
@@ -238,7 +264,9 @@ def whole(app: Application, serving: Serving) -> bool:
         if one.service == app.service and one.state == "running" and one.health != "unhealthy"
         and one.release == serving.release
     ]  # fmt: skip
-    others_run = all(one.state == "running" for one in there if one.service != app.service)
+    others_run = all(
+        one.state == "running" or one.done for one in there if one.service != app.service
+    )
     state = {one.service for one in engine.containers(app.project("state"))
              if one.state == "running"} if app.stateful else set()  # fmt: skip
     return (
@@ -262,16 +290,14 @@ def repair(
 ) -> None:
     """The release that serves, with what somebody stopped, spoilt or removed of it."""
     say(f"repairing release {serving.release} of {app.name}")
-    made = Release.load(app, serving.release)
-    if not made or not engine.has_images(made):
-        raise Failed(f"the images of release {serving.release} are gone: release something else, "
-                     "or `terrafirma rollback`")  # fmt: skip
+    _, made = serves(app)
     spoilt = [one.id for one in engine.containers(app.project(serving.slot))
               if one.health == "unhealthy"]  # fmt: skip
     if spoilt:
         run("docker", "rm", "--force", *spoilt)
     held.step("start")
-    start(app, compose, project, made, serving.slot)
+    # What runs is left alone, even where Compose would make it otherwise by now.
+    start(app, compose, project, made, serving.slot, "--no-recreate")
     held.step("health")
     await_health(app, made, serving.slot)
     held.step("switch")
@@ -296,17 +322,18 @@ def prepare(
         except Failed as error:
             raise Failed(f"the image does not build: {error}") from None
         images |= {name: layers.image_name(app, name, target.id) for name in built}
-    for name, service in project["services"].items():
+    for name in project["services"]:
         if name in images or name in app.stateful:
             continue
-        reference = target.image if not app.compose else engine.resolve(app, service["image"])
+        reference = target.others.get(name, target.image)
         if engine.pull(app, reference):
             pulled.append(reference)
         images[name] = layers.image_name(app, name, target.id)
         run("docker", "tag", reference, images[name])
     return Release(
         id=target.id, source=target.source, image=target.image, images=images,
-        pulled=tuple(pulled), code=target.code, revision=revision, by=by, at=now(),
+        pulled=tuple(pulled), code=target.code, migrate=" ".join(app.migrate),
+        revision=revision, by=by, at=now(),
         withdrawn=False,
     )  # fmt: skip
 
@@ -352,12 +379,13 @@ def prepare_slot(
 
 
 def start(
-    app: Application, compose: Compose, project: layers.Project, made: Release, slot: str
-) -> None:
+    app: Application, compose: Compose, project: layers.Project, made: Release, slot: str,
+    *options: str,
+) -> None:  # fmt: skip
     layer = prepare_slot(app, compose, project, made, slot)
     compose.run(
         app.project(slot), layer, "up", "--detach", "--no-build", "--pull", "never",
-        "--remove-orphans", timeout=engine.PATIENT,
+        "--remove-orphans", *options, timeout=engine.PATIENT,
     )  # fmt: skip
 
 
@@ -365,13 +393,18 @@ def await_health(app: Application, made: Release, slot: str) -> None:
     """Every replica says that it can serve; raises Failed with the last words of one that can't."""
     deadline = time.monotonic() + app.start_seconds
     ports = set(app.ports(slot, app.replicas))
+    # One that has served for months may have been restarted before.
+    before = {one.id: one.restarts for one in engine.containers(app.project(slot))}
     while True:
-        there = engine.containers(app.project(slot))
-        dead = [one for one in there if one.state in ("exited", "dead") or one.restarts > 2]
+        there = [one for one in engine.containers(app.project(slot)) if not one.done]
+        dead = [
+            one for one in there
+            if one.state in ("exited", "dead") or one.restarts > before.get(one.id, 0) + 2
+        ]  # fmt: skip
         waiting = [one for one in there if one.state != "running" or one.health == "starting"]
         sick = [one for one in there if one.health == "unhealthy"]
         if not dead and not waiting and not sick:
-            ports = {port for port in ports if not proxy.healthy(port, app.health_path)}
+            ports = {port for port in ports if not proxy.healthy(port, app.health_path, app.domain)}
             if not ports:
                 return
         late = time.monotonic() > deadline
@@ -414,22 +447,18 @@ def take_over(
         proxy.smoke(app)
         held.step("commit")
         made.save(app)
-        mark(app, made.code, withdrawn=False)
-        old = Release.load(app, serving.release) if serving else None
-        if withdraw and old and old.code != made.code:
-            mark(app, old.code, withdrawn=True)
         Serving(made.id, slot, app.replicas, app.slots[slot]).save(app)
-    except (Failed, OSError) as error:
+    except BROKEN as error:
         step = held.data["step"]
-        with suppress(Failed, OSError):
-            if switched and serving:
-                proxy.point(app, serving.release, serving.slot, serving.ports)
-                proxy.drain(app.ports(slot, app.replicas), app.drain_seconds)
-            clear(app, slot)
-            if not serving:
-                say(f"nothing serves: {app.name} had no release before")
-            tidy(app, made)
-        raise Failed(f"at the step {step!r}: {error}") from None
+        if committed(app, made, slot):
+            say(f"warning: {error}")
+        else:
+            undo(app, made, slot, serving, switched=switched)
+            raise Failed(f"at the step {step!r}: {error}") from None
+    mark(app, made.code, withdrawn=False)
+    old = Release.load(app, serving.release) if serving else None
+    if withdraw and old and old.code != made.code:
+        mark(app, old.code, withdrawn=True)
     held.step("drain")
     if serving:
         proxy.drain(serving.ports, app.drain_seconds)
@@ -437,6 +466,49 @@ def take_over(
         clear(app, serving.slot)
     held.step("prune")
     prune(app)
+
+
+def committed(app: Application, made: Release, slot: str) -> bool:
+    """Whether what decides says so, whatever went wrong after it was written."""
+    serving = Serving.load(app)
+    return serving is not None and (serving.release, serving.slot) == (made.id, slot)
+
+
+def undo(
+    app: Application, made: Release, slot: str, serving: Serving | None, *, switched: bool
+) -> None:
+    """All is as it was; what cannot be undone is said, and keeps nothing else from it."""
+    steps: list[Callable[[], object]] = []
+    if switched:
+        steps += [lambda: proxy.back(app)]
+        if serving:
+            steps += [lambda: proxy.drain(app.ports(slot, SLOT), app.drain_seconds)]
+    steps += [lambda: clear(app, slot), lambda: tidy(app, made)]
+    for one in steps:
+        try:
+            one()
+        except BROKEN as error:
+            say(f"warning: {error}")
+    if not serving:
+        say(f"nothing serves: {app.name} had no release before")
+
+
+def refuse_other_files(app: Application, brought: Application) -> None:
+    """
+    Raise Failed where a source that was sent describes its services otherwise than the deploy did.
+
+    What runs in a container is the key's to say; what a container may do on the host is not.
+    """
+    if not app.compose:
+        return
+    told, sent = (
+        json.dumps(Compose(one).project(), sort_keys=True).replace(one.source, "")
+        for one in (app, brought)
+    )
+    if told != sent:
+        raise Failed(
+            "the compose files that were sent are not those of the deploy: run deploy.py with them"
+        )
 
 
 def clear(app: Application, slot: str) -> None:
@@ -483,8 +555,11 @@ def prune(app: Application) -> None:
     tidy(app)
     # The one that tasks/app.py has uploaded, too, though a key may have brought another.
     sources = {one.source for one in kept} | {app.source, Application.load(app.name).source}
+    # … and what a service has mounted that no release recreates.
+    mounts = [mount for one in engine.containers(app.project("state")) for mount in one.mounts]
     for path in (app.directory / "sources").glob("*"):
-        if str(path) not in sources:
+        mounted = any(Path(mount).is_relative_to(path) for mount in mounts)
+        if str(path) not in sources and not mounted:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -494,10 +569,14 @@ def unpack(app: Application, upload: IO[bytes]) -> Path:
     sources.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=sources, prefix=".new-") as new:
         try:
-            with tarfile.open(fileobj=upload, mode="r|gz") as tar:
-                # Nothing outside of the directory, no devices, no owners.
-                tar.extractall(new, filter="data")
-        except (tarfile.TarError, OSError, EOFError) as error:
+            with gzip.open(upload) as whole_of_it:
+                with tarfile.open(fileobj=whole_of_it, mode="r|") as tar:
+                    # Nothing outside of the directory, no devices, no owners.
+                    tar.extractall(new, filter="data")
+                # To its end, which one that was cut off has not.
+                while whole_of_it.read(2**20):
+                    pass
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             raise Failed(f"the source is no gzipped tar that can be unpacked: {error}") from None
         for name in app.compose or ("Dockerfile",):
             if not (Path(new) / name).is_file():

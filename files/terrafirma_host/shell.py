@@ -42,6 +42,8 @@ def run(
         result = subprocess.run(
             # There is nobody to ask: its standard input is at its end.
             words, input=stdin or "", capture_output=True, text=True, timeout=timeout,
+            # Whatever a migration prints, it has run.
+            errors="replace",
             env={**os.environ, **(env or {})}, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
@@ -50,6 +52,9 @@ def run(
         raise Failed(f"{words[0]}: there is no such program") from None
     if result.returncode:
         said = result.stderr.strip() or result.stdout.strip()
+        if lines > 5:
+            # A build says on the one what failed, and on the other why.
+            said = f"{result.stdout}\n{result.stderr}"
         raise Failed(f"{named(words)}: {last(said, lines) or f'exit {result.returncode}'}")
     return result.stdout
 

@@ -127,7 +127,8 @@ class Release:
     image: str  # as it was asked for
     images: Mapping[str, str]  # service → image on this host
     pulled: tuple[str, ...]  # what a registry gave us for it, to be removed with it
-    code: str  # digest of what runs, whatever its settings and secrets: migrations go by it
+    code: str  # digest of what runs, whatever its settings and secrets
+    migrate: str  # what ran for it before
     revision: str
     by: str
     at: str  # when it last began to serve: "2026-01-31T12:00:00.000Z"
