@@ -386,7 +386,7 @@ def test_no_client_can_take_the_replicas_away_from_the_others(setup: Setup) -> N
     ).split()
     started = time.monotonic()
     assert client.ask("/").status == 200
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
     assert set(statuses) & {"502", "400"}
 
 
