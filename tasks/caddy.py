@@ -7,6 +7,7 @@ from terrafirma.facts.caddy import CaddyVersion
 from terrafirma.machine import ready
 from terrafirma.operations.caddy import certificates
 from terrafirma.operations.files import Absent, Directory, Entry, File, put, template
+from terrafirma.operations.kernel import sysctl
 from terrafirma.operations.packages import packages
 from terrafirma.operations.services import unit
 from terrafirma.paths import CADDY_MAINTENANCE, CADDY_ROOT, CADDY_UPSTREAMS, CADDYFILE
@@ -38,6 +39,16 @@ policy = put(
     entries=[template("caddy/restart.conf.j2", drop_in)],
 )
 
+
+put(
+    name="Let no connection get lost at a reload",
+    entries=[template("caddy/sysctl.conf.j2", "/etc/sysctl.d/60-terrafirma-caddy.conf")],
+)
+
+sysctl(
+    name="Hand over what waits at a socket that closes",
+    values={"net.ipv4.tcp_migrate_req": 1},
+)
 
 put(
     name="Create the directories",

@@ -11,7 +11,7 @@ from weakref import WeakSet
 from pyinfra.api import DeployError, Host
 
 from terrafirma.facts.caddy import Names, NamesState
-from terrafirma.settings import ROOT, App, Application, Caddy, Guard, is_public
+from terrafirma.settings import ROOT, SLOT_PORTS, App, Application, Caddy, Guard, is_public
 
 # The distribution's own, as long as none is installed.
 OLDEST = (2, 6)
@@ -70,7 +70,17 @@ def site(host: Host, app: Application, settings: Caddy) -> dict[str, Any]:
         ],
         "snippet": lines(host, "app_snippet", app.snippet),
         "health_path": app.health_path,
+        # With room for more: to scale within it, nothing has to be reloaded either.
+        **{
+            slot: [f"127.0.0.1:{first + number}" for number in range(_room(app.replicas))]
+            for slot, first in app.slots.items()
+        },
     }
+
+
+def _room(replicas: int) -> int:
+    """Replicas that Caddy looks for; those that are not there cost a refused connection."""
+    return min(SLOT_PORTS, max(8, 2 * replicas))
 
 
 def lines(host: Host, key: str, name: str) -> dict[str, str] | None:

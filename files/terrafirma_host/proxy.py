@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.client
-import re
+import json
 import socket
 import ssl
 import time
@@ -21,21 +21,28 @@ CADDYFILE = Path("/etc/caddy/Caddyfile")
 CERTIFICATE = 30
 
 
-def point(app: Application, release: str, slot: str, ports: Iterable[int]) -> None:
-    """Caddy sends what comes from now on to these ports; on any failure, where it did before."""
-    lines = f"# Managed by Terrafirma: release {release} in {slot}\n"
-    lines += f"to {' '.join(f'127.0.0.1:{port}' for port in ports)}\n"
-    _put(UPSTREAMS / f"{app.name}.caddy", lines)
+def point(app: Application, slot: str) -> None:
+    """
+    Caddy sends what comes from now on to this slot.
+
+    A file is there or not; Caddy looks for each request. So nothing is reloaded: no connection is
+    closed, and what is under way stays where it is.
+    """
+    path = marker(app)
+    if slot == "green":
+        if not path.exists():
+            write(path, "# Managed by Terrafirma: the release that serves is in green\n")
+    else:
+        path.unlink(missing_ok=True)
 
 
 def slot_of(app: Application) -> str:
-    """The slot that the file names; empty: none."""
-    try:
-        text = (UPSTREAMS / f"{app.name}.caddy").read_text()
-    except FileNotFoundError:
-        return ""
-    found = re.match(r"# Managed by Terrafirma: release \S+ in (\w+)", text)
-    return found[1] if found else ""
+    """The slot that Caddy sends to."""
+    return "green" if marker(app).exists() else "blue"
+
+
+def marker(app: Application) -> Path:
+    return UPSTREAMS / f"{app.name}.green"
 
 
 def maintain(app: Application, on: bool) -> None:
@@ -54,7 +61,11 @@ def maintain(app: Application, on: bool) -> None:
 
 def _put(path: Path, content: str | None) -> None:
     """A file of Caddy's and a reload; whatever fails, the file is what it was."""
-    _keep(path)
+    before = path.with_name(f".{path.name}.before")
+    before.unlink(missing_ok=True)
+    if path.exists():
+        # The same file under another name: the way back needs no room on a full disk.
+        before.hardlink_to(path)
     try:
         if content is None:
             path.unlink(missing_ok=True)
@@ -62,32 +73,12 @@ def _put(path: Path, content: str | None) -> None:
             write(path, content)
         reload()
     except BaseException:
-        _restore(path)
+        if before.exists():
+            before.rename(path)
+        else:
+            path.unlink(missing_ok=True)
         raise
-
-
-def _before(path: Path) -> Path:
-    return path.with_name(f".{path.name}.before")
-
-
-def _keep(path: Path) -> None:
-    _before(path).unlink(missing_ok=True)
-    if path.exists():
-        # The same file under another name: the way back needs no room on a full disk.
-        _before(path).hardlink_to(path)
-
-
-def _restore(path: Path) -> None:
-    if _before(path).exists():
-        _before(path).rename(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def back(app: Application) -> None:
-    """Caddy sends where it did before the last `point`; nowhere, where there was nothing."""
-    _restore(UPSTREAMS / f"{app.name}.caddy")
-    reload()
+    before.unlink(missing_ok=True)
 
 
 def reload() -> None:
@@ -182,31 +173,41 @@ def healthy(port: int, path: str, domain: str) -> bool:
         connection.close()
 
 
-def connections(ports: Iterable[int]) -> int:
-    """How many connections of this host to these loopback ports there are."""
-    wanted = {f"{port:04X}" for port in ports}
-    count = 0
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        _, _, remote, state, *_ = line.split()
-        address, _, port = remote.partition(":")
-        # 0100007F is 127.0.0.1, 01 is ESTABLISHED.
-        count += address == "0100007F" and port in wanted and state == "01"
-    return count
+# Caddy asks each replica so often whether it can serve; what it has not asked yet it leaves out.
+NOTICED = 1.5
+
+# What has been read but not yet sent on is not seen.
+QUIET = 1
 
 
-# After a reload, clients of HTTP/2 send to the old configuration for a second more.
-QUIET = 3
+def requests(ports: Iterable[int]) -> int:
+    """How many requests Caddy has under way at these ports; WebSockets and streams are some."""
+    wanted = {f"127.0.0.1:{port}" for port in ports}
+    connection = http.client.HTTPConnection("127.0.0.1", 2019, timeout=5)
+    try:
+        connection.request("GET", "/reverse_proxy/upstreams", headers={"Host": "localhost:2019"})
+        known = json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+    return sum(one["num_requests"] for one in known if one["address"] in wanted)
 
 
 def drain(ports: Iterable[int], seconds: float) -> None:
     """Wait until nothing has been under way there for a while, for at most so long."""
+    if not runs():
+        return
     ports = list(ports)
     busy = started = time.monotonic()
     while (now := time.monotonic()) - busy < QUIET:
-        left = connections(ports)
+        try:
+            left = requests(ports)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            say(f"warning: Caddy does not say what is under way ({error}): waiting {seconds:.0f} s")
+            time.sleep(seconds)
+            return
         if left:
             busy = now
-        if left and now - started > max(seconds, QUIET):
-            say(f"{left} connections are still open after {seconds:.0f} s: they end now")
+        if left and now - started > seconds:
+            say(f"{left} requests are still under way after {seconds:.0f} s: they end now")
             return
         time.sleep(0.1)

@@ -245,9 +245,9 @@ def mark(app: Application, code: str, *, withdrawn: bool) -> None:
 def settle(app: Application) -> None:
     """What a release left that died: Caddy and containers are as serving.json says."""
     serving = Serving.load(app)
-    if serving and proxy.slot_of(app) not in ("", serving.slot):
+    if serving and proxy.slot_of(app) != serving.slot:
         say(f"putting Caddy back to release {serving.release}")
-        proxy.point(app, serving.release, serving.slot, serving.ports)
+        proxy.point(app, serving.slot)
     for slot in app.slots:
         if serving and slot == serving.slot:
             continue
@@ -300,8 +300,6 @@ def repair(
     start(app, compose, project, made, serving.slot, "--no-recreate")
     held.step("health")
     await_health(app, made, serving.slot)
-    held.step("switch")
-    proxy.point(app, made.id, serving.slot, app.ports(serving.slot, app.replicas))
     say(f"release {serving.release} of {app.name} serves with {app.replicas} replicas")
 
 
@@ -440,9 +438,11 @@ def take_over(
         start(app, compose, project, made, slot)
         held.step("health")
         await_health(app, made, slot)
+        # Caddy has to have noticed, too.
+        time.sleep(proxy.NOTICED)
         held.step("switch")
         switched = True
-        proxy.point(app, made.id, slot, app.ports(slot, app.replicas))
+        proxy.point(app, slot)
         held.step("smoke")
         proxy.smoke(app)
         held.step("commit")
@@ -480,9 +480,8 @@ def undo(
     """All is as it was; what cannot be undone is said, and keeps nothing else from it."""
     steps: list[Callable[[], object]] = []
     if switched:
-        steps += [lambda: proxy.back(app)]
-        if serving:
-            steps += [lambda: proxy.drain(app.ports(slot, SLOT), app.drain_seconds)]
+        steps += [lambda: proxy.point(app, serving.slot if serving else "blue")]
+        steps += [lambda: proxy.drain(app.ports(slot, SLOT), app.drain_seconds)]
     steps += [lambda: clear(app, slot), lambda: tidy(app, made)]
     for one in steps:
         try:
