@@ -48,10 +48,10 @@ def test_the_next_run_finishes_what_a_killed_one_left(server: Target, outsider: 
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    # After Docker, before Caddy: as the image is built.
+    # After Docker, before Caddy.
     eventually(
         lambda: (
-            server.call("test -e /opt/terrafirma/api/compose.yaml").returncode == 0
+            server.call("test -e /etc/postgresql/17/main/postgresql.conf").returncode == 0
             or run.poll() is not None
         ),
         300,

@@ -362,7 +362,7 @@ def test_it_is_stopped_when_nobody_wants_it(pooled: Pooled, outsider: Container)
     direct = DATA | {"app_pgbouncer": False}
     # With the password of the last test, too.
     assert changed(server.deploy("tasks/app.py", **direct)) == [
-        *("Give api the address of its database", "Run 4 replicas of api"),
+        *("Give api the address of its database", "Release api, 4 replicas"),
     ]
     assert server.plan(TASK) == ["Stop PgBouncer, which is no longer enabled"]
     assert changed(server.deploy(TASK)) == ["Stop PgBouncer, which is no longer enabled"]

@@ -755,7 +755,7 @@ def test_replicas_follow_docker0(server: Target, outsider: Container) -> None:
     for name in server.run("docker ps -q --filter label=terrafirma.release").split():
         hosts = server.run(f"docker inspect --format '{{{{.HostsPath}}}}' {name}")
         server.run(f"sed -i 's/^[0-9.]*\\(.host.docker.internal\\)/10.254.0.1\\1/' {hosts}")
-    assert changed(server.deploy("tasks/app.py", **DATA)) == ["Run 2 replicas of api"]
+    assert changed(server.deploy("tasks/app.py", **DATA)) == ["Release api, 2 replicas"]
     assert changed(server.deploy("tasks/app.py", **DATA)) == []
     assert {status for status, _ in get(outsider, server, 8)} == {200}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.e2e.conftest import Platform
@@ -12,9 +14,10 @@ pytestmark = pytest.mark.e2e
 
 def serves(platform: Platform) -> bool:
     """HTTPS answers from outside, and every replica reads from PostgreSQL."""
+    serving = json.loads(platform.server.run("cat /opt/terrafirma/api/serving.json"))
     replicas = " && ".join(
         f"curl --silent --fail --max-time 2 --output /dev/null http://127.0.0.1:{port}/healthz"
-        for port in range(8000, 8004)
+        for port in range(serving["port"], serving["port"] + serving["replicas"])
     )
     if platform.server.call(replicas, timeout=20).returncode != 0:
         return False
@@ -31,11 +34,25 @@ def test_a_reboot(platform: Platform, time: int) -> None:
     eventually(lambda: serves(platform), 60)
 
 
+def test_a_reboot_in_the_middle_of_a_release(platform: Platform) -> None:
+    server = platform.server
+    before = server.run("cat /opt/terrafirma/api/serving.json")
+    server.run("systemd-run --quiet terrafirma restart api")
+    eventually(lambda: "health" in server.call("cat /run/terrafirma/apps/api.json").stdout, 60)
+    server.reboot()
+    eventually(lambda: serves(platform), 60)
+    assert server.run("cat /opt/terrafirma/api/serving.json") == before
+    server.deploy("tasks/app.py", **platform.data)
+    names = server.run("docker ps --all --format '{{.Names}}'").split()
+    assert len([name for name in names if name.startswith("api-")]) == 4
+
+
 VICTIMS = {
     "postmaster": "head -n 1 /var/lib/postgresql/17/main/postmaster.pid",
     "caddy": "systemctl show --value --property MainPID caddy.service",
     "dockerd": "systemctl show --value --property MainPID docker.service",
-    "replica": "docker inspect --format '{{.State.Pid}}' api-api-1",
+    "replica": "docker inspect --format '{{.State.Pid}}' "
+    "$(docker ps --quiet --filter label=terrafirma.release | head -n 1)",
     "containerd": "systemctl show --value --property MainPID containerd.service",
     "sshd": "systemctl show --value --property MainPID ssh.service",
 }

@@ -36,7 +36,7 @@ def nothing_changes(platform: Platform) -> Iterator[None]:
         ({"postgres_roles": [{"name": "a'b"}]}, 'postgres_roles.0.name: "a\'b" does not match'),
         (
             {"app_more": [SHOP]},
-            "app_port: shop needs 8000-8003 for its 4 replicas, but 8000 is taken",
+            "app_port: shop begins at 8000, but api has 8000 to 8127; set it to 8128 or more",
         ),
         (
             {"users_accounts": [{"name": "prod", "keys": ["/root/no.pub"]}]},
