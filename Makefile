@@ -40,7 +40,11 @@ unit: venv ## The tests that need no server
 
 .PHONY: e2e
 e2e: venv ## The tests that deploy to a target
-	$(BIN)/pytest -m e2e --numprocesses 2 --dist loadfile tests/e2e
+	$(BIN)/pytest -m "e2e and not long" --numprocesses 2 --dist loadfile tests/e2e
+
+.PHONY: long
+long: venv engine images ## The other end-to-end tests: more kinds of failures, 20,000 requests in each
+	TERRAFIRMA_REQUESTS=20000 $(BIN)/pytest -m long --numprocesses 1 --dist loadfile tests/e2e
 
 .PHONY: bench
 bench: venv engine images ## Measure, side by side, what the design promises

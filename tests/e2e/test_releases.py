@@ -36,9 +36,10 @@ from tests.e2e.support import (
 )
 
 pytestmark = pytest.mark.e2e
+long = pytest.mark.long
 
-# Of each case; TERRAFIRMA_REQUESTS=20000 for the figures of the manual.
-REQUESTS = int(os.environ.get("TERRAFIRMA_REQUESTS", "4000"))
+# Of each case; `make long` asks for 20,000.
+REQUESTS = int(os.environ.get("TERRAFIRMA_REQUESTS", "2000"))
 PATHS = ("/whoami", "/whoami", "/whoami", "/")
 STEPS = ("prepare", "migrate", "start", "health", "switch", "smoke", "commit", "drain", "stop")
 
@@ -182,6 +183,7 @@ def test_more_and_fewer_replicas(site: Site) -> None:
     assert site.is_converged()
 
 
+@long
 def test_a_change_of_the_site(site: Site) -> None:
     with site.load() as result:
         for name in ("one", "two"):
@@ -194,6 +196,7 @@ def test_a_change_of_the_site(site: Site) -> None:
     assert result["requests"] >= REQUESTS
 
 
+@long
 def test_a_websocket_outlives_a_release(site: Site) -> None:
     """As long as it may: then it ends with the old release, in order."""
     with site.load() as result:
@@ -260,12 +263,14 @@ def broken(site: Site, name: str) -> dict[str, Any]:
     [
         ("does not build", (), "the image does not build"),
         ("crashes at its start", (), "does not stay up; its last words"),
-        ("never becomes healthy", (), "no_luck_today"),
+        pytest.param("never becomes healthy", (), "no_luck_today", marks=long),
         ("fails the smoke test", (), "/no/luck/today answers 404"),
         ("fails its migration", (), "the migration failed: docker compose: no luck today"),
-        ("finds a port taken", (), "address already in use"),
-        ("finds the disk full", (), "no space left on device"),
-        ("has no valid snippet", ("tasks/caddy.py", "tasks/app.py"), "no_luck_today"),
+        pytest.param("finds a port taken", (), "address already in use", marks=long),
+        pytest.param("finds the disk full", (), "no space left on device", marks=long),
+        pytest.param(
+            "has no valid snippet", ("tasks/caddy.py", "tasks/app.py"), "no_luck_today", marks=long
+        ),
     ],
 )
 def test_a_broken_release(site: Site, name: str, files: tuple[str, ...], words: str) -> None:
@@ -297,7 +302,13 @@ def test_a_broken_release(site: Site, name: str, files: tuple[str, ...], words: 
     assert site.is_converged()
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step",
+    [
+        step if step in ("health", "smoke", "drain") else pytest.param(step, marks=long)
+        for step in STEPS
+    ],
+)
 def test_a_release_that_is_killed(site: Site, step: str) -> None:
     before = site.serving["release"]
     data = {"app_migrate": ["sleep", "1"], "app_env": {"STEP": step}}
@@ -381,7 +392,7 @@ def test_two_at_once(site: Site) -> None:
     assert site.is_converged()
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=long)])
 def test_replicas_that_are_killed(site: Site, count: int) -> None:
     site.deploy(app_replicas=4)
     with site.load() as result:
@@ -402,7 +413,7 @@ def test_replicas_that_are_killed(site: Site, count: int) -> None:
     assert site.deploy()["results"]["totals"]["error"] == 0
 
 
-@pytest.mark.parametrize("unit", ["caddy", "docker"])
+@pytest.mark.parametrize("unit", [pytest.param("caddy", marks=long), "docker"])
 def test_a_server_that_is_killed(site: Site, unit: str) -> None:
     with site.load() as result:
         site.server.run(f"systemctl kill --signal KILL {unit}")
@@ -599,6 +610,7 @@ def test_a_release_is_a_plan_first(site: Site) -> None:
     assert site.server.plan("tasks/app.py", **site.data) == []
 
 
+@long
 def test_five_releases_are_kept(site: Site) -> None:
     for _ in range(3):
         site.change()
