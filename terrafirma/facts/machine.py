@@ -62,7 +62,10 @@ apt-cache pkgnames postgresql- 2> /dev/null | sed -n 's/^postgresql-\([0-9][0-9]
 dpkg-query -Wf '${db:Status-Status} ${Package}\n' docker-ce containerd.io podman-docker \
     2> /dev/null | sed -n 's/^installed /engine=/p'
 caddyfile=/etc/caddy/Caddyfile
-if test -e "$caddyfile" && ! grep -q 'Managed by Terrafirma' "$caddyfile"; then
+# Ours is for root and Caddy alone to read; what stands beside it is not.
+ours=/etc/systemd/system/caddy.service.d/terrafirma.conf
+if test -e "$caddyfile" && { test -r "$caddyfile" || test ! -e "$ours"; } &&
+    ! grep -qs 'Managed by Terrafirma' "$caddyfile"; then
     # The package's own, as it was installed, is nobody's.
     { dpkg-query -W caddy && ! dpkg --verify caddy | grep -q " $caddyfile\$"; } > /dev/null 2>&1 ||
         echo caddyfile=foreign
