@@ -178,13 +178,13 @@ def test_what_is_not_there_is_no_failure_and_a_docker_that_fails_is_one(docker: 
 # --- projects, networks, volumes ------------------------------------------------------------------
 
 
-def test_two_descriptions_are_asked_about_at_once(docker: Any, app: Application) -> None:
+def test_two_descriptions_are_asked_about_at_once(app: Application, roots: Path) -> None:
     """A file of its own for each: a dry run does not change what a release is reading."""
     first, second = (engine.Compose(one).files() for one in (app, replace(app, network="jobs")))
     assert first != second
     assert engine.Compose(app).files() == first
     (path,) = first
-    assert Path(path).parent == engine.RUNTIME
+    assert Path(path).parent == roots / "run"
     assert Path(path).stat().st_mode & 0o777 == 0o600
     assert app.network in Path(path).read_text()
 
@@ -230,7 +230,7 @@ def test_nothing_is_written_into_a_source(
         mount = mount | {"source": mount["source"].format(source=app.source)}
     docker(f"echo '{json.dumps({'services': {'api': {'volumes': [mount]}}})}'")
     if refused:
-        with pytest.raises(Failed, match="^api: what it writes into /data would go with its"):
+        with pytest.raises(Failed, match=r"^api: what it writes into /data would go with its"):
             engine.Compose(app).project()
     else:
         engine.Compose(app).project()
@@ -249,7 +249,7 @@ def test_a_network_with_addresses_of_its_own_cannot_be_there_twice(
     ):
         docker(f"echo '{json.dumps({'services': {'api': {}}, 'networks': {'inner': network}})}'")
         if refused:
-            with pytest.raises(Failed, match="^the network inner has addresses of its own"):
+            with pytest.raises(Failed, match=r"^the network inner has addresses of its own"):
                 engine.Compose(app).project()
         else:
             engine.Compose(app).project()

@@ -4,7 +4,7 @@ import io
 import json
 import socket
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
@@ -194,6 +194,7 @@ def test_only_spoilt_replicas_are_removed(host: Path, app: Application) -> None:
         )
         made = records(app, "0123456789ab")
         serves = Serving(made.id, "blue", 1, first)
+        serves.save(app)
         containers(host, FINE, {"health": "unhealthy"}, {"state": "exited", "health": ""})
         held = stack.enter_context(lease(app, "me", "release", 60))
         compose = Compose(app)
@@ -237,6 +238,233 @@ def test_a_replica_that_does_not_become_healthy_is_named(host: Path, app: Applic
         release.await_health(app, records(app, "0123456789ab"), "blue")
 
 
+def test_what_was_restarted_before_is_not_dying(host: Path, app: Application) -> None:
+    """One that has served for months may have been; a worker that was to run once has."""
+    seed = {"labels": {"com.docker.compose.service": "seed"}, "state": "exited", "once": 0}
+    containers(host, {"restarts": 7}, seed)
+    with serving() as (port, requests):
+        app = replace(
+            app, replicas=1, start_seconds=9, slots={"blue": port, "green": port + 64},
+            health_path="/200", domain="www.acme.com",
+        )  # fmt: skip
+        release.await_health(app, records(app, "0123456789ab"), "blue")
+        assert requests == [("www.acme.com", "/200")]
+
+
+def test_what_is_restarted_again_and_again_is_dying(host: Path, app: Application) -> None:
+    containers(host, {"restarts": 7})
+    text = (host / "containers").read_text()
+    later = host / "later"
+    later.write_text(text.replace('"RestartCount": 7', '"RestartCount": 10'))
+    program = host / "programs" / "docker"
+    # The second answer, and those that follow.
+    program.write_text(
+        program.read_text().replace(
+            f"cat {host}/containers ;;", f"cat {host}/containers; cp {later} {host}/containers ;;"
+        )
+    )
+    with pytest.raises(Failed, match="api-blue-api-1 does not stay up"):
+        release.await_health(
+            replace(app, replicas=1, start_seconds=30), records(app, "0123456789ab"), "blue"
+        )
+
+
+# --- the way from one to the next -----------------------------------------------------------------
+
+
+@pytest.fixture
+def steps(
+    host: Path, app: Application, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Application]]:
+    """An application whose replicas answer at once, in either slot."""
+    monkeypatch.setattr(proxy, "NOTICED", 0)
+    with ExitStack() as stack:
+        ports = [stack.enter_context(serving())[0] for _ in range(2)]
+
+        def make(**but: Any) -> Application:
+            data: dict[str, Any] = {
+                **{"replicas": 1, "slots": dict(zip(("blue", "green"), ports, strict=True))},
+                **{"health_path": "/200", "start_seconds": 5},
+            }
+            made = replace(app, **data | but)
+            told = {one.name: getattr(made, one.name) for one in fields(made)}
+            (host / "apps" / "api.json").write_text(json.dumps(told))
+            return made
+
+        yield make
+
+
+def known(app: Application, release_id: str) -> Release:
+    made = Release.load(app, release_id)
+    assert made
+    return made
+
+
+def current(app: Application) -> tuple[str, str]:
+    now = Serving.load(app)
+    assert now
+    return now.release, now.slot
+
+
+def test_there_and_back(host: Path, steps: Callable[..., Application]) -> None:
+    """A way back leads to the code of then, under the settings of now, and is called after both."""
+    first = steps()
+    release.release(first, by="me", revision="r1")
+    one = current(first)
+    assert one == (identity(first), "blue")
+    images = known(first, one[0]).images
+    second = steps(source=str(host / "opt" / "api" / "sources" / "4567"))
+    release.release(second, by="me", revision="r2")
+    two = current(second)
+    assert two == (identity(second), "green")
+    assert proxy.slot_of(second) == "green"
+
+    now = replace(second, env={"A": "1"})
+    release.rollback(now, "", by="me")
+    back, slot = current(now)
+    assert slot == proxy.slot_of(now) == "blue"
+    assert back == identity(replace(first, env={"A": "1"})) != one[0]
+    assert (known(now, back).images, known(now, back).revision) == (images, "r1")
+    # What was taken back is its code, whatever settings it ran under.
+    assert known(now, two[0]).withdrawn
+    assert not known(now, back).withdrawn
+    for again in (second, replace(second, env={"B": "2"})):
+        with pytest.raises(Failed, match="was taken back: change it, or release it all the same"):
+            release.release(again, by="me")
+    # So there is nothing earlier; one that differs in settings alone is no step back.
+    with pytest.raises(Failed, match=r"no such release to go back to; kept are: .*Settings and"):
+        release.rollback(now, "", by="me")
+    # Once somebody insists, it is taken back no more.
+    release.release(second, by="me", again=True)
+    assert current(second) == (two[0], "green")
+    assert not known(second, two[0]).withdrawn
+    actions = [line["action"] for line in spec.history(second)]
+    assert actions == ["release", "rollback", "release", "release"]
+
+
+def test_a_restart_is_under_the_settings_of_now(
+    host: Path, steps: Callable[..., Application]
+) -> None:
+    app = steps()
+    release.release(app, by="me", revision="r1")
+    release.restart(app, by="me")
+    assert current(app) == (identity(app), "green")
+    now = replace(app, env={"A": "1"})
+    release.restart(now, by="me")
+    assert current(now) == (identity(now), "blue")
+    assert known(now, identity(now)).revision == "r1"
+    # A run has nothing to do then.
+    release.release(now, by="me")
+    assert current(now) == (identity(now), "blue")
+
+
+def migrations(host: Path) -> list[str]:
+    return [line.split()[-2] for line in asked(host) if " run --rm " in line]
+
+
+def test_another_migration_runs_once(host: Path, steps: Callable[..., Application]) -> None:
+    app = steps(migrate=("sh", "one"))
+    release.release(app, by="me")
+    # Not for other settings.
+    app = replace(app, env={"A": "1"})
+    release.release(app, by="me")
+    assert len(migrations(host)) == 1
+    assert known(app, current(app)[0]).migrate == "sh one"
+    # Nor for new containers; and what these did not run is not taken for done.
+    other = replace(app, migrate=("sh", "two"))
+    release.restart(other, by="me")
+    assert len(migrations(host)) == 1
+    release.release(other, by="me")
+    assert len(migrations(host)) == 2
+    assert known(other, current(other)[0]).migrate == "sh two"
+    release.release(other, by="me")
+    assert len(migrations(host)) == 2
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_page_that_does_not_answer_takes_all_back(
+    host: Path, steps: Callable[..., Application], monkeypatch: pytest.MonkeyPatch,
+    first: bool, capsys: Any,
+) -> None:  # fmt: skip
+    app = steps()
+    if not first:
+        release.release(app, by="me")
+        before = current(app)
+    seen = []
+
+    def refuse(app: Application) -> None:
+        seen.append(proxy.slot_of(app))
+        raise Failed("the page answers 500")
+
+    monkeypatch.setattr(proxy, "smoke", refuse)
+    with pytest.raises(Failed, match="at the step 'smoke': the page answers 500"):
+        release.release(replace(app, env={"A": "1"}), by="me")
+    assert proxy.slot_of(app) == "blue"
+    said = capsys.readouterr().out
+    if first:
+        assert Serving.load(app) is None
+        assert "nothing serves: api had no release before" in said
+    else:
+        assert seen == ["green"]
+        assert current(app) == before
+        assert [one.id for one in spec.known_releases(app)] == [before[0]]
+
+
+def test_what_cannot_be_undone_keeps_nothing_else_from_it(
+    host: Path, steps: Callable[..., Application], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    app = steps()
+    release.release(app, by="me")
+    made = known(app, current(app)[0])
+
+    def refuse(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(proxy, "point", refuse)
+    (host / "asked").unlink()
+    (host / "images").write_text("terrafirma/api:stray\n")
+    release.undo(app, made, "green", Serving.load(app), switched=True)
+    assert "warning: no space left" in capsys.readouterr().out
+    assert "image rm terrafirma/api:stray" in asked(host)
+
+
+def test_what_goes_wrong_after_it_serves_takes_nothing_back(
+    host: Path, steps: Callable[..., Application], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    app = steps()
+    release.release(app, by="me")
+    save = Serving.save
+
+    def then_fail(self: Serving, app: Application) -> None:
+        save(self, app)
+        raise OSError("no sync")
+
+    monkeypatch.setattr(Serving, "save", then_fail)
+    now = replace(app, env={"A": "1"})
+    release.release(now, by="me")
+    assert current(now) == (identity(now), "green")
+    assert proxy.slot_of(now) == "green"
+    assert "warning: no sync" in capsys.readouterr().out
+
+
+def test_a_key_brings_no_other_compose_files(host: Path, app: Application) -> None:
+    """What a container may do on the host is the deploy's to say."""
+
+    def source(name: str, **more: Any) -> Application:
+        directory = host / "opt" / "api" / "sources" / name
+        directory.mkdir(parents=True, exist_ok=True)
+        service = {"build": {"context": str(directory)}, **more}
+        (directory / "compose.yaml").write_text(json.dumps({"services": {"api": service}}))
+        return replace(app, source=str(directory), compose=("compose.yaml",))
+
+    told = source("0123")
+    release.refuse_other_files(told, source("4567"))
+    with pytest.raises(Failed, match=r"are not those of the deploy: run deploy.py with them"):
+        release.refuse_other_files(told, source("89ab", privileged=True))
+    # Without any, there is a Dockerfile and nothing more.
+    release.refuse_other_files(app, app)
+
+
 # --- what is kept ---------------------------------------------------------------------------------
 
 
@@ -269,6 +497,21 @@ def test_the_last_releases_are_kept_and_what_they_need(host: Path, app: Applicat
     # What the one that is kept needs as well stays; and nothing but images is removed.
     removed = [line for line in asked(host) if " rm " in line or "prune" in line]
     assert removed == ["image rm terrafirma/api:0", "image rm terrafirma/api:2"]
+
+
+def test_a_source_that_a_stateful_service_has_mounted_is_kept(host: Path, app: Application) -> None:
+    """No release recreates it: it goes on with the files of then."""
+    sources = app.directory / "sources"
+    for name in ("theirs", "theirs-2", Path(app.source).name):
+        (sources / name / "conf").mkdir(parents=True)
+    records(app, "0123456789ab")
+    Serving("0123456789ab", "blue", 4, 8000).save(app)
+    told = json.dumps({one.name: getattr(app, one.name) for one in fields(app)})
+    (host / "apps" / "api.json").write_text(told)
+    answer = [inspected("api-state-redis-1") | {"Mounts": [{"Source": f"{sources}/theirs/conf"}]}]
+    (host / "containers").write_text(json.dumps(answer))
+    release.prune(app)
+    assert {one.name for one in sources.iterdir()} == {"theirs", Path(app.source).name}
 
 
 def test_images_of_a_release_that_never_served_go_with_it(host: Path, app: Application) -> None:
