@@ -173,7 +173,7 @@ def test_replicas_that_look_for_the_host_elsewhere_are_not_whole(
 
 
 def test_other_ports_are_those_of_the_next_release(host: Path, app: Application) -> None:
-    """Until then Caddy sends requests to where the replicas are, also on the way back."""
+    """It moves them; on the way back Caddy is told the slot in which those that serve are."""
     serves = Serving("0123456789ab", "blue", 2, 8000)
     serves.save(app)
     containers(host, FINE, FINE)
