@@ -657,10 +657,10 @@ def asking(client: Client, name: str, *paths: str) -> Iterator[dict[str, Any]]:
 def test_no_answer_is_cut_off_when_the_sites_change(setup: Setup) -> None:
     """A reload of Caddy's may close a connection as a request comes in: see docs/limits.md."""
     with asking(setup.client, DOMAIN, *["/"] * 19, "/slow?seconds=1") as seen:
-        time.sleep(2)
+        time.sleep(4)
         more = setup.data | {"app_headers": {"X-Other": "1"}}
         assert changed(setup.server.deploy(TASK, **more)) == ["Configure the sites", "Run Caddy"]
-        time.sleep(2)
+        time.sleep(4)
     assert seen["failed"] == []
     assert seen["requests"] > 500
     # One reload, and one request in flight at a time for each of eight connections.
