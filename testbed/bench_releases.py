@@ -63,9 +63,8 @@ def wrk(client: Container, url: str, ports: list[str]) -> Round:
 
 def upstreams() -> list[str]:
     """The loopback ports of the replicas that serve."""
-    return ssh(
-        PORT, "grep -o '127.0.0.1:[0-9]*' /etc/caddy/upstreams/api.caddy | cut -d: -f2"
-    ).split()
+    serving = json.loads(ssh(PORT, "cat /opt/terrafirma/api/serving.json"))
+    return [str(serving["port"] + number) for number in range(serving["replicas"])]
 
 
 def throughput(server: Target, outsider: Container, replicas: int) -> None:

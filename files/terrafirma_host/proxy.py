@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from terrafirma_host.shell import Failed, run, say, write
+from terrafirma_host.shell import Failed, run, say, sync, write
 from terrafirma_host.spec import Application
 
 UPSTREAMS = Path("/etc/caddy/upstreams")
@@ -32,8 +32,9 @@ def point(app: Application, slot: str) -> None:
     if slot == "green":
         if not path.exists():
             write(path, "# Managed by Terrafirma: the release that serves is in green\n")
-    else:
-        path.unlink(missing_ok=True)
+    elif path.exists():
+        path.unlink()
+        sync(path.parent)
 
 
 def slot_of(app: Application) -> str:

@@ -61,8 +61,12 @@ class Wanted:
     project: layers.Project
 
 
-def wanted(app: Application, compose: Compose) -> Wanted:
-    """What the description asks for. Nothing is changed, nothing fetched but digests."""
+def wanted(app: Application, compose: Compose, migrated: str | None = None) -> Wanted:
+    """
+    What the description asks for. Nothing is changed, nothing fetched but digests.
+
+    `migrated` is what has run for it before; without it, what is going to.
+    """
     project = compose.project()
     image = engine.resolve(app, app.image) if app.image else ""
     others = {
@@ -76,7 +80,8 @@ def wanted(app: Application, compose: Compose) -> Wanted:
     # All that the files say, whichever of them: commands, networks of other people …
     shape += json.dumps(project, sort_keys=True)
     return Wanted(
-        id=identity(code, shape, json.dumps(app.values(), sort_keys=True)),
+        id=identity(code, " ".join(app.migrate) if migrated is None else migrated, shape,
+                    json.dumps(app.values(), sort_keys=True)),
         code=code, source=app.source, image=image, others=others, project=project,
     )  # fmt: skip
 
@@ -182,7 +187,8 @@ def of_now(app: Application, made: Release) -> tuple[Application, Compose, Wante
     """The code of a release under the settings and secrets of now: it is called after all three."""
     app = as_released(app, made)
     compose = Compose(app)
-    return app, compose, wanted(app, compose)
+    # Nothing is migrated: another command than the one that ran is the next release's.
+    return app, compose, wanted(app, compose, made.migrate)
 
 
 def record(app: Application, action: str, made: Release, by: str) -> None:

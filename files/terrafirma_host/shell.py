@@ -89,9 +89,13 @@ def write(path: Path, content: str, mode: int = 0o644) -> None:
         file.flush()
         os.fsync(descriptor)
     new.rename(path)
-    # The rename, too, outlives a power cut.
-    directory = os.open(path.parent, os.O_RDONLY)
+    sync(path.parent)
+
+
+def sync(directory: Path) -> None:
+    """What was renamed or removed there outlives a power cut, too."""
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)

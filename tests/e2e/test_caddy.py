@@ -35,7 +35,7 @@ pytestmark = pytest.mark.e2e
 TASKS = ("tasks/preflight.py", "tasks/apt.py", "tasks/caddy.py")
 TASK = "tasks/caddy.py"
 PASSWORD = "hunter2-login"
-UPSTREAMS = "/etc/caddy/upstreams/api.caddy"
+GREEN = "/etc/caddy/upstreams/api.green"
 SNIPPET = """\
 # Lines of our own.
 redir /old /new 307
@@ -101,7 +101,7 @@ class Client:
 
 
 def replicas(server: Target, *numbers: int) -> None:
-    """Let these replicas run; a port for each, from 8000 on."""
+    """Let these replicas run; a port for each, from 8000 on. Those from 64 on are green's."""
     server.run("cat > /opt/upstream.py", stdin=(ROOT / "tests/e2e/upstream.py").read_text())
     for number in numbers:
         server.run(
@@ -116,14 +116,20 @@ def replicas(server: Target, *numbers: int) -> None:
         )
 
 
-def serve(server: Target, *numbers: int) -> None:
+def switch(server: Target, slot: str) -> None:
     """What a release does when its replicas take over."""
-    ports = " ".join(f"127.0.0.1:{8000 + number}" for number in numbers)
-    server.run(
-        f"cat > {UPSTREAMS} && caddy validate --adapter caddyfile --config /etc/caddy/Caddyfile"
-        " > /dev/null 2>&1 && systemctl reload caddy",
-        stdin=f"# Managed by Terrafirma: release 1a2b3c4d5e6f in blue\nto {ports}\n",
-    )
+    if slot == "green":
+        words = "# Managed by Terrafirma: the release that serves is in green\n"
+        server.run(f"cat > {GREEN}.new && mv {GREEN}.new {GREEN}", stdin=words)
+    else:
+        server.run(f"rm -f {GREEN}")
+
+
+def under_way(server: Target, *ports: int) -> int:
+    """How many requests Caddy has under way there, as it says itself."""
+    known = json.loads(server.run("curl -sf http://localhost:2019/reverse_proxy/upstreams"))
+    wanted = {f"127.0.0.1:{port}" for port in ports}
+    return sum(one["num_requests"] for one in known if one["address"] in wanted)
 
 
 def install_newer(server: Target) -> None:
@@ -210,7 +216,9 @@ def setup(
         )
         before = client.ask("/")
         replicas(server, 0, 1, 64, 65)
-        serve(server, 0, 1)
+        eventually(lambda: client.ask("/").status == 200, 15)
+        # All four have been asked for their health, and some are not there.
+        time.sleep(2)
         yield Setup(
             kind=kind,
             server=server,
@@ -391,13 +399,13 @@ def test_no_client_can_take_the_replicas_away_from_the_others(setup: Setup) -> N
 
 
 def test_a_replica_that_is_not_there_costs_no_request(setup: Setup) -> None:
-    """Nor does what changes nothing by itself and is sent with a body."""
-    serve(setup.server, 0, 1, 2, 3)
-    try:
-        answers = [setup.client.ask("/", "-X", "POST", "-d", "x").status for _ in range(20)]
-        assert answers == [200] * 20
-    finally:
-        serve(setup.server, 0, 1)
+    """Nor does a POST: a site has room for eight, and six of them are not there."""
+    answers = [setup.client.ask("/", "-X", "POST", "-d", "x").status for _ in range(20)]
+    assert answers == [200] * 20
+    # Also where Caddy has not yet noticed that they are not.
+    setup.server.run("caddy reload --force --config /etc/caddy/Caddyfile 2>&1")
+    answers = [setup.client.ask("/", "-X", "POST", "-d", "x").status for _ in range(20)]
+    assert answers == [200] * 20
 
 
 def test_health_is_asked_for_as_a_visitor_would(setup: Setup) -> None:
@@ -502,15 +510,43 @@ def stream(client: Client, *command: str) -> Iterator[subprocess.Popen[str]]:
         process.wait(timeout=10)
 
 
-def test_a_websocket_outlives_a_release_where_caddy_can(setup: Setup) -> None:
-    command = ("python3", "-c", WEBSOCKET, setup.server.address, DOMAIN, "20")
+@contextmanager
+def websocket(setup: Setup, seconds: int) -> Iterator[dict[str, Any]]:
+    """One that is open for so long; how it went."""
+    command = ("python3", "-c", WEBSOCKET, setup.server.address, DOMAIN, str(seconds))
+    said: dict[str, Any] = {}
     with stream(setup.client, *command) as process:
         assert process.stdout
         assert process.stdout.readline() == "open\n"
+        yield said
+        said.update(json.loads(process.communicate(timeout=seconds + 20)[0]))
+
+
+def test_a_switch_loses_no_request_and_closes_no_connection(setup: Setup) -> None:
+    """There and back, ten times: nobody has to ask again, and a WebSocket stays where it is."""
+    with websocket(setup, 25) as said:
+        assert under_way(setup.server, 8000, 8001) == 1
+        with asking(setup.client, DOMAIN, *["/"] * 19, "/slow?seconds=1") as seen:
+            for number in range(10):
+                time.sleep(1)
+                slot = "blue" if number % 2 else "green"
+                switch(setup.server, slot)
+                answers = [json.loads(setup.client.ask("/").body)["replica"] for _ in range(3)]
+                assert {*answers} <= ({"r0", "r1"} if slot == "blue" else {"r64", "r65"})
+        assert under_way(setup.server, 8000, 8001) == 1
+        assert under_way(setup.server, 8064, 8065) == 0
+    assert seen["failed"] == []
+    assert seen["again"] == []
+    assert seen["requests"] > 500
+    assert said["closed"] is None
+    assert said["echoes"] > 100
+    eventually(lambda: under_way(setup.server, 8000, 8001) == 0, 10)
+
+
+def test_a_websocket_outlives_a_reload_where_caddy_can(setup: Setup) -> None:
+    with websocket(setup, 20) as said:
         time.sleep(1)
-        serve(setup.server, 64, 65)
-        said = json.loads(process.communicate(timeout=40)[0])
-    serve(setup.server, 0, 1)
+        setup.server.run("caddy reload --force --config /etc/caddy/Caddyfile 2>&1")
     # Closed in order, so that a client knows that it should come back.
     assert said["closed"] == 1001
     if setup.newer:
@@ -532,11 +568,15 @@ def test_events_and_slow_requests_outlive_a_release(setup: Setup) -> None:
                     times.append(time.monotonic())
                     lines.append(line.strip())
                 if len(lines) == 2:
+                    switch(setup.server, "green")
+                if len(lines) == 4:
                     # A reload does not wait for it either.
                     started = time.monotonic()
-                    serve(setup.server, 64, 65)
+                    setup.server.run("caddy reload --force --config /etc/caddy/Caddyfile 2>&1")
                     assert time.monotonic() - started < 3
-        serve(setup.server, 0, 1)
+                    # And knows of it still.
+                    assert under_way(setup.server, 8000, 8001) == 1
+        switch(setup.server, "blue")
         assert [line.split()[-1] for line in lines] == [str(number) for number in range(12)]
         assert times[-1] - times[0] > 5
 
@@ -617,18 +657,14 @@ def asking(client: Client, name: str, *paths: str) -> Iterator[dict[str, Any]]:
 def test_no_answer_is_cut_off_when_the_sites_change(setup: Setup) -> None:
     """A reload of Caddy's may close a connection as a request comes in: see docs/limits.md."""
     with asking(setup.client, DOMAIN, *["/"] * 19, "/slow?seconds=1") as seen:
-        time.sleep(2)
-        serve(setup.server, 64, 65)
-        time.sleep(2)
+        time.sleep(4)
         more = setup.data | {"app_headers": {"X-Other": "1"}}
         assert changed(setup.server.deploy(TASK, **more)) == ["Configure the sites", "Run Caddy"]
-        time.sleep(2)
-        serve(setup.server, 0, 1)
-        time.sleep(2)
+        time.sleep(4)
     assert seen["failed"] == []
     assert seen["requests"] > 500
-    # Three reloads, and one request in flight at a time for each of eight connections.
-    assert len(seen["again"]) <= 3 * 8
+    # One reload, and one request in flight at a time for each of eight connections.
+    assert len(seen["again"]) <= 8
     assert setup.client.ask("/").headers["x-other"] == ["1"]
     assert changed(setup.server.deploy(TASK, **setup.data)) == ["Configure the sites", "Run Caddy"]
 

@@ -72,8 +72,8 @@ def records(app: spec.Application, release: str, **but: Any) -> spec.Release:
     """A release that is known on the host."""
     made = spec.Release(
         id=release, source=app.source, image="", images={"api": f"terrafirma/api:{release}"},
-        pulled=(), code="c0de", revision="", by="me@here", at="2026-01-31T12:00:00.000Z",
-        withdrawn=False,
+        pulled=(), code="c0de", migrate="", revision="", by="me@here",
+        at="2026-01-31T12:00:00.000Z", withdrawn=False,
     )  # fmt: skip
     made = replace(made, **but)
     made.save(app)

@@ -235,6 +235,50 @@ def test_releases_are_shown_with_what_became_of_them(
     assert answer["withdrawn"] == ["cccccccccccc"]
 
 
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "api", "--", "python3", "x.py"], "--entrypoint python3 api x.py"),
+        (["console", "api"], "--entrypoint sh api"),
+    ],
+)
+def test_a_command_is_in_a_project_of_its_own(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch,
+    words: list[str], said: str,
+) -> None:  # fmt: skip
+    """A release clears its slot, with all that is in that project; a console is not to end then."""
+    (roots / "apps" / "api.json").write_text(
+        json.dumps({name: getattr(app, name) for name in app.__dataclass_fields__})
+    )
+    records(app, "0123456789ab")
+    spec.Serving("0123456789ab", "green", 4, 8064).save(app)
+
+    def become(program: str, words: list[str], environment: dict[str, str]) -> None:
+        raise SystemExit(" ".join(words))
+
+    monkeypatch.setattr(os, "execvpe", become)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    command = str(ended.value)
+    assert "--project-name api-run " in command
+    # In the environment and the networks of what serves.
+    assert f"--file {app.directory}/layers/green.yaml run --rm --no-deps" in command
+    assert command.endswith(said)
+
+
+@pytest.mark.usefixtures("root")
+def test_settings_are_refreshed_where_something_serves(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (roots / "apps" / "api.json").write_text(
+        json.dumps({name: getattr(app, name) for name in app.__dataclass_fields__})
+    )
+    monkeypatch.setenv(cli.UNIT, "terrafirma-api.service")
+    assert cli.main(["refresh", "api"]) == 0
+    assert capsys.readouterr().out == "api has no release yet\n"
+
+
 def test_the_launcher_finds_its_modules_and_nothing_else() -> None:
     """Nothing of whoever calls it: neither their directory nor their packages."""
     first, *lines = (ROOT / "files" / "terrafirma").read_text().splitlines()

@@ -175,6 +175,130 @@ def test_what_is_not_there_is_no_failure_and_a_docker_that_fails_is_one(docker: 
         engine.inspect("image", ["x"])
 
 
+# --- projects, networks, volumes ------------------------------------------------------------------
+
+
+def test_two_descriptions_are_asked_about_at_once(app: Application, roots: Path) -> None:
+    """A file of its own for each: a dry run does not change what a release is reading."""
+    first, second = (engine.Compose(one).files() for one in (app, replace(app, network="jobs")))
+    assert first != second
+    assert engine.Compose(app).files() == first
+    (path,) = first
+    assert Path(path).parent == roots / "run"
+    assert Path(path).stat().st_mode & 0o777 == 0o600
+    assert app.network in Path(path).read_text()
+
+
+def test_services_with_profiles_are_known(docker: Any, app: Application) -> None:
+    asked = docker("""echo '{"services": {"api": {}}}'""")
+    engine.Compose(app).project()
+    assert "--profile * config --format json" in asked.read_text()
+
+
+def test_what_leads_docker_elsewhere_is_for_the_containers_alone(app: Application) -> None:
+    env = {
+        **{"DOCKER_HOST": "tcp://evil:1", "COMPOSE_FILE": "/x", "LD_PRELOAD": "/x", "PATH": "/x"},
+        **{"HOME": "/x", "BUILDKIT_HOST": "x", "SSL_CERT_FILE": "/x", "PORT": "8000"},
+    }
+    assert engine.Compose(replace(app, env=env)).environment() == {"PORT": "8000"}
+    # Nor do secrets that are called so.
+    told = replace(app, secrets_env=True, secrets={"docker_host": app.secrets["database_url"]})
+    assert engine.Compose(told).environment() == {}
+
+
+def mounted(source: str, **more: Any) -> dict[str, Any]:
+    return {"type": "bind", "source": source, "target": "/data", **more}
+
+
+@pytest.mark.parametrize(
+    ("mount", "refused"),
+    [
+        (mounted("{source}/data"), True),
+        (mounted("{source}"), True),
+        (mounted("{source}/data", read_only=True), False),
+        (mounted("/srv/data"), False),
+        ({"type": "volume", "source": "data", "target": "/data"}, False),
+        ({"type": "volume", "target": "/data"}, False),
+        ({"type": "tmpfs", "target": "/data"}, False),
+    ],
+)
+def test_nothing_is_written_into_a_source(
+    docker: Any, app: Application, mount: dict[str, Any], refused: bool
+) -> None:
+    """The next release has another one."""
+    if "source" in mount:
+        mount = mount | {"source": mount["source"].format(source=app.source)}
+    docker(f"echo '{json.dumps({'services': {'api': {'volumes': [mount]}}})}'")
+    if refused:
+        with pytest.raises(Failed, match=r"^api: what it writes into /data would go with its"):
+            engine.Compose(app).project()
+    else:
+        engine.Compose(app).project()
+
+
+ADDRESSES = {"ipam": {"config": [{"subnet": "10.9.0.0/24"}]}}
+
+
+def test_a_network_with_addresses_of_its_own_cannot_be_there_twice(
+    docker: Any, app: Application
+) -> None:
+    for network, refused in (
+        (ADDRESSES, True),
+        (ADDRESSES | {"external": True}, False),
+        ({"ipam": {}}, False),
+    ):
+        docker(f"echo '{json.dumps({'services': {'api': {}}, 'networks': {'inner': network}})}'")
+        if refused:
+            with pytest.raises(Failed, match=r"^the network inner has addresses of its own"):
+                engine.Compose(app).project()
+        else:
+            engine.Compose(app).project()
+
+
+ABSENT = "case $* in *inspect*) echo 'Error: No such thing' >&2; echo '[]'; exit 1 ;; esac"
+
+
+def test_networks_and_volumes_are_made_as_the_files_say(docker: Any, app: Application) -> None:
+    project: dict[str, Any] = {
+        "name": "api",
+        "services": {},
+        "networks": {
+            "default": {"name": "api_default", "ipam": {}},
+            "inner": {
+                **{"name": "api_inner", "internal": True, "enable_ipv6": True},
+                "driver_opts": {"com.docker.network.driver.mtu": "1400"},
+            },
+            "theirs": {"name": "theirs", "external": True},
+        },
+        "volumes": {
+            "data": {"name": "api_data"},
+            "shared": {
+                **{"name": "api_shared", "driver": "local"},
+                "driver_opts": {"type": "nfs", "o": "addr=nas,rw"},
+            },
+            "theirs": {"name": "theirs", "external": True},
+        },
+    }
+    asked = docker(ABSENT)
+    engine.make_networks(app, project, "green")
+    engine.make_volumes(app, project)
+    made = [line for line in asked.read_text().splitlines() if " create " in line]
+    label = "--label terrafirma.app=api"
+    assert made == [
+        f"network create {label} api-green",
+        f"network create {label} --opt=com.docker.network.driver.mtu=1400 --internal --ipv6"
+        " api-green-inner",
+        f"volume create {label} api_data",
+        f"volume create {label} --opt=type=nfs --opt=o=addr=nas,rw --driver=local api_shared",
+    ]
+    # Those that are there are left as they are.
+    asked = docker("echo '[{}]'")
+    asked.unlink()
+    engine.make_networks(app, project, "green")
+    engine.make_volumes(app, project)
+    assert " create " not in asked.read_text()
+
+
 # --- containers -----------------------------------------------------------------------------------
 
 
@@ -187,6 +311,8 @@ def inspected(name: str, **state: Any) -> dict[str, Any]:
         "Config": {"Labels": labels},
         "State": {"Status": "running"} | state,
         "RestartCount": 0,
+        "HostConfig": {"RestartPolicy": {"Name": "unless-stopped"}},
+        "Mounts": [],
         "HostsPath": f"/var/lib/docker/{name}/hosts",
     }
 
@@ -194,24 +320,52 @@ def inspected(name: str, **state: Any) -> dict[str, Any]:
 def test_the_containers_of_a_project(docker: Any) -> None:
     answer = [
         inspected("api-blue-api-1", Health={"Status": "healthy"}),
-        # No health check, and none of ours.
+        # No health check, and hardly anything said of it.
         inspected("api-blue-api-2", Status="exited", Health=None) | {"Config": {"Labels": {}}},
     ]
+    answer[0]["Mounts"] = [{"Source": "/srv/a"}, {"Type": "tmpfs"}]
     asked = docker(f"case $1 in ps) echo one two ;; *) echo '{json.dumps(answer)}' ;; esac")
     first, second = containers("api-blue", "api")
     assert first == Container(
         id="id-api-blue-api-1", name="api-blue-api-1", service="api", release="0123456789ab",
-        state="running", health="healthy", restarts=0,
-        hosts="/var/lib/docker/api-blue-api-1/hosts",
+        state="running", health="healthy", restarts=0, done=False,
+        hosts="/var/lib/docker/api-blue-api-1/hosts", mounts=("/srv/a", ""),
     )  # fmt: skip
     assert (second.service, second.release, second.state, second.health) == ("", "", "exited", "")
     listed, inspect = asked.read_text().splitlines()
-    # Also those that do not run; of this project alone, and none that `run` started.
+    # Also those that do not run; of this project alone, and none that `run` started, nor one that
+    # somebody has made in a project that is called the same.
+    assert "label=terrafirma.app" in listed.split()
     assert "--all" in listed.split()
     assert "label=com.docker.compose.project=api-blue" in listed.split()
     assert "label=com.docker.compose.oneoff=False" in listed.split()
     assert "label=com.docker.compose.service=api" in listed.split()
     assert inspect == "container inspect one two"
+
+
+ONCE = {"RestartPolicy": {"Name": "no"}}
+
+
+@pytest.mark.parametrize(
+    ("host", "state", "done"),
+    [
+        (ONCE, {"Status": "exited", "ExitCode": 0}, True),
+        ({"RestartPolicy": {"Name": ""}}, {"Status": "exited", "ExitCode": 0}, True),
+        (ONCE, {"Status": "exited", "ExitCode": 1}, False),
+        (ONCE, {"Status": "running", "ExitCode": 0}, False),
+        # Somebody has stopped it: it was to go on.
+        (
+            {"RestartPolicy": {"Name": "unless-stopped"}},
+            {"Status": "exited", "ExitCode": 0},
+            False,
+        ),
+    ],
+)
+def test_what_was_to_run_once_is_done_when_it_has(
+    host: dict[str, Any], state: dict[str, Any], done: bool
+) -> None:
+    answer = inspected("api-blue-seed-1", **state) | {"HostConfig": host}
+    assert engine._container(answer).done is done
 
 
 def test_a_project_without_containers_is_not_inspected(docker: Any) -> None:

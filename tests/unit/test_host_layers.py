@@ -279,12 +279,38 @@ def test_services_that_hold_something_are_no_part_of_a_slot() -> None:
 
 def test_a_migration_is_there_for_run_and_not_for_up() -> None:
     services = shop()["services"]
-    assert services["migrate"]["profiles"] == ["terrafirma-once"]
+    # In the place of those that it has itself: one of them might be switched on.
+    assert services["migrate"]["profiles"] == Tagged("override", ["terrafirma-once"])
     assert services["migrate"]["restart"] == "no"
     assert services["migrate"]["secrets"] == list(SHOP.secrets)
     assert [name for name, one in services.items() if one != RESET and "profiles" in one] == [
         "migrate"
     ]
+
+
+def profiled() -> dict[str, Any]:
+    """The project with two services that `up` alone does not start; one of them migrates."""
+    services = PROJECT["services"] | {
+        "debug": {"image": "busybox:1", "profiles": ["debug"]},
+        "migrate": PROJECT["services"]["migrate"] | {"profiles": ["tools"]},
+    }
+    return PROJECT | {"services": services}
+
+
+def test_a_service_with_a_profile_is_not_started_by_itself() -> None:
+    project = profiled()
+    assert layers.slot_services(SHOP, project) == ["web", "worker", "Mail"]
+    services = layer(SHOP, project)["services"]
+    assert services["debug"] == RESET
+    # But for one that migrates: that is run by its name.
+    assert services["migrate"]["profiles"] == Tagged("override", ["terrafirma-once"])
+
+
+def test_a_service_that_is_to_run_once_is_not_started_again() -> None:
+    services = PROJECT["services"] | {"seed": {"image": "busybox:1", "restart": "no"}}
+    made = layer(SHOP, PROJECT | {"services": services})["services"]
+    assert "restart" not in made["seed"]
+    assert made["worker"]["restart"] == "unless-stopped"
 
 
 def test_services_wait_for_what_is_in_the_same_slot_alone() -> None:

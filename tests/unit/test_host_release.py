@@ -4,7 +4,7 @@ import io
 import json
 import socket
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
@@ -24,7 +24,8 @@ from tests.unit.test_host_proxy import serving
 DOCKER = """\
 echo "$*" >> {root}/asked
 case "$*" in
-compose*" config --format json") cat {root}/run/api.yaml ;;
+compose*" config --format json")
+  for one; do case $one in *.yaml) cat "$one" ;; esac; done ;;
 "image ls"*) cat {root}/images ;;
 "manifest inspect"*) cat {root}/manifest ;;
 info*) echo '{{}}' ;;
@@ -110,6 +111,10 @@ def containers(host: Path, *states: dict[str, Any]) -> None:
         one["State"]["Status"] = state.get("state", "running")
         one["Config"]["Labels"] |= state.get("labels", {})
         one["HostsPath"] = state.get("hosts", "/no/where")
+        one["RestartCount"] = state.get("restarts", 0)
+        if "once" in state:
+            one["HostConfig"]["RestartPolicy"]["Name"] = "no"
+            one["State"]["ExitCode"] = state["once"]
         answer.append(one)
     (host / "containers").write_text(json.dumps(answer))
 
@@ -129,6 +134,14 @@ STATES: dict[str, tuple[list[dict[str, Any]], bool]] = {
         [FINE, FINE, {"labels": {"com.docker.compose.service": "w"}, "state": "exited"}],
         False,
     ),
+    "a worker that was to run once": (
+        [FINE, FINE, {"labels": {"com.docker.compose.service": "w"}, "state": "exited", "once": 0}],
+        True,
+    ),
+    "a worker that was to run once and failed": (
+        [FINE, FINE, {"labels": {"com.docker.compose.service": "w"}, "state": "exited", "once": 1}],
+        False,
+    ),
     "none": ([], False),
 }
 
@@ -138,12 +151,11 @@ def test_whether_a_release_is_whole(host: Path, app: Application, what: str) -> 
     states, whole = STATES[what]
     serves = Serving("0123456789ab", "blue", 2, 8000)
     app = replace(app, replicas=2)
-    proxy.point(app, "0123456789ab", "blue", app.ports("blue", 2))
     containers(host, *states)
     assert release.whole(app, serves) is whole
     # Nor where Caddy sends requests elsewhere, or another number is wanted.
     assert not release.whole(replace(app, replicas=3), serves)
-    proxy.point(app, "0123456789ab", "green", app.ports("green", 2))
+    proxy.point(app, "green")
     assert not release.whole(app, serves)
 
 
@@ -152,7 +164,6 @@ def test_replicas_that_look_for_the_host_elsewhere_are_not_whole(
 ) -> None:
     serves = Serving("0123456789ab", "blue", 2, 8000)
     app = replace(app, replicas=2)
-    proxy.point(app, "0123456789ab", "blue", app.ports("blue", 2))
     hosts = host / "hosts"
     containers(host, FINE, {"hosts": str(hosts)})
     for address, lost in (("10.210.0.1", False), ("172.17.0.1", True)):
@@ -162,19 +173,16 @@ def test_replicas_that_look_for_the_host_elsewhere_are_not_whole(
 
 
 def test_other_ports_are_those_of_the_next_release(host: Path, app: Application) -> None:
-    """Until then Caddy sends requests to where the replicas are, also on the way back."""
+    """It moves them; on the way back Caddy is told the slot in which those that serve are."""
     serves = Serving("0123456789ab", "blue", 2, 8000)
     serves.save(app)
     containers(host, FINE, FINE)
-    proxy.point(app, serves.release, "blue", serves.ports)
     moved = replace(app, replicas=2, slots={"blue": 9000, "green": 9064}, drain_seconds=1)
     assert not release.whole(moved, serves)
     # What a release left that died after it had switched.
-    proxy.point(moved, "ba9876543210", "green", moved.ports("green", 2))
+    proxy.point(moved, "green")
     release.settle(moved)
-    assert (host / "caddy" / "upstreams" / "api.caddy").read_text() == (
-        "# Managed by Terrafirma: release 0123456789ab in blue\nto 127.0.0.1:8000 127.0.0.1:8001\n"
-    )
+    assert proxy.slot_of(moved) == "blue"
 
 
 def test_only_spoilt_replicas_are_removed(host: Path, app: Application) -> None:
@@ -186,6 +194,7 @@ def test_only_spoilt_replicas_are_removed(host: Path, app: Application) -> None:
         )
         made = records(app, "0123456789ab")
         serves = Serving(made.id, "blue", 1, first)
+        serves.save(app)
         containers(host, FINE, {"health": "unhealthy"}, {"state": "exited", "health": ""})
         held = stack.enter_context(lease(app, "me", "release", 60))
         compose = Compose(app)
@@ -204,7 +213,8 @@ def test_only_spoilt_replicas_are_removed(host: Path, app: Application) -> None:
     (up,) = [line for line in done if " up " in line]
     assert "--project-name api-blue " in up
     assert "--no-build --pull never" in up
-    assert "--force-recreate" not in up
+    # Those that run are left alone, whatever Compose would make of them by now.
+    assert up.split()[-1] == "--no-recreate"
     assert done.index(up) > done.index("rm --force id-api-blue-api-2")
     assert proxy.slot_of(app) == "blue"
 
@@ -226,6 +236,233 @@ def test_a_replica_that_does_not_become_healthy_is_named(host: Path, app: Applic
     words = f"is not healthy within 1 s \\(no success from /healthz on port {port}\\)"
     with pytest.raises(Failed, match=words):
         release.await_health(app, records(app, "0123456789ab"), "blue")
+
+
+def test_what_was_restarted_before_is_not_dying(host: Path, app: Application) -> None:
+    """One that has served for months may have been; a worker that was to run once has."""
+    seed = {"labels": {"com.docker.compose.service": "seed"}, "state": "exited", "once": 0}
+    containers(host, {"restarts": 7}, seed)
+    with serving() as (port, requests):
+        app = replace(
+            app, replicas=1, start_seconds=9, slots={"blue": port, "green": port + 64},
+            health_path="/200", domain="www.acme.com",
+        )  # fmt: skip
+        release.await_health(app, records(app, "0123456789ab"), "blue")
+        assert requests == [("www.acme.com", "/200")]
+
+
+def test_what_is_restarted_again_and_again_is_dying(host: Path, app: Application) -> None:
+    containers(host, {"restarts": 7})
+    text = (host / "containers").read_text()
+    later = host / "later"
+    later.write_text(text.replace('"RestartCount": 7', '"RestartCount": 10'))
+    program = host / "programs" / "docker"
+    # The second answer, and those that follow.
+    program.write_text(
+        program.read_text().replace(
+            f"cat {host}/containers ;;", f"cat {host}/containers; cp {later} {host}/containers ;;"
+        )
+    )
+    with pytest.raises(Failed, match="api-blue-api-1 does not stay up"):
+        release.await_health(
+            replace(app, replicas=1, start_seconds=30), records(app, "0123456789ab"), "blue"
+        )
+
+
+# --- the way from one to the next -----------------------------------------------------------------
+
+
+@pytest.fixture
+def steps(
+    host: Path, app: Application, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Application]]:
+    """An application whose replicas answer at once, in either slot."""
+    monkeypatch.setattr(proxy, "NOTICED", 0)
+    with ExitStack() as stack:
+        ports = [stack.enter_context(serving())[0] for _ in range(2)]
+
+        def make(**but: Any) -> Application:
+            data: dict[str, Any] = {
+                **{"replicas": 1, "slots": dict(zip(("blue", "green"), ports, strict=True))},
+                **{"health_path": "/200", "start_seconds": 5},
+            }
+            made = replace(app, **data | but)
+            told = {one.name: getattr(made, one.name) for one in fields(made)}
+            (host / "apps" / "api.json").write_text(json.dumps(told))
+            return made
+
+        yield make
+
+
+def known(app: Application, release_id: str) -> Release:
+    made = Release.load(app, release_id)
+    assert made
+    return made
+
+
+def current(app: Application) -> tuple[str, str]:
+    now = Serving.load(app)
+    assert now
+    return now.release, now.slot
+
+
+def test_there_and_back(host: Path, steps: Callable[..., Application]) -> None:
+    """A way back leads to the code of then, under the settings of now, and is called after both."""
+    first = steps()
+    release.release(first, by="me", revision="r1")
+    one = current(first)
+    assert one == (identity(first), "blue")
+    images = known(first, one[0]).images
+    second = steps(source=str(host / "opt" / "api" / "sources" / "4567"))
+    release.release(second, by="me", revision="r2")
+    two = current(second)
+    assert two == (identity(second), "green")
+    assert proxy.slot_of(second) == "green"
+
+    now = replace(second, env={"A": "1"})
+    release.rollback(now, "", by="me")
+    back, slot = current(now)
+    assert slot == proxy.slot_of(now) == "blue"
+    assert back == identity(replace(first, env={"A": "1"})) != one[0]
+    assert (known(now, back).images, known(now, back).revision) == (images, "r1")
+    # What was taken back is its code, whatever settings it ran under.
+    assert known(now, two[0]).withdrawn
+    assert not known(now, back).withdrawn
+    for again in (second, replace(second, env={"B": "2"})):
+        with pytest.raises(Failed, match="was taken back: change it, or release it all the same"):
+            release.release(again, by="me")
+    # So there is nothing earlier; one that differs in settings alone is no step back.
+    with pytest.raises(Failed, match=r"no such release to go back to; kept are: .*Settings and"):
+        release.rollback(now, "", by="me")
+    # Once somebody insists, it is taken back no more.
+    release.release(second, by="me", again=True)
+    assert current(second) == (two[0], "green")
+    assert not known(second, two[0]).withdrawn
+    actions = [line["action"] for line in spec.history(second)]
+    assert actions == ["release", "rollback", "release", "release"]
+
+
+def test_a_restart_is_under_the_settings_of_now(
+    host: Path, steps: Callable[..., Application]
+) -> None:
+    app = steps()
+    release.release(app, by="me", revision="r1")
+    release.restart(app, by="me")
+    assert current(app) == (identity(app), "green")
+    now = replace(app, env={"A": "1"})
+    release.restart(now, by="me")
+    assert current(now) == (identity(now), "blue")
+    assert known(now, identity(now)).revision == "r1"
+    # A run has nothing to do then.
+    release.release(now, by="me")
+    assert current(now) == (identity(now), "blue")
+
+
+def migrations(host: Path) -> list[str]:
+    return [line.split()[-2] for line in asked(host) if " run --rm " in line]
+
+
+def test_another_migration_runs_once(host: Path, steps: Callable[..., Application]) -> None:
+    app = steps(migrate=("sh", "one"))
+    release.release(app, by="me")
+    # Not for other settings.
+    app = replace(app, env={"A": "1"})
+    release.release(app, by="me")
+    assert len(migrations(host)) == 1
+    assert known(app, current(app)[0]).migrate == "sh one"
+    # Nor for new containers; and what these did not run is not taken for done.
+    other = replace(app, migrate=("sh", "two"))
+    release.restart(other, by="me")
+    assert len(migrations(host)) == 1
+    release.release(other, by="me")
+    assert len(migrations(host)) == 2
+    assert known(other, current(other)[0]).migrate == "sh two"
+    release.release(other, by="me")
+    assert len(migrations(host)) == 2
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_page_that_does_not_answer_takes_all_back(
+    host: Path, steps: Callable[..., Application], monkeypatch: pytest.MonkeyPatch,
+    first: bool, capsys: Any,
+) -> None:  # fmt: skip
+    app = steps()
+    if not first:
+        release.release(app, by="me")
+        before = current(app)
+    seen = []
+
+    def refuse(app: Application) -> None:
+        seen.append(proxy.slot_of(app))
+        raise Failed("the page answers 500")
+
+    monkeypatch.setattr(proxy, "smoke", refuse)
+    with pytest.raises(Failed, match="at the step 'smoke': the page answers 500"):
+        release.release(replace(app, env={"A": "1"}), by="me")
+    assert proxy.slot_of(app) == "blue"
+    said = capsys.readouterr().out
+    if first:
+        assert Serving.load(app) is None
+        assert "nothing serves: api had no release before" in said
+    else:
+        assert seen == ["green"]
+        assert current(app) == before
+        assert [one.id for one in spec.known_releases(app)] == [before[0]]
+
+
+def test_what_cannot_be_undone_keeps_nothing_else_from_it(
+    host: Path, steps: Callable[..., Application], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    app = steps()
+    release.release(app, by="me")
+    made = known(app, current(app)[0])
+
+    def refuse(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(proxy, "point", refuse)
+    (host / "asked").unlink()
+    (host / "images").write_text("terrafirma/api:stray\n")
+    release.undo(app, made, "green", Serving.load(app), switched=True)
+    assert "warning: no space left" in capsys.readouterr().out
+    assert "image rm terrafirma/api:stray" in asked(host)
+
+
+def test_what_goes_wrong_after_it_serves_takes_nothing_back(
+    host: Path, steps: Callable[..., Application], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    app = steps()
+    release.release(app, by="me")
+    save = Serving.save
+
+    def then_fail(self: Serving, app: Application) -> None:
+        save(self, app)
+        raise OSError("no sync")
+
+    monkeypatch.setattr(Serving, "save", then_fail)
+    now = replace(app, env={"A": "1"})
+    release.release(now, by="me")
+    assert current(now) == (identity(now), "green")
+    assert proxy.slot_of(now) == "green"
+    assert "warning: no sync" in capsys.readouterr().out
+
+
+def test_a_key_brings_no_other_compose_files(host: Path, app: Application) -> None:
+    """What a container may do on the host is the deploy's to say."""
+
+    def source(name: str, **more: Any) -> Application:
+        directory = host / "opt" / "api" / "sources" / name
+        directory.mkdir(parents=True, exist_ok=True)
+        service = {"build": {"context": str(directory)}, **more}
+        (directory / "compose.yaml").write_text(json.dumps({"services": {"api": service}}))
+        return replace(app, source=str(directory), compose=("compose.yaml",))
+
+    told = source("0123")
+    release.refuse_other_files(told, source("4567"))
+    with pytest.raises(Failed, match=r"are not those of the deploy: run deploy.py with them"):
+        release.refuse_other_files(told, source("89ab", privileged=True))
+    # Without any, there is a Dockerfile and nothing more.
+    release.refuse_other_files(app, app)
 
 
 # --- what is kept ---------------------------------------------------------------------------------
@@ -260,6 +497,21 @@ def test_the_last_releases_are_kept_and_what_they_need(host: Path, app: Applicat
     # What the one that is kept needs as well stays; and nothing but images is removed.
     removed = [line for line in asked(host) if " rm " in line or "prune" in line]
     assert removed == ["image rm terrafirma/api:0", "image rm terrafirma/api:2"]
+
+
+def test_a_source_that_a_stateful_service_has_mounted_is_kept(host: Path, app: Application) -> None:
+    """No release recreates it: it goes on with the files of then."""
+    sources = app.directory / "sources"
+    for name in ("theirs", "theirs-2", Path(app.source).name):
+        (sources / name / "conf").mkdir(parents=True)
+    records(app, "0123456789ab")
+    Serving("0123456789ab", "blue", 4, 8000).save(app)
+    told = json.dumps({one.name: getattr(app, one.name) for one in fields(app)})
+    (host / "apps" / "api.json").write_text(told)
+    answer = [inspected("api-state-redis-1") | {"Mounts": [{"Source": f"{sources}/theirs/conf"}]}]
+    (host / "containers").write_text(json.dumps(answer))
+    release.prune(app)
+    assert {one.name for one in sources.iterdir()} == {"theirs", Path(app.source).name}
 
 
 def test_images_of_a_release_that_never_served_go_with_it(host: Path, app: Application) -> None:

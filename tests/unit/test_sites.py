@@ -74,6 +74,14 @@ def test_who_signs_which_name() -> None:
     assert told(acme_ca="https://ca.acme.com/d", **more)["public"] is True
 
 
+@pytest.mark.parametrize(("replicas", "room"), [(1, 8), (4, 8), (5, 10), (32, 64), (64, 64)])
+def test_a_site_has_room_for_more_replicas(replicas: int, room: int) -> None:
+    """Both slots are there, so that a release and another number of replicas reload nothing."""
+    site = told(replicas=replicas, port=9000)
+    assert site["blue"] == [f"127.0.0.1:{port}" for port in range(9000, 9000 + room)]
+    assert site["green"] == [f"127.0.0.1:{port}" for port in range(9064, 9064 + room)]
+
+
 def test_all_names() -> None:
     apps = (application(redirects=["www.acme.com"]), application(domain="b.acme.com"))
     assert list(names(apps)) == ["acme.com", "www.acme.com", "b.acme.com"]

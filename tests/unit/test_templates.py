@@ -46,6 +46,8 @@ SITE = {
     "static": [],
     "snippet": None,
     "health_path": "/healthz",
+    "blue": ["127.0.0.1:8000", "127.0.0.1:8001"],
+    "green": ["127.0.0.1:8064", "127.0.0.1:8065"],
 }
 # `make venv` brings one; a system's may stand in.
 CADDY_PATH = f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"
@@ -104,10 +106,13 @@ DATA: dict[str, dict[str, Any]] = {
                 ],
                 "snippet": {"file": "web.caddy", "text": "redir /old /new"},
                 "health_path": "/up",
+                "blue": ["127.0.0.1:9000"],
+                "green": ["127.0.0.1:9064"],
             },
         ],
     },
     "caddy/restart.conf.j2": {},
+    "caddy/sysctl.conf.j2": {},
     "docker/ipv6.conf.j2": {},
     "pgbouncer/hba.conf.j2": {"visitors": VISITORS, "networks": [BRIDGE, APPS, APPS_6]},
     "pgbouncer/pgbouncer.ini.j2": {
@@ -399,23 +404,41 @@ def sites(**data: Any) -> dict[str, str]:
     return dict(re.findall(r"^(\S*) ?\{\n(.*?)^\}$", text, re.MULTILINE | re.DOTALL))
 
 
-def test_caddy_learns_the_replicas_from_whoever_releases() -> None:
+def test_caddy_looks_for_a_file_and_sends_to_the_slot_that_it_names() -> None:
     blocks = sites()
     assert list(blocks) == [
         *("", "api.terrafirma.test"),
         *("acme.com", "web.acme.test", "www.acme.com"),
     ]
-    for name, domain, path in (
-        ("api", "api.terrafirma.test", "/healthz"),
-        ("web", "www.acme.com", "/up"),
-    ):
-        (proxy,) = re.findall(r"^\treverse_proxy \{\n(.*?)^\t\}$", blocks[domain], re.M | re.S)
+    for name, domain, path, blue, green in (
+        ("api", "api.terrafirma.test", "/healthz", "127.0.0.1:8000 127.0.0.1:8001",
+         "127.0.0.1:8064 127.0.0.1:8065"),
+        ("web", "www.acme.com", "/up", "127.0.0.1:9000", "127.0.0.1:9064"),
+    ):  # fmt: skip
+        proxies = re.findall(r"^\treverse_proxy (.*?)\{\n(.*?)^\t\}$", blocks[domain], re.M | re.S)
+        assert [matcher for matcher, _ in proxies] == ["@green ", ""]
+        for (_, proxy), ports in zip(proxies, (green, blue), strict=True):
+            assert re.findall(r"^\t\tto (.*)$", proxy, re.M) == [ports]
+            assert f"health_uri {path}\n" in proxy
+            assert f"Host {domain}\n" in proxy
+        # No more than where they send to tells them apart.
+        assert proxies[0][1].replace(green, blue) == proxies[1][1]
+        (matcher,) = re.findall(r"^\t@green file \{\n(.*?)^\t\}$", blocks[domain], re.M | re.S)
+        assert matcher.split() == [
+            *("root", "/etc/caddy/upstreams"),
+            *("try_files", f"/{name}.green"),
+        ]
         # One `*`, which is all that Caddy takes, and no file of another application.
-        assert f"import upstreams/{name}.*caddy\n" in proxy
         assert f"import maintenance/{name}.*caddy\n" in blocks[domain]
-        assert not re.search(r"^\s*to ", proxy, re.M)
-        assert f"health_uri {path}\n" in proxy
-        assert f"Host {domain}\n" in proxy
+
+
+def test_caddy_does_not_log_each_second_what_is_not_there() -> None:
+    assert "exclude http.handlers.reverse_proxy.health_checker.active\n" in sites()[""]
+
+
+def test_a_kernel_that_cannot_hand_over_connections_is_no_failure() -> None:
+    """systemd-sysctl passes over what is not there where a `-` stands before it."""
+    assert settled(rendered("caddy/sysctl.conf.j2")) == ["-net.ipv4.tcp_migrate_req = 1"]
 
 
 def test_caddy_signs_private_names_itself_and_no_others() -> None:
@@ -516,7 +539,7 @@ def test_caddy_without_applications() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("caddy", path=CADDY_PATH), reason="no caddy here")
-@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize("maintenance", [False, True])
 @pytest.mark.parametrize(
     "more",
     [
@@ -527,17 +550,14 @@ def test_caddy_without_applications() -> None:
         {"sites": []},
     ],
 )
-def test_caddy_accepts_it(more: dict[str, Any], released: bool, tmp_path: Path) -> None:
+def test_caddy_accepts_it(more: dict[str, Any], maintenance: bool, tmp_path: Path) -> None:
     """The newest, which takes the spelling of the older ones too."""
     text = rendered("caddy/Caddyfile.j2", **more).replace("/var/log/caddy", str(tmp_path))
     path = tmp_path / "Caddyfile"
     path.write_text(text)
-    if released:
-        for name in ("upstreams", "maintenance"):
-            (tmp_path / name).mkdir()
-        (tmp_path / "upstreams/api.caddy").write_text("# x\nto 127.0.0.1:8000 127.0.0.1:8001\n")
-        (tmp_path / "upstreams/web.caddy").write_text("# x\nto 127.0.0.1:9000\n")
-        (tmp_path / "upstreams/other.api.caddy.new").write_text("}}}\n")
+    if maintenance:
+        (tmp_path / "maintenance").mkdir()
+        (tmp_path / "maintenance/other.api.caddy.new").write_text("}}}\n")
         (tmp_path / "maintenance/api.caddy").write_text('error "maintenance" 503\n')
     command = ["caddy", "validate", "--adapter", "caddyfile", "--config", str(path)]
     environment = os.environ | {"PATH": CADDY_PATH, "HOME": str(tmp_path)}
