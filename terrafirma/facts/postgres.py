@@ -14,8 +14,15 @@ from terrafirma.paths import PASSWORDS_PROGRAM
 # there, which a superuser must not call. These win over the settings of a database or a role.
 PSQL_OPTIONS = (
     "-c search_path=pg_catalog -c role=none -c local_preload_libraries= -c statement_timeout=0 "
+    "-c lock_timeout=0 -c idle_session_timeout=0 -c idle_in_transaction_session_timeout=0 "
     "-c default_transaction_read_only=off -c standard_conforming_strings=on"
 )
+
+
+def psql_options(version: int) -> str:
+    """The options of a session in a cluster of `version`: an unknown one would end it."""
+    return PSQL_OPTIONS + (" -c transaction_timeout=0" if version >= 17 else "")
+
 
 # Where the server of a cluster listens is in its pid file. The configuration, which `--cluster` and
 # pg_lsclusters go by, is ahead of it from a new port until the restart. A pid file that was left
@@ -43,7 +50,7 @@ def at_server(version: int, program: str, options: str = "") -> str:
     + program: its name and arguments
     + options: further options of the session
     """
-    options = f"{PSQL_OPTIONS} {options}".strip()
+    options = f"{psql_options(version)} {options}".strip()
     return (
         f"runuser -u postgres -- env PGOPTIONS='{options}' "
         f"sh -c '{_AT_SERVER.format(version=version)}' sh "
@@ -54,6 +61,8 @@ def at_server(version: int, program: str, options: str = "") -> str:
 def psql(version: int, *more: str, options: str = "") -> str:
     """The command line that runs SQL from standard input in cluster `version`/main as superuser."""
     words = ("psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1", *more)
+    # What we read is UTF-8. pg_dump writes as the database has it.
+    options = f"-c client_encoding=UTF8 {options}".strip()
     return at_server(version, " ".join((*words, "postgres")), options)
 
 

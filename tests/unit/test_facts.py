@@ -49,6 +49,7 @@ from terrafirma.facts.postgres import (
     Server,
     WrongPasswords,
     at_server,
+    psql,
 )
 from terrafirma.facts.postgres_status import PostgresStatus
 from terrafirma.facts.postgres_upgrade import UpgradeProgress, UpgradeState
@@ -1668,9 +1669,20 @@ def test_a_server_is_asked_where_it_listens(program: Program, cluster: Cluster) 
     command = at_this_server(program, cluster)
     path = cluster.runs(socket="/run/else where")
     where, arguments, said = shell(f"echo hello | {command}", path)
-    assert where == f"/run/else where 6543 {PSQL_OPTIONS} -c jit=off"
+    options = f"{PSQL_OPTIONS} -c transaction_timeout=0 -c jit=off"
+    assert where == f"/run/else where 6543 {options}"
     assert arguments == "-d a b postgres"
     assert said == "hello"
+
+
+def test_no_session_begins_as_the_owner_of_a_database_wants_it() -> None:
+    """With a time limit of 1 ms, or an encoding that does not have all names: none would answer."""
+    for one in ("lock_timeout=0", "idle_session_timeout=0", "client_encoding=UTF8"):
+        assert f"-c {one}" in psql(15)
+    # A name that PostgreSQL does not know ends the session.
+    assert [one for one in (15, 16, 17, 18) if "-c transaction_timeout=0" in psql(one)] == [17, 18]
+    # A last dump is in the database's own encoding: of SQL_ASCII there is no other.
+    assert "client_encoding" not in at_server(17, "pg_dump api")
 
 
 @pytest.mark.parametrize("what", ["down", "crashed", "without a socket", "not there"])

@@ -325,8 +325,9 @@ def test_refuses_another_command_line(words: list[str]) -> None:
     assert "postgres-passwords check VERSION" in result.stderr
 
 
-def test_it_comes_to_postgresql_as_all_the_rest_does(program: ModuleType) -> None:
-    assert program.command("17") == shlex.split(psql(17))
+@pytest.mark.parametrize("version", [15, 17])
+def test_it_comes_to_postgresql_as_all_the_rest_does(program: ModuleType, version: int) -> None:
+    assert program.command(str(version)) == shlex.split(psql(version))
 
 
 def test_names_that_others_chose_are_no_lines_of_its_own(
