@@ -107,6 +107,9 @@ def database_sql(
         )
         acl: Acl = [("public", "CONNECT"), ("public", "TEMPORARY"), *((owner, one) for one in OWN)]
     else:
+        # First: a hand-over looks into it.
+        if not now["connectable"]:
+            yield f'alter database "{name}" allow_connections true;'
         # By whoever owns it now: a new owner's grants are the old one's.
         handed = [("", *one) for one in now["handed"]]
         yield from _handed_sql(handed, declared - {owner}, {"": f'on database "{name}"'})
@@ -118,8 +121,6 @@ def database_sql(
             acl = [(owner if role == now["owner"] else role, right) for role, right in acl]
         if now["connection_limit"] != database.connection_limit:
             yield f'alter database "{name}" connection limit {database.connection_limit};'
-        if not now["connectable"]:
-            yield f'alter database "{name}" allow_connections true;'
     yield from _settings_sql(
         f'database "{name}"', database.settings, now["settings"] if now else []
     )

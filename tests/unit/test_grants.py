@@ -509,6 +509,13 @@ def test_a_database_changes_its_owner_with_all_that_is_in_it() -> None:
     assert not any("reassign" in line.lower() for line in steps)
 
 
+def test_a_database_that_lets_nobody_in_is_opened_before_it_is_handed_over() -> None:
+    acl = [("old" if one == "owner" else one, right) for one, right in SHOP_NOW["acl"]]
+    opened, *rest = database(owner="old", acl=acl, connectable=False)
+    assert opened == 'alter database "shop" allow_connections true;'
+    assert rest == database(owner="old", acl=acl)
+
+
 def test_an_old_owner_that_is_still_declared_is_shut_out() -> None:
     """One that had rights of its own beside those of an owner."""
     acl = [("stranger", right) for _, right in OWNED] + SHOP_NOW["acl"][3:]
