@@ -110,6 +110,9 @@ def database_sql(
         # First: a hand-over looks into it.
         if not now["connectable"]:
             yield f'alter database "{name}" allow_connections true;'
+        if now["template"]:
+            # Whoever may make databases could copy it.
+            yield f'alter database "{name}" is_template false;'
         # By whoever owns it now: a new owner's grants are the old one's.
         handed = [("", *one) for one in now["handed"]]
         yield from _handed_sql(handed, declared - {owner}, {"": f'on database "{name}"'})

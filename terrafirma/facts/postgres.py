@@ -72,10 +72,15 @@ CONNECT = r"""
 select '\connect -reuse-previous=on "' || replace(format('dbname=''%s''',
     replace(replace(datname, '\', '\\'), '''', '\''')), '"', '""') || '"'
 from pg_database
-where datallowconn and not datistemplate and datconnlimit <> -2 and datname !~ '[\n\r]'
+where datallowconn and datname not in ('template0', 'template1') and datconnlimit <> -2
+and datname !~ '[\n\r]'
 order by datname
 """
-"""Asks for the lines that lead psql into each database, one after the other."""
+"""
+Asks for the lines that lead psql into each database, one after the other.
+
+Whoever owns one may call it a template: only PostgreSQL's own are left out.
+"""
 
 
 class RoleState(TypedDict):
@@ -99,6 +104,7 @@ class DatabaseState(TypedDict):
     locale: str  # of libc, or of ICU
     connection_limit: int
     connectable: bool
+    template: bool
     acl: list[tuple[str, str]]  # (role or "public", "CONNECT"), as the owner granted them
     handed: list[tuple[str, str, str]]  # who may hand on, or did, to whom, what: see SchemaState
     settings: list[str]  # "work_mem=64MB"
@@ -225,6 +231,7 @@ class Databases(FactBase[dict[str, DatabaseState] | None]):
                                    datcollate),
                 'connection_limit', datconnlimit,
                 'connectable', datallowconn,
+                'template', datistemplate,
                 'acl', (
                     select coalesce(json_agg(json_build_array(
                         case grantee when 0 then 'public' else pg_get_userbyid(grantee) end,
@@ -245,7 +252,7 @@ class Databases(FactBase[dict[str, DatabaseState] | None]):
                     select json_object_agg(pg_get_userbyid(setrole), setconfig)
                     from pg_db_role_setting
                     where setdatabase = one.oid and setrole <> 0), '{}')))
-            from pg_database one where not datistemplate
+            from pg_database one where datname not in ('template0', 'template1')
             """,
         )
 

@@ -208,7 +208,11 @@ def drop_database(version: int, database: str) -> Generator[StringCommand]:
         '> "$file" && sync "$file" || { rm -f "$file";',
         f"say 'alter database \"{database}\" connection limit -1;'; exit 1; }};",
         f'{psql(version)} && echo "the last dump of {database}: $file"',
-        _stdin=[f'drop database "{database}";'],
+        # A template cannot be dropped.
+        _stdin=[
+            f'alter database "{database}" is_template false;',
+            f'drop database "{database}";',
+        ],
     )
 
 

@@ -1513,12 +1513,14 @@ ROLES = """\
 """.splitlines()
 DATABASES = """\
 { "shop" : {"owner" : "owner", "encoding" : "UTF8", "locale" : "de-DE", \
-"connection_limit" : 30, "connectable" : true, "acl" : [["owner", "CREATE"], \
+"connection_limit" : 30, "connectable" : true, "template" : false, \
+"acl" : [["owner", "CREATE"], \
 ["owner", "TEMPORARY"], ["owner", "CONNECT"], ["reader", "CONNECT"]], \
 "handed" : [["dba", "reader", "CONNECT"]], \
 "settings" : ["statement_timeout=5000"], "role_settings" : {"mig" : ["role=owner"]}}, \
 "postgres" : {"owner" : "postgres", "encoding" : "UTF8", "locale" : "C.UTF-8", \
-"connection_limit" : -1, "connectable" : true, "acl" : [["public", "TEMPORARY"], \
+"connection_limit" : -1, "connectable" : true, "template" : false, \
+"acl" : [["public", "TEMPORARY"], \
 ["public", "CONNECT"]], "handed" : [], "settings" : [], "role_settings" : {}} }
 """.splitlines()
 CONTENTS = """\
@@ -1563,6 +1565,7 @@ def test_databases_of_a_cluster() -> None:
         "locale": "de-DE",
         "connection_limit": 30,
         "connectable": True,
+        "template": False,
         "acl": [
             ["owner", "CREATE"],
             ["owner", "TEMPORARY"],

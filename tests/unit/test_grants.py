@@ -47,6 +47,7 @@ SHOP_NOW = DatabaseState(
     locale="C.UTF-8",
     connection_limit=30,
     connectable=True,
+    template=False,
     acl=[*OWNED, ("reader", "CONNECT"), ("writer", "TEMPORARY"), ("writer", "CONNECT")],
     handed=[],
     settings=["jit=on", 'search_path="$user", public', "statement_timeout=5000"],
@@ -356,7 +357,7 @@ def test_a_name_that_somebody_else_chose_is_only_a_name() -> None:
     stranger = "it's mine"
     database = Database(name="api", owner="api")
     state = DatabaseState(
-        owner=stranger, encoding="UTF8", locale="C.UTF-8", connection_limit=-1, connectable=True,
+        owner=stranger, encoding="UTF8", locale="C.UTF-8", connection_limit=-1, connectable=True, template=False,
         acl=[(stranger, "CONNECT"), (stranger, "CREATE"), (stranger, "TEMPORARY")], settings=[],
         handed=[], role_settings={},
     )  # fmt: skip
@@ -409,6 +410,7 @@ def test_a_language_is_icus(encoding: Any, locale: str, said: str) -> None:
     [
         ({"connection_limit": -1}, ['alter database "shop" connection limit 30;']),
         ({"connectable": False}, ['alter database "shop" allow_connections true;']),
+        ({"template": True}, ['alter database "shop" is_template false;']),
         (
             {"settings": ["jit=off", *SHOP_NOW["settings"][1:]]},
             ["""alter database "shop" set jit to 'on';"""],

@@ -1313,7 +1313,8 @@ def as_declared(data: dict[str, Any]) -> Answers:
         False,
     )
     yes = {"login": True, "inherit": True, "connection_limit": -1, "member_of": [], "settings": []}
-    base = {"encoding": "UTF8", "locale": "C.UTF-8", "connection_limit": -1, "connectable": True}
+    base = {"encoding": "UTF8", "locale": "C.UTF-8", "connection_limit": -1}
+    base |= {"connectable": True, "template": False}
     none: dict[str, Any] = {"handed": [], "settings": [], "role_settings": {}}
     everywhere: dict[str, Any] = {"default_acl": []}
     roles = {one["name"]: no | yes for one in data["postgres_roles"]}
