@@ -19,6 +19,9 @@ Acl = Iterable[tuple[str, str]]
 OWN = frozenset({"CREATE", "CONNECT", "TEMPORARY"})
 """What an owner may do with its database."""
 
+# Of PUBLIC in a database.
+_OF_NOBODY = frozenset(("", right) for right in OWN)
+
 # `migrate` has none of its own: it is a member of the owner. So is it for a role without access.
 _ON_DATABASE: dict[Access, frozenset[str]] = {
     "read": frozenset({"CONNECT"}),
@@ -115,7 +118,8 @@ def database_sql(
             yield f'alter database "{name}" is_template false;'
         # By whoever owns it now: a new owner's grants are the old one's.
         handed = [("", *one) for one in now["handed"]]
-        yield from _handed_sql(handed, declared - {owner}, {"": f'on database "{name}"'})
+        places = {"": f'on database "{name}"'}
+        yield from _handed_sql(handed, declared - {owner}, places, _OF_NOBODY)
         acl = now["acl"]
         if now["owner"] != owner:
             yield from render(
@@ -145,7 +149,7 @@ def closed_sql(name: str, now: DatabaseState | None, declared: Set[str]) -> Iter
     acl = now["acl"] if now else [("public", "CONNECT"), ("public", "TEMPORARY")]
     if now:
         handed = [("", *one) for one in now["handed"]]
-        yield from _handed_sql(handed, declared, {"": f'on database "{name}"'})
+        yield from _handed_sql(handed, declared, {"": f'on database "{name}"'}, _OF_NOBODY)
     for role in ("public", *sorted(declared & {role for role, _ in acl})):
         has = {right for one, right in acl if one == role}
         yield from _grant_sql(f'on database "{name}"', role, frozenset(), has)
@@ -203,7 +207,7 @@ def _schema_sql(
     }
     # Whoever has a schema of its own may do in it what it likes.
     others = declared - {database.owner, "" if listed else now["owner"]}
-    yield from _handed_sql(now["handed"], others, places)
+    yield from _handed_sql(now["handed"], others, places, {("n", "CREATE")} if listed else set())
     if listed:
         public = {right for role, right in now["acl"] if role == "public"}
         # Before PostgreSQL 15 everybody could make tables in it.
@@ -242,17 +246,24 @@ def _schema_sql(
 
 
 def _handed_sql(
-    handed: Iterable[tuple[str, str, str, str]], declared: Set[str], places: Mapping[str, str]
+    handed: Iterable[tuple[str, str, str, str]],
+    declared: Set[str],
+    places: Mapping[str, str],
+    closed: Set[tuple[str, str]],
 ) -> Iterator[str]:
     """
     What ends that a declared role hands rights on, or has them from anybody but the owner.
+
+    So it is with the rights in `closed` that PUBLIC has: each declared role has them by that.
 
     Who got such a right from whom is a chain that begins at the owner, and only there it is cut:
     nobody may hand on a right any more that a declared role has a part in.
     """
     handed = list(handed)
     concerned = {
-        (kind, right) for kind, holder, taker, right in handed if (taker or holder) in declared
+        (kind, right)
+        for kind, holder, taker, right in handed
+        if (taker or holder) in declared or (taker == "public" and (kind, right) in closed)
     }
     for kind, right, holder in sorted(
         {(kind, right, holder) for kind, holder, _, right in handed if (kind, right) in concerned}

@@ -241,7 +241,8 @@ class Databases(FactBase[dict[str, DatabaseState] | None]):
                 'handed', (
                     select coalesce(json_agg(json_build_array(
                         pg_get_userbyid(case when grantor = datdba then grantee else grantor end),
-                        case when grantor = datdba then '' else pg_get_userbyid(grantee) end,
+                        case when grantor = datdba then '' when grantee = 0 then 'public'
+                             else pg_get_userbyid(grantee) end,
                         privilege_type)), '[]')
                     from aclexplode(datacl)
                     where grantor <> datdba or is_grantable and grantee <> datdba),

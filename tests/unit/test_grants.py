@@ -704,6 +704,31 @@ def test_a_right_that_somebody_else_granted_is_granted_again() -> None:
     ]
 
 
+def test_what_somebody_else_gave_to_everybody() -> None:
+    """Each declared role would have it; what PUBLIC may do with tables is the application's."""
+    cut = 'revoke grant option for {} from "backup" cascade;'
+    handed = [("backup", "", "CONNECT"), ("backup", "public", "CONNECT")]
+    assert database(handed=handed) == [cut.format('connect on database "shop"')]
+    now = DatabaseState(**{**SHOP_NOW, "acl": [], "handed": handed})
+    assert list(closed_sql("postgres", now, set())) == [
+        cut.format('connect on database "postgres"')
+    ]
+    handed = [("n", "backup", "public", "CREATE"), ("n", "backup", "public", "USAGE")]
+    assert content(handed=handed) == [cut.format('create on schema "public"')]
+    assert content(handed=[("r", "backup", "public", "SELECT")]) == []
+    private = SchemaState(
+        {
+            **CONTENT_NOW["schemas"]["public"],
+            "acl": [],
+            "table_acl": [],
+            "sequence_acl": [],
+            "default_acl": [],
+            "handed": handed,
+        }
+    )
+    assert undeclared(private) == []
+
+
 def test_what_a_role_is_going_to_be_given_it_is_not_to_hand_on() -> None:
     drift = now(
         "default_acl",
