@@ -24,6 +24,7 @@ from terrafirma.grants import closed_sql, content_sql, database_sql, membership_
 from terrafirma.operations import failure, operation
 from terrafirma.paths import DROPPED, PASSWORDS, PASSWORDS_PROGRAM
 from terrafirma.settings import Postgres, Role
+from terrafirma.status import one_line
 
 State = TypeVar("State")
 
@@ -283,7 +284,7 @@ def _seen(
 
 
 def _report(what: str, names: Iterable[str]) -> None:
-    if names := sorted(names):
+    if names := sorted(map(one_line, names)):
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         host.log(f"Not in the data, left alone: {what} {', '.join(names[:10])}{more}")
 
@@ -293,10 +294,11 @@ def _run(version: int, sql: list[str], otherwise: str) -> Generator[StringComman
         host.noop(otherwise)
         return
     if not host.state.is_executing:
-        # The name of the operation alone does not say what is wrong. There is no secret in it.
+        # The name of the operation alone does not say what is wrong. There is no secret in it, but
+        # names that others chose.
         lines = [line for line in sql if line.startswith(("alter", "create", "grant", "revoke"))]
         for line in lines[:10]:
-            host.log(f"  {line}")
+            host.log(f"  {one_line(line)}")
         if len(lines) > 10:
             host.log(f"  … and {len(lines) - 10} more")
     yield StringCommand(psql(version), _stdin=sql)

@@ -1397,6 +1397,21 @@ def test_a_cluster_as_declared_is_left_alone(pyinfra: Pyinfra, inventory: Any) -
     assert change["Create extensions and give access"] == []
 
 
+def test_names_that_others_chose_move_no_cursor(pyinfra: Pyinfra) -> None:
+    data = ONE | {"postgres_roles": [{"name": "api"}, {"name": "reader"}]}
+    answers = machine() | as_declared(data)
+    question = command(Roles, version=17)
+    roles = json.loads(answers[question][0])
+    answers[question] = [json.dumps(roles | {"x\x1b[2J\ny": roles["api"]})]
+    handed = [("n", "dba\x1b[1A", "reader", "USAGE")]
+    host = fake(in_public(answers, "api", handed=handed), **data)
+    result = pyinfra.call("@fake/host", "tasks/postgres.py", "--dry", *host)
+    assert "Not in the data, left alone: roles x?[2J?y\n" in result.stderr
+    assert said_to_psql(result) == [
+        'revoke grant option for usage on schema "public" from "dba?[1A" cascade;'
+    ]
+
+
 def in_public(answers: Answers, database: str, **but: Any) -> Answers:
     """These answers, of a cluster that differs in the schema public of `database`."""
     question = command(Contents, version=17)
