@@ -511,8 +511,8 @@ class Postgres(Settings):
             raise ValueError(f"postgres_settings: {key} is derived; it cannot be set here")
         if "allow_alter_system" in self.settings:
             raise ValueError(
-                "postgres_settings: allow_alter_system cannot be set here: what ALTER SYSTEM set is "
-                "undone by ALTER SYSTEM"
+                "postgres_settings: allow_alter_system cannot be set here: what ALTER SYSTEM set "
+                "is undone by ALTER SYSTEM"
             )
         sockets = self.settings.get("unix_socket_directories", "/")
         if not re.fullmatch(r"/[^,]*(,\s*/[^,]*)*", str(sockets)):

@@ -83,6 +83,11 @@ Whoever owns one may call it a template: only PostgreSQL's own are left out.
 """
 
 
+def connect(name: str) -> str:
+    """The line of those that leads into the database `name`, one of the data's."""
+    return f"\\connect -reuse-previous=on \"dbname='{name}'\""
+
+
 class RoleState(TypedDict):
     login: bool
     superuser: bool
@@ -152,13 +157,18 @@ def _ask(version: int, query: str) -> StringCommand:
 
 
 def _ask_each(version: int, query: str) -> StringCommand:
-    """One line from each database: the command is as long for two hundred as for one."""
+    """
+    One line from each database that standard input has the line for, which leads into it.
+
+    Thus the command is as long for two hundred as for one. The others may be broken as they like.
+    """
     return StringCommand(
+        "wanted=$(cat);",
         _online(version),
         StringCommand("query=", QuoteString(" ".join(query.split()) + ";"), _separator=""),
         "; lines=$(printf %s", QuoteString(" ".join(CONNECT.split())),
         f"| {psql(version)}) || exit 1;",
-        "printf '%s\\n' \"$lines\" | while IFS= read -r line; do",
+        "printf '%s\\n' \"$lines\" | grep -aFxe \"$wanted\" | while IFS= read -r line; do",
         """printf '%s\\n' "$line" "$query"; done |""",
         psql(version),
     )  # fmt: skip
@@ -264,8 +274,9 @@ class Databases(FactBase[dict[str, DatabaseState] | None]):
 
 class Contents(FactBase[dict[str, ContentState] | None]):
     """
-    Extensions, schemas and who may do what, in each database of cluster `version`/main.
+    Extensions, schemas and who may do what, in those databases of cluster `version`/main.
 
+    Which ones comes on standard input, as for WrongPasswords, a line of `connect` for each.
     No cluster: none; one that is down: None.
     """
 

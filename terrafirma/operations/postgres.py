@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pyinfra import host
 from pyinfra.api import FactBase, StringCommand
@@ -17,6 +17,7 @@ from terrafirma.facts.postgres import (
     Server,
     WrongPasswords,
     at_server,
+    connect,
     psql,
 )
 from terrafirma.given import Hidden
@@ -253,7 +254,9 @@ def contents(version: int, settings: Postgres) -> Generator[StringCommand]:
 
     Rights that a declared role has beyond its level are taken away. One question for all databases.
     """
-    known = yield from _seen(Contents, version)
+    # Nobody else's database can keep these from being looked into.
+    asked = [connect(name) for name in ("postgres", *(one.name for one in settings.databases))]
+    known = yield from _seen(Contents, version, _stdin=asked)
     if known is None:
         return
     sql = []
@@ -272,10 +275,10 @@ def contents(version: int, settings: Postgres) -> Generator[StringCommand]:
 
 
 def _seen(
-    fact: type[FactBase[dict[str, State] | None]], version: int
+    fact: type[FactBase[dict[str, State] | None]], version: int, **more: Any
 ) -> Generator[StringCommand, None, dict[str, State] | None]:
     """What `fact` says; None of a server that is down: the run starts it, a dry run cannot look."""
-    known: dict[str, State] | None = host.get_fact(fact, version=version)
+    known: dict[str, State] | None = host.get_fact(fact, version=version, **more)
     if known is None:
         if host.state.is_executing:
             yield failure("the server does not run: see `journalctl -u 'postgresql@*'`")

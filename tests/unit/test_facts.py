@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import pkgutil
+import re
 import shutil
 import socket
 import subprocess
@@ -49,6 +50,7 @@ from terrafirma.facts.postgres import (
     Server,
     WrongPasswords,
     at_server,
+    connect,
     psql,
 )
 from terrafirma.facts.postgres_status import PostgresStatus
@@ -145,9 +147,11 @@ def shell(command: str, path: Path | None = None, stdin: str = "") -> list[str]:
     return result.stdout.splitlines()
 
 
-def ask(fact: type[FactBase[Any]], path: Path | None = None, **arguments: Any) -> Any:
+def ask(
+    fact: type[FactBase[Any]], path: Path | None = None, *, stdin: str = "", **arguments: Any
+) -> Any:
     """The fact of this machine, as pyinfra gathers it."""
-    output = shell(text(fact, **arguments), path)
+    output = shell(text(fact, **arguments), path, stdin)
     return fact().process(output) if output else fact().default()
 
 
@@ -1707,7 +1711,7 @@ case $* in */17/bin/psql*postgres) ;; *) exit 9 ;; esac
 cat > "$0.$$"
 case $(cat "$0.$$") in
 select*) mv "$0.$$" "$0.first"
-printf '%s\\n' '\\connect "a b"' '\\connect "tab\\t%s$(touch canary)"' '  blanks ' ;;
+printf '%s\\n' '\\connect "a b"' '\\connect "tab\\t%s$(touch canary)"' '  blanks ' 'x  blanks ' ;;
 *) mv "$0.$$" "$0.second"
 echo '{"database": "a b", "extensions": [], "schemas": {}, "default_acl": []}' ;;
 esac"""
@@ -1719,7 +1723,8 @@ def test_all_databases_are_asked_with_one_command(
     """The names come from the cluster itself: whoever may create a database chose them."""
     cluster.runs()
     path = program("runuser", TWO_PSQLS)
-    answer = ask(Contents, path, version=17)
+    wanted = '\\connect "a b"\n\\connect "new"\n\\connect "tab\\t%s$(touch canary)"\n  blanks \n'
+    answer = ask(Contents, path, stdin=wanted, version=17)
     assert list(answer) == ["a b"]
     assert (path / "runuser.first").read_text() == " ".join(CONNECT.split())
     sent = (path / "runuser.second").read_text().splitlines()
@@ -1733,6 +1738,21 @@ def test_all_databases_are_asked_with_one_command(
     assert query.endswith(";")
     assert query.count("(") == query.count(")")
     assert query.count("'") % 2 == query.count('"') % 2 == 0
+
+
+def test_a_database_that_the_data_have_is_asked_by_its_line(
+    program: Program, cluster: Cluster
+) -> None:
+    """By exactly that: others are not looked into, and may be broken as they like."""
+    assert connect("api") == """\\connect -reuse-previous=on "dbname='api'\""""
+    cluster.runs()
+    lines = "".join(f"{connect(name)}\n" for name in ("api", "api2", "xapi", "a.i"))
+    path = program("runuser", TWO_PSQLS)
+    (path / "lines").write_text(lines)
+    program("runuser", re.sub(r"\nprintf .*;;", f"\ncat {path}/lines ;;", TWO_PSQLS))
+    ask(Contents, path, stdin=f"{connect('postgres')}\n{connect('api')}\n", version=17)
+    sent = (path / "runuser.second").read_text().splitlines()
+    assert sent[::2] == [connect("api")]
 
 
 def test_databases_whose_names_are_not_known_are_no_answer(

@@ -357,9 +357,9 @@ def test_a_name_that_somebody_else_chose_is_only_a_name() -> None:
     stranger = "it's mine"
     database = Database(name="api", owner="api")
     state = DatabaseState(
-        owner=stranger, encoding="UTF8", locale="C.UTF-8", connection_limit=-1, connectable=True, template=False,
+        owner=stranger, encoding="UTF8", locale="C.UTF-8", connection_limit=-1, connectable=True,
         acl=[(stranger, "CONNECT"), (stranger, "CREATE"), (stranger, "TEMPORARY")], settings=[],
-        handed=[], role_settings={},
+        template=False, handed=[], role_settings={},
     )  # fmt: skip
     said = "\n".join(database_sql(database, state, {"api"}))
     assert said.count("= 'it''s mine'") == 5
