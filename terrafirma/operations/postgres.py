@@ -268,6 +268,13 @@ def contents(version: int, settings: Postgres) -> Generator[StringCommand]:
         if now:
             more = set(now["extensions"]) - {"plpgsql", *database.extensions}
             _report(f"extensions of {database.name}", more)
+            others = {
+                owner
+                for name in database.schemas
+                if name in now["schemas"]
+                for owner, *_ in now["schemas"][name]["strangers"]
+            }
+            _report(f"tables and sequences in {database.name} that belong to", others)
     # Its view shows the statements of all databases, to the superuser.
     if "pg_stat_statements" not in known.get("postgres", {"extensions": []})["extensions"]:
         sql += ["\\connect postgres", "create extension pg_stat_statements schema public;"]

@@ -1458,6 +1458,9 @@ def test_only_declared_roles_lose_rights_that_they_are_not_to_have(
         'revoke select on all tables in schema "public" from "former";',
         'grant select on all tables in schema "public" to "reader";',
     ]
+    # Theirs they keep.
+    reported = re.findall(r"@fake/(\w+)\].* sequences in api that belong to (\w+)\n", result.stderr)
+    assert sorted(reported) == [("lacks", "former"), ("owns", "reader")]
     assert said_to_psql(result, "lacks") == [
         'grant select on all tables in schema "public" to "reader";'
     ]
