@@ -702,13 +702,13 @@ def test_whoever_is_not_declared_keeps_what_was_handed_on_to_it() -> None:
         'grant connect on database "shop" to "x"" y";',
         'revoke grant option for connect on database "shop" from "backup" cascade;',
     ]
-    handed = [
+    inside: list[tuple[str, str, str, str]] = [
         *(("n", *one) for one in (("backup", "reader", "USAGE"), ("backup", "public", "USAGE"))),
         *(("r", "backup", taker, "SELECT") for taker in ("reader", "it's", "public")),
         # Nobody declared has a part in that.
         ("r", "backup", "auditor", "UPDATE"),
     ]
-    usage, keep, *cut = content(handed=handed)
+    usage, keep, *cut = content(handed=inside)
     assert usage == 'grant usage on schema "public" to public;'
     assert keep.startswith("select format('grant select on table %s to %s;', ")
     assert keep.endswith(" in ('it''s', 'public') \\gexec")
@@ -741,8 +741,11 @@ def test_what_somebody_else_gave_to_everybody() -> None:
     assert list(closed_sql("postgres", now, set())) == [
         cut.format('connect on database "postgres"')
     ]
-    handed = [("n", "backup", "public", "CREATE"), ("n", "backup", "public", "USAGE")]
-    assert content(handed=handed) == [cut.format('create on schema "public"')]
+    inside: list[tuple[str, str, str, str]] = [
+        ("n", "backup", "public", "CREATE"),
+        ("n", "backup", "public", "USAGE"),
+    ]
+    assert content(handed=inside) == [cut.format('create on schema "public"')]
     assert content(handed=[("r", "backup", "public", "SELECT")]) == []
     private = SchemaState(
         {
@@ -751,7 +754,7 @@ def test_what_somebody_else_gave_to_everybody() -> None:
             "table_acl": [],
             "sequence_acl": [],
             "default_acl": [],
-            "handed": handed,
+            "handed": inside,
         }
     )
     assert undeclared(private) == []
