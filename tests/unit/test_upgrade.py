@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from terrafirma.facts.postgres import PSQL_OPTIONS
 from tests.conftest import ROOT
 from tests.unit.programs import load
 
@@ -412,6 +413,7 @@ def test_blocks_are_shared_only_where_all_file_systems_can(
 VACUUMDB = """\
 #!/bin/sh
 echo "$*" >> "$0.said"
+echo "$PGOPTIONS" >> "$0.options"
 echo 'vacuumdb: processing database "api": Generating minimal optimizer statistics'
 """
 
@@ -438,6 +440,45 @@ def test_statistics_that_came_along_are_not_gathered_twice(
     said = (server.directory / "vacuumdb.said").read_text().splitlines()
     assert [line.partition(" -j ")[0] for line in said] == steps
     assert not one.unanalysed.exists()
+    for options in (server.directory / "vacuumdb.options").read_text().splitlines():
+        assert named(PSQL_OPTIONS) <= named(options)
+
+
+def named(options: str) -> set[str]:
+    """The names of a session's settings."""
+    words = options.split()
+    assert words[::2] == ["-c"] * (len(words) // 2)
+    return {word.partition("=")[0] for word in words[1::2]}
+
+
+def test_sessions_of_an_upgrade_are_no_less_ours_than_all_others(program: ModuleType) -> None:
+    assert set(PSQL_OPTIONS.split()) <= set(program.OPTIONS.split())
+    for version, timeout in (("15", False), ("16", False), ("17", True), ("18", True)):
+        for environment in (program.session(version), program.unconverted(version)):
+            assert named(program.OPTIONS) <= named(environment["PGOPTIONS"])
+            # A server that does not know it would refuse the session.
+            assert ("transaction_timeout" in named(environment["PGOPTIONS"])) is timeout
+
+
+def test_pg_upgrade_and_pg_dumpall_run_in_such_sessions(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both servers have to know all of it: it is the older one's."""
+    monkeypatch.setattr(server.program, "AS_POSTGRES", ())
+    server.program.WORK.mkdir()
+    server.program.STATE.mkdir()
+    old, new = server.cluster("15"), server.cluster("17")
+    old.address = lambda: ("/run", "5432")
+    for one in (old, new):
+        one.binaries = server.directory
+    for name in ("pg_upgrade", "pg_dumpall"):
+        (server.directory / name).write_text(VACUUMDB)
+        (server.directory / name).chmod(0o755)
+    server.program.pg_upgrade(old, new, "--check")
+    server.program.backup(old, new)
+    for name in ("pg_upgrade", "pg_dumpall"):
+        options = (server.directory / f"{name}.options").read_text()
+        assert options.strip() == server.program.unconverted("15")["PGOPTIONS"]
 
 
 # --- what postgres could put in the way of root ---------------------------------------------------
