@@ -172,10 +172,32 @@ def test_a_kill_after_the_switch_goes_on_with_the_new_one(
     server: Server, half_way: tuple[Any, Any]
 ) -> None:
     old, new = half_way
+    config = server.directory / "config.yaml"
+    config.write_text("# Managed by Terrafirma: x\n- pg_dump --cluster 15/main\n")
     new.unfinished.rename(old.retired)
+    # Once more, and nothing is different.
+    for _ in range(2):
+        server.program.recover(old, new)
+        assert server.running == {"17/main"}
+        assert old.exists()
+        assert (start_conf(old), start_conf(new)) == ("disabled", "auto")
+        assert config.read_text() == "# Managed by Terrafirma: x\n- pg_dump --cluster 17/main\n"
+
+
+def test_a_kill_on_the_way_back_goes_on_with_the_old_one(
+    server: Server, half_way: tuple[Any, Any]
+) -> None:
+    old, new = half_way
+    server.program.switch(old, new)
+    config = server.directory / "config.yaml"
+    config.write_text("# Managed by Terrafirma: x\n- pg_dump --cluster 17/main\n")
+    server.running.clear()
+    old.start_conf("auto")
+    old.retired.rename(new.retired)
     server.program.recover(old, new)
-    assert server.running == {"17/main"}
-    assert old.exists()
+    assert server.running == {"15/main"}
+    assert (start_conf(old), start_conf(new)) == ("auto", "disabled")
+    assert config.read_text() == "# Managed by Terrafirma: x\n- pg_dump --cluster 15/main\n"
 
 
 def test_after_success_nothing_is_recovered(
