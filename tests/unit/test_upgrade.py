@@ -6,7 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -155,6 +156,38 @@ def test_a_switch_that_fails_is_none(server: Server, half_way: tuple[Any, Any]) 
     assert server.running == {"15/main"}
     assert not new.exists()
     assert not new.set_aside()
+
+
+def test_what_changes_until_the_stop_is_no_difference(
+    server: Server, half_way: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application makes tables for as long as it is served."""
+    old, new = half_way
+    server.running.add("15/main")
+    old.address = lambda: ("/run", "5432")
+    new.sql = lambda *_, **__: ""
+    tables = [1]
+
+    @contextmanager
+    def alone(cluster: Any, *_: str) -> Iterator[tuple[str, str]]:
+        yield "/alone", cluster.name
+
+    def contents(cluster: Any, address: tuple[str, str] | None = None) -> dict[str, Any]:
+        assert address in (None, ("/alone", cluster.name))
+        return {"databases": {"api": {"r": tables[0]}}, "roles": {}}
+
+    def stop(cluster: Any) -> None:
+        tables[0] += 1
+        server.running.discard(cluster.name)
+
+    for name, function in (("alone", alone), ("contents", contents), ("stop", stop)):
+        monkeypatch.setattr(server.program, name, function)
+    monkeypatch.setattr(server.program, "pg_upgrade", lambda *_, **__: None)
+    monkeypatch.setattr(server.program, "clones", lambda *_: True)
+    monkeypatch.setattr(server.program, "analyse", lambda *_: None)
+    server.program.upgrade(old, new)
+    assert server.running == {"17/main"}
+    assert (old.set_aside(), new.set_aside()) == (True, False)
 
 
 @pytest.mark.parametrize("result", ["exit-code", "signal", "oom-kill", ""])
