@@ -253,20 +253,40 @@ def drop_database(version: int, database: str) -> Generator[StringCommand]:
     if database not in known:
         host.noop(f"there is no database {database}")
         return
-    yield StringCommand(
-        # A dump that is there is never overwritten: whoever drops twice has two.
-        f"umask 077; mkdir -p {DROPPED}; file={DROPPED}/{database}.dump; n=1;",
-        f'while test -e "$file"; do n=$((n + 1)); file={DROPPED}/{database}.$n.dump; done;',
-        # Nobody writes what the dump does not have.
-        f'say() {{ echo "$1" | {psql(version)} > /dev/null; }};',
-        f'say \'alter database "{database}" connection limit 0; select pg_terminate_backend(pid)',
-        f"from pg_stat_activity where datname = $${database}$$ and pid <> pg_backend_pid();' &&",
-        at_server(version, f"pg_dump --format custom {database}"),
-        '> "$file" && sync "$file" || { rm -f "$file";',
-        f"say 'alter database \"{database}\" connection limit -1;'; exit 1; }};",
-        f'{psql(version)} && echo "the last dump of {database}: $file"',
-        _stdin=[f'drop database "{database}";'],
-    )
+    yield StringCommand(drop_database_script(version, database))
+
+
+def drop_database_script(version: int, database: str) -> str:
+    """The shell commands that drop a database to which nobody is connected, after a last dump."""
+    # It writes no text of its own: a database of SQL_ASCII may hold any bytes.
+    dump = at_server(version, f"pg_dump --format custom {database}", "-c client_encoding=SQL_ASCII")
+    connected = f"""
+        select 'postgres_drop: ' || sum(number) || ' sessions are connected to {database}, from '
+            || string_agg(place || ' (' || usename || ', ' || number || ')', ', ' order by place)
+            || '; end them first'
+        from (select coalesce(host(client_addr), 'the host itself') as place, usename,
+                count(*) as number
+            from pg_stat_activity where datname = '{database}'
+                and backend_type in ('client backend', 'walsender') and pid <> pg_backend_pid()
+            group by 1, 2) as clients having count(*) > 0"""
+    limit = f"select datconnlimit from pg_database where datname = '{database}'"
+    return f"""
+ask() {{ printf '%s;\\n' "$1" | {psql(version)}; }}
+idle() {{ who=$(ask "{connected}") && {{ test -z "$who" || {{ echo "$who" >&2; false; }}; }}; }}
+idle && limit=$(ask "{limit}") || exit 1
+# A drop that died in the middle has left nothing that could be dumped, or connected to.
+if test "$limit" = -2; then ask 'drop database "{database}"'; exit; fi
+trap 'test -z "$limit" || ask "alter database \\"{database}\\" connection limit $limit"' EXIT
+trap 'exit 1' HUP INT TERM
+# Nobody writes what the dump does not have.
+ask 'alter database "{database}" connection limit 0' && idle || exit 1
+# A dump that is there is never overwritten: whoever drops twice has two.
+umask 077; mkdir -p {DROPPED}; file={DROPPED}/{database}.dump; n=1
+while test -e "$file"; do n=$((n + 1)); file={DROPPED}/{database}.$n.dump; done
+{dump} > "$file" && sync "$file" || {{ rm -f "$file"; exit 1; }}
+ask 'drop database "{database}"' || exit 1
+limit=; echo "the last dump of {database}: $file"
+"""
 
 
 @operation
