@@ -76,8 +76,8 @@ def test_a_database_is_dropped_or_as_before(tmp_path: Path, case: str) -> None:
             **{"LIMIT": str(limit), "DUMPED": str(dumped), "GONE": str(gone)},
         },
     )
-    words = tmp_path / "said"
-    assert (words.read_text().splitlines() if words.exists() else []) == said
+    heard = tmp_path / "said"
+    assert (heard.read_text().splitlines() if heard.exists() else []) == said
     assert (result.returncode == 0) is (case in ("nobody", "died before"))
     assert result.stderr.splitlines() == [one for one in connected if one]
     dump = tmp_path / "dropped" / "shop.dump"
