@@ -299,6 +299,7 @@ def test_what_it_is_given_is_never_run(
                 "online": False,
                 "size": 0,
                 "free": 0,
+                "may_share": False,
                 "inside": [],
                 "packages": [],
                 "missing": [],
@@ -1868,9 +1869,26 @@ def test_what_an_upgrade_needs(needs: Callable[[], Any], tmp_path: Path) -> None
     assert state["online"]
     assert 3900 < state["size"] < 4200
     assert state["free"] == pytest.approx(shutil.disk_usage(tmp_path).free // 1024, rel=0.2)
+    type_ = subprocess.check_output(["stat", "-f", "-c", "%T", tmp_path], text=True).strip()
+    assert state["may_share"] is (type_ in ("xfs", "btrfs"))
     assert state["packages"] == ["postgresql-17", "postgresql-17-cron", "postgresql-17-pgvector"]
     assert state["missing"] == ["postgresql-17-cron"]
     assert state["inside"] == []
+
+
+@pytest.mark.parametrize(
+    ("types", "may_share"),
+    [
+        (["xfs", "xfs"], True),
+        (["btrfs", "btrfs"], True),
+        (["xfs", "ext2/ext3"], False),
+        (["tmpfs", "tmpfs"], False),
+        ([""], False),
+    ],
+)
+def test_where_a_copy_may_take_no_room(types: list[str], *, may_share: bool) -> None:
+    lines = ["online=yes", "size=7", "free=1000", *(f"type={one}" for one in types)]
+    assert UpgradeState().process(lines)["may_share"] is may_share
 
 
 def test_tablespaces_that_would_go_with_the_old_data(

@@ -471,6 +471,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
                     "online=yes",
                     "size=2048000",
                     "free=3200000",
+                    *("type=xfs", "type=ext2/ext3"),
                 ]
             }
         ),
@@ -1774,6 +1775,15 @@ MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
         {},
         [STEPS[0], "Install what the extensions need", *STEPS[1:]],
         "From PostgreSQL 15 to 17",
+    ),
+    # A copy that shares blocks takes no room: the upgrade tries that before it stops anything.
+    "no_room_but_shared": (
+        machine(DEBIAN_13, *ON_15)
+        | {NEEDS: ["online=yes", "size=2097152", "free=1048576", "type=xfs", "type=xfs"]},
+        {},
+        STEPS,
+        "1024 MB are free: it stops before anybody notices, unless the file systems copy by "
+        "sharing blocks",
     ),
     "died": (
         machine(DEBIAN_13, *ON_15, *ON_17, "unfinished=17/main") | ENOUGH,
