@@ -19,6 +19,9 @@ Acl = Iterable[tuple[str, str]]
 OWN = frozenset({"CREATE", "CONNECT", "TEMPORARY"})
 """What an owner may do with its database."""
 
+# Of PUBLIC in a database.
+_OF_NOBODY = frozenset(("", right) for right in OWN)
+
 # `migrate` has none of its own: it is a member of the owner. So is it for a role without access.
 _ON_DATABASE: dict[Access, frozenset[str]] = {
     "read": frozenset({"CONNECT"}),
@@ -107,9 +110,16 @@ def database_sql(
         )
         acl: Acl = [("public", "CONNECT"), ("public", "TEMPORARY"), *((owner, one) for one in OWN)]
     else:
+        # First: a hand-over looks into it.
+        if not now["connectable"]:
+            yield f'alter database "{name}" allow_connections true;'
+        if now["template"]:
+            # Whoever may make databases could copy it.
+            yield f'alter database "{name}" is_template false;'
         # By whoever owns it now: a new owner's grants are the old one's.
         handed = [("", *one) for one in now["handed"]]
-        yield from _handed_sql(handed, declared - {owner}, {"": f'on database "{name}"'})
+        places = {"": f'on database "{name}"'}
+        yield from _handed_sql(handed, declared - {owner}, places, _OF_NOBODY)
         acl = now["acl"]
         if now["owner"] != owner:
             yield from render(
@@ -118,8 +128,6 @@ def database_sql(
             acl = [(owner if role == now["owner"] else role, right) for role, right in acl]
         if now["connection_limit"] != database.connection_limit:
             yield f'alter database "{name}" connection limit {database.connection_limit};'
-        if not now["connectable"]:
-            yield f'alter database "{name}" allow_connections true;'
     yield from _settings_sql(
         f'database "{name}"', database.settings, now["settings"] if now else []
     )
@@ -141,7 +149,7 @@ def closed_sql(name: str, now: DatabaseState | None, declared: Set[str]) -> Iter
     acl = now["acl"] if now else [("public", "CONNECT"), ("public", "TEMPORARY")]
     if now:
         handed = [("", *one) for one in now["handed"]]
-        yield from _handed_sql(handed, declared, {"": f'on database "{name}"'})
+        yield from _handed_sql(handed, declared, {"": f'on database "{name}"'}, _OF_NOBODY)
     for role in ("public", *sorted(declared & {role for role, _ in acl})):
         has = {right for one, right in acl if one == role}
         yield from _grant_sql(f'on database "{name}"', role, frozenset(), has)
@@ -199,7 +207,8 @@ def _schema_sql(
     }
     # Whoever has a schema of its own may do in it what it likes.
     others = declared - {database.owner, "" if listed else now["owner"]}
-    yield from _handed_sql(now["handed"], others, places)
+    closed = {("n", "CREATE")} if listed else set()
+    yield from _handed_sql(now["handed"], others, places, closed, schema=name)
     if listed:
         public = {right for role, right in now["acl"] if role == "public"}
         # Before PostgreSQL 15 everybody could make tables in it.
@@ -238,18 +247,40 @@ def _schema_sql(
 
 
 def _handed_sql(
-    handed: Iterable[tuple[str, str, str, str]], declared: Set[str], places: Mapping[str, str]
+    handed: Iterable[tuple[str, str, str, str]],
+    declared: Set[str],
+    places: Mapping[str, str],
+    closed: Set[tuple[str, str]],
+    *,
+    schema: str = "",
 ) -> Iterator[str]:
     """
     What ends that a declared role hands rights on, or has them from anybody but the owner.
 
+    So it is with the rights in `closed` that PUBLIC has: each declared role has them by that.
+
     Who got such a right from whom is a chain that begins at the owner, and only there it is cut:
-    nobody may hand on a right any more that a declared role has a part in.
+    nobody may hand on a right any more that a declared role has a part in. Whoever else got it that
+    way is first given it by the owner: it goes from no object that they have it on.
     """
     handed = list(handed)
     concerned = {
-        (kind, right) for kind, holder, taker, right in handed if (taker or holder) in declared
+        (kind, right)
+        for kind, holder, taker, right in handed
+        if (taker or holder) in declared or (taker == "public" and (kind, right) in closed)
     }
+    others: dict[tuple[str, str], set[str]] = {}
+    for kind, _, taker, right in handed:
+        outside = (kind, right) not in closed if taker == "public" else taker not in declared
+        if taker and outside and (kind, right) in concerned:
+            others.setdefault((kind, right), set()).add(taker)
+    for (kind, right), takers in sorted(others.items()):
+        if kind in ("r", "S"):
+            yield _keep_sql(schema, kind, right, sorted(takers))
+        else:
+            for taker in sorted(takers):
+                who = taker if taker == "public" else _quoted(taker)
+                yield f"grant {right.lower()} {places[kind]} to {who};"
     for kind, right, holder in sorted(
         {(kind, right, holder) for kind, holder, _, right in handed if (kind, right) in concerned}
     ):
@@ -257,6 +288,20 @@ def _handed_sql(
             f"revoke grant option for {right.lower()} {places[kind]} "
             f"from {_quoted(holder)} cascade;"
         )
+
+
+def _keep_sql(schema: str, kind: str, right: str, takers: Sequence[str]) -> str:
+    """What lets the owner of each table, or sequence, grant what `takers` have from others."""
+    what, kinds = ("sequence", "'S'") if kind == "S" else ("table", "'r', 'p', 'v', 'm', 'f'")
+    return (
+        f"select format('grant {right.lower()} on {what} %s to %s;', pg_class.oid::regclass, who) "
+        "from pg_class, aclexplode(relacl), lateral (select case grantee when 0 then 'public' "
+        "else quote_ident(pg_get_userbyid(grantee)) end) one (who) "
+        f"where relnamespace = (select oid from pg_namespace where nspname = {_literal(schema)}) "
+        f"and relkind in ({kinds}) and grantor <> relowner and grantee <> relowner "
+        f"and privilege_type = '{right}' and case grantee when 0 then 'public' "
+        f"else pg_get_userbyid(grantee) end in ({', '.join(map(_literal, takers))}) \\gexec"
+    )
 
 
 def _grant_sql(

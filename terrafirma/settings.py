@@ -530,6 +530,11 @@ class Postgres(Settings):
         self._refuse_ways_round()
         for key in sorted(_SERVER_DERIVED & set(self.settings)):
             raise ValueError(f"postgres_settings: {key} is derived; it cannot be set here")
+        if "allow_alter_system" in self.settings:
+            raise ValueError(
+                "postgres_settings: allow_alter_system cannot be set here: what ALTER SYSTEM set "
+                "is undone by ALTER SYSTEM"
+            )
         sockets = self.settings.get("unix_socket_directories", "/")
         if not re.fullmatch(r"/[^,]*(,\s*/[^,]*)*", str(sockets)):
             raise ValueError(

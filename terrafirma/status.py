@@ -40,8 +40,8 @@ def duration(seconds: float | None) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
-def _one_line(value: object) -> str:
-    # Names are others' words: none of them may move the cursor of whoever reads.
+def one_line(value: object) -> str:
+    """`value` for whoever reads: names are others' words, and none may move the cursor."""
     return "".join(one if one.isprintable() else "?" for one in str(value))
 
 
@@ -58,9 +58,9 @@ class Table:
 
     def add(self, *cells: object, alarm: str = "", when: bool = False) -> None:
         """A row; `alarm` says in one line why it is alarming, `when` it is."""
-        self.rows.append(["!" if when else "", *map(_one_line, cells)])
+        self.rows.append(["!" if when else "", *map(one_line, cells)])
         if when:
-            self.alarms.append(_one_line(alarm))
+            self.alarms.append(one_line(alarm))
 
     def __str__(self) -> str:
         """The table with its notes; lines have no spaces at their ends."""
@@ -100,8 +100,8 @@ def report(name: str, version: int, status: StatusState) -> str:
     )
     alarms = [
         *chain.from_iterable(table.alarms for table in tables),
-        *(_one_line(f"database {one}: its tables are not known") for one in sorted(unanswered)),
-        *map(_one_line, status["errors"]),
+        *(one_line(f"database {one}: its tables are not known") for one in sorted(unanswered)),
+        *map(one_line, status["errors"]),
     ]
     head = [f"{name}: PostgreSQL {server['version']}, cluster {version}/main"]
     head += [f"  ! {alarm}" for alarm in alarms] or ["  nothing is alarming"]
@@ -115,11 +115,11 @@ def refusal(version: int, status: StatusState) -> str | None:
         return f"postgres: there is no cluster {version}/main; tasks/postgres.py makes it"
     if not status["cluster"].startswith("online"):
         return (
-            f"postgres: the cluster {version}/main is {_one_line(status['cluster'])}; see "
+            f"postgres: the cluster {version}/main is {one_line(status['cluster'])}; see "
             f"`systemctl status {unit}` and `journalctl -u {unit}` there"
         )
     if status["server"] is None:
-        said = _one_line(status["errors"][0]) if status["errors"] else "no answer"
+        said = one_line(status["errors"][0]) if status["errors"] else "no answer"
         return f"postgres: the cluster {version}/main runs, but does not answer: {said}"
     return None
 

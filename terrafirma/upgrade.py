@@ -86,12 +86,21 @@ def plan(host: Host, settings: Postgres) -> Plan:
     _refuse(host, upgrade, needs)
     choose_postgres(host, wanted)
     _upgrading[host] = upgrade
+    tight = (
+        f". {needs['free'] / MB:.0f} MB are free: it stops before anybody notices, unless the file "
+        "systems copy by sharing blocks"
+    )
     return Plan(
         f"From PostgreSQL {version} to {wanted}, {needs['size'] / MB:.0f} MB: nobody is served "
-        f"while they are copied; {version}/main is kept, switched off",
+        f"while they are copied; {version}/main is kept, switched off"
+        f"{tight if needs['free'] < _needed(needs) else ''}",
         upgrade=upgrade,
         packages=tuple(name for name in needs["packages"] if name != f"postgresql-{wanted}"),
     )
+
+
+def _needed(needs: UpgradeNeeds) -> int:
+    return needs["size"] * 11 // 10 + SPARE
 
 
 def _refuse(host: Host, upgrade: Upgrade, needs: UpgradeNeeds) -> None:
@@ -105,8 +114,8 @@ def _refuse(host: Host, upgrade: Upgrade, needs: UpgradeNeeds) -> None:
             f"{host.name}: postgres_upgrade: the tablespace in {needs['inside'][0]} is inside of "
             f"the data directory of {upgrade.old}/main, and would be removed with it; move it out"
         )
-    needed = needs["size"] * 11 // 10 + SPARE
-    if needs["free"] < needed:
+    needed = _needed(needs)
+    if needs["free"] < needed and not needs["may_share"]:
         raise DeployError(
             f"{host.name}: postgres_upgrade: {needs['free'] / MB:.0f} MB are free on the disk of "
             f"/var/lib/postgresql, {needed / MB:.0f} MB are needed: {needs['size'] / MB:.0f} MB of "

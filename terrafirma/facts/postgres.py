@@ -14,8 +14,15 @@ from terrafirma.paths import PASSWORDS_PROGRAM
 # there, which a superuser must not call. These win over the settings of a database or a role.
 PSQL_OPTIONS = (
     "-c search_path=pg_catalog -c role=none -c local_preload_libraries= -c statement_timeout=0 "
+    "-c lock_timeout=0 -c idle_session_timeout=0 -c idle_in_transaction_session_timeout=0 "
     "-c default_transaction_read_only=off -c standard_conforming_strings=on"
 )
+
+
+def psql_options(version: int) -> str:
+    """The options of a session in a cluster of `version`: an unknown one would end it."""
+    return PSQL_OPTIONS + (" -c transaction_timeout=0" if version >= 17 else "")
+
 
 # Where the server of a cluster listens is in its pid file. The configuration, which `--cluster` and
 # pg_lsclusters go by, is ahead of it from a new port until the restart. A pid file that was left
@@ -43,7 +50,7 @@ def at_server(version: int, program: str, options: str = "") -> str:
     + program: its name and arguments
     + options: further options of the session
     """
-    options = f"{PSQL_OPTIONS} {options}".strip()
+    options = f"{psql_options(version)} {options}".strip()
     return (
         f"runuser -u postgres -- env PGOPTIONS='{options}' "
         f"sh -c '{_AT_SERVER.format(version=version)}' sh "
@@ -54,6 +61,8 @@ def at_server(version: int, program: str, options: str = "") -> str:
 def psql(version: int, *more: str, options: str = "") -> str:
     """The command line that runs SQL from standard input in cluster `version`/main as superuser."""
     words = ("psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1", *more)
+    # What we read is UTF-8. pg_dump writes as the database has it.
+    options = f"-c client_encoding=UTF8 {options}".strip()
     return at_server(version, " ".join((*words, "postgres")), options)
 
 
@@ -63,10 +72,20 @@ CONNECT = r"""
 select '\connect -reuse-previous=on "' || replace(format('dbname=''%s''',
     replace(replace(datname, '\', '\\'), '''', '\''')), '"', '""') || '"'
 from pg_database
-where datallowconn and not datistemplate and datconnlimit <> -2 and datname !~ '[\n\r]'
+where datallowconn and datname not in ('template0', 'template1') and datconnlimit <> -2
+and datname !~ '[\n\r]'
 order by datname
 """
-"""Asks for the lines that lead psql into each database, one after the other."""
+"""
+Asks for the lines that lead psql into each database, one after the other.
+
+Whoever owns one may call it a template: only PostgreSQL's own are left out.
+"""
+
+
+def connect(name: str) -> str:
+    """The line of those that leads into the database `name`, one of the data's."""
+    return f"\\connect -reuse-previous=on \"dbname='{name}'\""
 
 
 class RoleState(TypedDict):
@@ -90,6 +109,7 @@ class DatabaseState(TypedDict):
     locale: str  # of libc, or of ICU
     connection_limit: int
     connectable: bool
+    template: bool
     acl: list[tuple[str, str]]  # (role or "public", "CONNECT"), as the owner granted them
     handed: list[tuple[str, str, str]]  # who may hand on, or did, to whom, what: see SchemaState
     settings: list[str]  # "work_mem=64MB"
@@ -137,13 +157,18 @@ def _ask(version: int, query: str) -> StringCommand:
 
 
 def _ask_each(version: int, query: str) -> StringCommand:
-    """One line from each database: the command is as long for two hundred as for one."""
+    """
+    One line from each database that standard input has the line for, which leads into it.
+
+    Thus the command is as long for two hundred as for one. The others may be broken as they like.
+    """
     return StringCommand(
+        "wanted=$(cat);",
         _online(version),
         StringCommand("query=", QuoteString(" ".join(query.split()) + ";"), _separator=""),
         "; lines=$(printf %s", QuoteString(" ".join(CONNECT.split())),
         f"| {psql(version)}) || exit 1;",
-        "printf '%s\\n' \"$lines\" | while IFS= read -r line; do",
+        "printf '%s\\n' \"$lines\" | grep -aFxe \"$wanted\" | while IFS= read -r line; do",
         """printf '%s\\n' "$line" "$query"; done |""",
         psql(version),
     )  # fmt: skip
@@ -216,6 +241,7 @@ class Databases(FactBase[dict[str, DatabaseState] | None]):
                                    datcollate),
                 'connection_limit', datconnlimit,
                 'connectable', datallowconn,
+                'template', datistemplate,
                 'acl', (
                     select coalesce(json_agg(json_build_array(
                         case grantee when 0 then 'public' else pg_get_userbyid(grantee) end,
@@ -225,7 +251,8 @@ class Databases(FactBase[dict[str, DatabaseState] | None]):
                 'handed', (
                     select coalesce(json_agg(json_build_array(
                         pg_get_userbyid(case when grantor = datdba then grantee else grantor end),
-                        case when grantor = datdba then '' else pg_get_userbyid(grantee) end,
+                        case when grantor = datdba then '' when grantee = 0 then 'public'
+                             else pg_get_userbyid(grantee) end,
                         privilege_type)), '[]')
                     from aclexplode(datacl)
                     where grantor <> datdba or is_grantable and grantee <> datdba),
@@ -236,7 +263,7 @@ class Databases(FactBase[dict[str, DatabaseState] | None]):
                     select json_object_agg(pg_get_userbyid(setrole), setconfig)
                     from pg_db_role_setting
                     where setdatabase = one.oid and setrole <> 0), '{}')))
-            from pg_database one where not datistemplate
+            from pg_database one where datname not in ('template0', 'template1')
             """,
         )
 
@@ -247,8 +274,9 @@ class Databases(FactBase[dict[str, DatabaseState] | None]):
 
 class Contents(FactBase[dict[str, ContentState] | None]):
     """
-    Extensions, schemas and who may do what, in each database of cluster `version`/main.
+    Extensions, schemas and who may do what, in those databases of cluster `version`/main.
 
+    Which ones comes on standard input, as for WrongPasswords, a line of `connect` for each.
     No cluster: none; one that is down: None.
     """
 

@@ -197,7 +197,10 @@ select jsonb_build_object('databases', jsonb_agg(to_jsonb(one) order by one.byte
         s.blks_hit as blocks_hit, s.blks_read as blocks_read, s.xact_commit as commits,
         s.xact_rollback as rollbacks, s.deadlocks, s.temp_files,
         pg_size_pretty(s.temp_bytes) as temp_size, a.oldest
-    from (select *, pg_database_size(oid) as bytes from pg_database where not datistemplate) d
+    from (
+        select *, pg_database_size(oid) as bytes from pg_database
+        where datname not in ('template0', 'template1')
+    ) d
     join pg_stat_database s on s.datid = d.oid
     left join (
         select datid, count(*) as connections, extract(epoch from now() - min(xact_start)) as oldest

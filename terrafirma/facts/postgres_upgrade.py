@@ -10,11 +10,15 @@ from typing_extensions import override
 from terrafirma.facts.postgres import CONNECT, psql
 from terrafirma.paths import UPGRADE_LOG, UPGRADE_UNIT
 
+SHARING = frozenset({"xfs", "btrfs"})
+"""The file systems that may copy a file by sharing its blocks, as stat names them."""
+
 
 class UpgradeNeeds(TypedDict):
     online: bool  # the old server runs
     size: int  # of its data, in kB
     free: int  # where the copy goes, in kB
+    may_share: bool  # its file system may be one where a copy shares blocks, and takes no room
     inside: list[str]  # tablespaces that are in its own data directory
     packages: list[str]  # those of the new version that give what the old databases use
     missing: list[str]  # those of them that the package lists do not have
@@ -26,7 +30,9 @@ class UpgradeState(FactBase[UpgradeNeeds]):
     @staticmethod
     @override
     def default() -> UpgradeNeeds:
-        return UpgradeNeeds(online=False, size=0, free=0, inside=[], packages=[], missing=[])
+        return UpgradeNeeds(
+            online=False, size=0, free=0, may_share=False, inside=[], packages=[], missing=[]
+        )
 
     @override
     def command(self, old: int, new: int) -> StringCommand:
@@ -46,6 +52,9 @@ class UpgradeState(FactBase[UpgradeNeeds]):
             # Files come and go below a running server.
             'echo "size=$(du -skL "$data" 2> /dev/null | cut -f 1)";',
             "df -Pk /var/lib/postgresql | awk 'NR == 2 { print \"free=\" $4 }';",
+            # Whether it does only a try says, which writes: the upgrade makes that before it stops.
+            'for place in "$data" /var/lib/postgresql; do',
+            'echo "type=$(stat -f -c %T "$place" 2> /dev/null)"; done;',
             'own=$(realpath "$data"); for link in "$data"/pg_tblspc/*; do',
             'place=$(realpath -m "$link"); test ! -e "$link" ||',
             'case $place in "$own"/*) echo "inside=$place" ;; esac; done;',
@@ -72,6 +81,7 @@ class UpgradeState(FactBase[UpgradeNeeds]):
                 online="online" in one,
                 size=int(one["size"]),
                 free=int(one["free"]),
+                may_share=SHARING.issuperset(value for key, value in pairs if key == "type"),
                 inside=[value for key, value in pairs if key == "inside"],
                 packages=[value for key, value in pairs if key == "package"],
                 missing=[value for key, value in pairs if key == "missing"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pyinfra import host
 from pyinfra.api import FactBase, StringCommand
@@ -17,6 +17,7 @@ from terrafirma.facts.postgres import (
     Server,
     WrongPasswords,
     at_server,
+    connect,
     psql,
 )
 from terrafirma.given import Hidden
@@ -24,6 +25,7 @@ from terrafirma.grants import closed_sql, content_sql, database_sql, membership_
 from terrafirma.operations import failure, operation
 from terrafirma.paths import DROPPED, PASSWORDS, PASSWORDS_PROGRAM
 from terrafirma.settings import Postgres, Role
+from terrafirma.status import one_line
 
 State = TypeVar("State")
 
@@ -172,7 +174,11 @@ def twin(version: int, role: Role, settings: Postgres) -> Generator[StringComman
 
 @operation
 def drop_role(version: int, names: Sequence[str]) -> Generator[StringCommand]:
-    """Roles that are gone, with their passwords; PostgreSQL refuses one that owns something."""
+    """
+    Roles that are gone, with their passwords and what they were granted.
+
+    One that owns something, wherever that is, is refused: nothing is dropped with it.
+    """
     known = yield from _seen(Roles, version)
     if known is None:
         return
@@ -180,11 +186,64 @@ def drop_role(version: int, names: Sequence[str]) -> Generator[StringCommand]:
     left = [path for path in host.get_fact(PathStates, paths=files) if path in files]
     there = [name for name in names if name in known]
     if there:
-        yield StringCommand(psql(version), _stdin=[f'drop role "{name}";' for name in there])
+        # PostgreSQL itself says where they have rights, and how to get there.
+        yield StringCommand(
+            f"lines=$({psql(version)}) && printf '%s\\n' \"$lines\" | {psql(version)}",
+            _stdin=drop_role_sql(there),
+        )
     if there or left:
         yield StringCommand("rm -f", *files)
     else:
         host.noop(f"there is no role {names[-1]}")
+
+
+def drop_role_sql(names: Sequence[str]) -> list[str]:
+    """
+    SQL that fails if one of the roles owns something, else answers the SQL that drops them.
+
+    `drop owned by` takes rights away where nothing is owned. It would drop what is, so that is
+    looked at once more right before, in each database.
+    """
+    these = ", ".join(f"'{name}'" for name in names)
+    quoted = ", ".join(f'"{name}"' for name in names)
+    theirs = (
+        "pg_shdepend join pg_authid on pg_authid.oid = refobjid "
+        f"and refclassid = 'pg_authid'::regclass and rolname in ({these})"
+    )
+    # Default privileges are "owned", too.
+    check = f"""do $check$ declare why text; begin
+  select string_agg(distinct format('%s owns something in %s', rolname, case
+      when classid = 'pg_database'::regclass
+        then 'the cluster, the database ' || (select datname from pg_database where oid = objid)
+      when dbid = 0 then 'the cluster, a tablespace'
+      else 'the database ' || (select datname from pg_database where oid = dbid) end), ', ')
+    into why from {theirs}
+    where deptype = 'o' and classid <> 'pg_default_acl'::regclass;
+  if why is not null then
+    raise exception 'postgres_drop_role: %; drop that, or give it to another role', why;
+  end if;
+end $check$;"""
+    visited = f"""with visited as (
+  select distinct datname, datallowconn and datconnlimit <> -2 and datname !~ '[\\n\\r]' as open
+  from pg_database join {theirs} on dbid = pg_database.oid)"""
+    closed = f"""do $closed$ declare closed text; begin
+  {visited} select string_agg(datname, ', ') into closed from visited where not open;
+  if closed is not null then
+    raise exception 'postgres_drop_role: {names[-1]} has rights in %, where nobody can connect; '
+      'see allow_connections of alter database', closed;
+  end if;
+end $closed$;"""
+    # Names are quoted as CONNECT does it. Rights in what databases share go with the first of them.
+    lines = rf"""{visited}, named as (select datname from visited union select 'postgres')
+select '\connect -reuse-previous=on "' || replace(format('dbname=''%s''',
+    replace(replace(datname, '\', '\\'), '''', '\''')), '"', '""') || '"' || $lines$
+begin;
+{check}
+drop owned by {quoted};
+commit;$lines$ from named order by datname;"""
+    drops = [f"""select 'drop role "{name}";';""" for name in names]
+    terse = r"\set VERBOSITY terse"
+    return [terse, check, closed, rf"select '{terse}';", lines, *drops]
 
 
 @operation
@@ -196,20 +255,41 @@ def drop_database(version: int, database: str) -> Generator[StringCommand]:
     if database not in known:
         host.noop(f"there is no database {database}")
         return
-    yield StringCommand(
-        # A dump that is there is never overwritten: whoever drops twice has two.
-        f"umask 077; mkdir -p {DROPPED}; file={DROPPED}/{database}.dump; n=1;",
-        f'while test -e "$file"; do n=$((n + 1)); file={DROPPED}/{database}.$n.dump; done;',
-        # Nobody writes what the dump does not have.
-        f'say() {{ echo "$1" | {psql(version)} > /dev/null; }};',
-        f'say \'alter database "{database}" connection limit 0; select pg_terminate_backend(pid)',
-        f"from pg_stat_activity where datname = $${database}$$ and pid <> pg_backend_pid();' &&",
-        at_server(version, f"pg_dump --format custom {database}"),
-        '> "$file" && sync "$file" || { rm -f "$file";',
-        f"say 'alter database \"{database}\" connection limit -1;'; exit 1; }};",
-        f'{psql(version)} && echo "the last dump of {database}: $file"',
-        _stdin=[f'drop database "{database}";'],
-    )
+    yield StringCommand(drop_database_script(version, database))
+
+
+def drop_database_script(version: int, database: str) -> str:
+    """The shell commands that drop a database to which nobody is connected, after a last dump."""
+    # It writes no text of its own: a database of SQL_ASCII may hold any bytes.
+    dump = at_server(version, f"pg_dump --format custom {database}", "-c client_encoding=SQL_ASCII")
+    connected = f"""
+        select 'postgres_drop: ' || sum(number) || ' sessions are connected to {database}, from '
+            || string_agg(place || ' (' || usename || ', ' || number || ')', ', ' order by place)
+            || '; end them first'
+        from (select coalesce(host(client_addr), 'the host itself') as place, usename,
+                count(*) as number
+            from pg_stat_activity where datname = '{database}'
+                and backend_type in ('client backend', 'walsender') and pid <> pg_backend_pid()
+            group by 1, 2) as clients having count(*) > 0"""
+    limit = f"select datconnlimit from pg_database where datname = '{database}'"
+    return f"""
+ask() {{ printf '%s;\\n' "$1" | {psql(version)}; }}
+idle() {{ who=$(ask "{connected}") && {{ test -z "$who" || {{ echo "$who" >&2; false; }}; }}; }}
+idle && limit=$(ask "{limit}") || exit 1
+# A drop that died in the middle has left nothing that could be dumped, or connected to.
+if test "$limit" = -2; then ask 'drop database "{database}"'; exit; fi
+trap 'test -z "$limit" || ask "alter database \\"{database}\\" connection limit $limit"' EXIT
+trap 'exit 1' HUP INT TERM
+# Nobody writes what the dump does not have.
+ask 'alter database "{database}" connection limit 0' && idle || exit 1
+# A dump that is there is never overwritten: whoever drops twice has two.
+umask 077; mkdir -p {DROPPED}; file={DROPPED}/{database}.dump; n=1
+while test -e "$file"; do n=$((n + 1)); file={DROPPED}/{database}.$n.dump; done
+{dump} > "$file" && sync "$file" || {{ rm -f "$file"; exit 1; }}
+# A template cannot be dropped.
+ask 'alter database "{database}" is_template false' && ask 'drop database "{database}"' || exit 1
+limit=; echo "the last dump of {database}: $file"
+"""
 
 
 @operation
@@ -248,7 +328,9 @@ def contents(version: int, settings: Postgres) -> Generator[StringCommand]:
 
     Rights that a declared role has beyond its level are taken away. One question for all databases.
     """
-    known = yield from _seen(Contents, version)
+    # Nobody else's database can keep these from being looked into.
+    asked = [connect(name) for name in ("postgres", *(one.name for one in settings.databases))]
+    known = yield from _seen(Contents, version, _stdin=asked)
     if known is None:
         return
     sql = []
@@ -260,6 +342,13 @@ def contents(version: int, settings: Postgres) -> Generator[StringCommand]:
         if now:
             more = set(now["extensions"]) - {"plpgsql", *database.extensions}
             _report(f"extensions of {database.name}", more)
+            others = {
+                owner
+                for name in database.schemas
+                if name in now["schemas"]
+                for owner, *_ in now["schemas"][name]["strangers"]
+            }
+            _report(f"tables and sequences in {database.name} that belong to", others)
     # Its view shows the statements of all databases, to the superuser.
     if "pg_stat_statements" not in known.get("postgres", {"extensions": []})["extensions"]:
         sql += ["\\connect postgres", "create extension pg_stat_statements schema public;"]
@@ -267,10 +356,10 @@ def contents(version: int, settings: Postgres) -> Generator[StringCommand]:
 
 
 def _seen(
-    fact: type[FactBase[dict[str, State] | None]], version: int
+    fact: type[FactBase[dict[str, State] | None]], version: int, **more: Any
 ) -> Generator[StringCommand, None, dict[str, State] | None]:
     """What `fact` says; None of a server that is down: the run starts it, a dry run cannot look."""
-    known: dict[str, State] | None = host.get_fact(fact, version=version)
+    known: dict[str, State] | None = host.get_fact(fact, version=version, **more)
     if known is None:
         if host.state.is_executing:
             yield failure("the server does not run: see `journalctl -u 'postgresql@*'`")
@@ -279,7 +368,7 @@ def _seen(
 
 
 def _report(what: str, names: Iterable[str]) -> None:
-    if names := sorted(names):
+    if names := sorted(map(one_line, names)):
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         host.log(f"Not in the data, left alone: {what} {', '.join(names[:10])}{more}")
 
@@ -289,10 +378,11 @@ def _run(version: int, sql: list[str], otherwise: str) -> Generator[StringComman
         host.noop(otherwise)
         return
     if not host.state.is_executing:
-        # The name of the operation alone does not say what is wrong. There is no secret in it.
+        # The name of the operation alone does not say what is wrong. There is no secret in it, but
+        # names that others chose.
         lines = [line for line in sql if line.startswith(("alter", "create", "grant", "revoke"))]
         for line in lines[:10]:
-            host.log(f"  {line}")
+            host.log(f"  {one_line(line)}")
         if len(lines) > 10:
             host.log(f"  … and {len(lines) - 10} more")
     yield StringCommand(psql(version), _stdin=sql)

@@ -58,3 +58,15 @@ def test_the_tests_that_a_page_names_are_there(page: Path) -> None:
         module = named[0] or module
         paths = list(ROOT.glob(f"tests/*/{module}.py"))
         assert any(f"def {named[1]}(" in path.read_text() for path in paths), named
+
+
+@pytest.mark.parametrize("page", ["docs/operations.md", "docs/tasks/postgres_drop.md"])
+def test_no_page_restores_as_superuser(page: str) -> None:
+    """The functions of a dump run as whoever restores it."""
+    text = (ROOT / page).read_text().replace("\\\n", " ")
+    commands = [line for line in text.splitlines() if re.search(r"\bpg_restore\b.* --dbname", line)]
+    assert commands
+    for command in commands:
+        assert "sudo" not in command
+        for word in ("--host localhost", "--username", "--no-owner", "--no-privileges"):
+            assert word in command

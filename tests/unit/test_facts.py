@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import pkgutil
+import re
 import shutil
 import socket
 import subprocess
@@ -45,6 +46,8 @@ from terrafirma.facts.postgres import (
     Server,
     WrongPasswords,
     at_server,
+    connect,
+    psql,
 )
 from terrafirma.facts.postgres_status import PostgresStatus
 from terrafirma.facts.postgres_upgrade import UpgradeProgress, UpgradeState
@@ -146,9 +149,11 @@ def shell(command: str, path: Path | None = None, stdin: str = "") -> list[str]:
     return result.stdout.splitlines()
 
 
-def ask(fact: type[FactBase[Any]], path: Path | None = None, **arguments: Any) -> Any:
+def ask(
+    fact: type[FactBase[Any]], path: Path | None = None, *, stdin: str = "", **arguments: Any
+) -> Any:
     """The fact of this machine, as pyinfra gathers it."""
-    output = shell(text(fact, **arguments), path)
+    output = shell(text(fact, **arguments), path, stdin)
     return fact().process(output) if output else fact().default()
 
 
@@ -286,6 +291,7 @@ def test_what_it_is_given_is_never_run(
                 "online": False,
                 "size": 0,
                 "free": 0,
+                "may_share": False,
                 "inside": [],
                 "packages": [],
                 "missing": [],
@@ -1535,12 +1541,14 @@ ROLES = """\
 """.splitlines()
 DATABASES = """\
 { "shop" : {"owner" : "owner", "encoding" : "UTF8", "locale" : "de-DE", \
-"connection_limit" : 30, "connectable" : true, "acl" : [["owner", "CREATE"], \
+"connection_limit" : 30, "connectable" : true, "template" : false, \
+"acl" : [["owner", "CREATE"], \
 ["owner", "TEMPORARY"], ["owner", "CONNECT"], ["reader", "CONNECT"]], \
 "handed" : [["dba", "reader", "CONNECT"]], \
 "settings" : ["statement_timeout=5000"], "role_settings" : {"mig" : ["role=owner"]}}, \
 "postgres" : {"owner" : "postgres", "encoding" : "UTF8", "locale" : "C.UTF-8", \
-"connection_limit" : -1, "connectable" : true, "acl" : [["public", "TEMPORARY"], \
+"connection_limit" : -1, "connectable" : true, "template" : false, \
+"acl" : [["public", "TEMPORARY"], \
 ["public", "CONNECT"]], "handed" : [], "settings" : [], "role_settings" : {}} }
 """.splitlines()
 CONTENTS = """\
@@ -1585,6 +1593,7 @@ def test_databases_of_a_cluster() -> None:
         "locale": "de-DE",
         "connection_limit": 30,
         "connectable": True,
+        "template": False,
         "acl": [
             ["owner", "CREATE"],
             ["owner", "TEMPORARY"],
@@ -1691,9 +1700,20 @@ def test_a_server_is_asked_where_it_listens(program: Program, cluster: Cluster) 
     command = at_this_server(program, cluster)
     path = cluster.runs(socket="/run/else where")
     where, arguments, said = shell(f"echo hello | {command}", path)
-    assert where == f"/run/else where 6543 {PSQL_OPTIONS} -c jit=off"
+    options = f"{PSQL_OPTIONS} -c transaction_timeout=0 -c jit=off"
+    assert where == f"/run/else where 6543 {options}"
     assert arguments == "-d a b postgres"
     assert said == "hello"
+
+
+def test_no_session_begins_as_the_owner_of_a_database_wants_it() -> None:
+    """With a time limit of 1 ms, or an encoding that does not have all names: none would answer."""
+    for one in ("lock_timeout=0", "idle_session_timeout=0", "client_encoding=UTF8"):
+        assert f"-c {one}" in psql(15)
+    # A name that PostgreSQL does not know ends the session.
+    assert [one for one in (15, 16, 17, 18) if "-c transaction_timeout=0" in psql(one)] == [17, 18]
+    # A last dump is in the database's own encoding: of SQL_ASCII there is no other.
+    assert "client_encoding" not in at_server(17, "pg_dump api")
 
 
 @pytest.mark.parametrize("what", ["down", "crashed", "without a socket", "not there"])
@@ -1715,7 +1735,7 @@ case $* in */17/bin/psql*postgres) ;; *) exit 9 ;; esac
 cat > "$0.$$"
 case $(cat "$0.$$") in
 select*) mv "$0.$$" "$0.first"
-printf '%s\\n' '\\connect "a b"' '\\connect "tab\\t%s$(touch canary)"' '  blanks ' ;;
+printf '%s\\n' '\\connect "a b"' '\\connect "tab\\t%s$(touch canary)"' '  blanks ' 'x  blanks ' ;;
 *) mv "$0.$$" "$0.second"
 echo '{"database": "a b", "extensions": [], "schemas": {}, "default_acl": []}' ;;
 esac"""
@@ -1727,7 +1747,8 @@ def test_all_databases_are_asked_with_one_command(
     """The names come from the cluster itself: whoever may create a database chose them."""
     cluster.runs()
     path = program("runuser", TWO_PSQLS)
-    answer = ask(Contents, path, version=17)
+    wanted = '\\connect "a b"\n\\connect "new"\n\\connect "tab\\t%s$(touch canary)"\n  blanks \n'
+    answer = ask(Contents, path, stdin=wanted, version=17)
     assert list(answer) == ["a b"]
     assert (path / "runuser.first").read_text() == " ".join(CONNECT.split())
     sent = (path / "runuser.second").read_text().splitlines()
@@ -1741,6 +1762,21 @@ def test_all_databases_are_asked_with_one_command(
     assert query.endswith(";")
     assert query.count("(") == query.count(")")
     assert query.count("'") % 2 == query.count('"') % 2 == 0
+
+
+def test_a_database_that_the_data_have_is_asked_by_its_line(
+    program: Program, cluster: Cluster
+) -> None:
+    """By exactly that: others are not looked into, and may be broken as they like."""
+    assert connect("api") == """\\connect -reuse-previous=on "dbname='api'\""""
+    cluster.runs()
+    lines = "".join(f"{connect(name)}\n" for name in ("api", "api2", "xapi", "a.i"))
+    path = program("runuser", TWO_PSQLS)
+    (path / "lines").write_text(lines)
+    program("runuser", re.sub(r"\nprintf .*;;", f"\ncat {path}/lines ;;", TWO_PSQLS))
+    ask(Contents, path, stdin=f"{connect('postgres')}\n{connect('api')}\n", version=17)
+    sent = (path / "runuser.second").read_text().splitlines()
+    assert sent[::2] == [connect("api")]
 
 
 def test_databases_whose_names_are_not_known_are_no_answer(
@@ -1856,9 +1892,26 @@ def test_what_an_upgrade_needs(needs: Callable[[], Any], tmp_path: Path) -> None
     assert state["online"]
     assert 3900 < state["size"] < 4200
     assert state["free"] == pytest.approx(shutil.disk_usage(tmp_path).free // 1024, rel=0.2)
+    type_ = subprocess.check_output(["stat", "-f", "-c", "%T", tmp_path], text=True).strip()
+    assert state["may_share"] is (type_ in ("xfs", "btrfs"))
     assert state["packages"] == ["postgresql-17", "postgresql-17-cron", "postgresql-17-pgvector"]
     assert state["missing"] == ["postgresql-17-cron"]
     assert state["inside"] == []
+
+
+@pytest.mark.parametrize(
+    ("types", "may_share"),
+    [
+        (["xfs", "xfs"], True),
+        (["btrfs", "btrfs"], True),
+        (["xfs", "ext2/ext3"], False),
+        (["tmpfs", "tmpfs"], False),
+        ([""], False),
+    ],
+)
+def test_where_a_copy_may_take_no_room(types: list[str], *, may_share: bool) -> None:
+    lines = ["online=yes", "size=7", "free=1000", *(f"type={one}" for one in types)]
+    assert UpgradeState().process(lines)["may_share"] is may_share
 
 
 def test_tablespaces_that_would_go_with_the_old_data(

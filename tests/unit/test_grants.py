@@ -47,6 +47,7 @@ SHOP_NOW = DatabaseState(
     locale="C.UTF-8",
     connection_limit=30,
     connectable=True,
+    template=False,
     acl=[*OWNED, ("reader", "CONNECT"), ("writer", "TEMPORARY"), ("writer", "CONNECT")],
     handed=[],
     settings=["jit=on", 'search_path="$user", public', "statement_timeout=5000"],
@@ -358,7 +359,7 @@ def test_a_name_that_somebody_else_chose_is_only_a_name() -> None:
     state = DatabaseState(
         owner=stranger, encoding="UTF8", locale="C.UTF-8", connection_limit=-1, connectable=True,
         acl=[(stranger, "CONNECT"), (stranger, "CREATE"), (stranger, "TEMPORARY")], settings=[],
-        handed=[], role_settings={},
+        template=False, handed=[], role_settings={},
     )  # fmt: skip
     said = "\n".join(database_sql(database, state, {"api"}))
     assert said.count("= 'it''s mine'") == 5
@@ -409,6 +410,7 @@ def test_a_language_is_icus(encoding: Any, locale: str, said: str) -> None:
     [
         ({"connection_limit": -1}, ['alter database "shop" connection limit 30;']),
         ({"connectable": False}, ['alter database "shop" allow_connections true;']),
+        ({"template": True}, ['alter database "shop" is_template false;']),
         (
             {"settings": ["jit=off", *SHOP_NOW["settings"][1:]]},
             ["""alter database "shop" set jit to 'on';"""],
@@ -507,6 +509,13 @@ def test_a_database_changes_its_owner_with_all_that_is_in_it() -> None:
     assert any("= 'old'" in line for line in steps)
     # Not `reassign owned`, which would take the old owner's other databases along.
     assert not any("reassign" in line.lower() for line in steps)
+
+
+def test_a_database_that_lets_nobody_in_is_opened_before_it_is_handed_over() -> None:
+    acl = [("old" if one == "owner" else one, right) for one, right in SHOP_NOW["acl"]]
+    opened, *rest = database(owner="old", acl=acl, connectable=False)
+    assert opened == 'alter database "shop" allow_connections true;'
+    assert rest == database(owner="old", acl=acl)
 
 
 def test_an_old_owner_that_is_still_declared_is_shut_out() -> None:
@@ -679,7 +688,35 @@ def test_declared_roles_have_nothing_in_a_schema_that_is_not_declared() -> None:
     ],
 )  # fmt: skip
 def test_rights_that_are_handed_on(handed: Any, said: list[str]) -> None:
-    assert content(handed=handed) == [f"revoke grant option for {one} cascade;" for one in said]
+    lines = [line for line in content(handed=handed) if not line.startswith("select ")]
+    assert lines == [f"revoke grant option for {one} cascade;" for one in said]
+
+
+def test_whoever_is_not_declared_keeps_what_was_handed_on_to_it() -> None:
+    """The owner grants it first: the cut takes it from all that is in the schema."""
+    handed = [
+        ("backup", "", "CONNECT"), ("backup", "reader", "CONNECT"),
+        ("backup", 'x" y', "CONNECT"), ("backup", "public", "CONNECT"),
+    ]  # fmt: skip
+    assert database(handed=handed) == [
+        'grant connect on database "shop" to "x"" y";',
+        'revoke grant option for connect on database "shop" from "backup" cascade;',
+    ]
+    inside: list[tuple[str, str, str, str]] = [
+        *(("n", *one) for one in (("backup", "reader", "USAGE"), ("backup", "public", "USAGE"))),
+        *(("r", "backup", taker, "SELECT") for taker in ("reader", "it's", "public")),
+        # Nobody declared has a part in that.
+        ("r", "backup", "auditor", "UPDATE"),
+    ]
+    usage, keep, *cut = content(handed=inside)
+    assert usage == 'grant usage on schema "public" to public;'
+    assert keep.startswith("select format('grant select on table %s to %s;', ")
+    assert keep.endswith(" in ('it''s', 'public') \\gexec")
+    assert "nspname = 'public'" in keep
+    assert cut == [
+        'revoke grant option for usage on schema "public" from "backup" cascade;',
+        'revoke grant option for select on all tables in schema "public" from "backup" cascade;',
+    ]
 
 
 def test_a_right_that_somebody_else_granted_is_granted_again() -> None:
@@ -693,6 +730,34 @@ def test_a_right_that_somebody_else_granted_is_granted_again() -> None:
     assert database(**connect) == [
         'revoke grant option for connect on database "shop" from "writer" cascade;'
     ]
+
+
+def test_what_somebody_else_gave_to_everybody() -> None:
+    """Each declared role would have it; what PUBLIC may do with tables is the application's."""
+    cut = 'revoke grant option for {} from "backup" cascade;'
+    handed = [("backup", "", "CONNECT"), ("backup", "public", "CONNECT")]
+    assert database(handed=handed) == [cut.format('connect on database "shop"')]
+    now = DatabaseState(**{**SHOP_NOW, "acl": [], "handed": handed})
+    assert list(closed_sql("postgres", now, set())) == [
+        cut.format('connect on database "postgres"')
+    ]
+    inside: list[tuple[str, str, str, str]] = [
+        ("n", "backup", "public", "CREATE"),
+        ("n", "backup", "public", "USAGE"),
+    ]
+    assert content(handed=inside) == [cut.format('create on schema "public"')]
+    assert content(handed=[("r", "backup", "public", "SELECT")]) == []
+    private = SchemaState(
+        {
+            **CONTENT_NOW["schemas"]["public"],
+            "acl": [],
+            "table_acl": [],
+            "sequence_acl": [],
+            "default_acl": [],
+            "handed": inside,
+        }
+    )
+    assert undeclared(private) == []
 
 
 def test_what_a_role_is_going_to_be_given_it_is_not_to_hand_on() -> None:

@@ -325,8 +325,11 @@ def test_refuses_another_command_line(words: list[str]) -> None:
     assert "postgres-passwords check VERSION" in result.stderr
 
 
-def test_it_comes_to_postgresql_as_all_the_rest_does(program: ModuleType) -> None:
-    assert program.command("17") == shlex.split(psql(17))
+@pytest.mark.parametrize("version", [15, 17])
+def test_it_comes_to_postgresql_as_all_the_rest_does(program: ModuleType, version: int) -> None:
+    """And pg_stat_statements, which keeps such a statement as it is, does not see its verifiers."""
+    options = "-c pg_stat_statements.track=none"
+    assert program.command(str(version)) == shlex.split(psql(version, options=options))
 
 
 def test_names_that_others_chose_are_no_lines_of_its_own(

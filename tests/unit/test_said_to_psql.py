@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from terrafirma.facts.postgres import connect
 from tests.conftest import Pyinfra
 
 # A PostgreSQL that answers each question of a fact, and keeps all that is said to it.
@@ -14,7 +15,7 @@ PSQL = """\
 #!/bin/sh
 input=$(cat)
 case $input in
-*datallowconn*'order by datname') echo '\\connect postgres' ;;
+*datallowconn*'order by datname') cat "{directory}/connects" ;;
 *relnamespace*) cat "{directory}/contents" ;;
 *pg_auth_members*) cat "{directory}/roles" ;;
 *pg_file_settings*) cat "{directory}/server" ;;
@@ -68,6 +69,7 @@ def said(pyinfra: Pyinfra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> l
         ),
     ]
     (tmp_path / "contents").write_text("".join(f"{json.dumps(one)}\n" for one in contents))
+    (tmp_path / "connects").write_text("".join(f"{connect(one['database'])}\n" for one in contents))
     (tmp_path / "roles").write_text(json.dumps({"mig": ROLE}))
     server = {"pending": [], "restart": [], "by_hand": ["work_mem", "wal_level", "port"]}
     (tmp_path / "server").write_text(json.dumps(server))

@@ -687,6 +687,12 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     (Postgres, {"postgres_settings": {"port": 1}}, "postgres_settings", "port is derived"),
     (
         Postgres,
+        {"postgres_settings": {"allow_alter_system": False}},
+        "postgres_settings: ",
+        "allow_alter_system cannot be set here: ",
+    ),
+    (
+        Postgres,
         {"postgres_settings": {"hba_file": "x"}},
         "postgres_settings",
         "hba_file is derived",

@@ -532,6 +532,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
                     "online=yes",
                     "size=2048000",
                     "free=3200000",
+                    *("type=xfs", "type=ext2/ext3"),
                 ]
             }
         ),
@@ -1572,7 +1573,8 @@ def as_declared(data: dict[str, Any]) -> Answers:
         False,
     )
     yes = {"login": True, "inherit": True, "connection_limit": -1, "member_of": [], "settings": []}
-    base = {"encoding": "UTF8", "locale": "C.UTF-8", "connection_limit": -1, "connectable": True}
+    base = {"encoding": "UTF8", "locale": "C.UTF-8", "connection_limit": -1}
+    base |= {"connectable": True, "template": False}
     none: dict[str, Any] = {"handed": [], "settings": [], "role_settings": {}}
     everywhere: dict[str, Any] = {"default_acl": []}
     roles = {one["name"]: no | yes for one in data["postgres_roles"]}
@@ -1655,6 +1657,21 @@ def test_a_cluster_as_declared_is_left_alone(pyinfra: Pyinfra, inventory: Any) -
     assert change["Create extensions and give access"] == []
 
 
+def test_names_that_others_chose_move_no_cursor(pyinfra: Pyinfra) -> None:
+    data = ONE | {"postgres_roles": [{"name": "api"}, {"name": "reader"}]}
+    answers = machine() | as_declared(data)
+    question = command(Roles, version=17)
+    roles = json.loads(answers[question][0])
+    answers[question] = [json.dumps(roles | {"x\x1b[2J\ny": roles["api"]})]
+    handed = [("n", "dba\x1b[1A", "reader", "USAGE")]
+    host = fake(in_public(answers, "api", handed=handed), **data)
+    result = pyinfra.call("@fake/host", "tasks/postgres.py", "--dry", *host)
+    assert "Not in the data, left alone: roles x?[2J?y\n" in result.stderr
+    assert said_to_psql(result) == [
+        'revoke grant option for usage on schema "public" from "dba?[1A" cascade;'
+    ]
+
+
 def in_public(answers: Answers, database: str, **but: Any) -> Answers:
     """These answers, of a cluster that differs in the schema public of `database`."""
     question = command(Contents, version=17)
@@ -1701,6 +1718,9 @@ def test_only_declared_roles_lose_rights_that_they_are_not_to_have(
         'revoke select on all tables in schema "public" from "former";',
         'grant select on all tables in schema "public" to "reader";',
     ]
+    # Theirs they keep.
+    reported = re.findall(r"@fake/(\w+)\].* sequences in api that belong to (\w+)\n", result.stderr)
+    assert sorted(reported) == [("lacks", "former"), ("owns", "reader")]
     assert said_to_psql(result, "lacks") == [
         'grant select on all tables in schema "public" to "reader";'
     ]
@@ -2012,6 +2032,15 @@ MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
         {},
         [STEPS[0], "Install what the extensions need", *STEPS[1:]],
         "From PostgreSQL 15 to 17",
+    ),
+    # A copy that shares blocks takes no room: the upgrade tries that before it stops anything.
+    "no_room_but_shared": (
+        machine(DEBIAN_13, *ON_15)
+        | {NEEDS: ["online=yes", "size=2097152", "free=1048576", "type=xfs", "type=xfs"]},
+        {},
+        STEPS,
+        "1024 MB are free: it stops before anybody notices, unless the file systems copy by "
+        "sharing blocks",
     ),
     "died": (
         machine(DEBIAN_13, *ON_15, *ON_17, "unfinished=17/main") | ENOUGH,

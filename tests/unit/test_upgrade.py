@@ -6,13 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from terrafirma.facts.postgres import PSQL_OPTIONS
 from tests.conftest import ROOT
 from tests.unit.programs import load
 
@@ -156,6 +158,38 @@ def test_a_switch_that_fails_is_none(server: Server, half_way: tuple[Any, Any]) 
     assert not new.set_aside()
 
 
+def test_what_changes_until_the_stop_is_no_difference(
+    server: Server, half_way: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application makes tables for as long as it is served."""
+    old, new = half_way
+    server.running.add("15/main")
+    old.address = lambda: ("/run", "5432")
+    new.sql = lambda *_, **__: ""
+    tables = [1]
+
+    @contextmanager
+    def alone(cluster: Any, *_: str) -> Iterator[tuple[str, str]]:
+        yield "/alone", cluster.name
+
+    def contents(cluster: Any, address: tuple[str, str] | None = None) -> dict[str, Any]:
+        assert address in (None, ("/alone", cluster.name))
+        return {"databases": {"api": {"r": tables[0]}}, "roles": {}}
+
+    def stop(cluster: Any) -> None:
+        tables[0] += 1
+        server.running.discard(cluster.name)
+
+    for name, function in (("alone", alone), ("contents", contents), ("stop", stop)):
+        monkeypatch.setattr(server.program, name, function)
+    monkeypatch.setattr(server.program, "pg_upgrade", lambda *_, **__: None)
+    monkeypatch.setattr(server.program, "clones", lambda *_: True)
+    monkeypatch.setattr(server.program, "analyse", lambda *_: None)
+    server.program.upgrade(old, new)
+    assert server.running == {"17/main"}
+    assert (old.set_aside(), new.set_aside()) == (True, False)
+
+
 @pytest.mark.parametrize("result", ["exit-code", "signal", "oom-kill", ""])
 def test_whatever_ends_it_before_the_switch_the_old_one_serves(
     server: Server, half_way: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, result: str
@@ -171,10 +205,32 @@ def test_a_kill_after_the_switch_goes_on_with_the_new_one(
     server: Server, half_way: tuple[Any, Any]
 ) -> None:
     old, new = half_way
+    config = server.directory / "config.yaml"
+    config.write_text("# Managed by Terrafirma: x\n- pg_dump --cluster 15/main\n")
     new.unfinished.rename(old.retired)
+    # Once more, and nothing is different.
+    for _ in range(2):
+        server.program.recover(old, new)
+        assert server.running == {"17/main"}
+        assert old.exists()
+        assert (start_conf(old), start_conf(new)) == ("disabled", "auto")
+        assert config.read_text() == "# Managed by Terrafirma: x\n- pg_dump --cluster 17/main\n"
+
+
+def test_a_kill_on_the_way_back_goes_on_with_the_old_one(
+    server: Server, half_way: tuple[Any, Any]
+) -> None:
+    old, new = half_way
+    server.program.switch(old, new)
+    config = server.directory / "config.yaml"
+    config.write_text("# Managed by Terrafirma: x\n- pg_dump --cluster 17/main\n")
+    server.running.clear()
+    old.start_conf("auto")
+    old.retired.rename(new.retired)
     server.program.recover(old, new)
-    assert server.running == {"17/main"}
-    assert old.exists()
+    assert server.running == {"15/main"}
+    assert (start_conf(old), start_conf(new)) == ("auto", "disabled")
+    assert config.read_text() == "# Managed by Terrafirma: x\n- pg_dump --cluster 15/main\n"
 
 
 def test_after_success_nothing_is_recovered(
@@ -412,6 +468,7 @@ def test_blocks_are_shared_only_where_all_file_systems_can(
 VACUUMDB = """\
 #!/bin/sh
 echo "$*" >> "$0.said"
+echo "$PGOPTIONS" >> "$0.options"
 echo 'vacuumdb: processing database "api": Generating minimal optimizer statistics'
 """
 
@@ -438,6 +495,45 @@ def test_statistics_that_came_along_are_not_gathered_twice(
     said = (server.directory / "vacuumdb.said").read_text().splitlines()
     assert [line.partition(" -j ")[0] for line in said] == steps
     assert not one.unanalysed.exists()
+    for options in (server.directory / "vacuumdb.options").read_text().splitlines():
+        assert named(PSQL_OPTIONS) <= named(options)
+
+
+def named(options: str) -> set[str]:
+    """The names of a session's settings."""
+    words = options.split()
+    assert words[::2] == ["-c"] * (len(words) // 2)
+    return {word.partition("=")[0] for word in words[1::2]}
+
+
+def test_sessions_of_an_upgrade_are_no_less_ours_than_all_others(program: ModuleType) -> None:
+    assert set(PSQL_OPTIONS.split()) <= set(program.OPTIONS.split())
+    for version, timeout in (("15", False), ("16", False), ("17", True), ("18", True)):
+        for environment in (program.session(version), program.unconverted(version)):
+            assert named(program.OPTIONS) <= named(environment["PGOPTIONS"])
+            # A server that does not know it would refuse the session.
+            assert ("transaction_timeout" in named(environment["PGOPTIONS"])) is timeout
+
+
+def test_pg_upgrade_and_pg_dumpall_run_in_such_sessions(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both servers have to know all of it: it is the older one's."""
+    monkeypatch.setattr(server.program, "AS_POSTGRES", ())
+    server.program.WORK.mkdir()
+    server.program.STATE.mkdir()
+    old, new = server.cluster("15"), server.cluster("17")
+    old.address = lambda: ("/run", "5432")
+    for one in (old, new):
+        one.binaries = server.directory
+    for name in ("pg_upgrade", "pg_dumpall"):
+        (server.directory / name).write_text(VACUUMDB)
+        (server.directory / name).chmod(0o755)
+    server.program.pg_upgrade(old, new, "--check")
+    server.program.backup(old, new)
+    for name in ("pg_upgrade", "pg_dumpall"):
+        options = (server.directory / f"{name}.options").read_text()
+        assert options.strip() == server.program.unconverted("15")["PGOPTIONS"]
 
 
 # --- what postgres could put in the way of root ---------------------------------------------------
