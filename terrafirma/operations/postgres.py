@@ -272,24 +272,28 @@ def drop_database_script(version: int, database: str) -> str:
                 and backend_type in ('client backend', 'walsender') and pid <> pg_backend_pid()
             group by 1, 2) as clients having count(*) > 0"""
     limit = f"select datconnlimit from pg_database where datname = '{database}'"
-    return f"""
-ask() {{ printf '%s;\\n' "$1" | {psql(version)}; }}
-idle() {{ who=$(ask "{connected}") && {{ test -z "$who" || {{ echo "$who" >&2; false; }}; }}; }}
-idle && limit=$(ask "{limit}") || exit 1
-# A drop that died in the middle has left nothing that could be dumped, or connected to.
-if test "$limit" = -2; then ask 'drop database "{database}"'; exit; fi
-trap 'test -z "$limit" || ask "alter database \\"{database}\\" connection limit $limit"' EXIT
-trap 'exit 1' HUP INT TERM
-# Nobody writes what the dump does not have.
-ask 'alter database "{database}" connection limit 0' && idle || exit 1
-# A dump that is there is never overwritten: whoever drops twice has two.
-umask 077; mkdir -p {DROPPED}; file={DROPPED}/{database}.dump; n=1
-while test -e "$file"; do n=$((n + 1)); file={DROPPED}/{database}.$n.dump; done
-{dump} > "$file" && sync "$file" || {{ rm -f "$file"; exit 1; }}
-# A template cannot be dropped.
-ask 'alter database "{database}" is_template false' && ask 'drop database "{database}"' || exit 1
-limit=; echo "the last dump of {database}: $file"
-"""
+    lines = (
+        f"""ask() {{ printf '%s;\\n' "$1" | {psql(version)}; }};""",
+        f'idle() {{ who=$(ask "{" ".join(connected.split())}") &&',
+        """{ test -z "$who" || { echo "$who" >&2; false; }; }; };""",
+        f'idle && limit=$(ask "{limit}") || exit 1;',
+        # A drop that died in the middle has left nothing that could be dumped, or connected to.
+        f"""if test "$limit" = -2; then ask 'drop database "{database}"'; exit; fi;""",
+        """trap 'test -z "$limit" ||""",
+        f"""ask "alter database \\"{database}\\" connection limit $limit"' EXIT;""",
+        "trap 'exit 1' HUP INT TERM;",
+        # Nobody writes what the dump does not have.
+        f"""ask 'alter database "{database}" connection limit 0' && idle || exit 1;""",
+        # A dump that is there is never overwritten: whoever drops twice has two.
+        f"umask 077; mkdir -p {DROPPED}; file={DROPPED}/{database}.dump; n=1;",
+        f'while test -e "$file"; do n=$((n + 1)); file={DROPPED}/{database}.$n.dump; done;',
+        f'{dump} > "$file" && sync "$file" || {{ rm -f "$file"; exit 1; }};',
+        # A template cannot be dropped.
+        f"""ask 'alter database "{database}" is_template false' || exit 1;""",
+        f"""ask 'drop database "{database}"' || exit 1;""",
+        f'limit=; echo "the last dump of {database}: $file"',
+    )
+    return " ".join(lines)
 
 
 @operation

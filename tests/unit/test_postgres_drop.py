@@ -27,6 +27,7 @@ CLOSE, OPEN, DROP = (
     'alter database "shop" connection limit 7;',
     'drop database "shop";',
 )
+NO_TEMPLATE = 'alter database "shop" is_template false;'
 
 
 def test_a_role_is_dropped_with_its_rights_and_nothing_else() -> None:
@@ -48,11 +49,11 @@ def test_a_role_is_dropped_with_its_rights_and_nothing_else() -> None:
 # Who is connected at the first and second look, the limit, what the dump and the drop end with;
 # what is said to the server, whether the dump stays.
 DROPS: dict[str, tuple[tuple[str, ...], int, int, int, list[str], bool]] = {
-    "nobody": (("", ""), 7, 0, 0, [CLOSE, DROP], True),
+    "nobody": (("", ""), 7, 0, 0, [CLOSE, NO_TEMPLATE, DROP], True),
     "somebody": ((SOMEBODY, ""), 7, 0, 0, [], False),
     "somebody came": (("", SOMEBODY), 7, 0, 0, [CLOSE, OPEN], False),
     "no dump": (("", ""), 7, 1, 0, [CLOSE, OPEN], False),
-    "no drop": (("", ""), 7, 0, 1, [CLOSE, DROP, OPEN], True),
+    "no drop": (("", ""), 7, 0, 1, [CLOSE, NO_TEMPLATE, DROP, OPEN], True),
     "died before": (("", ""), -2, 1, 0, [DROP], False),
 }
 
