@@ -137,7 +137,9 @@ def test_a_command_that_asks_somebody_does_not_wait_for_ever(
 
 def test_a_password_for_a_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_TOKEN", "s3cret")
-    one = app(registry_user="ci", registry_password="env:TF_TOKEN")
+    one = app(
+        source="", image="registry.test/api:1", registry_user="ci", registry_password="env:TF_TOKEN"
+    )
     assert given.registry_password(host(), one) == "s3cret"
     assert given.registry_password(host(), app()) == ""
     monkeypatch.delenv("TF_TOKEN")

@@ -401,7 +401,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "a redirect to itself": (
         "caddy",
         fake(machine(), app_redirects=["api.terrafirma.test"]),
-        ("redirects: ", "'api.terrafirma.test' is there twice"),
+        ("app_redirects: ", "'api.terrafirma.test' is there twice"),
     ),
     "a foreign cluster of the same version": (
         "postgres",
@@ -1866,6 +1866,7 @@ def test_a_new_password_reaches_the_replicas_by_a_release_each(
     url = "umask 077; mkdir"
     kinds = {
         "runuser -u postgres -- env PGOPTIONS": "sql",
+        "lines=$(runuser -u postgres -- env PGOPTIONS": "sql",
         f"{PASSWORDS_PROGRAM} set 17": "set",
         f"{PASSWORDS_PROGRAM} renew 17": "renew",
         f"file={users}; new=": "list",
