@@ -194,7 +194,12 @@ class Setup:
 KINDS = {"debian13": 2461, "debian12": 2462, "newer": 2463}
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        one if one == "debian13" else pytest.param(one, marks=pytest.mark.long) for one in KINDS
+    ],
+)
 def setup(
     request: pytest.FixtureRequest, pyinfra: Pyinfra, outside: Container, files: Path
 ) -> Iterator[Setup]:
