@@ -6,8 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -15,6 +13,7 @@ import pytest
 
 from terrafirma.facts.secrets import AppSecrets
 from tests.conftest import ROOT, Pyinfra
+from tests.unit.programs import load
 from tests.unit.test_tasks import command, commands, fake, machine
 
 PROGRAM = ROOT / "files" / "app" / "app-secrets"
@@ -22,14 +21,7 @@ PROGRAM = ROOT / "files" / "app" / "app-secrets"
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    loader = SourceFileLoader("app_secrets", str(PROGRAM))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "dont_write_bytecode", True)
-        loader.exec_module(module)
-    return module
+    return load(PROGRAM)
 
 
 class Program:
