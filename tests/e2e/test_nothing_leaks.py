@@ -24,7 +24,7 @@ DATA: dict[str, Any] = {
     "app_more": [
         {
             "name": "shop", "source": "examples/api", "domain": "shop.terrafirma.test",
-            "database": "shop", "port": 8100, "replicas": 1,
+            "database": "shop", "port": 8128, "replicas": 1,
         }
     ],
     "pgbouncer_enabled": True,

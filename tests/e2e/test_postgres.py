@@ -1033,7 +1033,7 @@ def test_two_applications_do_not_see_each_other(server: Target) -> None:
     data["app_more"] = [
         {
             "name": "shop", "source": "examples/api", "domain": "shop.terrafirma.test",
-            "database": "shop", "role": "shop", "port": 8100, "replicas": 1,
+            "database": "shop", "role": "shop", "port": 8128, "replicas": 1,
         }
     ]  # fmt: skip
     tries = [{}, {"dbname": "api"}, {"dbname": "shop"}, {"dbname": "postgres"},
