@@ -51,8 +51,7 @@ def test_the_next_run_finishes_what_a_killed_one_left(server: Target, outsider: 
     # After Docker, before Caddy.
     eventually(
         lambda: (
-            server.call("test -e /etc/sysctl.d/60-terrafirma-postgres.conf").returncode == 0
-            or run.poll() is not None
+            server.call("docker network inspect apps").returncode == 0 or run.poll() is not None
         ),
         300,
     )

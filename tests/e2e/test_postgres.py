@@ -1046,7 +1046,7 @@ def test_two_applications_do_not_see_each_other(server: Target) -> None:
     server.deploy(**data)
     try:
         for name, answers in expected.items():
-            replica = server.run(f"docker compose -p {name} ps -q | head -n 1")
+            replica = server.run(f"docker ps -q --filter label=terrafirma.app={name} | head -n 1")
             found = json.loads(
                 server.run(
                     f"docker exec -i {replica} python3 - {shlex.quote(json.dumps(tries))}",
@@ -1056,7 +1056,10 @@ def test_two_applications_do_not_see_each_other(server: Target) -> None:
             for how, wanted, answer in zip(tries, answers, found, strict=True):
                 assert wanted in answer, (name, how, answer)
     finally:
-        server.run("docker compose -p shop down")
+        server.run(
+            "docker rm --force $(docker ps -aq --filter label=terrafirma.app=shop);"
+            " rm /etc/terrafirma/apps/shop.json"
+        )
         server.deploy(**DATA)
     assert changed(server.deploy(**DATA)) == []
 
