@@ -518,13 +518,11 @@ def refuse_other_files(app: Application, brought: Application) -> None:
 
 def clear(app: Application, slot: str) -> None:
     """No container of a slot; each is asked to stop first."""
-    ids = [one.id for one in engine.containers(app.project(slot))]
-    # What a migration left that was killed.
-    leftovers = run(
+    # What a migration left that was killed is one of them.
+    ids = run(
         "docker", "ps", "--all", "--quiet", "--no-trunc", "--filter",
         f"label=com.docker.compose.project={app.project(slot)}",
     ).split()  # fmt: skip
-    ids = list(dict.fromkeys([*ids, *leftovers]))
     if ids:
         run("docker", "stop", "--time", str(app.stop_seconds), *ids,
                    timeout=app.stop_seconds + engine.PROMPT)  # fmt: skip
