@@ -7,13 +7,15 @@ from terrafirma.budget import refuse_overdraft
 from terrafirma.given import registry_password, secrets
 from terrafirma.machine import distribution, ready
 from terrafirma.operations.docker import upload_source
-from terrafirma.operations.files import Directory, File, put, source
+from terrafirma.operations.files import Directory, File, put, source, template
 from terrafirma.operations.release import release
 from terrafirma.operations.secrets import app_secrets, database_url
+from terrafirma.operations.services import unit
 from terrafirma.paths import (
     APPLICATIONS,
     HOST_LIBRARY,
     HOST_PROGRAM,
+    RECOVERY_UNIT,
     SECRETS,
     SECRETS_PROGRAM,
 )
@@ -119,3 +121,16 @@ for app in host.loop(settings.applications):
         by=deployer(),
         after=told,
     )
+
+# After the descriptions, which it reads.
+recovery = f"/etc/systemd/system/{RECOVERY_UNIT}"
+unit(
+    name="Put right at boot what a release left",
+    unit=RECOVERY_UNIT,
+    unit_files={
+        recovery: put(
+            name="Describe what is put right at boot",
+            entries=[template("app/recover.service.j2", recovery)],
+        )
+    },
+)

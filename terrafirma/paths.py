@@ -63,6 +63,9 @@ HOST_PROGRAM = "/usr/local/bin/terrafirma"
 HOST_LIBRARY = "/usr/local/lib/terrafirma/terrafirma_host"
 """Its modules; from files/terrafirma_host."""
 
+RECOVERY_UNIT = "terrafirma-recover.service"
+"""Puts right at boot what a release left that died with the host."""
+
 APPLICATIONS = "/etc/terrafirma/apps"
 """What each application is to be: NAME.json, for the program above."""
 
@@ -70,7 +73,7 @@ CADDYFILE = "/etc/caddy/Caddyfile"
 """The sites; it imports what is in the two directories."""
 
 CADDY_UPSTREAMS = "/etc/caddy/upstreams"
-"""For each application `NAME.caddy`: the replicas of the release that serves."""
+"""`NAME.green` for each application whose release in the slot green serves."""
 
 CADDY_MAINTENANCE = "/etc/caddy/maintenance"
 """`NAME.caddy` for each application that is under maintenance."""

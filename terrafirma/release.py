@@ -6,11 +6,12 @@ import getpass
 import json
 import socket
 import subprocess
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from terrafirma.operations.files import tree_digest
-from terrafirma.settings import App, Application, Users
+from terrafirma.settings import App, Application, Guard, Users
 
 
 def uploaded_source(app: Application) -> str:
@@ -44,9 +45,16 @@ def description(app: Application, settings: App, users: Users) -> str:
         "slots": app.slots,
         "network": settings.network,
         "keep": settings.keep_releases,
+        "guarded": any(_covers(guard, app.smoke_path or app.health_path) for guard in app.guards),
         "automated": any(app.name in account.releases for account in users.accounts),
     }
     return json.dumps(data, indent=2, sort_keys=True) + "\n"
+
+
+def _covers(guard: Guard, path: str) -> bool:
+    """Whether a guard stands before a page, as Caddy sees it."""
+    patterns = (guard.path, guard.path.removesuffix("/*"))
+    return any(fnmatchcase(path.partition("?")[0].lower(), one.lower()) for one in patterns)
 
 
 def _text(value: object) -> str:

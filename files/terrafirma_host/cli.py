@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from terrafirma_host import engine, proxy, release
 from terrafirma_host.engine import Compose
-from terrafirma_host.lease import describe
+from terrafirma_host.lease import Busy, describe
 from terrafirma_host.shell import Failed, say
 from terrafirma_host.spec import (
     RUNTIME,
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--by", default="", help="who asks for it")
     one = command("maintenance", "answer with a page for maintenance, or no longer")
     one.add_argument("state", choices=["on", "off"])
-    command("recover", "put right what a release left that was killed")
+    command("recover", "put right what a release left that was killed", optional=True)
     one = command("status", "for the deploy: whether the description is what runs")
     one.add_argument("--stdin", action="store_true", help="the description is standard input")
     one = commands.add_parser("forced", help="what a deploy key may do: sshd runs this")
@@ -117,9 +117,24 @@ def _run(arguments: argparse.Namespace) -> None:
             proxy.maintain(app, arguments.state == "on")
             say(f"maintenance of {app.name} is {arguments.state}")
         case "recover":
-            release.recover(Application.load(arguments.name), by=_who(""))
+            _recover([arguments.name] if arguments.name else names())
         case _:
             _serve(arguments)
+
+
+def _recover(applications: Sequence[str]) -> None:
+    """Each of them, whatever becomes of the others; at boot it is all."""
+    troubles = []
+    for name in applications:
+        try:
+            release.recover(Application.load(name), by=_who(""))
+        except Busy as error:
+            # Each release begins by putting right what the one before it left.
+            say(str(error))
+        except (*release.BROKEN, TypeError) as error:
+            troubles.append(f"{name}: {error}" if len(applications) > 1 else str(error))
+    if troubles:
+        raise Failed("\n".join(troubles))
 
 
 def _serve(arguments: argparse.Namespace) -> None:
@@ -157,7 +172,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _become_unit(app: Application, words: Sequence[str]) -> NoReturn:
-    unit = f"terrafirma-{app.name}.service"
+    unit = f"terrafirma-release-{app.name}.service"
     state = RUNTIME / f"{app.name}.json"
     if state.exists() and engine.unit_runs(unit):
         raise Failed(f"another release of {app.name} is going on: {describe(app)}")
@@ -170,6 +185,9 @@ def _become_unit(app: Application, words: Sequence[str]) -> NoReturn:
             # Whatever ends it, a kill -9 as well, the release that served serves.
             f"--property=ExecStopPost={PROGRAM} recover {app.name}",
             f"--property=RuntimeMaxSec={release.LEASE + 600}",
+            # What nobody must find there once it has ended, whatever ended it.
+            f"--property=RuntimeDirectory=terrafirma/releases/{app.name}",
+            "--property=RuntimeDirectoryMode=0700",
             "--property=TimeoutStopSec=900",
             f"--setenv={UNIT}={unit}", f"--setenv=TERRAFIRMA_BY={_who('')}",
             PROGRAM, *words,

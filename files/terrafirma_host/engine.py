@@ -259,8 +259,9 @@ def registry(app: Application) -> Iterator[dict[str, str]]:
         yield {}
         return
     RUNTIME.mkdir(parents=True, exist_ok=True)
-    # In memory, for root alone, and gone with the block.
-    directory = Path(tempfile.mkdtemp(prefix="registry-", dir=RUNTIME))
+    # In memory, for root alone, and gone with the block; after a kill, with the release's unit.
+    parent = os.environ.get("RUNTIME_DIRECTORY", str(RUNTIME))
+    directory = Path(tempfile.mkdtemp(prefix="registry-", dir=parent))
     try:
         password = Path(app.registry_password).read_text().rstrip("\n")
         secret = base64.b64encode(f"{app.registry_user}:{password}".encode()).decode()

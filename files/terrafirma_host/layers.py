@@ -107,7 +107,8 @@ def slot_layer(
     lines += _networks(app, project, slot)
     lines += _volumes(app, project)
     if app.secrets:
-        files = {name: {"file": path} for name, path in app.secrets.items()}
+        directory = app.slot_secrets(slot)
+        files = {name: {"file": str(directory / name)} for name in app.secrets}
         lines.append(f"secrets: {_text(files)}")
     return "\n".join(lines) + "\n"
 

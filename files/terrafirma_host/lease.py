@@ -20,8 +20,13 @@ from terrafirma_host.shell import LOG, Expired, Failed, write
 from terrafirma_host.spec import RUNTIME, Application
 
 
+class Busy(Failed):
+    """Somebody else has the lease."""
+
+
 class Lease:
-    def __init__(self, app: Application, holder: str, what: str) -> None:
+    def __init__(self, app: Application, holder: str, what: str, seconds: int) -> None:
+        self.seconds = seconds
         self.state = RUNTIME / f"{app.name}.json"
         self.data: dict[str, Any] = {
             "application": app.name, "holder": holder, "what": what, "pid": os.getpid(),
@@ -33,20 +38,33 @@ class Lease:
         self.data["step"] = name
         write(self.state, json.dumps(self.data) + "\n")
 
+    @contextmanager
+    def at_most(self, seconds: int) -> Iterator[None]:
+        """What is done in the block has less time than the whole."""
+        began, whole = time.monotonic(), self.seconds
+        left = signal.alarm(seconds)
+        self.seconds = seconds
+        try:
+            yield
+        finally:
+            self.seconds = whole
+            signal.alarm(max(1, left - int(time.monotonic() - began)))
+
 
 @contextmanager
 def lease(app: Application, holder: str, what: str, seconds: int) -> Iterator[Lease]:
-    """The application is ours for at most `seconds`; raises Failed where it is somebody else's."""
+    """The application is ours for at most `seconds`; raises Busy where it is somebody else's."""
     RUNTIME.mkdir(parents=True, exist_ok=True)
-    mine = Lease(app, holder, what)
+    mine = Lease(app, holder, what, seconds)
     with (RUNTIME / f"{app.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Failed(f"another release of {app.name} is going on: {describe(app)}") from None
+            raise Busy(f"another release of {app.name} is going on: {describe(app)}") from None
 
         def expire(*_: object) -> None:
-            raise Expired(f"not done within {seconds} s, at the step {mine.data.get('step')!r}")
+            step = mine.data.get("step")
+            raise Expired(f"not done within {mine.seconds} s, at the step {step!r}")
 
         signal.signal(signal.SIGALRM, expire)
         signal.alarm(seconds)

@@ -142,8 +142,8 @@ def smoke(app: Application) -> None:
             continue
         except (OSError, http.client.HTTPException) as error:
             raise Failed(f"https://{app.domain}{path}: {error or type(error).__name__}") from None
-        # 401 and 403 are a guard's, before the application is reached.
-        if status < 400 or status in (401, 403):
+        # A guard's answer, before the application is reached: there is no more to be learnt.
+        if status < 400 or (app.guarded and status in (401, 403)):
             return
         raise Failed(f"https://{app.domain}{path} answers {status}")
 
@@ -202,7 +202,7 @@ def drain(ports: Iterable[int], seconds: float) -> None:
     while (now := time.monotonic()) - busy < QUIET:
         try:
             left = requests(ports)
-        except (OSError, ValueError, http.client.HTTPException) as error:
+        except (OSError, LookupError, TypeError, ValueError, http.client.HTTPException) as error:
             say(f"warning: Caddy does not say what is under way ({error}): waiting {seconds:.0f} s")
             time.sleep(seconds)
             return

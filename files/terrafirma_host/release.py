@@ -48,6 +48,10 @@ SLOT = 64
 # Longer than any release takes that is not stuck: a build and a pull may take an hour each.
 LEASE = 3 * 3600
 
+# What a deploy key may send: seconds, and bytes of all files together.
+UPLOAD = 15 * 60
+SOURCE = 2 * 2**30
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -102,7 +106,9 @@ def release(
         make_key()
         settle(app)
         if upload:
-            brought = app.with_source(unpack(app, upload))
+            held.step("upload")
+            with held.at_most(UPLOAD):
+                brought = app.with_source(unpack(app, upload))
             refuse_other_files(app, brought)
             app = brought
         compose = Compose(app)
@@ -152,7 +158,7 @@ def rollback(app: Application, wanted_release: str, *, by: str) -> None:
         serving = Serving.load(app)
         if not serving:
             raise Failed(f"{app.name} has no release yet")
-        known = [one for one in known_releases(app) if engine.has_images(one)]
+        known = [one for one in known_releases(app) if fits(app, one) and engine.has_images(one)]
         if wanted_release:
             fitting = [one for one in known if one.id.startswith(wanted_release)]
             if any(one.id == serving.release for one in fitting):
@@ -229,7 +235,15 @@ def described(app: Application) -> Application:
     """The description; where the code comes with a deploy key, with the code that serves."""
     serving = Serving.load(app) if app.automated else None
     made = Release.load(app, serving.release) if serving else None
-    return as_released(app, made) if made else app
+    return as_released(app, made) if made and fits(app, made) else app
+
+
+def fits(app: Application, made: Release) -> bool:
+    """Whether a release is of the kind that is described now: image, Dockerfile, compose files."""
+    if not made.source:
+        return bool(app.image)
+    files = app.compose or ("Dockerfile",)
+    return bool(app.source) and all((Path(made.source) / name).is_file() for name in files)
 
 
 def as_released(app: Application, made: Release) -> Application:
@@ -375,11 +389,27 @@ def prepare_slot(
     engine.make_volumes(app, project)
     engine.start_state(compose, project)
     engine.join_state(app, project, slot)
+    lay_out_secrets(app, slot)
     text = layers.slot_layer(
         app, project, slot=slot, release=made.id, replicas=app.replicas, images=made.images,
         owner=app.owner(),
     )  # fmt: skip
     return compose.layer(slot, text)
+
+
+def lay_out_secrets(app: Application, slot: str) -> None:
+    """
+    The secrets of now, for the containers of a slot, however often Docker starts them again.
+
+    Each is the same file under another name: what changes a secret makes a new file of it.
+    """
+    directory = app.slot_secrets(slot)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, path in app.secrets.items():
+        there = directory / name
+        if not (there.exists() and there.samefile(path)):
+            there.unlink(missing_ok=True)
+            there.hardlink_to(path)
 
 
 def start(
@@ -527,6 +557,7 @@ def clear(app: Application, slot: str) -> None:
         run("docker", "stop", "--time", str(app.stop_seconds), *ids,
                    timeout=app.stop_seconds + engine.PROMPT)  # fmt: skip
         run("docker", "rm", "--force", *ids)
+    shutil.rmtree(app.slot_secrets(slot), ignore_errors=True)
 
 
 def tidy(app: Application, made: Release | None = None) -> None:
@@ -570,12 +601,21 @@ def unpack(app: Application, upload: IO[bytes]) -> Path:
     """A source that came as a gzipped tar, in a directory named after its content."""
     sources = app.directory / "sources"
     sources.mkdir(parents=True, exist_ok=True)
+    size = 0
+
+    def measured(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        nonlocal size
+        size += member.size
+        if size > SOURCE:
+            raise Failed(f"the source that was sent has more than {SOURCE // 2**20} MB")
+        # Nothing outside of the directory, no devices, no owners.
+        return tarfile.data_filter(member, path)
+
     with tempfile.TemporaryDirectory(dir=sources, prefix=".new-") as new:
         try:
             with gzip.open(upload) as whole_of_it:
                 with tarfile.open(fileobj=whole_of_it, mode="r|") as tar:
-                    # Nothing outside of the directory, no devices, no owners.
-                    tar.extractall(new, filter="data")
+                    tar.extractall(new, filter=measured)
                 # To its end, which one that was cut off has not.
                 while whole_of_it.read(2**20):
                     pass

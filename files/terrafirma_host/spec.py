@@ -21,6 +21,7 @@ SPECS = Path("/etc/terrafirma/apps")
 ROOT = Path("/opt/terrafirma")
 KEY = Path("/etc/terrafirma/secrets/release-key")
 RUNTIME = Path("/run/terrafirma/apps")
+SLOT_SECRETS = Path("/etc/terrafirma/secrets/slots")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Application:
     registry_password: str  # file on the host; or ""
     domain: str
     smoke_path: str
+    guarded: bool  # Caddy wants a login there, or lets in some addresses only
     health_path: str
     container_port: int
     replicas: int
@@ -89,6 +91,10 @@ class Application:
 
     def ports(self, slot: str, replicas: int) -> range:
         return range(self.slots[slot], self.slots[slot] + replicas)
+
+    def slot_secrets(self, slot: str) -> Path:
+        """Where the secrets are that the containers of a slot have."""
+        return SLOT_SECRETS / self.name / slot
 
     def owner(self) -> str:
         """Under which numbers its containers run; empty: as their images say."""

@@ -45,6 +45,7 @@ def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "SPECS": "apps",
         "ROOT": "opt",
         "KEY": "secrets/release-key",
+        "SLOT_SECRETS": "secrets/slots",
         "RUNTIME": "run",
         "UPSTREAMS": "caddy/upstreams",
         "MAINTENANCE": "caddy/maintenance",

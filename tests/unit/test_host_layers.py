@@ -225,7 +225,9 @@ SECRETS = {
 def test_secrets_are_files_and_their_content_is_nowhere(as_variables: bool) -> None:
     app = replace(APP, secrets=SECRETS, secrets_env=as_variables)
     made = layer(app)
-    assert made["secrets"] == {name: {"file": path} for name, path in SECRETS.items()}
+    # Of the slot: those of an older release are not changed with the application's.
+    directory = "/etc/terrafirma/secrets/slots/api/blue"
+    assert made["secrets"] == {name: {"file": f"{directory}/{name}"} for name in SECRETS}
     replicas = made["services"]["api"]
     assert replicas["secrets"] == ["database_url", "token"]
     # Without a value: Compose takes it from its own environment.

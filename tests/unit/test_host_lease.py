@@ -103,6 +103,18 @@ def test_a_lease_is_free_again_after_a_failure(app: Application) -> None:
     assert signal.alarm(0) == 0
 
 
+def test_a_part_has_less_time_than_the_whole(app: Application) -> None:
+    with lease(app, "me", "release", 60) as held:
+        held.step("upload")
+        words = "not done within 1 s, at the step 'upload'"
+        with pytest.raises(Failed, match=words), held.at_most(1):
+            time.sleep(30)
+        assert 50 < signal.alarm(60) <= 60
+        with held.at_most(30):
+            pass
+        assert 50 < signal.alarm(60) <= 60
+
+
 @pytest.mark.parametrize(
     "wait",
     [

@@ -460,23 +460,26 @@ def behind(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return use
 
 
-@pytest.mark.parametrize("status", [200, 204, 302, 401, 403])
+@pytest.mark.parametrize(
+    ("status", "guarded"),
+    [(200, False), (204, False), (302, False), (200, True), (401, True), (403, True)],
+)
 def test_a_page_that_answers(
     caddy: Callable[..., Path], app: Application, tls: ssl.SSLContext,
-    behind: Callable[..., None], status: int,
+    behind: Callable[..., None], status: int, guarded: bool,
 ) -> None:  # fmt: skip
-    """401 and 403 are a guard's. Who signed the certificate is not asked."""
+    """401 and 403 are a guard's, where there is one. Who signed the certificate is not asked."""
     caddy()
     names: list[str | None] = []
     tls.sni_callback = lambda _, name, __: names.append(name)
     with serving(tls) as (number, asked):
         behind(number)
-        proxy.smoke(replace(app, smoke_path=f"/up/{status}"))
+        proxy.smoke(replace(app, smoke_path=f"/up/{status}", guarded=guarded))
     assert asked == [(app.domain, f"/up/{status}")]
     assert names == [app.domain]
 
 
-@pytest.mark.parametrize("status", [400, 404, 500, 502, 503])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 500, 502, 503])
 def test_a_page_that_answers_with_an_error(
     caddy: Callable[..., Path], app: Application, tls: ssl.SSLContext,
     behind: Callable[..., None], status: int,

@@ -294,6 +294,13 @@ def steps(
         yield make
 
 
+def arrived(path: Path) -> str:
+    """The source of an application that is there."""
+    path.mkdir(parents=True)
+    (path / "Dockerfile").touch()
+    return str(path)
+
+
 def known(app: Application, release_id: str) -> Release:
     made = Release.load(app, release_id)
     assert made
@@ -313,7 +320,8 @@ def test_there_and_back(host: Path, steps: Callable[..., Application]) -> None:
     one = current(first)
     assert one == (identity(first), "blue")
     images = known(first, one[0]).images
-    second = steps(source=str(host / "opt" / "api" / "sources" / "4567"))
+    arrived(Path(first.source))
+    second = steps(source=arrived(host / "opt" / "api" / "sources" / "4567"))
     release.release(second, by="me", revision="r2")
     two = current(second)
     assert two == (identity(second), "green")
@@ -528,14 +536,50 @@ def test_images_of_a_release_that_never_served_go_with_it(host: Path, app: Appli
 
 def test_with_a_deploy_key_the_code_is_that_which_serves(app: Application) -> None:
     """Else a change of a setting would take back what was released in the meantime."""
-    records(app, "0123456789ab", source="/opt/terrafirma/api/sources/theirs")
+    theirs = arrived(app.directory / "sources" / "theirs")
+    records(app, "0123456789ab", source=theirs)
     Serving("0123456789ab", "blue", 4, 8000).save(app)
     assert release.described(app) == app
     by_key = replace(app, automated=True)
-    assert release.described(by_key).source == "/opt/terrafirma/api/sources/theirs"
+    assert release.described(by_key).source == theirs
+    of_a_registry = by_key.with_image("api:1")
+    # One of another kind cannot be run by what is described now: that is released.
+    assert release.described(of_a_registry) == of_a_registry
+    project = replace(by_key, compose=("compose.yaml",))
+    assert release.described(project) == project
     records(app, "0123456789ab", source="", image=f"api@{DIGEST}")
-    assert release.described(by_key).image == f"api@{DIGEST}"
-    assert release.described(by_key).source == ""
+    assert release.described(of_a_registry).image == f"api@{DIGEST}"
+    assert release.described(by_key) == by_key
+
+
+def test_a_release_of_another_kind_is_nothing_to_go_back_to(host: Path, app: Application) -> None:
+    arrived(Path(app.source))
+    records(app, "0123456789ab")
+    records(app, "00000000000a", source="", image=f"api@{DIGEST}", code="other")
+    Serving("0123456789ab", "blue", 1, 8000).save(app)
+    with pytest.raises(Failed, match="no such release to go back to; kept are: 0123456789ab"):
+        release.rollback(app, "00000000000a", by="me")
+
+
+def test_the_secrets_of_a_slot_stay_those_of_its_release(host: Path, app: Application) -> None:
+    """Whenever Docker starts one of its containers again."""
+    token = Path(app.secrets["database_url"])
+    token.chmod(0o400)
+    release.lay_out_secrets(app, "blue")
+    there = app.slot_secrets("blue") / "database_url"
+    assert there.samefile(token)
+    # As app-secrets writes another value: a new file under the old name.
+    new = token.with_name("new")
+    new.write_text("another")
+    new.rename(token)
+    assert there.read_text() == "postgresql://s3cret\n"
+    assert there.stat().st_mode & 0o777 == 0o400
+    release.lay_out_secrets(app, "green")
+    release.lay_out_secrets(app, "blue")
+    assert there.samefile(app.slot_secrets("green") / "database_url")
+    release.clear(app, "green")
+    assert not app.slot_secrets("green").exists()
+    assert there.read_text() == token.read_text() == "another"
 
 
 def test_without_a_release_there_is_none(app: Application) -> None:
@@ -615,6 +659,16 @@ def test_a_source_that_is_none_leaves_nothing(app: Application, roots: Path, kin
         release.unpack(app, HOSTILE[kind]())
     assert list((app.directory / "sources").iterdir()) == []
     assert {path for path in roots.rglob("*") if "sources" not in path.parts} == before
+
+
+def test_a_source_is_not_larger_than_it_may_be(
+    app: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "SOURCE", 2**20)
+    release.unpack(app, tar(DOCKERFILE, ("a", bytes(2**19)), ("b", bytes(2**18))))
+    with pytest.raises(Failed, match="the source that was sent has more than 1 MB"):
+        release.unpack(app, tar(DOCKERFILE, ("a", bytes(2**19)), ("c", bytes(2**19))))
+    assert len(list((app.directory / "sources").iterdir())) == 1
 
 
 def test_a_source_of_a_project_has_its_files(app: Application) -> None:

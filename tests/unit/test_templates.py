@@ -111,6 +111,7 @@ DATA: dict[str, dict[str, Any]] = {
             },
         ],
     },
+    "app/recover.service.j2": {},
     "caddy/restart.conf.j2": {},
     "caddy/sysctl.conf.j2": {},
     "docker/ipv6.conf.j2": {},
