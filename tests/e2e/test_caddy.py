@@ -413,6 +413,23 @@ def test_a_replica_that_is_not_there_costs_no_request(setup: Setup) -> None:
     assert answers == [200] * 20
 
 
+def test_a_post_waits_while_no_replica_can_be_reached(setup: Setup) -> None:
+    """It has not been handed to anybody, so it may be; Docker's restart is such a while."""
+    setup.server.run("systemctl stop replica-0 replica-1; sleep 3")
+    command = setup.client.command(
+        f"https://{DOMAIN}/", "-X", "POST", "-d", "x", "-o", "/dev/null", "-w", "%{http_code}"
+    )
+    waiting = subprocess.Popen(
+        ["docker", "exec", setup.client.container.name, *command],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(1)
+    assert waiting.poll() is None
+    replicas(setup.server, 0, 1)
+    said, _ = waiting.communicate(timeout=30)
+    assert said == "200"
+
+
 def test_health_is_asked_for_as_a_visitor_would(setup: Setup) -> None:
     seen = json.loads(setup.server.run("curl -s 127.0.0.1:8000/seen"))["seen"]
     assert f"health of {DOMAIN} https" in seen
@@ -546,6 +563,31 @@ def test_a_switch_loses_no_request_and_closes_no_connection(setup: Setup) -> Non
     assert said["closed"] is None
     assert said["echoes"] > 100
     eventually(lambda: under_way(setup.server, 8000, 8001) == 0, 10)
+
+
+def test_a_switch_is_not_seen_over_http_3_either(setup: Setup) -> None:
+    replicas(setup.server, 0, 1, 64, 65)
+    command = setup.client.command(
+        f"https://{DOMAIN}/?[1-2000]", "--http3-only", "--max-time", "100", "--no-progress-meter",
+        "--write-out", "%{http_code} %{http_version} %{num_connects}\\n", "--output", "/dev/null",
+    )  # fmt: skip
+    asking = subprocess.Popen(
+        ["docker", "exec", setup.client.container.name, *command],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    switched = 0
+    while asking.poll() is None:
+        switch(setup.server, ("green", "blue")[switched % 2])
+        switched += 1
+        time.sleep(0.2)
+    switch(setup.server, "blue")
+    said, _ = asking.communicate(timeout=100)
+    first, *rest = said.splitlines()
+    assert first == "200 3 1"
+    # All of them on the one connection.
+    assert set(rest) == {"200 3 0"}
+    assert len(rest) == 1999
+    assert switched >= 3
 
 
 def test_a_websocket_outlives_a_reload_where_caddy_can(setup: Setup) -> None:

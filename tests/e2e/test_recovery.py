@@ -42,9 +42,16 @@ def test_a_reboot_in_the_middle_of_a_release(platform: Platform) -> None:
     server.reboot()
     eventually(lambda: serves(platform), 60)
     assert server.run("cat /opt/terrafirma/api/serving.json") == before
-    server.deploy("tasks/app.py", **platform.data)
-    names = server.run("docker ps --all --format '{{.Names}}'").split()
-    assert len([name for name in names if name.startswith("api-")]) == 4
+
+    def replicas() -> list[str]:
+        names = server.run("docker ps --all --format '{{.Names}}'").split()
+        return sorted(name for name in names if name.startswith("api-"))
+
+    # What it had started of the new one came back with Docker, and is gone before anybody asks.
+    eventually(lambda: len(replicas()) == 4, 60)
+    slot = json.loads(before)["slot"]
+    assert replicas() == [f"api-{slot}-api-{number}" for number in range(1, 5)]
+    assert server.deploy(**platform.data)["results"]["totals"]["success"] == 0
 
 
 VICTIMS = {
