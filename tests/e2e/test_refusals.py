@@ -213,6 +213,138 @@ BAD_POSTGRES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGc1+glbGrHlrI9G1dvS2Q54l8v1A9J2h2KIlylF3/L8"
+SOURCE = {"source": "examples/api", "domain": "shop.terrafirma.test"}
+SHOP_2 = {**SOURCE, "name": "shop", "port": 9000}
+IMAGE: dict[str, Any] = {"app_source": "", "app_image": "registry.example.com/team/api:1"}
+PROJECT: dict[str, Any] = {"app_source": "examples/compose", "app_service": "web"}
+# What the data say of applications and their sites.
+BAD_APPLICATIONS: dict[str, tuple[dict[str, Any], str]] = {
+    # what is released
+    "a source and an image": (
+        {"app_image": "api:1"},
+        "app_image: api has a source too: it is one or the other",
+    ),
+    "no directory": (
+        {"app_source": "no/such/place"},
+        "app_source: 'no/such/place' is not a directory with a Dockerfile",
+    ),
+    "no image": (IMAGE | {"app_image": "Registry/API"}, "app_image: 'Registry/API' is no image"),
+    "no such compose file": (
+        PROJECT | {"app_compose": ["docker-compose.yml"]},
+        "app_compose: 'examples/compose' has no file 'docker-compose.yml'",
+    ),
+    "a service of no project": (
+        {"app_service": "web"},
+        "service: api has no compose files: there is one service",
+    ),
+    "stateful, twice": (
+        PROJECT | {"app_compose": ["compose.yaml"], "app_stateful": ["redis", "redis"]},
+        "stateful: 'redis' is there twice",
+    ),
+    "half of a login": (
+        IMAGE | {"app_registry_user": "ci"},
+        "registry_password: registry_user and this belong together",
+    ),
+    "a password of a registry that is not there": (
+        IMAGE | {"app_registry_user": "ci", "app_registry_password": "env:TF_NOT_SET"},
+        "app_registry_password: api: TF_NOT_SET is not set",
+    ),
+    "a migration that is no list": ({"app_migrate": "migrate.py"}, "app_migrate: Input should be"),
+    # names and ports
+    "one name twice": (
+        {"app_more": [{**SHOP_2, "name": "api"}]},
+        "app_name: 'api' is there twice",
+    ),
+    "one domain twice": (
+        {"app_domain": "shop.terrafirma.test", "app_more": [SHOP_2]},
+        "app_domain: 'shop.terrafirma.test' is there twice",
+    ),
+    "a name that is none": ({"app_name": "Our API"}, "app_name: 'Our API' does not match"),
+    "ports that there are not": (
+        {"app_port": 65500},
+        "app_port: api has 65500 to 65627, but 65535 is the last there is",
+    ),
+    "PostgreSQL's port": (
+        {"app_port": 5400},
+        "app_port: api needs 5400-5527, but 5432 is PostgreSQL's (postgres_port)",
+    ),
+    "more replicas than a slot has ports": (
+        {"app_replicas": 65},
+        "app_replicas: Input should be less than or equal to 64",
+    ),
+    "more memory than there is": (
+        {"app_memory_mb": 1_000_000},
+        "app_memory_mb: ",
+    ),
+    "no such account": (
+        {"app_user": "nobody-of-ours"},
+        "app_user: 'nobody-of-ours' of api is not in users_accounts",
+    ),
+    # secrets
+    "no source of a secret": (
+        {"app_secrets": {"token": "vault:x"}},
+        "app_secrets.token: is no source of a secret",
+    ),
+    "a secret that nobody gave": (
+        {"app_secrets": {"token": "env:TF_NOT_SET"}},
+        "app_secrets: api: token: TF_NOT_SET is not set",
+    ),
+    "a command that fails": (
+        {"app_secrets": {"token": "command:echo no luck >&2; exit 3"}},
+        "app_secrets: api: token: its command ended with 3 (no luck)",
+    ),
+    "a secret of ours": (
+        {"app_secrets": {"database_url": "born"}},
+        "secrets: database_url is derived; it cannot be set here",
+    ),
+    "a variable that is none": ({"app_env": {"A B": "1"}}, "app_env.'A B': 'A B' does not match"),
+    # the site
+    "a domain in capitals": (
+        {"app_domain": "API.example.com"},
+        "app_domain: 'API.example.com' is not a domain name in lower case",
+    ),
+    "a header with a line break": (
+        {"app_headers": {"X-A": "1\n2"}},
+        "app_headers.X-A: ",
+    ),
+    "a guard that guards nothing": (
+        {"app_guards": [{"path": "/admin/*"}]},
+        "/admin/*: neither allow nor users: it guards nothing",
+    ),
+    "a password instead of its hash": (
+        {"app_guards": [{"path": "/admin/*", "users": {"ann": "not-to-be-repeated"}}]},
+        "app_guards.0.users.ann: ",
+    ),
+    "a snippet that is not there": (
+        {"app_snippet": "no/such/file"},
+        "app_snippet: api: cannot read 'no/such/file'",
+    ),
+    "an authority without HTTPS": (
+        {"caddy_acme_ca": "http://ca.example.com/directory"},
+        "caddy_acme_ca: ",
+    ),
+    "a root of no authority": (
+        {"caddy_acme_ca_root": "README.md"},
+        "caddy_acme_ca_root: caddy_acme_ca is empty",
+    ),
+    # who releases
+    "a key for no application": (
+        {"users_accounts": [{"name": "prod"}, {"name": "ci", "keys": [KEY], "releases": ["no"]}]},
+        "users_accounts: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_APPLICATIONS)
+def test_bad_data_of_applications(platform: Platform, bad: str) -> None:
+    data, message = BAD_APPLICATIONS[bad]
+    line = platform.server.refuse(**data)
+    assert "127.0.0.1: " in line
+    assert message in line
+    assert "not-to-be-repeated" not in line
+
+
 @pytest.mark.parametrize("bad", BAD_POSTGRES)
 def test_bad_data_of_postgresql(platform: Platform, bad: str) -> None:
     data, message = BAD_POSTGRES[bad]
