@@ -15,7 +15,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NoReturn
 
 from terrafirma_host import engine, proxy, release
@@ -33,6 +33,9 @@ from terrafirma_host.spec import (
 
 PROGRAM = "/usr/local/bin/terrafirma"
 UNIT = "TERRAFIRMA_UNIT"
+
+# What a file of ours brings about that somebody has changed.
+DAMAGED = (AttributeError, LookupError, TypeError)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,8 +88,7 @@ def main(words: Sequence[str] | None = None) -> int:
     os.umask(0o077)
     try:
         _run(arguments)
-    except (*release.BROKEN, TypeError) as error:
-        # The last: a file of ours that somebody has changed.
+    except (*release.BROKEN, *DAMAGED) as error:
         print(f"terrafirma: {error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
@@ -117,22 +119,34 @@ def _run(arguments: argparse.Namespace) -> None:
             proxy.maintain(app, arguments.state == "on")
             say(f"maintenance of {app.name} is {arguments.state}")
         case "recover":
-            _recover([arguments.name] if arguments.name else names())
+            if arguments.name:
+                release.recover(Application.load(arguments.name), by=_who(""))
+            else:
+                _recover_all()
         case _:
             _serve(arguments)
 
 
-def _recover(applications: Sequence[str]) -> None:
-    """Each of them, whatever becomes of the others; at boot it is all."""
-    troubles = []
-    for name in applications:
+def _all() -> Iterator[Application]:
+    """All applications; one that left the data may be described for another version of this."""
+    for name in names():
         try:
-            release.recover(Application.load(name), by=_who(""))
+            yield Application.load(name)
+        except (*release.BROKEN, *DAMAGED) as error:
+            print(f"terrafirma: {name} is left alone: {error}", file=sys.stderr, flush=True)
+
+
+def _recover_all() -> None:
+    """At boot: each of them, whatever becomes of the others."""
+    troubles = []
+    for app in _all():
+        try:
+            release.recover(app, by=_who(""))
         except Busy as error:
             # Each release begins by putting right what the one before it left.
             say(str(error))
-        except (*release.BROKEN, TypeError) as error:
-            troubles.append(f"{name}: {error}" if len(applications) > 1 else str(error))
+        except (*release.BROKEN, *DAMAGED) as error:
+            troubles.append(f"{app.name}: {error}")
     if troubles:
         raise Failed("\n".join(troubles))
 
@@ -284,7 +298,7 @@ def _container(app: Application, words: Sequence[str]) -> NoReturn:
 
 
 def _show_releases(name: str | None, *, as_json: bool) -> None:
-    answers = [_releases(Application.load(one)) for one in ([name] if name else names())]
+    answers = [_releases(one) for one in ([Application.load(name)] if name else _all())]
     if as_json:
         print(json.dumps(answers))
         return
@@ -314,7 +328,7 @@ def _releases(app: Application) -> dict[str, Any]:
         "application": app.name,
         "serving": serving.release if serving else "",
         "replicas": serving.replicas if serving else 0,
-        "kept": [made.id for made in known if engine.has_images(made)],
+        "kept": [made.id for made in known if release.fits(app, made) and engine.has_images(made)],
         "withdrawn": [made.id for made in known if made.withdrawn],
         "history": history(app)[:50],
     }

@@ -47,6 +47,8 @@ class Compose:
 
     def command(self, project: str, layer: str = "") -> list[str]:
         words = ["docker", "compose", "--project-name", project, "--progress", "plain"]
+        # No `.env`: a deploy uploads none, and with a key it would say what else is filled in.
+        words += ["--env-file", "/dev/null"]
         words += ["--project-directory", self.app.source or str(self.app.directory)]
         for file in (*self.files(), *([layer] if layer else [])):
             words += ["--file", file]

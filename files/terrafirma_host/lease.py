@@ -68,10 +68,12 @@ def lease(app: Application, holder: str, what: str, seconds: int) -> Iterator[Le
 
         signal.signal(signal.SIGALRM, expire)
         signal.alarm(seconds)
-        # What is said from now on; of the last one only, so that it does not grow.
+        # What is said from now on; of the last one only, so that it does not grow. A recovery
+        # follows each release, and adds to what that one said.
         log = app.directory / "log"
         app.directory.mkdir(parents=True, exist_ok=True)
-        log.write_text("")
+        if what != "recovery":
+            log.write_text("")
         LOG.append(log)
         try:
             mine.step("lock")

@@ -194,7 +194,11 @@ def of_now(app: Application, made: Release) -> tuple[Application, Compose, Wante
     app = as_released(app, made)
     compose = Compose(app)
     # Nothing is migrated: another command than the one that ran is the next release's.
-    return app, compose, wanted(app, compose, made.migrate)
+    target = wanted(app, compose, made.migrate)
+    needed = target.project["services"].keys() - {*app.stateful}
+    if missing := sorted(needed - made.images.keys()):
+        raise Failed(f"release {made.id} has no image of {', '.join(missing)}: release its code")
+    return app, compose, target
 
 
 def record(app: Application, action: str, made: Release, by: str) -> None:
@@ -239,11 +243,12 @@ def described(app: Application) -> Application:
 
 
 def fits(app: Application, made: Release) -> bool:
-    """Whether a release is of the kind that is described now: image, Dockerfile, compose files."""
-    if not made.source:
-        return bool(app.image)
-    files = app.compose or ("Dockerfile",)
-    return bool(app.source) and all((Path(made.source) / name).is_file() for name in files)
+    """
+    Whether a release is of the kind that is described now: image, Dockerfile, these compose files.
+
+    Others in its source were nobody's to look at when a deploy key sent it.
+    """
+    return bool(made.source) == bool(app.source) and made.compose == app.compose
 
 
 def as_released(app: Application, made: Release) -> Application:
@@ -352,7 +357,7 @@ def prepare(
         id=target.id, source=target.source, image=target.image, images=images,
         pulled=tuple(pulled), code=target.code, migrate=" ".join(app.migrate),
         revision=revision, by=by, at=now(),
-        withdrawn=False,
+        withdrawn=False, compose=app.compose,
     )  # fmt: skip
 
 
@@ -605,7 +610,8 @@ def unpack(app: Application, upload: IO[bytes]) -> Path:
 
     def measured(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
         nonlocal size
-        size += member.size
+        # Each takes a block at least; what is none of a file's sizes takes nothing away.
+        size += max(member.size, 0) + 4096
         if size > SOURCE:
             raise Failed(f"the source that was sent has more than {SOURCE // 2**20} MB")
         # Nothing outside of the directory, no devices, no owners.
@@ -629,6 +635,8 @@ def unpack(app: Application, upload: IO[bytes]) -> Path:
             # Whoever runs in a container reads what is copied or mounted there; root alone gets
             # as far on the host.
             for path in Path(new).rglob("*"):
+                if path.is_symlink():
+                    continue
                 executable = path.is_dir() or path.stat().st_mode & 0o100
                 path.chmod(0o755 if executable else 0o644)
             Path(new).rename(dest)

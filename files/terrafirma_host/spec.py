@@ -139,6 +139,7 @@ class Release:
     by: str
     at: str  # when it last began to serve: "2026-01-31T12:00:00.000Z"
     withdrawn: bool  # somebody went back from it
+    compose: tuple[str, ...] = ()  # files in the source
 
     @classmethod
     def load(cls, app: Application, release: str) -> Self | None:
@@ -146,7 +147,8 @@ class Release:
             data = json.loads((app.releases / f"{release}.json").read_text())
         except FileNotFoundError:
             return None
-        return cls(**{**data, "pulled": tuple(data["pulled"])})
+        lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
+        return cls(**(data | lists))
 
     def save(self, app: Application) -> None:
         data = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -241,7 +243,8 @@ def tree_digest(directory: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         executable = bool(path.stat().st_mode & 0o100)
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
         line = f"{path.relative_to(directory)}|{executable}|{content}\n"
         # A name need not be UTF-8.
         digest.update(line.encode(errors="surrogateescape"))

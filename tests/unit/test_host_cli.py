@@ -268,13 +268,40 @@ def test_a_command_is_in_a_project_of_its_own(
 
 
 @pytest.mark.usefixtures("root")
+def test_at_boot_all_are_put_right_whatever_becomes_of_others(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, program: Any, capsys: Any
+) -> None:
+    monkeypatch.setenv("PATH", f"{program('docker', 'exit 0')}:{os.environ['PATH']}")
+    told = {name: getattr(app, name) for name in app.__dataclass_fields__}
+    (roots / "apps" / "shop.json").write_text(json.dumps(told | {"name": "shop"}))
+    # One that left the data when this was another version, and one that somebody has spoilt.
+    (roots / "apps" / "api.json").write_text('{"name": "api"}')
+    (roots / "apps" / "old.json").write_text("[]")
+    left = spec.SLOT_SECRETS / "shop" / "green" / "token"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    assert cli.main(["recover"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" is left alone: ")[0] for line in said] == [
+        *("terrafirma: api", "terrafirma: old"),
+    ]
+    assert not left.exists()
+    assert cli.main(["releases", "--json"]) == 0
+    assert [one["application"] for one in json.loads(capsys.readouterr().out)] == ["shop"]
+    # What Docker does not do is a failure, after which systemd tries again.
+    program("docker", "echo no luck >&2; exit 1")
+    assert cli.main(["recover"]) == 1
+    assert "terrafirma: shop: docker ps: no luck" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("root")
 def test_settings_are_refreshed_where_something_serves(
     app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     (roots / "apps" / "api.json").write_text(
         json.dumps({name: getattr(app, name) for name in app.__dataclass_fields__})
     )
-    monkeypatch.setenv(cli.UNIT, "terrafirma-api.service")
+    monkeypatch.setenv(cli.UNIT, "terrafirma-release-api.service")
     assert cli.main(["refresh", "api"]) == 0
     assert capsys.readouterr().out == "api has no release yet\n"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from terrafirma_host.lease import describe, lease
-from terrafirma_host.shell import Failed, run, succeeds
+from terrafirma_host.shell import Failed, run, say, succeeds
 from terrafirma_host.spec import Application
 
 from tests.conftest import ROOT
@@ -94,6 +94,23 @@ def test_a_lease_says_what_is_being_done(app: Application, roots: Path) -> None:
         assert (data["step"], data["pid"]) == ("switch", os.getpid())
     assert not state.exists()
     assert describe(app) == "somebody who has just begun"
+
+
+def test_what_a_release_said_is_kept_until_the_next_one(app: Application) -> None:
+    """A recovery follows each, and is none."""
+
+    def release(number: int) -> None:
+        with lease(app, "me", "release", 60):
+            say(f"starting {number}")
+            raise Failed("no luck")
+
+    for number in (1, 2):
+        with pytest.raises(Failed, match="no luck"):
+            release(number)
+        with lease(app, "me", "recovery", 60):
+            say("put right")
+        said = (app.directory / "log").read_text()
+        assert said == f"starting {number}\nno luck\nput right\n"
 
 
 def test_a_lease_is_free_again_after_a_failure(app: Application) -> None:

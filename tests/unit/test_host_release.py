@@ -545,6 +545,8 @@ def test_with_a_deploy_key_the_code_is_that_which_serves(app: Application) -> No
     of_a_registry = by_key.with_image("api:1")
     # One of another kind cannot be run by what is described now: that is released.
     assert release.described(of_a_registry) == of_a_registry
+    # … nor one whose compose files nobody looked at when the key sent them.
+    (Path(theirs) / "compose.yaml").touch()
     project = replace(by_key, compose=("compose.yaml",))
     assert release.described(project) == project
     records(app, "0123456789ab", source="", image=f"api@{DIGEST}")
@@ -553,12 +555,28 @@ def test_with_a_deploy_key_the_code_is_that_which_serves(app: Application) -> No
 
 
 def test_a_release_of_another_kind_is_nothing_to_go_back_to(host: Path, app: Application) -> None:
+    """Nor is what a deploy key sent in files that nobody looked at then."""
     arrived(Path(app.source))
+    (Path(app.source) / "compose.yaml").touch()
     records(app, "0123456789ab")
     records(app, "00000000000a", source="", image=f"api@{DIGEST}", code="other")
+    records(app, "00000000000b", compose=("compose.yaml",), code="more")
     Serving("0123456789ab", "blue", 1, 8000).save(app)
-    with pytest.raises(Failed, match="no such release to go back to; kept are: 0123456789ab"):
+    for other in ("00000000000a", "00000000000b"):
+        with pytest.raises(Failed, match="no such release to go back to; kept are: 0123456789ab"):
+            release.rollback(app, other, by="me")
+
+
+def test_a_release_without_an_image_that_is_needed_by_now(
+    host: Path, steps: Callable[..., Application]
+) -> None:
+    """What was stateful then was not built then."""
+    app = steps()
+    release.release(app, by="me")
+    records(app, "00000000000a", images={"redis": "terrafirma/api/redis:0"}, code="other")
+    with pytest.raises(Failed, match="release 00000000000a has no image of api: release its code"):
         release.rollback(app, "00000000000a", by="me")
+    assert proxy.slot_of(app) == "blue"
 
 
 def test_the_secrets_of_a_slot_stay_those_of_its_release(host: Path, app: Application) -> None:
@@ -661,13 +679,27 @@ def test_a_source_that_is_none_leaves_nothing(app: Application, roots: Path, kin
     assert {path for path in roots.rglob("*") if "sources" not in path.parts} == before
 
 
+def test_a_link_may_lead_nowhere(app: Application) -> None:
+    nowhere = special("a", tarfile.SYMTYPE, "generated/later")
+    loop = special("b", tarfile.SYMTYPE, "b")
+    assert (release.unpack(app, tar(DOCKERFILE, nowhere, loop)) / "a").is_symlink()
+
+
 def test_a_source_is_not_larger_than_it_may_be(
     app: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(release, "SOURCE", 2**20)
     release.unpack(app, tar(DOCKERFILE, ("a", bytes(2**19)), ("b", bytes(2**18))))
-    with pytest.raises(Failed, match="the source that was sent has more than 1 MB"):
-        release.unpack(app, tar(DOCKERFILE, ("a", bytes(2**19)), ("c", bytes(2**19))))
+    negative = special("d", tarfile.DIRTYPE)
+    negative.size = -(2**30)
+    for members in (
+        [("a", bytes(2**19)), ("c", bytes(2**19))],
+        [negative, ("a", bytes(2**20))],
+        # Without content, but with a name each.
+        [(f"{number}", b"") for number in range(300)],
+    ):
+        with pytest.raises(Failed, match="the source that was sent has more than 1 MB"):
+            release.unpack(app, tar(DOCKERFILE, *members))
     assert len(list((app.directory / "sources").iterdir())) == 1
 
 
