@@ -2,6 +2,7 @@
 
 from pyinfra import host
 from pyinfra.api import DeployError
+from pyinfra.facts.files import FindFiles
 
 from terrafirma.budget import refuse_overdraft
 from terrafirma.given import registry_password, secrets
@@ -58,6 +59,13 @@ for app in settings.applications:
                 f"{host.name}: {key}: {value!r} of {app.name} is not in {where} "
                 f"({', '.join(sorted(known)) or 'empty'})"
             )
+
+described = {path.rpartition("/")[2] for path in host.get_fact(FindFiles, path=APPLICATIONS)}
+for name in sorted(described - {f"{app.name}.json" for app in settings.applications}):
+    other = name.removesuffix(".json")
+    host.log(
+        f"Not in the data, left alone: {other}; `terrafirma remove {other}` on the host ends it"
+    )
 
 put(
     name="Install the command terrafirma",

@@ -72,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--by", default="", help="who asks for it")
     one = command("maintenance", "answer with a page for maintenance, or no longer")
     one.add_argument("state", choices=["on", "off"])
+    one = command("remove", "end an application that left the data; its volumes and secrets stay")
+    one.add_argument("--confirm", default="", metavar="APPLICATION", help="its name once more")
     command("recover", "put right what a release left that was killed", optional=True)
     one = command("status", "for the deploy: whether the description is what runs")
     one.add_argument("--stdin", action="store_true", help="the description is standard input")
@@ -118,6 +120,11 @@ def _run(arguments: argparse.Namespace) -> None:
             app = Application.load(arguments.name)
             proxy.maintain(app, arguments.state == "on")
             say(f"maintenance of {app.name} is {arguments.state}")
+        case "remove":
+            if arguments.confirm != arguments.name:
+                raise Failed(f"this ends {arguments.name} and removes its releases: add "
+                             f"--confirm {arguments.name}")  # fmt: skip
+            release.remove(Application.of_any_version(arguments.name), by=_who(""))
         case "recover":
             if arguments.name:
                 release.recover(Application.load(arguments.name), by=_who(""))

@@ -46,6 +46,20 @@ def marker(app: Application) -> Path:
     return UPSTREAMS / f"{app.name}.green"
 
 
+def has_site(app: Application) -> bool:
+    """Whether Caddy's configuration names the slots of an application."""
+    try:
+        return f"/{app.name}.green\n" in CADDYFILE.read_text()
+    except FileNotFoundError:
+        return False
+
+
+def forget(app: Application) -> None:
+    """No file of an application whose site is gone."""
+    for path in (marker(app), MAINTENANCE / f"{app.name}.caddy"):
+        path.unlink(missing_ok=True)
+
+
 def maintain(app: Application, on: bool) -> None:
     path = MAINTENANCE / f"{app.name}.caddy"
     page = (

@@ -28,6 +28,8 @@ from terrafirma_host.engine import Compose
 from terrafirma_host.lease import Lease, lease
 from terrafirma_host.shell import Failed, last, run, say
 from terrafirma_host.spec import (
+    SECRETS,
+    SPECS,
     Application,
     Release,
     Serving,
@@ -551,6 +553,32 @@ def refuse_other_files(app: Application, brought: Application) -> None:
         )
 
 
+def remove(app: Application, *, by: str) -> None:
+    """
+    Nothing of an application runs any more, and its code is gone.
+
+    Left are volumes, secrets and the database: nobody can make these again.
+    """
+    with lease(app, by, "removal", LEASE):
+        if proxy.has_site(app):
+            raise Failed(f"Caddy serves {app.name}: take it out of the data, and run deploy.py")
+        for project in ("blue", "green", "run", "build", "state"):
+            clear(app, project)
+        ours = ["--filter", f"label=terrafirma.app={app.name}"]
+        if networks := run("docker", "network", "ls", "--quiet", *ours).split():
+            run("docker", "network", "rm", *networks)
+        pulled = [image for one in known_releases(app) for image in one.pulled]
+        engine.remove_images([*engine.our_images(app), *pulled])
+        proxy.forget(app)
+        shutil.rmtree(app.slot_secrets(""), ignore_errors=True)
+        shutil.rmtree(app.directory)
+        # The last: until then the same command goes on where one was killed.
+        (SPECS / f"{app.name}.json").unlink()
+    volumes = run("docker", "volume", "ls", "--quiet", *ours).split()
+    left = [*volumes, *map(str, (SECRETS / app.name,) if (SECRETS / app.name).exists() else ())]
+    say(f"{app.name} is removed; left alone: {', '.join(left) or 'nothing'}")
+
+
 def clear(app: Application, slot: str) -> None:
     """No container of a slot; each is asked to stop first."""
     # What a migration left that was killed is one of them.
@@ -559,8 +587,8 @@ def clear(app: Application, slot: str) -> None:
         f"label=com.docker.compose.project={app.project(slot)}",
     ).split()  # fmt: skip
     if ids:
-        run("docker", "stop", "--time", str(app.stop_seconds), *ids,
-                   timeout=app.stop_seconds + engine.PROMPT)  # fmt: skip
+        seconds = app.stop_seconds or 10
+        run("docker", "stop", "--time", str(seconds), *ids, timeout=seconds + engine.PROMPT)
         run("docker", "rm", "--force", *ids)
     shutil.rmtree(app.slot_secrets(slot), ignore_errors=True)
 

@@ -21,6 +21,7 @@ SPECS = Path("/etc/terrafirma/apps")
 ROOT = Path("/opt/terrafirma")
 KEY = Path("/etc/terrafirma/secrets/release-key")
 RUNTIME = Path("/run/terrafirma/apps")
+SECRETS = Path("/etc/terrafirma/secrets/app")
 SLOT_SECRETS = Path("/etc/terrafirma/secrets/slots")
 
 
@@ -77,6 +78,17 @@ class Application:
             )
         lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
         return cls(**(data | lists))
+
+    @classmethod
+    def of_any_version(cls, name: str) -> Self:
+        """What is known of one that left the data, perhaps before fields came or went."""
+        path = SPECS / f"{name}.json"
+        try:
+            known = json.loads(path.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return cls.load(name)  # which says what there is
+        empty = {field.name: "" for field in fields(cls)}
+        return cls.of(empty | {key: known[key] for key in empty.keys() & known.keys()})
 
     @property
     def directory(self) -> Path:

@@ -561,6 +561,25 @@ def test_a_compose_project(site: Site, tmp_path: Path) -> None:
     original = (ROOT / "examples/compose/compose.yaml").read_text()
     assert (project / "compose.yaml").read_text() == original
 
+    # It leaves the data: a run names it, and one command on the server ends it.
+    answer = site.server.call("terrafirma remove shop --confirm shop")
+    assert "terrafirma: Caddy serves shop: take it out of the data" in answer.stderr
+    said = site.call("tasks/caddy.py", "tasks/app.py")
+    assert said.returncode == 0
+    assert "Not in the data, left alone: shop; `terrafirma remove shop` on the host" in said.stderr
+    assert site.server.run(redis) == before
+    answer = site.server.call("terrafirma remove shop")
+    assert "removes its releases: add --confirm shop" in answer.stderr
+    volumes = site.server.run("docker volume ls --quiet --filter label=terrafirma.app=shop")
+    assert volumes
+    said_of_it = site.server.run("terrafirma remove shop --confirm shop")
+    assert f"shop is removed; left alone: {', '.join(volumes.split())}" in said_of_it
+    for kind in ("container ls --all", "network ls", "image ls"):
+        assert site.server.run(f"docker {kind} --quiet --filter label=terrafirma.app=shop") == ""
+    assert site.server.run("find / -xdev -path '*terrafirma*shop*' -o -name 'shop.green'") == ""
+    assert site.server.run("docker volume ls --quiet --filter label=terrafirma.app=shop") == volumes
+    assert site.is_converged()
+
 
 # --- a deploy key, and every day ------------------------------------------------------------------
 

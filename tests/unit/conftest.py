@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terrafirma_host import cli, engine, lease, proxy, spec
+from terrafirma_host import cli, engine, lease, proxy, release, spec
 
 from terrafirma.release import description
 from terrafirma.settings import App, Users
@@ -45,13 +45,14 @@ def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "SPECS": "apps",
         "ROOT": "opt",
         "KEY": "secrets/release-key",
+        "SECRETS": "secrets",
         "SLOT_SECRETS": "secrets/slots",
         "RUNTIME": "run",
         "UPSTREAMS": "caddy/upstreams",
         "MAINTENANCE": "caddy/maintenance",
         "CADDYFILE": "caddy/Caddyfile",
     }.items():
-        for module in (spec, lease, engine, proxy, cli):
+        for module in (spec, lease, engine, proxy, release, cli):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, tmp_path / path)
     (tmp_path / "apps").mkdir()

@@ -534,6 +534,34 @@ def test_images_of_a_release_that_never_served_go_with_it(host: Path, app: Appli
     ]
 
 
+def test_an_application_that_left_the_data_is_removed_on_demand(host: Path, capsys: Any) -> None:
+    """As another version described it, and wherever a removal was killed before."""
+    (host / "apps" / "api.json").write_text('{"name": "api", "stop_seconds": 5, "gone": 1}')
+    (host / "secrets" / "api").mkdir(parents=True)
+    (host / "secrets" / "api" / "token").touch()
+    (host / "secrets" / "slots" / "api" / "blue").mkdir(parents=True)
+    (host / "caddy" / "upstreams").mkdir(parents=True)
+    (host / "caddy" / "upstreams" / "api.green").touch()
+    site = host / "caddy" / "Caddyfile"
+    site.write_text("root /etc/caddy/upstreams\ntry_files /api.green\n")
+    app = Application.of_any_version("api")
+    records(app, "0123456789ab", pulled=("api@sha256:1",))
+    with pytest.raises(Failed, match="Caddy serves api: take it out of the data, and run"):
+        release.remove(app, by="me")
+    assert not (host / "asked").exists()
+    site.write_text("try_files /our-api.green\n")
+    release.remove(app, by="me")
+    assert capsys.readouterr().out.endswith(f"left alone: {host}/secrets/api\n")
+    assert "stop --time 5 one" in asked(host)
+    assert "image rm api@sha256:1" in asked(host)
+    assert not [line for line in asked(host) if "volume rm" in line]
+    left = {str(one.relative_to(host)) for one in host.rglob("*") if one.is_file()}
+    assert "secrets/api/token" in left
+    assert not [one for one in left if one.startswith(("apps", "opt", "caddy/upstreams"))]
+    with pytest.raises(Failed, match="there is no application 'api'; there are: none"):
+        Application.of_any_version("api")
+
+
 def test_with_a_deploy_key_the_code_is_that_which_serves(app: Application) -> None:
     """Else a change of a setting would take back what was released in the meantime."""
     theirs = arrived(app.directory / "sources" / "theirs")
