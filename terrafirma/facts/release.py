@@ -34,9 +34,12 @@ class ReleaseStatus(FactBase[ReleaseState]):
     @override
     def command(self, app: str) -> StringCommand:
         return StringCommand(
+            # Read in any case: who sends it would find nobody there.
+            "told=$(cat);",
             f"test -x {HOST_PROGRAM} && command -v docker > /dev/null || exit 0;",
             # One of another version, or an engine that is down: the run puts that right first.
-            HOST_PROGRAM, "status --stdin", QuoteString(app), "2> /dev/null || true",
+            "printf '%s' \"$told\" |", HOST_PROGRAM, "status --stdin", QuoteString(app),
+            "2> /dev/null || true",
         )  # fmt: skip
 
     @override
