@@ -626,6 +626,8 @@ def _image(value: str) -> str:
 
 
 def _secret_source(value: str) -> str:
+    if value.startswith("command:") and "\n" in value:
+        raise ValueError("has a line break: a command is one line")
     if value != "born" and not re.fullmatch(r"env:[A-Za-z_]\w*|command:[^\s].*", value):
         # Not repeated: it may be the secret itself.
         raise ValueError(

@@ -69,7 +69,6 @@ def site(host: Host, app: Application, settings: Caddy) -> dict[str, Any]:
             for path, directory in app.static.items()
         ],
         "snippet": lines(host, "app_snippet", app.snippet),
-        "health_path": app.health_path,
         # With room for more: to scale within it, nothing has to be reloaded either.
         **{
             slot: [f"127.0.0.1:{first + number}" for number in range(_room(app.replicas))]

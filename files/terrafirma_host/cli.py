@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     one = command("logs", "show what all containers of the release say")
     one.add_argument("-f", "--follow", action="store_true", help="go on as they say more")
     one.add_argument("-n", "--lines", type=int, default=100, help="so many of each (100)")
+    one.add_argument("-t", "--timestamps", action="store_true", help="when each was said")
     one = command("run", "run a command in the release's environment, in a container of its own")
     one.add_argument("words", nargs="+", metavar="WORD", help="the command; put -- before it")
     one = command("console", "a shell in the release's environment")
@@ -71,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     one = command("restart", "new containers of the release that serves, without a failed request")
     one.add_argument("--by", default="", help="who asks for it")
     one = command("maintenance", "answer with a page for maintenance, or no longer")
-    one.add_argument("state", choices=["on", "off"])
+    one.add_argument("state", nargs="?", choices=["on", "off"], help="without it: which it is")
     one = command("remove", "end an application that left the data; its volumes and secrets stay")
     one.add_argument("--confirm", default="", metavar="APPLICATION", help="its name once more")
     command("recover", "put right what a release left that was killed", optional=True)
@@ -111,15 +112,18 @@ def _run(arguments: argparse.Namespace) -> None:
                 app = Application.load(arguments.name)
             print(json.dumps(release.status(app)))
         case "logs":
-            _logs(Application.load(arguments.name), arguments.follow, arguments.lines)
+            _logs(Application.load(arguments.name), arguments)
         case "run":
             _container(Application.load(arguments.name), arguments.words)
         case "console":
             _container(Application.load(arguments.name), arguments.words or ["sh"])
         case "maintenance":
             app = Application.load(arguments.name)
-            proxy.maintain(app, arguments.state == "on")
-            say(f"maintenance of {app.name} is {arguments.state}")
+            if arguments.state:
+                proxy.maintain(app, arguments.state == "on")
+            say(
+                f"maintenance of {app.name} is {'on' if proxy.maintenance(app).exists() else 'off'}"
+            )
         case "remove":
             if arguments.confirm != arguments.name:
                 raise Failed(f"this ends {arguments.name} and removes its releases: add "
@@ -176,6 +180,7 @@ def _serve(arguments: argparse.Namespace) -> None:
             else:
                 say(f"{app.name} has no release yet")
         case "release":
+            revision = arguments.revision
             if arguments.image:
                 _refuse_other_image(app, arguments.image)
                 app = app.with_image(arguments.image)
@@ -186,10 +191,10 @@ def _serve(arguments: argparse.Namespace) -> None:
                                  "from a source")  # fmt: skip
                 upload = sys.stdin.buffer
             if not arguments.image and not upload:
-                app = release.described(app)
-            release.release(
-                app, by=by, revision=arguments.revision, again=arguments.again, upload=upload
-            )
+                asked, app = app, release.described(app)
+                # What is said of the source here is not said of the code that a key brought.
+                revision = arguments.revision if app is asked else ""
+            release.release(app, by=by, revision=revision, again=arguments.again, upload=upload)
 
 
 def _become_unit(app: Application, words: Sequence[str]) -> NoReturn:
@@ -281,10 +286,13 @@ def forced(allowed: Sequence[str], asked: str) -> list[str]:
     raise usage
 
 
-def _logs(app: Application, follow: bool, lines: int) -> NoReturn:
+def _logs(app: Application, arguments: argparse.Namespace) -> NoReturn:
     serving, _ = release.serves(app)
     words = ["docker", "compose", "--project-name", app.project(serving.slot), "logs"]
-    words += ["--tail", str(lines), *(["--follow"] if follow else [])]
+    words += ["--tail", str(arguments.lines)]
+    words += ["--follow"] if arguments.follow else []
+    words += ["--timestamps"] if arguments.timestamps else []
+    words += [] if sys.stdout.isatty() else ["--no-color"]
     sys.stdout.flush()
     os.execvp("docker", words)
 
@@ -311,7 +319,9 @@ def _show_releases(name: str | None, *, as_json: bool) -> None:
         return
     for answer in answers:
         serving = answer["serving"] or "no release"
-        print(f"{answer['application']}: {answer['replicas']} replicas of {serving}")
+        page = ", under maintenance" if answer["maintenance"] else ""
+        print(f"{answer['application']}: {answer['replicas']} replicas of {serving}{page}")
+        shown = set()
         for line in answer["history"]:
             one, revision = line["release"], (line["revision"] or "-")[:12]
             marks = [
@@ -321,8 +331,9 @@ def _show_releases(name: str | None, *, as_json: bool) -> None:
                     ("taken back", one in answer["withdrawn"]),
                     ("kept", one in answer["kept"]),
                 )
-                if marked
+                if marked and one not in shown
             ]
+            shown.add(one)
             print(
                 f"  {line['at'][:19]}  {line['action']:8}  {one}  {revision:12}  {line['by']:24}  "
                 + ", ".join(marks)
@@ -335,6 +346,7 @@ def _releases(app: Application) -> dict[str, Any]:
         "application": app.name,
         "serving": serving.release if serving else "",
         "replicas": serving.replicas if serving else 0,
+        "maintenance": proxy.maintenance(app).exists(),
         "kept": [made.id for made in known if release.fits(app, made) and engine.has_images(made)],
         "withdrawn": [made.id for made in known if made.withdrawn],
         "history": history(app)[:50],

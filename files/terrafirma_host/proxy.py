@@ -7,8 +7,9 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from terrafirma_host.shell import Failed, run, say, sync, write
 from terrafirma_host.spec import Application
@@ -37,6 +38,66 @@ def point(app: Application, slot: str) -> None:
         sync(path.parent)
 
 
+def expect(app: Application, slot: str) -> None:
+    """
+    Caddy asks the replicas of a slot whether they can serve as their own release wants it.
+
+    A reload, but only where that is another way than before: it is seldom.
+    """
+    text = (
+        "# Managed by Terrafirma: the release in this slot\n"
+        f"health_uri {app.health_path}\n"
+        f"health_headers {{\n\tHost {app.domain}\n\tX-Forwarded-Proto https\n}}\n"
+    )
+    # The first release says it for both slots, so that the second one is no reload.
+    wanted = [one for one in app.slots if one == slot or not expects(app, one)]
+    changed = [one for one in wanted if _said(asking(app, one)) != text]
+    # What was killed between the file and the reload is caught up with.
+    if changed or (runs() and not _asks(app, slot)):
+        for one in changed:
+            if one != slot:
+                write(asking(app, one), text)
+        _put(asking(app, slot), text)
+
+
+def _asks(app: Application, slot: str) -> bool:
+    """Whether Caddy as it runs asks the replicas of a slot so, if it knows them."""
+    first = f"127.0.0.1:{app.slots[slot]}"
+
+    def proxies(node: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(node, dict):
+            if any(one.get("dial") == first for one in node.get("upstreams") or ()):
+                yield node
+            node = list(node.values())
+        if isinstance(node, list):
+            for one in node:
+                yield from proxies(one)
+
+    for one in proxies(_admin("/config/")):
+        active = (one.get("health_checks") or {}).get("active") or {}
+        return (active.get("uri"), (active.get("headers") or {}).get("Host")) == (
+            app.health_path,
+            [app.domain],
+        )
+    return True
+
+
+def expects(app: Application, slot: str) -> bool:
+    """Whether Caddy has been told how to ask the replicas of a slot."""
+    return asking(app, slot).exists()
+
+
+def asking(app: Application, slot: str) -> Path:
+    return UPSTREAMS / f"{app.name}.{slot}.caddy"
+
+
+def _said(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
 def slot_of(app: Application) -> str:
     """The slot that Caddy sends to."""
     return "green" if marker(app).exists() else "blue"
@@ -44,6 +105,10 @@ def slot_of(app: Application) -> str:
 
 def marker(app: Application) -> Path:
     return UPSTREAMS / f"{app.name}.green"
+
+
+def maintenance(app: Application) -> Path:
+    return MAINTENANCE / f"{app.name}.caddy"
 
 
 def has_site(app: Application) -> bool:
@@ -56,12 +121,12 @@ def has_site(app: Application) -> bool:
 
 def forget(app: Application) -> None:
     """No file of an application whose site is gone."""
-    for path in (marker(app), MAINTENANCE / f"{app.name}.caddy"):
+    slots = (asking(app, slot) for slot in ("blue", "green"))
+    for path in (marker(app), *slots, maintenance(app)):
         path.unlink(missing_ok=True)
 
 
 def maintain(app: Application, on: bool) -> None:
-    path = MAINTENANCE / f"{app.name}.caddy"
     page = (
         "# Managed by Terrafirma: terrafirma maintenance\n"
         "header Retry-After 120\n"
@@ -71,7 +136,7 @@ def maintain(app: Application, on: bool) -> None:
         '\trespond @maintenance "Down for maintenance, back soon." 503\n'
         "}\n"
     )
-    _put(path, page if on else None)
+    _put(maintenance(app), page if on else None)
 
 
 def _put(path: Path, content: str | None) -> None:
@@ -138,7 +203,7 @@ def smoke(app: Application) -> None:
     """The application answers under its public name; raises Failed where it does not."""
     if not runs():
         return
-    if (MAINTENANCE / f"{app.name}.caddy").exists():
+    if maintenance(app).exists():
         say("maintenance is on: the page is not asked for")
         return
     path = app.smoke_path or app.health_path
@@ -198,13 +263,18 @@ QUIET = 1
 def requests(ports: Iterable[int]) -> int:
     """How many requests Caddy has under way at these ports; WebSockets and streams are some."""
     wanted = {f"127.0.0.1:{port}" for port in ports}
+    known = _admin("/reverse_proxy/upstreams")
+    return sum(one["num_requests"] for one in known if one["address"] in wanted)
+
+
+def _admin(path: str) -> Any:
+    """What Caddy says of itself."""
     connection = http.client.HTTPConnection("127.0.0.1", 2019, timeout=5)
     try:
-        connection.request("GET", "/reverse_proxy/upstreams", headers={"Host": "localhost:2019"})
-        known = json.loads(connection.getresponse().read())
+        connection.request("GET", path, headers={"Host": "localhost:2019"})
+        return json.loads(connection.getresponse().read())
     finally:
         connection.close()
-    return sum(one["num_requests"] for one in known if one["address"] in wanted)
 
 
 def drain(ports: Iterable[int], seconds: float) -> None:

@@ -146,8 +146,9 @@ def release(
             tidy(app)
             raise
         if not same:
-            # Without a revision it is the one that serves, with other settings or secrets.
-            revision = revision or (before.revision if before and before.code == made.code else "")
+            # Without a revision it is that of the same code, which ran with other settings.
+            alike = [one for one in known_releases(app) if one.code == made.code]
+            revision = revision or next((one.revision for one in alike if one.revision), "")
             made = replace(made, at=now(), by=by, revision=revision, withdrawn=False)
         take_over(app, compose, target.project, made, serving, held)
         record(app, "scale" if same else "release", made, by)
@@ -174,6 +175,8 @@ def rollback(app: Application, wanted_release: str, *, by: str) -> None:
                 f"there is no such release to go back to; kept are: {there}. (Settings and "
                 "secrets are always those of the data: change them there, and deploy.)"
             )
+        since = f"{fitting[0].revision[:12] or 'no revision'}, of {fitting[0].at[:19]}"
+        say(f"going back to release {fitting[0].id} of {app.name} ({since})")
         app, compose, target = of_now(app, fitting[0])
         made = replace(fitting[0], id=target.id, at=now())
         take_over(app, compose, target.project, made, serving, held, withdraw=True)
@@ -303,6 +306,7 @@ def whole(app: Application, serving: Serving) -> bool:
         and not engine.containers(app.project(other(app, serving.slot)))
         and serving.ports == app.ports(serving.slot, app.replicas)
         and proxy.slot_of(app) == serving.slot
+        and proxy.expects(app, serving.slot)
         and not moved(app, serving)
     )
 
@@ -327,6 +331,7 @@ def repair(
     start(app, compose, project, made, serving.slot, "--no-recreate")
     held.step("health")
     await_health(app, made, serving.slot)
+    proxy.expect(app, serving.slot)
     say(f"release {serving.release} of {app.name} serves with {app.replicas} replicas")
 
 
@@ -481,6 +486,7 @@ def take_over(
         start(app, compose, project, made, slot)
         held.step("health")
         await_health(app, made, slot)
+        proxy.expect(app, slot)
         # Caddy has to have noticed, too.
         time.sleep(proxy.NOTICED)
         held.step("switch")

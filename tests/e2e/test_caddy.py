@@ -220,6 +220,13 @@ def setup(
             server.run("cat /var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt")
         )
         before = client.ask("/")
+        # What a release says of its slot.
+        asking = (
+            f"health_uri /healthz\nhealth_headers {{\nHost {DOMAIN}\nX-Forwarded-Proto https\n}}\n"
+        )
+        for slot in ("blue", "green"):
+            server.run(f"cat > /etc/caddy/upstreams/api.{slot}.caddy", stdin=asking)
+        server.run("systemctl reload caddy")
         replicas(server, 0, 1, 64, 65)
         eventually(lambda: client.ask("/").status == 200, 15)
         # All four have been asked for their health, and some are not there.

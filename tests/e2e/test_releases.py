@@ -209,6 +209,22 @@ def test_a_websocket_outlives_a_release(site: Site) -> None:
     assert result["reconnected"] >= 1
 
 
+def test_code_that_is_asked_for_its_health_elsewhere(site: Site) -> None:
+    """Caddy asks each slot as the release in it wants, so that neither is left out."""
+    main = site.source / "main.py"
+    kept = main.read_text()
+    with site.load() as result:
+        main.write_text(kept.replace('"/healthz"', '"/up"'))
+        site.deploy("tasks/caddy.py", "tasks/app.py", app_health_path="/up")
+        moved = site.serving["release"]
+        assert site.is_converged(app_health_path="/up")
+        main.write_text(kept)
+        site.deploy("tasks/caddy.py", "tasks/app.py")
+    nothing_failed(result)
+    assert len(releases_of(result)) == 3
+    assert moved in releases_of(result)
+
+
 def test_another_secret_is_another_release(site: Site) -> None:
     before = site.serving["release"]
     with site.load() as result:
@@ -270,6 +286,9 @@ def broken(site: Site, name: str) -> dict[str, Any]:
         case "never becomes healthy":
             main.write_text(main.read_text().replace('"select 1"', '"select no_luck_today"'))
             return {"app_start_seconds": 15}
+        case "is asked at the wrong place":
+            site.change()
+            return {"app_start_seconds": 10, "app_health_path": "/no/luck/today"}
         case "fails the smoke test":
             return {"app_smoke_path": "/no/luck/today", "app_env": {"A": str(time.time_ns())}}
         case "fails its migration":
@@ -299,6 +318,11 @@ def broken(site: Site, name: str) -> dict[str, Any]:
         ("does not build", (), "the image does not build"),
         ("crashes at its start", (), "does not stay up; its last words"),
         pytest.param("never becomes healthy", (), "no_luck_today", marks=long),
+        (
+            "is asked at the wrong place",
+            ("tasks/caddy.py", "tasks/app.py"),
+            "no success from /no/luck/today on port",
+        ),
         ("fails the smoke test", (), "/no/luck/today answers 404"),
         ("fails its migration", (), "the migration failed: docker compose: no luck today"),
         pytest.param("finds a port taken", (), "address already in use", marks=long),

@@ -153,6 +153,7 @@ def test_a_key_for_two_applications_has_to_say_which(
         ("run api -- ls -l", {"words": ["ls", "-l"]}),
         ("console api", {"words": []}),
         ("maintenance api on", {"state": "on"}),
+        ("maintenance api", {"state": None}),
         ("status api --stdin", {"stdin": True}),
         ("forced api web", {"names": ["api", "web"]}),
     ],
@@ -164,7 +165,7 @@ def test_words(words: str, parsed: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["", "api", "release", "logs", "run api", "maintenance api", "maintenance api maybe"]
+    "words", ["", "api", "release", "logs", "run api", "maintenance api maybe"]
 )
 def test_words_that_are_refused(words: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as error:

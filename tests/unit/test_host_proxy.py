@@ -255,6 +255,54 @@ def admin(behind: Callable[..., None]) -> Iterator[Admin]:
         thread.join()
 
 
+def running(app: Application, path: str, host: str) -> bytes:
+    """Caddy's configuration, in which blue is asked for `path`."""
+    active = {"uri": path, "headers": {"Host": [host]}}
+    one: dict[str, Any] = {"handler": "reverse_proxy", "health_checks": {"active": active}}
+    one["upstreams"] = [{"dial": "127.0.0.1:8000"}, {"dial": "127.0.0.1:8001"}]
+    other = {"handler": "reverse_proxy", "upstreams": [{"dial": "127.0.0.1:80"}]}
+    routes = [{"handle": [{"handler": "subroute", "routes": [{"handle": [other, one]}]}]}]
+    return json.dumps({"apps": {"http": {"servers": {"srv0": {"routes": routes}}}}}).encode()
+
+
+def test_a_slot_is_asked_as_its_release_wants(
+    caddy: Callable[..., Path], app: Application, roots: Path, admin: Admin
+) -> None:
+    asked = caddy()
+
+    def reloads() -> int:
+        return asked.read_text().count("reload caddy") if asked.exists() else 0
+
+    def blue() -> str:
+        return (roots / "caddy" / "upstreams" / "api.blue.caddy").read_text()
+
+    admin.body = running(app, "/healthz", app.domain)
+    # The first release says it for both, with one reload.
+    proxy.expect(app, "blue")
+    assert there(roots) == ["api.blue.caddy", "api.green.caddy"]
+    assert (blue().count("health_uri /healthz\n"), reloads()) == (1, 1)
+    proxy.expect(app, "green")
+    proxy.expect(app, "blue")
+    assert reloads() == 1
+    # Another path is that slot's alone, and its release's.
+    other = replace(app, health_path="/up")
+    admin.body = running(app, "/up", app.domain)
+    proxy.expect(other, "blue")
+    assert ("health_uri /up\n" in blue(), reloads()) == (True, 2)
+    assert "/healthz\n" in (roots / "caddy" / "upstreams" / "api.green.caddy").read_text()
+    # A kill between the file and the reload.
+    admin.body = running(app, "/healthz", app.domain)
+    proxy.expect(other, "blue")
+    assert reloads() == 3
+    admin.body = running(app, "/up", "old.test")
+    proxy.expect(other, "blue")
+    assert reloads() == 4
+    # A site that is not there yet is not waited for.
+    admin.body = b"null"
+    proxy.expect(other, "blue")
+    assert reloads() == 4
+
+
 def test_requests_are_counted_at_these_ports_alone(admin: Admin) -> None:
     admin.busy = {8000: 2, 8001: 1, 8064: 4, 80: 7}
     assert proxy.requests(range(8000, 8064)) == 3

@@ -149,6 +149,7 @@ STATES: dict[str, tuple[list[dict[str, Any]], bool]] = {
 @pytest.mark.parametrize("what", STATES)
 def test_whether_a_release_is_whole(host: Path, app: Application, what: str) -> None:
     states, whole = STATES[what]
+    proxy.expect(app, "blue")
     serves = Serving("0123456789ab", "blue", 2, 8000)
     app = replace(app, replicas=2)
     containers(host, *states)
@@ -157,6 +158,9 @@ def test_whether_a_release_is_whole(host: Path, app: Application, what: str) -> 
     assert not release.whole(replace(app, replicas=3), serves)
     proxy.point(app, "green")
     assert not release.whole(app, serves)
+    # … or does not know how they are to be asked.
+    proxy.forget(app)
+    assert not release.whole(app, serves)
 
 
 def test_replicas_that_look_for_the_host_elsewhere_are_not_whole(
@@ -164,6 +168,7 @@ def test_replicas_that_look_for_the_host_elsewhere_are_not_whole(
 ) -> None:
     serves = Serving("0123456789ab", "blue", 2, 8000)
     app = replace(app, replicas=2)
+    proxy.expect(app, "blue")
     hosts = host / "hosts"
     containers(host, FINE, {"hosts": str(hosts)})
     for address, lost in (("10.210.0.1", False), ("172.17.0.1", True)):

@@ -354,7 +354,7 @@ BAD_APP: list[tuple[str, Any, str, str]] = [
     ("secrets", {"token": ""}, ".token", "use 'born' (made on the server), 'env:NAME'"),
     ("secrets", {"token": "env:A-B"}, ".token", "use 'born' (made on the server), 'env:NAME'"),
     ("secrets", {"token": "command:"}, ".token", "'command:…' (what a command prints here)"),
-    ("secrets", {"token": "command:cat x\ny"}, ".token", "is no source of a secret"),
+    ("secrets", {"token": "command:cat x\ny"}, ".token", "a command is one line"),
     ("secrets", {"database_url": "born"}, "", "database_url is derived; it cannot be set here"),
     ("secrets_env", "some", "", "valid boolean"),
     ("registry_password", "s3cret", "", "is no source of a secret"),

@@ -45,7 +45,6 @@ SITE = {
     "guards": [],
     "static": [],
     "snippet": None,
-    "health_path": "/healthz",
     "blue": ["127.0.0.1:8000", "127.0.0.1:8001"],
     "green": ["127.0.0.1:8064", "127.0.0.1:8065"],
 }
@@ -105,7 +104,6 @@ DATA: dict[str, dict[str, Any]] = {
                     {"directive": "handle", "path": "/icon.ico", "root": "/srv/icons"},
                 ],
                 "snippet": {"file": "web.caddy", "text": "redir /old /new"},
-                "health_path": "/up",
                 "blue": ["127.0.0.1:9000"],
                 "green": ["127.0.0.1:9064"],
             },
@@ -411,19 +409,20 @@ def test_caddy_looks_for_a_file_and_sends_to_the_slot_that_it_names() -> None:
         *("", "api.terrafirma.test"),
         *("acme.com", "web.acme.test", "www.acme.com"),
     ]
-    for name, domain, path, blue, green in (
-        ("api", "api.terrafirma.test", "/healthz", "127.0.0.1:8000 127.0.0.1:8001",
+    for name, domain, blue, green in (
+        ("api", "api.terrafirma.test", "127.0.0.1:8000 127.0.0.1:8001",
          "127.0.0.1:8064 127.0.0.1:8065"),
-        ("web", "www.acme.com", "/up", "127.0.0.1:9000", "127.0.0.1:9064"),
+        ("web", "www.acme.com", "127.0.0.1:9000", "127.0.0.1:9064"),
     ):  # fmt: skip
         proxies = re.findall(r"^\treverse_proxy (.*?)\{\n(.*?)^\t\}$", blocks[domain], re.M | re.S)
         assert [matcher for matcher, _ in proxies] == ["@green ", ""]
-        for (_, proxy), ports in zip(proxies, (green, blue), strict=True):
+        for (_, proxy), ports, slot in zip(proxies, (green, blue), ("green", "blue"), strict=True):
             assert re.findall(r"^\t\tto (.*)$", proxy, re.M) == [ports]
-            assert f"health_uri {path}\n" in proxy
-            assert f"Host {domain}\n" in proxy
-        # No more than where they send to tells them apart.
-        assert proxies[0][1].replace(green, blue) == proxies[1][1]
+            # How they are asked is said by the release in the slot.
+            assert f"import upstreams/{name}.{slot}.*caddy\n" in proxy
+            assert "health_uri" not in proxy
+        # No more than where they send to, and what they are asked, tells them apart.
+        assert proxies[0][1].replace(green, blue).replace("green", "blue") == proxies[1][1]
         (matcher,) = re.findall(r"^\t@green file \{\n(.*?)^\t\}$", blocks[domain], re.M | re.S)
         assert matcher.split() == [
             *("root", "/etc/caddy/upstreams"),
