@@ -254,7 +254,7 @@ def test_a_second_run_changes_nothing(setup: Setup) -> None:
 
 
 def test_before_the_first_release_the_site_says_so_over_https(setup: Setup) -> None:
-    assert setup.before.status == 503
+    assert setup.before.status == 502
 
 
 def test_every_replica_answers(setup: Setup) -> None:
