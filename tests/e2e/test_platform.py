@@ -155,9 +155,11 @@ def test_secrets_are_readable_by_root_alone(platform: Platform) -> None:
     assert password not in containers
     assert password not in platform.first_output + json.dumps(platform.first)
     open_files = server.run(f"grep -rlF -- '{password}' /etc /opt /var/log /tmp /home || true")
-    assert open_files.splitlines() == [
+    slot = json.loads(server.run("cat /opt/terrafirma/api/serving.json"))["slot"]
+    assert sorted(open_files.splitlines()) == [
         "/etc/terrafirma/secrets/app/api/database_url",
         "/etc/terrafirma/secrets/postgres/api",
+        f"/etc/terrafirma/secrets/slots/api/{slot}/database_url",
     ]
 
 

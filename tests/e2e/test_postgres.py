@@ -858,7 +858,9 @@ def test_the_log_is_rotated(server: Target) -> None:
     eventually(lambda: "pg_sleep" in server.run(f"cat {log}"), 10)
 
 
-SECRETS_OF = ("/etc/terrafirma/secrets/postgres", "/etc/terrafirma/secrets/app/api")
+SECRETS_OF = tuple(
+    f"/etc/terrafirma/secrets/{one}/" for one in ("postgres", "app/api", "slots/api")
+)
 
 
 def test_no_secret_is_seen_anywhere(server: Target) -> None:
