@@ -43,8 +43,9 @@ e2e: venv ## The tests that deploy to a target
 	$(BIN)/pytest -m "e2e and not long" --numprocesses 2 --dist loadfile tests/e2e
 
 .PHONY: long
-long: venv engine images ## The other end-to-end tests: more kinds of failures, 20,000 requests in each
-	TERRAFIRMA_REQUESTS=20000 $(BIN)/pytest -m long --numprocesses 1 --dist loadfile tests/e2e
+long: venv engine images ## All tests of releases with 20,000 requests in each, and those that make e2e leaves out
+	TERRAFIRMA_REQUESTS=20000 $(BIN)/pytest tests/e2e/test_releases.py
+	$(BIN)/pytest -m long --ignore tests/e2e/test_releases.py tests/e2e
 
 .PHONY: bench
 bench: venv engine images ## Measure, side by side, what the design promises

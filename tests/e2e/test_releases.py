@@ -91,8 +91,8 @@ class Site:
         return sorted({name.split("-")[1] for name in names if name.startswith("api-")})
 
     @contextmanager
-    def load(self, requests: int = REQUESTS) -> Iterator[Load]:
-        with load(self.outsider, self.server, *PATHS, requests=requests, mix=EVERYTHING) as result:
+    def load(self) -> Iterator[Load]:
+        with load(self.outsider, self.server, *PATHS, requests=REQUESTS, mix=EVERYTHING) as result:
             yield result
 
     def is_converged(self, **data: Any) -> bool:
@@ -123,9 +123,9 @@ def releases_of(result: Load) -> set[str]:
     return {answer["release"] for answer in result["answers"]}
 
 
-def nothing_failed(result: Load, requests: int = REQUESTS) -> None:
+def nothing_failed(result: Load) -> None:
     assert result["failed"] == [], json.dumps(result["failed"][:5])
-    assert result["requests"] >= requests
+    assert result["requests"] >= REQUESTS
 
 
 def test_a_good_release(site: Site) -> None:
@@ -372,7 +372,7 @@ def test_a_release_that_is_killed(site: Site, step: str) -> None:
     before = site.serving["release"]
     data = {"app_migrate": ["sleep", "1"], "app_env": {"STEP": step}}
     site.change()
-    with site.load(REQUESTS // 2) as result:
+    with site.load() as result:
         process = start(site, **data)
         wait_for_step(site, step)
         # All of it at once: who deploys, and what works on the host.
@@ -384,7 +384,7 @@ def test_a_release_that_is_killed(site: Site, step: str) -> None:
         after = site.serving["release"]
         asked = time.time()
         time.sleep(1)
-    nothing_failed(result, REQUESTS // 2)
+    nothing_failed(result)
     # Those in the middle are over before anybody can be killed in them.
     if step in ("prepare", "migrate", "start", "health"):
         assert after == before
@@ -426,14 +426,14 @@ def unit_runs(site: Site) -> bool:
 def test_a_deploy_that_loses_its_connection_goes_on(site: Site) -> None:
     before = site.serving["release"]
     site.change()
-    with site.load(REQUESTS // 2) as result:
+    with site.load() as result:
         process = start(site)
         wait_for_step(site, "start")
         process.kill()
         process.wait(timeout=60)
         eventually(lambda: site.serving["release"] != before, 90)
         eventually(lambda: not unit_runs(site), 60)
-    nothing_failed(result, REQUESTS // 2)
+    nothing_failed(result)
     assert site.is_converged()
 
 
@@ -522,7 +522,7 @@ def test_an_image_of_a_private_registry(
     assert "MOVED=yes" in site.server.run("docker exec $(docker ps -q | head -n 1) env")
 
     # One that is not there, and a password that is not right.
-    with site.load(REQUESTS // 2) as result:
+    with site.load() as result:
         answer = site.call(**data | {"app_image": f"{images.host}/team/api:never"})
         assert answer.returncode == 1
         assert "manifest unknown" in answer.stderr or "no such manifest" in answer.stderr
@@ -530,7 +530,7 @@ def test_an_image_of_a_private_registry(
         answer = site.call(**data | {"app_image": f"{images.host}/team/api:other"})
         assert answer.returncode == 1
         assert "terrafirma: docker manifest: " in answer.stderr
-    nothing_failed(result, REQUESTS // 2)
+    nothing_failed(result)
     assert site.serving == after
     monkeypatch.setenv("REGISTRY_PASSWORD", images.password)
     site.deploy(**data)
@@ -562,13 +562,11 @@ def test_a_compose_project(site: Site, tmp_path: Path) -> None:
     before = site.server.run(redis)
     assert site.is_converged(**data)
 
-    with load(
-        site.outsider, site.server, "/healthz", requests=REQUESTS // 2, domain=domain
-    ) as result:
+    with load(site.outsider, site.server, "/healthz", requests=REQUESTS, domain=domain) as result:
         main = project / "main.py"
         main.write_text(main.read_text() + "\n# another version\n")
         site.deploy("tasks/app.py", **data)
-    nothing_failed(result, REQUESTS // 2)
+    nothing_failed(result)
     # What it holds is older than the release; the migration ran once more, and once.
     assert site.server.run(redis) == before
     second = json.loads(site.server.run(ask))
