@@ -581,7 +581,8 @@ def remove(app: Application, *, by: str) -> None:
         # The last: until then the same command goes on where one was killed.
         (SPECS / f"{app.name}.json").unlink()
     volumes = run("docker", "volume", "ls", "--quiet", *ours).split()
-    left = [*volumes, *map(str, (SECRETS / app.name,) if (SECRETS / app.name).exists() else ())]
+    secrets = SECRETS / app.name
+    left = [*volumes, str(secrets)] if secrets.exists() else volumes
     say(f"{app.name} is removed; left alone: {', '.join(left) or 'nothing'}")
 
 
