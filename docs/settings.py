@@ -60,6 +60,7 @@ PATTERNS = {
     r"^([a-z][a-z0-9-]*(:[0-9a-f]{6,12})?)?$": "application, perhaps `:` and a release, or empty",
     r"^[A-Za-z_][A-Za-z0-9_]*$": "letters, digits and `_`, first no digit",
     r"^[a-z][a-z0-9_]{0,62}$": "a-z, 0-9 and `_`, first a letter, at most 63",
+    r"^([a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?)?$": "host, perhaps with a port, or empty",
     r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$": "name of a service",
     r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,62})?$": "name of a service, or empty",
     r"^\w[\w-]*([./]\w[\w-]*)*\.ya?ml$": "relative path that ends in `.yaml` or `.yml`",

@@ -113,7 +113,11 @@ app_name = "api"
 app_source = "examples/api"
 # Instead of a source: image of a registry, with a tag or a digest …
 app_image = ""
-# … and who logs in there, with a password that is "env:NAME" or "command:…".
+# With a source: host of the registry that its base images, or those of its compose files, come
+# from, when it asks for a password.
+app_registry = ""
+# Who logs in there, or to the registry of `app_image`, with a password that is "env:NAME" or
+# "command:…".
 app_registry_user = ""
 app_registry_password = ""
 # Compose files of a project of its own below `app_source` …

@@ -141,6 +141,10 @@ class Settings(Model):
             ) from None
 
 
+# Rules for what is nobody's secret, and short.
+_NUMBERS = ("int_", "float_", "bool_", "greater_than", "less_than")
+
+
 def _explain(start: str, error: ValidationError, fields: tuple[str, ...]) -> Iterator[str]:
     for one in error.errors():
         message = one["msg"].removeprefix("Value error, ")
@@ -157,6 +161,8 @@ def _explain(start: str, error: ValidationError, fields: tuple[str, ...]) -> Ite
             # Who writes a password there by mistake does not want to see it in a log.
             given = "what is there" if one["loc"][-1] == "password" else repr(one["input"])
             message = f"{given} does not match {one['ctx']['pattern']}"
+        elif one["type"].startswith(_NUMBERS) and re.fullmatch(r".{1,40}", str(one["input"])):
+            message += f", not {one['input']!r}"
         # A rule over the whole model has no location: its message names the keys itself.
         if not location and message.partition(":")[0] not in fields:
             start = ""
@@ -717,8 +723,11 @@ class Application(Model):
     secrets_env: bool = False
     """Whether the secrets are variables of the environment too, in capital letters; `docker
     inspect` then shows them to root."""
+    registry: Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?)?$")] = ""
+    """With a source: host of the registry that its base images, or those of its compose files,
+    come from, when it asks for a password. Of `image` it is known."""
     registry_user: Line = ""
-    """Who logs in to the registry of `image`; empty: nobody has to."""
+    """Who logs in to that registry; empty: nobody has to."""
     registry_password: Annotated[str, AfterValidator(_secret_source_or_empty)] = ""
     """Its password, `env:NAME` or `command:…`."""
     domain: Domain
@@ -824,8 +833,14 @@ class Application(Model):
                 raise ValueError(f"user: {self.name} has none: name one of users_accounts")
         if bool(self.registry_user) != bool(self.registry_password):
             raise ValueError("registry_password: registry_user and this belong together")
-        if self.registry_user and not self.image:
-            raise ValueError(f"registry_user: {self.name} is built from a source, not fetched")
+        if self.registry and self.image:
+            raise ValueError(f"registry: {self.name} has an image, whose name says it")
+        if self.registry_user and not (self.registry or self.image):
+            raise ValueError(
+                f"registry: {self.name} has no image: name the host that registry_user logs in to"
+            )
+        if self.registry and not self.registry_user:
+            raise ValueError(f"registry_user: {self.name} has a registry, and nobody to log in")
         if self.registry_password == "born":
             raise ValueError("registry_password: the registry knows it already: env:… or command:…")
         if "database_url" in self.secrets:

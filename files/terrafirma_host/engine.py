@@ -108,6 +108,12 @@ class Compose:
         command = [*self.command(project, layer), *words]
         return run(*command, env=self.environment(), timeout=timeout, lines=20)
 
+    def fetch(self, project: str, layer: str, *words: str) -> str:
+        """`run`, for what may need a registry: the base of a build, a stateful service."""
+        command = [*self.command(project, layer), *words]
+        with registry(self.app) as login:
+            return run(*command, env=self.environment() | login, timeout=PATIENT, lines=20)
+
     def become(self, project: str, layer: str, *words: str) -> NoReturn:
         """This process becomes that command, for a terminal."""
         command = [*self.command(project, layer), *words]
@@ -230,9 +236,9 @@ def start_state(compose: Compose, project: layers.Project) -> None:
     if not app.stateful:
         return
     layer = compose.layer("state", layers.state_layer(app, project))
-    compose.run(
+    compose.fetch(
         app.project("state"), layer, "up", "--detach", "--no-recreate", "--wait",
-        "--wait-timeout", str(app.start_seconds), timeout=PATIENT,
+        "--wait-timeout", str(app.start_seconds),
     )  # fmt: skip
 
 
@@ -267,7 +273,7 @@ def registry(app: Application) -> Iterator[dict[str, str]]:
     try:
         password = Path(app.registry_password).read_text().rstrip("\n")
         secret = base64.b64encode(f"{app.registry_user}:{password}".encode()).decode()
-        auths = {"auths": {registry_of(app.image): {"auth": secret}}}
+        auths = {"auths": {registry_of(app.image or f"{app.registry}/"): {"auth": secret}}}
         write(directory / "config.json", json.dumps(auths), 0o600)
         yield {"DOCKER_CONFIG": str(directory)}
     except FileNotFoundError:

@@ -348,7 +348,7 @@ def prepare(
         say(f"building release {target.id} of {app.name}")
         layer = compose.layer("build", layers.build_layer(app, project, target.id))
         try:
-            compose.run(app.project("build"), layer, "build", *built, timeout=engine.PATIENT)
+            compose.fetch(app.project("build"), layer, "build", *built)
         except Failed as error:
             raise Failed(f"the image does not build: {error}") from None
         images |= {name: layers.image_name(app, name, target.id) for name in built}
@@ -594,8 +594,8 @@ def clear(app: Application, slot: str) -> None:
         f"label=com.docker.compose.project={app.project(slot)}",
     ).split()  # fmt: skip
     if ids:
-        seconds = app.stop_seconds or 10
-        run("docker", "stop", "--time", str(seconds), *ids, timeout=seconds + engine.PROMPT)
+        patience = app.stop_seconds + engine.PROMPT
+        run("docker", "stop", "--time", str(app.stop_seconds), *ids, timeout=patience)
         run("docker", "rm", "--force", *ids)
     shutil.rmtree(app.slot_secrets(slot), ignore_errors=True)
 

@@ -39,6 +39,7 @@ class Application:
     env: Mapping[str, str]
     secrets: Mapping[str, str]  # name → file on the host
     secrets_env: bool
+    registry: str  # host, where no image says it; or ""
     registry_user: str
     registry_password: str  # file on the host; or ""
     domain: str
@@ -60,13 +61,7 @@ class Application:
 
     @classmethod
     def load(cls, name: str) -> Self:
-        if not re.fullmatch(r"[a-z](-?[a-z0-9]){0,30}", name):
-            raise Failed(f"{name!r} is no application; there are: {', '.join(names()) or 'none'}")
-        try:
-            return cls.of(json.loads((SPECS / f"{name}.json").read_text()))
-        except FileNotFoundError:
-            known = ", ".join(names()) or "none"
-            raise Failed(f"there is no application {name!r}; there are: {known}") from None
+        return cls.of(description(name))
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> Self:
@@ -82,13 +77,9 @@ class Application:
     @classmethod
     def of_any_version(cls, name: str) -> Self:
         """What is known of one that left the data, perhaps before fields came or went."""
-        path = SPECS / f"{name}.json"
-        try:
-            known = json.loads(path.read_text())
-        except (FileNotFoundError, NotADirectoryError):
-            return cls.load(name)  # which says what there is
-        empty = {field.name: "" for field in fields(cls)}
-        return cls.of(empty | {key: known[key] for key in empty.keys() & known.keys()})
+        blank = {field.name: "" for field in fields(cls)} | {"stop_seconds": 10}
+        known = description(name)
+        return cls.of(blank | {key: known[key] for key in blank.keys() & known.keys()})
 
     @property
     def directory(self) -> Path:
@@ -130,6 +121,18 @@ class Application:
 
     def with_image(self, image: str) -> Self:
         return replace(self, source="", image=image)
+
+
+def description(name: str) -> dict[str, Any]:
+    """What the deploy has said of an application, as it is written; raises Failed without it."""
+    known = f"there are: {', '.join(names()) or 'none'}"
+    if not re.fullmatch(r"[a-z](-?[a-z0-9]){0,30}", name):
+        raise Failed(f"{name!r} is no application; {known}")
+    try:
+        data: dict[str, Any] = json.loads((SPECS / f"{name}.json").read_text())
+    except FileNotFoundError:
+        raise Failed(f"there is no application {name!r}; {known}") from None
+    return data
 
 
 def names() -> list[str]:

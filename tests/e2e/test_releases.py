@@ -550,6 +550,56 @@ def test_an_image_of_a_private_registry(
     assert site.server.run(f"grep -rlsF {encoded} /etc /opt /root /run || true") == ""
 
 
+PRIVATE = """
+services:
+  web:
+    build: .
+  worker:
+    image: HOST/team/worker:1
+    entrypoint: [sleep, infinity]
+    healthcheck: {disable: true}
+  store:
+    image: HOST/team/store:1
+    entrypoint: [sleep, infinity]
+    healthcheck: {disable: true}
+"""
+
+
+def test_a_project_whose_images_are_private(
+    site: Site, images: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images.trust(site.server)
+    serving = site.server.run("docker image ls -q terrafirma/api | head -n 1")
+    base, *_ = (
+        images.push(site.server, serving, f"team/{name}:1") for name in ("base", "worker", "store")
+    )
+    (tmp_path / "compose.yaml").write_text(PRIVATE.replace("HOST", images.host))
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {base}\nWORKDIR /web\nCOPY compose.yaml healthz\n"
+        'ENTRYPOINT ["python3", "-m", "http.server", "8000"]\n'
+    )
+    shop = {
+        "name": "shop", "source": str(tmp_path), "compose": ["compose.yaml"], "service": "web",
+        "stateful": ["store"], "domain": "shop.terrafirma.test", "user": "", "port": 9000,
+        "replicas": 1, "drain_seconds": 1,
+    }  # fmt: skip
+    answer = site.call("tasks/caddy.py", "tasks/app.py", app_more=[shop])
+    assert answer.returncode == 1
+    assert "terrafirma: docker manifest: " in answer.stderr
+
+    monkeypatch.setenv("REGISTRY_PASSWORD", images.password)
+    login = {"registry": images.host, "registry_user": images.user}
+    data = {"app_more": [shop | login | {"registry_password": "env:REGISTRY_PASSWORD"}]}
+    site.deploy("tasks/app.py", **data)
+    names = site.server.run("docker ps --format '{{.Names}}'").splitlines()
+    assert sorted(name for name in names if name.startswith("shop-")) == [
+        *("shop-blue-web-1", "shop-blue-worker-1", "shop-state-store-1"),
+    ]
+    assert site.is_converged(**data)
+    site.deploy("tasks/caddy.py")
+    site.server.run("terrafirma remove shop --confirm shop")
+
+
 def test_a_compose_project(site: Site, tmp_path: Path) -> None:
     project = tmp_path / "shop"
     shutil.copytree(ROOT / "examples/compose", project)

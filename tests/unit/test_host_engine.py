@@ -137,6 +137,13 @@ def test_a_password_is_there_for_as_long_as_it_is_needed(private: Application) -
     assert not directory.exists()
 
 
+def test_a_source_names_its_registry(private: Application) -> None:
+    source = replace(private, image="", source="/src", registry="registry.test:5001")
+    with engine.registry(source) as env:
+        config = json.loads((Path(env["DOCKER_CONFIG"]) / "config.json").read_text())
+    assert list(config["auths"]) == ["registry.test:5001"]
+
+
 def test_a_password_is_no_argument(docker: Any, private: Application) -> None:
     asked = docker(
         """case $1 in

@@ -363,7 +363,7 @@ BAD_APP: list[tuple[str, Any, str, str]] = [
     ("redirects", ["https://www.acme.com"], ".0", "not a domain name"),
     ("hsts_seconds", -1, "", "greater than or equal to 0"),
     ("headers", {"X-A: b": "c"}, ".'X-A: b'", "does not match"),
-    ("max_upload_mb", 0, "", "greater than or equal to 1"),
+    ("max_upload_mb", 0, "", "greater than or equal to 1, not 0"),
     ("timeout_seconds", 3601, "", "less than or equal to 3600"),
     ("guards", [{"path": "/admin/*"}], ".0", "/admin/*: neither allow nor users: it guards"),
     ("guards", [{"path": "admin", "allow": ["10.0.0.1"]}], ".0.path", "does not match"),
@@ -395,13 +395,19 @@ BAD_KINDS: list[tuple[dict[str, Any], str, str]] = [
     ({"stateful": ["redis"]}, "stateful", "has no compose files: there is one service"),
     ({"user": ""}, "user", "has none: name one of users_accounts"),
     ({"database": "", "role": "api"}, "role", "has no database in which it could act"),
+    (
+        {"registry_user": "ci", "registry_password": "env:X"},
+        "registry",
+        "has no image: name the host that registry_user logs in to",
+    ),
+    ({"registry": "acme.com:5000"}, "registry_user", "has a registry, and nobody to log in"),
 ]
 
 
 BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     # what host data says; the key that the message names; what would be right
     (Preflight, {"preflight_free_disk_gb": -1}, "preflight_free_disk_gb", "greater than or equal"),
-    (Preflight, {"preflight_free_disk_gb": "much"}, "preflight_free_disk_gb", "valid integer"),
+    (Preflight, {"preflight_free_disk_gb": "much"}, "preflight_free_disk_gb", ", not 'much'"),
     (Preflight, {"preflight_wait_seconds": 0}, "preflight_wait_seconds", "greater than or equal"),
     (
         Preflight,
@@ -865,6 +871,7 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         for more, key, it in (
             ({"registry_user": "ci"}, "registry_password", "belong together"),
             ({"registry_password": "env:X"}, "registry_password", "belong together"),
+            ({"registry": "acme.com"}, "registry", "an image, whose name says it"),
             (
                 {"registry_user": "ci", "registry_password": "born"},
                 "registry_password",
