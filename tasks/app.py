@@ -21,7 +21,13 @@ from terrafirma.paths import (
     SECRETS_PROGRAM,
 )
 from terrafirma.pooler import pooler
-from terrafirma.release import deployer, description, revision, uploaded_source
+from terrafirma.release import (
+    deployer,
+    description,
+    refuse_further_files,
+    revision,
+    uploaded_source,
+)
 from terrafirma.settings import ROOT, App, Docker, Postgres, Users
 
 machine = ready(host)
@@ -43,6 +49,7 @@ for app in settings.applications:
             f"{host.name}: app_source: {machine['name']}'s archive has no Docker Compose v2; "
             "use Debian 13 or Ubuntu 24.04, or set app_source empty"
         )
+    refuse_further_files(host, app, users)
     for key, value, known, where in (
         ("app_database", app.database, postgres.owners, "postgres_databases"),
         (

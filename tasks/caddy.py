@@ -55,6 +55,7 @@ put(
     entries=[
         # What was asked for is not everybody's: an address may have something secret in it.
         Directory("/var/log/caddy", mode="750", user="caddy", group="adm"),
+        Directory("/etc/caddy"),
         Directory(CADDY_UPSTREAMS),
         Directory(CADDY_MAINTENANCE),
     ],

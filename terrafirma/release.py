@@ -10,6 +10,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import yaml
+from pyinfra.api import DeployError, Host
+
 from terrafirma.operations.files import tree_digest
 from terrafirma.settings import App, Application, Guard, Users
 
@@ -50,6 +53,48 @@ def description(app: Application, settings: App, users: Users) -> str:
         "automated": any(app.name in account.releases for account in users.accounts),
     }
     return json.dumps(data, indent=2, sort_keys=True) + "\n"
+
+
+def refuse_further_files(host: Host, app: Application, users: Users) -> None:
+    """
+    Raise DeployError where a compose file reads others, and a deploy key could say what these are.
+
+    On the host root reads the compose files of the deploy alone, never those that a key sends.
+    """
+    if not any(app.name in account.releases for account in users.accounts):
+        return
+    for name in app.compose:
+        try:
+            further = _reads_further(yaml.compose((app.source_directory / name).read_text()))
+        except (yaml.YAMLError, OSError, ValueError) as error:
+            words = " ".join(str(error).split())
+            raise DeployError(f"{host.name}: app_compose: {name} is no YAML: {words}") from None
+        if further:
+            raise DeployError(
+                f"{host.name}: app_compose: {name} of {app.name} reads further files ({further}), "
+                "which its deploy key could change: list them in app_compose instead"
+            )
+
+
+def _reads_further(top: yaml.Node | None) -> str:
+    """The word by which a compose file reads others: `include`, or `extends` with a file; or ""."""
+    todo, seen = [top], set()
+    while todo:
+        node = todo.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))
+        for one in node.value:
+            key, value = one if isinstance(one, tuple) else (None, one)
+            word = key.value if key else ""
+            if (word == "include" and node is top) or (
+                word == "extends"
+                and isinstance(value, yaml.MappingNode)
+                and [name.value for name, _ in value.value] != ["service"]
+            ):
+                return str(word)
+            todo.append(value)
+    return ""
 
 
 def _covers(guard: Guard, path: str) -> bool:

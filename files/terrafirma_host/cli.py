@@ -175,8 +175,7 @@ def _serve(arguments: argparse.Namespace) -> None:
             release.restart(app, by=by)
         case "refresh":
             if Serving.load(app):
-                app = release.as_released(app, release.serves(app)[1])
-                release.release(app, by=by)
+                release.refresh(app, by=by)
             else:
                 say(f"{app.name} has no release yet")
         case "release":
@@ -214,7 +213,7 @@ def _become_unit(app: Application, words: Sequence[str]) -> NoReturn:
             # What nobody must find there once it has ended, whatever ended it.
             f"--property=RuntimeDirectory=terrafirma/releases/{app.name}",
             "--property=RuntimeDirectoryMode=0700",
-            "--property=TimeoutStopSec=900",
+            f"--property=TimeoutStopSec={app.drain_seconds + app.stop_seconds + 600}",
             f"--setenv={UNIT}={unit}", f"--setenv=TERRAFIRMA_BY={_who('')}",
             PROGRAM, *words,
         ],

@@ -23,8 +23,19 @@ from terrafirma_host.spec import RUNTIME, Application, Release
 PROMPT = 120
 PATIENT = 3600
 
+# In the directory of an application: a line for each image that a registry gave us.
+FETCHED = "fetched"
+
 # Host, path, tag and digest, as in terrafirma/settings.py.
 IMAGE = r"[a-z0-9][a-z0-9._:-]*(/[a-z0-9._-]+)*(:[\w.-]{1,128})?(@sha256:[0-9a-f]{64})?"
+
+
+# Variables that Docker, Compose and what they are written in read themselves.
+OWN = frozenset(
+    {"PATH", "HOME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+    | {"GODEBUG", "GOGC", "GOMAXPROCS", "GOMEMLIMIT", "GOTRACEBACK"}
+)
+OWN_PREFIXES = ("DOCKER_", "COMPOSE_", "BUILDKIT_", "BUILDX_", "LD_", "XDG_", "TERRAFIRMA_")
 
 
 class Compose:
@@ -33,11 +44,13 @@ class Compose:
     def __init__(self, app: Application) -> None:
         self.app = app
         self.work = app.directory / "layers"
+        # A release is named after these, and has these, whatever is put there meanwhile.
+        self.secrets = app.values()
 
     def files(self) -> list[str]:
         app = self.app
         if app.compose:
-            return [f"{app.source}/{name}" for name in app.compose]
+            return [f"{app.compose_in or app.source}/{name}" for name in app.compose]
         # Made anew for each question, and nothing that a dry run leaves behind.
         # Called after its content: somebody else may ask at the same moment.
         text = layers.own_project(app)
@@ -55,23 +68,32 @@ class Compose:
         return words
 
     def environment(self) -> dict[str, str]:
-        """What `${…}` in the files stands for, and what a layer leaves for it to fill in."""
+        """
+        What `${…}` in the files stands for, and what a layer leaves for it to fill in.
+
+        Nothing of whoever called us: a release is the same whoever makes it.
+        """
         app = self.app
-        hidden = {name.upper(): text.rstrip("\n") for name, text in app.values().items()}
-        known = {**app.env, **(hidden if app.secrets_env else {})}
-        # Those that are Docker's own would lead root elsewhere; containers have them all the same.
+        hidden = {}
+        if app.secrets_env:
+            hidden = {name.upper(): text.rstrip("\n") for name, text in self.secrets.items()}
         return {
-            name: str(value)
-            for name, value in known.items()
-            if name not in ("PATH", "HOME", "TMPDIR")
-            and not name.startswith(("DOCKER_", "COMPOSE_", "BUILD", "LD_", "XDG_", "SSL_", "GO"))
+            # Those that are Docker's own would lead root elsewhere.
+            **{
+                name: str(value)
+                for name, value in {**app.env, **hidden}.items()
+                if name not in OWN and not name.startswith(OWN_PREFIXES)
+            },
+            **{layers.hidden(name): value for name, value in hidden.items()},
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": "/root",
         }
 
     def project(self) -> layers.Project:
         """What the files say, together."""
         text = run(
             *self.command(self.app.name), "--profile", "*", "config", "--format", "json",
-            env=self.environment(), timeout=PROMPT,
+            env=self.environment(), inherit=False, timeout=PROMPT,
         )  # fmt: skip
         project: dict[str, Any] = json.loads(text)
         services = project.setdefault("services", {})
@@ -106,18 +128,21 @@ class Compose:
 
     def run(self, project: str, layer: str, *words: str, timeout: float = PROMPT) -> str:
         command = [*self.command(project, layer), *words]
-        return run(*command, env=self.environment(), timeout=timeout, lines=20)
+        env = self.environment()
+        return run(*command, env=env, inherit=False, timeout=timeout, lines=20)
 
     def fetch(self, project: str, layer: str, *words: str) -> str:
         """`run`, for what may need a registry: the base of a build, a stateful service."""
         command = [*self.command(project, layer), *words]
         with registry(self.app) as login:
-            return run(*command, env=self.environment() | login, timeout=PATIENT, lines=20)
+            env = self.environment() | login
+            return run(*command, env=env, inherit=False, timeout=PATIENT, lines=20)
 
     def become(self, project: str, layer: str, *words: str) -> NoReturn:
         """This process becomes that command, for a terminal."""
         command = [*self.command(project, layer), *words]
-        os.execvpe(command[0], command, {**os.environ, **self.environment()})
+        terminal = {"TERM": os.environ.get("TERM", "dumb")}
+        os.execvpe(command[0], command, self.environment() | terminal)
 
 
 @dataclass(frozen=True)
@@ -329,9 +354,20 @@ def pull(app: Application, image: str) -> bool:
     if inspect("image", [image]):
         return False
     say(f"pulling {image}")
+    # Noted before it is there: whatever ends this release, the next one knows whose it is.
+    with (app.directory / FETCHED).open("a") as note:
+        note.write(f"{image}\n")
     with registry(app) as env:
         run("docker", "pull", "--quiet", image, env=env, timeout=PATIENT)
     return True
+
+
+def fetched(app: Application) -> set[str]:
+    """What a registry gave us for an application, and may still be here."""
+    try:
+        return set((app.directory / FETCHED).read_text().splitlines())
+    except FileNotFoundError:
+        return set()
 
 
 def remove_images(images: Sequence[str]) -> None:

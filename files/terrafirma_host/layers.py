@@ -47,6 +47,16 @@ def slot_services(app: Application, project: Project) -> list[str]:
     ]
 
 
+def all_of(app: Application, project: Project) -> list[str]:
+    """The services of a slot's containers, each as often as it runs there."""
+    names: list[str] = []
+    for name in slot_services(app, project):
+        service = project["services"][name]
+        own = service.get("scale", (service.get("deploy") or {}).get("replicas", 1))
+        names += [name] * (app.replicas if name == app.service else own)
+    return sorted(names)
+
+
 def migrates_by_service(app: Application, project: Project) -> bool:
     return len(app.migrate) == 1 and app.migrate[0] in project["services"] and bool(app.compose)
 
@@ -148,15 +158,20 @@ def _common(
     }
 
 
-def _environment(app: Application, release: str) -> dict[str, str | None]:
-    environment: dict[str, str | None] = {
+def hidden(name: str) -> str:
+    """The variable of Compose's own environment that has a secret: no name that Docker reads."""
+    return f"TERRAFIRMA_SECRET_{name.upper()}"
+
+
+def _environment(app: Application, release: str) -> dict[str, str]:
+    environment = {
         # A dollar sign is not one of Compose's.
         name: str(value).replace("$", "$$")
         for name, value in app.env.items()
     }
     if app.secrets_env:
-        # Without a value: Compose takes it from its own environment, and no file has it.
-        environment |= dict.fromkeys(map(str.upper, app.secrets))
+        # Compose takes them from its own environment, and no file has them.
+        environment |= {name.upper(): f"${{{hidden(name)}}}" for name in app.secrets}
     return environment | {"TERRAFIRMA_RELEASE": release}
 
 

@@ -49,6 +49,7 @@ def expect(app: Application, slot: str) -> None:
         f"health_uri {app.health_path}\n"
         f"health_headers {{\n\tHost {app.domain}\n\tX-Forwarded-Proto https\n}}\n"
     )
+    make_directories()
     # The first release says it for both slots, so that the second one is no reload.
     wanted = [one for one in app.slots if one == slot or not expects(app, one)]
     changed = [one for one in wanted if _said(asking(app, one)) != text]
@@ -58,6 +59,14 @@ def expect(app: Application, slot: str) -> None:
             if one != slot:
                 write(asking(app, one), text)
         _put(asking(app, slot), text)
+
+
+def make_directories() -> None:
+    """Caddy reads there under its own name; perhaps it is not installed yet."""
+    for directory in (CADDYFILE.parent, UPSTREAMS, MAINTENANCE):
+        if not directory.exists():
+            directory.mkdir(parents=True)
+            directory.chmod(0o755)
 
 
 def _asks(app: Application, slot: str) -> bool:
@@ -127,6 +136,7 @@ def forget(app: Application) -> None:
 
 
 def maintain(app: Application, on: bool) -> None:
+    make_directories()
     page = (
         "# Managed by Terrafirma: terrafirma maintenance\n"
         "header Retry-After 120\n"
@@ -202,6 +212,7 @@ class _Local(http.client.HTTPSConnection):
 def smoke(app: Application) -> None:
     """The application answers under its public name; raises Failed where it does not."""
     if not runs():
+        say("warning: Caddy does not run: the page is not asked for")
         return
     if maintenance(app).exists():
         say("maintenance is on: the page is not asked for")
@@ -231,9 +242,8 @@ def _ask(domain: str, path: str) -> int:
     connection = _Local(domain, timeout=30)
     try:
         connection.request("GET", path, headers={"User-Agent": "terrafirma"})
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status
+        # Its body may have no end.
+        return connection.getresponse().status
     finally:
         connection.close()
 
@@ -244,9 +254,7 @@ def healthy(port: int, path: str, domain: str) -> bool:
     headers = {"User-Agent": "terrafirma", "Host": domain, "X-Forwarded-Proto": "https"}
     try:
         connection.request("GET", path, headers=headers)
-        answer = connection.getresponse()
-        answer.read()
-        return 200 <= answer.status < 400
+        return 200 <= connection.getresponse().status < 400
     except (OSError, http.client.HTTPException):
         return False
     finally:
@@ -260,11 +268,11 @@ NOTICED = 1.5
 QUIET = 1
 
 
-def requests(ports: Iterable[int]) -> int:
-    """How many requests Caddy has under way at these ports; WebSockets and streams are some."""
-    wanted = {f"127.0.0.1:{port}" for port in ports}
-    known = _admin("/reverse_proxy/upstreams")
-    return sum(one["num_requests"] for one in known if one["address"] in wanted)
+def requests(ports: Iterable[int]) -> dict[int, int]:
+    """How many requests Caddy has under way at each of these ports that it knows, streams too."""
+    known = {one["address"]: one["num_requests"] for one in _admin("/reverse_proxy/upstreams")}
+    addresses = {port: f"127.0.0.1:{port}" for port in ports}
+    return {port: known[address] for port, address in addresses.items() if address in known}
 
 
 def _admin(path: str) -> Any:
@@ -285,11 +293,17 @@ def drain(ports: Iterable[int], seconds: float) -> None:
     busy = started = time.monotonic()
     while (now := time.monotonic()) - busy < QUIET:
         try:
-            left = requests(ports)
+            counted = requests(ports)
         except (OSError, LookupError, TypeError, ValueError, http.client.HTTPException) as error:
             say(f"warning: Caddy does not say what is under way ({error}): waiting {seconds:.0f} s")
             time.sleep(seconds)
             return
+        if 0 < len(counted) < len(ports):
+            # Fewer replicas: what is under way at the others goes on, but is not counted any more.
+            say(f"Caddy has left out some of the replicas: waiting {seconds:.0f} s for them")
+            time.sleep(seconds)
+            return
+        left = sum(counted.values())
         if left:
             busy = now
         if left and now - started > seconds:

@@ -26,7 +26,7 @@ from typing import IO
 from terrafirma_host import engine, layers, proxy
 from terrafirma_host.engine import Compose
 from terrafirma_host.lease import Lease, lease
-from terrafirma_host.shell import Failed, last, run, say
+from terrafirma_host.shell import Failed, last, run, say, write
 from terrafirma_host.spec import (
     SECRETS,
     SPECS,
@@ -44,11 +44,9 @@ from terrafirma_host.spec import (
 # What can go wrong without our being wrong: each is undone, and said in one line.
 BROKEN = (Failed, OSError, ValueError, subprocess.SubprocessError)
 
-# All ports of a slot, whatever the number of replicas.
-SLOT = 64
-
-# Longer than any release takes that is not stuck: a build and a pull may take an hour each.
-LEASE = 3 * 3600
+# Longer than any release takes that is not stuck: building, pulling, migrating, draining and
+# stopping may take an hour each.
+LEASE = 6 * 3600
 
 # What a deploy key may send: seconds, and bytes of all files together.
 UPLOAD = 15 * 60
@@ -117,19 +115,10 @@ def release(
         target = wanted(app, compose)
         known = Release.load(app, target.id)
         if is_withdrawn(app, target.code) and not again:
-            raise Failed(
-                f"the code of release {target.id} was taken back: change it, or release it all "
-                f"the same with `terrafirma release {app.name} --again`"
-            )
+            refuse_withdrawn(app, target)
         serving = Serving.load(app)
-        same = serving is not None and serving.release == target.id
-        if serving and same and serving.ports == app.ports(serving.slot, app.replicas):
-            if whole(app, serving):
-                say(f"release {target.id} of {app.name} serves already")
-                return
-            if known and engine.has_images(known) and not moved(app, serving):
-                repair(app, compose, target.project, serving, held)
-                return
+        if serving and stands(app, compose, target, serving, held):
+            return
         held.step("prepare")
         before = Release.load(app, serving.release) if serving else None
         try:
@@ -145,13 +134,38 @@ def release(
         except BROKEN:
             tidy(app)
             raise
-        if not same:
+        if not serving or serving.release != target.id:
             # Without a revision it is that of the same code, which ran with other settings.
             alike = [one for one in known_releases(app) if one.code == made.code]
             revision = revision or next((one.revision for one in alike if one.revision), "")
             made = replace(made, at=now(), by=by, revision=revision, withdrawn=False)
-        take_over(app, compose, target.project, made, serving, held)
-        record(app, "scale" if same else "release", made, by)
+        take_over(app, compose, target.project, made, serving, held, by=by, action="release")
+
+
+def refuse_withdrawn(app: Application, target: Wanted) -> None:
+    """Raise Failed with the ways to have it all the same."""
+    alike = next(one.id for one in known_releases(app) if one.code == target.code)
+    again = f"rollback {app.name} {alike}" if app.automated else f"release {app.name} --again"
+    raise Failed(
+        f"the code of release {target.id} was taken back: change it, or let it serve all the "
+        f"same with `terrafirma {again}`"
+    )
+
+
+def stands(
+    app: Application, compose: Compose, target: Wanted, serving: Serving, held: Lease
+) -> bool:
+    """Whether it serves already; what is missing of it is added, if nobody notices that."""
+    made = Release.load(app, target.id)
+    if serving.release != target.id or serving.ports != app.ports(serving.slot, app.replicas):
+        return False
+    if whole(app, serving, target.project):
+        say(f"release {target.id} of {app.name} serves already")
+        return True
+    if not made or not engine.has_images(made) or worn(app, serving):
+        return False
+    repair(app, compose, target.project, made, serving, held)
+    return True
 
 
 def rollback(app: Application, wanted_release: str, *, by: str) -> None:
@@ -179,8 +193,7 @@ def rollback(app: Application, wanted_release: str, *, by: str) -> None:
         say(f"going back to release {fitting[0].id} of {app.name} ({since})")
         app, compose, target = of_now(app, fitting[0])
         made = replace(fitting[0], id=target.id, at=now())
-        take_over(app, compose, target.project, made, serving, held, withdraw=True)
-        record(app, "rollback", made, by)
+        take_over(app, compose, target.project, made, serving, held, by=by, action="rollback")
 
 
 def earlier(app: Application, serving: Serving, known: Sequence[Release]) -> list[Release]:
@@ -206,13 +219,6 @@ def of_now(app: Application, made: Release) -> tuple[Application, Compose, Wante
     return app, compose, target
 
 
-def record(app: Application, action: str, made: Release, by: str) -> None:
-    """It serves, whether that can be noted or not."""
-    with suppress(OSError):
-        note(app, action, made.id, made.revision, by)
-    say(f"release {made.id} of {app.name} serves")
-
-
 def restart(app: Application, *, by: str) -> None:
     """New containers of the release that serves, by the way of every release: none is missed."""
     with lease(app, by, "restart", LEASE) as held:
@@ -220,8 +226,18 @@ def restart(app: Application, *, by: str) -> None:
         serving, made = serves(app)
         app, compose, target = of_now(app, made)
         made = replace(made, id=target.id)
-        take_over(app, compose, target.project, made, serving, held)
-        record(app, "restart", made, by)
+        take_over(app, compose, target.project, made, serving, held, by=by, action="restart")
+
+
+def refresh(app: Application, *, by: str) -> None:
+    """The code that serves, whole, and with the settings and secrets of now."""
+    with lease(app, by, "refresh", LEASE) as held:
+        settle(app)
+        serving, made = serves(app)
+        app, compose, target = of_now(app, made)
+        if not stands(app, compose, target, serving, held):
+            made = replace(made, id=target.id, at=now())
+            take_over(app, compose, target.project, made, serving, held, by=by, action="refresh")
 
 
 def recover(app: Application, *, by: str) -> None:
@@ -275,57 +291,64 @@ def mark(app: Application, code: str, *, withdrawn: bool) -> None:
 def settle(app: Application) -> None:
     """What a release left that died: Caddy and containers are as serving.json says."""
     serving = Serving.load(app)
+    made = Release.load(app, serving.release) if serving else None
+    if made:
+        # What serves is not taken back, nor was it.
+        mark(app, made.code, withdrawn=False)
     if serving and proxy.slot_of(app) != serving.slot:
         say(f"putting Caddy back to release {serving.release}")
         proxy.point(app, serving.slot)
     for slot in app.slots:
         if serving and slot == serving.slot:
             continue
-        if serving and engine.containers(app.project(slot)):
-            proxy.drain(app.ports(slot, SLOT), app.drain_seconds)
+        replicas = len(engine.containers(app.project(slot), app.service))
+        if serving and replicas:
+            proxy.drain(app.ports(slot, replicas), app.drain_seconds)
         clear(app, slot)
 
 
-def whole(app: Application, serving: Serving) -> bool:
-    """Whether as many replicas run as should, and Caddy sends to them."""
+def whole(app: Application, serving: Serving, project: layers.Project) -> bool:
+    """Whether all runs that should, and Caddy sends to it."""
     there = engine.containers(app.project(serving.slot))
-    right = [
-        one for one in there
-        if one.service == app.service and one.state == "running" and one.health != "unhealthy"
-        and one.release == serving.release
-    ]  # fmt: skip
-    others_run = all(
-        one.state == "running" or one.done for one in there if one.service != app.service
-    )
     state = {one.service for one in engine.containers(app.project("state"))
              if one.state == "running"} if app.stateful else set()  # fmt: skip
+    runs = [
+        one.service for one in there
+        if one.release == serving.release
+        and (one.done or (one.state == "running" and one.health != "unhealthy"))
+    ]  # fmt: skip
     return (
-        len(right) == serving.replicas == app.replicas
-        and others_run
+        serving.replicas == app.replicas
+        and sorted(runs) == sorted(one.service for one in there) == layers.all_of(app, project)
         and state >= set(app.stateful)
         and not engine.containers(app.project(other(app, serving.slot)))
         and serving.ports == app.ports(serving.slot, app.replicas)
         and proxy.slot_of(app) == serving.slot
         and proxy.expects(app, serving.slot)
-        and not moved(app, serving)
+        and not worn(app, serving)
     )
 
 
-def moved(app: Application, serving: Serving) -> bool:
-    """Whether its replicas look for the host where it is no more: new ones are needed."""
-    return any(engine.lost_host(one) for one in engine.containers(app.project(serving.slot)))
+def worn(app: Application, serving: Serving) -> bool:
+    """
+    Whether some of its replicas are no good any more: then new ones take over, as in a release.
+
+    Those that look for the host where it is no more; and those that say so themselves, which may be
+    all of them, and the best there is.
+    """
+    there = engine.containers(app.project(serving.slot))
+    sick = any(one.service == app.service and one.health == "unhealthy" for one in there)
+    return sick or any(engine.lost_host(one) for one in there)
 
 
 def repair(
-    app: Application, compose: Compose, project: layers.Project, serving: Serving, held: Lease
-) -> None:
+    app: Application, compose: Compose, project: layers.Project, made: Release, serving: Serving,
+    held: Lease,
+) -> None:  # fmt: skip
     """The release that serves, with what somebody stopped, spoilt or removed of it."""
     say(f"repairing release {serving.release} of {app.name}")
-    _, made = serves(app)
-    spoilt = [one.id for one in engine.containers(app.project(serving.slot))
-              if one.health == "unhealthy"]  # fmt: skip
-    if spoilt:
-        run("docker", "rm", "--force", *spoilt)
+    end(app, [one.id for one in engine.containers(app.project(serving.slot))
+              if one.health == "unhealthy"])  # fmt: skip
     held.step("start")
     # What runs is left alone, even where Compose would make it otherwise by now.
     start(app, compose, project, made, serving.slot, "--no-recreate")
@@ -342,6 +365,7 @@ def prepare(
     images: dict[str, str] = {}
     pulled: list[str] = []
     project = target.project
+    app.directory.mkdir(parents=True, exist_ok=True)
     built = [name for name, service in project["services"].items()
              if "build" in service and name not in app.stateful]  # fmt: skip
     if built:
@@ -401,7 +425,7 @@ def prepare_slot(
     engine.make_volumes(app, project)
     engine.start_state(compose, project)
     engine.join_state(app, project, slot)
-    lay_out_secrets(app, slot)
+    lay_out_secrets(app, compose, slot)
     text = layers.slot_layer(
         app, project, slot=slot, release=made.id, replicas=app.replicas, images=made.images,
         owner=app.owner(),
@@ -409,9 +433,9 @@ def prepare_slot(
     return compose.layer(slot, text)
 
 
-def lay_out_secrets(app: Application, slot: str) -> None:
+def lay_out_secrets(app: Application, compose: Compose, slot: str) -> None:
     """
-    The secrets of now, for the containers of a slot, however often Docker starts them again.
+    A release's secrets, for the containers of its slot, however often Docker starts them again.
 
     Each is the same file under another name: what changes a secret makes a new file of it.
     """
@@ -422,6 +446,8 @@ def lay_out_secrets(app: Application, slot: str) -> None:
         if not (there.exists() and there.samefile(path)):
             there.unlink(missing_ok=True)
             there.hardlink_to(path)
+        if there.read_text() != compose.secrets[name]:
+            raise Failed(f"the secret {name} was changed while this was under way: run it again")
 
 
 def start(
@@ -475,10 +501,11 @@ def _refuse(
 
 def take_over(
     app: Application, compose: Compose, project: layers.Project, made: Release,
-    serving: Serving | None, held: Lease, withdraw: bool = False,
+    serving: Serving | None, held: Lease, *, by: str, action: str,
 ) -> None:  # fmt: skip
     """The new replicas beside the old ones; then Caddy; then the old ones go."""
     slot = other(app, serving.slot if serving else "green")
+    old = Release.load(app, serving.release) if serving else None
     say(f"starting {app.replicas} replicas of release {made.id} in {slot}")
     switched = False
     try:
@@ -496,25 +523,33 @@ def take_over(
         proxy.smoke(app)
         held.step("commit")
         made.save(app)
+        if action == "rollback" and old and old.code != made.code:
+            mark(app, old.code, withdrawn=True)
         Serving(made.id, slot, app.replicas, app.slots[slot]).save(app)
     except BROKEN as error:
         step = held.data["step"]
         if committed(app, made, slot):
             say(f"warning: {error}")
         else:
-            undo(app, made, slot, serving, switched=switched)
+            undo(app, slot, serving, switched=switched)
             raise Failed(f"at the step {step!r}: {error}") from None
-    mark(app, made.code, withdrawn=False)
-    old = Release.load(app, serving.release) if serving else None
-    if withdraw and old and old.code != made.code:
-        mark(app, old.code, withdrawn=True)
-    held.step("drain")
-    if serving:
-        proxy.drain(serving.ports, app.drain_seconds)
-        held.step("stop")
-        clear(app, serving.slot)
-    held.step("prune")
-    prune(app)
+    # It serves, whatever goes wrong from here on: the next release, or the boot, tidies up.
+    say(f"release {made.id} of {app.name} serves")
+    if action == "release" and serving and serving.release == made.id:
+        action = "repair" if serving.replicas == app.replicas else "scale"
+    with suppress(OSError):
+        note(app, action, made.id, made.revision, by)
+        mark(app, made.code, withdrawn=False)
+    try:
+        held.step("drain")
+        if serving:
+            proxy.drain(serving.ports, app.drain_seconds)
+            held.step("stop")
+            clear(app, serving.slot)
+        held.step("prune")
+        prune(app)
+    except BROKEN as error:
+        say(f"warning: {error}")
 
 
 def committed(app: Application, made: Release, slot: str) -> bool:
@@ -523,15 +558,15 @@ def committed(app: Application, made: Release, slot: str) -> bool:
     return serving is not None and (serving.release, serving.slot) == (made.id, slot)
 
 
-def undo(
-    app: Application, made: Release, slot: str, serving: Serving | None, *, switched: bool
-) -> None:
+def undo(app: Application, slot: str, serving: Serving | None, *, switched: bool) -> None:
     """All is as it was; what cannot be undone is said, and keeps nothing else from it."""
     steps: list[Callable[[], object]] = []
     if switched:
         steps += [lambda: proxy.point(app, serving.slot if serving else "blue")]
-        steps += [lambda: proxy.drain(app.ports(slot, SLOT), app.drain_seconds)]
-    steps += [lambda: clear(app, slot), lambda: tidy(app, made)]
+        steps += [lambda: proxy.drain(app.ports(slot, app.replicas), app.drain_seconds)]
+    steps += [lambda: clear(app, slot), lambda: tidy(app)]
+    if old := Release.load(app, serving.release) if serving else None:
+        steps += [lambda: mark(app, old.code, withdrawn=False)]
     for one in steps:
         try:
             one()
@@ -546,17 +581,14 @@ def refuse_other_files(app: Application, brought: Application) -> None:
     Raise Failed where a source that was sent describes its services otherwise than the deploy did.
 
     What runs in a container is the key's to say; what a container may do on the host is not.
+    Compared byte by byte: root reads nothing of what these files say.
     """
-    if not app.compose:
-        return
-    told, sent = (
-        json.dumps(Compose(one).project(), sort_keys=True).replace(one.source, "")
-        for one in (app, brought)
-    )
-    if told != sent:
-        raise Failed(
-            "the compose files that were sent are not those of the deploy: run deploy.py with them"
-        )
+    for name in app.compose:
+        told, sent = (Path(one.source, name).read_bytes() for one in (app, brought))
+        if told != sent:
+            raise Failed(
+                f"{name}, as it was sent, is not that of the deploy: run deploy.py with it"
+            )
 
 
 def remove(app: Application, *, by: str) -> None:
@@ -573,8 +605,7 @@ def remove(app: Application, *, by: str) -> None:
         ours = ["--filter", f"label=terrafirma.app={app.name}"]
         if networks := run("docker", "network", "ls", "--quiet", *ours).split():
             run("docker", "network", "rm", *networks)
-        pulled = [image for one in known_releases(app) for image in one.pulled]
-        engine.remove_images([*engine.our_images(app), *pulled])
+        engine.remove_images([*engine.our_images(app), *engine.fetched(app)])
         proxy.forget(app)
         shutil.rmtree(app.slot_secrets(""), ignore_errors=True)
         shutil.rmtree(app.directory)
@@ -589,23 +620,28 @@ def remove(app: Application, *, by: str) -> None:
 def clear(app: Application, slot: str) -> None:
     """No container of a slot; each is asked to stop first."""
     # What a migration left that was killed is one of them.
-    ids = run(
+    end(app, run(
         "docker", "ps", "--all", "--quiet", "--no-trunc", "--filter",
         f"label=com.docker.compose.project={app.project(slot)}",
-    ).split()  # fmt: skip
-    if ids:
-        patience = app.stop_seconds + engine.PROMPT
-        run("docker", "stop", "--time", str(app.stop_seconds), *ids, timeout=patience)
-        run("docker", "rm", "--force", *ids)
+    ).split())  # fmt: skip
     shutil.rmtree(app.slot_secrets(slot), ignore_errors=True)
 
 
-def tidy(app: Application, made: Release | None = None) -> None:
-    """Images of ours that no release has: of one that failed, or that was killed."""
-    known = known_releases(app)
-    needed = {image for one in known for image in (*one.images.values(), *one.pulled)}
-    pulled = made.pulled if made else ()
-    engine.remove_images([one for one in (*engine.our_images(app), *pulled) if one not in needed])
+def end(app: Application, containers: Sequence[str]) -> None:
+    if containers:
+        patience = app.stop_seconds + engine.PROMPT
+        run("docker", "stop", "--time", str(app.stop_seconds), *containers, timeout=patience)
+        run("docker", "rm", "--force", *containers)
+
+
+def tidy(app: Application) -> None:
+    """No image of ours that no release has: of one that failed, was killed, or is kept no more."""
+    needed = {image for one in known_releases(app) for image in (*one.images.values(), *one.pulled)}
+    fetched = engine.fetched(app)
+    engine.remove_images([one for one in (*engine.our_images(app), *fetched) if one not in needed])
+    if fetched - needed:
+        lines = "".join(f"{image}\n" for image in sorted(fetched & needed))
+        write(app.directory / engine.FETCHED, lines, 0o600)
 
 
 def prune(app: Application) -> None:
@@ -621,11 +657,9 @@ def prune(app: Application) -> None:
     for one in known:
         if len(kept) <= app.keep and one.code not in {other.code for other in kept}:
             kept.append(one)
-    needed = {image for one in kept for image in (*one.images.values(), *one.pulled)}
     for one in known:
         if one not in kept:
             (app.releases / f"{one.id}.json").unlink(missing_ok=True)
-            engine.remove_images([image for image in one.pulled if image not in needed])
     tidy(app)
     # The one that tasks/app.py has uploaded, too, though a key may have brought another.
     sources = {one.source for one in kept} | {app.source, Application.load(app.name).source}
@@ -683,14 +717,20 @@ def unpack(app: Application, upload: IO[bytes]) -> Path:
 def status(app: Application) -> dict[str, object]:
     """What serves, what should, and whether that is the same."""
     serving = Serving.load(app)
-    target, withdrawn, trouble = "", False, ""
+    target, withdrawn, current, trouble = "", False, False, ""
     try:
         app = described(app)
         found = wanted(app, Compose(app))
         target, withdrawn = found.id, is_withdrawn(app, found.code)
+        if withdrawn:
+            # Another serves in its place, and is to have the settings and secrets of now.
+            app, _, found = of_now(app, serves(app)[1])
+        current = (
+            serving is not None and serving.release == found.id
+            and whole(app, serving, found.project)
+        )  # fmt: skip
     except Failed as error:
         trouble = str(error)
-    current = serving is not None and serving.release == target and whole(app, serving)
     return {
         "serving": serving.release if serving else "",
         "wanted": target,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,8 +23,11 @@ LOG: list[Path] = []
 
 
 def say(text: str) -> None:
-    with suppress(OSError):
+    try:
         print(text, flush=True)
+    except OSError:
+        # Nobody listens any more, which is no failure at the end of the program either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     for path in LOG:
         with suppress(OSError), path.open("a") as log:
             log.write(f"{text}\n")
@@ -33,10 +37,15 @@ def run(
     *command: str | Path,
     stdin: str | None = None,
     env: Mapping[str, str] | None = None,
+    inherit: bool = True,
     timeout: float | None = None,
     lines: int = 5,
 ) -> str:
-    """What a command printed on standard output; raises Failed with its last words."""
+    """
+    What a command printed on standard output; raises Failed with its last words.
+
+    Its environment is `env`, and where it inherits, that of whoever called us.
+    """
     words = [str(word) for word in command]
     try:
         result = subprocess.run(
@@ -44,7 +53,7 @@ def run(
             words, input=stdin or "", capture_output=True, text=True, timeout=timeout,
             # Whatever a migration prints, it has run.
             errors="replace",
-            env={**os.environ, **(env or {})}, check=False,
+            env={**(os.environ if inherit else {}), **(env or {})}, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise Failed(f"{named(words)}: not done within {timeout:.0f} s") from None
@@ -81,7 +90,8 @@ def last(text: str, lines: int = 5) -> str:
 def write(path: Path, content: str, mode: int = 0o644) -> None:
     """A file that is complete, or as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
+    # Somebody else may write the same file at the same moment.
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "w") as file:
         os.fchmod(descriptor, mode)

@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -58,6 +58,7 @@ class Application:
     stop_seconds: int
     keep: int
     automated: bool  # its code comes with a deploy key
+    compose_in: str = ""  # where its compose files are, if not in the source; in no description
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -66,8 +67,8 @@ class Application:
     @classmethod
     def of(cls, data: dict[str, Any]) -> Self:
         data = {key: value for key, value in data.items() if key != "managed by Terrafirma"}
-        if data.keys() != (known := {field.name for field in fields(cls)}):
-            other = ", ".join(sorted(data.keys() ^ known))
+        if data.keys() != cls.told():
+            other = ", ".join(sorted(data.keys() ^ cls.told()))
             raise Failed(
                 f"{data.get('name')} is described for another version ({other}): deploy.py"
             )
@@ -77,9 +78,14 @@ class Application:
     @classmethod
     def of_any_version(cls, name: str) -> Self:
         """What is known of one that left the data, perhaps before fields came or went."""
-        blank = {field.name: "" for field in fields(cls)} | {"stop_seconds": 10}
+        blank = dict.fromkeys(cls.told(), "") | {"stop_seconds": 10}
         known = description(name)
         return cls.of(blank | {key: known[key] for key in blank.keys() & known.keys()})
+
+    @classmethod
+    def told(cls) -> set[str]:
+        """What a description has to say."""
+        return {field.name for field in fields(cls) if field.default is MISSING}
 
     @property
     def directory(self) -> Path:
@@ -117,7 +123,12 @@ class Application:
             raise Failed(f"the secret {error.filename} is missing; run deploy.py") from None
 
     def with_source(self, source: Path) -> Self:
-        return replace(self, source=str(source), image="")
+        """
+        With other code. What a container may do on the host is said by the deploy's compose files,
+        and never by those of whoever sends code with a key: root does not even read them.
+        """
+        compose_in = (self.compose_in or self.source) if self.automated else ""
+        return replace(self, source=str(source), image="", compose_in=compose_in)
 
     def with_image(self, image: str) -> Self:
         return replace(self, source="", image=image)
@@ -256,11 +267,14 @@ def identity(*parts: str) -> str:
 def tree_digest(directory: Path) -> str:
     """SHA-256 over names, modes and contents of all files: as pyinfra's side names a source."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        executable = bool(path.stat().st_mode & 0o100)
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        line = f"{path.relative_to(directory)}|{executable}|{content}\n"
+    for path in sorted(one for one in directory.rglob("*") if one.is_symlink() or one.is_file()):
+        if path.is_symlink():
+            line = f"{path.relative_to(directory)}|link|{path.readlink()}\n"
+        else:
+            executable = bool(path.stat().st_mode & 0o100)
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            line = f"{path.relative_to(directory)}|{executable}|{content}\n"
         # A name need not be UTF-8.
         digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -188,21 +188,24 @@ def tree_digest(directory: Path) -> str:
     """SHA-256 over names, modes and contents of all files below `directory`: what a build sees."""
     digest = hashlib.sha256()
     for path in source_files(directory):
-        executable = bool(path.stat().st_mode & 0o100)
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        line = f"{path.relative_to(directory)}|{executable}|{content}\n"
+        if path.is_symlink():
+            line = f"{path.relative_to(directory)}|link|{path.readlink()}\n"
+        else:
+            executable = bool(path.stat().st_mode & 0o100)
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            line = f"{path.relative_to(directory)}|{executable}|{content}\n"
         # A name need not be UTF-8.
         digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
 def source_files(directory: Path) -> list[Path]:
-    """The files below `directory` in a fixed order, without caches and what is private."""
+    """Files and links below `directory` in a fixed order, without caches and what is private."""
     left_out = {".git", ".venv", ".DS_Store", "__pycache__", "node_modules", ".env"}
     return sorted(
         path
         for path in directory.rglob("*")
-        if path.is_file()
+        if (path.is_symlink() or path.is_file())
         and not left_out & set(path.relative_to(directory).parts)
         and not any(
             (part.startswith(".") and part.endswith("_cache")) or part.startswith(".env.")

@@ -29,16 +29,18 @@ def release(
     """
     known = host.get_fact(ReleaseStatus, app=app, _stdin=[description])
     planned = any(not meta.is_complete() and meta.will_change for meta in after)
-    if known["withdrawn"] and not planned:
+    if known["withdrawn"]:
         host.log_styled(
             f"{app}: release {known['wanted']} was taken back, and {known['serving']} serves: "
             f"change it, or `terrafirma release {app} --again` on the host",
             fg="yellow",
         )
-        host.noop(f"release {known['wanted']} was taken back")
-        return
     if known["current"] and not planned:
-        host.noop(f"release {known['wanted']} of {app} serves")
+        host.noop(f"release {known['serving']} of {app} serves")
+        return
+    if known["withdrawn"]:
+        # What serves in its place has the settings and secrets of now, too.
+        yield _streamed("refresh", QuoteString(app), "--by", QuoteString(by))
         return
     yield _streamed(
         "release", QuoteString(app), "--revision", QuoteString(revision), "--by", QuoteString(by)

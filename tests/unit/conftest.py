@@ -38,6 +38,11 @@ def described(**data: Any) -> spec.Application:
     return spec.Application.of(json.loads(description(app, settings, of(Users))))
 
 
+def told(app: spec.Application) -> str:
+    """The file by which the program is told of an application."""
+    return json.dumps({name: getattr(app, name) for name in spec.Application.told()})
+
+
 @pytest.fixture
 def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The program's directories on the host are below this one."""

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from terrafirma_host import cli, spec
 from terrafirma_host.shell import Failed
 
 from tests.conftest import ROOT
-from tests.unit.conftest import records
+from tests.unit.conftest import records, told
 
 # --- deploy keys ----------------------------------------------------------------------------------
 
@@ -29,9 +30,9 @@ BY = "--by=deploy key of ci"
 
 
 @pytest.fixture
-def described(roots: Path) -> Path:
+def described(roots: Path, app: spec.Application) -> Path:
     """Two applications: `api` of a source, `web` of an image."""
-    base = dict.fromkeys(spec.Application.__dataclass_fields__, "")
+    base = dict.fromkeys(json.loads(told(app)), "")
     for name, source in (("api", "/opt/terrafirma/api/sources/0123"), ("web", "")):
         data = base | {"name": name, "source": source}
         (roots / "apps" / f"{name}.json").write_text(json.dumps(data))
@@ -208,9 +209,7 @@ def test_releases_are_shown_with_what_became_of_them(
     script = """case "$*" in *:aaa*) echo "Error: No such image" >&2; echo '[]'; exit 1 ;; esac
         echo '[{}]'"""
     monkeypatch.setenv("PATH", f"{program('docker', script)}:{os.environ['PATH']}")
-    (roots / "apps" / "api.json").write_text(
-        json.dumps({name: getattr(app, name) for name in app.__dataclass_fields__})
-    )
+    (roots / "apps" / "api.json").write_text(told(app))
     for release in ("aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"):
         records(app, release, withdrawn=release.startswith("c"))
         spec.note(app, "release", release, f"revision-of-{release}", "me@here")
@@ -249,9 +248,7 @@ def test_a_command_is_in_a_project_of_its_own(
     words: list[str], said: str,
 ) -> None:  # fmt: skip
     """A release clears its slot, with all that is in that project; a console is not to end then."""
-    (roots / "apps" / "api.json").write_text(
-        json.dumps({name: getattr(app, name) for name in app.__dataclass_fields__})
-    )
+    (roots / "apps" / "api.json").write_text(told(app))
     records(app, "0123456789ab")
     spec.Serving("0123456789ab", "green", 4, 8064).save(app)
 
@@ -273,8 +270,7 @@ def test_at_boot_all_are_put_right_whatever_becomes_of_others(
     app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, program: Any, capsys: Any
 ) -> None:
     monkeypatch.setenv("PATH", f"{program('docker', 'exit 0')}:{os.environ['PATH']}")
-    told = {name: getattr(app, name) for name in app.__dataclass_fields__}
-    (roots / "apps" / "shop.json").write_text(json.dumps(told | {"name": "shop"}))
+    (roots / "apps" / "shop.json").write_text(told(replace(app, name="shop")))
     # One that left the data when this was another version, and one that somebody has spoilt.
     (roots / "apps" / "api.json").write_text('{"name": "api"}')
     (roots / "apps" / "old.json").write_text("[]")
@@ -299,9 +295,7 @@ def test_at_boot_all_are_put_right_whatever_becomes_of_others(
 def test_settings_are_refreshed_where_something_serves(
     app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    (roots / "apps" / "api.json").write_text(
-        json.dumps({name: getattr(app, name) for name in app.__dataclass_fields__})
-    )
+    (roots / "apps" / "api.json").write_text(told(app))
     monkeypatch.setenv(cli.UNIT, "terrafirma-release-api.service")
     assert cli.main(["refresh", "api"]) == 0
     assert capsys.readouterr().out == "api has no release yet\n"

@@ -207,10 +207,18 @@ def test_what_leads_docker_elsewhere_is_for_the_containers_alone(app: Applicatio
         **{"DOCKER_HOST": "tcp://evil:1", "COMPOSE_FILE": "/x", "LD_PRELOAD": "/x", "PATH": "/x"},
         **{"HOME": "/x", "BUILDKIT_HOST": "x", "SSL_CERT_FILE": "/x", "PORT": "8000"},
     }
-    assert engine.Compose(replace(app, env=env)).environment() == {"PORT": "8000"}
-    # Nor do secrets that are called so.
-    told = replace(app, secrets_env=True, secrets={"docker_host": app.secrets["database_url"]})
-    assert engine.Compose(told).environment() == {}
+    own = {"PATH": os.environ["PATH"], "HOME": "/root"}
+    assert engine.Compose(replace(app, env=env)).environment() == own | {"PORT": "8000"}
+    # Secrets come under names of ours as well, so that none is missing in a container.
+    file = app.secrets["database_url"]
+    secrets = {"docker_host": file, "google_key": file}
+    told = replace(app, secrets_env=True, secrets=secrets)
+    value = "postgresql://s3cret"
+    assert engine.Compose(told).environment() == own | {
+        "GOOGLE_KEY": value,
+        "TERRAFIRMA_SECRET_DOCKER_HOST": value,
+        "TERRAFIRMA_SECRET_GOOGLE_KEY": value,
+    }
 
 
 def mounted(source: str, **more: Any) -> dict[str, Any]:

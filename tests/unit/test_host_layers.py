@@ -230,8 +230,9 @@ def test_secrets_are_files_and_their_content_is_nowhere(as_variables: bool) -> N
     assert made["secrets"] == {name: {"file": f"{directory}/{name}"} for name in SECRETS}
     replicas = made["services"]["api"]
     assert replicas["secrets"] == ["database_url", "token"]
-    # Without a value: Compose takes it from its own environment.
-    variables = dict.fromkeys(["DATABASE_URL", "TOKEN"]) if as_variables else {}
+    # Compose takes their values from its own environment.
+    names = ["DATABASE_URL", "TOKEN"] if as_variables else []
+    variables = {name: f"${{TERRAFIRMA_SECRET_{name}}}" for name in names}
     assert replicas["environment"] == {**variables, "TERRAFIRMA_RELEASE": "0123456789ab"}
 
 

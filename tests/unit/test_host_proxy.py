@@ -100,10 +100,10 @@ def test_a_file_that_is_there_is_not_written_again(app: Application, roots: Path
 def test_what_a_kill_left_is_nothing_that_caddy_looks_for(app: Application, roots: Path) -> None:
     proxy.point(app, "green")
     proxy.point(app, "blue")
-    (roots / "caddy" / "upstreams" / ".api.green.new").write_text("")
+    (roots / "caddy" / "upstreams" / ".api.green.123.new").write_text("")
     assert proxy.slot_of(app) == "blue"
     proxy.point(app, "green")
-    assert there(roots) == ["api.green"]
+    assert there(roots) == [".api.green.123.new", "api.green"]
 
 
 @pytest.mark.parametrize("failing", [{"accepts": "false"}, {"reloads": "false"}])
@@ -305,9 +305,9 @@ def test_a_slot_is_asked_as_its_release_wants(
 
 def test_requests_are_counted_at_these_ports_alone(admin: Admin) -> None:
     admin.busy = {8000: 2, 8001: 1, 8064: 4, 80: 7}
-    assert proxy.requests(range(8000, 8064)) == 3
-    assert proxy.requests([8064]) == 4
-    assert proxy.requests([]) == proxy.requests([9000]) == 0
+    assert proxy.requests(range(8000, 8064)) == {8000: 2, 8001: 1}
+    assert proxy.requests([8064]) == {8064: 4}
+    assert proxy.requests([]) == proxy.requests([9000]) == {}
     # Caddy answers nobody who calls it otherwise.
     assert {*admin.asked} == {("localhost:2019", "/reverse_proxy/upstreams")}
 
@@ -334,7 +334,7 @@ def test_what_is_under_way_is_waited_for(
     admin.busy = {8000: 0, 8001: 1}
     threading.Timer(1, admin.busy.update, ({8001: 0},)).start()
     started = time.monotonic()
-    proxy.drain(range(8000, 8064), 30)
+    proxy.drain(range(8000, 8002), 30)
     assert 1.4 <= time.monotonic() - started < 10
     assert capsys.readouterr().out == ""
 
@@ -349,6 +349,22 @@ def test_one_that_does_not_end_is_waited_for_no_longer_than_it_may_take(
     proxy.drain([8000, 8001], 1)
     assert 1 <= time.monotonic() - started < 10
     assert "3 requests are still under way after 1 s" in capsys.readouterr().out
+
+
+def test_what_is_not_counted_any_more_has_all_the_time_there_is(
+    caddy: Callable[..., Path], admin: Admin, capsys: Any
+) -> None:
+    """With fewer replicas Caddy forgets some of them, and what is under way there goes on."""
+    caddy()
+    admin.busy = {8000: 0, 8001: 0}
+    started = time.monotonic()
+    proxy.drain(range(8000, 8004), 3)
+    assert 3 <= time.monotonic() - started < 10
+    assert "has left out some of the replicas: waiting 3 s" in capsys.readouterr().out
+    # Where it knows none, nothing comes through it.
+    started = time.monotonic()
+    proxy.drain(range(9000, 9004), 30)
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[{", None])

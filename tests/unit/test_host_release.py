@@ -6,7 +6,7 @@ import socket
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from terrafirma_host.lease import lease
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application, Release, Serving, tree_digest
 
-from tests.unit.conftest import Program, described, records
+from terrafirma.operations import files
+from tests.unit.conftest import Program, described, records, told
 from tests.unit.test_host_engine import DIGEST, inspected
 from tests.unit.test_host_proxy import serving
 
@@ -120,6 +121,8 @@ def containers(host: Path, *states: dict[str, Any]) -> None:
 
 
 FINE: dict[str, Any] = {}
+WORKER = {"labels": {"com.docker.compose.service": "w"}}
+ALONE: dict[str, Any] = {"services": {"api": {}}}
 STATES: dict[str, tuple[list[dict[str, Any]], bool]] = {
     "whole": ([FINE, FINE], True),
     "without a health check": ([{"health": ""}, {"health": ""}], True),
@@ -129,19 +132,18 @@ STATES: dict[str, tuple[list[dict[str, Any]], bool]] = {
     "one has stopped": ([FINE, {"state": "exited"}], False),
     "one is spoilt": ([FINE, {"health": "unhealthy"}], False),
     "one of another release": ([FINE, {"labels": {"terrafirma.release": "x"}}], False),
-    "a worker beside them": ([FINE, FINE, {"labels": {"com.docker.compose.service": "w"}}], True),
-    "a worker that has stopped": (
-        [FINE, FINE, {"labels": {"com.docker.compose.service": "w"}, "state": "exited"}],
-        False,
-    ),
+    "a worker beside them": ([FINE, FINE, WORKER], True),
+    "a worker that has stopped": ([FINE, FINE, WORKER | {"state": "exited"}], False),
+    "a worker that is spoilt": ([FINE, FINE, WORKER | {"health": "unhealthy"}], False),
     "a worker that was to run once": (
-        [FINE, FINE, {"labels": {"com.docker.compose.service": "w"}, "state": "exited", "once": 0}],
+        [FINE, FINE, WORKER | {"state": "exited", "once": 0}],
         True,
     ),
     "a worker that was to run once and failed": (
-        [FINE, FINE, {"labels": {"com.docker.compose.service": "w"}, "state": "exited", "once": 1}],
+        [FINE, FINE, WORKER | {"state": "exited", "once": 1}],
         False,
     ),
+    "no worker": ([FINE, FINE], False),
     "none": ([], False),
 }
 
@@ -153,14 +155,29 @@ def test_whether_a_release_is_whole(host: Path, app: Application, what: str) -> 
     serves = Serving("0123456789ab", "blue", 2, 8000)
     app = replace(app, replicas=2)
     containers(host, *states)
-    assert release.whole(app, serves) is whole
+    project = {"services": ALONE["services"] | ({"w": {}} if "worker" in what else {})}
+    assert release.whole(app, serves, project) is whole
     # Nor where Caddy sends requests elsewhere, or another number is wanted.
-    assert not release.whole(replace(app, replicas=3), serves)
+    assert not release.whole(replace(app, replicas=3), serves, project)
     proxy.point(app, "green")
-    assert not release.whole(app, serves)
+    assert not release.whole(app, serves, project)
     # … or does not know how they are to be asked.
     proxy.forget(app)
-    assert not release.whole(app, serves)
+    assert not release.whole(app, serves, project)
+
+
+def test_as_many_workers_as_the_files_say(host: Path, app: Application) -> None:
+    proxy.expect(app, "blue")
+    serves, app = Serving("0123456789ab", "blue", 2, 8000), replace(app, replicas=2)
+    containers(host, FINE, FINE, WORKER, WORKER)
+    for worker, whole in (
+        ({"deploy": {"replicas": 2}}, True),
+        ({"scale": 2}, True),
+        ({"deploy": {"replicas": 3}}, False),
+        ({"deploy": {"resources": {}}}, False),
+    ):
+        project = {"services": ALONE["services"] | {"w": worker}}
+        assert release.whole(app, serves, project) is whole, worker
 
 
 def test_replicas_that_look_for_the_host_elsewhere_are_not_whole(
@@ -173,8 +190,8 @@ def test_replicas_that_look_for_the_host_elsewhere_are_not_whole(
     containers(host, FINE, {"hosts": str(hosts)})
     for address, lost in (("10.210.0.1", False), ("172.17.0.1", True)):
         hosts.write_text(f"{address}\thost.docker.internal\n")
-        assert release.moved(app, serves) is lost
-        assert release.whole(app, serves) is not lost
+        assert release.worn(app, serves) is lost
+        assert release.whole(app, serves, ALONE) is not lost
 
 
 def test_other_ports_are_those_of_the_next_release(host: Path, app: Application) -> None:
@@ -183,7 +200,7 @@ def test_other_ports_are_those_of_the_next_release(host: Path, app: Application)
     serves.save(app)
     containers(host, FINE, FINE)
     moved = replace(app, replicas=2, slots={"blue": 9000, "green": 9064}, drain_seconds=1)
-    assert not release.whole(moved, serves)
+    assert not release.whole(moved, serves, ALONE)
     # What a release left that died after it had switched.
     proxy.point(moved, "green")
     release.settle(moved)
@@ -200,7 +217,7 @@ def test_only_spoilt_replicas_are_removed(host: Path, app: Application) -> None:
         made = records(app, "0123456789ab")
         serves = Serving(made.id, "blue", 1, first)
         serves.save(app)
-        containers(host, FINE, {"health": "unhealthy"}, {"state": "exited", "health": ""})
+        containers(host, FINE, WORKER | {"health": "unhealthy"}, {"state": "exited", "health": ""})
         held = stack.enter_context(lease(app, "me", "release", 60))
         compose = Compose(app)
         project = compose.project()
@@ -210,10 +227,11 @@ def test_only_spoilt_replicas_are_removed(host: Path, app: Application) -> None:
         (host / "programs" / "docker").write_text(
             script.replace("case", f"case $* in rm*) echo '[]' > {answers} ;; esac\ncase", 1)
         )
-        release.repair(app, compose, project, serves, held)
+        release.repair(app, compose, project, made, serves, held)
     done = asked(host)
     assert [line for line in done if line.startswith(("rm ", "stop ", "restart "))] == [
-        "rm --force id-api-blue-api-2"
+        "stop --time 10 id-api-blue-api-2",
+        "rm --force id-api-blue-api-2",
     ]
     (up,) = [line for line in done if " up " in line]
     assert "--project-name api-blue " in up
@@ -292,8 +310,7 @@ def steps(
                 **{"health_path": "/200", "start_seconds": 5},
             }
             made = replace(app, **data | but)
-            told = {one.name: getattr(made, one.name) for one in fields(made)}
-            (host / "apps" / "api.json").write_text(json.dumps(told))
+            (host / "apps" / "api.json").write_text(told(made))
             return made
 
         yield make
@@ -342,7 +359,7 @@ def test_there_and_back(host: Path, steps: Callable[..., Application]) -> None:
     assert known(now, two[0]).withdrawn
     assert not known(now, back).withdrawn
     for again in (second, replace(second, env={"B": "2"})):
-        with pytest.raises(Failed, match="was taken back: change it, or release it all the same"):
+        with pytest.raises(Failed, match="was taken back: change it, or let it serve all the same"):
             release.release(again, by="me")
     # So there is nothing earlier; one that differs in settings alone is no step back.
     with pytest.raises(Failed, match=r"no such release to go back to; kept are: .*Settings and"):
@@ -369,6 +386,57 @@ def test_a_restart_is_under_the_settings_of_now(
     # A run has nothing to do then.
     release.release(now, by="me")
     assert current(now) == (identity(now), "blue")
+
+
+def test_settings_and_secrets_reach_what_serves_after_a_way_back(
+    host: Path, steps: Callable[..., Application]
+) -> None:
+    first = steps(source=arrived(host / "opt" / "api" / "sources" / "0123"))
+    release.release(first, by="me")
+    second = steps(source=arrived(host / "opt" / "api" / "sources" / "4567"))
+    release.release(second, by="me")
+    release.rollback(second, "", by="me")
+    now = replace(second, env={"A": "1"})
+    said = release.status(now)
+    assert (said["withdrawn"], said["current"], said["wanted"]) == (True, False, identity(now))
+    (host / "asked").unlink()
+    release.refresh(now, by="me")
+    assert current(now) == (identity(replace(first, env={"A": "1"})), "green")
+    # With the image of then.
+    assert not [line for line in asked(host) if " build " in line]
+    assert spec.history(now)[0]["action"] == "refresh"
+    assert release.is_withdrawn(now, known(second, identity(second)).code)
+    # What a way back had marked that died before it served is marked no more.
+    release.mark(now, known(now, current(now)[0]).code, withdrawn=True)
+    release.settle(now)
+    assert not release.is_withdrawn(now, known(now, current(now)[0]).code)
+
+
+def test_replicas_that_say_that_they_are_ill_serve_until_new_ones_do(
+    host: Path, steps: Callable[..., Application]
+) -> None:
+    """They may be the best there is: their database may just be slow."""
+    app = steps()
+    release.release(app, by="me")
+    ill = inspected("api-blue-api-1", Health={"Status": "unhealthy"})
+    ill["Config"]["Labels"]["terrafirma.release"] = current(app)[0]
+    (host / "ill").write_text(json.dumps([ill]))
+    program = host / "programs" / "docker"
+    script = program.read_text()
+    for old, new in (
+        ('"ps --all"*) echo one ;;', '"ps --all"*project=api-blue*) echo ill ;;\n"ps "*) ;;'),
+        ('"container inspect"*)', f'*"inspect ill") cat {host}/ill ;;\n"container inspect"*)'),
+    ):
+        script = script.replace(old, new)
+    program.write_text(script)
+    (host / "asked").unlink()
+    release.release(app, by="me")
+    assert current(app)[1] == proxy.slot_of(app) == "green"
+    assert spec.history(app)[0]["action"] == "repair"
+    done = asked(host)
+    (up,) = [number for number, line in enumerate(done) if " up " in line]
+    assert "--project-name api-green " in done[up]
+    assert all(done.index(line) > up for line in done if line.startswith(("stop ", "rm ")))
 
 
 def migrations(host: Path) -> list[str]:
@@ -428,7 +496,6 @@ def test_what_cannot_be_undone_keeps_nothing_else_from_it(
 ) -> None:
     app = steps()
     release.release(app, by="me")
-    made = known(app, current(app)[0])
 
     def refuse(*_: Any) -> None:
         raise OSError("no space left")
@@ -436,7 +503,7 @@ def test_what_cannot_be_undone_keeps_nothing_else_from_it(
     monkeypatch.setattr(proxy, "point", refuse)
     (host / "asked").unlink()
     (host / "images").write_text("terrafirma/api:stray\n")
-    release.undo(app, made, "green", Serving.load(app), switched=True)
+    release.undo(app, "green", Serving.load(app), switched=True)
     assert "warning: no space left" in capsys.readouterr().out
     assert "image rm terrafirma/api:stray" in asked(host)
 
@@ -463,19 +530,28 @@ def test_what_goes_wrong_after_it_serves_takes_nothing_back(
 def test_a_key_brings_no_other_compose_files(host: Path, app: Application) -> None:
     """What a container may do on the host is the deploy's to say."""
 
-    def source(name: str, **more: Any) -> Application:
+    def source(name: str, text: str) -> Path:
         directory = host / "opt" / "api" / "sources" / name
         directory.mkdir(parents=True, exist_ok=True)
-        service = {"build": {"context": str(directory)}, **more}
-        (directory / "compose.yaml").write_text(json.dumps({"services": {"api": service}}))
-        return replace(app, source=str(directory), compose=("compose.yaml",))
+        (directory / "compose.yaml").write_text(text)
+        return directory
 
-    told = source("0123")
-    release.refuse_other_files(told, source("4567"))
-    with pytest.raises(Failed, match=r"are not those of the deploy: run deploy.py with them"):
-        release.refuse_other_files(told, source("89ab", privileged=True))
+    deploys = source("0123", "services: {api: {build: .}}\n")
+    told = replace(app, source=str(deploys), compose=("compose.yaml",), automated=True)
+    theirs = told.with_source(source("4567", "services: {api: {build: .}}\n"))
+    release.refuse_other_files(told, theirs)
+    # Root reads those of the deploy, whatever happens to the others; for each code that follows.
+    for brought in (theirs, theirs.with_source(source("cdef", ""))):
+        assert Compose(brought).files() == [f"{deploys}/compose.yaml"]
+    other = told.with_source(source("89ab", "include: [{path: x, env_file: /etc/shadow}]\n"))
+    with pytest.raises(Failed, match="yaml, as it was sent, is not that of the deploy: run deploy"):
+        release.refuse_other_files(told, other)
+    assert not (host / "asked").exists()
     # Without any, there is a Dockerfile and nothing more.
     release.refuse_other_files(app, app)
+    # Without a key, code is as it was deployed: with the files of then.
+    own = replace(told, automated=False).with_source(Path("/then"))
+    assert Compose(own).files() == ["/then/compose.yaml"]
 
 
 # --- what is kept ---------------------------------------------------------------------------------
@@ -499,8 +575,7 @@ def test_the_last_releases_are_kept_and_what_they_need(host: Path, app: Applicat
     (host / "images").write_text(tags)
     # The oldest serves, after a way back: it is kept beside the two.
     Serving("release1", "blue", 4, 8000).save(app)
-    told = json.dumps({one.name: getattr(app, one.name) for one in fields(app)})
-    (host / "apps" / "api.json").write_text(told)
+    (host / "apps" / "api.json").write_text(told(app))
     release.prune(app)
     assert sorted(one.stem for one in app.releases.iterdir()) == [
         "release1", "release3", "release4"
@@ -519,8 +594,7 @@ def test_a_source_that_a_stateful_service_has_mounted_is_kept(host: Path, app: A
         (sources / name / "conf").mkdir(parents=True)
     records(app, "0123456789ab")
     Serving("0123456789ab", "blue", 4, 8000).save(app)
-    told = json.dumps({one.name: getattr(app, one.name) for one in fields(app)})
-    (host / "apps" / "api.json").write_text(told)
+    (host / "apps" / "api.json").write_text(told(app))
     answer = [inspected("api-state-redis-1") | {"Mounts": [{"Source": f"{sources}/theirs/conf"}]}]
     (host / "containers").write_text(json.dumps(answer))
     release.prune(app)
@@ -530,13 +604,14 @@ def test_a_source_that_a_stateful_service_has_mounted_is_kept(host: Path, app: A
 def test_images_of_a_release_that_never_served_go_with_it(host: Path, app: Application) -> None:
     records(app, "0123456789ab")
     (host / "images").write_text("terrafirma/api:0123456789ab\nterrafirma/api:ba9876543210\n")
-    made = replace(records(app, "ba9876543210"), pulled=("y:1",))
-    (app.releases / "ba9876543210.json").unlink()
-    release.tidy(app, made)
+    (app.directory / "fetched").write_text("x:1\ny:1\n")
+    records(app, "0123456789ab", pulled=("x:1",))
+    release.tidy(app)
     assert [line for line in asked(host) if " rm " in line] == [
         "image rm terrafirma/api:ba9876543210",
         "image rm y:1",
     ]
+    assert (app.directory / "fetched").read_text() == "x:1\n"
 
 
 def test_an_application_that_left_the_data_is_removed_on_demand(host: Path, capsys: Any) -> None:
@@ -550,7 +625,8 @@ def test_an_application_that_left_the_data_is_removed_on_demand(host: Path, caps
     site = host / "caddy" / "Caddyfile"
     site.write_text("root /etc/caddy/upstreams\ntry_files /api.green\n")
     app = Application.of_any_version("api")
-    records(app, "0123456789ab", pulled=("api@sha256:1",))
+    records(app, "0123456789ab")
+    (app.directory / "fetched").write_text("api@sha256:1\n")
     with pytest.raises(Failed, match="Caddy serves api: take it out of the data, and run"):
         release.remove(app, by="me")
     assert not (host / "asked").exists()
@@ -616,7 +692,8 @@ def test_the_secrets_of_a_slot_stay_those_of_its_release(host: Path, app: Applic
     """Whenever Docker starts one of its containers again."""
     token = Path(app.secrets["database_url"])
     token.chmod(0o400)
-    release.lay_out_secrets(app, "blue")
+    compose = Compose(app)
+    release.lay_out_secrets(app, compose, "blue")
     there = app.slot_secrets("blue") / "database_url"
     assert there.samefile(token)
     # As app-secrets writes another value: a new file under the old name.
@@ -625,8 +702,13 @@ def test_the_secrets_of_a_slot_stay_those_of_its_release(host: Path, app: Applic
     new.rename(token)
     assert there.read_text() == "postgresql://s3cret\n"
     assert there.stat().st_mode & 0o777 == 0o400
-    release.lay_out_secrets(app, "green")
-    release.lay_out_secrets(app, "blue")
+    # A release that began before has the name of the value of then.
+    with pytest.raises(
+        Failed, match="the secret database_url was changed while this was under way"
+    ):
+        release.lay_out_secrets(app, compose, "green")
+    release.lay_out_secrets(app, Compose(app), "green")
+    release.lay_out_secrets(app, Compose(app), "blue")
     assert there.samefile(app.slot_secrets("green") / "database_url")
     release.clear(app, "green")
     assert not app.slot_secrets("green").exists()
@@ -710,6 +792,18 @@ def test_a_source_that_is_none_leaves_nothing(app: Application, roots: Path, kin
         release.unpack(app, HOSTILE[kind]())
     assert list((app.directory / "sources").iterdir()) == []
     assert {path for path in roots.rglob("*") if "sources" not in path.parts} == before
+
+
+def test_where_a_link_leads_is_a_part_of_the_content(app: Application) -> None:
+    """Of a directory, too; both sides call a source the same."""
+    first, second = (
+        release.unpack(app, tar(DOCKERFILE, special("now", tarfile.SYMTYPE, where)))
+        for where in ("v1", "v2")
+    )
+    assert first != second
+    assert files.tree_digest(first) == first.name
+    (first / "v1").mkdir()
+    assert tree_digest(first) == files.tree_digest(first) == first.name
 
 
 def test_a_link_may_lead_nowhere(app: Application) -> None:

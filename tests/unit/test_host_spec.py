@@ -4,17 +4,20 @@ import inspect
 import json
 import os
 import re
-from dataclasses import fields, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyinfra.api import DeployError
 from terrafirma_host import spec
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application, Release, Serving, identity, known_releases, make_key
 
 from terrafirma.operations import files
-from terrafirma.release import description, revision, uploaded_source
+from terrafirma.release import description, refuse_further_files, revision, uploaded_source
 from terrafirma.settings import App, Users
 from tests.conftest import ROOT
 from tests.unit.conftest import described, records
@@ -48,11 +51,12 @@ def told(data: dict[str, Any], **users: Any) -> dict[str, Any]:
 def test_the_host_is_told_what_it_asks_for_and_nothing_else(kind: str) -> None:
     data = told(KINDS[kind])
     assert data.pop("managed by Terrafirma") == "tasks/app.py"
-    assert data.keys() == {field.name for field in fields(Application)}
     app = Application.of(data)
-    for field in fields(Application):
-        value = getattr(app, field.name)
-        assert value == (tuple(data[field.name]) if isinstance(value, tuple) else data[field.name])
+    for name in data:
+        value = getattr(app, name)
+        assert value == (tuple(data[name]) if isinstance(value, tuple) else data[name])
+    with pytest.raises(Failed, match=r"described for another version \(compose_in\): deploy.py"):
+        Application.of(data | {"compose_in": "/etc"})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -272,3 +276,46 @@ def test_the_host_needs_no_package_of_ours() -> None:
         imported = re.findall(r"^(?:from|import) (\w+)", module.read_text(), re.MULTILINE)
         assert {"pyinfra", "pydantic", "terrafirma", "yaml"}.isdisjoint(imported), module
     assert "terrafirma_host" in inspect.getsource(spec)
+
+
+FURTHER = {
+    "services: {web: {build: .}}": "",
+    "services: {web: {extends: base}, base: {build: .}}": "",
+    "services: {web: {extends: {service: base}}, base: {build: .}}": "",
+    # A service may be called so.
+    "services: {include: {build: .}}": "",
+    "services: {web: {ports: !reset []}}": "",
+    "": "",
+    "include: [more.yaml]": "include",
+    '{"include": ["more.yaml"]}': "include",
+    "services: {web: {extends: {file: more.yaml, service: base}}}": "extends",
+    "x-base: &base {file: m.yaml, service: b}\nservices: {w: {extends: *base}}": "extends",
+    "x-base: &base {file: m.yaml}\nservices: {w: {extends: {<<: *base, service: b}}}": "extends",
+    "x-all: &all {extends: {file: m.yaml}}\nservices: {w: {<<: *all}}": "extends",
+}
+
+
+@pytest.mark.parametrize("text", FURTHER)
+def test_with_a_key_no_compose_file_reads_others(tmp_path: Path, text: str) -> None:
+    """The key could send them: root would read what they say, and what they name."""
+    (tmp_path / "compose.yaml").write_text(text)
+    data = application(source=str(tmp_path), compose=["compose.yaml"])
+    app = of(App, app_more=[data]).more[0]
+    account = {"name": "ci", "keys": [KEY], "releases": [app.name]}
+    host: Any = SimpleNamespace(name="web1")
+    refuse_further_files(host, app, of(Users))
+    with ExitStack() as stack:
+        if FURTHER[text]:
+            words = rf"^web1: app_compose: compose.yaml of web reads .* \({FURTHER[text]}\), which"
+            stack.enter_context(pytest.raises(DeployError, match=words))
+        refuse_further_files(host, app, of(Users, users_accounts=[account]))
+
+
+def test_a_compose_file_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text("services: {")
+    data = application(source=str(tmp_path), compose=["compose.yaml"])
+    app = of(App, app_more=[data]).more[0]
+    account = {"name": "ci", "keys": [KEY], "releases": [app.name]}
+    host: Any = SimpleNamespace(name="web1")
+    with pytest.raises(DeployError, match=r"^web1: app_compose: compose.yaml is no YAML: [^\n]*$"):
+        refuse_further_files(host, app, of(Users, users_accounts=[account]))

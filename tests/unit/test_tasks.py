@@ -872,8 +872,13 @@ STATES: dict[str, tuple[dict[str, Any] | None, bool, str]] = {
     "scaled": ({"serving": "ba9876543210"}, True, ""),
     "current": ({"serving": "ba9876543210", "current": True}, False, ""),
     "withdrawn": (
-        {"withdrawn": True},
+        {"withdrawn": True, "current": True},
         False,
+        "api: release ba9876543210 was taken back, and 0123456789ab serves: change it",
+    ),
+    "withdrawn_and_other_settings": (
+        {"withdrawn": True},
+        True,
         "api: release ba9876543210 was taken back, and 0123456789ab serves: change it",
     ),
     "unknown": ({"wanted": "", "trouble": "registry.acme.com: no route to host"}, True, ""),
