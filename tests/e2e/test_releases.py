@@ -661,50 +661,140 @@ def test_a_compose_project(site: Site, tmp_path: Path) -> None:
 # --- a deploy key, and every day ------------------------------------------------------------------
 
 
+class Key:
+    """A key whose account may release some applications and nothing else."""
+
+    def __init__(self, site: Site, directory: Path, *releases: str) -> None:
+        self.port = site.server.port
+        self.path = directory / "key"
+        output("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.path))
+        ci = {"name": "ci", "keys": [f"{self.path}.pub"], "releases": list(releases)}
+        self.accounts = [{"name": "prod"}, {"name": "ingres", "sudo": ["ALL"]}, ci]
+
+    def ask(self, words: str, sent: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        command = [
+            "ssh", "-F", "/dev/null", "-i", str(self.path), "-p", str(self.port),
+            "-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile=.target/known_hosts",
+            "ci@127.0.0.1", words,
+        ]  # fmt: skip
+        return subprocess.run(
+            command, input=sent, capture_output=True, check=False, cwd=ROOT, timeout=300
+        )
+
+
+def tar(directory: Path) -> bytes:
+    command = ["tar", "-czf", "-", "-C", str(directory), "."]
+    return subprocess.run(command, capture_output=True, check=True).stdout
+
+
 def test_a_key_that_releases(site: Site, tmp_path: Path) -> None:
-    key = tmp_path / "key"
-    output("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
-    ci = {"name": "ci", "keys": [f"{key}.pub"], "releases": ["api"]}
-    data = {"users_accounts": [{"name": "prod"}, {"name": "ingres", "sudo": ["ALL"]}, ci]}
+    key = Key(site, tmp_path, "api")
+    data = {"users_accounts": key.accounts}
     site.deploy("tasks/users.py", "tasks/sshd.py", "tasks/app.py", **data)
     before = site.serving["release"]
 
-    ssh = [
-        "ssh", "-F", "/dev/null", "-i", str(key), "-p", str(site.server.port),
-        "-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile=.target/known_hosts",
-        "ci@127.0.0.1",
-    ]  # fmt: skip
-    (tmp_path / "api").mkdir()
     source = tmp_path / "api"
-    shutil.copytree(site.source, source, dirs_exist_ok=True)
+    shutil.copytree(site.source, source)
     (source / "VERSION").write_text("by key\n")
     with site.load() as result:
-        tar = subprocess.run(
-            ["tar", "-czf", "-", "-C", str(source), "."], capture_output=True, check=True
-        ).stdout
-        answer = subprocess.run(
-            [*ssh, "release --revision 0123abcd"],
-            input=tar, capture_output=True, check=False, cwd=ROOT, timeout=300,
-        )  # fmt: skip
+        answer = key.ask("release --revision 0123abcd", tar(source))
     assert answer.returncode == 0, answer.stderr
     nothing_failed(result)
     after = site.serving["release"]
     assert after != before
-    shown = subprocess.run([*ssh, "releases"], capture_output=True, text=True, cwd=ROOT).stdout
+    shown = key.ask("releases").stdout.decode()
     assert re.search(rf"release +{after} +0123abcd +deploy key of ci +serves", shown)
     # What came with the key is not undone by a deploy, which has another source.
     assert site.is_converged(**data)
     assert site.serving["release"] == after
     # A source that is none leaves everything as it is.
-    answer = subprocess.run(
-        [*ssh, "release"], input=b"no tar at all", capture_output=True, check=False, cwd=ROOT
-    )
+    answer = key.ask("release", b"no tar at all")
     assert answer.returncode == 1
     assert b"is no gzipped tar" in answer.stderr
     assert site.serving["release"] == after
     # Without such an account, the deploy has the say again.
     site.deploy("tasks/users.py", "tasks/sshd.py", "tasks/app.py")
     assert site.serving["release"] == before
+
+
+MOUNTING = """
+services:
+  web:
+    build: .
+    volumes: ["./etc:/shown:ro"]
+"""
+# What root would have read, and quoted in its answer.
+READING = """
+include: [{path: inc.yaml, env_file: /etc/terrafirma/secrets/app/api/token}]
+services:
+  web:
+    build: .
+    env_file: /etc/terrafirma/secrets/app/api/token
+"""
+
+
+def test_a_key_of_a_compose_project(site: Site, tmp_path: Path) -> None:
+    """It says what runs in the containers. What they may do on the host, the deploy says."""
+    site.server.run("docker tag $(docker image ls -q terrafirma/api | head -n 1) base:1")
+    project = tmp_path / "shop"
+    (project / "etc").mkdir(parents=True)
+    (project / "etc" / "who").write_text("deploy")
+    (project / "compose.yaml").write_text(MOUNTING)
+    (project / "Dockerfile").write_text(
+        "FROM base:1\nWORKDIR /web\nCOPY etc/who healthz\n"
+        'ENTRYPOINT ["python3", "-m", "http.server", "8000"]\n'
+    )
+    theirs = tmp_path / "theirs"
+    shutil.copytree(project, theirs)
+    shop = {
+        "name": "shop", "source": str(project), "compose": ["compose.yaml"], "service": "web",
+        "domain": "shop.terrafirma.test", "user": "", "port": 9000, "replicas": 1,
+        "drain_seconds": 1,
+    }  # fmt: skip
+    key = Key(site, tmp_path, "shop")
+    data = {"users_accounts": key.accounts, "app_more": [shop]}
+    site.deploy("tasks/users.py", "tasks/sshd.py", "tasks/caddy.py", "tasks/app.py", **data)
+
+    def seen(path: str) -> str:
+        container = site.server.run("docker ps --quiet --filter name=shop-.*-web-1")
+        return site.server.call(f"docker exec {container} cat {path}").stdout
+
+    assert (seen("/shown/who"), seen("/web/healthz")) == ("deploy", "deploy")
+    (theirs / "etc" / "who").write_text("key 1")
+    assert key.ask("release", tar(theirs)).returncode == 0
+    assert (seen("/shown/who"), seen("/web/healthz")) == ("key 1", "key 1")
+    first = site.server.run("terrafirma releases shop | sed -n 2p").split()[2]
+    (theirs / "etc" / "who").write_text("key 2")
+    assert key.ask("release", tar(theirs)).returncode == 0
+    assert site.is_converged(**data)
+
+    token = site.server.run("cat /etc/terrafirma/secrets/app/api/token")
+    for text in (READING, MOUNTING.replace("./etc", "/etc"), f"{MOUNTING}\n# the same\n"):
+        (theirs / "compose.yaml").write_text(text)
+        (theirs / "inc.yaml").write_text('services: {other: {mem_limit: "${TOKEN}"}}\n')
+        answer = key.ask("release", tar(theirs))
+        assert answer.returncode == 1
+        assert answer.stderr.decode().splitlines()[-1] == (
+            "terrafirma: compose.yaml, as it was sent, is not that of the deploy: "
+            "run deploy.py with it"
+        )
+        assert token.encode() not in answer.stdout + answer.stderr
+    assert (seen("/shown/who"), seen("/web/healthz")) == ("key 2", "key 2")
+
+    # What the deploy takes away is away: from what the key has released, and on its way back.
+    (project / "compose.yaml").write_text("services: {web: {build: .}}\n")
+    site.deploy("tasks/app.py", **data)
+    assert (seen("/shown/who"), seen("/web/healthz")) == ("", "key 2")
+    answer = key.ask(f"rollback shop {first}")
+    assert answer.returncode == 0, answer.stderr
+    assert (seen("/shown/who"), seen("/web/healthz")) == ("", "key 1")
+
+    # One that reads others is refused, before any change.
+    (project / "compose.yaml").write_text("include: [inc.yaml]\nservices: {web: {build: .}}\n")
+    refused = site.call("tasks/app.py", **data)
+    assert "compose.yaml of shop reads further files (include), which its" in refused.stderr
+    site.deploy("tasks/users.py", "tasks/sshd.py", "tasks/caddy.py")
+    site.server.run("terrafirma remove shop --confirm shop")
 
 
 def test_every_day(site: Site) -> None:
