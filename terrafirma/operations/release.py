@@ -35,6 +35,8 @@ def release(
             f"change it, or `terrafirma release {app} --again` on the host",
             fg="yellow",
         )
+    if known["trouble"] and not planned:
+        host.log(f"{app}: whether it is current is not known: {known['trouble'].splitlines()[0]}")
     if known["current"] and not planned:
         host.noop(f"release {known['serving']} of {app} serves")
         return

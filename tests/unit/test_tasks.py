@@ -881,7 +881,11 @@ STATES: dict[str, tuple[dict[str, Any] | None, bool, str]] = {
         True,
         "api: release ba9876543210 was taken back, and 0123456789ab serves: change it",
     ),
-    "unknown": ({"wanted": "", "trouble": "registry.acme.com: no route to host"}, True, ""),
+    "unknown": (
+        {"wanted": "", "trouble": "registry.acme.com: no route to host"},
+        True,
+        "api: whether it is current is not known: registry.acme.com: no route to host",
+    ),
 }
 
 
