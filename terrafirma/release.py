@@ -78,7 +78,7 @@ def refuse_further_files(host: Host, app: Application, users: Users) -> None:
 
 def _reads_further(top: yaml.Node | None) -> str:
     """The word by which a compose file reads others: `include`, or `extends` with a file; or ""."""
-    todo, seen = [top], set()
+    todo, seen, tops = [top], set(), {id(top)}
     while todo:
         node = todo.pop()
         if id(node) in seen or not isinstance(node, yaml.CollectionNode):
@@ -87,7 +87,10 @@ def _reads_further(top: yaml.Node | None) -> str:
         for one in node.value:
             key, value = one if isinstance(one, tuple) else (None, one)
             word = key.value if key else ""
-            if (word == "include" and node is top) or (
+            if word == "<<" and id(node) in tops:
+                # What is merged into the top is of the top.
+                tops |= {id(value), *(id(more) for more in value.value)}
+            if (word == "include" and id(node) in tops) or (
                 word == "extends"
                 and isinstance(value, yaml.MappingNode)
                 and [name.value for name, _ in value.value] != ["service"]

@@ -631,6 +631,15 @@ def _image(value: str) -> str:
     return value
 
 
+def _registry(value: str) -> str:
+    # Docker takes a name without a dot, a port or localhost for one of its own registry.
+    if value and not re.fullmatch(
+        r"localhost|[a-z0-9-]+(\.[a-z0-9-]+)+(:[0-9]{1,5})?|[a-z0-9-]+:[0-9]{1,5}", value
+    ):
+        raise ValueError(f"{value!r} is no host of a registry, like registry.example.com:5000")
+    return value
+
+
 def _secret_source(value: str) -> str:
     if value.startswith("command:") and "\n" in value:
         raise ValueError("has a line break: a command is one line")
@@ -723,7 +732,7 @@ class Application(Model):
     secrets_env: bool = False
     """Whether the secrets are variables of the environment too, in capital letters; `docker
     inspect` then shows them to root."""
-    registry: Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?)?$")] = ""
+    registry: Annotated[str, AfterValidator(_registry)] = ""
     """With a source: host of the registry that its base images, or those of its compose files,
     come from, when it asks for a password. Of `image` it is known."""
     registry_user: Line = ""

@@ -241,10 +241,14 @@ RELEASE = r"[0-9a-f]{6,12}"
 def _forced(allowed: Sequence[str]) -> None:
     """The one thing that a deploy key is for; what it asks for comes from the client."""
     words = forced(allowed, os.environ.get("SSH_ORIGINAL_COMMAND", ""))
+    app = Application.load(words[1])
+    if not app.automated:
+        # Until then nobody has seen to it that its compose files read nothing that a key sends.
+        raise Failed(f"{app.name} is not described as one that a key releases: run deploy.py first")
     by = f"--by=deploy key of {os.environ.get('SUDO_USER', 'root')}"
     if words[0] != "releases":
         words.append(by)
-    if words[0] == "release" and Application.load(words[1]).source:
+    if words[0] == "release" and app.source:
         words.append("--source=-")
     os.execv(PROGRAM, [PROGRAM, *words])
 

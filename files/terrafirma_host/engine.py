@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ class Compose:
                 if name not in OWN and not name.startswith(OWN_PREFIXES)
             },
             **{layers.hidden(name): value for name, value in hidden.items()},
-            "PATH": os.environ.get("PATH", os.defpath),
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/root",
         }
 
@@ -142,7 +143,7 @@ class Compose:
         """This process becomes that command, for a terminal."""
         command = [*self.command(project, layer), *words]
         terminal = {"TERM": os.environ.get("TERM", "dumb")}
-        os.execvpe(command[0], command, self.environment() | terminal)
+        os.execve(shutil.which("docker") or "docker", command, self.environment() | terminal)
 
 
 @dataclass(frozen=True)
@@ -261,10 +262,18 @@ def start_state(compose: Compose, project: layers.Project) -> None:
     if not app.stateful:
         return
     layer = compose.layer("state", layers.state_layer(app, project))
-    compose.fetch(
-        app.project("state"), layer, "up", "--detach", "--no-recreate", "--wait",
-        "--wait-timeout", str(app.start_seconds),
-    )  # fmt: skip
+    compose.fetch(app.project("state"), layer, "up", "--detach", "--no-recreate")
+    # Compose's own `--wait` fails where a file takes away an image's health check.
+    deadline = time.monotonic() + app.start_seconds
+    while waiting := [
+        one for one in containers(app.project("state"))
+        if not one.done and (one.state != "running" or one.health not in ("", "healthy"))
+    ]:  # fmt: skip
+        if time.monotonic() > deadline:
+            words = last(logs(waiting[0].id), 20) or "(none)"
+            raise Failed(f"{waiting[0].name} is not healthy within {app.start_seconds} s; its "
+                         f"last words:\n{words}")  # fmt: skip
+        time.sleep(0.2)
 
 
 def join_state(app: Application, project: layers.Project, slot: str) -> None:

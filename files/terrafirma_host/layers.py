@@ -47,14 +47,23 @@ def slot_services(app: Application, project: Project) -> list[str]:
     ]
 
 
-def all_of(app: Application, project: Project) -> list[str]:
-    """The services of a slot's containers, each as often as it runs there."""
+def once(app: Application, project: Project) -> set[str]:
+    """The services of a slot that end by themselves when they have done what they are for."""
+    return {
+        name
+        for name in slot_services(app, project)
+        if project["services"][name].get("restart") == "no" and name != app.service
+    }
+
+
+def lasting(app: Application, project: Project) -> list[str]:
+    """The services of a slot that do not end, each as often as it runs there, in order."""
     names: list[str] = []
     for name in slot_services(app, project):
         service = project["services"][name]
         own = service.get("scale", (service.get("deploy") or {}).get("replicas", 1))
         names += [name] * (app.replicas if name == app.service else own)
-    return sorted(names)
+    return sorted(name for name in names if name not in once(app, project))
 
 
 def migrates_by_service(app: Application, project: Project) -> bool:

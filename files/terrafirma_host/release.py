@@ -9,6 +9,7 @@ stopped by the next.
 
 from __future__ import annotations
 
+import filecmp
 import gzip
 import json
 import shutil
@@ -65,27 +66,31 @@ class Wanted:
     project: layers.Project
 
 
-def wanted(app: Application, compose: Compose, migrated: str | None = None) -> Wanted:
+def wanted(app: Application, compose: Compose, made: Release | None = None) -> Wanted:
     """
     What the description asks for. Nothing is changed, nothing fetched but digests.
 
-    `migrated` is what has run for it before; without it, what is going to.
+    With `made`, the code of that release, whatever tags say by now, and what was migrated for it.
     """
     project = compose.project()
-    image = engine.resolve(app, app.image) if app.image else ""
-    others = {
-        name: engine.resolve(app, service["image"])
-        for name, service in project["services"].items()
-        if app.compose and "build" not in service and name not in app.stateful
-    }
-    code = identity(Path(app.source).name, image, json.dumps(others))
+    image, others = "", {}
+    if made:
+        code, migrated = made.code, made.migrate
+    else:
+        image = engine.resolve(app, app.image) if app.image else ""
+        others = {
+            name: engine.resolve(app, service["image"])
+            for name, service in project["services"].items()
+            if app.compose and "build" not in service and name not in app.stateful
+        }
+        code = identity(Path(app.source).name, image, json.dumps(others))
+        migrated = " ".join(app.migrate)
     shape = layers.slot_layer(app, project, slot="", release="", replicas=0, images={},
                               owner=app.owner())  # fmt: skip
     # All that the files say, whichever of them: commands, networks of other people …
     shape += json.dumps(project, sort_keys=True)
     return Wanted(
-        id=identity(code, " ".join(app.migrate) if migrated is None else migrated, shape,
-                    json.dumps(app.values(), sort_keys=True)),
+        id=identity(code, migrated, shape, json.dumps(compose.secrets, sort_keys=True)),
         code=code, source=app.source, image=image, others=others, project=project,
     )  # fmt: skip
 
@@ -209,10 +214,13 @@ def earlier(app: Application, serving: Serving, known: Sequence[Release]) -> lis
 
 def of_now(app: Application, made: Release) -> tuple[Application, Compose, Wanted]:
     """The code of a release under the settings and secrets of now: it is called after all three."""
+    if not fits(app, made):
+        raise Failed(f"release {made.id} is of another kind, or has other compose files, than what "
+                     "is described now: release that")  # fmt: skip
     app = as_released(app, made)
     compose = Compose(app)
     # Nothing is migrated: another command than the one that ran is the next release's.
-    target = wanted(app, compose, made.migrate)
+    target = wanted(app, compose, made)
     needed = target.project["services"].keys() - {*app.stateful}
     if missing := sorted(needed - made.images.keys()):
         raise Failed(f"release {made.id} has no image of {', '.join(missing)}: release its code")
@@ -291,10 +299,6 @@ def mark(app: Application, code: str, *, withdrawn: bool) -> None:
 def settle(app: Application) -> None:
     """What a release left that died: Caddy and containers are as serving.json says."""
     serving = Serving.load(app)
-    made = Release.load(app, serving.release) if serving else None
-    if made:
-        # What serves is not taken back, nor was it.
-        mark(app, made.code, withdrawn=False)
     if serving and proxy.slot_of(app) != serving.slot:
         say(f"putting Caddy back to release {serving.release}")
         proxy.point(app, serving.slot)
@@ -305,6 +309,10 @@ def settle(app: Application) -> None:
         if serving and replicas:
             proxy.drain(app.ports(slot, replicas), app.drain_seconds)
         clear(app, slot)
+    # What serves is not taken back, though a way back may have died that had marked it.
+    with suppress(*BROKEN, TypeError):
+        if serving and (made := Release.load(app, serving.release)):
+            mark(app, made.code, withdrawn=False)
 
 
 def whole(app: Application, serving: Serving, project: layers.Project) -> bool:
@@ -312,14 +320,17 @@ def whole(app: Application, serving: Serving, project: layers.Project) -> bool:
     there = engine.containers(app.project(serving.slot))
     state = {one.service for one in engine.containers(app.project("state"))
              if one.state == "running"} if app.stateful else set()  # fmt: skip
+    once, lasting = layers.once(app, project), layers.lasting(app, project)
+    judged = [one for one in there if one.service not in once]
     runs = [
-        one.service for one in there
-        if one.release == serving.release
-        and (one.done or (one.state == "running" and one.health != "unhealthy"))
+        one.service for one in judged
+        if one.release == serving.release and one.state == "running" and one.health != "unhealthy"
     ]  # fmt: skip
     return (
         serving.replicas == app.replicas
-        and sorted(runs) == sorted(one.service for one in there) == layers.all_of(app, project)
+        and sorted(runs) == sorted(one.service for one in judged) == lasting
+        # What has done its work may be gone.
+        and all(one.done or one.state == "running" for one in there if one.service in once)
         and state >= set(app.stateful)
         and not engine.containers(app.project(other(app, serving.slot)))
         and serving.ports == app.ports(serving.slot, app.replicas)
@@ -535,8 +546,9 @@ def take_over(
             raise Failed(f"at the step {step!r}: {error}") from None
     # It serves, whatever goes wrong from here on: the next release, or the boot, tidies up.
     say(f"release {made.id} of {app.name} serves")
-    if action == "release" and serving and serving.release == made.id:
-        action = "repair" if serving.replicas == app.replicas else "scale"
+    if action in ("release", "refresh") and serving and serving.release == made.id:
+        same = serving.ports == app.ports(serving.slot, app.replicas)
+        action = "repair" if same else "scale"
     with suppress(OSError):
         note(app, action, made.id, made.revision, by)
         mark(app, made.code, withdrawn=False)
@@ -584,8 +596,7 @@ def refuse_other_files(app: Application, brought: Application) -> None:
     Compared byte by byte: root reads nothing of what these files say.
     """
     for name in app.compose:
-        told, sent = (Path(one.source, name).read_bytes() for one in (app, brought))
-        if told != sent:
+        if not filecmp.cmp(Path(app.source, name), Path(brought.source, name), shallow=False):
             raise Failed(
                 f"{name}, as it was sent, is not that of the deploy: run deploy.py with it"
             )
@@ -605,7 +616,8 @@ def remove(app: Application, *, by: str) -> None:
         ours = ["--filter", f"label=terrafirma.app={app.name}"]
         if networks := run("docker", "network", "ls", "--quiet", *ours).split():
             run("docker", "network", "rm", *networks)
-        engine.remove_images([*engine.our_images(app), *engine.fetched(app)])
+        pulled = {image for one in known_releases(app) for image in one.pulled}
+        engine.remove_images([*engine.our_images(app), *(pulled | engine.fetched(app))])
         proxy.forget(app)
         shutil.rmtree(app.slot_secrets(""), ignore_errors=True)
         shutil.rmtree(app.directory)
@@ -634,13 +646,16 @@ def end(app: Application, containers: Sequence[str]) -> None:
         run("docker", "rm", "--force", *containers)
 
 
-def tidy(app: Application) -> None:
+def tidy(app: Application, dropped: Sequence[Release] = ()) -> None:
     """No image of ours that no release has: of one that failed, was killed, or is kept no more."""
     needed = {image for one in known_releases(app) for image in (*one.images.values(), *one.pulled)}
-    fetched = engine.fetched(app)
-    engine.remove_images([one for one in (*engine.our_images(app), *fetched) if one not in needed])
-    if fetched - needed:
-        lines = "".join(f"{image}\n" for image in sorted(fetched & needed))
+    fetched = engine.fetched(app) | {image for one in dropped for image in one.pulled}
+    engine.remove_images(
+        [one for one in (*engine.our_images(app), *sorted(fetched)) if one not in needed]
+    )
+    left = {one for one in fetched if one in needed or engine.inspect("image", [one])}
+    if left != engine.fetched(app):
+        lines = "".join(f"{image}\n" for image in sorted(left))
         write(app.directory / engine.FETCHED, lines, 0o600)
 
 
@@ -657,10 +672,10 @@ def prune(app: Application) -> None:
     for one in known:
         if len(kept) <= app.keep and one.code not in {other.code for other in kept}:
             kept.append(one)
-    for one in known:
-        if one not in kept:
-            (app.releases / f"{one.id}.json").unlink(missing_ok=True)
-    tidy(app)
+    dropped = [one for one in known if one not in kept]
+    for one in dropped:
+        (app.releases / f"{one.id}.json").unlink(missing_ok=True)
+    tidy(app, dropped)
     # The one that tasks/app.py has uploaded, too, though a key may have brought another.
     sources = {one.source for one in kept} | {app.source, Application.load(app.name).source}
     # … and what a service has mounted that no release recreates.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,8 @@ def run(
         result = subprocess.run(
             # There is nobody to ask: its standard input is at its end.
             words, input=stdin or "", capture_output=True, text=True, timeout=timeout,
+            # Found by our own environment, whatever the command's says.
+            executable=shutil.which(words[0]),
             # Whatever a migration prints, it has run.
             errors="replace",
             env={**(os.environ if inherit else {}), **(env or {})}, check=False,

@@ -15,7 +15,7 @@ class ReleaseState(TypedDict):
     serving: str  # release, or ""
     wanted: str  # release that the description makes, or "" where that is not known yet
     withdrawn: bool  # somebody went back from the wanted one
-    current: bool  # the wanted one serves, with as many replicas as it should
+    current: bool  # it serves, or what serves in its place; whole, and with the settings of now
     trouble: str  # why it is not known
 
 

@@ -85,6 +85,13 @@ class Site:
         return answer
 
     @property
+    def image(self) -> str:
+        """The one that serves."""
+        return self.server.run(
+            "docker inspect --format '{{.Image}}' $(docker ps -q --filter name=^api- | head -n 1)"
+        )
+
+    @property
     def slots(self) -> list[str]:
         """The slots that have containers, running or not."""
         names = self.server.run("docker ps --all --format '{{.Names}}'").split()
@@ -162,6 +169,14 @@ def test_a_rollback(site: Site) -> None:
     assert said.returncode == 0
     assert f"release {new} was taken back" in said.stderr
     assert changed(json.loads(said.stdout)) == []
+    # What serves has other settings, all the same, and goes on to be what it is.
+    told = {"app_env": {"TOLD": "after the way back"}}
+    site.deploy(**told)
+    assert site.is_converged(**told)
+    assert site.serving["release"] not in (old, new)
+    assert "TOLD=after" in site.server.run("terrafirma run api -- env")
+    site.deploy()
+    assert site.serving["release"] == old
     shown = site.server.run("terrafirma releases api")
     assert re.search(rf"rollback +{old}", shown)
     assert re.search(rf"{new} .*taken back, kept", shown)
@@ -497,7 +512,7 @@ def test_an_image_of_a_private_registry(
     site: Site, images: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images.trust(site.server)
-    serving = site.server.run("docker image ls -q terrafirma/api | head -n 1")
+    serving = site.image
     first = images.push(site.server, serving, "team/api:stable")
     monkeypatch.setenv("REGISTRY_PASSWORD", images.password)
     data = {
@@ -569,7 +584,7 @@ def test_a_project_whose_images_are_private(
     site: Site, images: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images.trust(site.server)
-    serving = site.server.run("docker image ls -q terrafirma/api | head -n 1")
+    serving = site.image
     base, *_ = (
         images.push(site.server, serving, f"team/{name}:1") for name in ("base", "worker", "store")
     )
@@ -735,7 +750,7 @@ services:
 
 def test_a_key_of_a_compose_project(site: Site, tmp_path: Path) -> None:
     """It says what runs in the containers. What they may do on the host, the deploy says."""
-    site.server.run("docker tag $(docker image ls -q terrafirma/api | head -n 1) base:1")
+    site.server.run(f"docker tag {site.image} base:1")
     project = tmp_path / "shop"
     (project / "etc").mkdir(parents=True)
     (project / "etc" / "who").write_text("deploy")

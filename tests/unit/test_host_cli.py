@@ -34,9 +34,19 @@ def described(roots: Path, app: spec.Application) -> Path:
     """Two applications: `api` of a source, `web` of an image."""
     base = dict.fromkeys(json.loads(told(app)), "")
     for name, source in (("api", "/opt/terrafirma/api/sources/0123"), ("web", "")):
-        data = base | {"name": name, "source": source}
+        data = base | {"name": name, "source": source, "automated": True}
         (roots / "apps" / f"{name}.json").write_text(json.dumps(data))
     return roots
+
+
+def test_a_key_that_the_deploy_does_not_know_of_yet_does_nothing(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tasks/users.py lets it in; tasks/app.py looks at the compose files, and says `automated`."""
+    (roots / "apps" / "api.json").write_text(told(app))
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", "release")
+    with pytest.raises(Failed, match="api is not described as one that a key releases: run deploy"):
+        cli._forced(["api"])
 
 
 # Which applications the key may release; what the client asks for; what is done.
@@ -255,7 +265,7 @@ def test_a_command_is_in_a_project_of_its_own(
     def become(program: str, words: list[str], environment: dict[str, str]) -> None:
         raise SystemExit(" ".join(words))
 
-    monkeypatch.setattr(os, "execvpe", become)
+    monkeypatch.setattr(os, "execve", become)
     with pytest.raises(SystemExit) as ended:
         cli.main(words)
     command = str(ended.value)

@@ -207,7 +207,8 @@ def test_what_leads_docker_elsewhere_is_for_the_containers_alone(app: Applicatio
         **{"DOCKER_HOST": "tcp://evil:1", "COMPOSE_FILE": "/x", "LD_PRELOAD": "/x", "PATH": "/x"},
         **{"HOME": "/x", "BUILDKIT_HOST": "x", "SSL_CERT_FILE": "/x", "PORT": "8000"},
     }
-    own = {"PATH": os.environ["PATH"], "HOME": "/root"}
+    standard = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    own = {"PATH": standard, "HOME": "/root"}
     assert engine.Compose(replace(app, env=env)).environment() == own | {"PORT": "8000"}
     # Secrets come under names of ours as well, so that none is missing in a container.
     file = app.secrets["database_url"]

@@ -143,7 +143,9 @@ STATES: dict[str, tuple[list[dict[str, Any]], bool]] = {
         [FINE, FINE, WORKER | {"state": "exited", "once": 1}],
         False,
     ),
+    "a worker that was to run once and was cleaned away": ([FINE, FINE], True),
     "no worker": ([FINE, FINE], False),
+    "a replica that ended as if that were all": ([FINE, {"state": "exited", "once": 0}], False),
     "none": ([], False),
 }
 
@@ -155,7 +157,8 @@ def test_whether_a_release_is_whole(host: Path, app: Application, what: str) -> 
     serves = Serving("0123456789ab", "blue", 2, 8000)
     app = replace(app, replicas=2)
     containers(host, *states)
-    project = {"services": ALONE["services"] | ({"w": {}} if "worker" in what else {})}
+    worker = {"restart": "no"} if "run once" in what else {}
+    project = {"services": ALONE["services"] | ({"w": worker} if "worker" in what else {})}
     assert release.whole(app, serves, project) is whole
     # Nor where Caddy sends requests elsewhere, or another number is wanted.
     assert not release.whole(replace(app, replicas=3), serves, project)
@@ -406,6 +409,8 @@ def test_settings_and_secrets_reach_what_serves_after_a_way_back(
     assert not [line for line in asked(host) if " build " in line]
     assert spec.history(now)[0]["action"] == "refresh"
     assert release.is_withdrawn(now, known(second, identity(second)).code)
+    # A tag that has moved since is the next release's.
+    (host / "manifest").write_text(json.dumps({"Descriptor": {"digest": "sha256:another"}}))
     # What a way back had marked that died before it served is marked no more.
     release.mark(now, known(now, current(now)[0]).code, withdrawn=True)
     release.settle(now)
@@ -604,14 +609,20 @@ def test_a_source_that_a_stateful_service_has_mounted_is_kept(host: Path, app: A
 def test_images_of_a_release_that_never_served_go_with_it(host: Path, app: Application) -> None:
     records(app, "0123456789ab")
     (host / "images").write_text("terrafirma/api:0123456789ab\nterrafirma/api:ba9876543210\n")
-    (app.directory / "fetched").write_text("x:1\ny:1\n")
+    (app.directory / "fetched").write_text("x:1\ny:1\nz:1\n")
     records(app, "0123456789ab", pulled=("x:1",))
+    # One that somebody uses does not go yet.
+    program = host / "programs" / "docker"
+    program.write_text(
+        program.read_text().replace("*inspect*)", "*'inspect y:1') echo '[]' ;;\n*inspect*)")
+    )
     release.tidy(app)
     assert [line for line in asked(host) if " rm " in line] == [
         "image rm terrafirma/api:ba9876543210",
         "image rm y:1",
+        "image rm z:1",
     ]
-    assert (app.directory / "fetched").read_text() == "x:1\n"
+    assert (app.directory / "fetched").read_text() == "x:1\nz:1\n"
 
 
 def test_an_application_that_left_the_data_is_removed_on_demand(host: Path, capsys: Any) -> None:
@@ -674,6 +685,29 @@ def test_a_release_of_another_kind_is_nothing_to_go_back_to(host: Path, app: App
     for other in ("00000000000a", "00000000000b"):
         with pytest.raises(Failed, match="no such release to go back to; kept are: 0123456789ab"):
             release.rollback(app, other, by="me")
+
+
+def test_what_serves_in_another_kinds_place_is_not_refreshed(host: Path, app: Application) -> None:
+    records(app, "0123456789ab")
+    Serving("0123456789ab", "blue", 1, 8000).save(app)
+    other = app.with_image("registry.test/api:1")
+    for what in (release.refresh, release.restart):
+        with pytest.raises(Failed, match="release 0123456789ab is of another kind, or has other"):
+            what(other, by="me")
+
+
+def test_a_tag_that_moved_is_the_next_releases(
+    host: Path, steps: Callable[..., Application]
+) -> None:
+    app = steps(source="", image="registry.test/api:1")
+    release.release(app, by="me")
+    (host / "manifest").write_text(json.dumps({"Descriptor": {"digest": "sha256:another"}}))
+    now = replace(app, env={"A": "1"})
+    release.refresh(now, by="me")
+    # It is not called after what it does not run.
+    assert current(now)[0] != identity(now)
+    release.release(now, by="me")
+    assert current(now)[0] == identity(now)
 
 
 def test_a_release_without_an_image_that_is_needed_by_now(

@@ -291,6 +291,9 @@ FURTHER = {
     "services: {web: {extends: {file: more.yaml, service: base}}}": "extends",
     "x-base: &base {file: m.yaml, service: b}\nservices: {w: {extends: *base}}": "extends",
     "x-base: &base {file: m.yaml}\nservices: {w: {extends: {<<: *base, service: b}}}": "extends",
+    "x-more: &more {include: [m.yaml]}\n<<: *more": "include",
+    "x-more: &more {include: [m.yaml]}\n<<: [*more]": "include",
+    "x-more: {include: [m.yaml]}": "",
     "x-all: &all {extends: {file: m.yaml}}\nservices: {w: {<<: *all}}": "extends",
 }
 

@@ -872,6 +872,8 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
             ({"registry_user": "ci"}, "registry_password", "belong together"),
             ({"registry_password": "env:X"}, "registry_password", "belong together"),
             ({"registry": "acme.com"}, "registry", "an image, whose name says it"),
+            ({"registry": "registry"}, "registry", "no host of a registry, like registry.example"),
+            ({"registry": "https://a.b"}, "registry", "no host of a registry, like registry.exam"),
             (
                 {"registry_user": "ci", "registry_password": "born"},
                 "registry_password",

@@ -901,7 +901,7 @@ def test_a_release_is_asked_for_where_another_one_serves(pyinfra: Pyinfra, inven
             for name, (said, _, _) in STATES.items()
         }
     )
-    result = pyinfra.call(hosts, "tasks/app.py", "-y")
+    result = pyinfra.call(hosts, "tasks/app.py", "-y", "-vv")
     assert result.returncode == 0, result.stderr
     (release,) = [
         one
@@ -911,6 +911,10 @@ def test_a_release_is_asked_for_where_another_one_serves(pyinfra: Pyinfra, inven
     asked = {f"@fake/{name}" for name, (_, asked, _) in STATES.items() if asked}
     assert set(release["success"]) == asked
     assert set(release["no_change"]) == {f"@fake/{name}" for name in STATES} - asked
+    # What serves in the place of what was taken back is refreshed, not replaced by that.
+    for name, verb in (("withdrawn_and_other_settings", "refresh"), ("another", "release")):
+        done = [one for one in commands(result, name) if one.startswith(f"{HOST_PROGRAM} ")]
+        assert [one.split()[1] for one in done if " --by " in one] == [verb]
     for name, (_, _, words) in STATES.items():
         assert len(re.findall(rf"@fake/{name}\]\S* .*{words or 'taken back'}", result.stderr)) == (
             1 if words else 0
