@@ -4,6 +4,7 @@ from pyinfra import host
 from pyinfra.api import DeployError
 
 from terrafirma.facts.caddy import CaddyVersion
+from terrafirma.facts.services import RELOADS
 from terrafirma.machine import ready
 from terrafirma.operations.caddy import certificates
 from terrafirma.operations.files import Absent, Directory, Entry, File, put, template
@@ -12,7 +13,17 @@ from terrafirma.operations.packages import packages
 from terrafirma.operations.services import unit
 from terrafirma.paths import CADDY_MAINTENANCE, CADDY_ROOT, CADDY_UPSTREAMS, CADDYFILE
 from terrafirma.settings import App, Caddy
-from terrafirma.sites import OLDEST, lines, names, read, site, warn_of_names
+from terrafirma.sites import OLDEST, is_certificate, lines, names, read, site, warn_of_names
+
+# As the user that serves: validating opens the log files and Caddy's own authority. Then the one
+# that runs takes it, or refuses it before a boot would: an address that is not there, say.
+ACCEPTED = (
+    "runuser -u caddy -- env HOME=/var/lib/caddy "
+    'caddy validate --adapter caddyfile --config "$new" > /dev/null && '
+    "{ ! systemctl is-active --quiet caddy || "
+    '{ caddy reload --adapter caddyfile --config "$new" && '
+    f"mkdir -p {RELOADS} && touch {RELOADS}/caddy.service.reloaded; }}; }}"
+)
 
 machine = ready(host)
 settings = Caddy.of(host)
@@ -29,6 +40,10 @@ if machine["foreign_caddyfile"]:
 sites = [site(host, app, settings) for app in apps]
 options = lines(host, "caddy_snippet", settings.snippet)
 root = settings.acme_ca_root and read(host, "caddy_acme_ca_root", settings.acme_ca_root)
+if root and not is_certificate(root):
+    raise DeployError(
+        f"{host.name}: caddy_acme_ca_root: {settings.acme_ca_root!r} is no certificate in PEM"
+    )
 
 warn_of_names(host)
 
@@ -94,9 +109,7 @@ trust = put(
 caddyfile = put(
     name="Configure the sites",
     entries=configuration,
-    # As the user that serves: validating opens the log files and Caddy's own authority.
-    check="runuser -u caddy -- env HOME=/var/lib/caddy "
-    'caddy validate --adapter caddyfile --config "$new" > /dev/null',
+    check=ACCEPTED,
 )
 
 unit(

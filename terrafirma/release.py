@@ -15,6 +15,7 @@ from pyinfra.api import DeployError, Host
 
 from terrafirma.operations.files import tree_digest
 from terrafirma.settings import App, Application, Guard, Users
+from terrafirma.sites import guarded
 
 
 def uploaded_source(app: Application) -> str:
@@ -102,8 +103,8 @@ def _reads_further(top: yaml.Node | None) -> str:
 
 def _covers(guard: Guard, path: str) -> bool:
     """Whether a guard stands before a page, as Caddy sees it."""
-    patterns = (guard.path, guard.path.removesuffix("/*"))
-    return any(fnmatchcase(path.partition("?")[0].lower(), one.lower()) for one in patterns)
+    bare = path.partition("?")[0].lower()
+    return any(fnmatchcase(bare, one.lower()) for one in guarded(guard))
 
 
 def _text(value: object) -> str:

@@ -246,8 +246,6 @@ class Account(Model):
                         f"releases: {self.name} releases applications and does nothing else: leave "
                         f"{key} out, or take another account for that"
                     )
-            if not self.keys:
-                raise ValueError(f"releases: {self.name} has no keys that could: give it one")
         return self
 
 
@@ -682,11 +680,18 @@ def _header(value: str) -> str:
     return _one_line(value)
 
 
+def _guarded(value: str) -> str:
+    # Caddy compares it with a path that it has cleaned of these.
+    if "//" in value or {".", ".."} & set(value.removesuffix("*").split("/")):
+        raise ValueError(f"{value!r} is no path that a request could have: it would guard nothing")
+    return value
+
+
 class Guard(Model):
     """A part of a site that not everybody may see."""
 
-    path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_.*-]*$")] = "/*"
-    """Which requests: a path, with `*` for whatever follows."""
+    path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_.-]*\*?$"), AfterValidator(_guarded)] = "/*"
+    """Which requests: a path, with `*` at its end for whatever follows."""
     allow: tuple[AddressRange, ...] = ()
     """Addresses and networks that may come in; everybody else is answered 403. Empty: all may."""
     users: dict[
@@ -803,9 +808,14 @@ class Application(Model):
         return {"blue": self.port, "green": self.port + SLOT_PORTS}
 
     @property
+    def room(self) -> int:
+        """Replicas that Caddy looks for in each slot; to scale within it, nothing is reloaded."""
+        return min(SLOT_PORTS, max(8, 2 * self.replicas))
+
+    @property
     def ports(self) -> list[int]:
-        """All ports that its replicas publish, now or after the next release."""
-        return [first + number for first in self.slots.values() for number in range(self.replicas)]
+        """All ports to which Caddy sends requests, where something answers."""
+        return [first + number for first in self.slots.values() for number in range(self.room)]
 
     @property
     def reserved_ports(self) -> range:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
+from ssl import PROTOCOL_TLS_CLIENT, SSLContext, SSLError
 from typing import Any
 from weakref import WeakSet
 
 from pyinfra.api import DeployError, Host
 
 from terrafirma.facts.caddy import Names, NamesState
-from terrafirma.settings import ROOT, SLOT_PORTS, App, Application, Caddy, Guard, is_public
+from terrafirma.settings import ROOT, App, Application, Caddy, Guard, is_public
 
 # The distribution's own, as long as none is installed.
 OLDEST = (2, 6)
@@ -22,6 +23,7 @@ _USUAL = {
     "Referrer-Policy": "strict-origin-when-cross-origin",
     "X-Frame-Options": "SAMEORIGIN",
 }
+_HSTS = "strict-transport-security"
 # What tells a stranger which programs answer.
 _SILENT = ("Server", "Via")
 
@@ -52,11 +54,15 @@ def site(host: Host, app: Application, settings: Caddy) -> dict[str, Any]:
         ],
         "headers": list(_default_headers(app)),
         "set_headers": list(_set_headers(app.headers)),
+        "redirect_headers": [
+            *_default_headers(app),
+            *_set_headers({k: v for k, v in app.headers.items() if k.lower() == _HSTS}),
+        ],
         "max_upload_mb": app.max_upload_mb,
         "timeout_seconds": app.timeout_seconds,
         "drain_seconds": app.drain_seconds,
         "guards": [
-            {"paths": _paths(guard), "allow": guard.allow, "users": guard.users}
+            {"paths": guarded(guard), "allow": guard.allow, "users": guard.users}
             for guard in app.guards
         ],
         "static": [
@@ -69,17 +75,12 @@ def site(host: Host, app: Application, settings: Caddy) -> dict[str, Any]:
             for path, directory in app.static.items()
         ],
         "snippet": lines(host, "app_snippet", app.snippet),
-        # With room for more: to scale within it, nothing has to be reloaded either.
+        # With room for more; those that are not there cost a refused connection.
         **{
-            slot: [f"127.0.0.1:{first + number}" for number in range(_room(app.replicas))]
+            slot: [f"127.0.0.1:{first + number}" for number in range(app.room)]
             for slot, first in app.slots.items()
         },
     }
-
-
-def _room(replicas: int) -> int:
-    """Replicas that Caddy looks for; those that are not there cost a refused connection."""
-    return min(SLOT_PORTS, max(8, 2 * replicas))
 
 
 def lines(host: Host, key: str, name: str) -> dict[str, str] | None:
@@ -98,6 +99,15 @@ def read(host: Host, key: str, name: str) -> str:
         raise DeployError(f"{host.name}: {key}: cannot read {name!r} ({why})") from None
 
 
+def is_certificate(text: str) -> bool:
+    """Whether it is one in PEM, or several."""
+    try:
+        SSLContext(PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (SSLError, ValueError):
+        return False
+    return True
+
+
 def quoted(value: str) -> str:
     """`value` as one word of a Caddyfile; it has no backtick (see settings.py)."""
     return f"`{value}`"
@@ -105,7 +115,7 @@ def quoted(value: str) -> str:
 
 def _default_headers(app: Application) -> Iterator[str]:
     chosen = {name.lower() for name in app.headers}
-    if app.hsts_seconds and "strict-transport-security" not in chosen:
+    if app.hsts_seconds and _HSTS not in chosen:
         yield f'?Strict-Transport-Security "max-age={app.hsts_seconds}"'
     for name, value in _USUAL.items():
         if name.lower() not in chosen:
@@ -120,10 +130,14 @@ def _set_headers(headers: Mapping[str, str]) -> Iterator[str]:
         yield f"{name} {quoted(value)}" if value else f"-{name}"
 
 
-def _paths(guard: Guard) -> list[str]:
-    """To Caddy, /admin/* is not /admin."""
-    bare = guard.path.removesuffix("/*")
-    return [guard.path] if bare in ("", guard.path) else [bare, guard.path]
+def guarded(guard: Guard) -> list[str]:
+    """The paths of a guard as Caddy has them; to it, /admin/* is not /admin, nor that /admin/."""
+    bare = guard.path.removesuffix("/*").rstrip("/")
+    if not bare:
+        return [guard.path]
+    if guard.path.endswith("*"):
+        return [guard.path] if bare == guard.path else [bare, guard.path]
+    return [bare, f"{bare}/"]
 
 
 def warn_of_names(host: Host) -> None:

@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -197,11 +198,21 @@ def runs() -> bool:
         time.sleep(0.2)
 
 
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 class _Local(http.client.HTTPSConnection):
     """To this host's own Caddy, under a site's name."""
 
     def connect(self) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", 443), self.timeout)
+        # A site that has an address for its name is known by that alone.
+        address = self.host if _is_address(self.host) else "127.0.0.1"
+        self.sock = socket.create_connection((address, 443), self.timeout)
         # Whether the certificate is one that clients trust is the authority's affair.
         context = ssl.create_default_context()
         context.check_hostname = False

@@ -186,15 +186,20 @@ class Listener(TypedDict):
 
 
 class Listeners(FactBase[list[Listener]]):
-    """Who listens on TCP `ports`; needs root to see other users' processes."""
+    """
+    Who listens on TCP `ports`, and on UDP port 443, which is HTTP/3's, if that is one of them.
+
+    Needs root to see other users' processes.
+    """
 
     default = list
 
     @override
     def command(self, ports: list[int]) -> str:
         wanted = " or ".join(f"sport = :{port}" for port in sorted(ports))
+        quic = "ss -Hlunp '( sport = :443 )'; " if 443 in ports else ""
         return (
-            f"ss -Hltnp '( {wanted} )' | while read -r _ _ _ address _ users; do "
+            f"{{ ss -Hltnp '( {wanted} )'; {quic}}} | while read -r _ _ _ address _ users; do "
             'process=${users#*\\"}; process=${process%%\\"*}; '
             "pid=${users#*pid=}; pid=${pid%%,*}; "
             "unit=$(sed -n 's|.*/\\([^/]*\\.service\\)\\(/.*\\)*$|\\1|p' \"/proc/$pid/cgroup\" "

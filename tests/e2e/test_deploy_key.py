@@ -386,7 +386,6 @@ def test_bad_data(server: Target, data: dict[str, Any], new_key: str) -> None:
         (ci | {"releases": ["apy"]}, "ci releases 'apy', which is no application"),
         (ci | {"sudo": ["ALL"]}, "ci releases applications and does nothing else: leave sudo out"),
         (ci | {"groups": ["docker"]}, "nothing else: leave groups out"),
-        (ci | {"keys": []}, "ci has no keys that could: give it one"),
     ):
         line = server.refuse("tasks/users.py", **data | {"users_accounts": [account]})
         assert "127.0.0.1: users_accounts" in line

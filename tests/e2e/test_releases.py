@@ -593,26 +593,26 @@ def test_a_project_whose_images_are_private(
         f"FROM {base}\nWORKDIR /web\nCOPY compose.yaml healthz\n"
         'ENTRYPOINT ["python3", "-m", "http.server", "8000"]\n'
     )
-    shop = {
-        "name": "shop", "source": str(tmp_path), "compose": ["compose.yaml"], "service": "web",
-        "stateful": ["store"], "domain": "shop.terrafirma.test", "user": "", "port": 9000,
+    depot = {
+        "name": "depot", "source": str(tmp_path), "compose": ["compose.yaml"], "service": "web",
+        "stateful": ["store"], "domain": "depot.terrafirma.test", "user": "", "port": 9000,
         "replicas": 1, "drain_seconds": 1,
     }  # fmt: skip
-    answer = site.call("tasks/caddy.py", "tasks/app.py", app_more=[shop])
+    answer = site.call("tasks/caddy.py", "tasks/app.py", app_more=[depot])
     assert answer.returncode == 1
     assert "terrafirma: docker manifest: " in answer.stderr
 
     monkeypatch.setenv("REGISTRY_PASSWORD", images.password)
     login = {"registry": images.host, "registry_user": images.user}
-    data = {"app_more": [shop | login | {"registry_password": "env:REGISTRY_PASSWORD"}]}
+    data = {"app_more": [depot | login | {"registry_password": "env:REGISTRY_PASSWORD"}]}
     site.deploy("tasks/app.py", **data)
     names = site.server.run("docker ps --format '{{.Names}}'").splitlines()
-    assert sorted(name for name in names if name.startswith("shop-")) == [
-        *("shop-blue-web-1", "shop-blue-worker-1", "shop-state-store-1"),
+    assert sorted(name for name in names if name.startswith("depot-")) == [
+        *("depot-blue-web-1", "depot-blue-worker-1", "depot-state-store-1"),
     ]
     assert site.is_converged(**data)
     site.deploy("tasks/caddy.py")
-    site.server.run("terrafirma remove shop --confirm shop")
+    site.server.run("terrafirma remove depot --confirm depot")
 
 
 def test_a_compose_project(site: Site, tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def test_hsts_of_ones_own() -> None:
 
 
 def test_a_part_that_is_guarded_has_no_way_around_the_slash() -> None:
-    paths = {"/*": ["/*"], "/a/*": ["/a", "/a/*"], "/a*": ["/a*"], "/a": ["/a"], "/": ["/"]}
+    paths = {"/*": ["/*"], "/a/*": ["/a", "/a/*"], "/a*": ["/a*"], "/": ["/"]}
+    paths |= {"/a": ["/a", "/a/"], "/a/": ["/a", "/a/"]}
     for path, guarded in paths.items():
         guards = [{"path": path, "users": {"bob": BCRYPT}}]
         assert told(guards=guards)["guards"][0]["paths"] == guarded
@@ -108,3 +109,11 @@ def test_names_that_lead_elsewhere(own: list[str], found: list[str] | None, word
     said = list(astray(["acme.com"], known))
     assert len(said) == bool(words)
     assert all(one.startswith("acme.com ") and words in one and "\n" not in one for one in said)
+
+
+def test_redirected_names_have_the_hsts_of_the_site() -> None:
+    own = told(headers={"strict-Transport-Security": "max-age=9; preload", "X-A": "b"})
+    lines = own["redirect_headers"]
+    assert "strict-Transport-Security `max-age=9; preload`" in lines
+    assert not [line for line in lines if "31536000" in line or "X-A" in line]
+    assert '?Strict-Transport-Security "max-age=31536000"' in told()["redirect_headers"]

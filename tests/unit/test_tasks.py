@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import ssl
 import subprocess
 from collections.abc import Sequence
 from itertools import pairwise, takewhile
@@ -76,7 +77,7 @@ def command(fact: type[FactBase[Any]], **arguments: Any) -> str:
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGc1+glbGrHlrI9G1dvS2Q54l8v1A9J2h2KIlylF3/L8"
 CI: dict[str, Any] = {"name": "ci", "keys": [KEY], "releases": ["api"]}
 POOLED = {"pgbouncer_enabled": True}
-SLOTS = [*range(8000, 8004), *range(8064, 8068)]
+SLOTS = [*range(8000, 8008), *range(8064, 8072)]
 LISTENERS = command(Listeners, ports=[80, 443, 5432, *SLOTS])
 POOLED_LISTENERS = command(Listeners, ports=[80, 443, 5432, 6432, *SLOTS])
 DAEMON_JSON = command(FileContents, path="/etc/docker/daemon.json")
@@ -387,6 +388,11 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         "caddy",
         fake(machine(), caddy_acme_ca_root="LICENSE"),
         ("caddy_acme_ca_root: ", "caddy_acme_ca is empty"),
+    ),
+    "a root that is no certificate": (
+        "caddy",
+        fake(machine(), caddy_acme_ca="https://ca.acme.test/d", caddy_acme_ca_root="LICENSE"),
+        ("caddy_acme_ca_root: ", "'LICENSE' is no certificate in PEM"),
     ),
     "a header of two lines": (
         "caddy",
@@ -1009,13 +1015,19 @@ def test_a_site_is_as_the_installed_caddy_takes_it(
     assert BCRYPT not in result.stderr + result.stdout
 
 
-def test_the_way_to_a_private_authority_is_put_before_the_sites_need_it(pyinfra: Pyinfra) -> None:
-    told = {"caddy_acme_ca": "https://ca.terrafirma.test/d", "caddy_acme_ca_root": "LICENSE"}
+def test_the_way_to_a_private_authority_is_put_before_the_sites_need_it(
+    pyinfra: Pyinfra, tmp_path: Path
+) -> None:
+    file = tmp_path / "root.pem"
+    path = ssl.get_default_verify_paths().cafile or ssl.get_default_verify_paths().openssl_cafile
+    end = "-----END CERTIFICATE-----\n"
+    file.write_text(Path(path).read_text().partition(end)[0] + end)
+    told = {"caddy_acme_ca": "https://ca.terrafirma.test/d", "caddy_acme_ca_root": str(file)}
     result = pyinfra.call(
         "@fake/host", "tasks/caddy.py", "--dry", "--diff", *fake(machine(), **told)
     )
     root = "/etc/caddy/acme-ca-root.pem"
-    assert "MIT" in written(result, root)
+    assert "BEGIN CERTIFICATE" in written(result, root)
     assert f"acme_ca_root {root}" in written(result, "/etc/caddy/Caddyfile")
     assert result.stderr.index(f"Will create {root}") < result.stderr.index("/etc/caddy/Caddyfile")
 

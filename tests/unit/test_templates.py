@@ -39,6 +39,7 @@ SITE = {
     "redirects": [],
     "headers": ['?Strict-Transport-Security "max-age=31536000"', "-Server"],
     "set_headers": [],
+    "redirect_headers": ['?Strict-Transport-Security "max-age=31536000"', "-Server"],
     "max_upload_mb": 100,
     "timeout_seconds": 60,
     "drain_seconds": 30,
@@ -453,7 +454,8 @@ def test_caddy_sends_clients_to_the_one_name() -> None:
     blocks = sites()
     for name in ("acme.com", "web.acme.test"):
         assert "\tredir https://www.acme.com{uri} 308\n" in blocks[name]
-        assert "header ?X-Frame-Options SAMEORIGIN\n" in blocks[name]
+        assert '\theader ?Strict-Transport-Security "max-age=31536000"\n' in blocks[name]
+        assert "X-Mine" not in blocks[name]
         assert "reverse_proxy" not in blocks[name]
     assert "redir https" not in blocks["api.terrafirma.test"]
 
