@@ -168,6 +168,7 @@ def data(client: Client, files: Path) -> dict[str, Any]:
             {"path": "/admin/*", "allow": [client.container.address]},
             {"path": "/inner/*", "allow": ["192.0.2.0/24"]},
             {"path": "/login/*", "users": {"bob": hashed}},
+            {"path": "/exact", "allow": ["192.0.2.0/24"]},
         ],
         "app_static": {"/assets/*": "/srv/assets", "/robots-too.txt": "/srv/assets"},
         "app_snippet": str(files / "api.caddy"),
@@ -209,7 +210,9 @@ def setup(
         client = Client(outside, server)
         settings = data(client, files)
         server.run("install -d /srv/assets/.git && echo body > /srv/assets/a.css")
-        server.run("echo x > /srv/assets/.git/config; echo x > /srv/assets/.env")
+        server.run(
+            "echo x > /srv/assets/.git/config; echo x | tee /srv/assets/.env /srv/assets/.env.local"
+        )
         server.run("echo too > /srv/assets/robots-too.txt")
         server.plan(TASK, **settings)
         if kind == "newer":
@@ -288,6 +291,19 @@ def test_headers(setup: Setup) -> None:
     assert own["x-content-type-options"] == ["nosniff"]
 
 
+def test_clients_do_not_say_where_they_come_from(setup: Setup) -> None:
+    said = {
+        **{"Forwarded": "for=192.0.2.9", "X-Real-IP": "192.0.2.9", "X-Forwarded-Port": "1"},
+        **{"X_Forwarded_For": "192.0.2.9", "X-Forwarded-For": "192.0.2.9", "X-Own": "kept"},
+    }
+    options = [word for name, value in said.items() for word in ("-H", f"{name}: {value}")]
+    arrived = json.loads(setup.client.ask("/headers", *options).body)["headers"]
+    assert arrived["x-own"] == "kept"
+    assert arrived["x-forwarded-for"] == setup.client.container.address
+    assert "192.0.2.9" not in arrived.values()
+    assert {"forwarded", "x-real-ip", "x-forwarded-port"}.isdisjoint(arrived)
+
+
 @pytest.mark.parametrize("version", ["--http1.1", "--http2", "--http3-only"])
 def test_every_version_of_http(setup: Setup, version: str) -> None:
     answer = setup.client.call(f"https://{DOMAIN}/", version)
@@ -303,6 +319,8 @@ def test_guards(setup: Setup) -> None:
     assert ask("/admin/x").status == 200
     for path in ("/inner", "/inner/x", "/INNER/x", "//inner/x", "/x/../inner/y", "/%69nner/x"):
         assert ask(path, "--path-as-is").status == 403, path
+    assert ask("/exact").status == ask("/exact/").status == 403
+    assert ask("/exact/x").status == 200
     assert ask("/login/x").status == ask("/login").status == 401
     assert ask("/login/x", "--user", "bob:wrong").status == 401
     assert ask("/login/x", "--user", f"bob:{PASSWORD}").status == 200
@@ -318,6 +336,7 @@ def test_static_directories(setup: Setup) -> None:
     for path in (
         "/assets/.git/config",
         "/assets/.env",
+        "/assets/.env.local",
         "/assets/none",
         "/assets/x/../../etc/passwd",
     ):
@@ -331,14 +350,24 @@ def test_lines_of_ones_own(setup: Setup) -> None:
     assert setup.client.ask("/inner").body == "an error page of our own: 403"
 
 
-def test_lines_that_caddy_refuses_replace_nothing(setup: Setup, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("no_such_directive", "unrecognized directive: no_such_directive"),
+        # Valid, and yet the next boot would have ended all sites.
+        ("bind 192.0.2.1", "cannot assign requested address"),
+    ],
+)
+def test_lines_that_caddy_refuses_replace_nothing(
+    setup: Setup, tmp_path: Path, line: str, words: str
+) -> None:
     before = setup.server.run("sha256sum /etc/caddy/Caddyfile")
-    (tmp_path / "bad.caddy").write_text("no_such_directive\n")
+    (tmp_path / "bad.caddy").write_text(f"{line}\n")
     result = setup.server.pyinfra.call(
         "-y", *setup.server.arguments(), TASK, "--data", f"app_snippet={tmp_path}/bad.caddy"
     )
     assert result.returncode != 0
-    assert "unrecognized directive: no_such_directive" in result.stderr
+    assert words in result.stderr
     assert setup.server.run("sha256sum /etc/caddy/Caddyfile") == before
     assert setup.server.run("ls /etc/caddy | grep -c new || true") == "0"
     assert setup.client.ask("/").status == 200
@@ -364,7 +393,10 @@ def test_limits(setup: Setup) -> None:
     assert re.search(r"^HTTP/\S+ 413", result.stdout, re.MULTILINE) or result.returncode in (55, 56)
     assert client.ask("/slow?seconds=1").status == 200
     # Nothing that waits is sent again, and again, to the other replicas.
-    assert client.ask("/slow?seconds=4", "-X", "POST").status == 504
+    for method in ("POST", "GET"):
+        started = time.monotonic()
+        assert client.ask("/slow?seconds=4", "-X", method).status == 504
+        assert time.monotonic() - started < 3.5
 
 
 def test_what_broke_off_is_sent_again_only_where_that_does_no_harm(setup: Setup) -> None:

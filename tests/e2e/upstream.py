@@ -53,6 +53,8 @@ class Handler(BaseHTTPRequestHandler):
                 # Takes the request, and is gone.
                 self.connection.close()
                 self.close_connection = True
+            case "/headers":
+                self.answer(headers={name.lower(): it for name, it in self.headers.items()})
             case "/seen":
                 self.answer(seen=seen)
             case "/healthz" | "/asked":
