@@ -4,7 +4,6 @@ from pyinfra import host
 from pyinfra.api import DeployError
 
 from terrafirma.facts.caddy import CaddyVersion
-from terrafirma.facts.services import RELOADS
 from terrafirma.machine import ready
 from terrafirma.operations.caddy import certificates
 from terrafirma.operations.files import Absent, Directory, Entry, File, put, template
@@ -14,16 +13,6 @@ from terrafirma.operations.services import unit
 from terrafirma.paths import CADDY_MAINTENANCE, CADDY_ROOT, CADDY_UPSTREAMS, CADDYFILE
 from terrafirma.settings import App, Caddy
 from terrafirma.sites import OLDEST, is_certificate, lines, names, read, site, warn_of_names
-
-# As the user that serves: validating opens the log files and Caddy's own authority. Then the one
-# that runs takes it, or refuses it before a boot would: an address that is not there, say.
-ACCEPTED = (
-    "runuser -u caddy -- env HOME=/var/lib/caddy "
-    'caddy validate --adapter caddyfile --config "$new" > /dev/null && '
-    "{ ! systemctl is-active --quiet caddy || "
-    '{ caddy reload --adapter caddyfile --config "$new" && '
-    f"mkdir -p {RELOADS} && touch {RELOADS}/caddy.service.reloaded; }}; }}"
-)
 
 machine = ready(host)
 settings = Caddy.of(host)
@@ -109,7 +98,9 @@ trust = put(
 caddyfile = put(
     name="Configure the sites",
     entries=configuration,
-    check=ACCEPTED,
+    # As the user that serves: validating opens the log files and Caddy's own authority.
+    check="runuser -u caddy -- env HOME=/var/lib/caddy "
+    'caddy validate --adapter caddyfile --config "$new" > /dev/null',
 )
 
 unit(
