@@ -594,6 +594,7 @@ def test_a_switch_loses_no_request_and_closes_no_connection(setup: Setup) -> Non
     eventually(lambda: under_way(setup.server, 8000, 8001) == 0, 10)
 
 
+@pytest.mark.long
 def test_a_switch_is_not_seen_over_http_3_either(setup: Setup) -> None:
     replicas(setup.server, 0, 1, 64, 65)
     command = setup.client.command(
