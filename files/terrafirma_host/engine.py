@@ -30,7 +30,6 @@ FETCHED = "fetched"
 # Host, path, tag and digest, as in terrafirma/settings.py.
 IMAGE = r"[a-z0-9][a-z0-9._:-]*(/[a-z0-9._-]+)*(:[\w.-]{1,128})?(@sha256:[0-9a-f]{64})?"
 
-
 # Variables that Docker, Compose and what they are written in read themselves.
 OWN = frozenset(
     {"PATH", "HOME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"}
@@ -127,17 +126,18 @@ class Compose:
         write(path, text, 0o600)
         return str(path)
 
-    def run(self, project: str, layer: str, *words: str, timeout: float = PROMPT) -> str:
+    def run(
+        self, project: str, layer: str, *words: str, timeout: float = PROMPT,
+        login: Mapping[str, str] | None = None,
+    ) -> str:  # fmt: skip
         command = [*self.command(project, layer), *words]
-        env = self.environment()
+        env = self.environment() | dict(login or {})
         return run(*command, env=env, inherit=False, timeout=timeout, lines=20)
 
     def fetch(self, project: str, layer: str, *words: str) -> str:
         """`run`, for what may need a registry: the base of a build, a stateful service."""
-        command = [*self.command(project, layer), *words]
         with registry(self.app) as login:
-            env = self.environment() | login
-            return run(*command, env=env, inherit=False, timeout=PATIENT, lines=20)
+            return self.run(project, layer, *words, timeout=PATIENT, login=login)
 
     def become(self, project: str, layer: str, *words: str) -> NoReturn:
         """This process becomes that command, for a terminal."""

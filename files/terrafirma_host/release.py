@@ -327,8 +327,7 @@ def whole(app: Application, serving: Serving, project: layers.Project) -> bool:
         if one.release == serving.release and one.state == "running" and one.health != "unhealthy"
     ]  # fmt: skip
     return (
-        serving.replicas == app.replicas
-        and sorted(runs) == sorted(one.service for one in judged) == lasting
+        sorted(runs) == sorted(one.service for one in judged) == lasting
         # What has done its work may be gone.
         and all(one.done or one.state == "running" for one in there if one.service in once)
         and state >= set(app.stateful)
