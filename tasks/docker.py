@@ -11,7 +11,7 @@ from terrafirma.facts.docker import DockerAddresses
 from terrafirma.facts.machine import UsedNetworks
 from terrafirma.machine import distribution, ready
 from terrafirma.operations.docker import networks
-from terrafirma.operations.files import Absent, File, put, template
+from terrafirma.operations.files import File, put, template
 from terrafirma.operations.packages import packages
 from terrafirma.operations.services import unit
 from terrafirma.settings import Docker
@@ -80,23 +80,21 @@ configuration = put(
     'dockerd --validate --config-file "$new" > /dev/null',
 )
 
-unit_files = {}
-if "ipv6" in daemon_settings or "ipv6" in json.loads(present or "{}"):
-    unit_files[drop_in] = put(
-        name="Let docker0's IPv6 address be of use from the boot on",
-        entries=[
-            template("docker/ipv6.conf.j2", drop_in)
-            if daemon_settings.get("ipv6")
-            else Absent(drop_in)
-        ],
-    )
+policy = put(
+    name="Keep the containers' ports answering while the engine starts",
+    entries=[
+        template(
+            "docker/service.conf.j2", drop_in, data={"ipv6": bool(daemon_settings.get("ipv6"))}
+        )
+    ],
+)
 
 packages(name="Install the engine", packages=distribution(machine).docker)
 
 unit(
     name="Run the engine",
     unit="docker.service",
-    unit_files=unit_files,
+    unit_files={drop_in: policy},
     restart_on={daemon_json: configuration},
     # A reload switches live-restore on: only then a restart leaves the containers alone.
     restart_command="systemctl reload docker.service && sleep 1 && "

@@ -294,6 +294,50 @@ def test_a_restart_of_the_engine(site: Site) -> None:
     assert site.is_converged()
 
 
+# Connects to its ports all the time, while the command that it is given is run and 3 s longer.
+KNOCK = """
+import json, socket, subprocess, sys, threading
+command, *ports = sys.argv[1:]
+over, answered, refused = threading.Event(), 0, []
+def knock():
+    global answered
+    while not over.wait(0.005):
+        for port in ports:
+            try:
+                socket.create_connection(("127.0.0.1", int(port)), 5).close()
+                answered += 1
+            except OSError as error:
+                refused.append(f"{port}: {error}")
+thread = threading.Thread(target=knock)
+thread.start()
+subprocess.run(command, shell=True, check=True)
+over.wait(3)
+over.set()
+thread.join()
+print(json.dumps({"answered": answered, "refused": refused}))
+"""
+
+
+@pytest.mark.parametrize("how", ["restart", "kill --signal KILL"])
+def test_a_port_answers_while_the_engine_starts(site: Site, how: str) -> None:
+    """Each connection, not only those that Caddy would make: it keeps the ones that it has."""
+    ports = site.server.run("docker ps --format '{{.Ports}}'")
+    pid = "$(systemctl show --value --property MainPID docker)"
+    started = (
+        f"before={pid}; systemctl {how} docker && for n in $(seq 300); do"
+        f' test "{pid}" != $before && systemctl --quiet is-active docker && exit 0;'
+        " sleep 0.1; done; exit 1"
+    )
+    published = re.findall(r"127\.0\.0\.1:(\d+)->", ports)
+    assert len(published) == 2
+    said = site.server.python(KNOCK, started, *published)
+    assert said["refused"] == []
+    assert said["answered"] > 500
+    # The copy of the rules went with the end of the start.
+    assert "TERRAFIRMA" not in site.server.run("iptables --wait -t nat -S")
+    assert site.is_converged()
+
+
 def broken(site: Site, name: str) -> dict[str, Any]:
     """Break the next release; what a deploy is told besides."""
     main = site.source / "main.py"
