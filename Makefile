@@ -32,7 +32,7 @@ lint: venv ## Format, lint and types
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/python docs/settings.py --check
-	$(BIN)/shellcheck --external-sources testbed/*.sh .ci/run
+	$(BIN)/shellcheck --external-sources testbed/*.sh files/docker/* files/pgbouncer/* .ci/run
 
 .PHONY: unit
 unit: venv ## The tests that need no server

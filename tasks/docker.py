@@ -11,9 +11,10 @@ from terrafirma.facts.docker import DockerAddresses
 from terrafirma.facts.machine import UsedNetworks
 from terrafirma.machine import distribution, ready
 from terrafirma.operations.docker import networks
-from terrafirma.operations.files import File, put, template
+from terrafirma.operations.files import File, put, source, template
 from terrafirma.operations.packages import packages
 from terrafirma.operations.services import unit
+from terrafirma.paths import DOCKER_PORTS
 from terrafirma.settings import Docker
 
 machine = ready(host)
@@ -81,11 +82,19 @@ configuration = put(
 )
 
 policy = put(
-    name="Keep the containers' ports answering while the engine starts",
+    name="Keep the engine running, and its ports answering as it starts",
     entries=[
+        source("docker/docker-ports", DOCKER_PORTS, mode="755"),
         template(
-            "docker/service.conf.j2", drop_in, data={"ipv6": bool(daemon_settings.get("ipv6"))}
-        )
+            "docker/service.conf.j2",
+            drop_in,
+            data={
+                "docker_ports": DOCKER_PORTS,
+                # Its proxies' ports never have rules for 127.0.0.1.
+                "keep_ports": not daemon_settings["userland-proxy"],
+                "ipv6": bool(daemon_settings.get("ipv6")),
+            },
+        ),
     ],
 )
 

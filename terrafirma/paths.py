@@ -15,6 +15,9 @@ SECRETS_PROGRAM = "/usr/local/lib/terrafirma/app-secrets"
 POSTGRES_CHECK = "/usr/local/lib/terrafirma/postgres-check"
 """Tries a new file of the server's settings; from files/postgres/postgres-check."""
 
+DOCKER_PORTS = "/usr/local/lib/terrafirma/docker-ports"
+"""Bridges the starts of the engine; from files/docker/docker-ports."""
+
 BACKUP_SECRETS = f"{SECRETS}/borg"
 """The passphrase of the repository and the SSH key that opens the backup host."""
 

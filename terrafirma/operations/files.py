@@ -105,30 +105,29 @@ def put(
     """
     wanted = entries() if callable(entries) else entries
     known = host.get_fact(PathStates, paths=[entry.path for entry in wanted]) if wanted else {}
-    changed = False
+    # A plan ends at the first command: what differs is shown before it, all of it.
+    commands: list[StringCommand] = []
     for entry in wanted:
         now = known.get(entry.path)
         match entry:
             case Absent():
                 if now is not None:
-                    changed = True
-                    yield StringCommand("rm -f", QuoteString(entry.path))
+                    commands.append(StringCommand("rm -f", QuoteString(entry.path)))
             case Directory():
                 if not _has(entry, now) or now is None or now["kind"] != "directory":
-                    changed = True
-                    yield _directory(entry)
+                    commands.append(_directory(entry))
             case File():
                 # Standard input is sent in whole lines.
                 content = entry.content if entry.content.endswith("\n") else entry.content + "\n"
                 digest = hashlib.sha256(content.encode()).hexdigest()
                 if _has(entry, now) and now is not None and now["sha256"] == digest:
                     continue
-                changed = True
                 if state.config.DIFF:
                     _show_difference(entry, content, now)
-                yield _replacement(entry, content, check)
-    if not changed:
+                commands.append(_replacement(entry, content, check))
+    if not commands:
         host.noop(f"{', '.join(entry.path for entry in wanted) or 'nothing'}: as wanted")
+    yield from commands
 
 
 def _has(entry: File | Directory, now: PathState | None) -> bool:

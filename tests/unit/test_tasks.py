@@ -956,8 +956,14 @@ def test_docker0s_ipv6_address_is_of_use_only_where_it_has_one(pyinfra: Pyinfra)
     with_it = pyinfra.call("@fake/host", *task, *fake(machine(), docker_daemon=IPV6))
     assert "ExecStartPost=-/bin/sh -c 'ip -6 " in written(with_it, DOCKER_DROP_IN)
     without = written(pyinfra.call("@fake/host", *task, *fake(machine())), DOCKER_DROP_IN)
-    assert "ExecStartPre=-/bin/sh -c 'iptables " in without
     assert "ip -6" not in without
+
+
+@pytest.mark.parametrize("proxies", [True, False])
+def test_ports_are_kept_where_they_are_rules(pyinfra: Pyinfra, proxies: bool) -> None:
+    data = fake(machine(), docker_daemon={"userland-proxy": proxies})
+    result = pyinfra.call("@fake/host", "tasks/docker.py", "--dry", "--diff", *data)
+    assert ("docker-ports keep" in written(result, DOCKER_DROP_IN)) is not proxies
 
 
 def test_a_login_with_a_password_that_stays_enough_goes_on(pyinfra: Pyinfra) -> None:

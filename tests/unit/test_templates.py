@@ -113,7 +113,11 @@ DATA: dict[str, dict[str, Any]] = {
     "app/recover.service.j2": {},
     "caddy/restart.conf.j2": {},
     "caddy/sysctl.conf.j2": {},
-    "docker/service.conf.j2": {"ipv6": True},
+    "docker/service.conf.j2": {
+        "docker_ports": "/usr/local/lib/terrafirma/docker-ports",
+        "keep_ports": True,
+        "ipv6": True,
+    },
     "pgbouncer/hba.conf.j2": {"visitors": VISITORS, "networks": [BRIDGE, APPS, APPS_6]},
     "pgbouncer/pgbouncer.ini.j2": {
         "addresses": ["localhost", "10.210.0.1"],
@@ -734,28 +738,17 @@ case "$*" in
 *) echo "$*" >> "$SAID" ;;
 esac
 """
-IPTABLES = """#!/bin/sh
-case "$*" in
-'--wait -t nat -N TERRAFIRMA') test -z "$LEFT_OVER" ;;
-'--wait -t nat -S DOCKER') printf '%s\n' '-N DOCKER' \
-    '-A DOCKER -d 127.0.0.1/32 -p tcp --dport 8000 -j DNAT --to-destination 10.210.1.2:8000' ;;
-*) exit 1 ;;
-esac
-"""
-
-
-def engine_command(kind: str, word: str) -> list[str]:
-    """A command of the engine's unit, as systemd reads it."""
-    lines = settled(rendered("docker/service.conf.j2"))
-    (line,) = (line for line in lines if line.startswith(f"{kind}=-") and f"'{word} " in line)
-    return shlex.split(line.partition("=-")[2].replace("$$", "$"))
 
 
 def test_docker0s_ipv6_addresses_are_made_anew_without_the_look(tmp_path: Path) -> None:
+    lines = settled(rendered("docker/service.conf.j2"))
+    (line,) = (line for line in lines if line.startswith("ExecStartPost=-/bin/sh"))
+    # As systemd reads it.
+    words = shlex.split(line.partition("=-")[2].replace("$$", "$"))
     (tmp_path / "ip").write_text(IP)
     (tmp_path / "ip").chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SAID": str(tmp_path / "said")}
-    subprocess.run(engine_command("ExecStartPost", "ip"), env=environment, check=True)
+    subprocess.run(words, env=environment, check=True)
     assert (tmp_path / "said").read_text().splitlines() == [
         f"-6 address {verb}"
         for address in ("fd00:1::1/64", "fd00:2::1/80")
@@ -763,24 +756,11 @@ def test_docker0s_ipv6_addresses_are_made_anew_without_the_look(tmp_path: Path) 
     ]
 
 
-@pytest.mark.parametrize("left_over", ["", "yes"])
-def test_a_copy_of_the_engines_rules(tmp_path: Path, left_over: str) -> None:
-    """Made as it starts, unless there is one: that is of the last start that was well."""
-    said = tmp_path / "said"
-    for name, text in (("iptables", IPTABLES), ("iptables-restore", f"#!/bin/sh\ncat > {said}\n")):
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "LEFT_OVER": left_over}
-    done = subprocess.run(engine_command("ExecStartPre", "iptables"), env=environment, check=False)
-    assert (done.returncode == 0, said.exists()) == (not left_over, not left_over)
-    if not left_over:
-        assert said.read_text().splitlines() == [
-            "*nat",
-            "-A TERRAFIRMA -d 127.0.0.1/32 -p tcp --dport 8000 "
-            "-j DNAT --to-destination 10.210.1.2:8000",
-            "-A OUTPUT -d 127.0.0.0/8 -j TERRAFIRMA",
-            "COMMIT",
-        ]
+@pytest.mark.parametrize("keep", [True, False])
+def test_ports_are_kept_while_the_engine_starts(keep: bool) -> None:
+    text = rendered("docker/service.conf.j2", keep_ports=keep)
+    assert ("ExecStartPre=-/usr/local/lib/terrafirma/docker-ports keep\n" in text) is keep
+    assert ("ExecStartPost=-/usr/local/lib/terrafirma/docker-ports drop\n" in text) is keep
 
 
 def test_the_cluster_starts_at_boot() -> None:
