@@ -64,12 +64,13 @@ from_archive() {
 
 # Where no image registry can be reached, the target's own Docker cannot pull its images' base either.
 # So it finds the base on a disk, and takes it in as soon as Docker starts there, which is not before
-# the deploy has installed it. A server that reaches a registry has none of this.
+# the deploy has installed it; once, and later starts ask the engine nothing. A server that reaches a
+# registry has none of this.
 write_stand_in() {
     mkdir -p "$STAND_IN/docker.service.d"
     cat >"$STAND_IN/docker.service.d/testbed.conf" <<'UNIT'
 [Service]
-ExecStartPost=/bin/sh -c 'docker image inspect debian:trixie >/dev/null 2>&1 || docker import --change "CMD bash" /opt/testbed/base.tar debian:trixie'
+ExecStartPost=/bin/sh -c 'test -e /var/lib/docker/base || { docker import --change "CMD bash" /opt/testbed/base.tar debian:trixie && touch /var/lib/docker/base; }'
 UNIT
     chmod -R u=rwX,go=rX "$STAND_IN"
 }

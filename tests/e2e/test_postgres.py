@@ -904,6 +904,7 @@ def test_no_secret_is_seen_anywhere(server: Target) -> None:
     server.deploy(POSTGRES, **DATA)
 
 
+@pytest.mark.long
 def test_many_roles_and_databases_cost_no_more_questions(server: Target) -> None:
     names = [f"many_{number}" for number in range(200)]
     readers = [f"reader_{number}" for number in range(300)]
