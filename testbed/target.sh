@@ -68,10 +68,12 @@ from_archive() {
 # registry has none of this.
 write_stand_in() {
     mkdir -p "$STAND_IN/docker.service.d"
-    cat >"$STAND_IN/docker.service.d/testbed.conf" <<'UNIT'
+    # Replaced as a whole: another target may be copying it.
+    cat >"$STAND_IN/$NAME.new" <<'UNIT'
 [Service]
 ExecStartPost=/bin/sh -c 'test -e /var/lib/docker/base || { docker import --change "CMD bash" /opt/testbed/base.tar debian:trixie && touch /var/lib/docker/base; }'
 UNIT
+    mv "$STAND_IN/$NAME.new" "$STAND_IN/docker.service.d/testbed.conf"
     chmod -R u=rwX,go=rX "$STAND_IN"
 }
 
