@@ -90,7 +90,7 @@ policy = put(
             drop_in,
             data={
                 "docker_ports": DOCKER_PORTS,
-                # Its proxies' ports never have rules for 127.0.0.1.
+                # Its proxies answer at 127.0.0.1 themselves; there the rules lead nowhere.
                 "keep_ports": not daemon_settings["userland-proxy"],
                 "ipv6": bool(daemon_settings.get("ipv6")),
             },
