@@ -7,15 +7,17 @@ from pyinfra import host
 from pyinfra.api import DeployError
 from pyinfra.facts.files import FileContents
 
+from terrafirma.daemon import files, unknown
 from terrafirma.facts.docker import DockerAddresses
+from terrafirma.facts.files import PathStates
 from terrafirma.facts.machine import UsedNetworks
 from terrafirma.machine import distribution, ready
-from terrafirma.operations.docker import networks
+from terrafirma.operations.docker import connect
 from terrafirma.operations.files import File, put, source, template
 from terrafirma.operations.packages import packages
 from terrafirma.operations.services import unit
-from terrafirma.paths import DOCKER_PORTS
-from terrafirma.settings import Docker
+from terrafirma.paths import DOCKER_ENGINE, DOCKER_PORTS
+from terrafirma.settings import App, Docker, PgBouncer, Postgres
 
 machine = ready(host)
 settings = Docker.of(host)
@@ -27,6 +29,16 @@ if machine["foreign_engine"]:
         f"{host.name}: apt_source: the distribution's engine would replace "
         f"{', '.join(machine['foreign_engine'])} on the host; remove that first"
     )
+
+if newer := list(unknown(settings.daemon, distribution(machine).engine)):
+    raise DeployError(f"{host.name}: docker_daemon: {'; '.join(newer)}")
+if needed := files(settings.daemon):
+    there = host.get_fact(PathStates, paths=needed)
+    if absent := [path for path in needed if path not in there]:
+        raise DeployError(
+            f"{host.name}: docker_daemon: there is no {absent[0]} on the host, and the engine "
+            "would not start without it: put it there first"
+        )
 
 present = "\n".join(host.get_fact(FileContents, path=daemon_json) or [])
 if present and "managed-by=terrafirma" not in present:
@@ -60,6 +72,7 @@ def docker0() -> str:
 
 
 daemon_settings = {
+    **settings.daemon,
     "bip": docker0(),
     "default-address-pools": [{"base": str(settings.address_pool), "size": settings.subnet_size}],
     "labels": ["managed-by=terrafirma"],
@@ -69,33 +82,30 @@ daemon_settings = {
     # A proxy for each port dies with the daemon, and its connections with it; the kernel's rules
     # stay, and are faster.
     "userland-proxy": False,
-    **settings.daemon,
 }
-
-# Before the package: the daemon's first start is already the right one.
-configuration = put(
-    name="Configure the engine",
-    entries=[File(daemon_json, json.dumps(daemon_settings, indent=2, sort_keys=True))],
-    # Before version 23 the daemon cannot check a file.
-    check="! dockerd --help 2> /dev/null | grep -q -- --validate || "
-    'dockerd --validate --config-file "$new" > /dev/null',
-)
 
 policy = put(
     name="Keep the engine running, and its ports answering as it starts",
     entries=[
         source("docker/docker-ports", DOCKER_PORTS, mode="755"),
+        source("docker/docker-engine", DOCKER_ENGINE, mode="755"),
         template(
             "docker/service.conf.j2",
             drop_in,
             data={
                 "docker_ports": DOCKER_PORTS,
-                # Its proxies answer at 127.0.0.1 themselves; there the rules lead nowhere.
-                "keep_ports": not daemon_settings["userland-proxy"],
+                "docker_engine": DOCKER_ENGINE,
                 "ipv6": bool(daemon_settings.get("ipv6")),
             },
         ),
     ],
+)
+
+# Before the package: the daemon's first start is already the right one.
+configuration = put(
+    name="Configure the engine",
+    entries=[File(daemon_json, json.dumps(daemon_settings, indent=2, sort_keys=True))],
+    check=f'{DOCKER_ENGINE} check "$new"',
 )
 
 packages(name="Install the engine", packages=distribution(machine).docker)
@@ -105,13 +115,16 @@ unit(
     unit="docker.service",
     unit_files={drop_in: policy},
     restart_on={daemon_json: configuration},
-    # A reload switches live-restore on: only then a restart leaves the containers alone.
-    restart_command="systemctl reload docker.service && sleep 1 && "
-    "{ test \"$(docker info --format '{{.LiveRestoreEnabled}}')\" = true || "
-    'test -z "$(docker ps --quiet)" || '
-    "{ echo 'docker_daemon: without live-restore a restart would stop containers' >&2; "
-    "exit 1; }; } && "
-    "systemctl restart docker.service",
+    restart_command=f"{DOCKER_ENGINE} restart",
 )
 
-networks(name="Create the networks of the applications", names=settings.networks)
+pgbouncer = PgBouncer.of(host)
+connect(
+    name="Connect the containers",
+    networks=settings.networks,
+    serves={80: "Caddy", 443: "Caddy"} if App.of(host).applications else {},
+    guests={
+        Postgres.of(host).port: "PostgreSQL",
+        **({pgbouncer.port: "PgBouncer"} if pgbouncer.enabled else {}),
+    },
+)

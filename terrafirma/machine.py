@@ -19,6 +19,7 @@ class Distribution:
 
     postgres: int
     docker: tuple[str, ...]
+    engine: tuple[int, int]
     compose: bool = True  # Docker Compose v2 and buildx are among `docker`
     pooled_statements: bool = True  # PgBouncer 1.21 or newer follows prepared statements
 
@@ -26,9 +27,13 @@ class Distribution:
 # apparmor: Debian's kernels have it on, and no container starts without its parser.
 _ENGINE = ("docker.io", "apparmor", "iptables")
 DISTRIBUTIONS = {
-    ("debian", "13"): Distribution(17, (*_ENGINE, "docker-cli", "docker-compose", "docker-buildx")),
-    ("debian", "12"): Distribution(15, _ENGINE, compose=False, pooled_statements=False),
-    ("ubuntu", "24.04"): Distribution(16, (*_ENGINE, "docker-compose-v2", "docker-buildx")),
+    ("debian", "13"): Distribution(
+        17, (*_ENGINE, "docker-cli", "docker-compose", "docker-buildx"), (26, 1)
+    ),
+    ("debian", "12"): Distribution(15, _ENGINE, (20, 10), compose=False, pooled_statements=False),
+    ("ubuntu", "24.04"): Distribution(
+        16, (*_ENGINE, "docker-compose-v2", "docker-buildx"), (24, 0)
+    ),
 }
 ARCHITECTURES = ("amd64", "arm64")
 

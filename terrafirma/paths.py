@@ -17,6 +17,8 @@ POSTGRES_CHECK = "/usr/local/lib/terrafirma/postgres-check"
 
 DOCKER_PORTS = "/usr/local/lib/terrafirma/docker-ports"
 """Bridges the starts of the engine; from files/docker/docker-ports."""
+DOCKER_ENGINE = "/usr/local/lib/terrafirma/docker-engine"
+"""Tries its configuration and restarts it; from files/docker/docker-engine."""
 
 BACKUP_SECRETS = f"{SECRETS}/borg"
 """The passphrase of the repository and the SSH key that opens the backup host."""

@@ -26,6 +26,7 @@ from pydantic import (
 )
 from pyinfra.api import DeployError, Host
 
+from terrafirma import daemon
 from terrafirma.extensions import CONTRIB, EXTENSION_PACKAGES
 from terrafirma.paths import SECRETS
 
@@ -291,8 +292,8 @@ class Docker(Settings):
             raise ValueError(
                 f"docker_address_pool: {self.address_pool} is not a private network (RFC 1918)"
             )
-        if "labels" in self.daemon:
-            raise ValueError("docker_daemon: labels is derived; it cannot be set here")
+        if wrong := list(daemon.refuse(self.daemon)):
+            raise ValueError(f"docker_daemon: {'; '.join(wrong)}")
         _refuse_duplicates("docker_networks", self.networks)
         for reserved in sorted({"bridge", "host", "none", "default"} & set(self.networks)):
             raise ValueError(f"docker_networks: {reserved!r} is Docker's own")

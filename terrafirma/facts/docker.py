@@ -10,6 +10,9 @@ from typing import TypedDict
 from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
 from typing_extensions import override
 
+from terrafirma.netfilter import tables
+from terrafirma.reach import Seen, bridge, ports
+
 # No Docker is a valid answer: nothing runs there. A Docker that does not answer is none.
 _NO_DOCKER = "command -v docker > /dev/null || exit 0;"
 
@@ -104,10 +107,46 @@ class DockerAddresses(FactBase[list[str]]):
             raise FactProcessError(f"docker0 has no address: {output[:2]!r}") from error
 
 
-class MissingNetworks(FactBase[list[str]]):
-    """Those of `names` that are no Docker network; all of them without Docker."""
+# What `judge` asks of the kernel: each line with its name before it. Without a container or a route
+# there is nothing to look up.
+_KERNEL = r"""
+iptables-save 2> /dev/null | sed 's/^/rule=/'
+(cd /proc/sys && grep -s . net/ipv4/ip_forward net/ipv6/conf/all/forwarding \
+    net/ipv4/conf/*/forwarding net/ipv4/conf/*/route_localnet | sed 's/^/kernel=/')
+ip -oneline link show up | sed 's/^[0-9]*: \([^:@]*\).*/up=\1/'
+ip -4 -oneline address | awk '{ sub("/.*", "", $4); print "address=" $2, $4 }'
+ip -4 route show default | sed -n 's/.* dev \([^ ]*\).*/uplink=\1/p'
+grep -lsE '^ *-?net[./]ipv4[./](ip_forward|conf[./]all[./]forwarding) *= *0' \
+    /etc/sysctl.conf /etc/sysctl.d/*.conf /run/sysctl.d/*.conf /usr/lib/sysctl.d/*.conf |
+    sed 's/^/said_by=/'
+"""
+_NETWORK = (
+    '{"name": {{json .Name}}, "id": {{json .Id}}, "internal": {{json .Internal}}, "ipv6": '
+    '{{json .EnableIPv6}}, "options": {{json .Options}}, "ipam": {{json .IPAM.Config}}}'
+)
+_CONTAINER = (
+    '{"name": {{json .Name}}, "ports": {{json .NetworkSettings.Ports}}, "networks": '
+    "{{json .NetworkSettings.Networks}}}"
+)
 
-    default = list
+
+class ContainerReachState(TypedDict):
+    missing: list[str]  # of the networks that are asked for
+    said_by: list[str]  # files that say that the host forwards nothing
+    seen: Seen
+
+
+class ContainerReach(FactBase[ContainerReachState]):
+    """
+    Those of the networks `names` that are missing, and all that decides what reaches containers.
+
+    Without Docker all of them are missing, and nothing else is said.
+    """
+
+    @staticmethod
+    @override
+    def default() -> ContainerReachState:
+        return ContainerReachState(missing=[], said_by=[], seen=Seen())
 
     @override
     def command(self, names: Sequence[str]) -> StringCommand:
@@ -115,9 +154,49 @@ class MissingNetworks(FactBase[list[str]]):
             "known=$(! command -v docker > /dev/null || docker network ls --format '{{.Name}}')",
             "|| exit 1; for name in",
             *map(QuoteString, names),
-            '; do printf "%s\\n" "$known" | grep -qxF -- "$name" || echo "$name"; done',
-        )
+            '; do printf "%s\\n" "$known" | grep -qxF -- "$name" || echo "missing=$name"; done;',
+            _NO_DOCKER,
+            # A network or a container that ends meanwhile is none.
+            "ids=$(docker network ls -q --no-trunc --filter driver=bridge) || exit 1;",
+            f"docker network inspect --format 'network={_NETWORK}' $ids 2> /dev/null;",
+            "ids=$(docker ps -q --no-trunc) || exit 1; addresses=$(test -z \"$ids\" ||",
+            f"docker inspect --format 'container={_CONTAINER}' $ids 2> /dev/null);",
+            'test -z "$addresses" || printf "%s\\n" "$addresses";',
+            'printf "%s\\n" "$addresses" | grep -oE \'"IPAddress":"[0-9.]+"\' |',
+            "sed 's/.*:\"\\(.*\\)\"/route get \\1/' | ip -4 -oneline -batch - 2> /dev/null |",
+            "sed -n 's/^\\([0-9.]*\\) .*dev \\([^ ]*\\).*/route=\\1 \\2/p';",
+            _KERNEL,
+        )  # fmt: skip
 
     @override
-    def process(self, output: list[str]) -> list[str]:
-        return output
+    def process(self, output: list[str]) -> ContainerReachState:
+        found: dict[str, list[str]] = {}
+        for line in output:
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+        try:
+            bridges = [bridge(json.loads(one)) for one in found.get("network", [])]
+            known = [one for one in bridges if one]
+            containers = map(json.loads, found.get("container", []))
+            seen = Seen(
+                rules=tables(found["rule"]) if "rule" in found else None,
+                bridges=known,
+                ports=[port for one in containers for port in ports(one, known)],
+                kernel=dict(_pair(line, ":") for line in found.get("kernel", [])),
+                addresses={_pair(line, " ") for line in found.get("address", [])},
+                up=set(found.get("up", [])),
+                routes=dict(_pair(line, " ") for line in found.get("route", [])),
+                uplink=found.get("uplink", [""])[0],
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise FactProcessError(f"what leads to containers is not known: {error}") from error
+        return ContainerReachState(
+            missing=found.get("missing", []), said_by=found.get("said_by", []), seen=seen
+        )
+
+
+def _pair(line: str, sign: str) -> tuple[str, str]:
+    key, found, value = line.rpartition(sign)
+    if not found:
+        raise ValueError(f"{line!r} has no {sign!r}")
+    return key, value

@@ -1,34 +1,70 @@
-"""Docker networks, and what images are built from."""
+"""What leads to containers, and what images are built from."""
 
 from __future__ import annotations
 
 import base64
 import io
 import tarfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 from pyinfra import host
 from pyinfra.api import QuoteString, StringCommand
 
-from terrafirma.facts.docker import MissingNetworks
+from terrafirma.facts.docker import ContainerReach, ContainerReachState
 from terrafirma.facts.files import PathStates
-from terrafirma.operations import operation
+from terrafirma.operations import failure, operation
 from terrafirma.operations.files import source_files
+from terrafirma.paths import DOCKER_ENGINE
+from terrafirma.reach import Reach, judge
+
+# Of what is wrong, so much is said: a flushed table is a fault of every port.
+SHOWN = 3
 
 
 @operation
-def networks(names: Sequence[str]) -> Generator[StringCommand]:
+def connect(
+    networks: Sequence[str], *, serves: Mapping[int, str], guests: Mapping[int, str]
+) -> Generator[StringCommand]:
     """
-    Bridge networks; an existing one is left as it is.
+    Bridge networks that are there, and whose containers reach the world and are reached.
 
-    pyinfra's docker.network asks for each of them.
+    + networks: their names; an existing one is left as it is
+    + serves: ports on which the host itself answers the world, and who answers there
+    + guests: ports on which it answers its containers, likewise
+
+    pyinfra's docker.network asks for each network, and for nothing that leads there.
     """
-    missing = host.get_fact(MissingNetworks, names=names)
-    for name in missing:
+
+    def wrong() -> tuple[ContainerReachState, Reach]:
+        state = host.get_fact(ContainerReach, names=networks)
+        return state, judge(state["seen"], serves, guests)
+
+    state, found = wrong()
+    if any(found.values()):
+        # A container that came or went between two of the questions is no fault.
+        before, (state, found) = found, wrong()
+        found["lost"] = [one for one in found["lost"] if one in before["lost"]]
+    for words in [*found["settings"], *found["lost"]][:SHOWN]:
+        host.log_styled(f"To be put right: {words}", fg="yellow")
+    if found["settings"]:
+        said_by = ", ".join(state["said_by"])
+        if said_by:
+            host.log_styled(f"net.ipv4.ip_forward = 0 is what {said_by} says", fg="yellow")
+        settings = map(QuoteString, found["settings"])
+        yield StringCommand("sysctl --quiet --write", *settings, "&&", DOCKER_ENGINE, "forward")
+    if found["lost"]:
+        yield StringCommand(DOCKER_ENGINE, "restart")
+    for name in state["missing"]:
         yield StringCommand("docker network create", QuoteString(name))
-    if not missing:
-        host.noop(f"{', '.join(names) or 'no network'}: there")
+    if found["settings"] or found["lost"]:
+        _, found = wrong()
+    left = [*found["blocked"], *found["lost"], *found["settings"]]
+    if left:
+        more = f"; and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
+        yield failure(f"containers are not connected: {'; '.join(left[:SHOWN])}{more}")
+    elif not state["missing"]:
+        host.noop(f"{', '.join(networks) or 'no network'}: there, and connected")
 
 
 @operation

@@ -30,7 +30,7 @@ def unit(
     + unit_files: path of each file of systemd's that describes it, and the operation that writes it
     + restart_on: path of each file that it only reads as it starts, likewise
     + reload_on: the same for files that a reload reads
-    + restart_command: instead of `systemctl restart`
+    + restart_command: instead of `systemctl restart`, and of `systemctl start`
 
     pyinfra's systemd.service restarts or reloads on each run or, with `_if=meta.did_change`,
     forgets it when a run dies in between. Here time stamps on the host decide. A unit that is not
@@ -53,8 +53,8 @@ def unit(
     if not known["enabled"]:
         commands.append(StringCommand("systemctl enable --quiet", name))
     if not known["active"]:
-        commands.append(StringCommand("systemctl reset-failed", name, "2> /dev/null;",
-                                      "systemctl start", name))  # fmt: skip
+        start = restart_command or StringCommand("systemctl start", name)
+        commands.append(StringCommand("systemctl reset-failed", name, "2> /dev/null;", start))
     elif known["stale"] or _planned(restart_on):
         commands.append(StringCommand(restart_command or StringCommand("systemctl restart", name)))
     elif known["stale_reload"] or _planned(reload_on):
