@@ -35,7 +35,8 @@ def description(app: Application, settings: App, users: Users) -> str:
             *("name", "image", "compose", "stateful", "migrate", "secrets_env"),
             *("registry", "registry_user"),
             *("domain", "smoke_path", "health_path", "container_port", "replicas", "user"),
-            *("memory_mb", "cpus", "start_seconds", "drain_seconds", "stop_seconds"),
+            *("memory_mb", "cpus", "timeout_seconds"),
+            *("start_seconds", "drain_seconds", "stop_seconds"),
         }
     )
     data |= {

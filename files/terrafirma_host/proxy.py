@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import ssl
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from terrafirma_host import health
 from terrafirma_host.shell import Failed, run, say, sync, write
 from terrafirma_host.spec import Application
 
@@ -39,27 +42,29 @@ def point(app: Application, slot: str) -> None:
         sync(path.parent)
 
 
-def expect(app: Application, slot: str) -> None:
+def expect(app: Application, slot: str) -> bool:
     """
     Caddy asks the replicas of a slot whether they can serve as their own release wants it.
 
-    A reload, but only where that is another way than before: it is seldom.
+    A reload, but only where that is another way than before: it is seldom. Returns whether.
     """
-    text = (
-        "# Managed by Terrafirma: the release in this slot\n"
-        f"health_uri {app.health_path}\n"
-        f"health_headers {{\n\tHost {app.domain}\n\tX-Forwarded-Proto https\n}}\n"
-    )
+    # The first release says it for both slots, so that the second one is no reload; what another
+    # version of this has said of the other slot is said in today's words.
+    texts = {one: _question(app if one == slot else as_asked(app, one)) for one in app.slots}
+    changed = [one for one, text in texts.items() if _said(asking(app, one)) != text]
     make_directories()
-    # The first release says it for both slots, so that the second one is no reload.
-    wanted = [one for one in app.slots if one == slot or not expects(app, one)]
-    changed = [one for one in wanted if _said(asking(app, one)) != text]
     # What was killed between the file and the reload is caught up with.
-    if changed or (runs() and not _asks(app, slot)):
-        for one in changed:
-            if one != slot:
-                write(asking(app, one), text)
-        _put(asking(app, slot), text)
+    if not changed and not (runs() and not _asks(app, slot)):
+        return False
+    for one in changed:
+        if one != slot:
+            write(asking(app, one), texts[one])
+    _put(asking(app, slot), texts[slot])
+    return True
+
+
+def _question(app: Application) -> str:
+    return f"# Managed by Terrafirma: the release in this slot\n{health.lines(app)}"
 
 
 def make_directories() -> None:
@@ -85,16 +90,21 @@ def _asks(app: Application, slot: str) -> bool:
 
     for one in proxies(_admin("/config/")):
         active = (one.get("health_checks") or {}).get("active") or {}
-        return (active.get("uri"), (active.get("headers") or {}).get("Host")) == (
-            app.health_path,
-            [app.domain],
-        )
+        return bool(health.configured(app).items() <= active.items())
     return True
 
 
 def expects(app: Application, slot: str) -> bool:
-    """Whether Caddy has been told how to ask the replicas of a slot."""
-    return asking(app, slot).exists()
+    """Whether Caddy's file says how to ask the replicas of a slot, in today's words."""
+    return _said(asking(app, slot)) == _question(as_asked(app, slot))
+
+
+def as_asked(app: Application, slot: str) -> Application:
+    """The application with the path and the name under which the replicas of a slot are asked."""
+    said = _said(asking(app, slot))
+    path = re.search(r"^health_uri (\S+)$", said, re.MULTILINE)
+    name = re.search(r"^\tHost (\S+)$", said, re.MULTILINE)
+    return replace(app, health_path=path[1], domain=name[1]) if path and name else app
 
 
 def asking(app: Application, slot: str) -> Path:
@@ -220,14 +230,25 @@ class _Local(http.client.HTTPSConnection):
         self.sock = context.wrap_socket(self.sock, server_hostname=self.host)
 
 
-def smoke(app: Application) -> None:
-    """The application answers under its public name; raises Failed where it does not."""
+def smoke(app: Application, seconds: float = 0) -> None:
+    """
+    The application answers under its public name, and goes on to for so long.
+
+    Raises Failed where it does not.
+    """
+    until = time.monotonic() + seconds
+    while _answers(app) and time.monotonic() < until:
+        time.sleep(0.5)
+
+
+def _answers(app: Application) -> bool:
+    """Whether it was asked; raises Failed where that was no good."""
     if not runs():
         say("warning: Caddy does not run: the page is not asked for")
-        return
+        return False
     if maintenance(app).exists():
         say("maintenance is on: the page is not asked for")
-        return
+        return False
     path = app.smoke_path or app.health_path
     deadline = time.monotonic() + CERTIFICATE
     while True:
@@ -238,15 +259,16 @@ def smoke(app: Application) -> None:
                 # Wrong DNS, say. It is no fault of the release, and was so before it.
                 say(f"warning: https://{app.domain} has no certificate ({error.reason}): see "
                     "`journalctl -u caddy`; the page was not asked for")  # fmt: skip
-                return
+                return False
             time.sleep(0.5)
             continue
         except (OSError, http.client.HTTPException) as error:
             raise Failed(f"https://{app.domain}{path}: {error or type(error).__name__}") from None
         # A guard's answer, before the application is reached: there is no more to be learnt.
         if status < 400 or (app.guarded and status in (401, 403)):
-            return
-        raise Failed(f"https://{app.domain}{path} answers {status}")
+            return True
+        why = ": Caddy finds no replica that can serve" if status == 503 else ""
+        raise Failed(f"https://{app.domain}{path} answers {status}{why}")
 
 
 def _ask(domain: str, path: str) -> int:
@@ -259,21 +281,11 @@ def _ask(domain: str, path: str) -> int:
         connection.close()
 
 
-def healthy(port: int, path: str, domain: str) -> bool:
-    """Whether a replica says so itself, when it is asked as Caddy asks."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    headers = {"User-Agent": "terrafirma", "Host": domain, "X-Forwarded-Proto": "https"}
-    try:
-        connection.request("GET", path, headers=headers)
-        return 200 <= connection.getresponse().status < 400
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-# Caddy asks each replica so often whether it can serve; what it has not asked yet it leaves out.
-NOTICED = 1.5
+# Caddy takes the replicas of a slot that have just come for absent, until it has asked them again.
+# After a reload it takes all of them for healthy, until its first question is answered. It asks that
+# one while it reads its files, before the reload returns; a replica that hangs has so long.
+NOTICED = health.INTERVAL + 0.5
+SETTLED = health.TIMEOUT + 0.5
 
 # What has been read but not yet sent on is not seen.
 QUIET = 1

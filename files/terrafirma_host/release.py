@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from terrafirma_host import engine, layers, proxy
+from terrafirma_host import engine, health, layers, proxy
 from terrafirma_host.engine import Compose
 from terrafirma_host.lease import Lease, lease
 from terrafirma_host.shell import Failed, last, run, say, write
@@ -486,7 +486,7 @@ def await_health(app: Application, made: Release, slot: str) -> None:
         waiting = [one for one in there if one.state != "running" or one.health == "starting"]
         sick = [one for one in there if one.health == "unhealthy"]
         if not dead and not waiting and not sick:
-            ports = {port for port in ports if not proxy.healthy(port, app.health_path, app.domain)}
+            ports = {one.port for one in health.ask_all(app, ports) if not one.good}
             if not ports:
                 return
         late = time.monotonic() > deadline

@@ -3,20 +3,69 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+# A line that is longer is shown by its two ends, in characters.
+HEAD, TAIL = 400, 100
+
+# What a terminal takes for orders: strings (a title, a link) that end in their line; colours and
+# movements; and the rest of what begins with ESC.
+ORDERS = re.compile(
+    r"(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\n\r\x07\x1b\x80-\x9f]*(?:\x07|\x1b\\|\x9c)"
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
+    r"|\x1b[ -/]*[0-~]?"
+)
+
+
+class _Visible(dict[int, int | None]):
+    """For `str.translate`: no character that is an order, or changes the order of others."""
+
+    def __missing__(self, code: int) -> int | None:
+        hidden = unicodedata.category(chr(code)) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        self[code] = None if hidden and chr(code) not in "\t\n" else code
+        return self[code]
+
+
+VISIBLE = _Visible()
+
+
+def plain(text: str) -> str:
+    """Text of anybody's, for a terminal: no control sequences, and no line without an end."""
+    text = ORDERS.sub("", text.replace("\r\n", "\n")).replace("\r", "\n").translate(VISIBLE)
+    return "\n".join(map(_short, text.split("\n")))
+
+
+def _short(line: str) -> str:
+    if len(line) <= HEAD + TAIL:
+        return line
+    return f"{line[:HEAD]} … {line[-TAIL:]} ({len(line)} characters)"
+
+
+def ends(text: str, first: int = 10, last: int = 20) -> str:
+    """The first and the last lines: some programs say first what went wrong, others last."""
+    lines = [line for line in plain(text).splitlines() if line.strip()]
+    left = len(lines) - first - last
+    if left > 0:
+        lines[first:-last] = [f"… {left} more lines …"]
+    return "\n".join(lines)
+
 
 class Failed(Exception):
-    """What went wrong, in words for whoever releases."""
+    """What went wrong, in words for whoever releases; these may quote anybody."""
+
+    def __init__(self, words: object) -> None:
+        super().__init__(plain(str(words)))
 
 
 class Expired(Failed):
-    """The time of a release is over: no answer of the command that was under way."""
+    """A release is over before its end, whatever was under way: out of time, or stopped."""
 
 
 LOG: list[Path] = []
@@ -24,6 +73,7 @@ LOG: list[Path] = []
 
 
 def say(text: str) -> None:
+    text = plain(text)
     try:
         print(text, flush=True)
     except OSError:
@@ -67,7 +117,8 @@ def run(
         if lines > 5:
             # A build says on the one what failed, and on the other why.
             said = f"{result.stdout}\n{result.stderr}"
-        raise Failed(f"{named(words)}: {last(said, lines) or f'exit {result.returncode}'}")
+        said = ends(said, first=lines // 2, last=lines) if lines > 5 else last(said, lines)
+        raise Failed(f"{named(words)}: {said or f'exit {result.returncode}'}")
     return result.stdout
 
 

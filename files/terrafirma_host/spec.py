@@ -53,6 +53,7 @@ class Application:
     user: str
     memory_mb: int
     cpus: float
+    timeout_seconds: int  # of an answer, for Caddy
     start_seconds: int
     drain_seconds: int
     stop_seconds: int

@@ -17,11 +17,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from terrafirma_host import proxy
+from terrafirma_host import health, proxy
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
 
-from tests.unit.conftest import Program
+from tests.unit.conftest import Program, described
 
 
 @pytest.fixture
@@ -257,7 +257,8 @@ def admin(behind: Callable[..., None]) -> Iterator[Admin]:
 
 def running(app: Application, path: str, host: str) -> bytes:
     """Caddy's configuration, in which blue is asked for `path`."""
-    active = {"uri": path, "headers": {"Host": [host]}}
+    asked = replace(described(), health_path=path, domain=host)
+    active = health.configured(asked) | {"max_size": 1}
     one: dict[str, Any] = {"handler": "reverse_proxy", "health_checks": {"active": active}}
     one["upstreams"] = [{"dial": "127.0.0.1:8000"}, {"dial": "127.0.0.1:8001"}]
     other = {"handler": "reverse_proxy", "upstreams": [{"dial": "127.0.0.1:80"}]}
@@ -430,53 +431,6 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[tuple
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-@pytest.mark.parametrize(
-    ("path", "healthy"),
-    [("/200", True), ("/204", True), ("/302", True), ("/404", False), ("/503", False)],
-)
-def test_a_replica_says_whether_it_can_serve(path: str, healthy: bool) -> None:
-    with serving() as (number, asked):
-        assert proxy.healthy(number, path, "api.acme.com") is healthy
-        assert asked == [("api.acme.com", path)]
-
-
-class Picky(BaseHTTPRequestHandler):
-    """As frameworks do: other names are refused, and http is redirected."""
-
-    def do_GET(self) -> None:
-        right = self.headers["Host"] == "api.acme.com"
-        over_tls = self.headers["X-Forwarded-Proto"] == "https"
-        self.send_response(400 if not right else 200 if over_tls else 404)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-def test_a_replica_is_asked_under_the_name_of_its_site() -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Picky) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            assert proxy.healthy(server.server_address[1], "/healthz", "api.acme.com")
-            assert not proxy.healthy(server.server_address[1], "/healthz", "127.0.0.1")
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def test_a_replica_that_does_not_answer_cannot_serve(listener: socket.socket) -> None:
-    def hang_up() -> None:
-        listener.accept()[0].close()
-
-    threading.Thread(target=hang_up, daemon=True).start()
-    assert not proxy.healthy(port(listener), "/200", "api.acme.com")
-    number = port(listener)
-    listener.close()
-    assert not proxy.healthy(number, "/200", "api.acme.com")
 
 
 @pytest.fixture(scope="module")

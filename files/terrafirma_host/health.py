@@ -1,0 +1,326 @@
+"""
+Managed by Terrafirma. What healthy means: for a release, for a run, and for Caddy.
+
+A replica is healthy when a GET of the health path is answered with 2xx, in time and without a
+redirect. This module asks that question, and writes the lines by which Caddy asks the same one.
+Some Caddys (2.6) follow a redirect and judge what they find there, others (from 2.8 on) do not; so
+a redirect is never healthy here. Where this is unsure of an answer it says no: whatever it accepts,
+every Caddy accepts.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from html import unescape
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+from terrafirma_host.shell import plain
+from terrafirma_host.spec import Application
+
+# Caddy asks each replica so often, in seconds …
+INTERVAL = 1
+# … and waits so long for the head of the answer: all of it, not each part. The transport of the
+# site limits it as well, by `dial_timeout` and by `response_header_timeout` (app_timeout_seconds).
+TIMEOUT = 4
+CONNECT = 1
+
+# More than any head has; Caddy takes more.
+HEAD = 256 * 1024
+
+CLOSED = "the connection is closed without an answer"
+
+# An answer of these kinds is about the moment: too early, too much, try again.
+PASSING = frozenset({408, 423, 425, 429})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a replica says to the question whether it can serve."""
+
+    port: int
+    status: int = 0  # 0: it answers no HTTP
+    location: str = ""
+    body: str = ""  # the first words of one that is not good
+    error: str = ""  # why there is no status
+    seconds: float = 0
+
+    @property
+    def good(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def final(self) -> bool:
+        """Whether it says nothing of the moment: the same question has the same answer later."""
+        return 300 <= self.status < 500 and self.status not in PASSING
+
+
+def headers(app: Application) -> dict[str, str]:
+    """As a visitor of the site comes through Caddy; by name, so that whoever filters lets it in."""
+    return {"Host": app.domain, "User-Agent": "terrafirma", "X-Forwarded-Proto": "https"}
+
+
+def lines(app: Application) -> str:
+    """The question, for a Caddyfile."""
+    sent = "".join(f"\t{name} {value}\n" for name, value in headers(app).items())
+    return (
+        f"health_uri {app.health_path}\n"
+        "health_status 2xx\n"
+        f"health_interval {INTERVAL}s\n"
+        f"health_timeout {TIMEOUT}s\n"
+        f"health_headers {{\n{sent}}}\n"
+    )
+
+
+def configured(app: Application) -> dict[str, object]:
+    """The question, as Caddy shows it in its configuration."""
+    return {
+        "uri": app.health_path,
+        "expect_status": 2,
+        "interval": INTERVAL * 10**9,
+        "timeout": TIMEOUT * 10**9,
+        "headers": {name: [value] for name, value in headers(app).items()},
+    }
+
+
+def ask(app: Application, port: int) -> Answer:
+    """What a replica answers, when it is asked as Caddy asks."""
+    sent = "".join(f"{name}: {value}\r\n" for name, value in headers(app).items())
+    request = f"GET {app.health_path} HTTP/1.1\r\n{sent}Accept-Encoding: gzip\r\n\r\n"
+    began = time.monotonic()
+    limit = min(TIMEOUT, app.timeout_seconds)
+    try:
+        with socket.create_connection(("127.0.0.1", port), min(CONNECT, limit)) as connection:
+            connection.sendall(request.encode())
+            status, location, body = _head(connection, began + limit)
+            seconds = time.monotonic() - began
+            if not 200 <= status < 300:
+                body += _more(connection)
+            return Answer(port, status, location, _first_words(body), seconds=seconds)
+    except _NoHttp as strange:
+        error = str(strange)
+    except TimeoutError:
+        error = f"no answer within {limit} s"
+    except ConnectionError:
+        error = CLOSED
+    except OSError as trouble:
+        error = str(trouble)
+    return Answer(port, error=error, seconds=time.monotonic() - began)
+
+
+def ask_all(app: Application, ports: Iterable[int]) -> list[Answer]:
+    """What several answer, all asked at once: one that hangs takes no time of the others'."""
+    ports = list(ports)
+    if not ports:
+        return []
+    with ThreadPoolExecutor(len(ports)) as pool:
+        return list(pool.map(lambda port: ask(app, port), ports))
+
+
+# --- how the head of an answer is read: strictly, so that no Caddy is stricter --------------------
+
+
+class _NoHttp(Exception):
+    """What came is no answer of HTTP/1, in words."""
+
+
+_END = re.compile(rb"\r?\n\r?\n")
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})( [^\x00-\x08\x0a-\x1f\x7f]*)?")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
+
+
+def _head(connection: socket.socket, until: float) -> tuple[int, str, bytes]:
+    """Status, Location, and what is already there of the body."""
+    received, heralds = b"", 0
+    while True:
+        if not b"HTTP/1.".startswith(received[:7]):
+            raise _NoHttp(_speaks(received))
+        if end := _END.search(received):
+            status, location = _parse(received[: end.start()])
+            received = received[end.end() :]
+            # Early hints and the like come before the answer.
+            if status >= 200 or status == 101:
+                return status, location, received
+            heralds += 1
+            if heralds > 5:
+                raise _NoHttp("its answer does not begin: 1xx again and again")
+            continue
+        if len(received) > HEAD:
+            raise _NoHttp(f"the head of its answer has more than {HEAD // 1024} kB")
+        if (left := until - time.monotonic()) <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
+        more = connection.recv(65536)
+        if not more and received:
+            raise _NoHttp("its answer breaks off in its head")
+        if not more:
+            raise ConnectionError
+        received += more
+
+
+def _parse(head: bytes) -> tuple[int, str]:
+    first, *rest = re.split(rb"\r?\n", head)
+    begins = _STATUS.fullmatch(first)
+    if not begins:
+        raise _NoHttp(f"its answer is malformed: {_quote(first)}")
+    fields: dict[str, set[str]] = {}
+    for line in rest:
+        field = _FIELD.fullmatch(line)
+        if not field:
+            raise _NoHttp(f"its answer has a malformed header: {_quote(line)}")
+        name, value = (part.decode("latin-1") for part in field.groups())
+        fields.setdefault(name.lower(), set()).add(value)
+    lengths = fields.get("content-length", {"0"})
+    if len(lengths) > 1 or not re.fullmatch(r"[0-9]{1,18}", min(lengths)):
+        raise _NoHttp(f"its answer has a Content-Length of {' and '.join(sorted(lengths))}")
+    codings = {value.lower() for value in fields.get("transfer-encoding", ())}
+    if codings - {"chunked"}:
+        raise _NoHttp(f"its answer has a Transfer-Encoding of {', '.join(sorted(codings))}")
+    return int(begins[1]), next(iter(fields.get("location", ())), "")
+
+
+def _speaks(received: bytes) -> str:
+    """What begins so, in words."""
+    if received[:2] in (b"\x15\x03", b"\x16\x03"):
+        return "it speaks TLS there: let it speak plain HTTP, Caddy has the certificate"
+    if received[3:5] == b"\x04\x00" and received[5:9] == b"\x00" * 4:
+        return "it speaks HTTP/2 alone there (gRPC?): let it speak HTTP/1.1 as well"
+    return f"it speaks no HTTP there: {_quote(received)}"
+
+
+def _quote(received: bytes) -> str:
+    return repr(plain(received[:60].decode(errors="replace")))
+
+
+def _more(connection: socket.socket) -> bytes:
+    """What follows of a body, if it is there."""
+    try:
+        connection.settimeout(0.3)
+        return connection.recv(4096)
+    except OSError:
+        return b""
+
+
+def _first_words(body: bytes) -> str:
+    """Of an error page its title, of anything else how it begins."""
+    text = body[:4096].decode(errors="replace")
+    if title := re.search(r"(?is)<title[^>]*>(.*?)</title>", text):
+        text = title[1]
+    text = re.sub(r"(?s)<[^>]*>", " ", text)
+    text = " ".join(plain(unescape(text)).split())
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+# --- what an answer means -------------------------------------------------------------------------
+
+
+def words(app: Application, answer: Answer, pid: int = 0) -> str:
+    """
+    What is wrong with an answer, and what would be right, in a line.
+
+    + pid: of the container's first process: where nothing answers, it is asked where it listens
+    """
+    if answer.good:
+        return f"it answers {answer.status}"
+    if not answer.status:
+        return elsewhere(app, pid) if answer.error == CLOSED else _mute(app, answer)
+    said = f" ({answer.body})" if answer.body else ""
+    what = f"it answers {answer.status} to {app.health_path}{said}"
+    match answer.status:
+        case 400 if re.search(r"(?i)https|tls|ssl", answer.body):
+            return f"{what}: let it speak plain HTTP on {app.container_port}"
+        case 400 | 421:
+            return f"{what}: it was asked with Host: {app.domain}, which it has to accept"
+        case 401 | 403:
+            return f"{what}: set health_path to one that needs no login"
+        case 404 | 410:
+            return f"{what}: set health_path to one that it knows"
+        case 405 | 501:
+            return f"{what}: its health path has to answer GET"
+        case status if 300 <= status < 400:
+            return _redirect(app, answer)
+    return what
+
+
+def _mute(app: Application, answer: Answer) -> str:
+    return f"on port {app.container_port}, asked for {app.health_path}: {answer.error}"
+
+
+def _redirect(app: Application, answer: Answer) -> str:
+    here = f"https://{app.domain}{app.health_path}"
+    what = f"it answers {answer.status}"
+    if not answer.location:
+        return f"{what} to {app.health_path}: its health path has to answer 2xx"
+    there = urljoin(here, answer.location)
+    what += f" to {there}" if len(there) < 200 else f" to {there[:200]}…"
+    try:
+        parts = urlsplit(there)
+    except ValueError:
+        return f"{what}: its health path has to answer 2xx without a redirect"
+    if (parts.hostname or "") != app.domain:
+        return (f"{what}, another host: let it answer its health path under the name that it was "
+                f"asked with (Host: {app.domain})")  # fmt: skip
+    if parts.path == app.health_path and not parts.query:
+        return (f"{what}, itself: it was asked with X-Forwarded-Proto: https, which it has to "
+                "trust")  # fmt: skip
+    bare = app.health_path.strip("/")
+    same = parts.path.strip("/").lower() == bare.lower() or parts.path.endswith(f"/{bare}")
+    if bare and same and not parts.query:
+        return f"{what}: set health_path to {parts.path}"
+    return f"{what}: set health_path to one that it answers itself, without a login"
+
+
+def elsewhere(app: Application, pid: int) -> str:
+    """Where a container listens, if not where it should."""
+    port = app.container_port
+    found = listening(pid)
+    if not found:
+        return f"it does not listen on port {port}"
+    here = [address for address, number in found if number == port]
+    if here and all(address.is_loopback for address in here):
+        return (f"it listens on {_at(here[0], port)} alone: let it listen on 0.0.0.0, all "
+                "addresses of its container")  # fmt: skip
+    if here:
+        return f"it listens on {_at(here[0], port)}, and closes connections without an answer"
+    open_to_others = sorted({number for address, number in found if not address.is_loopback})
+    if len(open_to_others) == 1:
+        other = open_to_others[0]
+        return f"it listens on {other}, not on {port}: set container_port to {other}"
+    if open_to_others:
+        ports = ", ".join(map(str, open_to_others))
+        return f"it listens on {ports}, not on {port}: set container_port to the one for HTTP"
+    places = ", ".join(sorted({_at(*one) for one in found}))
+    return f"it listens on {places} alone: let it listen on 0.0.0.0:{port}"
+
+
+Address = IPv4Address | IPv6Address
+
+
+def listening(pid: int, proc: Path = Path("/proc")) -> list[tuple[Address, int]]:
+    """Where the processes in a container's network listen, Docker's own resolver left out."""
+    found = []
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = (proc / str(pid) / "net" / table).read_text().splitlines()[1:] if pid else []
+        except OSError:
+            continue
+        for line in lines:
+            _, local, _, state, *_ = line.split()
+            if state == "0A":
+                address, _, port = local.partition(":")
+                raw = bytes.fromhex(address)
+                # Each four bytes are a number, with the last byte first.
+                raw = b"".join(raw[at : at + 4][::-1] for at in range(0, len(raw), 4))
+                where = ip_address(raw)
+                found.append((getattr(where, "ipv4_mapped", None) or where, int(port, 16)))
+    return [one for one in found if str(one[0]) != "127.0.0.11"]
+
+
+def _at(address: Address, port: int) -> str:
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
