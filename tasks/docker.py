@@ -7,7 +7,7 @@ from pyinfra import host
 from pyinfra.api import DeployError
 from pyinfra.facts.files import FileContents
 
-from terrafirma.daemon import files, unknown
+from terrafirma.daemon import is_json, runtime_paths, unknown
 from terrafirma.facts.docker import DockerAddresses
 from terrafirma.facts.files import PathStates
 from terrafirma.facts.machine import UsedNetworks
@@ -32,12 +32,19 @@ if machine["foreign_engine"]:
 
 if newer := list(unknown(settings.daemon, distribution(machine).engine)):
     raise DeployError(f"{host.name}: docker_daemon: {'; '.join(newer)}")
-if needed := files(settings.daemon):
-    there = host.get_fact(PathStates, paths=needed)
-    if absent := [path for path in needed if path not in there]:
+# Without these no container would start any more, after a boot at the latest.
+if runtimes := runtime_paths(settings.daemon):
+    there = host.get_fact(PathStates, paths=runtimes)
+    for path in runtimes:
+        if path not in there or not int(there[path]["mode"], 8) & 0o100:
+            raise DeployError(
+                f"{host.name}: docker_daemon: runtimes: {path} on the host is no program: install it"
+            )
+if (profile := settings.daemon.get("seccomp-profile", "builtin")) != "builtin":
+    if not is_json("\n".join(host.get_fact(FileContents, path=profile) or [])):
         raise DeployError(
-            f"{host.name}: docker_daemon: there is no {absent[0]} on the host, and the engine "
-            "would not start without it: put it there first"
+            f"{host.name}: docker_daemon: seccomp-profile: {profile} on the host is not there, or no "
+            "profile (JSON): put one there, or leave the key out"
         )
 
 present = "\n".join(host.get_fact(FileContents, path=daemon_json) or [])

@@ -9,11 +9,12 @@ succeeded. The types are checked here, because a host without Docker cannot be a
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from ipaddress import IPv6Network, ip_address, ip_network
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -372,9 +373,14 @@ def unknown(daemon: Mapping[str, Any], version: Version) -> Iterator[str]:
             )
 
 
-def files(daemon: Mapping[str, Any]) -> list[str]:
-    """The files on the host that the engine does not start without."""
-    profile = daemon.get("seccomp-profile", "")
-    runtimes = cast("Mapping[str, Mapping[str, Any]]", daemon.get("runtimes", {}))
-    paths = [profile, *(one.get("path", "") for one in runtimes.values())]
-    return [path for path in paths if path.startswith("/")]
+def runtime_paths(daemon: Mapping[str, Any]) -> list[str]:
+    """The programs on the host that start containers."""
+    return [one["path"] for one in daemon.get("runtimes", {}).values() if "path" in one]
+
+
+def is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

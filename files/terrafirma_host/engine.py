@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -158,6 +159,9 @@ class Container:
     done: bool  # it was to run once, and has, with success
     hosts: str  # path of its /etc/hosts
     mounts: tuple[str, ...]  # of the host
+    started: float = 0  # when it last began, in seconds of the epoch
+    pid: int = 0
+    port: int = 0  # of the host, that leads to it
 
 
 def containers(project: str, service: str = "") -> list[Container]:
@@ -178,6 +182,8 @@ def containers(project: str, service: str = "") -> list[Container]:
 
 def _container(one: Mapping[str, Any]) -> Container:
     labels = one["Config"]["Labels"]
+    published = one.get("NetworkSettings", {}).get("Ports") or {}
+    ports = [int(two["HostPort"]) for both in published.values() for two in both or ()]
     return Container(
         id=one["Id"],
         name=one["Name"].lstrip("/"),
@@ -191,7 +197,19 @@ def _container(one: Mapping[str, Any]) -> Container:
         and one.get("HostConfig", {}).get("RestartPolicy", {}).get("Name") in ("no", ""),
         hosts=one["HostsPath"],
         mounts=tuple(mount.get("Source", "") for mount in one.get("Mounts", [])),
+        started=_time(one["State"].get("StartedAt", "")),
+        pid=one["State"].get("Pid", 0),
+        port=ports[0] if ports else 0,
     )
+
+
+def _time(text: str) -> float:
+    """A moment as Docker writes it, in seconds of the epoch; 0: never."""
+    try:
+        # In UTC, with nine digits after the point.
+        return datetime.fromisoformat(f"{text[:19]}+00:00").timestamp()
+    except ValueError:
+        return 0
 
 
 def lost_host(container: Container) -> bool:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from terrafirma_host import engine, health, layers, proxy
+from terrafirma_host import answers, engine, health, layers, proxy
 from terrafirma_host.engine import Compose
 from terrafirma_host.lease import Lease, lease
 from terrafirma_host.shell import Failed, last, run, say, write
@@ -164,10 +164,13 @@ def stands(
     made = Release.load(app, target.id)
     if serving.release != target.id or serving.ports != app.ports(serving.slot, app.replicas):
         return False
-    if whole(app, serving, target.project):
+    silent = answers.silent(app, serving)
+    if not silent and whole(app, serving, target.project):
         say(f"release {target.id} of {app.name} serves already")
         return True
-    if not made or not engine.has_images(made) or worn(app, serving):
+    for words in silent:
+        say(f"new replicas take over: {words}")
+    if not made or not engine.has_images(made) or silent or worn(app, serving):
         return False
     repair(app, compose, target.project, made, serving, held)
     return True
@@ -344,11 +347,11 @@ def worn(app: Application, serving: Serving) -> bool:
     Whether some of its replicas are no good any more: then new ones take over, as in a release.
 
     Those that look for the host where it is no more; and those that say so themselves, which may be
-    all of them, and the best there is.
+    all of them, and the best there is; and those that somebody has frozen.
     """
     there = engine.containers(app.project(serving.slot))
     sick = any(one.service == app.service and one.health == "unhealthy" for one in there)
-    return sick or any(engine.lost_host(one) for one in there)
+    return sick or any(one.state == "paused" or engine.lost_host(one) for one in there)
 
 
 def repair(
@@ -729,20 +732,20 @@ def unpack(app: Application, upload: IO[bytes]) -> Path:
 
 
 def status(app: Application) -> dict[str, object]:
-    """What serves, what should, and whether that is the same."""
+    """What serves, what should, whether that is the same, and whether it answers."""
     serving = Serving.load(app)
     target, withdrawn, current, trouble = "", False, False, ""
+    found = answers.Found()
     try:
         app = described(app)
-        found = wanted(app, Compose(app))
-        target, withdrawn = found.id, is_withdrawn(app, found.code)
+        made = wanted(app, Compose(app))
+        target, withdrawn = made.id, is_withdrawn(app, made.code)
         if withdrawn:
             # Another serves in its place, and is to have the settings and secrets of now.
-            app, _, found = of_now(app, serves(app)[1])
-        current = (
-            serving is not None and serving.release == found.id
-            and whole(app, serving, found.project)
-        )  # fmt: skip
+            app, _, made = of_now(app, serves(app)[1])
+        if serving and serving.release == made.id and whole(app, serving, made.project):
+            found = answers.look(app, serving)
+            current = not found.silent
     except Failed as error:
         trouble = str(error)
     return {
@@ -751,4 +754,5 @@ def status(app: Application) -> dict[str, object]:
         "withdrawn": withdrawn,
         "current": current,
         "trouble": trouble,
+        **vars(found),
     }

@@ -17,11 +17,14 @@ class ReleaseState(TypedDict):
     withdrawn: bool  # somebody went back from the wanted one
     current: bool  # it serves, or what serves in its place; whole, and with the settings of now
     trouble: str  # why it is not known
+    silent: list[str]  # replicas that run and do not answer: others are to take over
+    troubles: list[str]  # why it does not answer, where others would not either
+    notes: list[str]  # what may be meant to be so
 
 
 class ReleaseStatus(FactBase[ReleaseState]):
     """
-    Whether an application is what its description says, which comes on standard input.
+    Whether an application is what its description says, which comes on standard input, and answers.
 
     Asked of the program on the host; where that is missing, nothing serves yet.
     """
@@ -29,7 +32,10 @@ class ReleaseStatus(FactBase[ReleaseState]):
     @staticmethod
     @override
     def default() -> ReleaseState:
-        return ReleaseState(serving="", wanted="", withdrawn=False, current=False, trouble="")
+        return ReleaseState(
+            serving="", wanted="", withdrawn=False, current=False, trouble="",
+            silent=[], troubles=[], notes=[],
+        )  # fmt: skip
 
     @override
     def command(self, app: str) -> StringCommand:
@@ -52,6 +58,10 @@ class ReleaseStatus(FactBase[ReleaseState]):
                 withdrawn=answer["withdrawn"],
                 current=answer["current"],
                 trouble=answer["trouble"],
+                # A program of before does not ask.
+                silent=answer.get("silent", []),
+                troubles=answer.get("troubles", []),
+                notes=answer.get("notes", []),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise FactProcessError(f"terrafirma status answered {output[:1]!r}") from error

@@ -9,14 +9,14 @@ from pyinfra.api import FunctionCommand, Host, QuoteString, State, StringCommand
 from pyinfra.api.operation import OperationMeta
 
 from terrafirma.facts.release import ReleaseStatus
-from terrafirma.operations import operation
+from terrafirma.operations import failure, operation
 from terrafirma.paths import HOST_PROGRAM
 
 
 @operation
 def release(
     app: str, *, description: str, revision: str, by: str, after: Sequence[OperationMeta] = ()
-) -> Generator[FunctionCommand]:
+) -> Generator[FunctionCommand | StringCommand]:
     """
     An application that serves what its description says: all of it, or as before.
 
@@ -37,16 +37,19 @@ def release(
         )
     if known["trouble"] and not planned:
         host.log(f"{app}: whether it is current is not known: {known['trouble'].splitlines()[0]}")
-    if known["current"] and not planned:
-        host.noop(f"release {known['serving']} of {app} serves")
-        return
-    if known["withdrawn"]:
-        # What serves in its place has the settings and secrets of now, too.
-        yield _streamed("refresh", QuoteString(app), "--by", QuoteString(by))
-        return
-    yield _streamed(
-        "release", QuoteString(app), "--revision", QuoteString(revision), "--by", QuoteString(by)
-    )
+    for words in [*known["silent"], *known["notes"]]:
+        host.log_styled(f"{app}: {words}", fg="yellow")
+    if not known["current"] or planned:
+        # What serves in the place of one that was taken back has the settings and secrets of now.
+        how = (
+            ["refresh"] if known["withdrawn"] else ["release", "--revision", QuoteString(revision)]
+        )
+        yield _streamed(*how, QuoteString(app), "--by", QuoteString(by))
+        known = host.get_fact(ReleaseStatus, app=app, _stdin=[description])
+    if known["troubles"]:
+        yield failure(f"{app} does not answer: {'; '.join(known['troubles'])}")
+    else:
+        host.noop(f"release {known['serving']} of {app} serves, and answers")
 
 
 @operation
