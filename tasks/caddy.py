@@ -12,7 +12,16 @@ from terrafirma.operations.packages import packages
 from terrafirma.operations.services import unit
 from terrafirma.paths import CADDY_MAINTENANCE, CADDY_ROOT, CADDY_UPSTREAMS, CADDYFILE
 from terrafirma.settings import App, Caddy
-from terrafirma.sites import OLDEST, is_certificate, lines, names, read, site, warn_of_names
+from terrafirma.sites import (
+    OLDEST,
+    is_certificate,
+    lines,
+    names,
+    read,
+    refuse_options,
+    site,
+    warn_of_names,
+)
 
 machine = ready(host)
 settings = Caddy.of(host)
@@ -28,6 +37,7 @@ if machine["foreign_caddyfile"]:
 # Files of this machine: what cannot be read is said before anything changes.
 sites = [site(host, app, settings) for app in apps]
 options = lines(host, "caddy_snippet", settings.snippet)
+refuse_options(host, options)
 root = settings.acme_ca_root and read(host, "caddy_acme_ca_root", settings.acme_ca_root)
 if root and not is_certificate(root):
     raise DeployError(

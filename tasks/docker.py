@@ -38,14 +38,15 @@ if runtimes := runtime_paths(settings.daemon):
     for path in runtimes:
         if path not in there or not int(there[path]["mode"], 8) & 0o100:
             raise DeployError(
-                f"{host.name}: docker_daemon: runtimes: {path} on the host is no program: install it"
+                f"{host.name}: docker_daemon: runtimes: {path} on the host is no program: "
+                "install it first"
             )
-if (profile := settings.daemon.get("seccomp-profile", "builtin")) != "builtin":
-    if not is_json("\n".join(host.get_fact(FileContents, path=profile) or [])):
-        raise DeployError(
-            f"{host.name}: docker_daemon: seccomp-profile: {profile} on the host is not there, or no "
-            "profile (JSON): put one there, or leave the key out"
-        )
+profile = settings.daemon.get("seccomp-profile", "builtin")
+if profile != "builtin" and not is_json(host.get_fact(FileContents, path=profile)):
+    raise DeployError(
+        f"{host.name}: docker_daemon: seccomp-profile: {profile} on the host is not there, or no "
+        "profile (JSON): put one there, or leave the key out"
+    )
 
 present = "\n".join(host.get_fact(FileContents, path=daemon_json) or [])
 if present and "managed-by=terrafirma" not in present:

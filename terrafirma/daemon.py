@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from ipaddress import IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Literal
@@ -378,9 +378,9 @@ def runtime_paths(daemon: Mapping[str, Any]) -> list[str]:
     return [one["path"] for one in daemon.get("runtimes", {}).values() if "path" in one]
 
 
-def is_json(text: str) -> bool:
+def is_json(lines: Sequence[str] | None) -> bool:
+    """Whether a file on the host has an object in it."""
     try:
-        json.loads(text)
+        return isinstance(json.loads("\n".join(lines or [])), dict)
     except ValueError:
         return False
-    return True

@@ -90,6 +90,39 @@ def lines(host: Host, key: str, name: str) -> dict[str, str] | None:
     return {"file": name, "text": read(host, key, name).rstrip("\n")}
 
 
+# Global options that would undo what releases and sites rest on: why, and what to do instead.
+_OPTIONS = {
+    "admin": "releases ask Caddy there what is under way, and a reload goes there: it is "
+    "localhost:2019",
+    "acme_ca": "set caddy_acme_ca",
+    "acme_ca_root": "set caddy_acme_ca_root",
+    "auto_https": "sites are HTTPS alone, and browsers are told so; give a site that has no "
+    "certificate `tls` in app_snippet",
+    "default_bind": "releases ask for the sites at 127.0.0.1; with `bind` in app_snippet, a site "
+    "listens at an address of its own too",
+    "email": "set caddy_email",
+    "http_port": "clients and the authority for certificates come to port 80",
+    "https_port": "clients come to port 443",
+    "local_certs": "it would take away the certificates that browsers trust; names that no public "
+    "authority signs have one of Caddy's own already",
+    "persist_config": "Caddy starts with the Caddyfile, so that a boot serves what a run has said",
+    "skip_install_trust": "it is set",
+    "storage": "certificates are looked for, and backed up, in /var/lib/caddy",
+}
+
+
+def refuse_options(host: Host, options: dict[str, str] | None) -> None:
+    """Raise DeployError where the global options of a snippet would undo the design."""
+    depth = 0
+    for line in (options or {}).get("text", "").splitlines():
+        words = line.split("#")[0].split()
+        if words and not depth and words[0] in _OPTIONS:
+            raise DeployError(
+                f"{host.name}: caddy_snippet: {words[0]} cannot be set: {_OPTIONS[words[0]]}"
+            )
+        depth += words.count("{") - words.count("}")
+
+
 def read(host: Host, key: str, name: str) -> str:
     """The text of a file on this machine; raises DeployError where there is none."""
     try:

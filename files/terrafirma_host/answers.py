@@ -16,7 +16,7 @@ import ssl
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -75,7 +75,7 @@ def replicas(app: Application, serving: Serving) -> list[Container]:
     """Those that should answer; one that is paused looks to Docker as if somebody wanted that."""
     return [
         one for one in engine.containers(app.project(serving.slot), app.service)
-        if one.state in ("running", "paused") and one.port
+        if one.state in ("running", "paused")
     ]  # fmt: skip
 
 
@@ -84,37 +84,44 @@ def replicas(app: Application, serving: Serving) -> list[Container]:
 
 def _replicas(app: Application, there: Sequence[Container]) -> tuple[list[str], list[str]]:
     """Those that others are to replace, and what others would not be better at."""
-    frozen = [one for one in there if one.state == "paused"]
-    runs = {one.port: one for one in there if one not in frozen}
-    # One that has just been started may take as long as at a release.
-    begun = max((one.started for one in runs.values()), default=0) - time.time()
-    deadline = time.monotonic() + max(PATIENCE, begun + app.start_seconds)
-    good: set[int] = set()
-    while True:
-        answers = health.ask_all(app, runs.keys() - good)
-        good |= {one.port for one in answers if one.good}
-        bad = [one for one in answers if not one.good]
-        if not bad or time.monotonic() > deadline:
-            break
-        time.sleep(AGAIN)
-    mute = {one.name for one in runs.values() if not resolves(app, one)}
-    gone = [f"{one.name} is paused" for one in frozen]
-    gone += [f"{name} does not resolve names (127.0.0.11)" for name in sorted(mute)]
-    if not bad:
-        return gone, []
-    words = {one.port: health.words(app, one, runs[one.port].pid) for one in bad}
-    lines = [f"{runs[port].name} on port {port}: {text}" for port, text in words.items()]
-    if len(bad) == len(there) and all(one.status for one in bad):
-        return [], [f"no replica of {app.name} is healthy ({lines[0]})"]
-    if len(bad) == len(there) and all(answers_inside(app, runs[one.port]) for one in bad):
-        return [], [
-            f"the ports of {app.name} do not lead to its replicas, which answer in their own "
-            f"network (127.0.0.1:{bad[0].port}): {' and '.join(suspects()) or MAKE_ANEW}"
-        ]
+    gone = [f"{one.name} is paused" for one in there if one.state == "paused"]
+    gone += [f"{one.name} is in no network" for one in there if one.pid and not one.port]
+    runs = {one.port: one for one in there if one.state == "running" and one.port}
+    answers = _asked(app, runs)
+    mute = [one.name for one in runs.values() if not resolves(app, one)]
+    gone += [f"{name} does not reach Docker's resolver (127.0.0.11)" for name in mute]
+    bad = [one for one in answers if not one.good]
+    lines = [f"{runs[one.port].name}: {health.words(app, one, runs[one.port].pid)}" for one in bad]
+    if bad and len(bad) == len(there):
+        if all(one.status for one in bad):
+            return [], [f"no replica is healthy ({lines[0]})"]
+        if all(answers_inside(app, runs[one.port]) for one in bad):
+            return [], [
+                "no port of the host leads to a replica, and they answer in their own network "
+                f"(127.0.0.1:{bad[0].port}): {' and '.join(suspects()) or MAKE_ANEW}"
+            ]
     return [*gone, *lines], []
 
 
-MAKE_ANEW = "tasks/docker.py makes the rules of the kernel anew, `terrafirma restart` the replicas"
+def _asked(app: Application, runs: Mapping[int, Container]) -> list[health.Answer]:
+    """The last answer of each."""
+    # One that has just been started may take as long as at a release.
+    begun = max((one.started for one in runs.values() if one.health != "healthy"), default=0)
+    patience = max(PATIENCE, begun + app.start_seconds - time.time())
+    deadline = time.monotonic() + patience
+    last: dict[int, health.Answer] = {}
+    while True:
+        waiting = [port for port in runs if port not in last or not last[port].good]
+        last |= {one.port: one for one in health.ask_all(app, waiting)}
+        if all(one.good for one in last.values()) or time.monotonic() > deadline:
+            return list(last.values())
+        time.sleep(AGAIN)
+
+
+MAKE_ANEW = (
+    "run tasks/docker.py, which makes the kernel's rules anew; if it was not that, restart the "
+    "replicas with `terrafirma restart`"
+)
 
 
 def answers_inside(app: Application, one: Container) -> bool:
@@ -197,7 +204,7 @@ def _ask(app: Application) -> int:
 
 def way_out(there: Sequence[Container]) -> list[str]:
     """What keeps containers from the world, if the host itself reaches it."""
-    one = next((one for one in there if one.state == "running" and one.pid), None)
+    one = next((one for one in there if one.state == "running" and one.port), None)
     place = reached(places()) if one else None
     if not one or not place:
         return []

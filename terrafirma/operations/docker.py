@@ -21,6 +21,11 @@ from terrafirma.reach import Reach, judge
 # Of what is wrong, so much is said: a flushed table is a fault of every port.
 SHOWN = 3
 
+_NOT_ANEW = (
+    "the engine's start did not make that anew: take away what is in its way (rules of your own "
+    "belong into the chain DOCKER-USER)"
+)
+
 
 @operation
 def connect(
@@ -45,7 +50,9 @@ def connect(
         # A container that came or went between two of the questions is no fault.
         before, (state, found) = found, wrong()
         found["lost"] = [one for one in found["lost"] if one in before["lost"]]
-    for words in [*found["settings"], *found["lost"]][:SHOWN]:
+    # A plan shows no failure to come.
+    planned_failure = [] if host.state.is_executing else found["blocked"]
+    for words in [*found["settings"], *found["lost"], *planned_failure][:SHOWN]:
         host.log_styled(f"To be put right: {words}", fg="yellow")
     if found["settings"]:
         said_by = ", ".join(state["said_by"])
@@ -62,7 +69,8 @@ def connect(
     left = [*found["blocked"], *found["lost"], *found["settings"]]
     if left:
         more = f"; and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
-        yield failure(f"containers are not connected: {'; '.join(left[:SHOWN])}{more}")
+        hint = f"; {_NOT_ANEW}" if found["lost"] else ""
+        yield failure(f"containers are not connected: {'; '.join(left[:SHOWN])}{more}{hint}")
     elif not state["missing"]:
         host.noop(f"{', '.join(networks) or 'no network'}: there, and connected")
 

@@ -37,7 +37,9 @@ def release(
         )
     if known["trouble"] and not planned:
         host.log(f"{app}: whether it is current is not known: {known['trouble'].splitlines()[0]}")
-    for words in [*known["silent"], *known["notes"]]:
+    # A plan shows no failure to come.
+    planned_failure = [] if host.state.is_executing else known["troubles"]
+    for words in [*known["silent"], *planned_failure, *known["notes"]]:
         host.log_styled(f"{app}: {words}", fg="yellow")
     if not known["current"] or planned:
         # What serves in the place of one that was taken back has the settings and secrets of now.
