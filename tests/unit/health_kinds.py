@@ -35,7 +35,7 @@ def status(line: str, *headers: str, body: str = "") -> bytes:
 def later(seconds: float, *parts: bytes) -> Sends:
     """Each part so long after the one before."""
 
-    def send(connection: socket.socket, _: bytes) -> None:
+    def send(connection: socket.socket, request: bytes) -> None:
         for part in parts:
             time.sleep(seconds)
             connection.sendall(part)
@@ -62,7 +62,7 @@ def reset(connection: socket.socket, _: bytes) -> None:
     connection.close()
 
 
-def endless(connection: socket.socket, _: bytes) -> None:
+def endless(connection: socket.socket, request: bytes) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
     for _ in range(100):
         connection.sendall(b"more ")
