@@ -55,6 +55,7 @@ class Watch:
             self._ask()
             waiting = [one for one in there if self._waits(one)]
             if not waiting and all(one.good for one in self.answers.values()):
+                self.restarts = {one.id: one.restarts for one in there}
                 return
             late = time.monotonic() > deadline
             self._refuse_answers(there, late=late)
@@ -69,7 +70,7 @@ class Watch:
         there = self.look()
         self._refuse_dead(there)
         for one in there:
-            if self._waits(one):
+            if self._waits(one) or self._again(one):
                 self._refuse(one, "does not stay up")
 
     def refuse_awaited(self) -> None:

@@ -48,9 +48,8 @@ def one(
     health: str = "", policy: str = "unless-stopped", memory: bool = False, port: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """A container that began so many seconds ago."""
-    began = datetime.fromtimestamp(time.time() - ran, UTC)
     answer = inspected(f"api-blue-{service}-1", Status=state, ExitCode=code, OOMKilled=memory)
-    answer["State"]["StartedAt"] = f"{began:%Y-%m-%dT%H:%M:%S}.123456789Z"
+    answer["State"]["StartedAt"] = ran
     answer["State"]["Health"] = health and {
         "Status": health, "Log": [{"Output": "\x1b[31mno\x1b[0m connection\n"}],
     }  # fmt: skip
@@ -63,6 +62,13 @@ def one(
         "Ports": {"9/udp": None, "8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(port)}]}
     }
     return answer
+
+
+def begun(container: dict[str, Any]) -> dict[str, Any]:
+    """It began so many seconds before now."""
+    began = datetime.fromtimestamp(time.time() - container["State"]["StartedAt"], UTC)
+    started = {"StartedAt": f"{began:%Y-%m-%dT%H:%M:%S}.123456789Z"}
+    return container | {"State": container["State"] | started}
 
 
 Looks = Callable[..., Watch]
@@ -80,7 +86,7 @@ def watch(
 
     def make(*looks: list[dict[str, Any]], port: int = 0, **but: Any) -> Watch:
         for number, look in enumerate(looks, 1):
-            (roots / "looks" / str(number)).write_text(json.dumps(look))
+            (roots / "looks" / str(number)).write_text(json.dumps([begun(one) for one in look]))
         data: dict[str, Any] = {"replicas": 1 if port else 0, "slots": {"blue": port, "green": 1}}
         data |= {"start_seconds": 2}
         made = records(app, "0123456789ab")
@@ -93,7 +99,7 @@ def watch(
     "good",
     [
         [one("worker")],
-        [one("worker"), one("worker", restarts=7)],
+        [one("worker"), one("api", restarts=7)],
         [one("checked", ran=0.1, health="healthy")],
         [one("seed", "exited", ran=0.5, policy="no")],
         [one("tries", "exited", ran=0.5, restarts=2, policy="on-failure")],
