@@ -71,7 +71,7 @@ PATTERNS = {
     r"^[a-z0-9][a-z0-9+.-]+$": "package name",
     r"^[a-z0-9][a-z0-9_.-]*$": "a-z, 0-9, `_`, `.` and `-`, first a letter or digit",
     r"^[1-9][0-9]*[kmg]$": "number and `k`, `m` or `g`",
-    r"^/[A-Za-z0-9/_.-]*$": "path that starts with `/`",
+    r"^/([A-Za-z0-9_.-][A-Za-z0-9/_.-]*)?$": "path that starts with one `/`",
     r"^$|^[^\s@{}\"]+@[^\s@{}\"]+$": "e-mail address, or empty",
     r"^$|^https://[^\s{}\"]+$": "`https://` URL, or empty",
     r"^$|^ssh://[^\s@]+@[^\s/@]+/\S+$": "`ssh://` URL with a user and a path, or empty",

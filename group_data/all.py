@@ -169,7 +169,7 @@ app_cpus = 0
 app_port = 8000
 # Port on which it listens in its container.
 app_container_port = 8000
-# Path that answers 200 when a replica can serve …
+# Path that answers a GET with 2xx, and no redirect, when a replica can serve …
 app_health_path = "/healthz"
 # … and the one that is asked through Caddy before a release counts; empty: the same.
 app_smoke_path = ""

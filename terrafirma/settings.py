@@ -779,8 +779,8 @@ class Application(Model):
     """First of its loopback ports: 64 for each of its two slots, one for each replica."""
     container_port: Port = 8000
     """Port on which it listens in its container."""
-    health_path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_.-]*$")] = "/healthz"
-    """Path that answers 200 when a replica can serve."""
+    health_path: Annotated[str, Field(pattern=r"^/([A-Za-z0-9_.-][A-Za-z0-9/_.-]*)?$")] = "/healthz"
+    """Path that answers a GET with 2xx, and no redirect, when a replica can serve."""
     smoke_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9/_.-]*)?$")] = ""
     """Path that is asked through Caddy before a release counts; empty: `health_path`."""
     user: Annotated[str, Field(pattern=r"^([a-z_][a-z0-9_-]{0,31})?$")] = "prod"

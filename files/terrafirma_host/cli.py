@@ -13,15 +13,18 @@ import argparse
 import json
 import os
 import re
+import secrets
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from terrafirma_host import engine, proxy, release
 from terrafirma_host.engine import Compose
 from terrafirma_host.lease import Busy, describe
-from terrafirma_host.shell import Failed, say
+from terrafirma_host.shell import Failed, plain, plain_lines, say, write
 from terrafirma_host.spec import (
     RUNTIME,
     Application,
@@ -33,6 +36,8 @@ from terrafirma_host.spec import (
 
 PROGRAM = "/usr/local/bin/terrafirma"
 UNIT = "TERRAFIRMA_UNIT"
+# By which whoever waits for a unit knows that what it reports of its end is of this one.
+TOKEN = "TERRAFIRMA_TOKEN"
 
 # What a file of ours brings about that somebody has changed.
 DAMAGED = (AttributeError, LookupError, TypeError)
@@ -89,14 +94,23 @@ def main(words: Sequence[str] | None = None) -> int:
         print("terrafirma: run it as root (sudo)", file=sys.stderr)
         return 1
     os.umask(0o077)
+    status = 0
     try:
         _run(arguments)
     except (*release.BROKEN, *DAMAGED) as error:
-        print(f"terrafirma: {error}", file=sys.stderr, flush=True)
-        return 1
+        print(f"terrafirma: {plain(str(error))}", file=sys.stderr, flush=True)
+        status = 1
     except KeyboardInterrupt:
-        return 130
-    return 0
+        status = 130
+    if os.environ.get(UNIT) and arguments.command != "recover":
+        # One that is stopped, or killed, does not get as far.
+        write(_end(arguments.name), f"{os.environ.get(TOKEN)} {status}\n", 0o600)
+    return status
+
+
+def _end(name: str) -> Path:
+    """Where a unit says that it has come to its end, and with what exit code."""
+    return RUNTIME / f"{name}.end"
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -201,9 +215,9 @@ def _become_unit(app: Application, words: Sequence[str]) -> NoReturn:
     state = RUNTIME / f"{app.name}.json"
     if state.exists() and engine.unit_runs(unit):
         raise Failed(f"another release of {app.name} is going on: {describe(app)}")
+    token = secrets.token_hex(8)
     sys.stdout.flush()
-    os.execvp(
-        "systemd-run",
+    waited = subprocess.run(
         [
             "systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={unit}",
             f"--description=Release of {app.name}",
@@ -215,9 +229,27 @@ def _become_unit(app: Application, words: Sequence[str]) -> NoReturn:
             "--property=RuntimeDirectoryMode=0700",
             f"--property=TimeoutStopSec={app.drain_seconds + app.stop_seconds + 600}",
             f"--setenv={UNIT}={unit}", f"--setenv=TERRAFIRMA_BY={_who('')}",
+            f"--setenv={TOKEN}={token}",
             PROGRAM, *words,
         ],
+        check=False,
     )  # fmt: skip
+    # Not by its exit code: for systemd one that was stopped has ended well.
+    try:
+        told, status = _end(app.name).read_text().split()
+    except (FileNotFoundError, ValueError):
+        told, status = "", ""
+    if told == token:
+        raise SystemExit(int(status))
+    if engine.unit_runs(unit):
+        raise Failed(f"nobody waits for the release of {app.name} any more, and it goes on: "
+                     f"`terrafirma releases {app.name}` will show it")  # fmt: skip
+    serving = Serving.load(app)
+    raise Failed(
+        f"what was asked for {app.name} was stopped before its end (systemd-run: exit "
+        f"{waited.returncode}); {serving.release if serving else 'nothing'} serves: "
+        f"`journalctl -u {unit}`"
+    )
 
 
 def _who(by: str) -> str:
@@ -292,12 +324,19 @@ def forced(allowed: Sequence[str], asked: str) -> list[str]:
 def _logs(app: Application, arguments: argparse.Namespace) -> NoReturn:
     serving, _ = release.serves(app)
     words = ["docker", "compose", "--project-name", app.project(serving.slot), "logs"]
-    words += ["--tail", str(arguments.lines)]
+    words += ["--no-color", "--tail", str(arguments.lines)]
     words += ["--follow"] if arguments.follow else []
     words += ["--timestamps"] if arguments.timestamps else []
-    words += [] if sys.stdout.isatty() else ["--no-color"]
-    sys.stdout.flush()
-    os.execvp("docker", words)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout
+        try:
+            for line in plain_lines(process.stdout):
+                print(line, flush=True)
+        except BrokenPipeError:
+            # Whoever listened has heard enough.
+            process.kill()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(process.returncode)
 
 
 def _container(app: Application, words: Sequence[str]) -> NoReturn:
@@ -323,7 +362,7 @@ def _show_releases(name: str | None, *, as_json: bool) -> None:
     for answer in answers:
         serving = answer["serving"] or "no release"
         page = ", under maintenance" if answer["maintenance"] else ""
-        print(f"{answer['application']}: {answer['replicas']} replicas of {serving}{page}")
+        say(f"{answer['application']}: {answer['replicas']} replicas of {serving}{page}")
         shown = set()
         for line in answer["history"]:
             one, revision = line["release"], (line["revision"] or "-")[:12]
@@ -337,7 +376,7 @@ def _show_releases(name: str | None, *, as_json: bool) -> None:
                 if marked and one not in shown
             ]
             shown.add(one)
-            print(
+            say(
                 f"  {line['at'][:19]}  {line['action']:8}  {one}  {revision:12}  {line['by']:24}  "
                 + ", ".join(marks)
             )

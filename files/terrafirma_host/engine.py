@@ -18,12 +18,22 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from terrafirma_host import layers
-from terrafirma_host.shell import Failed, last, run, say, succeeds, write
+from terrafirma_host.shell import Failed, ends, last, run, say, succeeds, write
 from terrafirma_host.spec import RUNTIME, Application, Release
 
 # How long an engine may take for what it does at once, and for what has to be fetched or built.
 PROMPT = 120
 PATIENT = 3600
+
+# What `up` may take by itself, beside the time that services wait for one another.
+CREATING = 30
+
+# Of what a container says, to see how it begins.
+FIRST = 64 * 1024
+
+# Docker waits longer and longer before it starts a container again, until one has run so long: one
+# that ends sooner ends again and again.
+STRETCH = 10
 
 # In the directory of an application: a line for each image that a registry gave us.
 FETCHED = "fetched"
@@ -156,12 +166,25 @@ class Container:
     state: str  # "running", "exited", "restarting" …
     health: str  # "healthy", "starting", "unhealthy" or ""
     restarts: int
-    done: bool  # it was to run once, and has, with success
+    done: bool  # it may end, and has, with success
     hosts: str  # path of its /etc/hosts
     mounts: tuple[str, ...]  # of the host
+    code: int = 0  # with which it ended
+    memory: bool = False  # it was ended for want of memory
+    retried: bool = False  # started again where it fails, and only then
     started: float = 0  # when it last began, in seconds of the epoch
     pid: int = 0
     port: int = 0  # of the host, that leads to it
+
+    @property
+    def lasts(self) -> bool:
+        """It has run for a stretch in which one that ends again and again would have ended."""
+        return self.state == "running" and time.time() - self.started >= STRETCH
+
+    @property
+    def up(self) -> bool:
+        """It runs, and has not just been started again."""
+        return self.state == "running" and (not self.restarts or self.lasts)
 
 
 def containers(project: str, service: str = "") -> list[Container]:
@@ -181,7 +204,8 @@ def containers(project: str, service: str = "") -> list[Container]:
 
 
 def _container(one: Mapping[str, Any]) -> Container:
-    labels = one["Config"]["Labels"]
+    labels, state = one["Config"]["Labels"], one["State"]
+    policy = one.get("HostConfig", {}).get("RestartPolicy", {}).get("Name", "")
     published = one.get("NetworkSettings", {}).get("Ports") or {}
     ports = [int(two["HostPort"]) for both in published.values() for two in both or ()]
     return Container(
@@ -189,16 +213,19 @@ def _container(one: Mapping[str, Any]) -> Container:
         name=one["Name"].lstrip("/"),
         service=labels.get("com.docker.compose.service", ""),
         release=labels.get("terrafirma.release", ""),
-        state=one["State"]["Status"],
-        health=(one["State"].get("Health") or {}).get("Status", ""),
+        state=state["Status"],
+        health=(state.get("Health") or {}).get("Status", ""),
         restarts=one["RestartCount"],
-        done=one["State"]["Status"] == "exited"
-        and one["State"].get("ExitCode") == 0
-        and one.get("HostConfig", {}).get("RestartPolicy", {}).get("Name") in ("no", ""),
+        done=state["Status"] == "exited"
+        and state.get("ExitCode") == 0
+        and policy in ("no", "", "on-failure"),
         hosts=one["HostsPath"],
         mounts=tuple(mount.get("Source", "") for mount in one.get("Mounts", [])),
-        started=_time(one["State"].get("StartedAt", "")),
-        pid=one["State"].get("Pid", 0),
+        code=state.get("ExitCode", 0),
+        memory=state.get("OOMKilled", False),
+        retried=policy == "on-failure",
+        started=_time(state.get("StartedAt", "")),
+        pid=state.get("Pid", 0),
         port=ports[0] if ports else 0,
     )
 
@@ -243,14 +270,24 @@ def unit_runs(unit: str) -> bool:
     return state.strip() in ("active", "activating", "deactivating")
 
 
-def logs(container: str, lines: int = 20) -> str:
-    """The last words of a container, whichever way it said them."""
-    result = subprocess.run(
-        ["docker", "logs", "--tail", str(lines), container],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        timeout=PROMPT, check=False,
-    )  # fmt: skip
-    return result.stdout
+def logs(container: Container) -> str:
+    """The first and the last words of a container since it last began, by either stream."""
+    words = ["docker", "logs"]
+    words += ["--since", str(int(container.started))] if container.started > 0 else []
+    with subprocess.Popen(
+        [*words, container.id], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout
+        # It may have said gigabytes.
+        said = process.stdout.read(FIRST)
+        process.kill()
+    if len(said) == FIRST:
+        result = subprocess.run(
+            [*words, "--tail", "20", container.id],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PROMPT, check=False,
+        )  # fmt: skip
+        said += b"\n" + result.stdout
+    return ends(said.decode(errors="replace")) or "(none)"
 
 
 def make_networks(app: Application, project: layers.Project, slot: str) -> None:
@@ -279,18 +316,24 @@ def start_state(compose: Compose, project: layers.Project) -> None:
     app = compose.app
     if not app.stateful:
         return
-    layer = compose.layer("state", layers.state_layer(app, project))
-    compose.fetch(app.project("state"), layer, "up", "--detach", "--no-recreate")
+    there = {one.service for one in containers(app.project("state")) if one.up or one.done}
+    if not there >= {*app.stateful}:
+        layer = compose.layer("state", layers.state_layer(app, project))
+        # To fetch and to build may take long; to wait for one another may not.
+        compose.fetch(app.project("state"), layer, "up", "--no-start", "--no-recreate")
+        compose.run(app.project("state"), layer, "up", "--detach", "--no-recreate",
+                    timeout=app.start_seconds + CREATING)  # fmt: skip
     # Compose's own `--wait` fails where a file takes away an image's health check.
     deadline = time.monotonic() + app.start_seconds
     while waiting := [
         one for one in containers(app.project("state"))
-        if not one.done and (one.state != "running" or one.health not in ("", "healthy"))
+        if not one.done and not (one.health == "healthy" or (not one.health and one.lasts))
     ]:  # fmt: skip
-        if time.monotonic() > deadline:
-            words = last(logs(waiting[0].id), 20) or "(none)"
-            raise Failed(f"{waiting[0].name} is not healthy within {app.start_seconds} s; its "
-                         f"last words:\n{words}")  # fmt: skip
+        one = waiting[0]
+        # One that runs and has no health check needs a little time to show that it goes on to.
+        if time.monotonic() > deadline and not (one.up and not one.health):
+            raise Failed(f"{one.name} is not healthy within {app.start_seconds} s; its "
+                         f"last words:\n{logs(one)}")  # fmt: skip
         time.sleep(0.2)
 
 

@@ -257,13 +257,15 @@ def _redirect(app: Application, answer: Answer) -> str:
     what = f"it answers {answer.status}"
     if not answer.location:
         return f"{what} to {app.health_path}: its health path has to answer 2xx"
-    there = urljoin(here, answer.location)
-    what += f" to {there}" if len(there) < 200 else f" to {there[:200]}…"
     try:
+        there = urljoin(here, answer.location)
         parts = urlsplit(there)
     except ValueError:
+        there, parts = answer.location, urlsplit("")
+    what += f" to {there[:200]}"
+    if not parts.hostname:
         return f"{what}: its health path has to answer 2xx without a redirect"
-    if (parts.hostname or "") != app.domain:
+    if parts.hostname != app.domain:
         return (f"{what}, another host: let it answer its health path under the name that it was "
                 f"asked with (Host: {app.domain})")  # fmt: skip
     if parts.path == app.health_path and not parts.query:

@@ -49,11 +49,48 @@ def slot_services(app: Application, project: Project) -> list[str]:
 
 def once(app: Application, project: Project) -> set[str]:
     """The services of a slot that end by themselves when they have done what they are for."""
+    return ending(app, project).intersection(slot_services(app, project))
+
+
+def ending(app: Application, project: Project) -> set[str]:
+    """
+    The services that may end, in whatever way the files say it.
+
+    Others wait for their end, or nothing starts them again after it. Never what serves: what is
+    stateful, or awaited as healthy, does, too.
+    """
+    serving = {app.service, *app.stateful, *awaited(project, "service_healthy")}
+    named = {name for name, one in project["services"].items() if policy(one)} - serving
+    return (named | awaited(project, "service_completed_successfully")) - {app.service}
+
+
+def awaited(project: Project, condition: str) -> set[str]:
+    """The services for which others wait so."""
     return {
         name
-        for name in slot_services(app, project)
-        if project["services"][name].get("restart") == "no" and name != app.service
+        for service in project["services"].values()
+        for name, how in (service.get("depends_on") or {}).items()
+        if how.get("condition") == condition
     }
+
+
+def policy(service: Mapping[str, Any]) -> str:
+    """The restart policy of a service that may end, "no" or "on-failure"; "" for any other."""
+    own = (service.get("deploy") or {}).get("restart_policy")
+    # Compose goes by this one, where there is one.
+    name = str(own.get("condition") if own else service.get("restart"))
+    name = {"none": "no"}.get(name, name).partition(":")[0]
+    return name if name in ("no", "on-failure") else ""
+
+
+def mended(app: Application, project: Project) -> list[str]:
+    """What is laid over the restart policies of the files that would let what serves die, said."""
+    ends = ending(app, project)
+    return [
+        f"{name} serves: its restart policy is unless-stopped here, not {policy(service)}"
+        for name, service in project["services"].items()
+        if policy(service) and name not in ends and not service.get("profiles")
+    ]
 
 
 def lasting(app: Application, project: Project) -> list[str]:
@@ -96,12 +133,13 @@ def slot_layer(
     """The layer for one of the two slots; with `slot` empty, what any slot's has in common."""
     running = slot_services(app, project)
     once = [name for name in app.migrate if migrates_by_service(app, project)]
+    ends = ending(app, project)
     lines = ["services:"]
     for name, service in project["services"].items():
         if name not in (*running, *once):
             lines.append(f"  {_text(name)}: {GONE}")
             continue
-        layer = _common(app, service, slot, release) | {
+        layer = _common(app, service, slot, release, name in ends) | {
             "image": f"{_text(images.get(name, service.get('image', '')))}",
             "build": GONE,
             "environment": _text(_environment(app, release)),
@@ -120,7 +158,11 @@ def slot_layer(
         if name in once:
             # Not started by `up`, but there for `run`.
             layer |= {"profiles": '!override ["terrafirma-once"]', "restart": '"no"'}
-        layer["deploy"] = _text(_deploy(app, replicas if name == app.service else None))
+        deploy = _text(_deploy(app, replicas if name == app.service else None))
+        if more := layer.get("deploy"):
+            # The policy there would be the one that counts.
+            deploy = f"{deploy[:-1]}{', ' if len(deploy) > 2 else ''}{more[1:]}"
+        layer["deploy"] = deploy
         lines.append(f"  {_text(name)}:")
         lines += [f"    {key}: {value}" for key, value in layer.items() if value is not None]
     lines += _networks(app, project, slot)
@@ -134,12 +176,13 @@ def slot_layer(
 
 def state_layer(app: Application, project: Project) -> str:
     """The layer for the services that no release recreates."""
+    ends = ending(app, project)
     lines = ["services:"]
     for name, service in project["services"].items():
         if name not in app.stateful:
             lines.append(f"  {_text(name)}: {GONE}")
             continue
-        layer = _common(app, service, "state", "") | {
+        layer = _common(app, service, "state", "", name in ends) | {
             "ports": "!reset []",
             "depends_on": _dependencies(service, {*app.stateful} - {name}),
         }
@@ -150,16 +193,21 @@ def state_layer(app: Application, project: Project) -> str:
 
 
 def _common(
-    app: Application, service: Mapping[str, Any], slot: str, release: str
-) -> dict[str, str | None]:
+    app: Application, service: Mapping[str, Any], slot: str, release: str, ends: bool
+) -> dict[str, str]:
     labels = {"terrafirma.app": app.name, "terrafirma.slot": slot}
     if release:
         labels["terrafirma.release"] = release
+    restart = {}
+    # One that may end, and says so itself, is left as it is.
+    if not (ends and policy(service)):
+        restart["restart"] = '"no"' if ends else '"unless-stopped"'
+        if (service.get("deploy") or {}).get("restart_policy"):
+            restart["deploy"] = f'{{"restart_policy": {GONE}}}'
     return {
         "container_name": GONE,
         "labels": _text(labels),
-        # One that is to run once says so itself.
-        "restart": None if service.get("restart") == "no" else '"unless-stopped"',
+        **restart,
         # PostgreSQL listens on docker0's address, which this name stands for in every network.
         "extra_hosts": '["host.docker.internal:host-gateway"]',
         "security_opt": '["no-new-privileges:true"]',

@@ -24,9 +24,14 @@ class Busy(Failed):
     """Somebody else has the lease."""
 
 
+# What ends a program that does not know better: `systemctl stop`, a terminal that goes, Ctrl-C.
+ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
 class Lease:
     def __init__(self, app: Application, holder: str, what: str, seconds: int) -> None:
         self.seconds = seconds
+        self.over = ""
         self.state = RUNTIME / f"{app.name}.json"
         self.data: dict[str, Any] = {
             "application": app.name, "holder": holder, "what": what, "pid": os.getpid(),
@@ -34,7 +39,9 @@ class Lease:
         }  # fmt: skip
 
     def step(self, name: str) -> None:
-        """Note what is being done now."""
+        """Note what is being done now; raises Expired where it is to be done no more."""
+        if self.over:
+            raise Expired(self.over)
         self.data["step"] = name
         write(self.state, json.dumps(self.data) + "\n")
 
@@ -62,10 +69,17 @@ def lease(app: Application, holder: str, what: str, seconds: int) -> Iterator[Le
         except BlockingIOError:
             raise Busy(f"another release of {app.name} is going on: {describe(app)}") from None
 
-        def expire(*_: object) -> None:
-            step = mine.data.get("step")
-            raise Expired(f"not done within {mine.seconds} s, at the step {step!r}")
+        def expire(number: int, _: object) -> None:
+            what = f"not done within {mine.seconds} s"
+            if number in ENDS:
+                what = f"stopped by {signal.Signals(number).name}"
+                # Once: what is done now is to leave all as it was.
+                for one in ENDS:
+                    signal.signal(one, signal.SIG_IGN)
+            mine.over = f"{what}, at the step {mine.data.get('step')!r}"
+            raise Expired(mine.over)
 
+        before = {one: signal.signal(one, expire) for one in ENDS}
         signal.signal(signal.SIGALRM, expire)
         signal.alarm(seconds)
         # What is said from now on; of the last one only, so that it does not grow. A recovery
@@ -84,6 +98,8 @@ def lease(app: Application, holder: str, what: str, seconds: int) -> Iterator[Le
             raise
         finally:
             signal.alarm(0)
+            for one, how in before.items():
+                signal.signal(one, how)
             LOG.remove(log)
             mine.state.unlink(missing_ok=True)
 

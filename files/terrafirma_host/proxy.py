@@ -230,19 +230,20 @@ class _Local(http.client.HTTPSConnection):
         self.sock = context.wrap_socket(self.sock, server_hostname=self.host)
 
 
-def smoke(app: Application, seconds: float = 0) -> None:
-    """
-    The application answers under its public name, and goes on to for so long.
-
-    Raises Failed where it does not.
-    """
+def watch(app: Application, seconds: float) -> None:
+    """It goes on to answer for so long."""
     until = time.monotonic() + seconds
-    while _answers(app) and time.monotonic() < until:
+    while time.monotonic() < until:
         time.sleep(0.5)
+        smoke(app)
 
 
-def _answers(app: Application) -> bool:
-    """Whether it was asked; raises Failed where that was no good."""
+def smoke(app: Application) -> bool:
+    """
+    The application answers under its public name; raises Failed where it does not.
+
+    Returns whether it was asked.
+    """
     if not runs():
         say("warning: Caddy does not run: the page is not asked for")
         return False
@@ -282,8 +283,8 @@ def _ask(domain: str, path: str) -> int:
 
 
 # Caddy takes the replicas of a slot that have just come for absent, until it has asked them again.
-# After a reload it takes all of them for healthy, until its first question is answered. It asks that
-# one while it reads its files, before the reload returns; a replica that hangs has so long.
+# After a reload it takes all of them for healthy, until its first question is answered. It asks
+# that one while it reads its files, before the reload returns; a replica that hangs has so long.
 NOTICED = health.INTERVAL + 0.5
 SETTLED = health.TIMEOUT + 0.5
 

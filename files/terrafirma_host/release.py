@@ -24,10 +24,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from terrafirma_host import answers, engine, health, layers, proxy
+from terrafirma_host import answers, engine, layers, proxy
 from terrafirma_host.engine import Compose
 from terrafirma_host.lease import Lease, lease
-from terrafirma_host.shell import Failed, last, run, say, write
+from terrafirma_host.shell import Expired, Failed, ends, run, say, write
 from terrafirma_host.spec import (
     SECRETS,
     SPECS,
@@ -41,6 +41,7 @@ from terrafirma_host.spec import (
     now,
     tree_digest,
 )
+from terrafirma_host.uptime import Watch
 
 # What can go wrong without our being wrong: each is undone, and said in one line.
 BROKEN = (Failed, OSError, ValueError, subprocess.SubprocessError)
@@ -322,17 +323,17 @@ def whole(app: Application, serving: Serving, project: layers.Project) -> bool:
     """Whether all runs that should, and Caddy sends to it."""
     there = engine.containers(app.project(serving.slot))
     state = {one.service for one in engine.containers(app.project("state"))
-             if one.state == "running"} if app.stateful else set()  # fmt: skip
+             if one.up or one.done} if app.stateful else set()  # fmt: skip
     once, lasting = layers.once(app, project), layers.lasting(app, project)
     judged = [one for one in there if one.service not in once]
     runs = [
         one.service for one in judged
-        if one.release == serving.release and one.state == "running" and one.health != "unhealthy"
+        if one.release == serving.release and one.up and one.health != "unhealthy"
     ]  # fmt: skip
     return (
         sorted(runs) == sorted(one.service for one in judged) == lasting
         # What has done its work may be gone.
-        and all(one.done or one.state == "running" for one in there if one.service in once)
+        and all(one.done or one.up for one in there if one.service in once)
         and state >= set(app.stateful)
         and not engine.containers(app.project(other(app, serving.slot)))
         and serving.ports == app.ports(serving.slot, app.replicas)
@@ -366,8 +367,10 @@ def repair(
     # What runs is left alone, even where Compose would make it otherwise by now.
     start(app, compose, project, made, serving.slot, "--no-recreate")
     held.step("health")
-    await_health(app, made, serving.slot)
-    proxy.expect(app, serving.slot)
+    # As it was asked until now: another path is the next release's.
+    asked = proxy.as_asked(app, serving.slot)
+    await_health(asked, made, serving.slot, project)
+    proxy.expect(asked, serving.slot)
     say(f"release {serving.release} of {app.name} serves with {app.replicas} replicas")
 
 
@@ -427,7 +430,7 @@ def migrate(
     except Failed as error:
         raise Failed(f"the migration failed: {error}") from None
     if said.strip():
-        say(last(said, 20))
+        say(ends(said))
 
 
 def prepare_slot(
@@ -468,48 +471,26 @@ def start(
     *options: str,
 ) -> None:  # fmt: skip
     layer = prepare_slot(app, compose, project, made, slot)
-    compose.run(
-        app.project(slot), layer, "up", "--detach", "--no-build", "--pull", "never",
-        "--remove-orphans", *options, timeout=engine.PATIENT,
-    )  # fmt: skip
+    try:
+        compose.run(
+            app.project(slot), layer, "up", "--detach", "--no-build", "--pull", "never",
+            "--remove-orphans", *options, timeout=app.start_seconds + engine.CREATING,
+        )  # fmt: skip
+    except Expired:
+        raise
+    except Failed:
+        # What others wait for may be to blame, and has words of its own.
+        Watch(app, project, made, slot).refuse_awaited()
+        raise
 
 
-def await_health(app: Application, made: Release, slot: str) -> None:
-    """Every replica says that it can serve; raises Failed with the last words of one that can't."""
-    deadline = time.monotonic() + app.start_seconds
-    ports = set(app.ports(slot, app.replicas))
-    # One that has served for months may have been restarted before.
-    before = {one.id: one.restarts for one in engine.containers(app.project(slot))}
-    while True:
-        there = [one for one in engine.containers(app.project(slot)) if not one.done]
-        dead = [
-            one for one in there
-            if one.state in ("exited", "dead") or one.restarts > before.get(one.id, 0) + 2
-        ]  # fmt: skip
-        waiting = [one for one in there if one.state != "running" or one.health == "starting"]
-        sick = [one for one in there if one.health == "unhealthy"]
-        if not dead and not waiting and not sick:
-            ports = {one.port for one in health.ask_all(app, ports) if not one.good}
-            if not ports:
-                return
-        late = time.monotonic() > deadline
-        if dead or late:
-            _refuse(app, made, dead or sick or waiting or there, sorted(ports), bool(dead))
-        time.sleep(0.2)
-
-
-def _refuse(
-    app: Application, made: Release, guilty: Sequence[engine.Container], ports: Sequence[int],
-    died: bool,
-) -> None:  # fmt: skip
-    one = guilty[0] if guilty else None
-    words = last(engine.logs(one.id), 20) if one else ""
-    what = (
-        f"{one.name} does not stay up" if one and died
-        else f"{one.name if one else 'a replica'} is not healthy within {app.start_seconds} s"
-        + (f" (no success from {app.health_path} on port {ports[0]})" if ports else "")
-    )  # fmt: skip
-    raise Failed(f"release {made.id}: {what}; its last words:\n{words or '(none)'}")
+def await_health(
+    app: Application, made: Release, slot: str, project: layers.Project | None = None
+) -> Watch:
+    """Every container of a slot has shown that it runs, every replica that it can serve."""
+    watch = Watch(app, project or {"services": {}}, made, slot)
+    watch.until_up()
+    return watch
 
 
 def take_over(
@@ -520,20 +501,26 @@ def take_over(
     slot = other(app, serving.slot if serving else "green")
     old = Release.load(app, serving.release) if serving else None
     say(f"starting {app.replicas} replicas of release {made.id} in {slot}")
+    for line in layers.mended(app, project):
+        say(line)
     switched = False
     try:
         held.step("start")
         start(app, compose, project, made, slot)
         held.step("health")
-        await_health(app, made, slot)
-        proxy.expect(app, slot)
-        # Caddy has to have noticed, too.
-        time.sleep(proxy.NOTICED)
+        watch = await_health(app, made, slot, project)
+        reloaded = time.monotonic() if proxy.expect(app, slot) else 0
+        # Caddy has to have noticed, too: it asks again, and is answered.
+        noticed = proxy.NOTICED + watch.slowest
+        time.sleep(noticed)
         held.step("switch")
         switched = True
         proxy.point(app, slot)
         held.step("smoke")
-        proxy.smoke(app)
+        if proxy.smoke(app):
+            # Until Caddy has asked all of them once more; after a reload, until it knows of each.
+            proxy.watch(app, max(noticed, reloaded + proxy.SETTLED - time.monotonic()))
+        watch.still_up()
         held.step("commit")
         made.save(app)
         if action == "rollback" and old and old.code != made.code:
@@ -548,6 +535,8 @@ def take_over(
             raise Failed(f"at the step {step!r}: {error}") from None
     # It serves, whatever goes wrong from here on: the next release, or the boot, tidies up.
     say(f"release {made.id} of {app.name} serves")
+    for line in watch.notes():
+        say(line)
     if action in ("release", "refresh") and serving and serving.release == made.id:
         same = serving.ports == app.ports(serving.slot, app.replicas)
         action = "repair" if same else "scale"

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 # A line that is longer is shown by its two ends, in characters.
 HEAD, TAIL = 400, 100
+READ = 64 * 1024
 
 # What a terminal takes for orders: strings (a title, a link) that end in their line; colours and
 # movements; and the rest of what begins with ESC.
@@ -46,6 +49,15 @@ def _short(line: str) -> str:
     if len(line) <= HEAD + TAIL:
         return line
     return f"{line[:HEAD]} … {line[-TAIL:]} ({len(line)} characters)"
+
+
+def plain_lines(stream: IO[bytes]) -> Iterator[str]:
+    """Each line that comes, as `plain` shows it; of one without an end what begins it."""
+    while begins := stream.readline(READ):
+        rest = begins
+        while len(rest) == READ and not rest.endswith(b"\n"):
+            rest = stream.readline(READ)
+        yield plain(begins.decode(errors="replace").rstrip("\r\n"))
 
 
 def ends(text: str, first: int = 10, last: int = 20) -> str:
@@ -99,27 +111,36 @@ def run(
     """
     words = [str(word) for word in command]
     try:
-        result = subprocess.run(
+        process = subprocess.Popen(
             # There is nobody to ask: its standard input is at its end.
-            words, input=stdin or "", capture_output=True, text=True, timeout=timeout,
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             # Found by our own environment, whatever the command's says.
             executable=shutil.which(words[0]),
             # Whatever a migration prints, it has run.
-            errors="replace",
-            env={**(os.environ if inherit else {}), **(env or {})}, check=False,
+            text=True, errors="replace",
+            env={**(os.environ if inherit else {}), **(env or {})},
+            # What it started itself ends with it: Compose is not the process that we start.
+            process_group=0,
         )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise Failed(f"{named(words)}: not done within {timeout:.0f} s") from None
     except FileNotFoundError:
         raise Failed(f"{words[0]}: there is no such program") from None
-    if result.returncode:
-        said = result.stderr.strip() or result.stdout.strip()
+    with process:
+        try:
+            out, err = process.communicate(stdin or "", timeout)
+        except BaseException as error:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise Failed(f"{named(words)}: not done within {timeout:.0f} s") from None
+            raise
+    if process.returncode:
+        said = err.strip() or out.strip()
         if lines > 5:
             # A build says on the one what failed, and on the other why.
-            said = f"{result.stdout}\n{result.stderr}"
+            said = f"{out}\n{err}"
         said = ends(said, first=lines // 2, last=lines) if lines > 5 else last(said, lines)
-        raise Failed(f"{named(words)}: {said or f'exit {result.returncode}'}")
-    return result.stdout
+        raise Failed(f"{named(words)}: {said or f'exit {process.returncode}'}")
+    return out
 
 
 def succeeds(*command: str | Path) -> bool:

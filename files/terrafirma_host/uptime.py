@@ -1,0 +1,183 @@
+"""
+Managed by Terrafirma. Whether the containers of a release run, and go on to.
+
+One that runs at the moment says little: Docker starts again what has died. So a replica counts when
+it answers; a container with a health check when that is content; one without when it has run for
+longer than one that ends again and again; one that may end, when it has ended with 0.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from terrafirma_host import engine, health, layers
+from terrafirma_host.engine import Container
+from terrafirma_host.shell import Failed, plain
+from terrafirma_host.spec import Application, Release
+
+# One that has been started again more often does not stay up.
+RESTARTS = 2
+
+# An answer that does not depend on the moment, 404 say, is the last word when it has been the same
+# for a sixth of app_start_seconds, and for so long: some frameworks have no routes yet at first.
+SAME = 5
+
+
+@dataclass
+class Watch:
+    """The containers of a slot, as they start: `until_up` first, `still_up` before they count."""
+
+    app: Application
+    project: layers.Project
+    made: Release
+    slot: str
+    restarts: dict[str, int] = field(default_factory=dict)  # before, by container
+    codes: dict[str, int] = field(default_factory=dict)  # with which it last ended
+    answers: dict[int, health.Answer] = field(default_factory=dict)  # the last one, by port
+    since: dict[int, float] = field(default_factory=dict)  # when that one was first given
+
+    @property
+    def slowest(self) -> float:
+        """Seconds that the slowest replica took to answer."""
+        return max((one.seconds for one in self.answers.values()), default=0)
+
+    def until_up(self) -> None:
+        """Raises Failed with what is wrong, and the words of the container that it is about."""
+        deadline = time.monotonic() + self.app.start_seconds
+        # One that has served for months may have been started again before.
+        self.restarts = {one.id: one.restarts for one in self.look()}
+        while True:
+            there = self.look()
+            self._refuse_dead(there)
+            self._ask()
+            waiting = [one for one in there if self._waits(one)]
+            if not waiting and all(one.good for one in self.answers.values()):
+                self.restarts = {one.id: one.restarts for one in there}
+                return
+            late = time.monotonic() > deadline
+            self._refuse_answers(there, late=late)
+            for one in waiting:
+                # Who only has to show that it goes on to run is given the time for that.
+                if late and (one.state != "running" or one.health or self._again(one)):
+                    self._refuse(one, f"is not healthy within {self.app.start_seconds} s")
+            time.sleep(0.2)
+
+    def still_up(self) -> None:
+        """Nothing has ended since; raises Failed otherwise."""
+        there = self.look()
+        self._refuse_dead(there)
+        for one in there:
+            if self._waits(one) or self._again(one):
+                self._refuse(one, "does not stay up")
+
+    def refuse_awaited(self) -> None:
+        """Raises Failed about a container that others wait for in vain, if there is one."""
+        ends = layers.awaited(self.project, "service_completed_successfully")
+        lasts = layers.awaited(self.project, "service_healthy")
+        within = f"within {self.app.start_seconds} s"
+        for one in self.look():
+            if one.done or one.state == "created" or one.service not in ends | lasts:
+                continue
+            if one.service in lasts and one.health != "healthy":
+                self._refuse(one, f"is not healthy {within}")
+            if one.service in ends and one.state == "exited":
+                self._refuse(one, f"failed with code {one.code}")
+            if one.service in ends:
+                self._refuse(one, f"has not done its work {within}, and others wait for that")
+
+    def notes(self) -> list[str]:
+        """What may end, and runs on: somebody may have meant it to last."""
+        ends = layers.once(self.app, self.project)
+        return [
+            f"{one.name} runs on, and may end: to have it started again, and after each boot, "
+            "give it `restart: unless-stopped`"
+            for one in self.look()
+            if one.service in ends and one.state == "running"
+        ]
+
+    def look(self) -> list[Container]:
+        there = engine.containers(self.app.project(self.slot))
+        self.codes |= {one.id: one.code for one in there if one.state in ("restarting", "exited")}
+        return there
+
+    def _again(self, one: Container) -> int:
+        """How often it has been started again."""
+        return one.restarts - self.restarts.get(one.id, 0)
+
+    def _waits(self, one: Container) -> bool:
+        """Whether it has not shown yet that it runs."""
+        if one.done:
+            return False
+        if one.state != "running" or one.health not in ("", "healthy"):
+            return True
+        answers = one.health or one.service == self.app.service
+        return not one.lasts and (self._again(one) > 0 or not answers)
+
+    def _refuse_dead(self, there: Sequence[Container]) -> None:
+        ends = layers.once(self.app, self.project)
+        for one in there:
+            over = one.state in ("exited", "dead") and not one.done
+            if over and one.service in ends:
+                self._refuse(one, f"failed with code {one.code}")
+            # One that is to be tried again where it fails has all the time there is.
+            if over or (self._again(one) > RESTARTS and not one.retried):
+                self._refuse(one, "does not stay up")
+
+    def _ask(self) -> None:
+        """The replicas that have not said yes, or not just now."""
+        now = time.monotonic()
+        wanted = [
+            port
+            for port in self.app.ports(self.slot, self.app.replicas)
+            if not (
+                port in self.answers
+                and self.answers[port].good
+                and now - self.since[port] < health.INTERVAL
+            )
+        ]
+        for answer in health.ask_all(self.app, wanted):
+            last = self.answers.get(answer.port)
+            if answer.good or not last or last.status != answer.status:
+                self.since[answer.port] = now
+            self.answers[answer.port] = answer
+
+    def _refuse_answers(self, there: Sequence[Container], *, late: bool) -> None:
+        patience = max(SAME, self.app.start_seconds / 6)
+        within = f" within {self.app.start_seconds} s" if late else ""
+        for port, answer in self.answers.items():
+            held = time.monotonic() - self.since[port]
+            if not answer.good and (late or (answer.final and held > patience)):
+                one = next((one for one in there if one.port == port), None)
+                why = health.words(self.app, answer, one.pid if one else 0)
+                where = f"(no success from {self.app.health_path} on port {port})"
+                self._refuse(one, f"is not healthy{within} {where}: {why}")
+
+    def _refuse(self, one: Container | None, what: str) -> NoReturn:
+        name, words = (one.name, engine.logs(one)) if one else ("a replica", "(none)")
+        state = f"\n({self._state(one)})" if one and self._state(one) else ""
+        raise Failed(f"release {self.made.id}: {name} {what}; its last words:\n{words}{state}")
+
+    def _state(self, one: Container) -> str:
+        """What else is known of a container that is refused; or ""."""
+        if one.memory:
+            return f"it took more memory than it may have: memory_mb is {self.app.memory_mb}"
+        if one.id in self.codes:
+            times = f", and was started {one.restarts + 1} times" if one.restarts else ""
+            hint = ': `restart: "no"` is for what runs once' if not self.codes[one.id] else ""
+            return f"it ended with code {self.codes[one.id]}{times}{hint}"
+        if one.restarts:
+            return f"it was started {one.restarts + 1} times"
+        if one.health in ("starting", "unhealthy"):
+            return f"its own health check says {one.health}{_last_check(one)}"
+        return "" if one.state == "running" else f"it is {one.state}"
+
+
+def _last_check(one: Container) -> str:
+    """What a container's own health check said last."""
+    found = engine.inspect("container", [one.id])
+    log = ((found[0]["State"].get("Health") or {}).get("Log") or [{}]) if found else [{}]
+    said = " ".join(plain(str(log[-1].get("Output", ""))).split())
+    return f": {said[:200]}" if said else ""
