@@ -55,7 +55,7 @@ docker_log_max_size = "20m"
 docker_log_max_files = 5
 # Bridge networks for applications.
 docker_networks = ["apps"]
-# Further keys for daemon.json, as Docker documents them.
+# Further keys for daemon.json, as Docker documents them, but for those that would undo the design.
 docker_daemon = {}
 
 # --- postgres -------------------------------------------------------------------------------------

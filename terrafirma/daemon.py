@@ -82,7 +82,7 @@ def _registry(text: str) -> str:
 def _url(text: str) -> str:
     try:
         url = urlsplit(text)
-        good = url.scheme in ("http", "https") and _host(url.netloc.rpartition("@")[2])
+        good = url.scheme in ("http", "https") and _host(url.netloc)
     except ValueError:
         good = False
     if not good or re.search(r"\s", text):
@@ -90,10 +90,21 @@ def _url(text: str) -> str:
     return text
 
 
+def _proxy(text: str) -> str:
+    if "@" in text:
+        raise ValueError(
+            "everybody on the host could read a login there: put it into a drop-in of "
+            "docker.service, for root alone (Environment=HTTPS_PROXY=…)"
+        )
+    return _url(text)
+
+
 def _mirror(text: str) -> str:
+    if "@" in text:
+        raise ValueError("Docker takes no login at a mirror")
     url = urlsplit(_url(text))
-    if url.query or url.fragment or "@" in url.netloc:
-        raise ValueError(f"{text!r} has more than a host and a path: Docker takes no login there")
+    if url.query or url.fragment:
+        raise ValueError(f"{text!r} has more than a host and a path")
     return text
 
 
@@ -129,8 +140,8 @@ class Ulimit(_Closed):
 
 
 class Proxies(_Closed):
-    http: Annotated[StrictStr, AfterValidator(_url)] = Field("", alias="http-proxy")
-    https: Annotated[StrictStr, AfterValidator(_url)] = Field("", alias="https-proxy")
+    http: Annotated[StrictStr, AfterValidator(_proxy)] = Field("", alias="http-proxy")
+    https: Annotated[StrictStr, AfterValidator(_proxy)] = Field("", alias="https-proxy")
     no: StrictStr = Field("", alias="no-proxy")
 
 
@@ -358,7 +369,9 @@ def _value(key: str, value: Any) -> Iterator[str]:
         for one in error.errors():
             where = ".".join(str(part) for part in one["loc"] if part != "[key]")
             said = one["msg"].removeprefix("Value error, ")
-            given = "" if said.startswith(repr(value)) or "'" in said else f", not {value!r:.80}"
+            # What is below a key may have a password in it.
+            short = not one["loc"] and re.fullmatch(r"[\w.:-]{1,40}", str(value))
+            given = f", not {value!r}" if short else ""
             yield f"{key}{where and '.' + where}: {said}{given}"
 
 

@@ -712,6 +712,10 @@ def moved(server: Target) -> Iterator[Target]:
     assert changed(server.deploy(**DATA)) == []
 
 
+# What is declared there is kept.
+MOVE = """'s|"bip": .*|"bip": "10.99.0.1/24",|'"""
+
+
 def test_another_docker0_another_pool_and_ipv6_are_followed(
     moved: Target, outsider: Container
 ) -> None:
@@ -722,12 +726,11 @@ def test_another_docker0_another_pool_and_ipv6_are_followed(
     """
     server = moved
     data = DATA | {
-        "docker_daemon": {
-            "bip": "10.99.0.1/24", "ipv6": True, "fixed-cidr-v6": "fd00:c0de:1::/64",
-        },
+        "docker_daemon": {"ipv6": True, "fixed-cidr-v6": "fd00:c0de:1::/64"},
         "docker_address_pool": "10.98.0.0/16",
-    }  # fmt: skip
+    }
     before = server.psql("show listen_addresses").split(",")
+    server.run(f"sed -i {MOVE} /etc/docker/daemon.json")
     server.deploy("tasks/docker.py", POSTGRES, **data)
     assert server.psql("show listen_addresses").split(",") == [
         *before, "10.99.0.1", "fd00:c0de:1::1",
@@ -1187,8 +1190,8 @@ networks:
 def test_a_compose_project_brings_its_networks_ipv6_too(moved: Target) -> None:
     """Out of reach at first, then in the plan, then let in, over both protocols."""
     server = moved
-    daemon = {"bip": "10.99.0.1/24", "ipv6": True, "fixed-cidr-v6": "fd00:c0de:1::/64"}
-    data = DATA | {"docker_daemon": daemon}
+    data = DATA | {"docker_daemon": {"ipv6": True, "fixed-cidr-v6": "fd00:c0de:1::/64"}}
+    server.run(f"sed -i {MOVE} /etc/docker/daemon.json")
     server.deploy("tasks/docker.py", POSTGRES, **data)
     server.reboot()
     eventually(lambda: server.call("docker info").returncode == 0, 60)

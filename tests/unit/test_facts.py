@@ -26,7 +26,7 @@ import terrafirma.facts
 from terrafirma.facts.accounts import Accounts
 from terrafirma.facts.backup import Archives, FirstArchive
 from terrafirma.facts.caddy import CaddyVersion, Certificates, Names, reason
-from terrafirma.facts.docker import DockerAddresses, DockerNetworks, MissingNetworks
+from terrafirma.facts.docker import ContainerReach, DockerAddresses, DockerNetworks
 from terrafirma.facts.files import PathStates
 from terrafirma.facts.machine import (
     Hardware,
@@ -55,6 +55,7 @@ from terrafirma.facts.release import ReleaseStatus
 from terrafirma.facts.secrets import AppSecrets, DatabaseUrl
 from terrafirma.facts.services import Unit
 from terrafirma.paths import HOST_PROGRAM, PASSWORDS_PROGRAM
+from terrafirma.reach import Seen
 from tests.unit.conftest import Program
 
 # Paths on a host that are replaced by such of this machine, to run the shell here.
@@ -103,7 +104,7 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     KernelSettings: [{"names": []}, {"names": ["net.ipv4.ip_nonlocal_bind", "vm.swappiness"]}],
     Listeners: [{"ports": [80]}, {"ports": [443, 80, 5432]}],
     Machine: [{}],
-    MissingNetworks: [{"names": []}, {"names": ["apps"]}, {"names": HOSTILE}],
+    ContainerReach: [{"names": []}, {"names": ["apps"]}, {"names": HOSTILE}],
     MissingPackages: [{"packages": []}, {"packages": ["caddy", "g++"]}, {"packages": HOSTILE}],
     Roles: [{"version": 17}],
     Server: [{"version": 17}],
@@ -265,12 +266,21 @@ def test_what_it_is_given_is_never_run(
         (Hardware, None),
         (KernelSettings, {}),
         (Listeners, []),
-        (MissingNetworks, []),
+        (ContainerReach, {"missing": [], "said_by": [], "seen": Seen()}),
         (MissingPackages, []),
         (PathStates, {}),
         (
             ReleaseStatus,
-            {"serving": "", "wanted": "", "withdrawn": False, "current": False, "trouble": ""},
+            {
+                "serving": "",
+                "wanted": "",
+                "withdrawn": False,
+                "current": False,
+                "trouble": "",
+                "silent": [],
+                "troubles": [],
+                "notes": [],
+            },
         ),
         (Roles, {}),
         (Server, {"pending": [], "restart": [], "by_hand": []}),
@@ -397,6 +407,11 @@ def test_a_default_is_nobody_elses() -> None:
         (PathStates, ["stat: cannot statx '/x': Permission denied"]),
         (PathStates, ["8f8d84a9d15dd8bd30c814e80df8dbdc48240f5c13e4e59da35ed453ade9a6ff  -"]),
         (ReleaseStatus, ["Traceback (most recent call last):"]),
+        (ContainerReach, ["network={}"]),
+        (ContainerReach, ['network={"name": "apps"}']),
+        (ContainerReach, ['container={"name": "x", "ports": {"80": [{}]}, "networks": 7}']),
+        (ContainerReach, ["kernel=net"]),
+        (ContainerReach, ["rule=-A"]),
         (ReleaseStatus, ["null"]),
         (ReleaseStatus, ["7"]),
         (ReleaseStatus, ['{"serving": "", "wanted": "", "withdrawn": false, "current": false}']),
@@ -1322,15 +1337,35 @@ def test_docker0_is_asked_for_ipv4_before_ipv6_and_only_for_what_others_reach(
 
 
 def test_networks_that_are_missing(program: Program) -> None:
-    path = program("docker", "printf '%s\\n' bridge host none apps")
-    assert ask(MissingNetworks, path, names=["apps", "jobs", "app", "bridge"]) == ["jobs", "app"]
-    assert ask(MissingNetworks, path, names=[]) == []
+    path = program(
+        "docker", "case $* in 'network ls --format'*) printf '%s\n' bridge none apps ;; esac"
+    )
+    asked = ask(ContainerReach, path, names=["apps", "jobs", "app", "bridge"])
+    assert asked["missing"] == ["jobs", "app"]
+    assert ask(ContainerReach, path, names=[])["missing"] == []
+
+
+def test_an_engine_that_does_not_answer_is_none_without_containers(program: Program) -> None:
+    """It would seem that nothing leads to any of them."""
+    for asked in ("network ls --format*", "network ls -q*", "ps*"):
+        path = program("docker", f"case $* in {asked.replace(' ', chr(92) + ' ')}) exit 1 ;; esac")
+        result = subprocess.run(
+            ["sh", "-c", text(ContainerReach, names=["apps"])],
+            env=os.environ | {"PATH": f"{path}:{os.environ['PATH']}"},
+            capture_output=True,
+            check=False,
+        )
+        assert result.returncode == 1, asked
 
 
 WITHOUT_DOCKER: list[tuple[type[FactBase[Any]], dict[str, Any], Any]] = [
     (DockerAddresses, {}, []),
     (DockerNetworks, {}, []),
-    (MissingNetworks, {"names": ["apps", "jobs"]}, ["apps", "jobs"]),
+    (
+        ContainerReach,
+        {"names": ["apps", "jobs"]},
+        {"missing": ["apps", "jobs"], "said_by": [], "seen": Seen()},
+    ),
 ]
 
 
@@ -1363,6 +1398,9 @@ STATUS = {
     "withdrawn": True,
     "current": False,
     "trouble": "",
+    "silent": [],
+    "troubles": [],
+    "notes": [],
 }
 
 
@@ -1382,6 +1420,12 @@ def test_the_description_of_an_application_is_no_argument(program: Program, tmp_
     output = shell(command, tmp_path / "programs", stdin='{"name": "api"}')
     assert ReleaseStatus().process(output) == STATUS
     assert asked.read_text() == "<status><--stdin><it's mine>" + '{"name": "api"}'
+
+
+def test_a_program_of_before_says_nothing_of_answers() -> None:
+    """In a dry run it is still there."""
+    before = {key: STATUS[key] for key in ("serving", "wanted", "withdrawn", "current", "trouble")}
+    assert ReleaseStatus().process([json.dumps(before)]) == STATUS
 
 
 def test_a_program_of_another_version_knows_of_no_release(program: Program, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pyinfra.facts.files import FileContents, FindFiles
 from terrafirma.facts.accounts import Accounts
 from terrafirma.facts.backup import Archives
 from terrafirma.facts.caddy import CaddyVersion, Names
-from terrafirma.facts.docker import DockerAddresses, DockerNetworks
+from terrafirma.facts.docker import ContainerReach, DockerAddresses, DockerNetworks
 from terrafirma.facts.machine import (
     Hardware,
     KernelSettings,
@@ -886,6 +886,16 @@ STATES: dict[str, tuple[dict[str, Any] | None, bool, str]] = {
         True,
         "api: release ba9876543210 was taken back, and 0123456789ab serves: change it",
     ),
+    "hung": (
+        {"silent": ["api-blue-api-1 is paused"]},
+        True,
+        "api: api-blue-api-1 is paused",
+    ),
+    "maintained": (
+        {"current": True, "notes": ["maintenance of api is on"]},
+        False,
+        "api: maintenance of api is on",
+    ),
     "unknown": (
         {"wanted": "", "trouble": "registry.acme.com: no route to host"},
         True,
@@ -926,6 +936,20 @@ def test_a_release_is_asked_for_where_another_one_serves(pyinfra: Pyinfra, inven
         )
 
 
+def test_what_no_release_puts_right_ends_the_run(pyinfra: Pyinfra) -> None:
+    """And is in the plan, with its words."""
+    state = {
+        **{"serving": "0123456789ab", "wanted": "0123456789ab", "withdrawn": False, "trouble": ""},
+        **{"current": True, "silent": [], "troubles": ["https://api.test/ answers 503"]},
+        "notes": [],
+    }
+    host = fake(machine() | {command(ReleaseStatus, app="api"): [json.dumps(state)]})
+    plan = pyinfra.call("@fake/host", "tasks/app.py", "--dry", *host)
+    assert "api: https://api.test/ answers 503" in plan.stderr
+    result = pyinfra.call("@fake/host", "tasks/app.py", "-y", "-vv", *host)
+    assert "api does not answer: https://api.test/ answers 503" in result.stderr
+
+
 def test_releases_are_shown_and_nothing_changes(pyinfra: Pyinfra) -> None:
     shown = ["api: 4 replicas of 0123456789ab", "  2026-01-31T12:00:00  release   0123456789ab"]
     question = f"test ! -x {HOST_PROGRAM} || {HOST_PROGRAM} releases"
@@ -959,11 +983,101 @@ def test_docker0s_ipv6_address_is_of_use_only_where_it_has_one(pyinfra: Pyinfra)
     assert "ip -6" not in without
 
 
-@pytest.mark.parametrize("proxies", [True, False])
-def test_ports_are_kept_where_they_are_rules(pyinfra: Pyinfra, proxies: bool) -> None:
-    data = fake(machine(), docker_daemon={"userland-proxy": proxies})
-    result = pyinfra.call("@fake/host", "tasks/docker.py", "--dry", "--diff", *data)
-    assert ("docker-ports keep" in written(result, DOCKER_DROP_IN)) is not proxies
+def test_no_setting_of_the_engine_undoes_the_design(pyinfra: Pyinfra) -> None:
+    """On a bare host, too, where no engine could refuse it."""
+    calls = {
+        key: ("@fake/host", "tasks/docker.py", "-y", *fake(machine(), docker_daemon={key: value}))
+        for key, value in {
+            "hosts": ["tcp://0.0.0.0:2375"],
+            "iptables": False,
+            "data-root": "/srv/docker",
+            "userns-remap": "default",
+            "userland-proxy": True,
+            "bip": "10.9.0.1/24",
+        }.items()
+    }
+    for key, result in pyinfra.call_all(calls).items():
+        assert f"docker_daemon: {key} cannot be set: " in refusal(result)
+
+
+MISSING_PROFILE = {"seccomp-profile": "/etc/docker/seccomp.json"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "more", "words"),
+    [
+        (DEBIAN_12, {"proxies": {}}, {}, "proxies is known to Docker 23.0 and newer"),
+        (DEBIAN_13, MISSING_PROFILE, {}, "seccomp.json on the host is not there, or no profile"),
+        (
+            DEBIAN_13,
+            MISSING_PROFILE,
+            {command(FileContents, path="/etc/docker/seccomp.json"): ["{", "broken"]},
+            "seccomp.json on the host is not there, or no profile",
+        ),
+        (
+            DEBIAN_13,
+            {"runtimes": {"crun": {"path": "/usr/bin/crun"}}},
+            {},
+            "/usr/bin/crun on the host is no program",
+        ),
+    ],
+)
+def test_what_this_hosts_engine_would_not_start_with_is_refused(
+    pyinfra: Pyinfra, kind: dict[str, str], settings: Any, more: Answers, words: str
+) -> None:
+    host = fake(machine(kind) | more, docker_daemon=settings)
+    line = refusal(pyinfra.call("@fake/host", "tasks/docker.py", "-y", *host))
+    assert f"docker_daemon: {words}" in line or words in line
+
+
+REACH = command(ContainerReach, names=["apps"])
+ON_A_TARGET = (ROOT / "tests/unit/reach/docker-26.1.txt").read_text().splitlines()
+# What is done to a host; what is done about it; what is said.
+UNREACHED: dict[str, tuple[list[str], str, str]] = {
+    "nothing": (ON_A_TARGET, "", ""),
+    "flushed": (
+        [line for line in ON_A_TARGET if "-A DOCKER" not in line],
+        "docker-engine restart",
+        "127.0.0.1:8000 does not lead to",
+    ),
+    "hardened": (
+        [
+            *(line for line in ON_A_TARGET if "ip_forward" not in line),
+            "kernel=net/ipv4/ip_forward:0",
+            "said_by=/etc/sysctl.d/99-hardening.conf",
+        ],
+        "sysctl --quiet --write net/ipv4/ip_forward=1 && /usr/local/lib/terrafirma/docker-engine",
+        "/etc/sysctl.d/99-hardening.conf",
+    ),
+    "shut": (
+        [line.replace(":INPUT ACCEPT", ":INPUT DROP") for line in ON_A_TARGET],
+        "exit 1",
+        "Caddy at port 443 is dropped (-P INPUT DROP): let it through in that firewall",
+    ),
+    "without its network": (["missing=apps", *ON_A_TARGET], "docker network create apps", ""),
+}
+
+
+def test_what_does_not_lead_to_containers_is_put_right(pyinfra: Pyinfra, inventory: Any) -> None:
+    names = {what: re.sub(r"\W", "_", what) for what in UNREACHED}
+    hosts = inventory(
+        **{names[what]: (machine() | {REACH: seen}, {}) for what, (seen, _, _) in UNREACHED.items()}
+    )
+    planned = pyinfra.call(hosts, "tasks/docker.py", "--dry")
+    (step,) = [
+        one for one in json.loads(planned.stdout)["plan"] if one["name"] == "Connect the containers"
+    ]
+    # The failure to come of one of them is in the plan, too.
+    assert set(step["hosts_with_change"]) == {
+        f"@fake/{names[what]}" for what, (_, done, _) in UNREACHED.items() if done
+    }
+    result = pyinfra.call(hosts, "tasks/docker.py", "-y", "-vv")
+    for what, (_, done, words) in UNREACHED.items():
+        sent = re.findall(rf"\[@fake/{names[what]}\] +>>> (.*)", result.stderr)
+        _, _, after = "\n".join(sent).rpartition("iptables-save")
+        assert done in after, what
+        if words:
+            assert words in planned.stderr, what
 
 
 def test_a_login_with_a_password_that_stays_enough_goes_on(pyinfra: Pyinfra) -> None:
@@ -1204,11 +1318,6 @@ BRIDGES: dict[str, tuple[Answers, dict[str, Any], str]] = {
         {DAEMON_JSON: OURS_WITHOUT} | ON_172,
         {},
         "172.17.0.1/16",
-    ),
-    "data that say it": (
-        {DAEMON_JSON: OURS} | ON_172,
-        {"docker_daemon": {"bip": "10.9.0.1/24"}},
-        "10.9.0.1/24",
     ),
 }
 

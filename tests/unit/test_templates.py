@@ -115,7 +115,7 @@ DATA: dict[str, dict[str, Any]] = {
     "caddy/sysctl.conf.j2": {},
     "docker/service.conf.j2": {
         "docker_ports": "/usr/local/lib/terrafirma/docker-ports",
-        "keep_ports": True,
+        "docker_engine": "/usr/local/lib/terrafirma/docker-engine",
         "ipv6": True,
     },
     "pgbouncer/hba.conf.j2": {"visitors": VISITORS, "networks": [BRIDGE, APPS, APPS_6]},
@@ -756,11 +756,11 @@ def test_docker0s_ipv6_addresses_are_made_anew_without_the_look(tmp_path: Path) 
     ]
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_ports_are_kept_while_the_engine_starts(keep: bool) -> None:
-    text = rendered("docker/service.conf.j2", keep_ports=keep)
-    assert ("ExecStartPre=-/usr/local/lib/terrafirma/docker-ports keep\n" in text) is keep
-    assert ("ExecStartPost=-/usr/local/lib/terrafirma/docker-ports drop\n" in text) is keep
+def test_ports_are_kept_while_the_engine_starts() -> None:
+    text = rendered("docker/service.conf.j2")
+    assert "ExecStartPre=-/usr/local/lib/terrafirma/docker-ports keep\n" in text
+    assert "ExecStartPost=-/usr/local/lib/terrafirma/docker-ports drop\n" in text
+    assert "ExecStartPost=-/usr/local/lib/terrafirma/docker-engine forward\n" in text
 
 
 def test_the_cluster_starts_at_boot() -> None:
