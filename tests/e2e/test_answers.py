@@ -1,0 +1,246 @@
+"""
+"Serves" means that it answers: what people do to the rules of a host, and to what runs there, is seen
+by a dry run, and put right by a run, or named with what would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.conftest import Pyinfra
+from tests.e2e.support import Container, Target, bystander, changed, get, options, target
+
+pytestmark = pytest.mark.e2e
+
+DATA: dict[str, Any] = {"app_replicas": 2, "app_drain_seconds": 2}
+TASKS = ("tasks/docker.py", "tasks/app.py")
+CONNECT, RELEASE = "Connect the containers", "Release api, 2 replicas"
+FIRST = "$(docker ps -q --filter label=terrafirma.release | head -n 1)"
+PID = f"$(docker inspect --format '{{{{.State.Pid}}}}' {FIRST})"
+
+# What an engine does not start with, by the table; the last is valid, and seen at the start alone.
+UNDOING: dict[str, dict[str, Any]] = {
+    "hosts": {"hosts": ["tcp://127.0.0.1:2375"]},
+    "iptables": {"iptables": False},
+    "data-root": {"data-root": "/srv/docker"},
+    "userns-remap": {"userns-remap": "default"},
+    "a typing error": {"registry-mirror": ["https://mirror.test"]},
+    "a type": {"mtu": "1400"},
+    "a file that is not there": {"seccomp-profile": "/etc/docker/nowhere.json"},
+    "a port that is taken": {"metrics-addr": "127.0.0.1:2019"},
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    server: Target
+    outsider: Container
+    bare: dict[str, tuple[str, bool]]  # refusals of a bare host, and whether it stayed as it was
+
+    def answers(self) -> bool:
+        return {status for status, _ in get(self.outsider, self.server, 4)} == {200}
+
+    def deploy(self) -> list[str]:
+        return changed(self.server.deploy(*TASKS, **DATA))
+
+    def fails(self) -> str:
+        """What a run says that fails."""
+        result = self.server.pyinfra.call(
+            "-y", *options(DATA), *self.server.arguments(), *TASKS
+        )  # fmt: skip
+        assert result.returncode != 0, result.stderr
+        assert "Traceback" not in result.stderr
+        return result.stderr
+
+
+@pytest.fixture(scope="module")
+def setup(pyinfra: Pyinfra) -> Iterator[Setup]:
+    with target(pyinfra, "tf-v-answers", 2592) as server, bystander("tf-v-outsider") as outsider:
+        before, bare = server.digest(), {}
+        for what in ("hosts", "iptables", "a type", "a file that is not there"):
+            line = server.refuse("tasks/docker.py", **DATA, docker_daemon=UNDOING[what])
+            bare[what] = line, server.digest() == before
+        server.deploy(**DATA)
+        server.run("apt-get install -qy nftables")
+        yield Setup(server, outsider, bare)
+
+
+@pytest.fixture
+def serving(setup: Setup) -> Iterator[Setup]:
+    assert setup.server.plan(*TASKS, **DATA) == []
+    yield setup
+    assert setup.deploy() == []
+    assert setup.answers()
+
+
+def test_a_bare_host_is_left_alone_by_settings_that_would_undo_the_design(setup: Setup) -> None:
+    for what, (line, untouched) in setup.bare.items():
+        assert "docker_daemon: " in line, what
+        assert untouched, what
+
+
+@pytest.mark.parametrize("what", UNDOING)
+def test_an_engine_outlives_settings_with_which_it_would_not_start(
+    serving: Setup, what: str
+) -> None:
+    server = serving.server
+    before = server.digest()
+    result = server.pyinfra.call(
+        "-y", *options(DATA | {"docker_daemon": UNDOING[what]}), *server.arguments(), TASKS[0]
+    )
+    assert result.returncode != 0
+    assert "docker_daemon: " in result.stderr
+    assert "Traceback" not in result.stderr
+    assert server.digest() == before
+    assert serving.answers()
+
+
+def test_a_flag_of_the_unit_and_a_key_exclude_each_other(serving: Setup) -> None:
+    server = serving.server
+    before = server.digest()
+    server.run("cp -p /etc/default/docker /root/docker && "
+               "echo 'DOCKER_OPTS=\"--log-level=debug\"' >> /etc/default/docker")  # fmt: skip
+    level = {"docker_daemon": {"log-level": "warn"}}
+    try:
+        result = server.pyinfra.call(
+            "-y", *options(DATA | level), *server.arguments(), TASKS[0]
+        )  # fmt: skip
+    finally:
+        server.run("cp -p /root/docker /etc/default/docker")
+    assert result.returncode != 0
+    assert "specified both as a flag and in the configuration file: log-level" in result.stderr
+    assert server.digest() == before
+
+
+# What is done; the operations that a dry run plans because of it, those that a run needs.
+REPAIRED: dict[str, tuple[str, list[str], list[str]]] = {
+    "a firewall that begins with a flush": ("nft flush ruleset", [CONNECT, RELEASE], [CONNECT]),
+    "nat is flushed": ("iptables -t nat -F", [CONNECT, RELEASE], [CONNECT]),
+    "a hardening": (
+        "sysctl --quiet --write net.ipv4.ip_forward=0",
+        [CONNECT, RELEASE],
+        [CONNECT],
+    ),
+    "all is flushed, and forwarding dropped": (
+        "iptables -F; iptables -t nat -F; iptables -X; iptables -P FORWARD DROP",
+        [CONNECT, RELEASE],
+        [CONNECT],
+    ),
+    "a replica is paused": (f"docker pause {FIRST}", [RELEASE], [RELEASE]),
+    "a replica is stopped by a signal": (
+        f"pkill -STOP --nslist net --ns {PID} python3",
+        [RELEASE],
+        [RELEASE],
+    ),
+    "a replica is in no network": (f"docker network disconnect apps {FIRST}", [RELEASE], [RELEASE]),
+    "a replica resolves no names": (
+        f"nsenter --net --target {PID} iptables -t nat -F",
+        [RELEASE],
+        [RELEASE],
+    ),
+}
+# The others take the same ways, and more than two minutes together.
+LONG = (
+    "nat is flushed",
+    "all is flushed, and forwarding dropped",
+    "a replica is stopped by a signal",
+    "a replica resolves no names",
+)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [pytest.param(one, marks=pytest.mark.long if one in LONG else ()) for one in REPAIRED],
+)
+def test_what_does_not_answer_is_put_right(serving: Setup, what: str) -> None:
+    command, planned, done = REPAIRED[what]
+    serving.server.run(command)
+    assert serving.server.plan(*TASKS, **DATA) == planned
+    assert serving.deploy() == done
+    assert serving.answers()
+
+
+# What is done, and undone; where it is seen; the words.
+REFUSED: dict[str, tuple[str, str, str, str]] = {
+    "a table of somebody else's drops what is forwarded": (
+        "nft 'add table inet mine; add chain inet mine forward "
+        "{ type filter hook forward priority 0; policy drop; }'",
+        "nft delete table inet mine",
+        RELEASE,
+        "the chain forward of the table inet mine (nft) drops what it has no rule for",
+    ),
+    "a firewall without Caddy": (
+        "iptables -I INPUT -p tcp --dport 443 -j DROP",
+        "iptables -D INPUT -p tcp --dport 443 -j DROP",
+        CONNECT,
+        "what comes for Caddy at port 443 is dropped (-A INPUT -p tcp -m tcp --dport 443 -j DROP)",
+    ),
+    "another web server": (
+        "iptables -t nat -I PREROUTING -p tcp --dport 443 -j DNAT --to-destination 192.0.2.1",
+        "iptables -t nat -D PREROUTING -p tcp --dport 443 -j DNAT --to-destination 192.0.2.1",
+        CONNECT,
+        "what comes for Caddy at port 443 goes elsewhere",
+    ),
+    "a rule before Docker's": (
+        "iptables -I FORWARD -j DROP",
+        "iptables -D FORWARD -j DROP",
+        CONNECT,
+        "the engine's start did not make that anew",
+    ),
+    "a VPN": (
+        "ip route add 10.210.1.0/28 dev eth0",
+        "ip route delete 10.210.1.0/28 dev eth0",
+        CONNECT,
+        "by eth0: take that route away",
+    ),
+    "a Caddy that hangs": (
+        "pkill -STOP caddy",
+        "pkill -CONT caddy",
+        RELEASE,
+        "`systemctl restart caddy` starts it anew",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param(one, marks=pytest.mark.long if number > 1 else ())
+        for number, one in enumerate(REFUSED)
+    ],
+)
+def test_what_others_do_is_named_with_what_would_help(serving: Setup, what: str) -> None:
+    command, undo, where, words = REFUSED[what]
+    serving.server.run(command)
+    try:
+        assert where in serving.server.plan(*TASKS, **DATA)
+        assert words in serving.fails()
+    finally:
+        serving.server.run(undo)
+
+
+def test_rules_where_docker_says_they_belong_are_meant(serving: Setup) -> None:
+    """Whoever shuts containers in there wants that."""
+    rule = "DOCKER-USER -s 10.210.0.0/16 -o eth0 -j DROP"
+    serving.server.run(f"iptables -I {rule}")
+    try:
+        assert serving.server.plan(*TASKS, **DATA) == []
+        assert serving.deploy() == []
+    finally:
+        serving.server.run(f"iptables -D {rule}")
+
+
+def test_settings_that_are_read_again_leave_forwarding_on(serving: Setup) -> None:
+    """And after a boot the engine drops what is not its containers', as by itself."""
+    server = serving.server
+    server.run("echo net.ipv4.ip_forward=0 > /etc/sysctl.d/99-hardening.conf")
+    try:
+        server.run("sysctl --system")
+        assert server.run("cat /proc/sys/net/ipv4/ip_forward") == "1"
+        assert serving.answers()
+    finally:
+        server.run("rm /etc/sysctl.d/99-hardening.conf")
