@@ -1,6 +1,6 @@
 """
-"Serves" means that it answers: what people do to the rules of a host, and to what runs there, is seen
-by a dry run, and put right by a run, or named with what would.
+"Serves" means that it answers: what people do to the rules of a host, and to what runs there, is
+seen by a dry run, and put right by a run, or named with what would.
 """
 
 from __future__ import annotations
@@ -235,7 +235,6 @@ def test_rules_where_docker_says_they_belong_are_meant(serving: Setup) -> None:
 
 
 def test_settings_that_are_read_again_leave_forwarding_on(serving: Setup) -> None:
-    """And after a boot the engine drops what is not its containers', as by itself."""
     server = serving.server
     server.run("echo net.ipv4.ip_forward=0 > /etc/sysctl.d/99-hardening.conf")
     try:
