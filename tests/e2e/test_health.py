@@ -47,6 +47,11 @@ class Answers(BaseHTTPRequestHandler):
 host, port = os.environ.get("LISTEN", "0.0.0.0:8000").split(":")
 ThreadingHTTPServer((host, int(port)), Answers).serve_forever()
 """
+DOCKERFILE = """
+FROM debian:trixie
+RUN apt-get update && apt-get install -y --no-install-recommends python3
+COPY web.py /
+"""
 WEB_SERVICE: dict[str, Any] = {
     "build": ".",
     "command": ["python3", "/web.py"],
@@ -144,7 +149,7 @@ def shop(pyinfra: Pyinfra, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     source = tmp_path_factory.mktemp("source") / "shop"
     source.mkdir()
     (source / "web.py").write_text(WEB)
-    (source / "Dockerfile").write_text("FROM debian:trixie\nCOPY web.py /\n")
+    (source / "Dockerfile").write_text(DOCKERFILE)
     with target(pyinfra, "tf-h-health", 2511) as server:
         one = Shop(server, source)
         one.write()
