@@ -109,7 +109,7 @@ class Shop:
 
     def refused_repair(self) -> str:
         """What is said where what serves is not all there, and cannot be made so."""
-        result = self.call()
+        result = self.call(app_start_seconds=5)
         assert result.returncode != 0, result.stdout
         return result.stderr
 
@@ -169,9 +169,10 @@ def test_what_a_release_accepts_debians_caddy_accepts(shop: Shop) -> None:
     assert {name: ours for name, (ours, _) in verdicts.items()} == {
         name: good for name, (_, good) in KINDS.items()
     }
-    assert {name for name, (ours, theirs) in verdicts.items() if ours != theirs} == LENIENT
-    for name in LENIENT:
-        assert verdicts[name] == [False, True]
+    # It follows redirects; what else it takes depends on the Go that it was built with.
+    more = {name for name, verdict in verdicts.items() if verdict == [False, True]}
+    assert {"302 to a login", "303"} <= more <= LENIENT
+    assert [True, False] not in verdicts.values()
 
 
 def test_caddy_asks_the_same_question(shop: Shop) -> None:
@@ -234,6 +235,8 @@ def test_workers_and_what_runs_once(shop: Shop) -> None:
     shop.write(
         {
             "restart": "no",
+            # The one that counts for Compose.
+            "deploy": {"restart_policy": {"condition": "none"}},
             "depends_on": {"setup": {"condition": "service_completed_successfully"}},
         },
         setup=setup,

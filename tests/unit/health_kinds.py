@@ -150,7 +150,7 @@ KINDS: dict[str, tuple[bytes | Sends, bool]] = {
     "GET alone": (only_if(b"GET /healthz HTTP/1.1", status("405 Not")), True),
     "nobody from this address": (unless(b"X-Forwarded-For", status("403 Not")), True),
 }
-# Where Caddy 2.6 says yes all the same: it follows redirects, and looks less closely at headers.
+# Where Caddy 2.6 says yes all the same: it follows redirects, and may look less closely at headers.
 LENIENT = {
     *("302 to a page that answers", "302 to a login", "303"),
     *("a header without a name", "a NUL in a header"),
