@@ -107,12 +107,6 @@ class Shop:
         assert {name.split("-")[1] for name in slots} == {before["slot"]}
         return result.stderr
 
-    def refused_repair(self) -> str:
-        """What is said where what serves is not all there, and cannot be made so."""
-        result = self.call(app_start_seconds=5)
-        assert result.returncode != 0, result.stdout
-        return result.stderr
-
     @property
     def serving(self) -> dict[str, Any]:
         said = self.server.run("cat /opt/terrafirma/shop/serving.json")
@@ -206,10 +200,10 @@ def test_an_answer_that_will_not_change(shop: Shop, answer: str, words: str) -> 
     """No success, and so no outage after it; and nobody waits for long."""
     shop.write({"environment": {"ANSWER": answer}})
     started = time.monotonic()
-    said = shop.refused()
+    said = shop.refused(app_start_seconds=90)
     assert words in said
     assert re.search(r"shop-\w+-web-[12] is not healthy \(no success from /healthz on port", said)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 80
 
 
 @pytest.mark.parametrize(
@@ -229,6 +223,9 @@ def test_one_that_listens_elsewhere(shop: Shop, listen: str, words: str) -> None
 # --- what is up -----------------------------------------------------------------------------------
 
 
+WORKS = "while ! test -e /flags/broken; do sleep 0.1; done; echo no luck today; exit 9"
+
+
 def test_workers_and_what_runs_once(shop: Shop) -> None:
     """In whatever way the files say it; and what serves comes back, whatever they say."""
     setup = {"command": ["true"]}
@@ -246,8 +243,13 @@ def test_workers_and_what_runs_once(shop: Shop) -> None:
             "command": ["sh", "-c", "test -e /tmp/there || { touch /tmp/there; exit 1; }"],
             "restart": "on-failure:5",
         },
-        worker={"command": ["sleep", "infinity"], "restart": "always"},
+        worker={
+            "command": ["sh", "-c", WORKS],
+            "restart": "always",
+            "volumes": ["/srv/flags:/flags:ro"],
+        },
     )
+    shop.server.run("mkdir -p /srv/flags && rm -f /srv/flags/broken")
     with shop.serves():
         result = shop.call()
     assert result.returncode == 0, result.stderr
@@ -259,6 +261,14 @@ def test_workers_and_what_runs_once(shop: Shop) -> None:
     shop.server.run(f"kill -9 {pid}")
     state = f"docker inspect --format '{{{{.State.Running}}}} {{{{.State.Pid}}}}' {name}"
     eventually(lambda: shop.server.run(state) not in (f"true {pid}", "false 0"), 20)
+    # A worker that has run, and no longer does, is not repaired by being started: a run says so.
+    shop.server.run("touch /srv/flags/broken")
+    time.sleep(2)
+    result = shop.call(app_start_seconds=5)
+    assert result.returncode != 0, result.stdout
+    assert "no luck today" in result.stderr
+    assert "it ended with code 9, and was started" in result.stderr
+    shop.server.run("rm /srv/flags/broken")
 
 
 ENDS = "sleep 3; echo no luck today; exit 1"
@@ -271,7 +281,11 @@ ENDS = "sleep 3; echo no luck today; exit 1"
         pytest.param({"command": ["sh", "-c", ENDS]}, "no luck today", marks=long),
         pytest.param({"command": ["true"]}, '`restart: "no"` is for what runs once', marks=long),
         pytest.param({"command": ["nowhere"]}, "nowhere", marks=long),
-        ({"command": ["sh", "-c", "exit 3"], "restart": "no"}, "worker-1 failed with code 3"),
+        pytest.param(
+            {"command": ["sh", "-c", "exit 3"], "restart": "no"},
+            "worker-1 failed with code 3",
+            marks=long,
+        ),
         pytest.param(
             {"command": ["sh", "-c", "exit 3"], "restart": "on-failure:2"},
             "worker-1 failed with code 3",
@@ -298,25 +312,6 @@ def test_one_that_others_wait_for_in_vain(shop: Shop, command: str, words: str) 
     started = time.monotonic()
     assert words in shop.refused(app_start_seconds=5)
     assert time.monotonic() - started < 70
-
-
-def test_what_begins_to_end_again_and_again_is_no_repair(shop: Shop) -> None:
-    """A worker that has run, and no longer does: each run fails, and says so."""
-    command = ["sh", "-c", "test ! -e /flags/broken"]
-    command[-1] = f"while {command[-1]}; do sleep 0.1; done; echo no luck today; exit 9"
-    shop.server.run("mkdir -p /srv/flags && rm -f /srv/flags/broken")
-    shop.write(worker={"command": command, "volumes": ["/srv/flags:/flags:ro"]})
-    shop.release()
-    assert changed(shop.release()) == []
-    shop.server.run("touch /srv/flags/broken")
-    time.sleep(2)
-    for _ in range(2):
-        said = shop.refused_repair()
-        assert "no luck today" in said
-        assert "code 9" in said
-    shop.server.run("rm /srv/flags/broken")
-    shop.write()
-    shop.release()
 
 
 # --- what was stopped -----------------------------------------------------------------------------
