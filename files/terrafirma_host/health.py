@@ -132,12 +132,12 @@ class _NoHttp(Exception):
 
 _END = re.compile(rb"\r?\n\r?\n")
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})( [^\x00-\x08\x0a-\x1f\x7f]*)?")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00-\x08\x0a-\x1f\x7f]*)")
 
 
 def _head(connection: socket.socket, until: float) -> tuple[int, str, bytes]:
     """Status, Location, and what is already there of the body."""
-    received, heralds = b"", 0
+    received, interim = b"", 0
     while True:
         if not b"HTTP/1.".startswith(received[:7]):
             raise _NoHttp(_speaks(received))
@@ -147,9 +147,9 @@ def _head(connection: socket.socket, until: float) -> tuple[int, str, bytes]:
             # Early hints and the like come before the answer.
             if status >= 200 or status == 101:
                 return status, location, received
-            heralds += 1
-            if heralds > 5:
-                raise _NoHttp("its answer does not begin: 1xx again and again")
+            interim += 1
+            if interim > 5:
+                raise _NoHttp("it sends one interim response (1xx) after the other")
             continue
         if len(received) > HEAD:
             raise _NoHttp(f"the head of its answer has more than {HEAD // 1024} kB")
@@ -174,7 +174,7 @@ def _parse(head: bytes) -> tuple[int, str]:
         field = _FIELD.fullmatch(line)
         if not field:
             raise _NoHttp(f"its answer has a malformed header: {_quote(line)}")
-        name, value = (part.decode("latin-1") for part in field.groups())
+        name, value = (part.decode("latin-1").strip(" \t") for part in field.groups())
         fields.setdefault(name.lower(), set()).add(value)
     lengths = fields.get("content-length", {"0"})
     if len(lengths) > 1 or not re.fullmatch(r"[0-9]{1,18}", min(lengths)):

@@ -535,8 +535,6 @@ def take_over(
             raise Failed(f"at the step {step!r}: {error}") from None
     # It serves, whatever goes wrong from here on: the next release, or the boot, tidies up.
     say(f"release {made.id} of {app.name} serves")
-    for line in watch.notes():
-        say(line)
     if action in ("release", "refresh") and serving and serving.release == made.id:
         same = serving.ports == app.ports(serving.slot, app.replicas)
         action = "repair" if same else "scale"
@@ -551,6 +549,8 @@ def take_over(
             clear(app, serving.slot)
         held.step("prune")
         prune(app)
+        for line in watch.notes():
+            say(line)
     except BROKEN as error:
         say(f"warning: {error}")
 

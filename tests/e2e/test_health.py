@@ -47,6 +47,11 @@ class Answers(BaseHTTPRequestHandler):
 host, port = os.environ.get("LISTEN", "0.0.0.0:8000").split(":")
 ThreadingHTTPServer((host, int(port)), Answers).serve_forever()
 """
+DOCKERFILE = """
+FROM debian:trixie
+RUN apt-get update && apt-get install -y --no-install-recommends python3
+COPY web.py /
+"""
 WEB_SERVICE: dict[str, Any] = {
     "build": ".",
     "command": ["python3", "/web.py"],
@@ -102,12 +107,6 @@ class Shop:
         assert {name.split("-")[1] for name in slots} == {before["slot"]}
         return result.stderr
 
-    def refused_repair(self) -> str:
-        """What is said where what serves is not all there, and cannot be made so."""
-        result = self.call()
-        assert result.returncode != 0, result.stdout
-        return result.stderr
-
     @property
     def serving(self) -> dict[str, Any]:
         said = self.server.run("cat /opt/terrafirma/shop/serving.json")
@@ -144,7 +143,7 @@ def shop(pyinfra: Pyinfra, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     source = tmp_path_factory.mktemp("source") / "shop"
     source.mkdir()
     (source / "web.py").write_text(WEB)
-    (source / "Dockerfile").write_text("FROM debian:trixie\nCOPY web.py /\n")
+    (source / "Dockerfile").write_text(DOCKERFILE)
     with target(pyinfra, "tf-h-health", 2511) as server:
         one = Shop(server, source)
         one.write()
@@ -164,9 +163,10 @@ def test_what_a_release_accepts_debians_caddy_accepts(shop: Shop) -> None:
     assert {name: ours for name, (ours, _) in verdicts.items()} == {
         name: good for name, (_, good) in KINDS.items()
     }
-    assert {name for name, (ours, theirs) in verdicts.items() if ours != theirs} == LENIENT
-    for name in LENIENT:
-        assert verdicts[name] == [False, True]
+    # It follows redirects; what else it takes depends on the Go that it was built with.
+    more = {name for name, verdict in verdicts.items() if verdict == [False, True]}
+    assert {"302 to a login", "303"} <= more <= LENIENT
+    assert [True, False] not in verdicts.values()
 
 
 def test_caddy_asks_the_same_question(shop: Shop) -> None:
@@ -200,10 +200,10 @@ def test_an_answer_that_will_not_change(shop: Shop, answer: str, words: str) -> 
     """No success, and so no outage after it; and nobody waits for long."""
     shop.write({"environment": {"ANSWER": answer}})
     started = time.monotonic()
-    said = shop.refused()
+    said = shop.refused(app_start_seconds=90)
     assert words in said
     assert re.search(r"shop-\w+-web-[12] is not healthy \(no success from /healthz on port", said)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 80
 
 
 @pytest.mark.parametrize(
@@ -223,12 +223,17 @@ def test_one_that_listens_elsewhere(shop: Shop, listen: str, words: str) -> None
 # --- what is up -----------------------------------------------------------------------------------
 
 
+WORKS = "while ! test -e /flags/broken; do sleep 0.1; done; echo no luck today; exit 9"
+
+
 def test_workers_and_what_runs_once(shop: Shop) -> None:
     """In whatever way the files say it; and what serves comes back, whatever they say."""
     setup = {"command": ["true"]}
     shop.write(
         {
             "restart": "no",
+            # The one that counts for Compose.
+            "deploy": {"restart_policy": {"condition": "none"}},
             "depends_on": {"setup": {"condition": "service_completed_successfully"}},
         },
         setup=setup,
@@ -238,8 +243,13 @@ def test_workers_and_what_runs_once(shop: Shop) -> None:
             "command": ["sh", "-c", "test -e /tmp/there || { touch /tmp/there; exit 1; }"],
             "restart": "on-failure:5",
         },
-        worker={"command": ["sleep", "infinity"], "restart": "always"},
+        worker={
+            "command": ["sh", "-c", WORKS],
+            "restart": "always",
+            "volumes": ["/srv/flags:/flags:ro"],
+        },
     )
+    shop.server.run("mkdir -p /srv/flags && rm -f /srv/flags/broken")
     with shop.serves():
         result = shop.call()
     assert result.returncode == 0, result.stderr
@@ -251,6 +261,14 @@ def test_workers_and_what_runs_once(shop: Shop) -> None:
     shop.server.run(f"kill -9 {pid}")
     state = f"docker inspect --format '{{{{.State.Running}}}} {{{{.State.Pid}}}}' {name}"
     eventually(lambda: shop.server.run(state) not in (f"true {pid}", "false 0"), 20)
+    # A worker that has run, and no longer does, is not repaired by being started: a run says so.
+    shop.server.run("touch /srv/flags/broken")
+    time.sleep(2)
+    result = shop.call(app_start_seconds=5)
+    assert result.returncode != 0, result.stdout
+    assert "no luck today" in result.stderr
+    assert "it ended with code 9, and was started" in result.stderr
+    shop.server.run("rm /srv/flags/broken")
 
 
 ENDS = "sleep 3; echo no luck today; exit 1"
@@ -263,7 +281,11 @@ ENDS = "sleep 3; echo no luck today; exit 1"
         pytest.param({"command": ["sh", "-c", ENDS]}, "no luck today", marks=long),
         pytest.param({"command": ["true"]}, '`restart: "no"` is for what runs once', marks=long),
         pytest.param({"command": ["nowhere"]}, "nowhere", marks=long),
-        ({"command": ["sh", "-c", "exit 3"], "restart": "no"}, "worker-1 failed with code 3"),
+        pytest.param(
+            {"command": ["sh", "-c", "exit 3"], "restart": "no"},
+            "worker-1 failed with code 3",
+            marks=long,
+        ),
         pytest.param(
             {"command": ["sh", "-c", "exit 3"], "restart": "on-failure:2"},
             "worker-1 failed with code 3",
@@ -290,25 +312,6 @@ def test_one_that_others_wait_for_in_vain(shop: Shop, command: str, words: str) 
     started = time.monotonic()
     assert words in shop.refused(app_start_seconds=5)
     assert time.monotonic() - started < 70
-
-
-def test_what_begins_to_end_again_and_again_is_no_repair(shop: Shop) -> None:
-    """A worker that has run, and no longer does: each run fails, and says so."""
-    command = ["sh", "-c", "test ! -e /flags/broken"]
-    command[-1] = f"while {command[-1]}; do sleep 0.1; done; echo no luck today; exit 9"
-    shop.server.run("mkdir -p /srv/flags && rm -f /srv/flags/broken")
-    shop.write(worker={"command": command, "volumes": ["/srv/flags:/flags:ro"]})
-    shop.release()
-    assert changed(shop.release()) == []
-    shop.server.run("touch /srv/flags/broken")
-    time.sleep(2)
-    for _ in range(2):
-        said = shop.refused_repair()
-        assert "no luck today" in said
-        assert "code 9" in said
-    shop.server.run("rm /srv/flags/broken")
-    shop.write()
-    shop.release()
 
 
 # --- what was stopped -----------------------------------------------------------------------------

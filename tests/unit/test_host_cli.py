@@ -311,6 +311,108 @@ def test_settings_are_refreshed_where_something_serves(
     assert capsys.readouterr().out == "api has no release yet\n"
 
 
+# --- the unit of a release ------------------------------------------------------------------------
+
+# Stands in for systemd-run: what is after the last option is run, with the variables that it sets.
+RUNS = """
+token=
+while :; do case $1 in
+--setenv=TERRAFIRMA_TOKEN=*) token=${{1##*=}} ;; --*) ;; *) break ;;
+esac; shift; done
+{then}
+"""
+# How a unit ends, as systemd-run sees it, whether that is said, and what whoever waits is told.
+UNITS: dict[str, tuple[str, str, int, str]] = {
+    "a success": ('echo "$token 0" > {end}; exit 0', "inactive", 0, ""),
+    "a failure": ('echo "$token 1" > {end}; exit 1', "inactive", 1, ""),
+    # Whoever is killed after that has done its work.
+    "a success, killed late": ('echo "$token 0" > {end}; exit 255', "inactive", 0, ""),
+    # For systemd it has ended well.
+    "stopped": ("exit 0", "inactive", 1, "was stopped before its end (systemd-run: exit 0)"),
+    "killed": ("exit 255", "inactive", 1, "was stopped before its end (systemd-run: exit 255)"),
+    "not begun": ("exit 1", "inactive", 1, "nothing serves: `journalctl -u terrafirma-release-"),
+    "an end of another": ('echo "0123 0" > {end}; exit 0', "inactive", 1, "was stopped before"),
+    "nonsense": ("echo > {end}; exit 0", "inactive", 1, "was stopped before its end"),
+    "nobody waits": ("kill -9 $$", "active", 1, "nobody waits for the release of api any more"),
+}
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("what", UNITS)
+@pytest.mark.parametrize("words", [["release", "api"], ["rollback", "api"], ["restart", "api"]])
+def test_whoever_waits_is_told_how_it_ended(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, program: Any, capsys: Any,
+    words: list[str], what: str,
+) -> None:  # fmt: skip
+    then, state, status, said = UNITS[what]
+    (roots / "apps" / "api.json").write_text(told(app))
+    spec.RUNTIME.mkdir()
+    then = then.format(end=spec.RUNTIME / "api.end")
+    program("systemctl", f"echo {state}")
+    directory = program("systemd-run", RUNS.format(then=then))
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+    # Left by another.
+    (spec.RUNTIME / "api.end").write_text("4567 0\n")
+    try:
+        ended = cli.main(words)
+    except SystemExit as exit:
+        ended = int(str(exit.code))
+    assert ended == status
+    error = capsys.readouterr().err
+    assert said in error
+    assert bool(error) is bool(said)
+
+
+@pytest.mark.usefixtures("root")
+def test_a_unit_says_how_it_ends(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not the recovery after it, which is in the same unit."""
+    (roots / "apps" / "api.json").write_text(told(app))
+    monkeypatch.setenv(cli.UNIT, "terrafirma-release-api.service")
+    monkeypatch.setenv(cli.TOKEN, "0123")
+    end = spec.RUNTIME / "api.end"
+    assert cli.main(["refresh", "api"]) == 0
+    assert end.read_text() == "0123 0\n"
+    assert cli.main(["rollback", "api"]) == 1
+    assert end.read_text() == "0123 1\n"
+    end.unlink()
+    cli.main(["recover", "api"])
+    assert not end.exists()
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("follow", [[], ["--follow"]])
+def test_logs_are_text(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, program: Any, capsys: Any,
+    follow: list[str],
+) -> None:  # fmt: skip
+    (roots / "apps" / "api.json").write_text(told(app))
+    records(app, "0123456789ab")
+    spec.Serving("0123456789ab", "green", 4, 8064).save(app)
+    script = r"printf 'api-1  | \033[31mred\033[0m\n'; echo $* >&2; exit 3"
+    monkeypatch.setenv("PATH", f"{program('docker', script)}:/usr/bin:/bin")
+    with pytest.raises(SystemExit, match="3"):
+        cli.main(["logs", "api", *follow])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "api-1  | red"
+    assert said[1].startswith("compose --project-name api-green logs --no-color --tail 100")
+
+
+@pytest.mark.usefixtures("root")
+def test_what_somebody_calls_a_release_is_shown_as_text(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, program: Any, capsys: Any
+) -> None:
+    monkeypatch.setenv("PATH", f"{program('docker', 'exit 0')}:/usr/bin:/bin")
+    (roots / "apps" / "api.json").write_text(told(app))
+    spec.note(app, "release", "0123456789ab", "\x1b[31mv1\x1b[0m", "\x1b]0;owned\x07me\u202e@here")
+    assert cli.main(["releases", "api"]) == 0
+    said = capsys.readouterr().out
+    assert "v1" in said
+    assert "me@here" in said
+    assert said.replace("\n", "").isprintable()
+
+
 def test_the_launcher_finds_its_modules_and_nothing_else() -> None:
     """Nothing of whoever calls it: neither their directory nor their packages."""
     first, *lines = (ROOT / "files" / "terrafirma").read_text().splitlines()

@@ -316,6 +316,53 @@ def test_a_service_that_is_to_run_once_is_not_started_again() -> None:
     assert made["worker"]["restart"] == "unless-stopped"
 
 
+POLICY = {"restart_policy": {"condition": "on-failure", "max_attempts": 3}}
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "restart", "policy"),
+    [
+        # What serves comes back, and the deployment's policy is the one that counts for Compose.
+        ("web", {"restart": "no"}, "unless-stopped", None),
+        ("web", {"deploy": POLICY}, "unless-stopped", RESET),
+        ("worker", {"deploy": {"restart_policy": {"condition": "any"}}}, "unless-stopped", RESET),
+        ("worker", {"restart": "always"}, "unless-stopped", None),
+        # What may end, and says so, is as its files say.
+        ("Mail", {"deploy": POLICY}, None, None),
+        ("Mail", {"restart": "on-failure:3"}, None, None),
+        # One whose end is awaited comes to it.
+        ("setup", {}, "no", None),
+        ("setup", {"restart": "always"}, "no", None),
+        ("setup", {"deploy": {"restart_policy": {"condition": "any"}}}, "no", RESET),
+        ("setup", {"restart": "on-failure"}, None, None),
+    ],
+)
+def test_who_is_started_again(
+    name: str, files: dict[str, Any], restart: str | None, policy: Tagged | None
+) -> None:
+    services = dict(PROJECT["services"], setup={"image": "busybox:1"})
+    services["worker"] = services["worker"] | {"depends_on": {"setup": COMPLETED}}
+    services[name] = services[name] | files
+    app = replace(SHOP, memory_mb=64)
+    made = layer(app, PROJECT | {"services": services})["services"][name]
+    assert made.get("restart") == restart
+    assert made["deploy"].get("restart_policy") == policy
+    assert made["deploy"]["resources"] == {"limits": {"memory": "64M"}}
+
+
+def test_what_holds_something_is_started_again() -> None:
+    services = dict(PROJECT["services"])
+    for files in ({"restart": "no"}, {"deploy": POLICY}):
+        services["redis"] = PROJECT["services"]["redis"] | files
+        (made,) = (
+            one
+            for one in read(layers.state_layer(SHOP, {"services": services}))["services"].values()
+            if isinstance(one, dict)
+        )
+        assert made["restart"] == "unless-stopped"
+        assert ("deploy" in made) is ("deploy" in files)
+
+
 def test_services_wait_for_what_is_in_the_same_slot_alone() -> None:
     services = shop()["services"]
     assert services["web"]["depends_on"] == RESET

@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from terrafirma_host.lease import describe, lease
+from terrafirma_host.lease import ENDS, describe, lease
 from terrafirma_host.shell import Failed, run, say, succeeds
 from terrafirma_host.spec import Application
 
@@ -154,3 +156,49 @@ def test_a_lease_ends_by_itself(app: Application, wait: Callable[[], object]) ->
     assert time.monotonic() - started < 20
     with lease(app, "you", "release", 60):
         assert describe(app).startswith("you ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda: time.sleep(30),
+        lambda: run("sleep", "30"),
+        lambda: succeeds("sleep", "30"),
+        # What takes all there is for a failure of no account.
+        lambda: _swallowing(lambda: time.sleep(30)),
+    ],
+)
+def test_who_is_stopped_has_failed(
+    app: Application, wait: Callable[[], object], number: signal.Signals
+) -> None:
+    before = {one: signal.getsignal(one) for one in ENDS}
+    started = time.monotonic()
+    undone = []
+
+    def release() -> None:
+        with lease(app, "me", "release", 60) as held:
+            held.step("health")
+            threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+            try:
+                wait()
+                held.step("commit")
+            except Failed:
+                # Whoever stops it twice does not disturb how it is undone.
+                os.kill(os.getpid(), number)
+                undone.append(True)
+                raise
+
+    with pytest.raises(Failed, match=f"stopped by {number.name}, at the step 'health'"):
+        release()
+    assert undone == [True]
+    assert time.monotonic() - started < 20
+    assert {one: signal.getsignal(one) for one in ENDS} == before
+    assert "stopped by" in (app.directory / "log").read_text()
+    with lease(app, "you", "release", 60):
+        pass
+
+
+def _swallowing(wait: Callable[[], object]) -> None:
+    with suppress(Failed):
+        wait()

@@ -304,6 +304,52 @@ def test_a_slot_is_asked_as_its_release_wants(
     assert reloads() == 4
 
 
+OLD = """\
+# Managed by Terrafirma: the release in this slot
+health_uri /old
+health_headers {
+\tHost old.test
+\tX-Forwarded-Proto https
+}
+"""
+
+
+def test_what_another_version_said_is_said_anew_and_means_the_same(
+    caddy: Callable[..., Path], app: Application, roots: Path, admin: Admin
+) -> None:
+    """Path and name are those of the release in the slot; the rest is what healthy means now."""
+    asked = caddy()
+    admin.body = b"null"
+    blue, green = (proxy.asking(app, slot) for slot in ("blue", "green"))
+    proxy.make_directories()
+    for path in (blue, green):
+        path.write_text(OLD)
+    assert not proxy.expects(app, "blue")
+    serving = proxy.as_asked(app, "blue")
+    assert (serving.health_path, serving.domain) == ("/old", "old.test")
+    # As a run does it, for what serves …
+    assert proxy.expect(serving, "blue")
+    for path in (blue, green):
+        text = path.read_text()
+        assert "health_uri /old\nhealth_status 2xx\n" in text
+        assert "\tHost old.test\n" in text
+    assert proxy.expects(app, "blue")
+    assert not proxy.expect(serving, "blue")
+    # … or a release, which has its own path.
+    for path in (blue, green):
+        path.write_text(OLD)
+    assert proxy.expect(app, "green")
+    assert f"health_uri {app.health_path}\nhealth_status 2xx\n" in green.read_text()
+    assert "health_uri /old\nhealth_status 2xx\n" in blue.read_text()
+    assert asked.read_text().count("reload caddy") == 2
+    # What is spoilt, or not there, is no way to ask.
+    blue.write_text("nonsense")
+    assert not proxy.expects(app, "blue")
+    blue.unlink()
+    assert not proxy.expects(app, "blue")
+    assert proxy.as_asked(app, "blue") == app
+
+
 def test_requests_are_counted_at_these_ports_alone(admin: Admin) -> None:
     admin.busy = {8000: 2, 8001: 1, 8064: 4, 80: 7}
     assert proxy.requests(range(8000, 8064)) == {8000: 2, 8001: 1}
@@ -509,6 +555,25 @@ def test_a_page_that_answers_with_an_error(
             # Without one of its own it is the path that says whether a replica can serve.
             proxy.smoke(replace(app, health_path=f"/{status}"))
     assert len(asked) == 1
+
+
+def test_a_page_has_to_go_on_to_answer(
+    caddy: Callable[..., Path], app: Application, tls: ssl.SSLContext,
+    behind: Callable[..., None],
+) -> None:  # fmt: skip
+    """As it does not where Caddy has noticed by then that no replica can serve."""
+    caddy()
+    with serving(tls) as (number, asked):
+        behind(number)
+        app = replace(app, smoke_path="/200")
+        assert proxy.smoke(app)
+        started = time.monotonic()
+        proxy.watch(app, 1.2)
+        assert 1.2 <= time.monotonic() - started < 5
+        assert len(asked) > 2
+        later = replace(app, smoke_path="/503")
+        with pytest.raises(Failed, match="answers 503: Caddy finds no replica that can serve"):
+            proxy.watch(later, 1.2)
 
 
 def test_a_page_that_does_not_answer(

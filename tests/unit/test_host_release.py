@@ -496,6 +496,48 @@ def test_a_page_that_does_not_answer_takes_all_back(
         assert [one.id for one in spec.known_releases(app)] == [before[0]]
 
 
+def test_a_worker_that_ends_before_the_release_counts_takes_all_back(
+    host: Path, steps: Callable[..., Application], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = steps()
+    release.release(app, by="me")
+    before = current(app)
+    program = host / "programs" / "docker"
+    # The slot that starts has containers, too.
+    program.write_text(program.read_text().replace("*project=api-green*) ;;", "*) echo one ;;"))
+    containers(host, FINE)
+
+    def meanwhile(_: Application) -> bool:
+        containers(host, FINE, WORKER | {"state": "exited", "health": ""})
+        return False
+
+    monkeypatch.setattr(proxy, "smoke", meanwhile)
+    with pytest.raises(Failed, match=r"at the step .smoke.: .*api-blue-api-2 does not stay up"):
+        release.release(replace(app, env={"A": "1"}), by="me")
+    assert (current(app), proxy.slot_of(app)) == (before, "blue")
+
+
+def test_a_repair_asks_as_what_serves_was_asked(host: Path, app: Application) -> None:
+    """Another path is that of the next release; Caddy's file says how, in today's words."""
+    with ExitStack() as stack:
+        port, requests = stack.enter_context(serving())
+        app = replace(app, replicas=1, slots={"blue": port, "green": port + 64})
+        old = replace(app, health_path="/200", domain="www.acme.com")
+        proxy.expect(old, "blue")
+        file = proxy.asking(app, "blue")
+        file.write_text(file.read_text().replace("health_status 2xx\n", ""))
+        made = records(app, "0123456789ab")
+        serves = Serving(made.id, "blue", 1, port)
+        serves.save(app)
+        containers(host, FINE)
+        assert not release.whole(app, serves, ALONE)
+        held = stack.enter_context(lease(app, "me", "release", 60))
+        compose = Compose(app)
+        release.repair(app, compose, compose.project(), made, serves, held)
+        assert release.whole(app, serves, ALONE)
+    assert requests == [("www.acme.com", "/200")]
+
+
 def test_what_cannot_be_undone_keeps_nothing_else_from_it(
     host: Path, steps: Callable[..., Application], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
