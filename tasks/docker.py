@@ -126,13 +126,16 @@ unit(
     restart_command=f"{DOCKER_ENGINE} restart",
 )
 
-pgbouncer = PgBouncer.of(host)
+apps = App.of(host).applications
+direct = any(app.database and not app.pgbouncer for app in apps)
+pooled = any(app.database and app.pgbouncer for app in apps)
 connect(
     name="Connect the containers",
     networks=settings.networks,
-    serves={80: "Caddy", 443: "Caddy"} if App.of(host).applications else {},
+    # Port 80 may be closed on purpose.
+    serves={443: "Caddy"} if apps else {},
     guests={
-        Postgres.of(host).port: "PostgreSQL",
-        **({pgbouncer.port: "PgBouncer"} if pgbouncer.enabled else {}),
+        **({Postgres.of(host).port: "PostgreSQL"} if direct else {}),
+        **({PgBouncer.of(host).port: "PgBouncer"} if pooled else {}),
     },
 )

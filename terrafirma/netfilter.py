@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 
@@ -54,10 +54,10 @@ class Chain:
 
 @dataclass(frozen=True)
 class End:
-    """What becomes of a packet, and which rule, of which chain, says so."""
+    """What becomes of a packet, and which rule says so."""
 
     verdict: str  # "ACCEPT", "DROP", "MASQUERADE", "DNAT 10.210.1.2:8000" …
-    chain: str
+    chain: str  # the first that a chain of the kernel's own leads to, or that itself
     rule: str
 
 
@@ -127,7 +127,7 @@ def _walk(table: Table, chain: str, packet: Packet, depth: int) -> tuple[list[En
             continue
         if rule.target in table and depth < _DEEPEST:
             inner, falls = _walk(table, rule.target, packet, depth + 1)
-            found += inner
+            found += [replace(one, chain=rule.target) for one in inner]
             returns = returns or (rule.goto and falls)
             ended = rule.goto or not falls
         elif rule.target in _LAST:

@@ -86,7 +86,10 @@ def bridge(network: Mapping[str, Any]) -> Bridge | None:
                 device=device,
                 subnet=subnet,
                 # Docker 20.10 does not say docker0's before the first container.
-                address=config.get("Gateway", "").partition("/")[0],
+                address=""
+                if options.get(f"{prefix}inhibit_ipv4") == "true"
+                or options.get(f"{prefix}gateway_mode_ipv4") == "isolated"
+                else config.get("Gateway", "").partition("/")[0],
                 internal=network["internal"],
                 masquerades=options.get(f"{prefix}enable_ip_masquerade", "true") == "true"
                 and options.get(f"{prefix}gateway_mode_ipv4", "nat") == "nat",
@@ -276,8 +279,10 @@ def _foreign(seen: Seen, serves: Mapping[int, str], guests: Mapping[int, str]) -
         for text in _unless(f"what comes for {who} at port {number} is dropped", ("ACCEPT",),
                             ends(filters, "INPUT", packet)):  # fmt: skip
             yield f"{text}: {hint} {number}/tcp`)"
+    used = {device for port in seen.ports for device in port.bridges}
     for one in seen.bridges:
-        if one.device not in seen.up:
+        # One without replicas may be shut out on purpose.
+        if one.device not in seen.up or one.device not in used:
             continue
         for number, who in guests.items():
             packet = Packet(src=one.guest, into=one.device, port=number, to_host=True)

@@ -17,7 +17,7 @@ from terrafirma.netfilter import Chain, Packet, ends, tables
 from terrafirma.reach import Reach, judge
 
 SAMPLES = {path.stem: path.read_text() for path in (Path(__file__).parent / "reach").glob("*.txt")}
-SERVES = {80: "Caddy", 443: "Caddy"}
+SERVES = {443: "Caddy"}
 GUESTS = {5432: "PostgreSQL"}
 
 Change = Callable[[str], str]
@@ -280,6 +280,22 @@ FINE: dict[str, Change] = {
     "a log": first("filter", "FORWARD -j LOG --log-prefix x"),
     "a program decides": first("filter", "INPUT -j NFQUEUE --queue-num 0"),
     "rules where they belong": first("filter", "DOCKER-USER -i docker0 -o eth0 -j DROP"),
+    "rules in a chain of their own": both(
+        instead(r"(rule=\*filter\n)", r"\1rule=:mine - [0:0]\n"),
+        first("filter", "DOCKER-USER -j mine"),
+        last("filter", "mine -i docker0 -j DROP"),
+    ),
+    "port 80 is closed": first("filter", "INPUT -p tcp -m tcp --dport 80 -j DROP"),
+    "a network without replicas has no PostgreSQL": both(
+        without("^container=|^route="), first("filter", "INPUT -p tcp --dport 5432 -j DROP")
+    ),
+    "a bridge without an address": both(
+        instead(
+            r'"options": \{', '"options": {"com.docker.network.bridge.inhibit_ipv4":"true",'
+        ),
+        lambda text: text.replace('"true",}', '"true"}'),
+        without(r"^address=docker0|^address=br-"),
+    ),
     "invalid packets": first("filter", "INPUT -m conntrack --ctstate INVALID -j DROP"),
     "forwarding is dropped by default": policy("FORWARD"),
     "other ports lead elsewhere": first(
