@@ -411,7 +411,7 @@ def test_a_default_is_nobody_elses() -> None:
         (ContainerReach, ['network={"name": "apps"}']),
         (ContainerReach, ['container={"name": "x", "ports": {"80": [{}]}, "networks": 7}']),
         (ContainerReach, ["kernel=net"]),
-        (ContainerReach, ["rule=-A"]),
+        (ContainerReach, ["rule=-A FORWARD -j"]),
         (ReleaseStatus, ["null"]),
         (ReleaseStatus, ["7"]),
         (ReleaseStatus, ['{"serving": "", "wanted": "", "withdrawn": false, "current": false}']),
