@@ -62,6 +62,7 @@ PATTERNS = {
     r"^[a-z][a-z0-9_]{0,62}$": "a-z, 0-9 and `_`, first a letter, at most 63",
     r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$": "name of a service",
     r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,62})?$": "name of a service, or empty",
+    r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,62}|(/[^/\s:,]+)+/?)$": "key of a volume, or absolute path",
     r"^\w[\w-]*([./]\w[\w-]*)*\.ya?ml$": "relative path that ends in `.yaml` or `.yml`",
     r"^[A-Za-z][A-Za-z0-9-]*$": "letters, digits and `-`, first a letter",
     r"^[\w.@-]+$": "letters, digits, `_`, `.`, `@` and `-`",

@@ -126,6 +126,11 @@ app_compose = []
 app_service = ""
 # … and those that no release recreates.
 app_stateful = []
+# Its volumes, by their keys, and directories of the host that several containers may write at once:
+# uploads, say; never a database's …
+app_shared = []
+# … and services of which each release may have its own, empty store: caches, say.
+app_scratch = []
 # Command, in words, that runs once before a release; ["NAME"]: that service of the project.
 app_migrate = []
 # Variables of its environment; nothing secret.

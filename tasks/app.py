@@ -6,6 +6,7 @@ from pyinfra.facts.files import FindFiles
 
 from terrafirma.budget import refuse_overdraft
 from terrafirma.given import registry_password, secrets
+from terrafirma.left_out import refuse_files_left_out
 from terrafirma.machine import distribution, ready
 from terrafirma.operations.docker import upload_source
 from terrafirma.operations.files import Directory, File, put, source, template
@@ -50,6 +51,7 @@ for app in settings.applications:
             "use Debian 13 or Ubuntu 24.04, or set app_source empty"
         )
     refuse_further_files(host, app, users)
+    refuse_files_left_out(host, app)
     for key, value, known, where in (
         ("app_database", app.database, postgres.owners, "postgres_databases"),
         (

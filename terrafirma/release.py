@@ -32,7 +32,8 @@ def description(app: Application, settings: App, users: Users) -> str:
         secrets["database_url"] = app.database_url
     data: dict[str, Any] = app.model_dump(
         include={
-            *("name", "image", "compose", "stateful", "migrate", "secrets_env"),
+            *("name", "image", "compose", "stateful", "shared", "scratch"),
+            *("migrate", "secrets_env"),
             *("registry", "registry_user"),
             *("domain", "smoke_path", "health_path", "container_port", "replicas", "user"),
             *("memory_mb", "cpus", "timeout_seconds"),

@@ -614,6 +614,7 @@ class PgBouncer(Settings):
 
 
 # A service of a compose project, and a file that describes one.
+SharedPlace = Annotated[str, Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,62}|(/[^/\s:,]+)+/?)$")]
 ServiceName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$")]
 ComposeFile = Annotated[str, Field(pattern=r"^\w[\w-]*([./]\w[\w-]*)*\.ya?ml$")]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -726,7 +727,13 @@ class Application(Model):
     service: Annotated[str, Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,62})?$")] = ""
     """The service of that project which serves HTTP; empty: the one called like the application."""
     stateful: tuple[ServiceName, ...] = ()
-    """Services of that project which no release recreates: what they hold must last."""
+    """Services of that project which no release recreates: what they hold must last, and each runs
+    once."""
+    shared: tuple[SharedPlace, ...] = ()
+    """Volumes of that project, by their keys in its files, and directories of the host that several
+    containers may write at once: uploads, say. Never those of a database."""
+    scratch: tuple[ServiceName, ...] = ()
+    """Services of which each release may have its own, empty store: caches, say."""
     migrate: tuple[Line, ...] = ()
     """Command, in words, that runs once before a release, in a container of its own; in a project
     of its own, one word that names a service runs that."""
@@ -844,11 +851,14 @@ class Application(Model):
                 f"compose: {self.name} has no source: name the directory of the project"
             )
         if not self.compose:
-            for key in ("service", "stateful"):
+            for key in ("service", "stateful", "shared"):
                 if getattr(self, key):
                     raise ValueError(
                         f"{key}: {self.name} has no compose files: there is one service"
                     )
+            if any(one != self.name for one in self.scratch):
+                raise ValueError(f"scratch: {self.name} has no compose files: its one service is "
+                                 f"{self.name!r}")  # fmt: skip
             if not self.user:
                 raise ValueError(f"user: {self.name} has none: name one of users_accounts")
         if bool(self.registry_user) != bool(self.registry_password):
@@ -867,7 +877,12 @@ class Application(Model):
             raise ValueError("secrets: database_url is derived; it cannot be set here")
         if self.role and not self.database:
             raise ValueError(f"role: {self.name} has no database in which it could act")
-        _refuse_duplicates("stateful", self.stateful)
+        for key in ("stateful", "shared", "scratch"):
+            _refuse_duplicates(key, getattr(self, key))
+        if both := sorted({*self.stateful} & {*self.scratch}):
+            raise ValueError(
+                f"scratch: {both[0]!r} is in stateful too: what it holds lasts, or not"
+            )
         _refuse_duplicates("redirects", (self.domain, *self.redirects))
         return self
 

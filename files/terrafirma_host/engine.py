@@ -11,13 +11,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from terrafirma_host import layers
+from terrafirma_host import layers, references, stores
 from terrafirma_host.shell import Failed, ends, last, run, say, succeeds, write
 from terrafirma_host.spec import RUNTIME, Application, Release
 
@@ -57,6 +58,8 @@ class Compose:
         self.work = app.directory / "layers"
         # A release is named after these, and has these, whatever is put there meanwhile.
         self.secrets = app.values()
+        # For whoever releases: what the files say that has no effect.
+        self.notes: list[str] = []
 
     def files(self) -> list[str]:
         app = self.app
@@ -101,11 +104,11 @@ class Compose:
         }
 
     def project(self) -> layers.Project:
-        """What the files say, together."""
-        text = run(
-            *self.command(self.app.name), "--profile", "*", "config", "--format", "json",
-            env=self.environment(), inherit=False, timeout=PROMPT,
-        )  # fmt: skip
+        """What the files say, together; raises Failed, in one line, where that cannot be run."""
+        with ThreadPoolExecutor(1) as beside:
+            # Each takes a moment, and so both are asked at once.
+            written = beside.submit(self.as_written if self.app.compose else dict)
+            text, said = self.config("--format", "json")
         project: dict[str, Any] = json.loads(text)
         services = project.setdefault("services", {})
         known = ", ".join(services) or "none"
@@ -118,19 +121,67 @@ class Compose:
                     raise Failed(f"{key}: the compose files have no service {name!r} ({known})")
         if self.app.service in self.app.stateful:
             raise Failed(f"app_stateful: {self.app.service} serves HTTP: a release recreates it")
-        for name, service in services.items():
-            for mount in service.get("volumes", []):
-                inside = self.app.source and mount.get("source", "").startswith(self.app.source)
-                if mount["type"] == "bind" and inside and not mount.get("read_only"):
-                    raise Failed(
-                        f"{name}: what it writes into {mount['target']} would go with its source: "
-                        "use a volume, an absolute path, or `:ro`"
-                    )
+        if self.app.compose:
+            self.look(project, written.result(), said)
+        stores.refuse(self.app, project)
+        references.refuse_joined(self.app, project)
         for key, network in (project.get("networks") or {}).items():
             if (network.get("ipam") or {}).get("config") and not network.get("external"):
                 raise Failed(f"the network {key} has addresses of its own, and two releases run "
                              "at once: leave `ipam` out")  # fmt: skip
         return project
+
+    def config(self, *options: str) -> tuple[str, str]:
+        """What `docker compose config` says on its two outputs, of all services."""
+        result = subprocess.run(
+            [*self.command(self.app.name), "--profile", "*", "config", *options],
+            executable=shutil.which("docker"),
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            env=self.environment(), timeout=PROMPT, check=False,
+        )  # fmt: skip
+        if result.returncode:
+            raise Failed(f"the compose files: {references.errors(self.app, result.stderr)}")
+        return result.stdout, result.stderr
+
+    def as_written(self) -> references.Raw:
+        """The files' own words, where Compose can say them: `ulimits` by a variable it cannot."""
+        words = ("--no-interpolate", "--no-path-resolution", "--no-normalize", "--no-consistency")
+        try:
+            return dict(json.loads(self.config("--format", "json", *words)[0]))
+        except Failed:
+            return {}
+
+    def look(self, project: dict[str, Any], raw: references.Raw, said: str) -> None:
+        """Raise Failed where the files refer to what is not there; `notes` has what is lost."""
+        app = self.app
+        for name in {*app.secrets} & {*(raw.get("secrets") or {})}:
+            # Compose leaves out what no service names; it collides with ours all the same.
+            project.setdefault("secrets", {}).setdefault(name, raw["secrets"][name])
+        given = self.environment()
+        names = {*app.env, *(name.upper() for name in app.secrets if app.secrets_env)}
+        files = references.Files(
+            app, self.files(), project, raw, references.warnings(said),
+            given=frozenset(given), kept=frozenset(names - given.keys() | names & OWN),
+        )  # fmt: skip
+        references.check(files)
+        self.notes = files.notes
+
+    def agree(self, project: layers.Project) -> None:
+        """Raise Failed where the files and what is laid over them do not go together."""
+        app = self.app
+        images = {name: layers.image_name(app, name, "none") for name in project["services"]}
+        slot = layers.slot_layer(
+            app, project, slot="blue", release="none", replicas=app.replicas, images=images,
+            owner=app.owner(),
+        )  # fmt: skip
+        texts = [layers.build_layer(app, project, "none"), slot]
+        texts += [layers.state_layer(app, project)] if app.stateful else []
+        for text in texts if app.compose else []:
+            try:
+                self.run(app.name, self.layer("check", text), "config", "--quiet")
+            except Failed as error:
+                words = references.errors(app, str(error))
+                raise Failed(f"the compose files and what is laid over them: {words}") from None
 
     def layer(self, name: str, text: str) -> str:
         path = self.work / f"{name}.yaml"
@@ -348,8 +399,9 @@ def join_state(app: Application, project: layers.Project, slot: str) -> None:
         connected = inspect("container", [container.id])[0]["NetworkSettings"]["Networks"]
         for key in service.get("networks", {"default": None}):
             if key in named and named[key] not in connected:
-                run("docker", "network", "connect", "--alias", container.service, named[key],
-                    container.id)  # fmt: skip
+                known = layers.aliases(project, container.service, key)
+                words = [f"--alias={alias}" for alias in known]
+                run("docker", "network", "connect", *words, named[key], container.id)
 
 
 # --- images ---------------------------------------------------------------------------------------

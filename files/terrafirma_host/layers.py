@@ -9,6 +9,7 @@ and `!override` are Compose's own words for what a layer takes away or replaces.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,10 +98,15 @@ def lasting(app: Application, project: Project) -> list[str]:
     """The services of a slot that do not end, each as often as it runs there, in order."""
     names: list[str] = []
     for name in slot_services(app, project):
-        service = project["services"][name]
-        own = service.get("scale", (service.get("deploy") or {}).get("replicas", 1))
+        own = times(project["services"][name])
         names += [name] * (app.replicas if name == app.service else own)
     return sorted(name for name in names if name not in once(app, project))
+
+
+def times(service: Mapping[str, Any]) -> int:
+    """How many containers of a service its files ask for."""
+    number: int = service.get("scale", (service.get("deploy") or {}).get("replicas", 1))
+    return number
 
 
 def migrates_by_service(app: Application, project: Project) -> bool:
@@ -143,7 +149,8 @@ def slot_layer(
             "image": f"{_text(images.get(name, service.get('image', '')))}",
             "build": GONE,
             "environment": _text(_environment(app, release)),
-            "secrets": _text(list(app.secrets)),
+            "secrets": _secrets(app, service),
+            "links": _links(service, {*running}),
             "depends_on": _dependencies(service, {*running} - {name}),
             "user": _text(owner) if owner else None,
             # One that two slots published would collide.
@@ -155,6 +162,10 @@ def slot_layer(
             # Loopback only: the world comes in through Caddy.
             layer["ports"] = f"!override {_text([f'127.0.0.1:{ports}:{app.container_port}'])}"
             layer["scale"] = GONE
+        # Compose takes a limit from one place.
+        limited = ["mem_limit", "mem_reservation", "memswap_limit"] * bool(app.memory_mb)
+        limited += ["cpus", "cpu_period", "cpu_quota"] * bool(app.cpus)
+        layer |= {key: GONE for key in limited if key in service}
         if name in once:
             # Not started by `up`, but there for `run`.
             layer |= {"profiles": '!override ["terrafirma-once"]', "restart": '"no"'}
@@ -170,7 +181,12 @@ def slot_layer(
     if app.secrets:
         directory = app.slot_secrets(slot)
         files = {name: {"file": str(directory / name)} for name in app.secrets}
-        lines.append(f"secrets: {_text(files)}")
+        # One that the files have, too, is ours as a whole.
+        theirs = project.get("secrets") or {}
+        lines += ["secrets:"] + [
+            f"  {_text(name)}: {'!override ' * (name in theirs)}{_text(file)}"
+            for name, file in files.items()
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -185,6 +201,9 @@ def state_layer(app: Application, project: Project) -> str:
         layer = _common(app, service, "state", "", name in ends) | {
             "ports": "!reset []",
             "depends_on": _dependencies(service, {*app.stateful} - {name}),
+            "links": _links(service, {*app.stateful}),
+            # It runs, whatever it needs elsewhere to be started.
+            "profiles": "!reset []" if service.get("profiles") else None,
         }
         lines.append(f"  {_text(name)}:")
         lines += [f"    {key}: {value}" for key, value in layer.items() if value is not None]
@@ -209,10 +228,57 @@ def _common(
         "labels": _text(labels),
         **restart,
         # PostgreSQL listens on docker0's address, which this name stands for in every network.
-        "extra_hosts": '["host.docker.internal:host-gateway"]',
-        "security_opt": '["no-new-privileges:true"]',
+        "extra_hosts": _hosts(service),
+        "security_opt": _security(service),
         "stop_grace_period": _text(f"{app.stop_seconds}s"),
     }
+
+
+def _hosts(service: Mapping[str, Any]) -> str | None:
+    ours = "host.docker.internal:host-gateway"
+    if str(service.get("network_mode", "")).startswith(("service:", "container:")):
+        # It has those of the container that it joins.
+        return None
+    theirs = service.get("extra_hosts") or []
+    kept = [one for one in theirs if not re.match(r"host\.docker\.internal[=:]", one)]
+    return f"{'!override ' * (kept != theirs)}{_text([*(kept if kept != theirs else []), ours])}"
+
+
+def _security(service: Mapping[str, Any]) -> str:
+    ours = "no-new-privileges:true"
+    theirs = service.get("security_opt") or []
+    kept = [one for one in theirs if not re.match(r"no-new-privileges\b", one)]
+    # Compose refuses a list with one thing in it twice.
+    return f"{'!override ' * (kept != theirs)}{_text([*(kept if kept != theirs else []), ours])}"
+
+
+def _secrets(app: Application, service: Mapping[str, Any]) -> str:
+    theirs = service.get("secrets") or []
+    targets = {name for own in app.secrets for name in (own, f"/run/secrets/{own}")}
+    kept = [one for one in theirs if one.get("target") not in targets]
+    if kept == theirs:
+        return _text(list(app.secrets))
+    return f"!override {_text([*kept, *({'source': name} for name in app.secrets)])}"
+
+
+def _links(service: Mapping[str, Any], there: set[str]) -> str | None:
+    """A service that runs once is found by its name, and by what a link calls it."""
+    theirs = service.get("links") or []
+    kept = [one for one in theirs if one.partition(":")[0] in there]
+    if kept == theirs:
+        return None
+    return f"!override {_text(kept)}" if kept else GONE
+
+
+def aliases(project: Project, name: str, network: str) -> list[str]:
+    """What the others of a project call a service that runs once, in one of its networks."""
+    service = project["services"][name]
+    found = [name, service.get("container_name") or name]
+    found += ((service.get("networks") or {}).get(network) or {}).get("aliases") or []
+    links = [one for other in project["services"].values() for one in other.get("links") or []]
+    found += [alias for target, _, alias in (one.partition(":") for one in links)
+              if target == name and alias]  # fmt: skip
+    return list(dict.fromkeys(found))
 
 
 def hidden(name: str) -> str:

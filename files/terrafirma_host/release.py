@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from terrafirma_host import answers, engine, layers, proxy
+from terrafirma_host import answers, engine, holders, layers, proxy, stores
 from terrafirma_host.engine import Compose
 from terrafirma_host.lease import Lease, lease
 from terrafirma_host.shell import Expired, Failed, ends, run, say, write
@@ -74,6 +74,7 @@ def wanted(app: Application, compose: Compose, made: Release | None = None) -> W
     With `made`, the code of that release, whatever tags say by now, and what was migrated for it.
     """
     project = compose.project()
+    begun = {name: project["services"][name] for name in stores.started(app, project)}
     image, others = "", {}
     if made:
         code, migrated = made.code, made.migrate
@@ -81,8 +82,8 @@ def wanted(app: Application, compose: Compose, made: Release | None = None) -> W
         image = engine.resolve(app, app.image) if app.image else ""
         others = {
             name: engine.resolve(app, service["image"])
-            for name, service in project["services"].items()
-            if app.compose and "build" not in service and name not in app.stateful
+            for name, service in begun.items()
+            if app.compose and "build" not in service
         }
         code = identity(Path(app.source).name, image, json.dumps(others))
         migrated = " ".join(app.migrate)
@@ -125,7 +126,10 @@ def release(
         serving = Serving.load(app)
         if serving and stands(app, compose, target, serving, held):
             return
+        for line in compose.notes:
+            say(line)
         held.step("prepare")
+        compose.agree(target.project)
         before = Release.load(app, serving.release) if serving else None
         try:
             made = (
@@ -225,7 +229,7 @@ def of_now(app: Application, made: Release) -> tuple[Application, Compose, Wante
     compose = Compose(app)
     # Nothing is migrated: another command than the one that ran is the next release's.
     target = wanted(app, compose, made)
-    needed = target.project["services"].keys() - {*app.stateful}
+    needed = {*stores.started(app, target.project)}
     if missing := sorted(needed - made.images.keys()):
         raise Failed(f"release {made.id} has no image of {', '.join(missing)}: release its code")
     return app, compose, target
@@ -306,6 +310,8 @@ def settle(app: Application) -> None:
     if serving and proxy.slot_of(app) != serving.slot:
         say(f"putting Caddy back to release {serving.release}")
         proxy.point(app, serving.slot)
+    if serving and app.stateful:
+        holders.settle(app, serving.slot)
     for slot in app.slots:
         if serving and slot == serving.slot:
             continue
@@ -382,8 +388,8 @@ def prepare(
     pulled: list[str] = []
     project = target.project
     app.directory.mkdir(parents=True, exist_ok=True)
-    built = [name for name, service in project["services"].items()
-             if "build" in service and name not in app.stateful]  # fmt: skip
+    begun = stores.started(app, project)
+    built = [name for name in begun if "build" in project["services"][name]]
     if built:
         say(f"building release {target.id} of {app.name}")
         layer = compose.layer("build", layers.build_layer(app, project, target.id))
@@ -392,8 +398,8 @@ def prepare(
         except Failed as error:
             raise Failed(f"the image does not build: {error}") from None
         images |= {name: layers.image_name(app, name, target.id) for name in built}
-    for name in project["services"]:
-        if name in images or name in app.stateful:
+    for name in begun:
+        if name in images:
             continue
         reference = target.others.get(name, target.image)
         if engine.pull(app, reference):
@@ -437,10 +443,8 @@ def prepare_slot(
     app: Application, compose: Compose, project: layers.Project, made: Release, slot: str
 ) -> str:
     """Networks, volumes and stateful services that a slot needs; returns the path of its layer."""
-    engine.make_networks(app, project, slot)
-    engine.make_volumes(app, project)
-    engine.start_state(compose, project)
-    engine.join_state(app, project, slot)
+    holders.refuse_images(app, project, made.images)
+    holders.start_state(compose, project, slot)
     lay_out_secrets(app, compose, slot)
     text = layers.slot_layer(
         app, project, slot=slot, release=made.id, replicas=app.replicas, images=made.images,

@@ -35,6 +35,8 @@ class Application:
     compose: tuple[str, ...]  # files in the source
     service: str  # the one that serves HTTP
     stateful: tuple[str, ...]
+    shared: tuple[str, ...]  # volumes and paths that several containers may write at once
+    scratch: tuple[str, ...]  # services of which each release may have its own, empty store
     migrate: tuple[str, ...]
     env: Mapping[str, str]
     secrets: Mapping[str, str]  # name → file on the host

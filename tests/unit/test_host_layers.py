@@ -433,6 +433,95 @@ def test_docker_takes_no_capitals_in_the_name_of_an_image() -> None:
     assert layers.image_name(SHOP, "Mail", "01") == "terrafirma/shop/mail:01"
 
 
+# What the files have, as Compose says it; what is laid over it.
+BOTH: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "nothing": ({}, {"security_opt": ["no-new-privileges:true"], "links": None}),
+    "another option": (
+        {"security_opt": ["seccomp=unconfined"]},
+        {"security_opt": ["no-new-privileges:true"]},
+    ),
+    "the same option": (
+        {"security_opt": ["no-new-privileges:true", "label=disable"]},
+        {"security_opt": Tagged("override", ["label=disable", "no-new-privileges:true"])},
+    ),
+    "its opposite": (
+        {"security_opt": ["no-new-privileges=false"]},
+        {"security_opt": Tagged("override", ["no-new-privileges:true"])},
+    ),
+    "its short form": (
+        {"security_opt": ["no-new-privileges"]},
+        {"security_opt": Tagged("override", ["no-new-privileges:true"])},
+    ),
+    "another host": (
+        {"extra_hosts": ["other=10.0.0.1"]},
+        {"extra_hosts": ["host.docker.internal:host-gateway"]},
+    ),
+    "the same host elsewhere": (
+        {"extra_hosts": ["host.docker.internal=172.17.0.1", "other=10.0.0.1"]},
+        {
+            "extra_hosts": Tagged(
+                "override", ["other=10.0.0.1", "host.docker.internal:host-gateway"]
+            )
+        },
+    ),
+    "the network of another": ({"network_mode": "service:web"}, {"extra_hosts": None}),
+    "limits": (
+        {"mem_limit": "1", "memswap_limit": "2", "cpus": 2, "cpu_quota": 1},
+        {"mem_limit": RESET, "memswap_limit": RESET, "cpus": RESET, "cpu_quota": RESET},
+    ),
+    "a secret in the place of ours": (
+        {"secrets": [{"source": "a", "target": "token"}, {"source": "b", "target": "b"}]},
+        {
+            "secrets": Tagged(
+                "override",
+                [{"source": "b", "target": "b"}, *({"source": name} for name in SECRETS)],
+            )
+        },
+    ),
+    "other secrets": ({"secrets": [{"source": "a", "target": "a"}]}, {"secrets": [*SECRETS]}),
+    "links": (
+        {"links": ["redis:cache", "web"]},
+        {"links": Tagged("override", ["web"])},
+    ),
+    "a link to what runs once": ({"links": ["redis"]}, {"links": RESET}),
+}
+
+
+@pytest.mark.parametrize("what", BOTH)
+def test_what_the_files_have_too_is_there_once(what: str) -> None:
+    """Compose adds lists up, and refuses one with a thing in it twice."""
+    theirs, over = BOTH[what]
+    app = replace(SHOP, secrets=SECRETS, memory_mb=64, cpus=1)
+    worker = PROJECT["services"]["worker"] | theirs
+    project = PROJECT | {"services": PROJECT["services"] | {"worker": worker}}
+    made = layer(app, project)["services"]["worker"]
+    assert {key: made.get(key) for key in over} == over
+
+
+def test_a_secret_of_the_files_is_replaced_as_a_whole() -> None:
+    app = replace(SHOP, secrets=SECRETS)
+    (first, *_) = SECRETS
+    made = layer(app, PROJECT | {"secrets": {first: {"environment": "X"}}})["secrets"]
+    assert isinstance(made[first], Tagged)
+    assert [name for name, one in made.items() if isinstance(one, Tagged)] == [first]
+
+
+def test_what_runs_once_is_called_as_the_files_call_it() -> None:
+    redis = {
+        "container_name": "shop_cache", "networks": {"inner": {"aliases": ["store"]}},
+    }  # fmt: skip
+    services = {"web": {"links": ["redis:cache", "redis"]}, "redis": redis}
+    project = {"services": services}
+    assert layers.aliases(project, "redis", "inner") == ["redis", "shop_cache", "store", "cache"]
+    assert layers.aliases(project, "web", "inner") == ["web"]
+
+
+def test_what_runs_once_is_started_though_it_has_a_profile() -> None:
+    services = PROJECT["services"] | {"redis": {"image": "redis:7", "profiles": ["tools"]}}
+    made = read(layers.state_layer(SHOP, PROJECT | {"services": services}))
+    assert made["services"]["redis"]["profiles"] == Tagged("reset", [])
+
+
 # --- what no release recreates --------------------------------------------------------------------
 
 

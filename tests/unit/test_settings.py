@@ -345,6 +345,12 @@ BAD_APP: list[tuple[str, Any, str, str]] = [
     ("compose", ["no.yaml"], "", "'examples/api' has no file 'no.yaml'"),
     ("service", "a b", "", "'a b' does not match"),
     ("stateful", [""], ".0", "does not match"),
+    ("shared", ["uploads/x"], ".0", "does not match"),
+    ("shared", ["../uploads"], ".0", "does not match"),
+    ("shared", ["/"], ".0", "does not match"),
+    ("shared", ["/srv/a b"], ".0", "does not match"),
+    ("shared", "uploads", "", "valid tuple"),
+    ("scratch", [""], ".0", "does not match"),
     ("migrate", "migrate", "", "valid tuple"),
     ("migrate", ["sh", "-c", "a\nb"], ".2", "line break"),
     ("env", {"LOG-LEVEL": "x"}, ".LOG-LEVEL", "does not match"),
@@ -397,6 +403,8 @@ BAD_KINDS: list[tuple[dict[str, Any], str, str]] = [
     (IMAGE | {"compose": ["compose.yaml"]}, "compose", "has no source: name the directory"),
     ({"service": "web"}, "service", "has no compose files: there is one service"),
     ({"stateful": ["redis"]}, "stateful", "has no compose files: there is one service"),
+    ({"shared": ["uploads"]}, "shared", "has no compose files: there is one service"),
+    ({"scratch": ["redis"]}, "scratch", "has no compose files: its one service is"),
     ({"user": ""}, "user", "has none: name one of users_accounts"),
     ({"database": "", "role": "api"}, "role", "has no database in which it could act"),
     (
@@ -884,6 +892,19 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         {f"app_{key}": value for key, value in (PROJECT | {"stateful": ["redis"] * 2}).items()},
         "app_stateful: ",
         "'redis' is there twice",
+    ),
+    (
+        App,
+        {f"app_{key}": value for key, value in (PROJECT | {"shared": ["/srv/a"] * 2}).items()},
+        "app_shared: ",
+        "'/srv/a' is there twice",
+    ),
+    (
+        App,
+        {f"app_{key}": ["redis"] for key in ("stateful", "scratch")}
+        | {f"app_{key}": value for key, value in PROJECT.items()},
+        "app_scratch: ",
+        "'redis' is in stateful too",
     ),
     # One name for two applications.
     (

@@ -1,0 +1,254 @@
+"""
+Managed by Terrafirma. Who writes a store just now: what runs once is never run twice.
+
+The engine is asked, whatever the files say: an earlier release, another application or somebody's
+own container may write there. A service that an earlier release started, and that runs once from
+now on, is stopped and started on the same store; what serves finds it under the same name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from terrafirma_host import engine, layers, stores
+from terrafirma_host.engine import Compose
+from terrafirma_host.layers import Project
+from terrafirma_host.shell import Failed, run, say, succeeds
+from terrafirma_host.spec import Application, names
+from terrafirma_host.stores import Store
+
+Inspected = Mapping[str, Any]
+"""What `docker container inspect` says of one."""
+
+# What a database may take to end well; Docker kills it after that.
+GRACE = 60
+
+SERVICE = "com.docker.compose.service"
+PROJECT = "com.docker.compose.project"
+
+
+def refuse_images(app: Application, project: Project, images: Mapping[str, str]) -> None:
+    """Raise Failed where an image has a VOLUME that no mount covers: new with each release."""
+    wanted = {name: images[name] for name in stores.started(app, project) if name in images}
+    known = {
+        tag: (one.get("Config") or {}).get("Volumes") or {}
+        for one in engine.inspect("image", sorted({*wanted.values()}))
+        for tag in one.get("RepoTags") or []
+    }
+    for name, image in wanted.items():
+        service = project["services"][name]
+        stores.refuse_nameless(app, name, stores.uncovered(service, known.get(image, {})))
+
+
+def start_state(compose: Compose, project: Project, slot: str) -> None:
+    """The services that no release recreates run, and answer in the networks of a slot."""
+    app = compose.app
+    moved = in_the_way(app, project)
+    before = {one.id for one in engine.containers(app.project("state"))} if app.stateful else set()
+    engine.make_networks(app, project, slot)
+    engine.make_volumes(app, project)
+    if moved:
+        # What has to be fetched or built is there before anything stops.
+        layer = compose.layer("state", layers.state_layer(app, project))
+        compose.fetch(app.project("state"), layer, "up", "--no-start", "--no-recreate")
+    try:
+        for one in moved:
+            _stop(app, one)
+        engine.start_state(compose, project)
+        engine.join_state(app, project, slot)
+        for one in moved:
+            _take_place(app, one)
+    except BaseException:
+        for one in moved:
+            _come_back(app, one)
+        raise
+    for one in moved:
+        succeeds("docker", "rm", one["Id"])
+    if app.stateful:
+        _say_nameless(app, before)
+
+
+def _say_nameless(app: Application, before: set[str]) -> None:
+    """A volume without a name of a service that runs once lasts as long as its container."""
+    new = [one.id for one in engine.containers(app.project("state")) if one.id not in before]
+    for one in engine.inspect("container", new):
+        for mount in one.get("Mounts") or []:
+            if re.fullmatch("[0-9a-f]{64}", mount.get("Name") or ""):
+                say(f"{_label(one, SERVICE)}: what it writes to {mount['Destination']} lasts as "
+                    "long as its container: mount a volume with a name there")  # fmt: skip
+
+
+def settle(app: Application, slot: str) -> None:
+    """After a release that was killed while a service moved: it runs, and answers in the slot."""
+    stopped = [
+        one.id
+        for one in engine.containers(app.project(slot))
+        if one.service in app.stateful and one.state == "exited"
+    ]
+    for one in engine.inspect("container", stopped):
+        there = engine.containers(app.project("state"), _label(one, SERVICE))
+        if any(new.state == "running" for new in there):
+            _take_place(app, one)
+            succeeds("docker", "rm", one["Id"])
+        else:
+            _come_back(app, one)
+
+
+def in_the_way(app: Application, project: Project) -> list[Inspected]:
+    """
+    The containers of earlier releases of services that are about to run once, on the same store.
+
+    Raises Failed where somebody else writes what a service is to write alone.
+    """
+    there = engine.containers(app.project("state")) if app.stateful else []
+    gone = ("created", "exited", "dead")
+    runs = {one.service for one in there if one.state not in gone}
+    lasting = [name for name in app.stateful if name not in runs]
+    begun = stores.started(app, project)
+    written = stores.of_services(app, project, [*lasting, *begun])
+    if not (written or lasting or there):
+        return []
+    running = _running()
+    _refuse_left(app, running, begun)
+    conflicts = _conflicts(running, written)
+    moving = [one for one in running if _in_slot(app, one) and _label(one, SERVICE) in lasting]
+    found: dict[str, Inspected] = {}
+    for one, _, store in conflicts:
+        theirs = _label(one, "terrafirma.app")
+        if stores.shared(app, store) and (theirs in ("", app.name) or _shares(theirs, store)):
+            continue
+        if one in moving and _label(one, SERVICE) == store.service:
+            found[one["Id"]] = one
+            continue
+        name = _name(one)
+        way = (
+            f"end that container first (`docker stop {name}`; where it serves, after "
+            f"`terrafirma maintenance {app.name} on`)"
+            if theirs in ("", app.name)
+            else f"only one of the two may, unless app_shared of both names {store.key}"
+        )
+        raise Failed(f"{store}, and the container {name} writes there just now: {way}")
+    for one in moving:
+        _refuse_another_place(app, project, one, conflicts)
+    return [*found.values()]
+
+
+def _running() -> list[Inspected]:
+    ids = run("docker", "ps", "--quiet", "--no-trunc", timeout=engine.PROMPT).split()
+    return [one for one in engine.inspect("container", ids) if "Id" in one]
+
+
+def _conflicts(
+    running: Sequence[Inspected], written: Sequence[Store]
+) -> list[tuple[Inspected, Mapping[str, Any], Store]]:
+    """Containers that write a store, with the mount by which they do."""
+    mounts = [
+        (one, mount) for one in running for mount in one.get("Mounts") or [] if mount.get("RW")
+    ]
+    volumes = {mount.get("Name") for _, mount in mounts} | {one.place for one in written}
+    known = engine.inspect("volume", sorted(one for one in volumes if one and "/" not in one))
+    # A volume that somebody else has made says here only what it is.
+    places = {one["Name"]: stores.place_of_volume(one["Name"], one.get("Options") or {})
+              for one in known if "Name" in one}  # fmt: skip
+    found = []
+    for one, mount in mounts:
+        name = mount.get("Name")
+        place = places.get(name, name) if name else stores.place_of_path(mount.get("Source", ""))
+        found += [
+            (one, mount, store)
+            for store in written
+            if stores.overlap(place, places.get(store.place, store.place))
+        ]
+    return found
+
+
+def _refuse_left(app: Application, running: Sequence[Inspected], begun: Sequence[str]) -> None:
+    """Raise Failed where a release would start what runs once already, and is not to any more."""
+    for one in running:
+        service, name = _label(one, SERVICE), _name(one)
+        if _label(one, PROJECT) == app.project("state") and service in begun:
+            raise Failed(
+                f"app_stateful: {service} runs as {name}, and is not named any more: name it "
+                f"again, or end it first (`docker rm --force {name}`; its volumes stay)"
+            )
+
+
+def _refuse_another_place(
+    app: Application, project: Project, one: Inspected,
+    conflicts: Sequence[tuple[Inspected, Mapping[str, Any], Store]],
+) -> None:  # fmt: skip
+    """Raise Failed where a service would not find what it has written so far."""
+    service, name = _label(one, SERVICE), _name(one)
+    kept = {
+        mount["Destination"]
+        for other, mount, store in conflicts
+        if other is one and store.service == service and store.target == mount["Destination"]
+    }
+    for mount in one.get("Mounts") or []:
+        lasts = mount.get("RW") and mount.get("Type") in ("volume", "bind")
+        there = mount.get("Name") or mount.get("Source", "")
+        if lasts and not stores.is_system(there) and mount["Destination"] not in kept:
+            raise Failed(
+                f"app_stateful: {name} has written to {mount['Destination']}, which is {there}, "
+                f"and {service} would have another place there: mount that one (a volume with "
+                "`external: true` and its name), or copy it and stop the container first"
+            )
+
+
+def _shares(application: str, store: Store) -> bool:
+    """Whether another application lets several containers write there, too."""
+    if application not in names():
+        return False
+    other = Application.load(application)
+    project = Compose(other).project()
+    theirs = stores.of_services(other, project, project["services"])
+    return all(
+        stores.shared(other, one) for one in theirs if stores.overlap(one.place, store.place)
+    )
+
+
+def _stop(app: Application, one: Inspected) -> None:
+    patience = max(app.stop_seconds, GRACE)
+    say(f"{_label(one, SERVICE)} runs once from now on: {_name(one)} stops, and it starts again "
+        "on the same store; until then it does not answer")  # fmt: skip
+    run("docker", "stop", "--time", str(patience), one["Id"], timeout=patience + engine.PROMPT)
+
+
+def _take_place(app: Application, one: Inspected) -> None:
+    """The service that runs once answers where one that has stopped did, under its names."""
+    service = _label(one, SERVICE)
+    for new in engine.containers(app.project("state"), service):
+        (inspected,) = engine.inspect("container", [new.id])
+        connected = inspected["NetworkSettings"]["Networks"]
+        for network, how in one["NetworkSettings"]["Networks"].items():
+            if network not in connected:
+                aliases = sorted({service, _name(one), *(how.get("Aliases") or [])})
+                words = [f"--alias={alias}" for alias in aliases]
+                run("docker", "network", "connect", *words, network, new.id)
+
+
+def _come_back(app: Application, one: Inspected) -> None:
+    """What has stopped runs again, and what was to run in its place does not."""
+    there = [new.id for new in engine.containers(app.project("state"), _label(one, SERVICE))]
+    for new in engine.inspect("container", there):
+        succeeds("docker", "stop", "--time", str(GRACE), new["Id"])
+        if new["Created"] > one["Created"]:
+            # Made for this: the next release makes another, as its files say then.
+            succeeds("docker", "rm", "--force", new["Id"])
+    say(f"starting {_name(one)} again")
+    run("docker", "start", one["Id"], timeout=engine.PROMPT)
+
+
+def _in_slot(app: Application, one: Inspected) -> bool:
+    own = _label(one, "terrafirma.app") == app.name
+    return own and _label(one, PROJECT) in {app.project(slot) for slot in app.slots}
+
+
+def _name(one: Inspected) -> str:
+    return str(one["Name"]).lstrip("/")
+
+
+def _label(one: Inspected, name: str) -> str:
+    return str(((one.get("Config") or {}).get("Labels") or {}).get(name, ""))

@@ -1,0 +1,375 @@
+"""Compose projects that are taken, and that are refused in one line, read by Compose itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Case:
+    """A compose file, the settings beside it, and words of the refusal; none: it is taken."""
+
+    compose: str
+    refused: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)  # "-> PATH": a link
+
+
+WEB = "services:\n  web: {build: .}\n"
+
+
+def service(text: str, more: str = "") -> str:
+    """A project with a service beside the one that serves."""
+    return f"{WEB}  {text}\n{more}"
+
+
+def web(text: str, more: str = "") -> str:
+    return f"services:\n  web: {{build: ., {text}}}\n{more}"
+
+
+PG = "volumes: {pg: }\n"
+ONCE = {"stateful": ["db"]}
+TWICE = "at once: app_s"
+
+STORES = {
+    "a database with a volume, undeclared": Case(
+        service('db: {build: db, volumes: ["pg:/data"]}', PG),
+        "app_stateful: db writes the volume pg (at /data), and two releases run at once: "
+        'app_stateful = ["db"] for what runs once, or app_shared = ["pg"] for what several',
+    ),
+    "… declared": Case(service('db: {build: db, volumes: ["pg:/data"]}', PG), settings=ONCE),
+    "… by a known image": Case(
+        service('db: {image: "postgres:17", volumes: ["pg:/var/lib/postgresql/data"]}', PG),
+        "app_stateful: db runs postgres:17 on the volume pg, and two releases run at once",
+    ),
+    "… shared by mistake": Case(
+        service('db: {image: "postgres:17", volumes: ["pg:/var/lib/postgresql/data"]}', PG),
+        "app_shared: db writes the volume pg as postgres:17, which no second process may write",
+        {"shared": ["pg"]},
+    ),
+    "… that runs once and is shared": Case(
+        service('db: {image: "postgres:17", volumes: ["pg:/var/lib/postgresql/data"]}', PG),
+        "take pg out of app_shared",
+        {"shared": ["pg"], **ONCE},
+    ),
+    "a known image without a volume": Case(
+        service('queue: {image: "registry.example.com/mirror/rabbitmq:4@sha256:' + "a" * 64 + '"}'),
+        "app_stateful: queue runs registry.example.com/mirror/rabbitmq:4",
+    ),
+    "… of which each release may have its own": Case(
+        service('queue: {image: "redis:7"}'), settings={"scratch": ["queue"]}
+    ),
+    "a client of a database": Case(
+        service('seed: {image: "postgres:17", restart: "no", command: [psql, -c, select 1]}')
+    ),
+    "two that run once on one volume": Case(
+        service('db: {build: db, volumes: ["pg:/data"]}\n  old: {build: db, volumes: ["pg:/d"]}',
+                PG),
+        "app_shared: db writes the volume pg, and old writes there too: mount it `:ro` in one",
+        {"stateful": ["db", "old"]},
+    ),
+    "a sidecar that writes what runs once": Case(
+        service('db: {build: db, volumes: ["pg:/data"]}\n  save: {build: db, volumes: ["pg:/d"]}',
+                PG),
+        "app_shared: db writes the volume pg, and save writes there too",
+        ONCE,
+    ),
+    "… and only reads": Case(
+        service('db: {build: db, volumes: ["pg:/d"]}\n  save: {build: db, volumes: ["pg:/d:ro"]}',
+                PG),
+        settings=ONCE,
+    ),
+    "one that runs once, three times": Case(
+        service('db: {build: db, deploy: {replicas: 3}, volumes: ["pg:/data"]}', PG),
+        "app_stateful: db writes the volume pg, and runs 3 times",
+        ONCE,
+    ),
+    "… by `scale`": Case(
+        service('db: {build: db, scale: 2, volumes: ["pg:/data"]}', PG), "and runs 2 times", ONCE
+    ),
+    "a web service with a file of its own": Case(
+        web('volumes: ["data:/data"]', "volumes: {data: }\n"),
+        "app_shared: web writes the volume data (at /data), and two releases of it run at once: "
+        'app_shared = ["data"] if several processes may write there at once; else keep it in',
+    ),
+    "… that several may write": Case(
+        web('volumes: ["data:/data"]', "volumes: {data: }\n"), settings={"shared": ["data"]}
+    ),
+    "an external volume": Case(
+        web('volumes: ["data:/data"]', "volumes: {data: {external: true, name: theirs}}\n"), TWICE
+    ),
+    "a volume that is a directory": Case(
+        web('volumes: ["data:/data"]', "volumes: {data: {driver_opts: {type: none, o: bind, "
+            "device: /srv/data}}}\n"), TWICE
+    ),
+    "a volume that is an export": Case(
+        service('save: {build: ., volumes: ["data:/data"]}', "volumes: {data: {driver_opts: "
+                '{type: nfs, o: "addr=10.0.0.1,rw", device: ":/export"}}}\n'), TWICE
+    ),
+    "a directory of the host": Case(
+        web('volumes: ["/srv/uploads:/uploads"]'), "web writes the directory /srv/uploads"
+    ),
+    "… that several may write, by its parent": Case(
+        web('volumes: ["/srv/uploads:/uploads"]'), settings={"shared": ["/srv"]}
+    ),
+    "long words for a volume": Case(
+        web("volumes: [{type: volume, source: data, target: /data}]", "volumes: {data: }\n"), TWICE
+    ),
+    "long words for a volume that is read": Case(
+        web("volumes: [{type: volume, source: data, target: /data, read_only: true}]",
+            "volumes: {data: }\n")
+    ),
+    "memory, and the engine's socket": Case(
+        web('tmpfs: [/tmp], volumes: [{type: tmpfs, target: /run}, '
+            '"/var/run/docker.sock:/var/run/docker.sock", "/etc/localtime:/etc/localtime"]')
+    ),
+    "the volumes of another service": Case(
+        service('db: {build: db, volumes: ["pg:/data"]}\n  save: {build: db, volumes_from: [db]}',
+                PG),
+        "app_shared: db writes the volume pg, and save writes there too",
+        ONCE,
+    ),
+    "… of some container": Case(
+        web('volumes_from: ["container:theirs"]'), "web: volumes_from takes over what the container"
+    ),
+    "a volume without a name": Case(
+        web("volumes: [/data]"),
+        "app_scratch: web has a volume without a name at /data, which is new and empty with each",
+    ),
+    "… that may be lost": Case(web("volumes: [/data]"), settings={"scratch": ["web"]}),
+    "a store of a service that never starts": Case(
+        service('db: {image: "mysql:8", profiles: [tools], volumes: ["pg:/d", "./x:/y"]}', PG)
+    ),
+    "two names of one directory": Case(
+        service('db: {build: db, volumes: ["/srv/pg:/data"]}\n'
+                '  old: {build: db, volumes: ["/srv/pg/14:/data"]}'),
+        "db writes the directory /srv/pg, and old writes there too",
+        {"stateful": ["db", "old"]},
+    ),
+    "a migration with a store": Case(
+        service('move: {build: ., volumes: ["pg:/data"]}', PG), TWICE, {"migrate": ["move"]}
+    ),
+    "a part that two services have": Case(
+        'x-all: &all {build: ., volumes: ["media:/media"]}\n'
+        "services: {web: *all, jobs: *all}\nvolumes: {media: }\n",
+        "app_shared: web writes the volume media (at /media)",
+    ),
+    "… that several services may write": Case(
+        'x-all: &all {build: ., volumes: ["media:/media"]}\n'
+        "services: {web: *all, jobs: *all}\nvolumes: {media: }\n",
+        settings={"shared": ["media"]},
+    ),
+    "a volume in memory that has a name": Case(
+        service('jobs: {build: ., volumes: ["fast:/fast"]}',
+                "volumes: {fast: {driver_opts: {type: tmpfs, device: tmpfs}}}\n"), TWICE
+    ),
+    "a letter and a colon, which is no drive": Case(
+        service('jobs: {build: ., volumes: ["e:/x"]}', "volumes: {e: }\n"),
+        "app_scratch: jobs has a volume without a name",
+    ),
+    "shared, of nothing": Case(
+        WEB, "app_shared: the compose files mount no 'uploads' (none)", {"shared": ["uploads"]}
+    ),
+    "scratch, of nothing": Case(
+        WEB, "app_scratch: the compose files have no service 'cache' (web)", {"scratch": ["cache"]}
+    ),
+}  # fmt: skip
+
+VARIABLES = {
+    "… in an argument of a build": Case(
+        service('jobs: {build: {context: ., args: {TOKEN: "${TOKEN}"}}}'),
+        "${TOKEN} (compose.yaml, line 3, jobs) is not set",
+    ),
+    "… in a file that another reads": Case(
+        web("extends: {file: base/base.yaml, service: all}"),
+        "${DEEP} (base/base.yaml, line 2, web) is not set",
+        files={"base/base.yaml": 'services:\n  all: {command: "$DEEP"}\n'},
+    ),
+    "a blank variable": Case(
+        web('volumes: ["${DATA_FOLDER}/files:/data"]'),
+        "app_env: ${DATA_FOLDER} (compose.yaml, line 2, web) is not set: name what is to stand",
+    ),
+    "… in a password": Case(
+        web('environment: {PASSWORD: "${PASSWORD}"}'), "${PASSWORD} (compose.yaml, line 2, web)"
+    ),
+    "several": Case(
+        service('jobs: {build: ., command: "$ONE"}\n  more: {build: ., command: "${TWO}"}'),
+        "app_env: ${ONE} (compose.yaml, line 3, jobs), ${TWO} (compose.yaml, line 4, more) are",
+    ),
+    "one that is given": Case(web('environment: {A: "${A}"}'), settings={"env": {"A": "1"}}),
+    "one that is given, and empty": Case(web('command: "${A}"'), settings={"env": {"A": ""}}),
+    "defaults": Case(web('environment: {A: "${A:-}", B: "${B-}", C: "${C:-c}", D: "${D:+d}"}')),
+    "a default of a default": Case(web('command: "${A:-${B}}"'), "${B} (compose.yaml, line 2,"),
+    "of a service that never starts": Case(service('x: {image: "x:${TAG}", profiles: [tools]}')),
+    "of a volume": Case(
+        web('volumes: ["data:/d:ro"]',
+            'volumes: {data: {driver_opts: {type: none, o: bind, device: "${DEVICE}"}}}\n'),
+        "${DEVICE} (compose.yaml, line 3, volumes.data) is not set",
+    ),
+    "of a part that nobody uses": Case(f'x-more: {{a: "${{NOBODY}}"}}\n{WEB}'),
+    "of a part that is merged": Case(
+        'x-more: &more {command: "$LATER"}\nservices: {web: {build: ., <<: *more}}\n',
+        "${LATER} (compose.yaml, line 1, web) is not set",
+    ),
+    "a dollar sign in a file of variables": Case(
+        web("env_file: [web.env]"), "${word} (web.env, line 2) is not set",
+        files={"web.env": "A=1\nPASSWORD=pass$word\n"},
+    ),
+    "a dollar sign that is none": Case(web('command: "echo $$HOME $${A}"')),
+    "a variable that has to be there": Case(
+        web('image: "x:${TAG:?which}"'), "required variable TAG is missing a value: which"
+    ),
+    "a name that Docker reads": Case(
+        web('environment: {A: "${DOCKER_TAG:-x}"}'),
+        "app_env: DOCKER_TAG is a name that Docker reads itself, so ${DOCKER_TAG} "
+        "(compose.yaml, line 2, web) is not filled in",
+        {"env": {"DOCKER_TAG": "1"}},
+    ),
+    "… for the containers alone": Case(WEB, settings={"env": {"DOCKER_TAG": "1"}}),
+    "… that Compose reads": Case(
+        web('command: "$COMPOSE_FILE"'), "app_env: COMPOSE_FILE is a name",
+        {"env": {"COMPOSE_FILE": "1"}},
+    ),
+    "root's home": Case(web('volumes: ["$HOME/data:/data:ro"]'), "$HOME (compose.yaml, line"),
+    "… as a shell has it": Case(web('volumes: ["~/data:/data:ro"]'), "~/data is below /root on"),
+    "… in files whose words Compose cannot say": Case(
+        web("ulimits: {nofile: '${N:-9}'}, volumes: ['$HOME/d:/d:ro']"), "$HOME (compose.yaml, line"
+    ),
+    "… as a shell has it, there": Case(
+        web("ulimits: {nofile: '${N:-9}'}, volumes: ['~/d:/d:ro']"), "~/d is below /root on"
+    ),
+    "a blank variable there": Case(
+        web("ulimits: {nofile: '${N:-9}'}, command: $Q"), "${Q} (compose.yaml, line 2) is not set"
+    ),
+    "the directory of a shell": Case(
+        web('volumes: ["${PWD}/data:/data:ro"]'), "$PWD (compose.yaml, line 2, web) is not set on"
+    ),
+    "a file of variables that must be there": Case(
+        web("env_file: .env"), "the compose files: env file .env not found"
+    ),
+    "a file of variables that may be missing": Case(
+        web("env_file: [{path: .env, required: false}]")
+    ),
+    "a secret of a variable": Case(
+        web("secrets: [key]", "secrets: {key: {environment: KEY}}\n"),
+        "secrets: key is taken from $KEY, which is not set: name it in app_env, or the secret in",
+    ),
+    "a secret that is somewhere else": Case(
+        web("secrets: [key]", "secrets: {key: {external: true}}\n"), "secrets: key is external"
+    ),
+    "a secret whose file is missing": Case(
+        web("secrets: [key]", "secrets: {key: {file: key.txt}}\n"),
+        "secrets: key is the file key.txt, which is not on the host",
+    ),
+    "a configuration whose file is missing": Case(
+        web("configs: [conf]", "configs: {conf: {file: ./conf.toml}}\n"),
+        "configs: conf is the file conf.toml, which is not on the host",
+    ),
+    "secrets that nobody uses": Case(
+        WEB + "secrets: {a: {file: a}, b: {environment: B}, c: {external: true}}\n"
+    ),
+    "a secret that is not described": Case(
+        web("secrets: [key]"), 'the compose files: service "web" refers to undefined secret key'
+    ),
+    "`version`": Case(f'version: "3.8"\n{WEB}'),
+}  # fmt: skip
+
+PATHS = {
+    "a directory beside the source": Case(
+        web('volumes: ["../uploads:/uploads"]'),
+        "web: volumes: ../uploads is outside of app_source, which alone is on the host: a volume "
+        "with a name, or an absolute path of the host",
+    ),
+    "… only read": Case(web('volumes: ["../conf:/conf:ro"]'), "web: volumes: ../conf is outside"),
+    "… by long words": Case(
+        web("volumes: [{type: bind, source: ./a/../../up, target: /up}]"), "../up is outside of"
+    ),
+    "… by a variable": Case(
+        web('volumes: ["${UP}:/up:ro"]'), "../up is outside", {"env": {"UP": "../up"}}
+    ),
+    "… far away": Case(web('volumes: ["../../../../../../srv:/srv:ro"]'), "srv is outside of"),
+    "a file of variables beside the source": Case(
+        web("env_file: [{path: ../web.env, required: false}]"), "web: env_file: ../web.env is"
+    ),
+    "a context beside the source": Case(
+        service("jobs: {build: ../jobs}"), "jobs: build: context: ../jobs is outside of app_source"
+    ),
+    "a Dockerfile beside the source": Case(
+        service("jobs: {build: {context: ., dockerfile: ../Dockerfile}}"),
+        "jobs: build: dockerfile: ../Dockerfile is outside of app_source",
+    ),
+    "another Dockerfile inside": Case(
+        service("jobs: {build: {context: jobs, dockerfile: ../docker/Dockerfile}}"),
+        files={"jobs/x": "", "docker/Dockerfile": ""},
+    ),
+    "a further context": Case(
+        service("jobs: {build: {context: ., additional_contexts: {lib: ../lib}}}"),
+        "jobs: build: additional_contexts: lib: ../lib is outside",
+    ),
+    "a further context that is an image": Case(
+        service('jobs: {build: {context: ., additional_contexts: {lib: "docker-image://x"}}}')
+    ),
+    "a secret beside the source": Case(
+        web("secrets: [key]", "secrets: {key: {file: ../key}}\n"), "secrets: key: ../key is outside"
+    ),
+    "a configuration beside the source": Case(
+        web("configs: [c]", "configs: {c: {file: ../c}}\n"), "configs: c: ../c is outside"
+    ),
+    "another compose file beside the source": Case(
+        web("extends: {file: ../base.yaml, service: web}"),
+        "../base.yaml is outside of app_source, which alone is on the host",
+    ),
+    "… included": Case(f"include: [../more.yaml]\n{WEB}", "../more.yaml is outside of app_source"),
+    "a link out of the source": Case(
+        web('volumes: ["./conf:/conf:ro"]'),
+        "web: volumes: conf is a link to /etc, outside of app_source",
+        files={"conf": "-> /etc"},
+    ),
+    "a link in the source": Case(
+        web('volumes: ["./conf:/conf:ro"]'), files={"conf": "-> real", "real/a": ""}
+    ),
+    "the directory above": Case(
+        service("jobs: {build: ..}"), "jobs: build: context: .. is outside of app_source"
+    ),
+    "a context of a repository": Case(
+        service('jobs: {build: "https://git.example.com/team/jobs.git#main"}')
+    ),
+    "a secret in root's home": Case(
+        web("secrets: [key]", "secrets: {key: {file: ~/key}}\n"),
+        "secrets: key: ~/key is below /root on the host",
+    ),
+    "a file of variables that is a link": Case(
+        web("env_file: [web.env]"), "web: env_file: web.env is a link to /etc/hostname, outside",
+        files={"web.env": "-> /etc/hostname"},
+    ),
+    "a Dockerfile that is a link": Case(
+        service("jobs: {build: {context: .}}"), "dockerfile: Dockerfile is a link to /etc/hosts",
+        files={"Dockerfile": "-> /etc/hosts"},
+    ),
+    "a volume of a relative directory": Case(
+        web('volumes: ["data:/d:ro"]',
+            "volumes: {data: {driver_opts: {type: none, o: bind, device: ./data}}}\n"),
+        "volumes: data: the device './data' is no place on the host",
+    ),
+    "what a container writes into the source": Case(
+        web('volumes: ["./data:/data"]'), "web: what it writes into /data would go with its source"
+    ),
+    "configuration that is read": Case(web('volumes: ["./conf:/conf:ro"]')),
+}  # fmt: skip
+
+TOGETHER = {
+    "what joins one that runs once": Case(
+        service('db: {build: db}\n  jobs: {build: ., network_mode: "service:db"}'),
+        "jobs: network_mode joins db, which is not started with it",
+        ONCE,
+    ),
+    "… by its volumes, to read": Case(
+        service('db: {build: db, volumes: ["pg:/d"]}\n  jobs: {build: ., volumes_from: ["db:ro"]}',
+                PG),
+        "jobs: volumes_from joins db, which is not started with it: mount its volume by its name",
+        ONCE,
+    ),
+}  # fmt: skip
+
+CASES = STORES | VARIABLES | PATHS | TOGETHER

@@ -1,0 +1,183 @@
+"""Who writes a store just now, as the engine says; a script stands in for Docker."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from terrafirma_host import holders
+from terrafirma_host.shell import Failed
+from terrafirma_host.spec import Application
+
+from tests.unit.conftest import Program, told
+from tests.unit.test_host_stores import SHOP, bind, project, volume
+
+DOCKER = """\
+case "$*" in
+"ps --quiet"*) echo one ;;
+"ps --all"*) ;;
+"container inspect"*) cat {root}/containers ;;
+"volume inspect"*) cat {root}/volumes ;;
+"image inspect"*) cat {root}/images ;;
+compose*) cat {root}/project ;;
+esac
+"""
+
+
+@pytest.fixture
+def host(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Path:
+    directory = program("docker", DOCKER.format(root=roots))
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+    for name in ("containers", "volumes", "images"):
+        (roots / name).write_text("[]")
+    return roots
+
+
+def runs(host: Path, *mounts: dict[str, Any], name: str = "theirs", **labels: str) -> None:
+    """Let this container be the one that runs."""
+    words = {"app": "terrafirma.app", "project": holders.PROJECT, "service": holders.SERVICE}
+    one = {
+        "Id": "id", "Name": f"/{name}", "Mounts": mounts,
+        "Config": {"Labels": {words[key]: label for key, label in labels.items()}},
+    }  # fmt: skip
+    (host / "containers").write_text(json.dumps([one]))
+
+
+def mount(source: str, *, writes: bool = True, to: str = "/data") -> dict[str, Any]:
+    where = {"Source": source} if source.startswith("/") else {"Name": source, "Source": "/v"}
+    kind = "bind" if source.startswith("/") else "volume"
+    return {"Type": kind, "RW": writes, "Destination": to, **where}
+
+
+DB: Any = {"image": "x", "volumes": [volume("pg")]}
+VOLUMES = {"pg": {"name": "shop_pg"}}
+ONCE = replace(SHOP, stateful=("db",))
+
+
+def test_nobody_is_in_the_way(host: Path) -> None:
+    files = project(VOLUMES, db=DB)
+    assert holders.in_the_way(ONCE, files) == []
+    runs(host, mount("shop_pg", writes=False))
+    assert holders.in_the_way(ONCE, files) == []
+    runs(host, mount("another"), mount("/srv"))
+    assert holders.in_the_way(ONCE, files) == []
+
+
+IN_THE_WAY: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
+    "somebody's own": (mount("shop_pg"), {}, "end that container first (`docker stop theirs`"),
+    "an older release": (
+        mount("shop_pg"),
+        {"app": "shop", "project": "shop-blue", "service": "another"},
+        "end that container first",
+    ),
+    "a service by another name": (
+        mount("shop_pg"),
+        {"app": "shop", "project": "shop-state", "service": "database"},
+        "end that container first",
+    ),
+    "another application": (
+        mount("shop_pg"),
+        {"app": "depot", "project": "depot-state", "service": "db"},
+        "only one of the two may, unless app_shared of both names pg",
+    ),
+    "by its directory": (mount("/var/lib/docker/volumes/shop_pg/_data"), {}, "end that container"),
+}
+
+
+@pytest.mark.parametrize("what", IN_THE_WAY)
+def test_somebody_is_in_the_way(host: Path, what: str) -> None:
+    there, labels, way = IN_THE_WAY[what]
+    runs(host, there, **labels)
+    with pytest.raises(Failed) as refused:
+        holders.in_the_way(ONCE, project(VOLUMES, db=DB))
+    said = str(refused.value)
+    assert said.startswith("db writes the volume pg, and the container theirs writes there just")
+    assert way in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("above", ["/srv/pg", "/srv", "/srv/pg/base"])
+def test_a_directory_that_somebody_else_writes(host: Path, above: str) -> None:
+    runs(host, mount(above))
+    with pytest.raises(Failed, match=r"^db writes the directory /srv/pg, and the container theirs"):
+        holders.in_the_way(ONCE, project(db={"image": "x", "volumes": [bind("/srv/pg")]}))
+
+
+def test_a_volume_that_stands_for_a_directory(host: Path) -> None:
+    options = {"type": "none", "o": "bind", "device": "/srv/pg"}
+    (host / "volumes").write_text(json.dumps([{"Name": "other", "Options": options}]))
+    runs(host, mount("other"))
+    with pytest.raises(Failed, match="the container theirs writes there just now"):
+        holders.in_the_way(ONCE, project(db={"image": "x", "volumes": [bind("/srv/pg")]}))
+
+
+SLOT = {"name": "shop-blue-db-1", "app": "shop", "project": "shop-blue", "service": "db"}
+
+
+def test_a_service_of_an_earlier_release_moves(host: Path) -> None:
+    runs(host, mount("shop_pg"), mount("/run/x.sock", to="/x"), **SLOT)
+    assert [one["Name"] for one in holders.in_the_way(ONCE, project(VOLUMES, db=DB))] == [
+        "/shop-blue-db-1"
+    ]
+    # Several may write there: it is in nobody's way.
+    shared = replace(ONCE, shared=("pg",))
+    assert holders.in_the_way(shared, project(VOLUMES, db=DB)) == []
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        mount("0123456789abcdef", to="/data"),
+        mount("shop_pg", to="/var/lib/data"),
+        mount("/srv/pg"),
+        mount("0123456789abcdef", to="/more"),
+    ],
+)
+def test_a_service_finds_what_it_has_written(host: Path, elsewhere: dict[str, Any]) -> None:
+    """It would begin with an empty store, without a word."""
+    both = [elsewhere] if elsewhere["Destination"] != "/more" else [mount("shop_pg"), elsewhere]
+    runs(host, *both, **SLOT)
+    words = rf"shop-blue-db-1 has written to {elsewhere['Destination']}, which is"
+    with pytest.raises(Failed, match=words):
+        holders.in_the_way(ONCE, project(VOLUMES, db=DB))
+
+
+def test_what_runs_once_is_not_started_by_a_release_as_well(host: Path) -> None:
+    runs(host, name="shop-state-db-1", app="shop", project="shop-state", service="db")
+    files = project(VOLUMES, db={"image": "x"}, other=DB)
+    with pytest.raises(Failed, match=r"^app_stateful: db runs as shop-state-db-1, and is not"):
+        holders.in_the_way(replace(SHOP, stateful=("other",)), files)
+
+
+def test_two_applications_that_share_a_store_say_so_both(host: Path) -> None:
+    depot: Application = replace(
+        SHOP, name="depot", shared=("theirs",), service="web", secrets={}, compose=()
+    )
+    (host / "apps" / "depot.json").write_text(told(depot))
+    volumes = {"pg": {"external": True, "name": "common"}}
+    theirs = project({"theirs": {"external": True, "name": "common"}}, db={})
+    theirs["services"]["web"]["volumes"] = [volume("theirs")]
+    (host / "project").write_text(json.dumps(theirs))
+    runs(host, mount("common"), app="depot", project="depot-blue", service="web")
+    shop = replace(ONCE, shared=("pg",))
+    assert holders.in_the_way(shop, project(volumes, db=DB)) == []
+    with pytest.raises(Failed, match="unless app_shared of both names pg"):
+        holders.in_the_way(ONCE, project(volumes, db=DB))
+    # One that left the data, and one that does not share it.
+    (host / "apps" / "depot.json").unlink()
+    with pytest.raises(Failed, match="unless app_shared of both names pg"):
+        holders.in_the_way(shop, project(volumes, db=DB))
+
+
+def test_the_volumes_of_images_are_seen(host: Path) -> None:
+    image = {"RepoTags": ["x:1"], "Config": {"Volumes": {"/var/lib/x": {}}}}
+    (host / "images").write_text(json.dumps([image]))
+    with pytest.raises(
+        Failed, match=r"^app_scratch: web has a volume without a name at /var/lib/x"
+    ):
+        holders.refuse_images(SHOP, project(), {"web": "x:1"})
+    holders.refuse_images(replace(SHOP, scratch=("web",)), project(), {"web": "x:1"})
+    covered = project(VOLUMES)
+    covered["services"]["web"]["volumes"] = [volume("pg", "/var/lib/x")]
+    holders.refuse_images(SHOP, covered, {"web": "x:1"})

@@ -1,0 +1,116 @@
+"""What compose files refer to; `tests/e2e/projects.py` has Compose itself read such files."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from terrafirma_host import references
+from terrafirma_host.references import Files
+from terrafirma_host.shell import Failed
+
+from tests.unit.test_host_stores import SHOP, project
+
+# As Compose 2.26 writes them.
+SAID = r"""time="2026-11-27T21:47:53Z" level=warning msg="The \"PW\" variable is not set. Defaulting to a blank string."
+time="2026-11-27T21:47:53Z" level=warning msg="The \"PW\" variable is not set. Defaulting to a blank string."
+time="2026-11-27T21:47:53Z" level=warning msg="/src/compose.yaml: the attribute `version` is obsolete, it will be ignored, please remove it to avoid potential confusion"
+time="2026-11-27T21:57:04Z" level=warning msg="volumes.f: external.name is deprecated. Please set name and external: true"
+time="2026-11-27T21:57:05Z" level=warning msg="\"yes\" for boolean is not supported by YAML 1.2, please use `true`"
+time="2026-11-27T21:57:05Z" level=warning msg=mystery
+service "web" depends on undefined service "db": invalid compose project
+"""  # noqa: E501
+
+
+def test_warnings_of_compose_are_told_from_its_errors() -> None:
+    said = references.warnings(SAID)
+    assert said[0] == 'The "PW" variable is not set. Defaulting to a blank string.'
+    assert len(said) == 5
+    assert references.errors(SHOP, SAID) == (
+        'service "web" depends on undefined service "db": invalid compose project'
+    )
+    # What is not known is shown, whatever it is.
+    assert references.unknown(said) == [
+        '"yes" for boolean is not supported by YAML 1.2, please use `true`',
+        "mystery",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("$A", {"A"}),
+        ("${A}/x-$B", {"A", "B"}),
+        ("${A:-${B-$C}}", {"A", "B", "C"}),
+        ("$$A $${B} $$$C", {"C"}),
+        ("${A:?said} ${B:+b}", {"A", "B"}),
+        ("a$", set()),
+        ("10$ 5$%", set()),
+        ("$_a1-", {"_a1"}),
+    ],
+)
+def test_the_variables_in_a_text(text: str, names: set[str]) -> None:
+    assert references.variables({"command": [text]}) == names
+    assert references.variables({text: None}) == names
+
+
+def blank(*names: str) -> list[str]:
+    return [f'The "{name}" variable is not set. Defaulting to a blank string.' for name in names]
+
+
+def files(raw: dict[str, Any], *names: str, **more: Any) -> Files:
+    services = {name: {} for name in raw.get("services", {})} | more
+    return Files(
+        SHOP, [], project(**services), raw, blank(*names), given=frozenset(), kept=frozenset()
+    )
+
+
+def test_a_blank_variable_counts_where_it_is_used() -> None:
+    raw = {"services": {"web": {"command": "$A"}, "tools": {"image": "x:$B"}}}
+    references.check(files(raw, "B", tools={"profiles": ["x"]}))
+    with pytest.raises(Failed, match=r"^app_env: \$\{A\} \(the compose files, web\) is not set"):
+        references.check(files(raw, "A", "B", tools={"profiles": ["x"]}))
+    # Where Compose cannot say the words of the files, each counts.
+    with pytest.raises(Failed, match=r"\$\{B\} \(the compose files\) is not set"):
+        references.check(files({}, "B"))
+
+
+@pytest.mark.parametrize(
+    ("service", "line"),
+    [
+        ({"ports": [{"target": 9000, "published": "9000"}]}, "w: port 9000 is not published"),
+        ({"deploy": {"placement": {"constraints": ["a"]}}}, "w: deploy.placement has no effect"),
+        ({"deploy": {"mode": "global", "labels": {"a": "b"}}}, "deploy.labels, deploy.mode has no"),
+        ({"secrets": [{"source": "s", "mode": 256}]}, "w: secrets.mode has no effect"),
+        ({"configs": [{"source": "s", "uid": "0"}]}, "w: configs.uid has no effect"),
+        ({"container_name": "shop_w"}, "w: container_name shop_w is left out: others reach it"),
+        ({"environment": {"KEY": None, "A": ""}}, "w: nothing sets KEY, which its environment"),
+        ({"deploy": {"placement": {}, "mode": "replicated", "replicas": 2}}, ""),
+        ({"container_name": "w", "environment": {"A": "1"}}, ""),
+    ],
+)
+def test_what_has_no_effect_is_said(service: dict[str, Any], line: str) -> None:
+    asked = files({"services": {"w": {}}}, w=service)
+    references.check(asked)
+    if line:
+        (said,) = asked.notes
+        assert line in said
+    else:
+        assert asked.notes == []
+
+
+def test_the_port_that_serves_is_published() -> None:
+    web = {"build": {}, "ports": [{"target": 8000, "published": "80"}, {"target": 9090}]}
+    asked = files({}, web=web)
+    references.check(asked)
+    assert asked.notes == ["web: port 9090 is not published: Caddy is the way in"]
+
+
+def test_a_secret_of_both_is_ours(app: Any) -> None:
+    theirs = dict(project()) | {"secrets": {"token": {"file": "/no/where"}}}
+    theirs["services"]["web"]["secrets"] = [{"source": "token"}]
+    asked = Files(SHOP, [], theirs, {}, [], frozenset(), frozenset())
+    with pytest.raises(Failed, match=r"^secrets: token is the file /no/where, which is not on"):
+        references.check(asked)
+    ours = replace(asked, app=replace(SHOP, secrets={"token": "/etc/token"}), notes=[])
+    references.check(ours)
+    assert ours.notes == ["secrets: token is that of app_secrets, not that of the compose files"]
