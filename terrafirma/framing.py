@@ -43,9 +43,9 @@ _OURS = {
     "LC_ALL": "C.UTF-8",
     "TERM": "dumb",
 }
-# Who we are, the agent that a login forwards, and the way out to the internet.
+# Who we are and where from, the agent that a login forwards, and the way out to the internet.
 _KEPT = (
-    *("HOME", "USER", "LOGNAME", "SHELL", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR"),
+    *("HOME", "USER", "LOGNAME", "SHELL", "SSH_CONNECTION", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR"),
     *("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
     *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"),
 )
@@ -135,7 +135,8 @@ class _Answer:
         self.status = ""
 
     def lines(self) -> Iterator[str]:
-        before: deque[str] = deque(maxlen=100)
+        # Of what a login floods us with the end is enough; on this machine there is no login.
+        before: deque[str] = deque(maxlen=20 if hasattr(self.stream, "channel") else None)
         for line in self._limited():
             head, begins, _ = line.partition(_BEGIN)
             if begins:
@@ -222,4 +223,4 @@ def install() -> None:
     local.make_unix_command_for_host = _unix_command
     util.read_buffer = _reader(util.read_buffer)
     for connector in (SSHConnector, LocalConnector):
-        connector.run_shell_command = _runner(connector.run_shell_command)
+        setattr(connector, "run_shell_command", _runner(connector.run_shell_command))  # noqa: B010
