@@ -20,7 +20,7 @@ def refusals(accounts: Sequence[Account], known: AccountsState) -> Iterator[str]
         now = known["accounts"].get(account.name)
         if now is not None:
             for wrong in (*_identity(account, now), *_places(account, now), *surplus(account, now)):
-                yield f"users_accounts: {account.name}: {wrong}"
+                yield f"users_accounts: {account.name!r}: {wrong}"
     if known["unread"] and any(account.sudo or account.releases for account in accounts):
         yield (
             "users_accounts: /etc/sudoers there does not read /etc/sudoers.d, where what sudo "

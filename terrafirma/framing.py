@@ -16,7 +16,7 @@ import re
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from typing import Any
 
 import gevent
@@ -37,12 +37,8 @@ _BEGIN, _END = f"{_MARK}-begin", f"{_MARK}-end"
 _SPARE = [""] * 16
 _FRAME = "frame"
 
-_OURS = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "LANG": "C.UTF-8",
-    "LC_ALL": "C.UTF-8",
-    "TERM": "dumb",
-}
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_OURS = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TERM": "dumb"}
 # Who we are and where from, the agent that a login forwards, and the way out to the internet.
 _KEPT = (
     *("HOME", "USER", "LOGNAME", "SHELL", "SSH_CONNECTION", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR"),
@@ -53,7 +49,9 @@ _ENVIRONMENT = " ".join(
     [f"{name}={value}" for name, value in _OURS.items()]
     + [f'${{{name}:+"{name}=${name}"}}' for name in _KEPT]
 )
-_CLEAN = f"umask 022; exec /usr/bin/env -i {_ENVIRONMENT} /bin/sh -c"
+_CLEAN = f"umask 022; exec /usr/bin/env -i PATH={_PATH} {_ENVIRONMENT} /bin/sh -c"
+# This machine has no login that could be wrong: its programs are where its user has them.
+_HERE = _CLEAN.replace(f"PATH={_PATH}", '"PATH=$PATH"')
 
 _OTHER_USER = ("_sudo", "_su_user", "_doas", "_dzdo")
 # Whoever asks for the environment of a login gets it.
@@ -85,9 +83,8 @@ def clean(script: str) -> str:
     return f'{_CLEAN} "$(printf %b {_escaped(script)})"'
 
 
-def sent(script: str, *, login: bool = False) -> str:
+def sent(script: str, start: str = _CLEAN) -> str:
     """The words that any login shell takes for a call of /bin/sh that runs `script`."""
-    start = "exec /bin/sh -c" if login else _CLEAN
     boot = (
         f'line=; until test "$line" = {_MARK}; do IFS= read -r line || {{ '
         'echo "the start-up files of the login read standard input to its end" >&2; exit 125; }; '
@@ -109,7 +106,7 @@ class _Sent(StringCommand):
 
 
 def _unix_command(
-    state: State, host: Host, command: StringCommand, **arguments: Any
+    state: State, host: Host, command: StringCommand, *, start: str = _CLEAN, **arguments: Any
 ) -> StringCommand:
     shown = util.make_unix_command_for_host(state, host, command, **arguments)
     own = {key: arguments.pop(key, None) for key in ("_env", "_chdir")}
@@ -123,7 +120,7 @@ def _unix_command(
         script = util.make_unix_command_for_host(
             state, host, StringCommand(script), **arguments
         ).get_raw_value()
-    return _Sent(shown, sent(script, login=login))
+    return _Sent(shown, sent(script, "exec /bin/sh -c" if login else start))
 
 
 class _Answer:
@@ -220,7 +217,7 @@ _NEVER = (
 def install() -> None:
     """From here on pyinfra sends all its commands so, over SSH and to this machine."""
     ssh.make_unix_command_for_host = _unix_command
-    local.make_unix_command_for_host = _unix_command
+    local.make_unix_command_for_host = partial(_unix_command, start=_HERE)
     util.read_buffer = _reader(util.read_buffer)
     for connector in (SSHConnector, LocalConnector):
         setattr(connector, "run_shell_command", _runner(connector.run_shell_command))  # noqa: B010

@@ -39,7 +39,8 @@ class MachineState(TypedDict):
 # images lack those of the first line.
 PACKAGES = {
     "ip": "iproute2", "ss": "iproute2", "sysctl": "procps",
-    "apt-get": "apt", "apt-cache": "apt", "dpkg-query": "dpkg", "awk": "mawk", "chage": "passwd", "cut": "coreutils", "df": "coreutils", "find": "findutils",
+    "apt-get": "apt", "apt-cache": "apt", "dpkg-query": "dpkg", "awk": "mawk",
+    "chage": "passwd", "cut": "coreutils", "df": "coreutils", "find": "findutils",
     "findmnt": "util-linux", "getent": "libc-bin", "grep": "grep", "id": "coreutils",
     "install": "coreutils", "lsblk": "util-linux", "mktemp": "coreutils", "nproc": "coreutils",
     "runuser": "util-linux", "sed": "sed", "sha256sum": "coreutils", "sort": "coreutils",

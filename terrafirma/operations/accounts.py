@@ -55,7 +55,7 @@ def sudo_rules(
     for account in accounts:
         now = known["accounts"].get(account.name)
         for wrong in surplus(account, now) if now else ():
-            yield failure(f"{host.name}: users_accounts: {account.name}: {wrong}")
+            yield failure(f"{host.name}: users_accounts: {account.name!r}: {wrong}")
             return
     wanted: dict[str, Entry] = {
         f"{SUDOERS}{account.name}": template(
