@@ -122,7 +122,9 @@ def differences(account: Account, now: AccountState) -> list[str]:
     ]
     said = [f"{what} {_said(old)} → {_said(new)}" for what, old, new in pairs if old != new]
     if now["directory"] is None:
-        said.append(f"home {account.directory} is missing → made")
+        # An account that moves takes its old home along.
+        if now["home"] == account.directory:
+            said.append(f"home {account.directory} is missing → made")
     elif now["directory"]["mode"] & 0o022:
         # With such a home sshd takes no key from it.
         said.append(f"home {now['directory']['mode']:o} → not writable for others")
