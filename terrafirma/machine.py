@@ -94,9 +94,9 @@ def refuse_unsupported(host: Host, machine: MachineState) -> None:
         )
     if not (machine["root"] or machine["sudo"] or host.data.get("_sudo_password")):
         raise DeployError(
-            f"{host.name}: ssh_user: {machine['user']!r} is not root, and sudo does not make it "
-            f"root without asking ({machine['sudo_answer'] or 'no answer'}); connect as root "
-            "(--user root), or as an account that sudo lets run everything without a password"
+            f"{host.name}: ssh_user: {machine['user']!r} is neither root nor may it use sudo "
+            f"without a password ({machine['sudo_answer'] or 'no answer'}); connect as root "
+            "(--user root) or as an account with sudo"
         )
 
 

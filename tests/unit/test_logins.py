@@ -29,7 +29,7 @@ EFFECTIVE = {
 PLACE = "/etc/ssh/sshd_config.d/50-x.conf:3"
 
 
-def sshd(name: str = "dev", *groups: str, **but: list[str]) -> LoginsState:
+def sshd(name: str = "dev", /, *groups: str, **but: list[str]) -> LoginsState:
     rules = EFFECTIVE | but
     places = [(keyword, PLACE) for keyword in but]
     logins: Any = {name: {"rules": rules, "groups": list(groups)}}
