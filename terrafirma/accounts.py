@@ -60,7 +60,7 @@ def _places(account: Account, now: AccountState) -> Iterator[str]:
         )
     elif ssh is not None and (ssh["kind"], ssh["uid"]) != ("directory", now["uid"]):
         yield (
-            f"{account.directory}/.ssh is a {ssh['kind']} of "
+            f"its home's .ssh, {account.directory}/.ssh, is a {ssh['kind']} of "
             f"{_owner(ssh['user'], ssh['uid'])}; make it a directory of its own, or remove it"
         )
 

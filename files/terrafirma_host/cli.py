@@ -89,6 +89,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print("terrafirma: run it as root (sudo)", file=sys.stderr)
         return 1
     os.umask(0o077)
+    # People, sudo and systemd call this, each with a language of their own.
+    os.environ["LC_ALL"] = "C.UTF-8"
     try:
         _run(arguments)
     except (*release.BROKEN, *DAMAGED) as error:

@@ -158,83 +158,72 @@ def test_what_sudo_says_is_in_the_refusal(converged: Target, rule: str, words: s
 
 def test_programs_that_are_missing_are_named_at_once(converged: Target) -> None:
     server = converged
-    server.run("mv /usr/sbin/ip /root/ip && mv /usr/bin/ss /root/ss")
+    server.run("mv /usr/sbin/sysctl /usr/bin/ss /root/")
     try:
         line = server.refuse("tasks/preflight.py")
     finally:
-        server.run("mv /root/ip /usr/sbin/ip && mv /root/ss /usr/bin/ss")
-    assert "programs: ip, ss missing there" in line
-    assert "apt-get install iproute2" in line
+        server.run("mv /root/ss /usr/bin/; mv /root/sysctl /usr/sbin/")
+    assert "programs: ss, sysctl missing there" in line
+    assert "apt-get install iproute2 procps" in line
 
 
-CASES = {
-    "an image's rule of sudo": (
-        "printf '# image\\ndev ALL=(ALL) NOPASSWD: ALL\\n' > /etc/sudoers.d/90-cloud-init-users",
-        "rm /etc/sudoers.d/90-cloud-init-users",
-        ("'dev': sudo lets it do other", "/etc/sudoers.d/90-cloud-init-users:2"),
-    ),
-    "a rule by its number, in a list, by an alias": (
+DROP_IN = "/etc/ssh/sshd_config.d/50-x.conf"
+# How each is made, how it is undone, and what the one line says of it.
+CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "rules of sudo that are not ours": (
+        "printf '# image\\ndev ALL=(ALL) NOPASSWD: ALL\\n' > /etc/sudoers.d/90-cloud-init-users;"
+        # By its number, by an alias, in a list.
         "printf '#%s ALL=/bin/x\\nUser_Alias A = dev\\nA ALL=/bin/y\\nbob, dev ALL=/bin/z\\n'"
-        " $(id -u dev) > /etc/sudoers.d/50-x",
-        "rm /etc/sudoers.d/50-x",
-        ("/etc/sudoers.d/50-x:1 and /etc/sudoers.d/50-x:3 and /etc/sudoers.d/50-x:4",),
-    ),
-    "a rule that asks for a password after ours": (
+        " $(id -u dev) > /etc/sudoers.d/50-x;"
+        # Asks for a password, and comes after ours.
         "echo 'ingres ALL=(ALL:ALL) ALL' > /etc/sudoers.d/95-x",
-        "rm /etc/sudoers.d/95-x",
-        ("'ingres': sudo", "/etc/sudoers.d/95-x:1"),
+        "cd /etc/sudoers.d && rm 90-cloud-init-users 50-x 95-x",
+        (
+            "'dev': sudo lets it do other than what is declared (/usr/bin/id), by ",
+            "/etc/sudoers.d/90-cloud-init-users:2",
+            "/etc/sudoers.d/50-x:1 and /etc/sudoers.d/50-x:3 and /etc/sudoers.d/50-x:4",
+            "'ingres': sudo lets it do other than what is declared (ALL), by /etc/sudoers.d/95-x:1",
+        ),
     ),
     "sudoers that read no directory": (
         "sed -i.kept 's/^@includedir/# &/' /etc/sudoers",
         "mv /etc/sudoers.kept /etc/sudoers",
         ("@includedir /etc/sudoers.d",),
     ),
-    "a home of somebody else's": (
-        "chown ops /home/dev",
-        "chown dev /home/dev",
-        ("/home/dev belongs to ops", "chown dev: /home/dev"),
-    ),
-    "a link in the place of .ssh": (
-        "mv /home/dev/.ssh /home/dev/kept; ln -s kept /home/dev/.ssh",
-        "rm /home/dev/.ssh; mv /home/dev/kept /home/dev/.ssh",
-        ("/home/dev/.ssh is a symbolic link",),
-    ),
-    "a second name for one number": (
+    "homes and numbers of others": (
+        "chown ops /home/dev; mv /home/ingres/.ssh /home/ingres/kept; ln -s kept /home/ingres/.ssh;"
         "useradd -M -o -u $(id -u dev) twin",
+        "chown dev /home/dev; rm /home/ingres/.ssh; mv /home/ingres/kept /home/ingres/.ssh;"
         # userdel would not: somebody of that number may be logged in.
         "sed -i /^twin:/d /etc/passwd /etc/shadow /etc/group /etc/gshadow",
-        ("twin has the same uid",),
+        (
+            "'dev': its home /home/dev belongs to ops",
+            "chown dev: /home/dev",
+            "'dev': twin has the same uid",
+            "'ingres': its home's .ssh, /home/ingres/.ssh, is a symbolic link",
+        ),
     ),
-    "a list of whom sshd denies": (
-        "printf '# hardened\\nDenyUsers bob d*\\n' > /etc/ssh/sshd_config.d/50-x.conf",
-        "rm /etc/ssh/sshd_config.d/50-x.conf",
-        ("would not let dev in: denyusers d*", "/etc/ssh/sshd_config.d/50-x.conf:2"),
-    ),
-    "a group that sshd wants": (
-        "echo 'AllowGroups ssh-users root ops' >> /etc/ssh/sshd_config",
-        "sed -i /AllowGroups/d /etc/ssh/sshd_config",
-        ("would not let dev in: allowgroups ssh-users", "/etc/ssh/sshd_config:"),
-    ),
-    "a Match block": (
-        "printf 'Match Group users\\nForceCommand internal-sftp\\nPasswordAuthentication yes\\n' >"
-        " /etc/ssh/sshd_config.d/50-x.conf",
-        "rm /etc/ssh/sshd_config.d/50-x.conf",
-        ("forcecommand internal-sftp", "50-x.conf:2", "dev in with a password", "50-x.conf:3"),
-    ),
-    "other places for keys, before our file": (
+    "what sshd is told elsewhere": (
+        "printf '# hardened\\nDenyUsers bob d*\\nPubkeyAcceptedAlgorithms rsa-sha2-512\\n"
+        "AuthenticationMethods publickey,password\\nAllowUsers bob\\n"
+        "Match Group users\\nForceCommand internal-sftp\\nPasswordAuthentication yes\\n'"
+        f" > {DROP_IN};"
+        "echo 'AllowGroups ssh-users root ops' >> /etc/ssh/sshd_config;"
+        # Read before our file.
         "echo 'AuthorizedKeysFile /etc/ssh/keys/%u' > /etc/ssh/sshd_config.d/00-a.conf",
-        "rm /etc/ssh/sshd_config.d/00-a.conf",
-        ("authorizedkeysfile /etc/ssh/keys/%u", "/etc/ssh/sshd_config.d/00-a.conf:1"),
-    ),
-    "kinds of keys": (
-        "echo 'PubkeyAcceptedAlgorithms rsa-sha2-512' > /etc/ssh/sshd_config.d/50-x.conf",
-        "rm /etc/ssh/sshd_config.d/50-x.conf",
-        ("without ssh-ed25519", "/etc/ssh/sshd_config.d/50-x.conf:1"),
-    ),
-    "a second factor": (
-        "echo 'AuthenticationMethods publickey,password' > /etc/ssh/sshd_config.d/50-x.conf",
-        "rm /etc/ssh/sshd_config.d/50-x.conf",
-        ("authenticationmethods publickey,password",),
+        f"rm {DROP_IN} /etc/ssh/sshd_config.d/00-a.conf;"
+        " sed -i /AllowGroups/d /etc/ssh/sshd_config",
+        (
+            f"sshd would not let dev in: denyusers d* ({DROP_IN}:2)",
+            f"sshd would not let ingres in: pubkeyacceptedalgorithms without ssh-ed25519, which is"
+            f" one of its keys ({DROP_IN}:3)",
+            f"sshd would not let ingres in: authenticationmethods publickey,password ({DROP_IN}:4)",
+            f"sshd would let others in: allowusers bob ({DROP_IN}:5)",
+            f"sshd would not let dev in: forcecommand internal-sftp ({DROP_IN}:7)",
+            f"sshd would let dev in with a password: passwordauthentication yes ({DROP_IN}:8)",
+            "sshd would not let dev in: allowgroups ssh-users root ops (/etc/ssh/sshd_config:",
+            "authorizedkeysfile /etc/ssh/keys/%u (/etc/ssh/sshd_config.d/00-a.conf:1)",
+        ),
     ),
     "a configuration that reads no directory": (
         "sed -i.kept 's/^Include/# &/' /etc/ssh/sshd_config",
@@ -242,14 +231,9 @@ CASES = {
         ("Include /etc/ssh/sshd_config.d/*.conf",),
     ),
     "a configuration that sshd does not take": (
-        "printf '\\nAllowUser dev\\n' > /etc/ssh/sshd_config.d/50-x.conf",
-        "rm /etc/ssh/sshd_config.d/50-x.conf",
-        ("/etc/ssh/sshd_config.d/50-x.conf", "line 2", "AllowUser"),
-    ),
-    "somebody else who is let in": (
-        "echo 'AllowUsers bob' > /etc/ssh/sshd_config.d/50-x.conf",
-        "rm /etc/ssh/sshd_config.d/50-x.conf",
-        ("would let others in: allowusers bob", "/etc/ssh/sshd_config.d/50-x.conf:1"),
+        f"printf '\\nAllowUser dev\\n' > {DROP_IN}",
+        f"rm {DROP_IN}",
+        (f"sshd does not take its configuration: {DROP_IN}", "line 2", "AllowUser"),
     ),
 }
 

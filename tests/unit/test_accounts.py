@@ -67,8 +67,8 @@ EVERY = {"sudo": ("ALL",)}
         ),
         (_nobody() | {"directory": place(user="root", uid=0)}, {}, ("is there already", "root")),
         (known(directory=place(kind="regular file")), {}, ("no directory (regular file)",)),
-        (known(ssh=place(kind="symbolic link")), {}, ("/home/dev/.ssh is a symbolic link",)),
-        (known(ssh=place(user="root", uid=0)), {}, ("/home/dev/.ssh is a directory of root",)),
+        (known(ssh=place(kind="symbolic link")), {}, ("/home/dev/.ssh, is a symbolic link",)),
+        (known(ssh=place(user="root", uid=0)), {}, ("/home/dev/.ssh, is a directory of root",)),
         # sudo, by other rules than ours.
         (
             known(rules=[all_of(CLOUD)], lines=[(f"{CLOUD}:3", "dev")]),
