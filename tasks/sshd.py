@@ -5,7 +5,7 @@ from pyinfra.api import DeployError
 
 from terrafirma.facts.logins import Logins
 from terrafirma.keys import parse
-from terrafirma.logins import obstacles, passwords, strangers
+from terrafirma.logins import misconfigured, obstacles, passwords, strangers
 from terrafirma.machine import ready
 from terrafirma.operations.files import put, template
 from terrafirma.operations.packages import packages
@@ -38,12 +38,7 @@ logins = host.get_fact(
     users=users,
     connection=machine["connection"],
 )
-wrong = [f"sshd does not take its configuration: {logins['error']}"] if logins["error"] else []
-if logins["unread"]:
-    wrong = [
-        "/etc/ssh/sshd_config does not read what is in /etc/ssh/sshd_config.d; add the line "
-        "`Include /etc/ssh/sshd_config.d/*.conf` at its beginning"
-    ]
+wrong = list(misconfigured(logins))
 for name in users if not wrong else ():
     account = accounts.get(name)
     if account is None:

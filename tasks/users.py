@@ -46,9 +46,6 @@ for account in settings.accounts:
 known = host.get_fact(Accounts, homes=homes(settings.accounts))
 if wrong := list(refusals(settings.accounts, known)):
     raise DeployError(f"{host.name}: {'; '.join(wrong)}")
-others = [f"{name} ({how})" for name, how in known["others"].items() if name != machine["user"]]
-if others:
-    host.log(f"Accounts that are not in users_accounts, and stay as they are: {', '.join(others)}")
 
 # All that the keys of an account open that releases, and all that sudo lets it do; names of
 # applications need no quotes.
@@ -60,7 +57,7 @@ commands = {
 
 packages(name="Install sudo", packages=["sudo"])
 
-accounts(name="Create the accounts", accounts=settings.accounts)
+accounts(name="Create the accounts", accounts=settings.accounts, connected=machine["user"])
 
 put(
     name="Authorize exactly the declared keys",

@@ -20,6 +20,21 @@ _OURS = {
 _ROOT = ("yes", "without-password", "prohibit-password")
 
 
+def misconfigured(known: LoginsState) -> Iterator[str]:
+    """Why the configuration, whatever it says of whom, would not do."""
+    error = known["error"]
+    if known["unread"]:
+        yield (
+            "/etc/ssh/sshd_config does not read what is in /etc/ssh/sshd_config.d; add the line "
+            "`Include /etc/ssh/sshd_config.d/*.conf` at its beginning"
+        )
+    elif error:
+        # What contradicts something else has no line in sshd's words.
+        named = sorted({keyword for keyword, _ in known["places"] if keyword in error.lower()})
+        where = _where(named[-1], known) if named and " line " not in error else ""
+        yield f"sshd does not take its configuration: {error}{where}"
+
+
 def obstacles(
     name: str, known: LoginsState, *, keys: Sequence[Key], groups: Sequence[str] | None
 ) -> Iterator[str]:

@@ -16,15 +16,19 @@ from terrafirma.settings import Account
 
 
 @operation
-def accounts(accounts: Sequence[Account]) -> Generator[StringCommand]:
+def accounts(accounts: Sequence[Account], *, connected: str) -> Generator[StringCommand]:
     """
     Accounts with exactly these shells, homes and groups, without a password and without an end, so
-    that their keys open them, and only these.
+    that their keys open them, and only these. Others, but for whoever is `connected`, are named.
 
     pyinfra's server.user never takes away the last of an account's groups, and its facts cost eight
     processes for every account of the host and print password hashes at -vvv.
     """
-    known = host.get_fact(Accounts, homes=homes(accounts))["accounts"]
+    state = host.get_fact(Accounts, homes=homes(accounts))
+    others = [f"{name} ({how})" for name, how in state["others"].items() if name != connected]
+    if others:
+        host.log(f"Accounts that are not declared, and stay as they are: {', '.join(others)}")
+    known = state["accounts"]
     names = [account.name for account in accounts]
     commands = []
     for account in accounts:

@@ -205,7 +205,7 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "what sshd is told elsewhere": (
         "printf '# hardened\\nDenyUsers bob d*\\nPubkeyAcceptedAlgorithms rsa-sha2-512\\n"
-        "AuthenticationMethods publickey,password\\nAllowUsers bob\\n"
+        "AuthenticationMethods publickey,publickey\\nAllowUsers bob\\n"
         "Match Group users\\nForceCommand internal-sftp\\nPasswordAuthentication yes\\n'"
         f" > {DROP_IN};"
         "echo 'AllowGroups ssh-users root ops' >> /etc/ssh/sshd_config;"
@@ -217,7 +217,7 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
             f"sshd would not let dev in: denyusers d* ({DROP_IN}:2)",
             f"sshd would not let ingres in: pubkeyacceptedalgorithms without ssh-ed25519, which is"
             f" one of its keys ({DROP_IN}:3)",
-            f"sshd would not let ingres in: authenticationmethods publickey,password ({DROP_IN}:4)",
+            f"ingres in: authenticationmethods publickey,publickey ({DROP_IN}:4)",
             f"sshd would let others in: allowusers bob ({DROP_IN}:5)",
             f"sshd would not let dev in: forcecommand internal-sftp ({DROP_IN}:7)",
             f"sshd would let dev in with a password: passwordauthentication yes ({DROP_IN}:8)",

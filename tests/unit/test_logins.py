@@ -6,7 +6,7 @@ import pytest
 
 from terrafirma.facts.logins import LoginsState
 from terrafirma.keys import parse
-from terrafirma.logins import obstacles, passwords, strangers
+from terrafirma.logins import misconfigured, obstacles, passwords, strangers
 from tests.unit.test_settings import KEY, SECURITY_KEY
 
 ALGORITHMS = "ssh-ed25519,sk-ssh-ed25519@openssh.com,rsa-sha2-512,rsa-sha2-256"
@@ -104,3 +104,27 @@ def test_whom_nobody_declared() -> None:
     assert list(strangers(["dev", "root"], sshd())) == []
     (line,) = strangers(["dev", "root"], sshd(allowusers=["dev", "root", "bob", "*"]))
     assert f"allowusers * bob ({PLACE})" in line
+
+
+@pytest.mark.parametrize(
+    ("unread", "error", "said"),
+    [
+        (False, "", None),
+        (True, "", "add the line `Include /etc/ssh/sshd_config.d/*.conf`"),
+        (False, f"{PLACE[:-2]}: line 3: Bad configuration option: Foo", "option: Foo"),
+        # Of a contradiction sshd names no line.
+        (
+            False,
+            'Disabled method "password" in AuthenticationMethods list "publickey,password"',
+            f'"publickey,password" ({PLACE})',
+        ),
+        (False, "no hostkeys available", "no hostkeys available"),
+    ],
+)
+def test_a_configuration_that_would_not_do(unread: bool, error: str, said: str | None) -> None:
+    state = LoginsState(
+        logins={}, unread=unread, error=error, places=[("authenticationmethods", PLACE)]
+    )
+    lines = list(misconfigured(state))
+    assert len(lines) == (said is not None)
+    assert all(line.endswith(said) or said in line for line in lines if said)
