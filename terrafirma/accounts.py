@@ -77,22 +77,27 @@ def surplus(account: Account, now: AccountState) -> Iterator[str]:
     """
     own = f"{SUDOERS}{account.name}"
     groups = {f"%{group}" for group in (*now["groups"], now["group"]) if group != account.name}
+    places = [(place, who) for place, who in now["lines"] if place.rpartition(":")[0] != own]
+    theirs = [place for place, who in places if who in groups]
     found: dict[str, None] = {}
-    after = False
+    after, nameless = False, 0
     for rule in now["rules"]:
-        source = rule["source"]
-        after = after or source == own
-        if source == own:
+        source, asks = rule["source"], "!authenticate" not in rule["options"]
+        # An older sudo does not say where a rule is from: one like ours does no harm.
+        if source == own or (not source and not asks and rule["commands"] == now["own"]):
+            after = True
             continue
-        asks = "!authenticate" not in rule["options"] and (after or _sorts_after(source, own))
-        if "ALL" in account.sudo and rule["commands"] == ["ALL"] and not asks:
+        # The last rule that fits counts, so one after ours can take away what is declared.
+        denies = "ALL" in account.sudo and asks and (after or _sorts_after(source, own))
+        if "ALL" in account.sudo and rule["commands"] == ["ALL"] and not denies:
             continue
-        lines = [(place, who) for place, who in now["lines"] if place.rpartition(":")[0] == source]
-        if lines and not (asks and "ALL" in account.sudo):
-            lines = [(place, who) for place, who in lines if who not in groups]
-            if not lines:
+        lines = [place for place, _ in places if not source or place.rpartition(":")[0] == source]
+        if not denies:
+            nameless += not source
+            if nameless <= len(theirs) if not source else lines and {*lines} <= {*theirs}:
                 continue
-        found |= dict.fromkeys([place for place, _ in lines] or [source])
+            lines = [place for place in lines if place not in theirs]
+        found |= dict.fromkeys(lines or [source or "a rule that names no file"])
     if now["uid"] is None:
         # sudo does not speak of whom it does not know.
         found |= dict.fromkeys(

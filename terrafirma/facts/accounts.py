@@ -21,7 +21,7 @@ class Place(TypedDict):
 class Rule(TypedDict):
     """An entry of sudo's rules that fits an account."""
 
-    source: str  # the file that it is in, or another source of sudo's
+    source: str  # the file that it is in, or another source of sudo's; empty before sudo 1.9.15
     options: list[str]  # "!authenticate" is NOPASSWD
     commands: list[str]
 
@@ -44,6 +44,7 @@ class AccountState(TypedDict):
     directory: Place | None  # the home that is wanted
     ssh: Place | None  # `.ssh` in it
     rules: list[Rule]
+    own: list[str]  # the commands in our file for it
     lines: list[tuple[str, str]]  # places in sudo's files that name it, and by what
 
 
@@ -95,6 +96,8 @@ while test $# -gt 0; do
     getent shadow "$name" | awk -F: -v name="$name" '{
         kind = $2 == "" ? "empty" : $2 ~ /^[!*]/ ? "none" : "set"
         print "shadow|" name "|" kind "|" $3 "|" $5 "|" $7 "|" $8 }'
+    sed -n "s/^$name ALL=.* NOPASSWD: /own|$name|/p" \
+        "/etc/sudoers.d/90-terrafirma-$name" 2> /dev/null
     rules "$name" | sed "s/^/sudo|$name|/"
     named "$name" "$uid" "$groups"
 done
@@ -112,6 +115,7 @@ printf '%s\n' "$passwd" | awk -F: '$3 >= 1000 && $3 < 60000 && $7 !~ /(nologin|f
 _FIELDS = {
     "asked": 2, "account": 4, "local": 2, "twin": 3, "shadow": 7, "directory": 6, "ssh": 6,
     "group": 3, "sudo": 3, "line": 4, "other": 3, "unread": 2, "file": 2,
+    "own": 3,
 }  # fmt: skip
 
 
@@ -180,6 +184,8 @@ def _add(account: AccountState, kind: str, parts: Sequence[str]) -> None:
         account["group_gid"] = int(parts[0])
     elif kind == "line":
         account["lines"].append((parts[0], parts[1]))
+    elif kind == "own":
+        account["own"] = parts[0].split(", ")
     elif kind == "sudo":
         _rule(account["rules"], parts[0].strip())
     else:
@@ -195,7 +201,7 @@ def _rule(rules: list[Rule], line: str) -> None:
     """One line of `sudo -ll`, where each entry begins with the file that it is in."""
     key, colon, value = line.partition(": ")
     if line.startswith("Sudoers entry:"):
-        rules.append(Rule(source=value or "sudoers", options=[], commands=[]))
+        rules.append(Rule(source=value, options=[], commands=[]))
     elif not rules or not line:
         return
     elif colon and key == "Options":
@@ -208,5 +214,5 @@ def _nobody() -> AccountState:
     return AccountState(
         uid=None, gid=0, group="", groups=[], home="", shell="", local=False, twins=[],
         password="none", last_change="", max_days="", inactive="", expires="",
-        group_gid=None, directory=None, ssh=None, rules=[], lines=[],
+        group_gid=None, directory=None, ssh=None, rules=[], own=[], lines=[],
     )  # fmt: skip

@@ -117,6 +117,23 @@ EVERY = {"sudo": ("ALL",)}
             EVERY,
             (f"{CLOUD}:1",),
         ),
+        # sudo before 1.9.15 does not say where a rule is from.
+        (
+            known(rules=[all_of("")], lines=[(f"{CLOUD}:3", "dev"), (f"{OWN}:2", "dev")]),
+            ONE,
+            (f"by {CLOUD}:3;",),
+        ),
+        (
+            known(
+                groups=["adm"],
+                rules=[rule("", "/bin/x"), rule("", "/bin/y"), all_of("")],
+                own=["ALL"],
+                lines=[("/etc/sudoers:7", "%adm"), (f"{CLOUD}:3", "dev"), (f"{OWN}:2", "dev")],
+            ),
+            ONE,
+            (f"by {CLOUD}:3;",),
+        ),
+        (known(rules=[all_of("")]), ONE, ("by a rule that names no file;",)),
         # One command for a key that releases, and no other.
         (
             known(rules=[rule(CLOUD, "/bin/x")], lines=[(f"{CLOUD}:1", "dev")]),
@@ -145,6 +162,25 @@ def test_what_a_person_has_to_put_right(
         (_nobody(), ONE),
         (known(directory=None, ssh=None), ONE),
         (known(rules=[rule(OWN, "/bin/anything")], lines=[(f"{OWN}:2", "dev")]), ONE),
+        # The same, with a sudo that does not say where a rule is from.
+        (
+            known(
+                rules=[rule("", "/bin/old", options=("!authenticate",))],
+                own=["/bin/old"],
+                lines=[(f"{OWN}:2", "dev")],
+            ),
+            ONE,
+        ),
+        (
+            known(
+                groups=["sudo"],
+                rules=[rule("", "ALL"), all_of("")],
+                own=["ALL"],
+                lines=[("/etc/sudoers:50", "%sudo"), (f"{OWN}:2", "dev"), ("/etc/sudoers:9", "A")],
+            ),
+            {"groups": ("sudo",)},
+        ),
+        (known(rules=[all_of("")], own=["ALL"], lines=[(f"{OWN}:2", "dev")]), EVERY),
         # What a declared group may, is declared.
         (
             known(
