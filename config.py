@@ -1,4 +1,4 @@
-"""pyinfra's own settings, and two of its answers put right; read before the inventory."""
+"""pyinfra's own settings, and what it does put right; read before the inventory."""
 
 from typing import NoReturn
 
@@ -6,6 +6,8 @@ from gevent.hub import Hub
 from pyinfra import config
 from pyinfra.api import Inventory
 from pyinfra.api.exceptions import InventoryError, PyinfraError
+
+from terrafirma import framing
 
 config.REQUIRE_PYINFRA_VERSION = ">=3.10,<4"
 
@@ -19,3 +21,6 @@ def refuse() -> NoReturn:
 
 # pyinfra takes a name that does not resolve for no hosts at all, does nothing, and exits with 0.
 Inventory.empty = refuse  # type: ignore[method-assign]
+
+# No start-up file, locale or PATH of the login has a part in our commands and their answers.
+framing.install()

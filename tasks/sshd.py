@@ -3,6 +3,9 @@
 from pyinfra import host
 from pyinfra.api import DeployError
 
+from terrafirma.facts.logins import Logins
+from terrafirma.keys import parse
+from terrafirma.logins import misconfigured, obstacles, passwords, strangers
 from terrafirma.machine import ready
 from terrafirma.operations.files import put, template
 from terrafirma.operations.packages import packages
@@ -11,7 +14,13 @@ from terrafirma.settings import Sshd, Users
 
 machine = ready(host)
 settings = Sshd.of(host)
-drop_in = "/etc/ssh/sshd_config.d/00-terrafirma.conf"
+accounts = {account.name: account for account in Users.of(host).accounts}
+users = sorted({machine["user"], *settings.allow_users, *accounts})
+drop_in = template(
+    "sshd/00-terrafirma.conf.j2",
+    "/etc/ssh/sshd_config.d/00-terrafirma.conf",
+    data={"password_authentication": settings.password_authentication, "users": users},
+)
 
 # Not even with passwords allowed does root get in with one.
 if host.data.get("ssh_password") and (
@@ -22,32 +31,35 @@ if host.data.get("ssh_password") and (
         "would no longer let you in; connect with a key first"
     )
 
+logins = host.get_fact(
+    Logins,
+    path=drop_in.path,
+    content=drop_in.content,
+    users=users,
+    connection=machine["connection"],
+)
+wrong = list(misconfigured(logins))
+for name in users if not wrong else ():
+    account = accounts.get(name)
+    if account is None:
+        wrong += obstacles(name, logins, keys=[], groups=None)
+    elif account.keys:
+        keys = [parse(text) for text in account.keys]
+        wrong += obstacles(name, logins, keys=keys, groups=[name, *account.groups])
+    if not settings.password_authentication:
+        wrong += passwords(name, logins)
+wrong += strangers(users, logins)
+if wrong:
+    raise DeployError(f"{host.name}: users_accounts: {'; '.join(wrong)}")
+
 packages(name="Install sshd", packages=["openssh-server"])
 
 configuration = put(
     name="Allow the declared accounts and whoever deploys",
-    entries=[
-        template(
-            "sshd/00-terrafirma.conf.j2",
-            drop_in,
-            data={
-                "password_authentication": settings.password_authentication,
-                "users": sorted(
-                    {
-                        machine["user"],
-                        *settings.allow_users,
-                        *(account.name for account in Users.of(host).accounts),
-                    }
-                ),
-            },
-        )
-    ],
+    entries=[drop_in],
     # The whole configuration, with the new file in its place: first.
-    # An sshd_config without Debian's Include would ignore it.
-    check="grep -Eqi '^ *Include +/etc/ssh/sshd_config.d/' /etc/ssh/sshd_config || "
-    "{ echo '/etc/ssh/sshd_config does not include sshd_config.d/*.conf' >&2; exit 1; }; "
-    'mkdir -p /run/sshd && cat "$new" /etc/ssh/sshd_config > "$new.all" && '
+    check='mkdir -p /run/sshd && cat "$new" /etc/ssh/sshd_config > "$new.all" && '
     'sshd -t -f "$new.all"; status=$?; rm -f "$new.all"; exit $status',
 )
 
-unit(name="Run sshd", unit="ssh.service", reload_on={drop_in: configuration})
+unit(name="Run sshd", unit="ssh.service", reload_on={drop_in.path: configuration})

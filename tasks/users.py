@@ -2,25 +2,35 @@
 
 from pyinfra import host
 from pyinfra.api import DeployError
-from pyinfra.facts.files import FindFiles
 
+from terrafirma.accounts import homes, refusals
+from terrafirma.connection import key_in_use
 from terrafirma.facts.accounts import Accounts
+from terrafirma.keys import fingerprint, parse
 from terrafirma.machine import ready
-from terrafirma.operations.accounts import accounts
-from terrafirma.operations.files import Absent, Directory, Entry, put, template
+from terrafirma.operations.accounts import accounts, sudo_rules
+from terrafirma.operations.files import Directory, put, template
 from terrafirma.operations.packages import packages
 from terrafirma.paths import HOST_PROGRAM
-from terrafirma.settings import Account, App, Users
+from terrafirma.settings import App, Users
 
 machine = ready(host)
 settings = Users.of(host)
-sudoers_file = "/etc/sudoers.d/90-terrafirma-"
 
 for account in settings.accounts:
-    if account.name == machine["user"] and not (account.keys and "ALL" in account.sudo):
+    if account.name != machine["user"]:
+        continue
+    if not (account.keys and "ALL" in account.sudo):
         raise DeployError(
             f"{host.name}: users_accounts: you are connected as {account.name!r}, which would lose "
             "its keys or its sudo; give it both, or connect as another user"
+        )
+    key = key_in_use(host)
+    if key and key not in [parse(text).blob for text in account.keys]:
+        raise DeployError(
+            f"{host.name}: users_accounts: you are connected as {account.name!r} with the key "
+            f"{fingerprint(key)}, which is not one of its keys, and would no longer be let in; add "
+            "it to them, or connect with another key"
         )
 
 for account in settings.accounts:
@@ -33,23 +43,21 @@ for account in settings.accounts:
                 f"application (app_name, app_more: {', '.join(known_apps) or 'none'})"
             )
 
-for name, known in host.get_fact(
-    Accounts, names=[account.name for account in settings.accounts]
-).items():
-    if known["uid"] < 1000:
-        raise DeployError(
-            f"{host.name}: users_accounts: {name!r} is an account of the system; take another name"
-        )
+known = host.get_fact(Accounts, homes=homes(settings.accounts))
+if wrong := list(refusals(settings.accounts, known)):
+    raise DeployError(f"{host.name}: {'; '.join(wrong)}")
 
-
-# All that its keys open and all that sudo lets it do; names of applications need no quotes.
-def command(account: Account) -> str:
-    return " ".join([HOST_PROGRAM, "forced", *account.releases]) if account.releases else ""
-
+# All that the keys of an account open that releases, and all that sudo lets it do; names of
+# applications need no quotes.
+commands = {
+    account.name: " ".join([HOST_PROGRAM, "forced", *account.releases])
+    for account in settings.accounts
+    if account.releases
+}
 
 packages(name="Install sudo", packages=["sudo"])
 
-accounts(name="Create the accounts", accounts=settings.accounts)
+accounts(name="Create the accounts", accounts=settings.accounts, connected=machine["user"])
 
 put(
     name="Authorize exactly the declared keys",
@@ -63,7 +71,7 @@ put(
             template(
                 "users/authorized_keys.j2",
                 f"{account.directory}/.ssh/authorized_keys",
-                data={"keys": account.keys, "command": command(account)},
+                data={"keys": account.keys, "command": commands.get(account.name, "")},
                 mode="600",
                 user=account.name,
                 group=account.name,
@@ -73,31 +81,9 @@ put(
     ],
 )
 
-
-# An account that is no longer declared loses its rights, too.
-def sudoers() -> list[Entry]:
-    wanted: dict[str, Entry] = {
-        f"{sudoers_file}{account.name}": template(
-            "users/sudoers.j2",
-            f"{sudoers_file}{account.name}",
-            data={
-                "name": account.name,
-                "commands": account.sudo,
-                "command": command(account),
-            },
-            mode="440",
-        )
-        for account in settings.accounts
-        if account.sudo or account.releases
-    }
-    present = host.get_fact(FindFiles, path="/etc/sudoers.d", fname="90-terrafirma-*")
-    # Whoever is connected needs theirs for the rest of this run.
-    gone = set(present) - set(wanted) - {f"{sudoers_file}{machine['user']}"}
-    return [Absent(path) for path in sorted(gone)] + list(wanted.values())
-
-
-put(
+sudo_rules(
     name="Allow exactly the declared commands as root",
-    entries=sudoers,
-    check='visudo -cqf "$new"',
+    accounts=settings.accounts,
+    commands=commands,
+    spare=machine["user"],
 )

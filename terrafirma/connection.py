@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import socket
+from threading import Event
 from typing import Any
 
-from paramiko import Transport
+from paramiko import PKey, Transport
+from pyinfra.api import Host
+from typing_extensions import override
+
+
+class _Transport(Transport):
+    """Paramiko's, which knows the key that the server let in."""
+
+    key_in_use: bytes | None = None
+
+    @override
+    def auth_publickey(self, username: str, key: PKey, event: Event | None = None) -> list[str]:
+        left = super().auth_publickey(username, key, event)
+        # A certificate is let in by whoever signed it.
+        self.key_in_use = None if key.public_blob else key.asbytes()
+        return left
 
 
 def without_delay(sock: Any, **arguments: Any) -> Transport:
@@ -18,4 +34,12 @@ def without_delay(sock: Any, **arguments: Any) -> Transport:
     """
     if isinstance(sock, socket.socket):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return Transport(sock, **arguments)
+    return _Transport(sock, **arguments)
+
+
+def key_in_use(host: Host) -> bytes | None:
+    """The public half of the key that we are connected with; None: without one, or not over SSH."""
+    client = getattr(host.connector, "client", None)
+    transport = client and client.get_transport()
+    key: bytes | None = getattr(transport, "key_in_use", None)
+    return key

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from pyinfra.api import DeployError, Host
 
-from terrafirma.facts.machine import Machine, MachineState
+from terrafirma.facts.machine import PACKAGES, Machine, MachineState
 from terrafirma.paths import UPGRADE_LOG
 from terrafirma.settings import Postgres, Preflight
 
@@ -91,10 +91,17 @@ def refuse_unsupported(host: Host, machine: MachineState) -> None:
             f"{host.name}: systemd: it does not run there (a plain container?); "
             "use a server or a virtual machine that boots with it"
         )
+    if machine["missing"]:
+        packages = sorted({PACKAGES[program] for program in machine["missing"]})
+        raise DeployError(
+            f"{host.name}: programs: {', '.join(machine['missing'])} missing there; install them "
+            f"first: apt-get install {' '.join(packages)}"
+        )
     if not (machine["root"] or machine["sudo"] or host.data.get("_sudo_password")):
         raise DeployError(
             f"{host.name}: ssh_user: {machine['user']!r} is neither root nor may it use sudo "
-            "without a password; connect as root (--user root) or as an account with sudo"
+            f"without a password ({machine['sudo_answer'] or 'no answer'}); connect as root "
+            "(--user root) or as an account with sudo"
         )
 
 

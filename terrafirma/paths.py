@@ -62,6 +62,9 @@ POOLER_DROP_IN = "/etc/systemd/system/pgbouncer.service.d/terrafirma.conf"
 POOLER_CHECK = "/usr/local/lib/terrafirma/pgbouncer-check"
 """Tries a new file of PgBouncer's; from files/pgbouncer/pgbouncer-check."""
 
+SUDOERS = "/etc/sudoers.d/90-terrafirma-"
+"""What sudo allows an account: the file is named after it."""
+
 HOST_PROGRAM = "/usr/local/bin/terrafirma"
 """What one does with the applications on the host; from files/terrafirma."""
 

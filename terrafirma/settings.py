@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pyinfra.api import DeployError, Host
 
-from terrafirma import daemon
+from terrafirma import daemon, keys
 from terrafirma.extensions import CONTRIB, EXTENSION_PACKAGES
 from terrafirma.paths import SECRETS
 
@@ -67,7 +67,7 @@ PackageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
 def _public_key(value: str) -> str:
     """The key itself, or the content of the file on this machine that `value` names."""
     text = value
-    if not re.match(r"(sk-)?(ssh|ecdsa)-", value):
+    if not re.search(r"(^|\s)(sk-)?(ssh|ecdsa)-\S+\s|PRIVATE KEY|\n", value):
         try:
             text = Path(value).expanduser().read_text()
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such user's home
@@ -76,10 +76,13 @@ def _public_key(value: str) -> str:
                 f"cannot read {value[:40]!r} ({reason}): name a public key file on this machine, "
                 "or write the key itself ('ssh-ed25519 AAAA…')"
             ) from None
-    key = text.strip()
-    if not re.fullmatch(r"(sk-)?(ssh|ecdsa)-[a-z0-9@.-]+ [A-Za-z0-9+/]{32,}=*( [^\n]*)?", key):
-        raise ValueError(f"{value[:40]!r} does not hold one SSH public key ('ssh-ed25519 AAAA…')")
-    return key
+    try:
+        return keys.parse(text).text
+    except ValueError as error:
+        shown = "what is there" if "PRIVATE KEY" in value else repr(value[:40])
+        raise ValueError(
+            f"{shown} does not hold one SSH public key ('ssh-ed25519 AAAA…') but {error}"
+        ) from None
 
 
 PublicKey = Annotated[str, AfterValidator(_public_key)]
@@ -203,6 +206,19 @@ class Apt(Settings):
     packages: tuple[PackageName, ...]
 
 
+# Users and groups of the base system and of the packages that the platform is made of. An account
+# of that name would be in the group, which is root by another name for some (docker, disk, sudo).
+_SYSTEM_NAMES = frozenset(
+    """
+    daemon bin sys adm tty disk lp mail news uucp man proxy kmem dialout fax voice cdrom floppy tape
+    sudo wheel audio dip www-data backup operator list irc src shadow utmp video sasl plugdev staff
+    games users nogroup nobody sync gnats _apt input sgx kvm render netdev crontab messagebus
+    polkitd sshd _ssh ssh ssl-cert docker lxd incus libvirt postgres pgbouncer caddy syslog uuidd
+    tcpdump _chrony ntpsec tss dhcpcd landscape pollinate fwupd-refresh
+    """.split()
+)
+
+
 class Account(Model):
     """One login on the host."""
 
@@ -235,10 +251,17 @@ class Account(Model):
     def _check(self) -> Self:
         if self.name == "root":
             raise ValueError("root exists already and is not managed here")
+        if self.name in _SYSTEM_NAMES or self.name.startswith("systemd-"):
+            raise ValueError(f"{self.name} is a name of the system's own; take another")
         _refuse_duplicates("groups", (self.name, *self.groups))
         for command in self.sudo:
             if command != "ALL" and not command.startswith("/"):
                 raise ValueError(f"sudo: {command!r} is neither ALL nor an absolute path")
+            if re.search(r"(?<!\\)[,#]", command):
+                raise ValueError(
+                    f"sudo: {command!r} has a comma or a # in it, where sudo begins something "
+                    "else; write each command by itself, and a backslash before such a character"
+                )
         _refuse_duplicates("releases", self.releases)
         if self.releases:
             for key in ("sudo", "groups", "shell"):

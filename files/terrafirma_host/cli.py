@@ -95,6 +95,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1
     os.umask(0o077)
     status = 0
+    # People, sudo and systemd call this, each with a language of their own.
+    os.environ["LC_ALL"] = "C.UTF-8"
     try:
         _run(arguments)
     except (*release.BROKEN, *DAMAGED) as error:

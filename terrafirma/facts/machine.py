@@ -18,6 +18,9 @@ class MachineState(TypedDict):
     user: str  # who is connected
     root: bool  # that user is root
     sudo: bool  # that user may become root without a password
+    sudo_answer: str  # what sudo said where it does not make that user root
+    connection: str  # address and port of the client and of the server, as SSH_CONNECTION has them
+    missing: list[str]  # programs that our commands need
     systemd: bool
     free_gb: float  # on the fuller of / and /var
     booting: bool  # cloud-init has not finished
@@ -32,13 +35,30 @@ class MachineState(TypedDict):
     pooler: bool  # a PgBouncer of ours runs, or will after a boot
 
 
+# The packages of the programs that our commands need before an operation could install any. Small
+# images lack those of the first line.
+PACKAGES = {
+    "ip": "iproute2", "ss": "iproute2", "sysctl": "procps",
+    "apt-get": "apt", "apt-cache": "apt", "dpkg-query": "dpkg", "awk": "mawk",
+    "chage": "passwd", "cut": "coreutils", "df": "coreutils", "find": "findutils",
+    "findmnt": "util-linux", "getent": "libc-bin", "grep": "grep", "id": "coreutils",
+    "install": "coreutils", "lsblk": "util-linux", "mktemp": "coreutils", "nproc": "coreutils",
+    "runuser": "util-linux", "sed": "sed", "sha256sum": "coreutils", "sort": "coreutils",
+    "stat": "coreutils", "tail": "coreutils", "tar": "tar", "useradd": "passwd",
+}  # fmt: skip
 _PROBE = r"""
 test ! -r /etc/os-release || . /etc/os-release
 echo "id=$ID"; echo "version=$VERSION_ID"; echo "name=$PRETTY_NAME"
 echo "architecture=$(dpkg --print-architecture 2> /dev/null || uname -m)"
 echo "user=$(id -un)"
 if test "$(id -u)" -eq 0; then echo root=yes
-elif sudo -n true 2> /dev/null; then echo sudo=yes; fi
+else
+    # As pyinfra asks for it. Warnings come first, and the reason last.
+    answer=$(sudo -H -n sh -c 'echo "as uid $(id -u)"' 2>&1 < /dev/null | tail -n 1)
+    if test "$answer" = 'as uid 0'; then echo sudo=yes; else echo "sudo_answer=$answer"; fi
+fi
+echo "connection=$SSH_CONNECTION"
+PROGRAMS
 test ! -d /run/systemd/system || echo systemd=yes
 df -Pk / /var | awk 'NR > 1 && (!n++ || $4 < free) { free = $4 } END { print "free_kb=" free }'
 test ! -d /run/cloud-init -o -e /run/cloud-init/result.json -o -e /run/cloud-init/disabled ||
@@ -87,7 +107,11 @@ class Machine(FactBase[MachineState]):
 
     @override
     def command(self) -> str:
-        return _PROBE
+        return _PROBE.replace(
+            "PROGRAMS",
+            f"for program in {' '.join(PACKAGES)}; do command -v $program > /dev/null || "
+            'echo "missing=$program"; done',
+        )
 
     @override
     def process(self, output: list[str]) -> MachineState:
@@ -103,6 +127,9 @@ class Machine(FactBase[MachineState]):
             user=one.get("user", ""),
             root="root" in one,
             sudo="sudo" in one,
+            sudo_answer=one.get("sudo_answer", ""),
+            connection=one.get("connection", ""),
+            missing=[value for key, value in pairs if key == "missing"],
             systemd="systemd" in one,
             free_gb=int(one.get("free_kb") or 0) / 1024**2,
             booting="booting" in one,

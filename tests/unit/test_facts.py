@@ -28,6 +28,7 @@ from terrafirma.facts.backup import Archives, FirstArchive
 from terrafirma.facts.caddy import CaddyVersion, Certificates, Names, reason
 from terrafirma.facts.docker import ContainerReach, DockerAddresses, DockerNetworks
 from terrafirma.facts.files import PathStates
+from terrafirma.facts.logins import Logins
 from terrafirma.facts.machine import (
     Hardware,
     KernelSettings,
@@ -81,7 +82,11 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     CaddyVersion: [{}],
     Certificates: [{"domains": ["acme.com", "www.acme.com"]}, {"domains": HOSTILE}],
     Names: [{"domains": ["localhost"]}, {"domains": HOSTILE}],
-    Accounts: [{"names": []}, {"names": ["prod", "dev"]}, {"names": HOSTILE}],
+    Accounts: [
+        {"homes": {}},
+        {"homes": {"prod": "/home/prod"}},
+        {"homes": dict.fromkeys(HOSTILE, "/")},
+    ],
     AppSecrets: [{"directory": one} for one in HOSTILE],
     AptLockHolder: [{}],
     Archives: [{}],
@@ -101,6 +106,7 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     ForeignPooler: [{}],
     Hardware: [{"path": "/"}, *({"path": f"/nowhere/{one}"} for one in HOSTILE)],
     # Never from data: the names are our own.
+    Logins: [{"path": one, "content": one, "users": HOSTILE, "connection": one} for one in HOSTILE],
     KernelSettings: [{"names": []}, {"names": ["net.ipv4.ip_nonlocal_bind", "vm.swappiness"]}],
     Listeners: [{"ports": [80]}, {"ports": [443, 80, 5432]}],
     Machine: [{}],
@@ -249,7 +255,8 @@ def test_what_it_is_given_is_never_run(
 @pytest.mark.parametrize(
     ("fact", "default"),
     [
-        (Accounts, {}),
+        (Accounts, {"accounts": {}, "others": {}, "unread": False, "files": []}),
+        (Logins, {"logins": {}, "unread": False, "error": "", "places": []}),
         (AptLockHolder, None),
         (Archives, []),
         (CaddyVersion, None),
@@ -331,9 +338,15 @@ def test_a_default_is_nobody_elses() -> None:
 @pytest.mark.parametrize(
     ("fact", "output"),
     [
-        (Accounts, ["prod:x:1000|prod|prod"]),
-        (Accounts, ["prod:x:many:1000::/home/prod:/bin/bash|prod|prod"]),
+        (Accounts, ["asked|prod", "account|prod|prod|prod:x:1000"]),
+        (Accounts, ["asked|prod", "account|prod|prod|prod:x:many:1000::/home/prod:/bin/bash"]),
+        (Accounts, ["account|dev|dev|dev:x:1000:1000::/home/dev:/bin/sh"]),
+        (Accounts, ["asked|prod", "shadow|prod|none|1"]),
+        (Accounts, ["asked|prod", "directory|prod|0|rwx|root|directory"]),
         (Accounts, ["sh: 1: getent: not found"]),
+        (Logins, ["sshd: no hostkeys available"]),
+        (Logins, ["rule|dev|usepam yes"]),
+        (Logins, ["user|dev"]),
         (Archives, ["Remote: Permission denied (publickey)."]),
         (Archives, ["[{}]"]),
         (Archives, ['{"archives": []}']),
@@ -445,45 +458,127 @@ def test_an_answer_that_makes_no_sense_fails_only_this_host(
 
 
 def test_accounts_of_a_host() -> None:
-    assert Accounts().process(
+    """As Debian 13 answers: an image's account, and one that is not there yet."""
+    state = Accounts().process(
         [
-            "prod:x:1000:1000::/home/prod:/bin/bash|prod|prod",
-            "dev:x:1002:1002:Dev | Ops:/home/dev:/bin/sh|dev|dev docker adm",
-            "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin|nogroup|nogroup",
+            "unread|",
+            "file|/etc/sudoers.d/90-terrafirma-temp",
+            "asked|dev",
+            "group|dev|1002",
+            "directory|dev|1002|750|dev|directory",
+            "ssh|dev|0|777|root|symbolic link",
+            "account|users|users docker adm|dev:x:1002:100:Dev | Ops:/home/dev:/bin/sh",
+            "local|dev",
+            "twin|dev|ops",
+            "shadow|dev|none|20784|90|7|",
+            "sudo|dev|Matching Defaults entries for dev on db1:",
+            "sudo|dev|    env_reset, secure_path=/usr/sbin\\:/usr/bin",
+            "sudo|dev|",
+            "sudo|dev|User dev may run the following commands on db1:",
+            "sudo|dev|",
+            "sudo|dev|Sudoers entry: /etc/sudoers",
+            "sudo|dev|    RunAsUsers: ALL",
+            "sudo|dev|    RunAsGroups: ALL",
+            "sudo|dev|    Commands:",
+            "sudo|dev|\tALL",
+            "sudo|dev|",
+            "sudo|dev|Sudoers entry: /etc/sudoers.d/90-cloud-init-users",
+            "sudo|dev|    RunAsUsers: root",
+            "sudo|dev|    Options: !authenticate, setenv",
+            "sudo|dev|    Commands:",
+            'sudo|dev|\t/bin/ls ""',
+            "sudo|dev|\t!/bin/sh -c a|b",
+            "line|dev|/etc/sudoers.d/90-cloud-init-users:3|dev",
+            "line|dev|/etc/sudoers:50|%sudo",
+            "asked|prod",
+            "other|debian|keys, sudo",
         ]
-    ) == {
-        "prod": {
-            "uid": 1000,
-            "gid": 1000,
-            "home": "/home/prod",
-            "shell": "/bin/bash",
-            "groups": [],
+    )
+    dev, prod = state["accounts"]["dev"], state["accounts"]["prod"]
+    assert (state["unread"], state["files"]) == (True, ["/etc/sudoers.d/90-terrafirma-temp"])
+    assert state["others"] == {"debian": "keys, sudo"}
+    assert (prod["uid"], prod["directory"], prod["rules"]) == (None, None, [])
+    assert (dev["uid"], dev["gid"], dev["group"], dev["group_gid"]) == (1002, 100, "users", 1002)
+    assert (dev["groups"], dev["home"], dev["shell"]) == (["adm", "docker"], "/home/dev", "/bin/sh")
+    assert (dev["local"], dev["twins"]) == (True, ["ops"])
+    assert (dev["password"], dev["last_change"], dev["max_days"]) == ("none", "20784", "90")
+    assert (dev["inactive"], dev["expires"]) == ("7", "")
+    assert dev["directory"] == {"kind": "directory", "user": "dev", "uid": 1002, "mode": 0o750}
+    assert dev["ssh"] == {"kind": "symbolic link", "user": "root", "uid": 0, "mode": 0o777}
+    assert dev["rules"] == [
+        {"source": "/etc/sudoers", "options": [], "commands": ["ALL"]},
+        {
+            "source": "/etc/sudoers.d/90-cloud-init-users",
+            "options": ["!authenticate", "setenv"],
+            "commands": ['/bin/ls ""', "!/bin/sh -c a|b"],
         },
-        "dev": {
-            "uid": 1002,
-            "gid": 1002,
-            "home": "/home/dev",
-            "shell": "/bin/sh",
-            "groups": ["adm", "docker"],
-        },
-        "nobody": {
-            "uid": 65534,
-            "gid": 65534,
-            "home": "/nonexistent",
-            "shell": "/usr/sbin/nologin",
-            "groups": [],
-        },
-    }
+    ]
+    assert dev["lines"] == [
+        ("/etc/sudoers.d/90-cloud-init-users:3", "dev"),
+        ("/etc/sudoers:50", "%sudo"),
+    ]
 
 
-def test_accounts_of_this_machine() -> None:
+def test_accounts_of_this_machine(tmp_path: Path) -> None:
     me = getpass.getuser()
-    known = ask(Accounts, names=["no-such-account", me])
-    assert list(known) == [me]
+    known = ask(Accounts, homes={"no-such-account": str(tmp_path), me: "/no/such"})["accounts"]
+    assert known["no-such-account"]["uid"] is None
+    assert known["no-such-account"]["directory"]["uid"] == os.getuid()
     assert known[me]["uid"] == os.getuid()
-    own = grp.getgrgid(known[me]["gid"]).gr_name
-    assert own not in known[me]["groups"]
-    assert ask(Accounts, names=["no-such-account"]) == {}
+    assert known[me]["directory"] is None
+    assert known[me]["group"] == grp.getgrgid(known[me]["gid"]).gr_name
+    assert known[me]["group"] not in known[me]["groups"]
+    assert known[me]["local"] is True
+
+
+def test_who_has_which_line_of_sudoers(tmp_path: Path) -> None:
+    """The shell's own part of it, on files of a test."""
+    sudoers = tmp_path / "sudoers"
+    sudoers.write_text(
+        "# dev ALL=ALL\nDefaults:dev !authenticate\nUser_Alias OPS = dev\nroot ALL=(ALL) ALL\n"
+        "%sudo\tALL=(ALL:ALL) ALL\n  dev ALL=(ALL) NOPASSWD: /bin/ls\nbob, dev db1 = ALL\n"
+        "#1002 ALL=ALL\nOPS ALL=ALL\nALL ALL=/bin/w\n+net ALL=ALL\n%adm ALL=ALL\ndevs ALL=ALL\n"
+        "@includedir /etc/sudoers.d\n"
+    )
+    command = (
+        text(Accounts, homes={})
+        .replace("/etc/sudoers.d/*", "")
+        .replace("/etc/sudoers", str(sudoers))
+    )
+    named = command[command.index("named() {") : command.index("test ! -f")]
+    lines = shell(f"{named} named dev 1002 'dev sudo'")
+    assert [line.rpartition(":")[2] for line in lines] == [
+        *("5|%sudo", "6|dev", "7|dev", "8|#1002", "9|OPS", "10|ALL", "11|+net"),
+    ]
+
+
+# --- logins ---------------------------------------------------------------------------------------
+
+
+def test_what_sshd_says_of_logins() -> None:
+    state = Logins().process(
+        [
+            "unread|",
+            "user|dev|dev adm",
+            "rule|dev|usepam yes",
+            "rule|dev|allowusers dev",
+            "rule|dev|allowusers root",
+            "rule|dev|forcecommand echo a|b",
+            "user|nobody-yet|",
+            "place|AllowUsers|/etc/ssh/sshd_config.d/50-x.conf:3",
+            "error|/etc/ssh/sshd_config.d/50-x.conf: line 2: Bad | option",
+        ]
+    )
+    assert state["logins"]["dev"]["groups"] == ["dev", "adm"]
+    assert state["logins"]["dev"]["rules"] == {
+        "usepam": ["yes"],
+        "allowusers": ["dev", "root"],
+        "forcecommand": ["echo a|b"],
+    }
+    assert state["logins"]["nobody-yet"] == {"rules": {}, "groups": []}
+    assert state["places"] == [("allowusers", "/etc/ssh/sshd_config.d/50-x.conf:3")]
+    assert state["unread"] is True
+    assert state["error"] == "/etc/ssh/sshd_config.d/50-x.conf: line 2: Bad | option"
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -647,6 +742,9 @@ def test_a_host() -> None:
         "user": "root",
         "root": True,
         "sudo": False,
+        "sudo_answer": "",
+        "connection": "",
+        "missing": [],
         "systemd": True,
         "booting": False,
         "clusters": ["17/main"],

@@ -65,6 +65,13 @@ def a(*lines: str, **data: Any) -> Any:
     return Host(*lines, **data)
 
 
+def refused(answer: str) -> Any:
+    """A host where sudo says no to whoever is connected."""
+    host = without("root")
+    host.machine["sudo_answer"] = answer
+    return host
+
+
 @pytest.mark.parametrize(
     ("host", "key", "parts"),
     [
@@ -80,6 +87,25 @@ def a(*lines: str, **data: Any) -> Any:
         (without("architecture"), "architecture", ("amd64 or arm64",)),
         (without("systemd"), "systemd", ("plain container", "boots with it")),
         (without("root", "user"), "ssh_user", ("sudo", "--user root")),
+        *(
+            (refused(answer), "ssh_user", (f"({answer})", "--user root", "without a password"))
+            for answer in (
+                "sudo: sorry, you must have a tty to run sudo",
+                "sudo: a password is required",
+                "sh: 1: sudo: not found",
+                "dev is not in the sudoers file.",
+                "Sorry, user dev is not allowed to execute '/bin/sh -c x' as root on db1.",
+                'sudo: Account expired or PAM config lacks an "account" section for sudo',
+                "as uid 1005",
+            )
+        ),
+        (a("missing=ip", "missing=ss"), "programs", ("ip, ss", "apt-get install iproute2")),
+        (
+            a("missing=sysctl", "missing=ip"),
+            "programs",
+            ("sysctl, ip", "apt-get install iproute2 procps"),
+        ),
+        (a("missing=useradd"), "programs", ("useradd", "apt-get install passwd")),
     ],
 )
 def test_a_host_that_is_not_supported_is_refused(

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import ValidationError
 from pyinfra.api import DeployError
 
@@ -43,6 +45,11 @@ SECURITY_KEY = (
     "sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29tAAAAILfwl0Vx9OJ8"
     "q0ZkEUmQ3HbQHZqzXf8SDtTEYVuQm3zgAAAABHNzaDo="
 )
+
+
+def rsa(bits: int) -> str:
+    key = generate_private_key(65537, bits).public_key()
+    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
 S = TypeVar("S", bound=Settings)
@@ -575,6 +582,45 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         "users_accounts.0.keys.0",
         "public key",
     ),
+    *(
+        (Users, {"users_accounts": [{"name": "a", "keys": [key]}]}, "users_accounts.0.keys.0", why)
+        for key, why in {
+            KEY[:-1]: "cut off",
+            KEY[:-4]: "cut off or damaged",
+            KEY[:-24]: "cut off or damaged",
+            f"{KEY}AAAA": "cut off or damaged",
+            KEY.replace("AAAAC3", "AAAAC 3"): "cut off, or no base64",
+            KEY.replace("IGc1", "I*c1"): "cut off, or no base64",
+            KEY.replace(
+                "ssh-ed25519 ", "ssh-rsa "
+            ): "ssh-rsa in front of a key of type 'ssh-ed25519'",
+            f"ssh-ed25519 {SECURITY_KEY.split()[1]}": "in front of a key of type 'sk-ssh-ed25519",
+            KEY.replace("ssh-ed25519 ", "ssh-ed25519-cert-v01@openssh.com "): "a certificate",
+            KEY.replace("ssh-ed25519 ", "ssh-dss "): "a DSA key",
+            KEY.replace("ssh-ed25519 ", "ssh-ed448 "): "neither ssh-ed25519",
+            f"{KEY} {KEY}": "two keys in one line",
+            f"{KEY} me {SECURITY_KEY}": "two keys in one line",
+            f"{KEY}\n{SECURITY_KEY}": "2 lines",
+            f"# mine\n{KEY}\n\n{KEY} other\n": "2 lines",
+            f'from="10.0.0.0/8" {KEY}': "options are not taken",
+            f"restrict,pty {KEY}": "options are not taken",
+            f"no-pty {KEY}": "options are not taken",
+            "---- BEGIN SSH2 PUBLIC KEY ----\nAAAA\n---- END": "ssh-keygen -i",
+            "-----BEGIN RSA PRIVATE KEY-----\nAAAA": "a private key, which must stay where it is",
+            rsa(1024): "an RSA key of 1024 bits",
+        }.items()
+    ),
+    *(
+        (Users, {"users_accounts": [{"name": name}]}, "users_accounts.0", "of the system's own")
+        for name in (
+            *("docker", "postgres", "caddy", "pgbouncer", "sshd", "_apt", "www-data", "nobody"),
+            *("systemd-network", "messagebus", "adm", "sudo", "disk", "lxd", "staff", "wheel"),
+        )
+    ),
+    *(
+        (Users, {"users_accounts": [{"name": "a", "sudo": [one]}]}, "users_accounts.0", "comma")
+        for one in ("/bin/ls, ALL", "/bin/ls,/bin/sh", "/bin/ls # ALL", "/bin/true,!/bin/x")
+    ),
     # sshd
     (Sshd, {"sshd_password_authentication": "perhaps"}, "sshd_password_authentication", "boolean"),
     (Sshd, {"sshd_allow_users": "me"}, "sshd_allow_users", "valid"),
@@ -1085,12 +1131,29 @@ def test_an_empty_home_is_the_usual_one() -> None:
     assert account.directory == "/home/a"
 
 
-@pytest.mark.parametrize("key", [KEY, f"{KEY} me@laptop of mine", SECURITY_KEY])
+@pytest.mark.parametrize("key", [KEY, f"{KEY} me@laptop of mine", SECURITY_KEY, rsa(2048)])
 def test_a_key_may_be_written_or_named(key: str, tmp_path: Path) -> None:
     path = tmp_path / "id.pub"
     path.write_text(f"{key}\n")
     (account,) = of(Users, users_accounts=[{"name": "a", "keys": [key, str(path)]}]).accounts
     assert account.keys == (key, key)
+
+
+@pytest.mark.parametrize(
+    "text", [f"  {KEY} me  ", f"{KEY}\tme\r\n", f"\n# of mine\n\n{KEY} me\n\n", f"{KEY}   me"]
+)
+def test_a_key_file_may_have_space_around_its_key(text: str, tmp_path: Path) -> None:
+    (tmp_path / "ssh-keys").mkdir()
+    path = tmp_path / "ssh-keys" / "ssh-ed25519.pub"
+    path.write_text(text)
+    (account,) = of(Users, users_accounts=[{"name": "a", "keys": [str(path)]}]).accounts
+    assert account.keys == (f"{KEY} me",)
+
+
+def test_a_key_is_cut_off_wherever_it_ends() -> None:
+    kind, encoded = KEY.split()
+    for end in range(1, len(encoded)):
+        refusal(Users, users_accounts=[{"name": "a", "keys": [f"{kind} {encoded[:end]}"]}])
 
 
 def test_a_key_may_be_below_the_home_of_whoever_deploys(

@@ -79,6 +79,7 @@ POOLED = {"pgbouncer_enabled": True}
 SLOTS = [*range(8000, 8008), *range(8064, 8072)]
 LISTENERS = command(Listeners, ports=[80, 443, 5432, *SLOTS])
 POOLED_LISTENERS = command(Listeners, ports=[80, 443, 5432, 6432, *SLOTS])
+ACCOUNTS = command(Accounts, homes={name: f"/home/{name}" for name in ("prod", "ingres", "dev")})
 DAEMON_JSON = command(FileContents, path="/etc/docker/daemon.json")
 DOCKER0 = command(DockerAddresses)
 NETWORKS = command(UsedNetworks)
@@ -630,8 +631,9 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(
             machine()
             | {
-                command(Accounts, names=["prod", "ingres", "dev"]): [
-                    "prod:x:998:998::/var/lib/prod:/usr/sbin/nologin|prod|prod"
+                ACCOUNTS: [
+                    "asked|prod",
+                    "account|prod|prod|prod:x:998:998::/var/lib/prod:/usr/sbin/nologin",
                 ]
             }
         ),

@@ -1,0 +1,103 @@
+"""Whom sshd would let in, as sshd itself says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
+from typing_extensions import override
+
+
+class LoginState(TypedDict):
+    rules: dict[str, list[str]]  # sshd's keywords, in small letters, and their values
+    groups: list[str]  # of the account, where it is there
+
+
+class LoginsState(TypedDict):
+    logins: dict[str, LoginState]
+    unread: bool  # sshd_config does not read the directory that our file is in
+    error: str  # why sshd does not take its configuration; else empty
+    places: list[tuple[str, str]]  # a keyword, in small letters, and where it is: "FILE:LINE"
+
+
+# The configuration as it is going to be: a copy, with our file in it. Match blocks end with the
+# file that they are in, and the first value counts, so nothing less than all files is true.
+_PROBE = r"""
+command -v sshd > /dev/null && test -f /etc/ssh/sshd_config || exit 0
+copy=$(mktemp -d) || exit 1
+trap 'rm -rf "$copy"' EXIT
+mkdir -p /run/sshd "$copy/d"
+cp /etc/ssh/sshd_config.d/*.conf "$copy/d/" 2> /dev/null
+printf '%s\n' "$content" > "$copy/d/${path##*/}"
+include='^[[:space:]]*Include[[:space:]].*sshd_config\.d/'
+grep -Eqi "$include" /etc/ssh/sshd_config || echo 'unread|'
+sed -E "s#^([[:space:]]*Include[[:space:]]+\"?)(/etc/ssh/)?sshd_config\.d/#\1$copy/d/#I" \
+    /etc/ssh/sshd_config > "$copy/sshd_config"
+for user; do
+    echo "user|$user|$(id -Gn "$user" 2> /dev/null)"
+    effective=$(sshd -T -f "$copy/sshd_config" -C "user=$user,$from" 2>&1) || {
+        said=$(printf '%s\n' "$effective" |
+            sed "s#$copy/d/#/etc/ssh/sshd_config.d/#g; s#$copy/#/etc/ssh/#g")
+        where=$(printf '%s\n' "$said" | grep -m 1 ' line [0-9]')
+        echo "error|${where:-$(printf '%s\n' "$said" | head -n 1)}"
+        break
+    }
+    printf '%s\n' "$effective" | sed "s/^/rule|$user|/"
+done
+grep -nHE '^[[:space:]]*[A-Za-z]' /etc/ssh/sshd_config /etc/ssh/sshd_config.d/*.conf 2> /dev/null |
+    grep -v "^$path:" | sed -E 's/^([^:]*:[0-9]+):[[:space:]]*([A-Za-z]+).*/place|\2|\1/'
+exit 0
+"""
+
+
+class Logins(FactBase[LoginsState]):
+    """
+    What sshd's rules would be for `users` with the file `path` of `content`, whatever is there now.
+
+    Files that other packages, images and people put beside ours have a say in it, for single users,
+    groups or addresses even; `connection` is the client's and the server's address and port.
+    """
+
+    @staticmethod
+    @override
+    def default() -> LoginsState:
+        return LoginsState(logins={}, unread=False, error="", places=[])
+
+    @override
+    def command(
+        self, path: str, content: str, users: Sequence[str], connection: str
+    ) -> StringCommand:
+        client, _, server, port = (connection.split() + [""] * 4)[:4]
+        origin = f"host={client or 'localhost'},addr={client or '127.0.0.1'}"
+        if port:
+            origin += f",laddr={server},lport={port}"
+        given = {"path": path, "content": content, "from": origin}
+        return StringCommand(
+            *(StringCommand(f"{key}=", QuoteString(value), _separator="")
+              for key, value in given.items()),
+            "; set --", *map(QuoteString, users), ";", _PROBE,
+        )  # fmt: skip
+
+    @override
+    def process(self, output: list[str]) -> LoginsState:
+        state = self.default()
+        for line in output:
+            try:
+                kind, name, *rest = line.split("|", 2)
+                if kind == "user":
+                    state["logins"][name] = LoginState(rules={}, groups=rest[0].split())
+                elif kind == "rule":
+                    keyword, _, value = rest[0].partition(" ")
+                    state["logins"][name]["rules"].setdefault(keyword, []).append(value)
+                elif kind == "place":
+                    state["places"].append((name.lower(), rest[0]))
+                elif kind == "error":
+                    state["error"] = "|".join([name, *rest])
+                elif kind == "unread":
+                    state["unread"] = True
+                else:
+                    raise ValueError(kind)
+            except (ValueError, KeyError, IndexError) as error:
+                raise FactProcessError(f"not an answer of sshd: {line!r}") from error
+        return state

@@ -1,0 +1,223 @@
+"""
+Every command to a host runs in an environment of our own, and what it prints is told apart from
+what the login prints around it; `config.py` installs this between pyinfra and its connections.
+
+sshd hands a command to the account's login shell, which may be any, and reads start-up files first.
+These print, read standard input, change directory, mask and variables, define functions and
+aliases, set traps, and end or replace the shell. So all that the login shell is given is one plain
+call of /bin/sh. That reads standard input up to a mark, and starts again with an empty environment;
+sudo and su, which have settings and files of their own, are followed by the same. Then come a mark,
+the command, and a mark with its exit code.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial, wraps
+from typing import Any
+
+import gevent
+from pyinfra.api import Host, State, StringCommand
+from pyinfra.connectors import local, ssh, util
+from pyinfra.connectors.local import LocalConnector
+from pyinfra.connectors.ssh import SSHConnector
+from pyinfra.connectors.util import CommandOutput, OutputLine
+from typing_extensions import override
+
+SECONDS = 60
+"""How long a login may take from its command's arrival until the command begins."""
+
+# Nobody can print it by accident, and no start-up file could have it in it.
+_MARK = f"terrafirma-{secrets.token_hex(8)}"
+_BEGIN, _END = f"{_MARK}-begin", f"{_MARK}-end"
+# What start-up files may read of standard input before it is ours: they take these lines.
+_SPARE = [""] * 16
+_FRAME = "frame"
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_OURS = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TERM": "dumb"}
+# Who we are and where from, the agent that a login forwards, and the way out to the internet.
+_KEPT = (
+    *("HOME", "USER", "LOGNAME", "SHELL", "SSH_CONNECTION", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR"),
+    *("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"),
+)
+_ENVIRONMENT = " ".join(
+    [f"{name}={value}" for name, value in _OURS.items()]
+    + [f'${{{name}:+"{name}=${name}"}}' for name in _KEPT]
+)
+_CLEAN = f"umask 022; exec /usr/bin/env -i PATH={_PATH} {_ENVIRONMENT} /bin/sh -c"
+# This machine has no login that could be wrong: its programs are where its user has them.
+_HERE = _CLEAN.replace(f"PATH={_PATH}", '"PATH=$PATH"')
+
+_OTHER_USER = ("_sudo", "_su_user", "_doas", "_dzdo")
+# Whoever asks for the environment of a login gets it.
+_LOGIN = ("_use_sudo_login", "_preserve_sudo_env", "_use_su_login", "_preserve_su_env")
+
+
+def _escaped(script: str) -> str:
+    """
+    `script` as an argument of `printf %b`, in single quotes that mean the same to every shell.
+
+    fish knows escapes in single quotes, csh no line break and `!` in them; and what is escaped once
+    needs no further quotes, however many shells it passes.
+    """
+    special = re.sub(r"[\\'!\n\r\t]", lambda found: f"\\0{ord(found[0]):03o}", script)
+    return f"'{special}'"
+
+
+def framed(script: str, shell: str = "sh") -> str:
+    """A script that runs `script` between the marks, and ends with its exit code."""
+    return (
+        f"echo {_BEGIN}; echo {_BEGIN} >&2; "
+        f'{shell} -c "$(printf %b {_escaped(script)})"; status=$?; '
+        f"echo {_END} $status; echo {_END} $status >&2; exit $status"
+    )
+
+
+def clean(script: str) -> str:
+    """A script that runs `script` with nothing of the environment but what is ours."""
+    return f'{_CLEAN} "$(printf %b {_escaped(script)})"'
+
+
+def sent(script: str, start: str = _CLEAN) -> str:
+    """The words that any login shell takes for a call of /bin/sh that runs `script`."""
+    boot = (
+        f'line=; until test "$line" = {_MARK}; do IFS= read -r line || {{ '
+        'echo "the start-up files of the login read standard input to its end" >&2; exit 125; }; '
+        f'done; cd "${{HOME:-/}}" 2> /dev/null || cd /; {start} "$(printf %b "$1")"'
+    )
+    return f"/bin/sh -c '{boot}' sh {_escaped(script)}"
+
+
+class _Sent(StringCommand):
+    """A command that logs show as pyinfra writes it, and that is sent in our words."""
+
+    def __init__(self, shown: StringCommand, words: str) -> None:
+        super().__init__(shown)
+        self.words = words
+
+    @override
+    def get_raw_value(self) -> str:
+        return self.words
+
+
+def _unix_command(
+    state: State, host: Host, command: StringCommand, *, start: str = _CLEAN, **arguments: Any
+) -> StringCommand:
+    shown = util.make_unix_command_for_host(state, host, command, **arguments)
+    own = {key: arguments.pop(key, None) for key in ("_env", "_chdir")}
+    shell = arguments.pop("_shell_executable", None) or "sh"
+    script = framed(
+        util.make_unix_command(command, **own, _shell_executable=None).get_raw_value(), shell
+    )
+    login = any(arguments.get(key) for key in _LOGIN)
+    if any(arguments.get(key) for key in _OTHER_USER):
+        script = script if login else clean(script)
+        script = util.make_unix_command_for_host(
+            state, host, StringCommand(script), **arguments
+        ).get_raw_value()
+    return _Sent(shown, sent(script, "exec /bin/sh -c" if login else start))
+
+
+class _Answer:
+    """The lines between the marks of one stream; all of them where the command never began."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.begun = False
+        self.status = ""
+
+    def lines(self) -> Iterator[str]:
+        # Of what a login floods us with the end is enough; on this machine there is no login.
+        before: deque[str] = deque(maxlen=20 if hasattr(self.stream, "channel") else None)
+        for line in self._limited():
+            head, begins, _ = line.partition(_BEGIN)
+            if begins:
+                self.begun = True
+                before.clear()
+                continue
+            head, ends, status = line.partition(_END)
+            if ends:
+                self.status = status.strip()
+            if not self.begun:
+                before.append(line)
+            elif head and (ends or not self.status):
+                yield head
+        yield from before
+
+    def _limited(self) -> Iterator[str]:
+        """All lines, as long as the first mark comes in time."""
+        channel = getattr(self.stream, "channel", None)
+        timer = channel and gevent.spawn_later(SECONDS, channel.close)
+        if channel:
+            # In a mode that decodes, one byte of another encoding would end the answer.
+            self.stream._flags |= self.stream.FLAG_BINARY
+        try:
+            for line in self.stream:
+                yield line.decode(errors="replace") if isinstance(line, bytes) else line
+                if timer and self.begun:
+                    timer.kill()
+        finally:
+            if timer:
+                timer.kill()
+
+
+def _reader(plain: Callable[..., None]) -> Callable[..., None]:
+    @wraps(plain)
+    def read(name: str, io: Iterable[Any], output_queue: Any, *args: Any, **kwargs: Any) -> None:
+        answer = _Answer(io)
+        plain(name, answer.lines(), output_queue, *args, **kwargs)
+        if name == "stdout" and answer.begun:
+            output_queue.put(OutputLine(_FRAME, answer.status))
+
+    return read
+
+
+Run = Callable[..., tuple[bool, CommandOutput]]
+
+
+def _runner(plain: Run) -> Run:
+    @wraps(plain)
+    def run(
+        self: Any,
+        command: StringCommand,
+        print_output: bool = False,
+        print_input: bool = False,
+        **arguments: Any,
+    ) -> tuple[bool, CommandOutput]:
+        content = arguments.get("_stdin") or []
+        content = content.readlines() if hasattr(content, "readlines") else content
+        content = list(content) if isinstance(content, list | tuple) else [content]
+        arguments["_stdin"] = [*_SPARE, _MARK, *content]
+        codes = arguments.get("_success_exit_codes") or (0,)
+        success, output = plain(self, command, print_output, print_input, **arguments)
+        statuses = [line.line for line in output.combined_lines if line.buffer_name == _FRAME]
+        lines = [line for line in output.combined_lines if line.buffer_name != _FRAME]
+        if statuses and statuses[0]:
+            success = int(statuses[0]) in codes
+        elif not statuses and (success or not lines):
+            success = False
+            lines.append(OutputLine("stderr", _NEVER))
+        return success, CommandOutput(lines)
+
+    return run
+
+
+_NEVER = (
+    f"the command never began: the start-up files of the login ended its shell, put another in "
+    f"its place, or did not end within {SECONDS} s; try `ssh HOST true`"
+)
+
+
+@cache
+def install() -> None:
+    """From here on pyinfra sends all its commands so, over SSH and to this machine."""
+    ssh.make_unix_command_for_host = _unix_command
+    local.make_unix_command_for_host = partial(_unix_command, start=_HERE)
+    util.read_buffer = _reader(util.read_buffer)
+    for connector in (SSHConnector, LocalConnector):
+        setattr(connector, "run_shell_command", _runner(connector.run_shell_command))  # noqa: B010
