@@ -43,7 +43,10 @@ else:
         name="Configure what is backed up, and where to",
         entries=[
             Directory(BACKUP_STATE, "700"),
-            source("borg/backup_causes.py", f"{BACKUP_PROGRAM}_causes.py"),
+            *(
+                source(f"borg/{name}", f"{BACKUP_PROGRAM.removesuffix('backup')}{name}")
+                for name in ("backup_causes.py", "backup_store.py")
+            ),
             source("borg/backup", BACKUP_PROGRAM, mode="755"),
             template(
                 "borg/config.yaml.j2",
