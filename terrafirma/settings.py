@@ -1010,7 +1010,7 @@ class Borg(Settings):
     def of(cls, host: Host) -> Self:
         settings = super().of(host)
         name = repository_host(settings.repository)
-        if name and name in (host.name.lower(), str(host.data.get("ssh_hostname")).lower()):
+        if name in (host.name.lower(), str(host.data.dict().get("ssh_hostname")).lower()):
             raise DeployError(f"{host.name}: borg_repository: {name} {_LOST_WITH_IT}")
         return settings
 

@@ -5,7 +5,7 @@ import re
 
 REPOSITORY_GONE = "there is no repository at borg_repository"
 # The first that fits. Groups are filled in, and {host}, {key} (our public one), {shown} (the keys
-# that the host shows), {borg} (the program there), {locker} (who has the lock), {said} (last words).
+# that the host shows), {borg} (the program there), {locker} (who has the lock), {said} (the end).
 CAUSES = [
     (r"(pg_dump(?:all)? of .*)", r"\1"),
     # ssh does not get there.
@@ -148,9 +148,11 @@ def cause(text, /, **filled):
     for pattern, meaning in CAUSES:
         found = re.search(pattern, text, re.M)
         if found:
-            words = found.expand(meaning)
             names = "|".join(map(re.escape, filled))
-            words = re.sub(rf"\{{({names})\}}", lambda name: filled[name[1]], words)
+            meaning = re.sub(
+                rf"\{{({names})\}}", lambda name: filled[name[1]].replace("\\", r"\\"), meaning
+            )
+            words = found.expand(meaning)
             return " ".join(words.split())
     return last(text)
 
