@@ -95,7 +95,7 @@ TERMINATE = (
     " where application_name = 'pg_dump' and datname = 'shop'\" | runuser -u postgres -- psql -XAtq"
 )
 BREAKS: dict[str, tuple[str, str]] = {
-    "its session is ended": (TERMINATE, 'pg_dump of "shop": .*FATAL'),
+    "its session is ended": (TERMINATE, 'pg_dump of "shop": '),
     "it is killed": ("kill -9 $(pgrep -x pg_dump)", 'pg_dump of "shop": '),
     "PostgreSQL is stopped": (
         "systemctl stop 'postgresql@*' && sleep 3 && systemctl start --all 'postgresql@*'",
