@@ -75,6 +75,8 @@ PATTERNS = {
     r"^/([A-Za-z0-9_.-][A-Za-z0-9/_.-]*)?$": "path that starts with one `/`",
     r"^$|^[^\s@{}\"]+@[^\s@{}\"]+$": "e-mail address, or empty",
     r"^$|^https://[^\s{}\"]+$": "`https://` URL, or empty",
+    r"^$|^[A-Za-z0-9_./~][A-Za-z0-9_./+~-]*$": "path or name of a program, or empty",
+    r"^$|^[0-9a-f]{64}$": "64 digits from 0 to f, or empty",
     r"^$|^ssh://[^\s@]+@[^\s/@]+/\S+$": "`ssh://` URL with a user and a path, or empty",
 }
 # What the functions mean that check more than a pattern can.

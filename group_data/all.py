@@ -216,6 +216,13 @@ caddy_snippet = ""
 
 # Repository on another host, ssh://user@host:port/./path; empty: no backups.
 borg_repository = ""
+# The program borg there, where it is not in the account's PATH: "/usr/local/bin/borg", "borg-1.4".
+borg_remote_path = ""
+# Id of the repository that is to be there. Needed once, where it moved, or where this server is to go
+# on with another one: the run says the id.
+borg_repository_id = ""
+# Id of the repository that a new one is to take the place of; the run says it where that is needed.
+borg_repository_replaces = ""
 # SSH host keys of that host, as lines of a known_hosts file.
 borg_known_hosts = []
 # What is backed up besides a dump of every database.
@@ -232,6 +239,8 @@ borg_exclude = [
     "*/__pycache__",
     "*/.pyenv",
 ]
+# Databases that are not dumped; without this, one that takes no connections makes each backup fail.
+borg_exclude_databases = []
 # Archives that are kept.
 borg_keep_daily = 7
 borg_keep_weekly = 4

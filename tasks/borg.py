@@ -5,12 +5,13 @@ from pyinfra import host
 from terrafirma.facts.files import PathStates
 from terrafirma.machine import postgres_version, ready
 from terrafirma.operations.backup import first_backup, keys, warn
-from terrafirma.operations.files import Directory, put, template
+from terrafirma.operations.files import Directory, put, source, template
 from terrafirma.operations.packages import packages
 from terrafirma.operations.services import unit
 from terrafirma.paths import (
     BACKUP_CONFIG,
     BACKUP_KEY,
+    BACKUP_PROGRAM,
     BACKUP_SECRETS,
     BACKUP_STAMP,
     BACKUP_STATE,
@@ -42,30 +43,41 @@ else:
         name="Configure what is backed up, and where to",
         entries=[
             Directory(BACKUP_STATE, "700"),
-            template(
-                "borg/known_hosts.j2", known_hosts, data={"lines": settings.known_hosts}, mode="600"
+            *(
+                source(f"borg/{name}", f"{BACKUP_PROGRAM.removesuffix('backup')}{name}")
+                for name in ("backup_causes.py", "backup_store.py")
             ),
+            source("borg/backup", BACKUP_PROGRAM, mode="755"),
             template(
                 "borg/config.yaml.j2",
                 BACKUP_CONFIG,
                 data={
                     **settings.model_dump(),
+                    # The roles lie there. borgmatic takes what is below another directory once.
+                    "directories": [*settings.directories, BACKUP_STATE],
                     "databases": Postgres.of(host).databases,
                     "cluster": f"{postgres_version(host, Postgres.of(host))}/main",
                     "known_hosts": known_hosts,
+                    "known_host_lines": settings.known_hosts,
                     "secrets": BACKUP_SECRETS,
                     "sections": (machine["id"], machine["version"]) == ("debian", "12"),
                     "state": BACKUP_STATE,
                 },
                 mode="600",
             ),
+            # After the settings, which were proved with these lines.
+            template(
+                "borg/known_hosts.j2", known_hosts, data={"lines": settings.known_hosts}, mode="600"
+            ),
         ],
+        # What does not open the repository does not replace what does.
+        check=f'case "$path" in {BACKUP_CONFIG}) {BACKUP_PROGRAM} prove "$new";; esac',
     )
 
     schedule = put(
         name="Schedule the backups",
         entries=[
-            template("borg/borgmatic.service.j2", service),
+            template("borg/borgmatic.service.j2", service, data={"program": BACKUP_PROGRAM}),
             template("borg/borgmatic.timer.j2", timer, data={"schedule": settings.schedule}),
         ],
         check='when=$(sed -n s/^OnCalendar=//p "$new"); '
@@ -83,5 +95,4 @@ else:
         name="Make a backup, and list it",
         configuration=[BACKUP_CONFIG, known_hosts, BACKUP_KEY],
         stamp=BACKUP_STAMP,
-        key=BACKUP_KEY,
     )

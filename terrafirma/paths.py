@@ -29,6 +29,9 @@ BACKUP_KEY = f"{BACKUP_SECRETS}/id_ed25519.pub"
 BACKUP_CONFIG = "/etc/borgmatic/config.yaml"
 """borgmatic's configuration."""
 
+BACKUP_PROGRAM = "/usr/local/lib/terrafirma/backup"
+"""Makes backups and reads them back; from files/borg/backup."""
+
 BACKUP_STATE = "/var/lib/terrafirma/backup"
 """The roles of the last dump."""
 

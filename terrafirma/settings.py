@@ -19,12 +19,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
     model_validator,
 )
 from pyinfra.api import DeployError, Host
+from typing_extensions import override
 
 from terrafirma import daemon, keys
 from terrafirma.extensions import CONTRIB, EXTENSION_PACKAGES
@@ -999,13 +1001,66 @@ class Caddy(Settings):
         return self
 
 
+_REPOSITORY = r"^$|^ssh://[^\s@]+@[^\s/@]+/\S+$"
+RepositoryId = Annotated[str, Field(pattern=r"^$|^[0-9a-f]{64}$")]
+
+
+_LOST_WITH_IT = (
+    "is the server itself, and a backup there is lost with it: name another host, "
+    "ssh://user@host:port/./path"
+)
+
+
+def _repository(value: Any) -> Any:
+    text = str(value)
+    if re.match(r"[\w+-]+://[^@]*:[^@]*@", text):
+        # Not repeated: it is on its way to a log.
+        raise ValueError(
+            "has a password in it: a key opens the backup host, which tasks/borg_key.py shows; "
+            "write ssh://user@host:port/./path"
+        )
+    name = repository_host(text)
+    if _is_this_machine(name):
+        raise ValueError(f"{name} {_LOST_WITH_IT}")
+    return value
+
+
+def repository_host(repository: str) -> str:
+    """The host of an ssh:// URL; empty for other text."""
+    found = re.match(r"ssh://[^@]+@(\[[^]]*\]|[^/:@]*)", repository)
+    return found[1].strip("[]").rstrip(".").lower() if found else ""
+
+
+def _is_this_machine(name: str) -> bool:
+    try:
+        address = ip_address(name)
+    except ValueError:
+        # 127.1 is an address for those who resolve it.
+        return bool(re.fullmatch(r"localhost|.+\.(localhost|localdomain)|127(\.\d+)*|0+", name))
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return bool(mapped.is_loopback or mapped.is_unspecified)
+
+
 class Borg(Settings):
     prefix = "borg"
 
-    repository: Annotated[str, Field(pattern=r"^$|^ssh://[^\s@]+@[^\s/@]+/\S+$")]
+    @classmethod
+    @override
+    def of(cls, host: Host) -> Self:
+        settings = super().of(host)
+        name = repository_host(settings.repository)
+        if name in (host.name.lower(), str(host.data.dict().get("ssh_hostname")).lower()):
+            raise DeployError(f"{host.name}: borg_repository: {name} {_LOST_WITH_IT}")
+        return settings
+
+    repository: Annotated[str, BeforeValidator(_repository), Field(pattern=_REPOSITORY)]
+    remote_path: Annotated[str, Field(pattern=r"^$|^[A-Za-z0-9_./~][A-Za-z0-9_./+~-]*$")]
+    repository_id: RepositoryId
+    repository_replaces: RepositoryId
     known_hosts: tuple[Line, ...]
     directories: tuple[AbsolutePath, ...] = Field(min_length=1)
     exclude: tuple[Line, ...]
+    exclude_databases: tuple[Line, ...]
     keep_daily: int = Field(ge=1)
     keep_weekly: int = Field(ge=0)
     keep_monthly: int = Field(ge=0)

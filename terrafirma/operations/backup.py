@@ -11,6 +11,7 @@ from pyinfra.facts.files import FileContents
 from terrafirma.facts.backup import Archives, FirstArchive
 from terrafirma.facts.files import PathStates
 from terrafirma.operations import operation
+from terrafirma.paths import BACKUP_PROGRAM
 
 
 @operation
@@ -47,27 +48,21 @@ def show_key(path: str) -> Generator[StringCommand]:
 
 @operation
 def first_backup(
-    *, configuration: Sequence[str], stamp: str, key: str
+    *, configuration: Sequence[str], stamp: str
 ) -> Generator[StringCommand | FunctionCommand]:
     """
-    One backup with the present configuration, listed from the repository: proof that it works.
+    One backup with the present configuration, read back, and listed from the repository.
 
     + configuration: the files that say where to and as whom
     + stamp: where the name of the archive is noted, so that a converged run need not ask the
       backup host
-    + key: the public key that the backup host must accept
     """
     archive = host.get_fact(FirstArchive, stamp=stamp, configuration=configuration)
     if archive:
         host.noop(f"{archive} proved this configuration")
         return
-    # An existing repository is left as it is; one that cannot be opened fails here. Nothing but
-    # `create`: an archive that somebody is about to need must not be pruned by a new start.
-    yield StringCommand(
-        "{ borgmatic init --encryption repokey-blake2 && borgmatic create; }",
-        "|| { echo 'borg_repository: the first backup failed. If the backup host refused the key,",
-        "let this one in there and run again:' >&2; cat", QuoteString(key), ">&2; exit 1; }",
-    )  # fmt: skip
+    # Nothing is pruned: an archive that somebody is about to need must outlive a new start.
+    yield StringCommand(BACKUP_PROGRAM, "create")
     yield FunctionCommand(_list_archives, (stamp,), {})
 
 

@@ -1006,6 +1006,32 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     (Borg, {"borg_repository": "ssh://b@host"}, "borg_repository", "does not match"),
     (Borg, {"borg_repository": "ssh://b@host/./a b"}, "borg_repository", "does not match"),
     (Borg, {"borg_repository": "ssh://b@host/./a"}, "borg_known_hosts", "ssh-keyscan"),
+    *(
+        (Borg, {"borg_repository": f"ssh://b@{one}/./a"}, "borg_repository", "the server itself")
+        for one in (
+            *("localhost", "LOCALHOST.", "localhost:2222", "localhost.localdomain", "127.0.0.1"),
+            *("127.1", "127.0.1.1:22", "0.0.0.0", "0", "[::1]", "[::1]:22", "[::ffff:127.0.0.1]"),
+            *("[::]", "web.localhost"),
+        )
+    ),
+    *(
+        (Borg, {"borg_repository": one}, "borg_repository", "tasks/borg_key.py shows")
+        for one in (
+            *("ssh://b:s3cret@host/./a", "ssh://b:s3cret@host:23/./a", "ssh://b:@host/./a"),
+            *("ssh://b:s3/cret@host/./a", "ssh://b:s3@cret@host/./a", "ssh://:s3cret@host/./a"),
+            *("sftp://b:s3cret@host/a", "https://b:s3cret@host/a"),
+        )
+    ),
+    *(
+        (Borg, {"borg_remote_path": one}, "borg_remote_path", "does not match")
+        for one in ("borg 1.4", "-oProxyCommand=x", "borg;id", "$(id)", "a\nb")
+    ),
+    *(
+        (Borg, {f"borg_repository_{key}": one}, f"borg_repository_{key}", "does not match")
+        for key in ("id", "replaces")
+        for one in ("new", "4ed3", "g" * 64, "A" * 64, "a" * 65)
+    ),
+    (Borg, {"borg_exclude_databases": "api"}, "borg_exclude_databases", "valid"),
     (Borg, {"borg_known_hosts": "host ssh-ed25519 AAAA"}, "borg_known_hosts", "valid"),
     (Borg, {"borg_known_hosts": ["a\nb"]}, "borg_known_hosts.0", "line break"),
     (Borg, {"borg_directories": ["etc"]}, "borg_directories.0", "absolute path"),
@@ -1739,11 +1765,34 @@ def test_a_source_is_found_from_the_project_or_from_the_root(tmp_path: Path) -> 
         "ssh://b@host/./a",
         "ssh://u1@u1.your-storagebox.de:23/./backups/web",
         "ssh://b@host:22/srv/a",
+        # An address, a path with what looks like another, and names like those of this machine.
+        "ssh://b@[2001:db8::1]:23/./a",
+        "ssh://b@host:22/srv/c:d@127.0.0.1/a",
+        "ssh://b@localhost.acme.com/./a",
+        "ssh://b@127.acme.com/./a",
+        "ssh://localhost@host/./a",
     ],
 )
 def test_repositories(repository: str) -> None:
     settings = of(Borg, borg_repository=repository, borg_known_hosts=["host ssh-ed25519 AAAA"])
     assert settings.repository == repository
+
+
+def test_a_password_in_a_repository_is_not_repeated() -> None:
+    for one in ("ssh://b:s3cret@host/./a", "sftp://b:s3cret@host/a", "ssh://b:s3/cret@[::1]/a"):
+        assert "s3" not in refusal(Borg, borg_repository=one)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("db1", {}), ("DB1", {}), ("10.0.0.7", {}), ("elsewhere", {"ssh_hostname": "DB1"})],
+)
+def test_a_server_is_not_its_own_backup_host(name: str, more: dict[str, Any]) -> None:
+    at = "db1" if more else name
+    data = DEFAULTS | more | {"borg_repository": f"ssh://b@{at}:22/./a", "borg_known_hosts": ["k"]}
+    one = SimpleNamespace(name=name, data=SimpleNamespace(dict=lambda: data))
+    with pytest.raises(DeployError, match=rf"^{name}: borg_repository: .* is the server itself"):
+        Borg.of(one)  # type: ignore[arg-type]
 
 
 def test_addresses_of_docker_are_private() -> None:

@@ -54,7 +54,7 @@ CADDY_PATH = f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"
 
 DATA: dict[str, dict[str, Any]] = {
     "apt/60terrafirma.j2": {"wait_seconds": 600},
-    "borg/borgmatic.service.j2": {},
+    "borg/borgmatic.service.j2": {"program": "/usr/local/lib/terrafirma/backup"},
     "borg/borgmatic.timer.j2": {"schedule": "*-*-* 02:00:00"},
     "borg/config.yaml.j2": {
         "repository": "ssh://b@backup.acme.com:23/./web",
@@ -67,6 +67,11 @@ DATA: dict[str, dict[str, Any]] = {
         "cluster": "17/main",
         "databases": DATABASES,
         "known_hosts": "/etc/borgmatic/known_hosts",
+        "known_host_lines": ("a ssh-ed25519 AAAA",),
+        "remote_path": "borg-1.4",
+        "repository_id": "",
+        "repository_replaces": "",
+        "exclude_databases": ('it\'s "odd" </script>',),
         "secrets": "/etc/terrafirma/secrets/borg",
         "sections": False,
         "state": "/var/lib/terrafirma/backup",
@@ -638,8 +643,14 @@ def test_sshd_lets_in_with_passwords_only_when_told() -> None:
 
 # The sections of borgmatic before 1.8, and the settings of ours in each.
 SECTIONS = {
-    "location": {"source_directories", "exclude_patterns", "exclude_caches", "repositories"},
-    "storage": {"encryption_passcommand", "ssh_command", "compression", "lock_wait"},
+    "location": {
+        *("source_directories", "exclude_patterns", "exclude_caches", "repositories"),
+        "remote_path",
+    },
+    "storage": {
+        *("encryption_passcommand", "ssh_command", "compression", "lock_wait"),
+        "archive_name_format",
+    },
     "retention": {"keep_daily", "keep_weekly", "keep_monthly"},
     "consistency": {"checks"},
     "hooks": {"before_backup", "postgresql_databases"},
@@ -652,8 +663,10 @@ def backup(*, sections: bool, **data: Any) -> dict[str, Any]:
     if not sections:
         flat: dict[str, Any] = read
         return flat
-    assert set(read) == set(SECTIONS)
-    assert {name: set(settings) for name, settings in read.items()} == SECTIONS
+    without = set() if data.get("remote_path", True) else {"remote_path"}
+    assert {name: set(settings) for name, settings in read.items()} == {
+        name: settings - without for name, settings in SECTIONS.items()
+    }
     return {key: value for settings in read.values() for key, value in settings.items()}
 
 
@@ -661,7 +674,9 @@ def backup(*, sections: bool, **data: Any) -> dict[str, Any]:
 def test_borgmatic_backs_up_what_is_declared(sections: bool) -> None:
     settings = backup(sections=sections)
     data = DATA["borg/config.yaml.j2"]
-    assert set(settings) == set().union(*SECTIONS.values())
+    # Old borgmatic prunes by the host's name in any case.
+    only_new = set() if sections else {"match_archives"}
+    assert set(settings) == set().union(*SECTIONS.values()) | only_new
     assert settings["source_directories"] == list(data["directories"])
     assert settings["exclude_patterns"] == list(data["exclude"])
     assert [settings[f"keep_{kind}"] for kind in ("daily", "weekly", "monthly")] == [7, 4, 6]
@@ -697,6 +712,21 @@ def test_old_borgmatic_need_not_list_the_databases() -> None:
     """For `all` with a format 1.7.7 runs plain `psql --list` as root, not psql_command."""
     names = [database["name"] for database in backup(sections=True)["postgresql_databases"]]
     assert "all" not in names
+
+
+@pytest.mark.parametrize("sections", [False, True])
+def test_an_archive_that_nobody_read_back_does_not_count(sections: bool) -> None:
+    """By whomever borgmatic is started; and prune goes by the names of those that count."""
+    settings = backup(sections=sections)
+    assert settings["archive_name_format"].startswith("{hostname}-{now:")
+    assert settings["archive_name_format"].endswith(".checkpoint")
+    assert settings.get("match_archives", "sh:{hostname}-*") == "sh:{hostname}-*"
+
+
+@pytest.mark.parametrize("sections", [False, True])
+def test_the_program_borg_there_may_have_another_name(sections: bool) -> None:
+    assert backup(sections=sections)["remote_path"] == "borg-1.4"
+    assert "remote_path" not in backup(sections=sections, remote_path="")
 
 
 @pytest.mark.parametrize("sections", [False, True])

@@ -1,0 +1,240 @@
+# Managed by Terrafirma: tasks/borg.py
+"""The repository on the backup host: whether it can be used, and whether it is the one that was."""
+
+import json
+import os
+import pwd
+import re
+import shlex
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from backup_causes import REPOSITORY_GONE, cause
+
+CONFIG = Path("/etc/borgmatic/config.yaml")
+STATE = Path("/var/lib/terrafirma/backup")
+KEY = Path("/etc/terrafirma/secrets/borg/id_ed25519.pub")
+KNOWN_HOSTS = "/etc/borgmatic/known_hosts"
+PROC = Path("/proc")
+# Of the settings that borgmatic reads, those that are ours: in a comment, so that one file has all.
+OURS = re.compile(r"^# For the program that runs borgmatic: (.*)$", re.M)
+WAIT = "600"  # seconds for somebody else's lock, as in borgmatic's settings
+
+
+class Failed(Exception):
+    """What went wrong, in a line."""
+
+
+class Nothing(Failed):
+    """There is no repository."""
+
+
+def read(path):
+    text = Path(path).read_text()
+    found = OURS.search(text)
+    if not found:
+        raise Failed(f"{path} is older than this program: run the deploy")
+    cluster = re.search(r"--cluster (\d+)/main", text)
+    return json.loads(found[1]) | {"version": cluster[1] if cluster else "", "path": str(path)}
+
+
+def address(settings):
+    url = urlsplit(settings["repository"])
+    return url.hostname or "", url.port or 22
+
+
+def environment(settings, **more):
+    """borg's, without anything of the caller's."""
+    return {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LC_ALL": "C.UTF-8",
+        # Where borg keeps what it knows about repositories, whoever calls.
+        "HOME": pwd.getpwuid(os.getuid()).pw_dir,
+        "BORG_REPO": settings["repository"],
+        "BORG_RSH": settings["ssh_command"],
+        "BORG_PASSCOMMAND": settings["passcommand"],
+        "BORG_REMOTE_PATH": settings["remote_path"] or "borg",
+        "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "no",
+        "BORG_RELOCATED_REPO_ACCESS_IS_OK": "no",
+        **more,
+    }
+
+
+def borg(settings, *words, **more):
+    """What borg printed; raises Failed with the cause. A warning is no failure."""
+    result = subprocess.run(
+        ["borg", "--lock-wait", WAIT, *words],
+        env=environment(settings, **more), cwd="/",
+        capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if result.returncode not in (0, 1):
+        raise failure(settings, result.stderr + result.stdout)
+    return result.stdout
+
+
+def failure(settings, said):
+    if "Connection closed by remote host" in said:
+        # borg may have missed what ssh said.
+        said += asked(settings)
+    host, port = address(settings)
+    words = cause(
+        said,
+        host=host,
+        key=KEY.read_text().strip() if KEY.exists() else "there is none",
+        borg=settings["remote_path"] or "borg",
+        shown=shown(host, port) if "ost key" in said else "",
+        locker=locker() if "acquire the lock" in said else "",
+        said=said.strip().splitlines()[-1] if said.strip() else "",
+    )
+    empty = REPOSITORY_GONE in words or "is not a valid repository" in said
+    return (Nothing if empty else Failed)(words)
+
+
+def asked(settings):
+    """What ssh says when it is asked to run borg there, as borg would repeat it."""
+    url = urlsplit(settings["repository"])
+    command = [
+        *shlex.split(settings["ssh_command"]), *(("-p", str(url.port)) if url.port else ()),
+        f"{url.username}@{url.hostname}", f"{settings['remote_path'] or 'borg'} --version",
+    ]  # fmt: skip
+    with suppress(OSError, subprocess.TimeoutExpired):
+        result = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=150,
+            stdin=subprocess.DEVNULL, env=environment(settings),
+        )  # fmt: skip
+        return "".join(f"\nRemote: {line}" for line in result.stderr.splitlines())
+    return ""
+
+
+def shown(host, port):
+    """Fingerprints of the keys that the host shows."""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        keys = subprocess.run(
+            ["ssh-keyscan", "-T", "10", "-p", str(port), host],
+            capture_output=True, text=True, timeout=60,
+        ).stdout  # fmt: skip
+        prints = subprocess.run(
+            ["ssh-keygen", "-lf", "-"], input=keys, capture_output=True, text=True
+        ).stdout
+        found = [
+            f"{line.split()[-1].strip('()')} {line.split()[1]}" for line in prints.splitlines()
+        ]
+        return ", ".join(found) or "none"
+    return "none"
+
+
+def locker():
+    """Who on this server may have the lock: the backup host does not say."""
+    for entry in PROC.glob("[0-9]*"):
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if (
+                any(word.endswith(b"/borg") for word in words[:2])
+                and int(entry.name) != os.getpid()
+            ):
+                since = time.strftime("%F %T", time.localtime(entry.stat().st_mtime))
+                return f"process {entry.name} of this server works on it since {since}"
+    return (
+        "no borg runs on this server: another host has it, or one that died. When none runs there "
+        "either: borgmatic break-lock"
+    )
+
+
+def look(settings, *words):
+    """
+    Id and archives of the repository, those that do not count as well.
+
+    Without borg's own memory of repositories, which would ask about one that moved before it says
+    which it is; and without a lock, which reading does not need.
+    """
+    with tempfile.TemporaryDirectory(prefix="terrafirma-") as nothing:
+        said = borg(
+            settings, "list", "--json", "--bypass-lock", "--consider-checkpoints", *words,
+            BORG_BASE_DIR=nothing,
+        )  # fmt: skip
+    answer = json.loads(said)
+    return answer["repository"]["id"], [archive["archive"] for archive in answer["archives"]]
+
+
+# --- which repository it is -----------------------------------------------------------------------
+
+
+def remembered():
+    """Id of the repository at each place that this server used, the latest last."""
+    with suppress(OSError, ValueError):
+        return json.loads((STATE / "repositories.json").read_text())
+    # A server that was set up before there was such a file: what borg itself remembers.
+    with suppress(OSError):
+        text = CONFIG.read_text()
+        places = Path(pwd.getpwuid(os.getuid()).pw_dir, ".config/borg/security").glob("*/location")
+        known = {place.read_text(): place.parent.name for place in places}
+        return {place: one for place, one in known.items() if f'"{place}"' in text}
+    return {}
+
+
+def remember(known, place, identity):
+    known = {at: one for at, one in known.items() if at != place} | {place: identity}
+    new = STATE / "repositories.json.new"
+    new.write_text(json.dumps(known, indent=1) + "\n")
+    new.replace(STATE / "repositories.json")
+
+
+def judge(known, settings, found):
+    """
+    Whether `found`, the id of what is at borg_repository, may be used; None: nothing is there.
+
+    True: it moved there. Raises Failed where that would start over, or go on with another one.
+    """
+    place, wanted = settings["repository"], settings["repository_id"]
+    old = known.get(place) or (list(known.values())[-1] if known else "")
+    at = next((where for where, one in reversed(known.items()) if one == old), "")
+    if found is None:
+        if wanted:
+            raise Failed(f"borg_repository_id: {wanted} is to be at {place}, and {REPOSITORY_GONE}")
+        if old and settings["repository_replaces"] != old:
+            raise Failed(
+                f"{REPOSITORY_GONE}: {place}; this server's is {old} at {at}. If that was moved, "
+                "the path is wrong; if it is lost or given up, begin a new one with "
+                f'borg_repository_replaces = "{old}"'
+            )
+        return False
+    if wanted and wanted != found:
+        raise Failed(f"borg_repository_id: {wanted} is to be at {place}, and there is {found}")
+    if not old or wanted or known.get(place) == found:
+        return bool(old) and known.get(place) != found
+    if found in known.values():
+        at = next(where for where, one in reversed(known.items()) if one == found)
+        raise Failed(
+            f"borg_repository: the repository {found} was at {at}, and is at {place} now. If you "
+            f'moved it, set borg_repository_id = "{found}"'
+        )
+    raise Failed(
+        f"borg_repository: this is another repository, {found}: this server's is {old}, at {at}. "
+        f'To go on with the one that is there, set borg_repository_id = "{found}"'
+    )
+
+
+def prove(path):
+    settings = read(path)
+    known, place = remembered(), settings["repository"]
+    with tempfile.TemporaryDirectory(prefix="terrafirma-") as scratch:
+        hosts = Path(scratch, "known_hosts")
+        hosts.write_text("".join(f"{line}\n" for line in settings["known_hosts"]))
+        settings["ssh_command"] = settings["ssh_command"].replace(KNOWN_HOSTS, str(hosts))
+        try:
+            found = look(settings, "--last", "1")[0]
+        except Nothing:
+            found = None
+        moved = judge(known, settings, found)
+        if found is None:
+            borg(settings, "init", "--encryption", "repokey-blake2", "--make-parent-dirs")
+            found = look(settings, "--last", "1")[0]
+            print(f"made the repository {found} at {place}")
+        elif moved:
+            # Its id was confirmed: borg need not ask.
+            borg(settings, "list", "--last", "1", BORG_RELOCATED_REPO_ACCESS_IS_OK="yes")
+        remember(known, place, found)
