@@ -218,8 +218,8 @@ caddy_snippet = ""
 borg_repository = ""
 # The program borg there, where it is not in the account's PATH: "/usr/local/bin/borg", "borg-1.4".
 borg_remote_path = ""
-# Id of the repository that is to be there. Needed once, where it moved, or where this server is to go
-# on with another one: the run says the id.
+# Id of the repository that is to be there. Needed once, where it moved, or where this server is to
+# go on with another one: the run says the id.
 borg_repository_id = ""
 # Id of the repository that a new one is to take the place of; the run says it where that is needed.
 borg_repository_replaces = ""

@@ -213,7 +213,7 @@ def state_layer(app: Application, project: Project) -> str:
 
 def _common(
     app: Application, service: Mapping[str, Any], slot: str, release: str, ends: bool
-) -> dict[str, str]:
+) -> dict[str, str | None]:
     labels = {"terrafirma.app": app.name, "terrafirma.slot": slot}
     if release:
         labels["terrafirma.release"] = release
