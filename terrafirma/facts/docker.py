@@ -110,7 +110,8 @@ class DockerAddresses(FactBase[list[str]]):
 # What `judge` asks of the kernel: each line with its name before it. Without a container or a route
 # there is nothing to look up.
 _KERNEL = r"""
-iptables-save 2> /dev/null | sed 's/^/rule=/'
+# Where the tables themselves are gone it says nothing: that it was asked is a line, too.
+! command -v iptables-save > /dev/null || { echo 'rule=#'; iptables-save | sed 's/^/rule=/'; }
 (cd /proc/sys && grep -s . net/ipv4/ip_forward net/ipv6/conf/all/forwarding \
     net/ipv4/conf/*/forwarding net/ipv4/conf/*/route_localnet | sed 's/^/kernel=/')
 ip -oneline link show up | sed 's/^[0-9]*: \([^:@]*\).*/up=\1/'

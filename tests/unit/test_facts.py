@@ -1443,6 +1443,13 @@ def test_networks_that_are_missing(program: Program) -> None:
     assert ask(ContainerReach, path, names=[])["missing"] == []
 
 
+def test_tables_that_are_gone_are_told_from_an_iptables_that_is_not_there(program: Program) -> None:
+    """`nft flush ruleset` takes the tables away, and iptables-save has nothing to say."""
+    program("docker", "")
+    path = program("iptables-save", "")
+    assert ask(ContainerReach, path, names=[])["seen"].rules == {}
+
+
 def test_an_engine_that_does_not_answer_is_none_without_containers(program: Program) -> None:
     """It would seem that nothing leads to any of them."""
     for asked in ("network ls --format*", "network ls -q*", "ps*"):

@@ -140,7 +140,12 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
         "127.0.0.1:8000 does not lead to",
     ),
     "the tables are gone": (
-        lambda text: without("^rule=")(text) + "rule=*nat\nrule=COMMIT\n",
+        lambda text: without("^rule=")(text) + "rule=#\n",
+        "lost",
+        "127.0.0.1:8000 does not lead to",
+    ),
+    "only empty tables are left": (
+        lambda text: without("^rule=")(text) + "rule=#\nrule=*nat\nrule=COMMIT\n",
         "lost",
         "127.0.0.1:8000 does not lead to",
     ),
