@@ -203,7 +203,11 @@ def _interface(pattern: str, name: str | None) -> bool | None:
 
 
 def _within(address: str | None, network: str) -> bool | None:
-    wanted = IPv4Network(network, strict=False)
+    try:
+        wanted = IPv4Network(network, strict=False)
+    except ValueError:
+        # A mask with holes in it: iptables takes one.
+        return None
     if wanted.prefixlen == 0:
         return True
     return None if address is None else IPv4Address(address) in wanted

@@ -25,7 +25,8 @@ class Reach(TypedDict):
 
     settings: list[str]  # of the kernel, as they should be: "net/ipv4/ip_forward=1"
     lost: list[str]  # what the engine makes anew as it starts
-    blocked: list[str]  # what somebody else's rules or routes do
+    blocked: list[str]  # what somebody else's routes do
+    notes: list[str]  # what somebody else's rules do: they may be meant
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def bridge(network: Mapping[str, Any]) -> Bridge | None:
     prefix = "com.docker.network.bridge."
     device = options.get(f"{prefix}name") or f"br-{network['id'][:12]}"
     for config in network["ipam"] or []:
+        if not config.get("Subnet"):
+            continue
         subnet = ip_network(config["Subnet"])
         if isinstance(subnet, IPv4Network) and subnet.prefixlen < 31:
             return Bridge(
@@ -110,7 +113,8 @@ def ports(container: Mapping[str, Any], bridges: Sequence[Bridge]) -> Iterator[P
     for inner, bindings in (container["ports"] or {}).items():
         number, _, proto = inner.partition("/")
         for binding in bindings or []:
-            if homes and ":" not in binding["HostIp"]:
+            # Where a network is routed, there is none of the host.
+            if homes and binding["HostPort"] and ":" not in binding["HostIp"]:
                 yield Port(
                     container=container["name"].lstrip("/"),
                     proto=proto,
@@ -128,7 +132,7 @@ def judge(seen: Seen, serves: Mapping[int, str], guests: Mapping[int, str]) -> R
     + serves: ports on which the host itself answers the world, and who answers
     + guests: ports on which it answers containers, likewise
     """
-    wrong = Reach(settings=[], lost=[], blocked=[])
+    wrong = Reach(settings=[], lost=[], blocked=[], notes=[])
     wrong["settings"] = [
         f"{name}={value}"
         for name, value in _settings(seen).items()
@@ -137,8 +141,12 @@ def judge(seen: Seen, serves: Mapping[int, str], guests: Mapping[int, str]) -> R
     wrong["lost"] += _links(seen)
     wrong["blocked"] += _routes(seen)
     if seen.rules is not None:
-        wrong["lost"] += _rules(seen)
-        wrong["blocked"] += _foreign(seen, serves, guests)
+        for fault in _rules(seen):
+            if fault.dockers:
+                wrong["lost"].append(fault.words)
+            elif fault.ours:
+                wrong["notes"].append(fault.words)
+        wrong["notes"] += [fault.words for fault in _foreign(seen, serves, guests)]
     return wrong
 
 
@@ -185,58 +193,66 @@ def _is_in(address: str, network: Bridge) -> bool:
     return IPv4Network(address).subnet_of(network.subnet)
 
 
-def _rules(seen: Seen) -> Iterator[str]:
+@dataclass(frozen=True)
+class Fault:
+    words: str
+    dockers: bool  # what Docker makes is not there; else a rule of somebody else's is to blame
+    ours: bool = True  # it is about containers of the applications
+
+
+def _rules(seen: Seen) -> Iterator[Fault]:
     assert seen.rules is not None
+    used = {device for port in seen.ports for device in port.bridges if _local(port)}
     nat, filters = seen.rules.get("nat", {}), seen.rules.get("filter", {})
     for port in seen.ports:
         yield from _port(seen, nat, filters, port)
     for one in seen.bridges:
         if one.internal:
             continue
-        guest, device = one.guest, one.device
+        guest, device, ours = one.guest, one.device, one.device in used
         out = Packet(src=guest, into=device, out=seen.uplink, port=443)
         back = Packet(dst=guest, into=seen.uplink, out=device, state="ESTABLISHED")
         if seen.uplink and one.masquerades:
             yield from _unless(
                 f"containers of {one.name} have no way out", ("MASQUERADE", "SNAT"),
-                ends(nat, "POSTROUTING", out),
+                ends(nat, "POSTROUTING", out), ours=ours,
             )  # fmt: skip
         if seen.uplink:
             yield from _unless(
                 f"what containers of {one.name} send out is dropped", ("ACCEPT",),
-                ends(filters, "FORWARD", out),
+                ends(filters, "FORWARD", out), ours=ours,
             )  # fmt: skip
             yield from _unless(
                 f"answers to containers of {one.name} are dropped", ("ACCEPT",),
-                ends(filters, "FORWARD", back),
+                ends(filters, "FORWARD", back), ours=ours,
             )  # fmt: skip
         if one.talks:
             among = Packet(src=guest, dst=guest, into=device, out=device, port=_EPHEMERAL)
             yield from _unless(
                 f"containers of {one.name} do not reach each other", ("ACCEPT",),
-                ends(filters, "FORWARD", among),
+                ends(filters, "FORWARD", among), ours=ours,
             )  # fmt: skip
 
 
 def _port(
     seen: Seen, nat: Mapping[str, Chain], filters: Mapping[str, Chain], port: Port
-) -> Iterator[str]:
-    local = port.address.startswith("127.")
+) -> Iterator[Fault]:
+    local = _local(port)
     where = f"{port.address}:{port.port}"
-    host = next((one for device, one in seen.addresses if device == seen.uplink), None)
-    address = host if port.address == "0.0.0.0" else port.address
     to = Packet(
-        dst=address, port=port.port, proto=port.proto, to_host=True, from_host=local,
-        src=address if local else None, into="" if local else seen.uplink,
+        # Any of the host's, where it is published on all of them.
+        dst=None if port.address == "0.0.0.0" else port.address,
+        port=port.port, proto=port.proto, to_host=True, from_host=local,
+        src=port.address if local else None, into="" if local else seen.uplink,
         out="lo" if local else "",
     )  # fmt: skip
-    if not local and not (host and seen.uplink):
+    if not local and not seen.uplink:
         return
     yield from _unless(
         f"{where} does not lead to {port.container} ({port.targets[0]})",
         tuple(f"DNAT {target}" for target in port.targets),
-        ends(nat, "OUTPUT" if local else "PREROUTING", to),
-    )
+        ends(nat, "OUTPUT" if local else "PREROUTING", to), ours=local,
+    )  # fmt: skip
     inside = [
         Packet(
             dst=target.partition(":")[0], port=int(target.partition(":")[2]), proto=port.proto,
@@ -254,50 +270,42 @@ def _port(
     else:
         yield from _unless(
             f"what comes for {port.container} at {where} is dropped", ("ACCEPT",),
-            [end for packet in inside for end in ends(filters, "FORWARD", packet)],
+            [end for packet in inside for end in ends(filters, "FORWARD", packet)], ours=False,
         )  # fmt: skip
 
 
-def _foreign(seen: Seen, serves: Mapping[int, str], guests: Mapping[int, str]) -> Iterator[str]:
-    """What no start of the engine would change."""
+def _local(port: Port) -> bool:
+    """As our applications are published; what is open to the world is somebody else's."""
+    return port.address.startswith("127.")
+
+
+def _foreign(seen: Seen, serves: Mapping[int, str], guests: Mapping[int, str]) -> Iterator[Fault]:
+    """What rules of somebody else's lead away, or keep from the host's own ports."""
     assert seen.rules is not None
     nat, filters = seen.rules.get("nat", {}), seen.rules.get("filter", {})
-    hint = "let it through in that firewall (with ufw: `ufw allow"
-    loop = Packet(dst="127.0.0.1", src="127.0.0.1", into="lo", port=_EPHEMERAL, to_host=True)
-    yield from _unless("the host does not reach itself at 127.0.0.1", ("ACCEPT",),
-                       ends(filters, "INPUT", loop))  # fmt: skip
-    host = next((one for device, one in seen.addresses if device == seen.uplink), None)
     for number, who in serves.items():
-        packet = Packet(dst=host, port=number, into=seen.uplink, to_host=True)
-        for end in ends(nat, "PREROUTING", packet):
-            if end.verdict.startswith(("DNAT", "REDIRECT")):
-                yield (
-                    f"what comes for {who} at port {number} goes elsewhere ({end.rule}): stop "
-                    "whoever publishes that port"
-                )
-                break
-        for text in _unless(f"what comes for {who} at port {number} is dropped", ("ACCEPT",),
-                            ends(filters, "INPUT", packet)):  # fmt: skip
-            yield f"{text}: {hint} {number}/tcp`)"
-    used = {device for port in seen.ports for device in port.bridges}
+        found = ends(nat, "PREROUTING", Packet(port=number, into=None, to_host=True))
+        if all(end.verdict.startswith(("DNAT", "REDIRECT")) for end in found):
+            yield Fault(f"what comes for {who} at port {number} goes elsewhere ({found[0].rule})",
+                        dockers=False)  # fmt: skip
+    used = {device for port in seen.ports for device in port.bridges if _local(port)}
     for one in seen.bridges:
         # One without replicas may be shut out on purpose.
         if one.device not in seen.up or one.device not in used:
             continue
         for number, who in guests.items():
             packet = Packet(src=one.guest, into=one.device, port=number, to_host=True)
-            for text in _unless(f"containers of {one.name} do not reach {who} at port {number}",
-                                ("ACCEPT",), ends(filters, "INPUT", packet)):  # fmt: skip
-                yield f"{text}: {hint} from {one.subnet} to any port {number} proto tcp`)"
-        for port in (port for port in seen.ports if one.device in port.bridges):
-            inner, _, number_text = port.targets[0].partition(":")
-            sent = Packet(dst=inner, out=one.device, port=int(number_text), from_host=True,
-                          src=one.address or None, proto=port.proto)  # fmt: skip
-            yield from _unless(f"what the host sends to {port.container} is dropped", ("ACCEPT",),
-                               ends(filters, "OUTPUT", sent))  # fmt: skip
+            yield from _unless(
+                f"containers of {one.name} ({one.subnet}) do not reach {who} at port {number}",
+                ("ACCEPT",), ends(filters, "INPUT", packet),
+            )  # fmt: skip
 
 
-def _unless(words: str, wanted: Sequence[str], found: Sequence[End]) -> Iterator[str]:
+def _unless(
+    words: str, wanted: Sequence[str], found: Sequence[End], *, ours: bool = True
+) -> Iterator[Fault]:
     """`words`, and the rule that is to blame, unless it may end as wanted."""
     if not any(one.verdict in wanted or one.chain == _OWN_RULES for one in found):
-        yield f"{words} ({found[0].rule})"
+        # Whatever Docker's rules should have caught comes to the policy of the kernel's own chain.
+        dockers = found[0].rule.startswith("-P ") or found[0].chain.startswith("DOCKER")
+        yield Fault(f"{words} ({found[0].rule})", dockers, ours)

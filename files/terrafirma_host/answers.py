@@ -57,7 +57,7 @@ def look(app: Application, serving: Serving) -> Found:
     with ThreadPoolExecutor(2) as pool:
         # Mostly they wait, and not for each other.
         asked = pool.submit(_replicas, app, there)
-        found.troubles += pool.submit(way_out, there).result()
+        pool.submit(way_out, there, found).result()
         found.silent, cut_off = asked.result()
     found.troubles += cut_off
     if not found.silent and not cut_off:
@@ -134,7 +134,7 @@ def answers_inside(app: Application, one: Container) -> bool:
 def resolves(app: Application, one: Container) -> bool:
     """Whether Docker's resolver answers a container, if it has that: rules there lead to it."""
     try:
-        if "127.0.0.11" not in Path(one.hosts).with_name("resolv.conf").read_text():
+        if "127.0.0.11" not in _text(Path(one.hosts).with_name("resolv.conf")):
             return True
         with inside(one):
             asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -202,37 +202,48 @@ def _ask(app: Application) -> int:
 # --- the way out ----------------------------------------------------------------------------------
 
 
-def way_out(there: Sequence[Container]) -> list[str]:
+def way_out(there: Sequence[Container], found: Found) -> None:
     """What keeps containers from the world, if the host itself reaches it."""
     one = next((one for one in there if one.state == "running" and one.port), None)
-    place = reached(places()) if one else None
-    if not one or not place:
-        return []
+    there_too = reached(places()) if one else []
+    if not one or not there_too:
+        return
     deadline = time.monotonic() + PATIENCE
-    while True:
+    while not _goes_out(one, there_too):
+        if own_rules():
+            return
+        if time.monotonic() > deadline:
+            break
+        time.sleep(AGAIN)
+    else:
+        return
+    places_told = ", ".join(f"{address}:{port}" for address, port in there_too)
+    words = (
+        f"containers have no way out: the host reaches {places_told}, and {one.name} does not: "
+        f"{' and '.join(suspects()) or 'a rule or a route of the host is in the way'}; rules of "
+        "your own belong into the chain DOCKER-USER"
+    )
+    # A resolver alone says little: containers may be kept from that.
+    only_resolvers = all(port == 53 for _, port in there_too)
+    (found.notes if only_resolvers else found.troubles).append(words)
+
+
+def _goes_out(one: Container, there_too: Sequence[Place]) -> bool:
+    """Whether a container reaches one of those places, or is not meant to reach any."""
+    for place in there_too:
         try:
             with inside(one):
                 if not _has_a_way():
                     # A network of its own that leads nowhere is meant to.
-                    return []
+                    return True
                 sock = socket.socket()
         except OSError:
-            return []
-        with sock:
+            return True
+        with sock, suppress(OSError):
             sock.settimeout(AWAY * 2)
-            with suppress(OSError):
-                sock.connect(place)
-                return []
-        if own_rules():
-            return []
-        if time.monotonic() > deadline:
-            break
-        time.sleep(AGAIN)
-    return [
-        f"containers have no way out: the host reaches {place[0]}:{place[1]}, and {one.name} does "
-        f"not: {' and '.join(suspects()) or 'a rule or a route of the host is in the way'}; rules "
-        "of your own belong into the chain DOCKER-USER"
-    ]
+            sock.connect(place)
+            return True
+    return False
 
 
 def places(etc: Path = Path("/etc"), run: Path = Path("/run")) -> Iterator[Place]:
@@ -260,18 +271,19 @@ def _text(path: Path) -> str:
         return ""
 
 
-def reached(places: Iterator[Place]) -> Place | None:
-    """The first of them that lets the host in, by its address; None within a short time."""
+def reached(places: Iterator[Place]) -> list[Place]:
+    """Those that let the host in within a short time, by their addresses: one for each port."""
     # A resolver that is gone takes longer to say so than there is time.
     pool = ThreadPoolExecutor(8)
     try:
         asked = [pool.submit(_reaches, place) for place in [*places][:8]]
         deadline = time.monotonic() + AWAY
+        found: dict[int, Place] = {}
         for one in asked:
             with suppress(TimeoutError):
                 if place := one.result(max(0, deadline - time.monotonic())):
-                    return place
-        return None
+                    found.setdefault(place[1], place)
+        return [*found.values()]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

@@ -230,7 +230,12 @@ class Container:
     @property
     def lasts(self) -> bool:
         """It has run for a stretch in which one that ends again and again would have ended."""
-        return self.state == "running" and time.time() - self.started >= STRETCH
+        # One that began in the future did so before somebody put the clock right.
+        return self.state == "running" and not -1 <= self.age < STRETCH
+
+    @property
+    def age(self) -> float:
+        return time.time() - self.started
 
     @property
     def up(self) -> bool:
@@ -254,11 +259,27 @@ def containers(project: str, service: str = "") -> list[Container]:
     return [_container(one) for one in inspect("container", ids)]
 
 
+def settled(project: str) -> list[Container]:
+    """
+    Those of a compose project, once it is known of each that was started again whether it stays.
+
+    One that ends each minute by design is up; one that ends again and again has done so by then.
+    """
+    there = containers(project)
+    fresh = [STRETCH - one.age for one in there if one.state == "running" and not one.up]
+    if fresh:
+        time.sleep(min(STRETCH, max(fresh)))
+        there = containers(project)
+    return there
+
+
 def _container(one: Mapping[str, Any]) -> Container:
     labels, state = one["Config"]["Labels"], one["State"]
     policy = one.get("HostConfig", {}).get("RestartPolicy", {}).get("Name", "")
     published = one.get("NetworkSettings", {}).get("Ports") or {}
-    ports = [int(two["HostPort"]) for both in published.values() for two in both or ()]
+    # Where a network is routed, there is none of the host.
+    ports = [int(two["HostPort"]) for both in published.values() for two in both or ()
+             if two["HostPort"]]  # fmt: skip
     return Container(
         id=one["Id"],
         name=one["Name"].lstrip("/"),

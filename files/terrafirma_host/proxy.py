@@ -56,10 +56,18 @@ def expect(app: Application, slot: str) -> bool:
     # What was killed between the file and the reload is caught up with.
     if not changed and not (runs() and not _asks(app, slot)):
         return False
-    for one in changed:
-        if one != slot:
-            write(asking(app, one), texts[one])
-    _put(asking(app, slot), texts[slot])
+    other = next(one for one in app.slots if one != slot)
+    before = _said(asking(app, other))
+    if other in changed:
+        write(asking(app, other), texts[other])
+    try:
+        _put(asking(app, slot), texts[slot])
+    except BaseException:
+        if other in changed and before:
+            write(asking(app, other), before)
+        elif other in changed:
+            asking(app, other).unlink()
+        raise
     return True
 
 

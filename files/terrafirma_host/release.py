@@ -327,8 +327,8 @@ def settle(app: Application) -> None:
 
 def whole(app: Application, serving: Serving, project: layers.Project) -> bool:
     """Whether all runs that should, and Caddy sends to it."""
-    there = engine.containers(app.project(serving.slot))
-    state = {one.service for one in engine.containers(app.project("state"))
+    there = engine.settled(app.project(serving.slot))
+    state = {one.service for one in engine.settled(app.project("state"))
              if one.up or one.done} if app.stateful else set()  # fmt: skip
     once, lasting = layers.once(app, project), layers.lasting(app, project)
     judged = [one for one in there if one.service not in once]

@@ -46,10 +46,12 @@ def connect(
         return state, judge(state["seen"], serves, guests)
 
     state, found = wrong()
-    if any(found.values()):
+    if found["settings"] or found["lost"] or found["blocked"]:
         # A container that came or went between two of the questions is no fault.
         before, (state, found) = found, wrong()
         found["lost"] = [one for one in found["lost"] if one in before["lost"]]
+    for words in found["notes"][:SHOWN]:
+        host.log(f"A rule of your own, left alone: {words}")
     # A plan shows no failure to come.
     planned_failure = [] if host.state.is_executing else found["blocked"]
     for words in [*found["settings"], *found["lost"], *planned_failure][:SHOWN]:

@@ -176,20 +176,14 @@ REFUSED: dict[str, tuple[str, str, str, str]] = {
     "a firewall without Caddy": (
         "iptables -I INPUT -p tcp --dport 443 -j DROP",
         "iptables -D INPUT -p tcp --dport 443 -j DROP",
-        CONNECT,
-        "what comes for Caddy at port 443 is dropped (-A INPUT -p tcp -m tcp --dport 443 -j DROP)",
-    ),
-    "another web server": (
-        "iptables -t nat -I PREROUTING -p tcp --dport 443 -j DNAT --to-destination 192.0.2.1",
-        "iptables -t nat -D PREROUTING -p tcp --dport 443 -j DNAT --to-destination 192.0.2.1",
-        CONNECT,
-        "what comes for Caddy at port 443 goes elsewhere",
+        RELEASE,
+        "does not answer (timed out) through Caddy, and the replicas answer",
     ),
     "a rule before Docker's": (
         "iptables -I FORWARD -j DROP",
         "iptables -D FORWARD -j DROP",
-        CONNECT,
-        "the engine's start did not make that anew",
+        RELEASE,
+        "containers have no way out",
     ),
     "a VPN": (
         "ip route add 10.210.1.0/28 dev eth0",

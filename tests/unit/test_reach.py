@@ -87,7 +87,7 @@ OPEN = last("filter", "INPUT -p tcp -m multiport --dports 80,443,5000:6000 -j AC
 
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_a_converged_host_has_nothing_wrong(sample: str) -> None:
-    assert judged(SAMPLES[sample]) == Reach(settings=[], lost=[], blocked=[])
+    assert judged(SAMPLES[sample]) == Reach(settings=[], lost=[], blocked=[], notes=[])
 
 
 # The newer names of Docker's chains, from its documentation.
@@ -127,7 +127,7 @@ def newer(text: str) -> str:
 def test_newer_dockers_have_other_chains() -> None:
     text = newer(SAMPLES["docker-26.1"])
     assert "DOCKER-FORWARD" in text
-    assert judged(text) == Reach(settings=[], lost=[], blocked=[])
+    assert judged(text) == Reach(settings=[], lost=[], blocked=[], notes=[])
     for gone in ("FORWARD -j DOCKER-FORWARD", "-j DOCKER-CT", "DOCKER-FORWARD -i br-"):
         assert judged(without(gone)(text))["lost"], gone
 
@@ -157,7 +157,7 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     ),
     "somebody else has the port": (
         first("nat", "OUTPUT -p tcp -m tcp --dport 8000 -j REDIRECT --to-ports 9000"),
-        "lost",
+        "notes",
         "REDIRECT --to-ports 9000",
     ),
     "no jump from OUTPUT": (without("-A OUTPUT .*-j DOCKER"), "lost", "127.0.0.1:8000 does not"),
@@ -178,7 +178,7 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     ),
     "a rule before Docker's": (
         first("filter", "FORWARD -j REJECT --reject-with icmp-port-unreachable"),
-        "lost",
+        "notes",
         "FORWARD -j REJECT",
     ),
     "no answers": (
@@ -222,10 +222,9 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
         "blocked",
         "by tun0: take that route away",
     ),
-    "a firewall without Caddy": (CLOSED, "blocked", "Caddy at port 443 is dropped"),
     "a firewall without PostgreSQL": (
         CLOSED,
-        "blocked",
+        "notes",
         "do not reach PostgreSQL at port 5432 (-P INPUT DROP)",
     ),
     "a chain of a firewall": (
@@ -236,24 +235,13 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
             last("filter", "block -m limit --limit 3/min -j LOG"),
             last("filter", "block -j DROP"),
         ),
-        "blocked",
+        "notes",
         "(-A block -j DROP)",
     ),
     "another web server": (
         first("nat", "PREROUTING -p tcp -m tcp --dport 443 -j DNAT --to-destination 10.9.9.9:443"),
-        "blocked",
+        "notes",
         "Caddy at port 443 goes elsewhere",
-    ),
-    "no loopback": (
-        first("filter", "INPUT -i lo -j DROP"),
-        "blocked",
-        "does not reach itself at 127.0.0.1",
-    ),
-    "nothing goes out": (policy("OUTPUT"), "blocked", "what the host sends to"),
-    "no ports of containers": (
-        first("filter", "OUTPUT -d 10.210.0.0/15 -p tcp -j DROP"),
-        "blocked",
-        "what the host sends to",
     ),
 }
 
@@ -290,6 +278,29 @@ FINE: dict[str, Change] = {
         first("filter", "DOCKER-USER -j mine"),
         last("filter", "mine -i docker0 -j DROP"),
     ),
+    "Caddy answers in a tunnel alone": both(
+        first("filter", "INPUT -p tcp -m tcp --dport 443 -j DROP"),
+        first("filter", "INPUT -i tailscale0 -p tcp -m tcp --dport 443 -j ACCEPT"),
+    ),
+    "the default route is a VPN's": both(
+        CLOSED, instead("uplink=eth0", "uplink=wg0"), OPEN,
+    ),
+    "a floating address": both(
+        first("filter", "INPUT -p tcp -m tcp --dport 443 -j DROP"),
+        first("filter", "INPUT -d 192.0.2.7/32 -p tcp -m tcp --dport 443 -j ACCEPT"),
+    ),
+    "a mask with holes in it": first("filter", "INPUT -s 10.0.0.1/255.0.255.0 -j DROP"),
+    "somebody else's port is shut": both(
+        instead('"HostIp":"127.0.0.1"', '"HostIp":"0.0.0.0"'),
+        first("filter", "FORWARD -i eth0 -p tcp -m tcp --dport 8000 -j DROP"),
+    ),
+    "an empty network has no way out": both(
+        without("^container=|^route="), first("filter", "FORWARD -i docker0 -o eth0 -j DROP")
+    ),
+    "a port without one of the host": instead(
+        r'"HostIp":"127.0.0.1","HostPort":"\d+"', '"HostIp":"","HostPort":""'
+    ),
+    "a network that names no subnet": instead(r'"ipam": \[\{', '"ipam": [{"Gateway":"x"},{'),
     "port 80 is closed": first("filter", "INPUT -p tcp -m tcp --dport 80 -j DROP"),
     "a network without replicas has no PostgreSQL": both(
         without("^container=|^route="), first("filter", "INPUT -p tcp --dport 5432 -j DROP")
@@ -327,7 +338,7 @@ def test_what_is_meant_to_be_is_no_fault(case: str, sample: str) -> None:
     if "Gateway" not in SAMPLES[sample] and "without an address" in case:
         pytest.skip("says none")
     found = judged(FINE[case](SAMPLES[sample]))
-    assert found == Reach(settings=[], lost=[], blocked=[])
+    assert found == Reach(settings=[], lost=[], blocked=[], notes=[])
 
 
 def test_where_iptables_is_not_there_the_rest_is_judged() -> None:
