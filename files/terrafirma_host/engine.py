@@ -368,11 +368,12 @@ def start_state(compose: Compose, project: layers.Project) -> None:
     if not app.stateful:
         return
     there = {one.service for one in containers(app.project("state")) if one.up or one.done}
-    if not there >= {*app.stateful}:
+    # None but these: what has done its work would do it again beside those that run.
+    if missing := [name for name in app.stateful if name not in there]:
         layer = compose.layer("state", layers.state_layer(app, project))
         # To fetch and to build may take long; to wait for one another may not.
-        compose.fetch(app.project("state"), layer, "up", "--no-start", "--no-recreate")
-        compose.run(app.project("state"), layer, "up", "--detach", "--no-recreate",
+        compose.fetch(app.project("state"), layer, "up", "--no-start", "--no-recreate", *missing)
+        compose.run(app.project("state"), layer, "up", "--detach", "--no-recreate", *missing,
                     timeout=app.start_seconds + CREATING)  # fmt: skip
     # Compose's own `--wait` fails where a file takes away an image's health check.
     deadline = time.monotonic() + app.start_seconds

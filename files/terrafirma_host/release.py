@@ -310,8 +310,7 @@ def settle(app: Application) -> None:
     if serving and proxy.slot_of(app) != serving.slot:
         say(f"putting Caddy back to release {serving.release}")
         proxy.point(app, serving.slot)
-    if serving and app.stateful:
-        holders.settle(app, serving.slot)
+    holders.settle(app)
     for slot in app.slots:
         if serving and slot == serving.slot:
             continue

@@ -181,3 +181,79 @@ def test_the_volumes_of_images_are_seen(host: Path) -> None:
     covered = project(VOLUMES)
     covered["services"]["web"]["volumes"] = [volume("pg", "/var/lib/x")]
     holders.refuse_images(SHOP, covered, {"web": "x:1"})
+
+
+def test_an_empty_volume_of_an_image_is_no_reason_to_stay(host: Path) -> None:
+    """As a database has one at a VOLUME that it never wrote to: there is nothing to lose."""
+    there = host / "anonymous"
+    (there / "db").mkdir(parents=True)
+    empty = mount("0" * 64, to="/data/configdb") | {"Source": str(there)}
+    runs(host, mount("shop_pg"), empty, **SLOT)
+    assert len(holders.in_the_way(ONCE, project(VOLUMES, db=DB))) == 1
+    (there / "db" / "rows").touch()
+    with pytest.raises(Failed, match="shop-blue-db-1 has written to /data/configdb, which is 00"):
+        holders.in_the_way(ONCE, project(VOLUMES, db=DB))
+    # One with a name, and one that cannot be looked into, may be somebody's.
+    (there / "db" / "rows").unlink()
+    for other in (empty | {"Name": "kept"}, empty | {"Source": "/no/where"}):
+        runs(host, mount("shop_pg"), other, **SLOT)
+        with pytest.raises(Failed, match="has written to /data/configdb"):
+            holders.in_the_way(ONCE, project(VOLUMES, db=DB))
+
+
+# What Docker is asked to do, and which containers are noted just then.
+NOTES = """\
+case "$*" in
+stop*|start*|rm*|"network connect"*) echo "$1 $(cat {root}/opt/shop/moving 2>&-)" >> {root}/asked ;;
+esac
+"""
+
+
+def asked(host: Path) -> list[str]:
+    return (host / "asked").read_text().splitlines() if (host / "asked").exists() else []
+
+
+@pytest.fixture
+def noting(host: Path, program: Program) -> Path:
+    program("docker", NOTES.format(root=host) + DOCKER.format(root=host))
+    return host
+
+
+def test_what_moves_is_noted_as_long_as_it_does(
+    noting: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever the release is killed, what it has stopped is known, and nothing else."""
+    (noting / "project").write_text(json.dumps(project(VOLUMES, db=DB)))
+    runs(noting, mount("shop_pg"), **SLOT)
+    files, app = project(VOLUMES, db=DB), replace(ONCE, secrets={})
+    moving = noting / "opt" / "shop" / "moving"
+    holders.start_state(holders.Compose(app), files, "green")
+    assert asked(noting) == ["stop id", "rm id"]
+    assert not moving.exists()
+    # What cannot take its place.
+    (noting / "asked").unlink()
+
+    def fails(*_: object) -> None:
+        raise Failed("it is not healthy")
+
+    monkeypatch.setattr(holders.engine, "start_state", fails)
+    with pytest.raises(Failed, match="it is not healthy"):
+        holders.start_state(holders.Compose(app), files, "green")
+    assert asked(noting) == ["stop id", "start id"]
+    assert not moving.exists()
+
+
+def test_only_what_was_stopped_for_another_starts_again(noting: Path) -> None:
+    """What has ended, and what somebody has stopped, is as dead as it was."""
+    runs(noting, mount("shop_pg"), **SLOT)
+    holders.settle(ONCE)
+    assert asked(noting) == []
+    moving = noting / "opt" / "shop" / "moving"
+    moving.parent.mkdir(parents=True, exist_ok=True)
+    moving.write_text("id\n")
+    # Named no more, too: it served, and is to.
+    holders.settle(SHOP)
+    assert asked(noting) == ["start id"]
+    assert not moving.exists()
+    holders.settle(ONCE)
+    assert asked(noting) == ["start id"]
