@@ -161,7 +161,7 @@ class Compose:
         names = {*app.env, *(name.upper() for name in app.secrets if app.secrets_env)}
         files = references.Files(
             app, self.files(), project, raw, references.warnings(said),
-            given=frozenset(given), kept=frozenset(names - given.keys() | names & OWN),
+            given=given, kept=frozenset(names - given.keys() | names & OWN),
         )  # fmt: skip
         references.check(files)
         self.notes = files.notes
