@@ -384,8 +384,8 @@ def start_state(compose: Compose, project: layers.Project) -> None:
         one = waiting[0]
         # One that runs and has no health check needs a little time to show that it goes on to.
         if time.monotonic() > deadline and not (one.up and not one.health):
-            raise Failed(f"{one.name} is not healthy within {app.start_seconds} s; its "
-                         f"last words:\n{logs(one)}")  # fmt: skip
+            raise Failed(f"{one.name} is not healthy within {app.start_seconds} s "
+                         f"(app_start_seconds); its last words:\n{logs(one)}")  # fmt: skip
         time.sleep(0.2)
 
 

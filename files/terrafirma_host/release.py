@@ -504,7 +504,7 @@ def take_over(
     slot = other(app, serving.slot if serving else "green")
     old = Release.load(app, serving.release) if serving else None
     say(f"starting {app.replicas} replicas of release {made.id} in {slot}")
-    for line in layers.mended(app, project):
+    for line in (*layers.mended(app, project), *layers.limited(app, project)):
         say(line)
     switched = False
     try:
