@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terrafirma_host import holders
+from terrafirma_host import engine, holders
+from terrafirma_host.engine import Compose
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
 
@@ -227,7 +228,7 @@ def test_what_moves_is_noted_as_long_as_it_does(
     runs(noting, mount("shop_pg"), **SLOT)
     files, app = project(VOLUMES, db=DB), replace(ONCE, secrets={})
     moving = noting / "opt" / "shop" / "moving"
-    holders.start_state(holders.Compose(app), files, "green")
+    holders.start_state(Compose(app), files, "green")
     assert asked(noting) == ["stop id", "rm id"]
     assert not moving.exists()
     # What cannot take its place.
@@ -236,9 +237,9 @@ def test_what_moves_is_noted_as_long_as_it_does(
     def fails(*_: object) -> None:
         raise Failed("it is not healthy")
 
-    monkeypatch.setattr(holders.engine, "start_state", fails)
+    monkeypatch.setattr(engine, "start_state", fails)
     with pytest.raises(Failed, match="it is not healthy"):
-        holders.start_state(holders.Compose(app), files, "green")
+        holders.start_state(Compose(app), files, "green")
     assert asked(noting) == ["stop id", "start id"]
     assert not moving.exists()
 

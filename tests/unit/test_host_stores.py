@@ -212,11 +212,11 @@ def test_what_prepares_the_store_of_another_ends_before_that_starts() -> None:
         init={"image": "x", "restart": "no", "volumes": [volume("pg")]},
         db={"image": "postgres:17", "volumes": [volume("pg")], "depends_on": {"init": COMPLETED}},
     )
-    with pytest.raises(Failed, match="and init writes there too: name init in app_stateful, too$"):
+    with pytest.raises(Failed, match=r"and init writes there too: name init in app_stateful, too$"):
         stores.refuse(replace(SHOP, stateful=("db",)), files)
     stores.refuse(replace(SHOP, stateful=("db", "init")), files)
     files["services"]["db"]["depends_on"] = {"init": {"condition": "service_started"}}
-    with pytest.raises(Failed, match="and init writes there too: mount it `:ro` in init$"):
+    with pytest.raises(Failed, match=r"and init writes there too: mount it `:ro` in init$"):
         stores.refuse(replace(SHOP, stateful=("db", "init")), files)
 
 
@@ -249,9 +249,9 @@ def test_the_socket_of_a_database_is_read_by_others() -> None:
     stores.refuse(app, files)
     # Its data is nobody else's: that is not advised, and not taken.
     files["services"]["web"]["volumes"] = [volume("pg", "/there")]
-    with pytest.raises(Failed, match="and web writes there too: mount it `:ro` in web$"):
+    with pytest.raises(Failed, match=r"and web writes there too: mount it `:ro` in web$"):
         stores.refuse(app, files)
-    with pytest.raises(Failed, match="take pg out of app_shared, .* mount it `:ro` in others"):
+    with pytest.raises(Failed, match=r"take pg out of app_shared, .* mount it `:ro` in others"):
         stores.refuse(replace(app, shared=("pg",)), files)
 
 
