@@ -118,7 +118,8 @@ def in_the_way(app: Application, project: Project) -> list[Inspected]:
     """
     there = engine.containers(app.project("state")) if app.stateful else []
     gone = ("created", "exited", "dead")
-    runs = {one.service for one in there if one.state not in gone}
+    # What has done its work is not started again.
+    runs = {one.service for one in there if one.done or one.state not in gone}
     lasting = [name for name in app.stateful if name not in runs]
     begun = stores.started(app, project)
     written = stores.of_services(app, project, [*lasting, *begun])
@@ -133,7 +134,8 @@ def in_the_way(app: Application, project: Project) -> list[Inspected]:
         theirs = _label(one, "terrafirma.app")
         if stores.shared(app, store) and (theirs in ("", app.name) or _shares(theirs, store)):
             continue
-        if one in moving and _label(one, SERVICE) == store.service:
+        if one in moving:
+            # It stops before any of them starts.
             found[one["Id"]] = one
             continue
         name = _name(one)

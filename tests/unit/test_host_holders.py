@@ -12,6 +12,7 @@ from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
 
 from tests.unit.conftest import Program, told
+from tests.unit.test_host_engine import inspected
 from tests.unit.test_host_stores import SHOP, bind, project, volume
 
 DOCKER = """\
@@ -258,3 +259,33 @@ def test_only_what_was_stopped_for_another_starts_again(noting: Path) -> None:
     assert not moving.exists()
     holders.settle(ONCE)
     assert asked(noting) == ["start id"]
+
+
+ENDED = """\
+case "$*" in
+"ps --all"*) echo ended; exit ;;
+"container inspect ended") cat {root}/ended; exit ;;
+esac
+"""
+
+
+def test_what_prepared_a_store_is_done_with_it(host: Path, program: Program) -> None:
+    """It is not started again, and in nobody's way: neither as the store moves nor later."""
+    files = project(VOLUMES, init={"image": "x", "volumes": [volume("pg")]}, db=DB)
+    both = replace(SHOP, stateful=("init", "db"))
+    runs(host, mount("shop_pg"), **SLOT)
+    assert len(holders.in_the_way(both, files)) == 1
+    ended = inspected("shop-state-init-1", Status="exited", ExitCode=0)
+    ended["Config"]["Labels"] = {holders.SERVICE: "init", "terrafirma.app": "shop"}
+    ended["HostConfig"]["RestartPolicy"]["Name"] = "no"
+    program("docker", ENDED.format(root=host) + DOCKER.format(root=host))
+    runs(host, mount("shop_pg"), app="shop", project="shop-state", service="db", name="db-1")
+    db = inspected("db-1")
+    db["Config"]["Labels"] = {holders.SERVICE: "db"}
+    (host / "ended").write_text(json.dumps([ended, db]))
+    assert holders.in_the_way(both, files) == []
+    # One that has failed is: it would start again beside what runs.
+    ended["State"]["ExitCode"] = 1
+    (host / "ended").write_text(json.dumps([ended, db]))
+    with pytest.raises(Failed, match="init writes the volume pg, and the container db-1 writes"):
+        holders.in_the_way(both, files)
