@@ -1,6 +1,8 @@
 """Who writes a store just now, as the engine says; a script stands in for Docker."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -289,3 +291,72 @@ def test_what_prepared_a_store_is_done_with_it(host: Path, program: Program) -> 
     (host / "ended").write_text(json.dumps([ended, db]))
     with pytest.raises(Failed, match="init writes the volume pg, and the container db-1 writes"):
         holders.in_the_way(both, files)
+
+
+# Two containers, each a file that has its state; it kills who asks, before or after a change.
+ENGINE = """\
+cd {root}/engine
+changes() {{
+  echo >> count
+  [ "$(wc -l < count) $1" != "$(cat kill)" ] || kill -9 $PPID
+}}
+case "$*" in
+"ps --quiet"*) grep -lx running old new 2>&- ;;
+"ps --all"*shop-state*) ls new 2>&- ;;
+"container inspect"*)
+  shift 2; comma=""; printf '['
+  for one; do
+    [ ! -e $one ] || {{ printf "$comma"; sed "s/STATUS/$(cat $one)/" $one.json; comma=,; }}
+  done
+  printf ']' ;;
+"volume inspect"*|"network inspect"*) echo '[{{}}]' ;;
+stop*) changes before; for one; do :; done; [ ! -e $one ] || echo exited > $one; changes after ;;
+start*) changes before; echo running > $2; changes after ;;
+rm*) changes before; for one; do :; done; rm -f $one; changes after ;;
+compose*--no-start*) changes before; [ -e new ] || echo created > new; changes after ;;
+compose*--detach*) changes before; echo running > new; changes after ;;
+network*) changes before; changes after ;;
+esac
+exit 0
+"""
+
+
+@pytest.mark.parametrize("moment", range(1, 13))
+def test_whenever_it_is_killed_one_writes_the_store(
+    host: Path, program: Program, moment: int
+) -> None:
+    """After any change, or before it: the next command finds one that runs, and goes on from it."""
+    directory = host / "engine"
+    directory.mkdir()
+    (directory / "kill").write_text(f"{moment} {'after' if moment % 2 == 0 else 'before'}")
+    (directory / "old").write_text("running\n")
+    for name, slot in (("old", "blue"), ("new", "state")):
+        one = inspected(name, Status="STATUS", StartedAt="2026-01-01T00:00:00Z")
+        one |= {"Id": name, "Mounts": [mount("shop_pg")], "Created": {"old": "1", "new": "2"}[name]}
+        one["Config"]["Labels"] = {
+            holders.SERVICE: "db", holders.PROJECT: f"shop-{slot}", "terrafirma.app": "shop"
+        }  # fmt: skip
+        one["NetworkSettings"] = {"Networks": {} if name == "new" else {"shop-blue": {}}}
+        (directory / f"{name}.json").write_text(json.dumps(one))
+    program("docker", ENGINE.format(root=host))
+    app, files = replace(ONCE, secrets={}), project(VOLUMES, db=DB)
+
+    def running() -> list[str]:
+        there = [directory / name for name in ("old", "new")]
+        return [one.name for one in there if one.exists() and one.read_text() == "running\n"]
+
+    child = os.fork()
+    if not child:
+        try:
+            holders.start_state(Compose(app), files, "green")
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert len(running()) < 2
+    holders.settle(app)
+    assert len(running()) == 1
+    assert not (host / "opt" / "shop" / "moving").exists()
+    holders.start_state(Compose(app), files, "green")
+    assert running() == ["new"]
+    assert not (directory / "old").exists()
