@@ -34,22 +34,22 @@ DATABASES = (
     "postgres postgresql postgis timescaledb pgvector pgvecto-rs vchord-postgres spilo paradedb"
     " mysql mariadb percona percona-server percona-xtradb-cluster mssql-server azure-sql-edge"
     " cockroach cockroachdb yugabyte yugabytedb tidb tikv cratedb firebird singlestoredb vertica"
-    " voltdb greenplum immudb dolt-sql-server rqlite sqld ferretdb edgedb pocketbase"
+    " voltdb greenplum immudb dolt-sql-server rqlite sqld libsql ferretdb edgedb pocketbase"
     # documents, keys, graphs
     " mongo mongodb couchdb couchbase rethinkdb surrealdb arangodb ravendb orientdb neo4j memgraph"
-    " dgraph janusgraph falkordb redis redis-stack redismod valkey keydb dragonflydb kvrocks"
-    " tarantool aerospike cassandra scylla scylladb hbase foundationdb dynamodb etcd openbao"
+    " dgraph janusgraph falkordb redis redis-stack redismod redisearch redisgraph rejson"
+    " valkey keydb dragonflydb kvrocks tarantool aerospike cassandra scylla scylladb hbase foundationdb dynamodb etcd openbao"
     " zookeeper cp-zookeeper hazelcast"
     # queues
     " rabbitmq nats nats-streaming kafka cp-kafka cp-server redpanda pulsar activemq rocketmq nsq"
-    " emqx mosquitto eclipse-mosquitto vernemq hivemq hivemq4 beanstalkd elasticmq eventstore"
-    " kurrentdb"
+    " bookkeeper emqx mosquitto eclipse-mosquitto vernemq hivemq hivemq4 beanstalkd elasticmq"
+    " eventstore kurrentdb"
     # search
     " elasticsearch opensearch solr meilisearch typesense qdrant weaviate milvus chromadb"
     " manticore manticoresearch quickwit zincsearch"
     # time series, objects
     " clickhouse influxdb victoria-metrics victoria-logs victoriametrics questdb tdengine"
-    " prometheus minio seaweedfs azurite openldap iotdb greptimedb vmstorage openobserve"
+    " prometheus minio rustfs seaweedfs azurite openldap iotdb greptimedb vmstorage openobserve"
 ).split()
 # What follows that in the name of one that is such a database all the same.
 VARIANTS = (
@@ -64,7 +64,8 @@ PUBLISHED = frozenset(
     " grafana/loki grafana/tempo grafana/mimir dxflrs/garage valeriansaliou/sonic apache/ignite"
     " apacheignite/ignite apache/druid dragonflydb/dragonfly microsoft/garnet chromadb/chroma"
     " chroma-core/chroma vespaengine/vespa marqoai/marqo graphiteapp/graphite-statsd mssql/server"
-    " database/express database/enterprise database/free ibmcom/db2 db2_community/db2".split()
+    " database/express database/enterprise database/free ibmcom/db2 db2_community/db2"
+    " gvenzl/oracle-free gvenzl/oracle-xe citusdata/citus basho/riak scality/cloudserver".split()
 )
 DATABASE = re.compile(
     rf"({'|'.join(DATABASES)})\d*([-_.]({'|'.join(VARIANTS)}|v?\d+|(c|el|rhel|ubi|centos|pg)\d+s?))*"

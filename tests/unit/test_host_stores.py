@@ -56,7 +56,8 @@ quay.io/coreos/etcd:v3.5 bitnami/etcd hashicorp/consul consul:1.15 hashicorp/vau
 cockroachdb/cockroach arangodb:3.12 surrealdb/surrealdb rethinkdb mcr.microsoft.com/mssql/server:2022-latest
 mcr.microsoft.com/azure-sql-edge container-registry.oracle.com/database/express:21 questdb/questdb dgraph/dgraph
 acme/postgres crate:5 registry.example.com/hashicorp/vault:1.17 valeriansaliou/sonic mysql-80-c9s sclorg/mongodb-36-centos7
-postgres:17-trixie bitnami/mongodb-sharded mongodb/mongodb-atlas-local apache/druid elasticsearch-oss:7 redis-8.2-alpine
+postgres:17-trixie bitnami/mongodb-sharded mongodb/mongodb-atlas-local apache/druid gvenzl/oracle-xe:21-slim ghcr.io/tursodatabase/libsql-server:v0.24 redislabs/redisearch
+elasticsearch-oss:7 redis-8.2-alpine
 memgraph/memgraph grafana/loki:3 amazon/dynamodb-local dxflrs/garage:v1 chrislusf/seaweedfs tarantool/tarantool
 """.split()  # noqa: E501
 OTHERS = """
