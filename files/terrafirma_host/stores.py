@@ -38,8 +38,8 @@ DATABASES = (
     # documents, keys, graphs
     " mongo mongodb couchdb couchbase rethinkdb surrealdb arangodb ravendb orientdb neo4j memgraph"
     " dgraph janusgraph falkordb redis redis-stack redismod redisearch redisgraph rejson"
-    " valkey keydb dragonflydb kvrocks tarantool aerospike cassandra scylla scylladb hbase foundationdb dynamodb etcd openbao"
-    " zookeeper cp-zookeeper hazelcast"
+    " valkey keydb dragonflydb kvrocks tarantool aerospike cassandra scylla scylladb hbase"
+    " foundationdb dynamodb etcd openbao zookeeper cp-zookeeper hazelcast"
     # queues
     " rabbitmq nats nats-streaming kafka cp-kafka cp-server redpanda pulsar activemq rocketmq nsq"
     " bookkeeper emqx mosquitto eclipse-mosquitto vernemq hivemq hivemq4 beanstalkd elasticmq"
