@@ -18,7 +18,8 @@ def refuse_files_left_out(host: Host, app: Application) -> None:
     """
     Raise DeployError where a compose file reads one that stays on this machine.
 
-    One that may be missing is no loss where the settings name all that it would set.
+    One that may be missing is no loss where the settings name all that it would set, or where it is
+    a developer's own: the release says that it is left out.
     """
     uploaded = set(source_files(app.source_directory)) if app.compose else set()
     for name in app.compose:
@@ -39,6 +40,8 @@ def refuse_files_left_out(host: Host, app: Application) -> None:
                 )
             if file in uploaded or not file.is_file():
                 continue
+            if not required and not _serves(file.name):
+                continue
             missing = sorted(_variables(file) - _given(app)) if key == "env_file" else []
             if required or missing:
                 names = f" ({', '.join(missing)})" if missing else ""
@@ -49,6 +52,12 @@ def refuse_files_left_out(host: Host, app: Application) -> None:
                 )
 
 
+def _serves(name: str) -> bool:
+    """Whether an env file is, by its name, one that a server has, too."""
+    words = {*re.split(r"[._-]", name.lower())} - {"", "env"}
+    return not words or bool(words & {"prod", "production", "live", "staging"})
+
+
 def _given(app: Application) -> set[str]:
     secrets = [*app.secrets, *(["database_url"] if app.database else [])]
     return {*app.env, *(name.upper() for name in secrets)}
@@ -57,7 +66,7 @@ def _given(app: Application) -> set[str]:
 def _variables(file: Path) -> set[str]:
     """The names that an env file sets; nothing of what it sets them to."""
     text = file.read_text(errors="replace")
-    return set(re.findall(r"(?m)^\s*(?:export\s+)?([A-Za-z_][\w.-]*)\s*[=:]", text))
+    return set(re.findall(r"(?m)^[ \t]*(?:export[ \t]+)?([A-Za-z_][\w.-]*)[ \t]*[=:]", text))
 
 
 def _read(top: yaml.Node | None) -> Iterator[tuple[str, str, bool]]:

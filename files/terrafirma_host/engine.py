@@ -161,7 +161,7 @@ class Compose:
         names = {*app.env, *(name.upper() for name in app.secrets if app.secrets_env)}
         files = references.Files(
             app, self.files(), project, raw, references.warnings(said),
-            given=frozenset(given), kept=frozenset(names - given.keys() | names & OWN),
+            given=given, kept=frozenset(names - given.keys() | names & OWN),
         )  # fmt: skip
         references.check(files)
         self.notes = files.notes
@@ -389,11 +389,12 @@ def start_state(compose: Compose, project: layers.Project) -> None:
     if not app.stateful:
         return
     there = {one.service for one in containers(app.project("state")) if one.up or one.done}
-    if not there >= {*app.stateful}:
+    # None but these: what has done its work would do it again beside those that run.
+    if missing := [name for name in app.stateful if name not in there]:
         layer = compose.layer("state", layers.state_layer(app, project))
         # To fetch and to build may take long; to wait for one another may not.
-        compose.fetch(app.project("state"), layer, "up", "--no-start", "--no-recreate")
-        compose.run(app.project("state"), layer, "up", "--detach", "--no-recreate",
+        compose.fetch(app.project("state"), layer, "up", "--no-start", "--no-recreate", *missing)
+        compose.run(app.project("state"), layer, "up", "--detach", "--no-recreate", *missing,
                     timeout=app.start_seconds + CREATING)  # fmt: skip
     # Compose's own `--wait` fails where a file takes away an image's health check.
     deadline = time.monotonic() + app.start_seconds
@@ -404,8 +405,8 @@ def start_state(compose: Compose, project: layers.Project) -> None:
         one = waiting[0]
         # One that runs and has no health check needs a little time to show that it goes on to.
         if time.monotonic() > deadline and not (one.up and not one.health):
-            raise Failed(f"{one.name} is not healthy within {app.start_seconds} s; its "
-                         f"last words:\n{logs(one)}")  # fmt: skip
+            raise Failed(f"{one.name} is not healthy within {app.start_seconds} s "
+                         f"(app_start_seconds); its last words:\n{logs(one)}")  # fmt: skip
         time.sleep(0.2)
 
 

@@ -8,14 +8,16 @@ now on, is stopped and started on the same store; what serves finds it under the
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from terrafirma_host import engine, layers, stores
 from terrafirma_host.engine import Compose
 from terrafirma_host.layers import Project
-from terrafirma_host.shell import Failed, run, say, succeeds
+from terrafirma_host.shell import Failed, run, say, succeeds, write
 from terrafirma_host.spec import Application, names
 from terrafirma_host.stores import Store
 
@@ -24,6 +26,9 @@ Inspected = Mapping[str, Any]
 
 # What a database may take to end well; Docker kills it after that.
 GRACE = 60
+
+# In the directory of an application: the containers that are stopped for others, while they are.
+MOVING = "moving"
 
 SERVICE = "com.docker.compose.service"
 PROJECT = "com.docker.compose.project"
@@ -53,6 +58,8 @@ def start_state(compose: Compose, project: Project, slot: str) -> None:
         # What has to be fetched or built is there before anything stops.
         layer = compose.layer("state", layers.state_layer(app, project))
         compose.fetch(app.project("state"), layer, "up", "--no-start", "--no-recreate")
+        # Noted before the first one stops: whatever ends this release, the next one knows which.
+        write(app.directory / MOVING, "".join(f"{one['Id']}\n" for one in moved), 0o600)
     try:
         for one in moved:
             _stop(app, one)
@@ -63,9 +70,11 @@ def start_state(compose: Compose, project: Project, slot: str) -> None:
     except BaseException:
         for one in moved:
             _come_back(app, one)
+        _forget(app)
         raise
     for one in moved:
         succeeds("docker", "rm", one["Id"])
+    _forget(app)
     if app.stateful:
         _say_nameless(app, before)
 
@@ -75,25 +84,30 @@ def _say_nameless(app: Application, before: set[str]) -> None:
     new = [one.id for one in engine.containers(app.project("state")) if one.id not in before]
     for one in engine.inspect("container", new):
         for mount in one.get("Mounts") or []:
-            if re.fullmatch("[0-9a-f]{64}", mount.get("Name") or ""):
+            if _is_nameless(mount):
                 say(f"{_label(one, SERVICE)}: what it writes to {mount['Destination']} lasts as "
                     "long as its container: mount a volume with a name there")  # fmt: skip
 
 
-def settle(app: Application, slot: str) -> None:
-    """After a release that was killed while a service moved: it runs, and answers in the slot."""
-    stopped = [
-        one.id
-        for one in engine.containers(app.project(slot))
-        if one.service in app.stateful and one.state == "exited"
-    ]
-    for one in engine.inspect("container", stopped):
+def settle(app: Application) -> None:
+    """After a release that was killed while a service moved: it runs, by the one or the other."""
+    try:
+        moved = (app.directory / MOVING).read_text().split()
+    except FileNotFoundError:
+        return
+    # What ended by itself, or was stopped by hand, is none of these, and is left as it is.
+    for one in engine.inspect("container", moved):
         there = engine.containers(app.project("state"), _label(one, SERVICE))
         if any(new.state == "running" for new in there):
             _take_place(app, one)
             succeeds("docker", "rm", one["Id"])
         else:
             _come_back(app, one)
+    _forget(app)
+
+
+def _forget(app: Application) -> None:
+    (app.directory / MOVING).unlink(missing_ok=True)
 
 
 def in_the_way(app: Application, project: Project) -> list[Inspected]:
@@ -104,7 +118,8 @@ def in_the_way(app: Application, project: Project) -> list[Inspected]:
     """
     there = engine.containers(app.project("state")) if app.stateful else []
     gone = ("created", "exited", "dead")
-    runs = {one.service for one in there if one.state not in gone}
+    # What has done its work is not started again.
+    runs = {one.service for one in there if one.done or one.state not in gone}
     lasting = [name for name in app.stateful if name not in runs]
     begun = stores.started(app, project)
     written = stores.of_services(app, project, [*lasting, *begun])
@@ -119,7 +134,8 @@ def in_the_way(app: Application, project: Project) -> list[Inspected]:
         theirs = _label(one, "terrafirma.app")
         if stores.shared(app, store) and (theirs in ("", app.name) or _shares(theirs, store)):
             continue
-        if one in moving and _label(one, SERVICE) == store.service:
+        if one in moving:
+            # It stops before any of them starts.
             found[one["Id"]] = one
             continue
         name = _name(one)
@@ -189,12 +205,24 @@ def _refuse_another_place(
     for mount in one.get("Mounts") or []:
         lasts = mount.get("RW") and mount.get("Type") in ("volume", "bind")
         there = mount.get("Name") or mount.get("Source", "")
-        if lasts and not stores.is_system(there) and mount["Destination"] not in kept:
+        if not lasts or stores.is_system(there) or _is_empty(mount):
+            continue
+        if mount["Destination"] not in kept:
             raise Failed(
                 f"app_stateful: {name} has written to {mount['Destination']}, which is {there}, "
                 f"and {service} would have another place there: mount that one (a volume with "
                 "`external: true` and its name), or copy it and stop the container first"
             )
+
+
+def _is_nameless(mount: Mapping[str, Any]) -> bool:
+    return bool(re.fullmatch("[0-9a-f]{64}", mount.get("Name") or ""))
+
+
+def _is_empty(mount: Mapping[str, Any]) -> bool:
+    """Whether it is a volume without a name, of an image's VOLUME, that has no file."""
+    path = Path(mount.get("Source") or "/")
+    return _is_nameless(mount) and path.is_dir() and not any(rest[1] for _, *rest in os.walk(path))
 
 
 def _shares(application: str, store: Store) -> bool:

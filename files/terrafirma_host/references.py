@@ -26,7 +26,8 @@ Raw = Mapping[str, Any]
 # Compose's words for what is as well as it was.
 HARMLESS = ("`version` is obsolete", "external.name is deprecated")
 BLANK = re.compile(r'The "([^"]+)" variable is not set')
-VARIABLE = re.compile(r"\$\$|\$\{?([A-Za-z_][A-Za-z0-9_]*)")
+NAME = "[A-Za-z_][A-Za-z0-9_]*"
+VARIABLE = re.compile(rf"\$\$|\$\{{({NAME})(:?[-+?])?|\$({NAME})|[{{}}]")
 # What is root's on the host, and not that of whoever wrote the files.
 HOSTS = {"HOME": "is /root", "PWD": "is not set"}
 
@@ -40,7 +41,7 @@ class Files:
     project: Project  # resolved
     raw: Raw
     warnings: Sequence[str]
-    given: frozenset[str]  # variables that are filled in
+    given: Mapping[str, str] = field(repr=False)  # variables that are filled in, secrets among them
     kept: frozenset[str]  # variables that the settings name, and that are not filled in
     notes: list[str] = field(default_factory=list)  # lines for whoever releases
 
@@ -110,17 +111,36 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(one)
 
 
-def variables(value: Any) -> set[str]:
-    """The variables in a part of what the files say."""
-    return {name for text in _strings(value) for name in VARIABLE.findall(text) if name}
+def variables(value: Any, given: Mapping[str, str] | None = None) -> set[str]:
+    """
+    The variables in a part of what the files say, those in a default that is not needed left out.
+
+    Without `given` each counts.
+    """
+    return {name for text in _strings(value) for name in _variables(text, given)}
+
+
+def _variables(text: str, given: Mapping[str, str] | None) -> Iterator[str]:
+    counts = [True]  # whether what is written here is used, for each brace that is open
+    for token in VARIABLE.finditer(text):
+        braced, how, plain = token.groups()
+        if counts[-1] and (braced or plain):
+            yield braced or plain
+        if braced:
+            known = given is not None and bool(given.get(braced) or (
+                braced in given and not (how or "").startswith(":")))  # fmt: skip
+            used = given is None or known == (how or "").endswith("+")
+            counts.append(counts[-1] and used)
+        elif token[0] == "{":
+            counts.append(counts[-1])
+        elif token[0] == "}" and len(counts) > 1:
+            counts.pop()
 
 
 def _users(files: Files) -> dict[str, list[str]]:
     """Which parts of what is started name a variable; no parts where Compose cannot say it."""
     if not files.raw:
-        lines = "\n".join(map(_read, files.paths)).splitlines()
-        used = variables([line for line in lines if not line.lstrip().startswith("#")])
-        return {name: [] for name in used}
+        return {name: [] for name in variables(_lines(files), files.given)}
     found: dict[str, list[str]] = {}
     live = [(name, (files.raw.get("services") or {}).get(name)) for name in files.used]
     for kind in ("volumes", "networks", "secrets", "configs"):
@@ -128,9 +148,14 @@ def _users(files: Files) -> dict[str, list[str]]:
             if any(_names(files, name, kind, key) for name in files.used):
                 live.append((f"{kind}.{key}", one))
     for name, part in live:
-        for variable in variables(part):
+        for variable in variables(part, files.given):
             found.setdefault(variable, []).append(name)
     return found
+
+
+def _lines(files: Files) -> list[str]:
+    lines = "\n".join(map(_read, files.paths)).splitlines()
+    return [line for line in lines if not line.lstrip().startswith("#")]
 
 
 def _names(files: Files, service: str, kind: str, key: str) -> bool:
@@ -144,15 +169,14 @@ def _names(files: Files, service: str, kind: str, key: str) -> bool:
 
 def _place(files: Files, variable: str) -> str:
     """Where a variable is: file and line."""
-    word = re.compile(rf"(?<!\$)(\$\$)*\$\{{?{re.escape(variable)}(?![A-Za-z0-9_])|"
-                      rf"\{{[^}}]*\$\{{?{re.escape(variable)}(?![A-Za-z0-9_])")  # fmt: skip
     for path in (*files.paths, *_env_files(files), *_further(files)):
         try:
             lines = Path(path).read_text(errors="replace").splitlines()
         except OSError:
             continue
         for number, line in enumerate(lines, 1):
-            if not line.lstrip().startswith("#") and word.search(line):
+            written = variable in line and not line.lstrip().startswith("#")
+            if written and variable in variables([line], files.given):
                 return f"{_below(files.app, path)}, line {number}"
     return "the compose files"
 
@@ -208,11 +232,13 @@ def _refuse_blank(files: Files) -> None:
     env_files = {
         name
         for path in _env_files(files)
-        for name in variables(_read(path))
+        for name in variables(_read(path), files.given)
     }  # fmt: skip
+    # Compose names what stands in a default that is not needed, too.
+    unused = set() if files.raw else variables(_lines(files)) - users.keys()
     said = []
     for name in sorted(blank):
-        if not files.raw or name in users or name in env_files:
+        if name in users or name in env_files or not (files.raw or name in unused):
             where = ", ".join([_place(files, name), *users.get(name, [])])
             said.append(f"${{{name}}} ({where})")
     if said:
@@ -251,6 +277,8 @@ def _refuse_paths(files: Files) -> None:
         build, written = service.get("build") or {}, raw.get("build") or {}
         built = [("context", build.get("context"), written.get("context"))]
         further = written.get("additional_contexts") or {}
+        if isinstance(further, list):
+            further = dict(one.partition("=")[::2] for one in further)
         built += [
             (f"additional_contexts: {key}", path, further.get(key))
             for key, path in (build.get("additional_contexts") or {}).items()
@@ -379,7 +407,7 @@ def _missing(files: Files) -> Iterator[str]:
                 yield f"{name}: env_file {path} is not there, and is left out"
         service = files.project["services"][name]
         environment = service.get("environment") or {}
-        ours = set() if name in files.app.stateful else files.given | files.kept
+        ours = set() if name in files.app.stateful else {*files.given, *files.kept}
         for variable, value in environment.items():
             if value is None and variable not in ours:
                 yield f"{name}: nothing sets {variable}, which its environment passes on"

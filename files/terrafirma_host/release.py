@@ -310,8 +310,7 @@ def settle(app: Application) -> None:
     if serving and proxy.slot_of(app) != serving.slot:
         say(f"putting Caddy back to release {serving.release}")
         proxy.point(app, serving.slot)
-    if serving and app.stateful:
-        holders.settle(app, serving.slot)
+    holders.settle(app)
     for slot in app.slots:
         if serving and slot == serving.slot:
             continue
@@ -505,7 +504,7 @@ def take_over(
     slot = other(app, serving.slot if serving else "green")
     old = Release.load(app, serving.release) if serving else None
     say(f"starting {app.replicas} replicas of release {made.id} in {slot}")
-    for line in layers.mended(app, project):
+    for line in (*layers.mended(app, project), *layers.limited(app, project)):
         say(line)
     switched = False
     try:

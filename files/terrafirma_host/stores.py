@@ -28,38 +28,58 @@ SYSTEM = tuple(
     " /etc/group /etc/os-release".split()
 )
 
-# Images of databases, queues and search engines, by the words in the last part of their names.
-DATABASES = frozenset(
+# Images of databases, queues and search engines, by the last part of their names.
+DATABASES = (
     # SQL
-    "postgres postgresql postgis timescaledb pgvector pgvecto vchord spilo paradedb mysql mysqld"
-    " mariadb mariadbd percona galera mssql cockroach cockroachdb yugabyte yugabytedb tidb tikv"
-    " crate cratedb firebird db2 hsqldb h2 singlestore vitess vertica voltdb greenplum immudb dolt"
-    " rqlite libsql sqld ferretdb vectorchord edgedb starrocks doris pocketbase"
+    "postgres postgresql postgis timescaledb pgvector pgvecto-rs vchord-postgres spilo paradedb"
+    " mysql mariadb percona percona-server percona-xtradb-cluster mssql-server azure-sql-edge"
+    " cockroach cockroachdb yugabyte yugabytedb tidb tikv cratedb firebird singlestoredb vertica"
+    " voltdb greenplum immudb dolt-sql-server rqlite sqld libsql ferretdb edgedb pocketbase"
     # documents, keys, graphs
-    " mongo mongod mongodb couchdb couchbase rethinkdb surrealdb arangodb ravendb orientdb neo4j"
-    " memgraph dgraph janusgraph falkordb redis redismod redisearch redisgraph rejson valkey keydb"
-    " dragonfly dragonflydb kvrocks garnet ssdb tarantool aerospike cassandra scylla scylladb hbase"
-    " riak foundationdb dynamodb azuresqledge etcd consul vault openbao zookeeper ignite"
-    " hazelcast ledis"
+    " mongo mongodb couchdb couchbase rethinkdb surrealdb arangodb ravendb orientdb neo4j memgraph"
+    " dgraph janusgraph falkordb redis redis-stack redismod redisearch redisgraph rejson"
+    " valkey keydb dragonflydb kvrocks tarantool aerospike cassandra scylla scylladb hbase"
+    " foundationdb dynamodb etcd openbao zookeeper cp-zookeeper hazelcast"
     # queues
-    " rabbitmq nats kafka redpanda pulsar bookkeeper activemq artemis rocketmq nsq nsqd emqx"
-    " mosquitto vernemq hivemq beanstalkd gearmand pravega cpserver elasticmq eventstore kurrentdb"
+    " rabbitmq nats nats-streaming kafka cp-kafka cp-server redpanda pulsar activemq rocketmq nsq"
+    " bookkeeper emqx mosquitto eclipse-mosquitto vernemq hivemq hivemq4 beanstalkd elasticmq"
+    " eventstore kurrentdb"
     # search
-    " elasticsearch opensearch solr meilisearch typesense qdrant weaviate milvus chroma chromadb"
-    " zinc vespa marqo manticore manticoresearch quickwit zincsearch sonic lancedb"
+    " elasticsearch opensearch solr meilisearch typesense qdrant weaviate milvus chromadb"
+    " manticore manticoresearch quickwit zincsearch"
     # time series, objects
-    " clickhouse influxdb influxdb2 influxdb3 victoriametrics questdb tdengine druid prometheus"
-    " graphite whisper loki tempo mimir victorialogs minio seaweedfs garage cloudserver azurite"
-    " rustfs openldap iotdb greptimedb vmstorage openobserve".split()
+    " clickhouse influxdb victoria-metrics victoria-logs victoriametrics questdb tdengine"
+    " prometheus minio rustfs seaweedfs azurite openldap iotdb greptimedb vmstorage openobserve"
+).split()
+# What follows that in the name of one that is such a database all the same.
+VARIANTS = (
+    "all alpha alpine artemis atlas beta broker bundle bullseye bookworm trixie classic cluster"
+    " cloud community core db debian edge enterprise free galera ha kraft lite local management"
+    " mongodb native ndb nightly oss pgvector postgis repmgr replicaset server sharded single slim"
+    " ssl stack standalone timescaledb ubuntu ubi"
+).split()
+# Common words, which are databases under the name of their publisher only; "library" is Docker's.
+PUBLISHED = frozenset(
+    "library/crate crate/crate library/consul hashicorp/consul library/vault hashicorp/vault"
+    " grafana/loki grafana/tempo grafana/mimir dxflrs/garage valeriansaliou/sonic apache/ignite"
+    " apacheignite/ignite apache/druid dragonflydb/dragonfly microsoft/garnet chromadb/chroma"
+    " chroma-core/chroma vespaengine/vespa marqoai/marqo graphiteapp/graphite-statsd mssql/server"
+    " database/express database/enterprise database/free ibmcom/db2 db2_community/db2"
+    " gvenzl/oracle-free gvenzl/oracle-xe citusdata/citus basho/riak scality/cloudserver".split()
 )
-# Their clients, exporters and pages: programs beside a database that hold nothing.
-BESIDE = frozenset(
-    "exporter backup backups restore admin ui gui web console dashboard dashboards commander"
-    " express insight client cli tools tool utils proxy pooler router connect connector rest"
-    " operator template agent box meta manager browser viewer init setup migrate migrations"
-    " curator adapter bridge mirrormaker cruise control mcp api sdk alertmanager"
-    " gateway reaper keeper".split()
+DATABASE = re.compile(
+    rf"({'|'.join(DATABASES)})\d*([-_.]({'|'.join(VARIANTS)}|v?\d+|(c|el|rhel|ubi|centos|pg)\d+s?))*"
 )
+# Where they keep what a second process would destroy; elsewhere they have sockets, say, or copies.
+DATA = (
+    "/data /var/lib /var/opt/mssql /var/solr /bitnami /prometheus /loki /etcd-data /cockroach"
+    " /usr/share/elasticsearch/data /usr/share/opensearch/data /qdrant/storage /meili_data"
+    " /consul/data /vault/file /vault/data /opt/couchdb/data /opt/couchbase/var /opt/kafka /kafka"
+    " /opt/oracle/oradata /mosquitto/data /pulsar/data /opt/emqx/data /home/postgres/pgdata"
+    " /rqlite/file /pb_data /victoria-metrics-data".split()
+)
+# Why an image is taken for one, where its name alone says so.
+BY_NAME = "(by the image's name it is a database)"
 
 
 @dataclass(frozen=True)
@@ -165,16 +185,10 @@ def shared(app: Application, store: Store) -> bool:
 
 def is_database(image: str) -> bool:
     """Whether an image is, by its name, that of a database, a queue or a search engine."""
-    path = image.partition("@")[0]
-    head, _, last = path.rpartition("/")
-    last = last.partition(":")[0].lower()
-    # Some are called after their maker alone.
-    makers = {"mssql": ("server",), "database": ("express", "enterprise", "free")}
-    if last in makers.get(head.rpartition("/")[2], ()):
-        return True
-    words = {word.rstrip("0123456789") or word for word in re.split(r"[-_.]", last)}
-    words |= {last, *re.split(r"[-_.]", last), last.replace("-", "")}
-    return bool(words & DATABASES) and not words & BESIDE
+    head, _, last = image.partition("@")[0].lower().rpartition("/")
+    last = last.partition(":")[0]
+    publisher = head.rpartition("/")[2] or "library"
+    return bool(DATABASE.fullmatch(last)) or f"{publisher}/{last}" in PUBLISHED
 
 
 def database(project: Project, name: str) -> str:
@@ -205,8 +219,9 @@ def refuse(app: Application, project: Project) -> None:
     _refuse_writes_into_source(app, [*lasting, *written])
     _refuse_shared_databases(app, project, [*lasting, *written])
     _refuse_databases(app, project, names)
-    _refuse_two_services(app, lasting, written)
+    _refuse_two_services(app, project, lasting, written)
     _refuse_several(app, project, lasting)
+    ends = {*app.migrate} | layers.ending(app, project)
     own = [store for store in written if not shared(app, store)]
     if web := [store for store in own if store.service == app.service]:
         keys = _list(store.key for store in web)
@@ -215,12 +230,20 @@ def refuse(app: Application, project: Project) -> None:
             "if several processes may write there at once; else keep it in PostgreSQL, or in a "
             "service of its own that app_stateful names"
         )
-    if own:
+    if lasts := [store for store in own if store.service not in ends]:
         raise Failed(
-            f"app_stateful: {_said(own)}, and two releases run at once: "
-            f"app_stateful = {_list(store.service for store in own)} for what runs once, or "
-            f"app_shared = {_list(store.key for store in own)} for what several containers may "
+            f"app_stateful: {_said(lasts)}, and two releases run at once: "
+            f"app_stateful = {_list(store.service for store in lasts)} for what runs once, or "
+            f"app_shared = {_list(store.key for store in lasts)} for what several containers may "
             "write at once"
+        )
+    if own:
+        keys, once = _list(store.key for store in own), {one.service for one in own}
+        way = f", or app_stateful = {_list(sorted(once))} for what no release runs again"
+        raise Failed(
+            f"app_shared: {_said(own)} and ends, and each release runs it while the one before "
+            f"serves: app_shared = {keys} if it may write there then"
+            f"{'' if once & {*app.migrate} else way}"
         )
     for name in names:
         paths = [one.target for one in of_service(app, project, name) if not one.key]
@@ -274,11 +297,12 @@ def _refuse_writes_into_source(app: Application, stores: Sequence[Store]) -> Non
 
 def _refuse_shared_databases(app: Application, project: Project, stores: Sequence[Store]) -> None:
     for store in stores:
-        image = database(project, store.service)
-        if image and shared(app, store) and not _is_client(app, project, store.service):
+        if shared(app, store) and _is_data(app, project, store):
+            image = database(project, store.service)
             raise Failed(
-                f"app_shared: {store} as {image}, which no second process may write: take "
-                f"{store.key} out of app_shared, and name {store.service} in app_stateful"
+                f"app_shared: {store} as {image}, which no second process may write {BY_NAME}: "
+                f"take {store.key} out of app_shared, name {store.service} in app_stateful, and "
+                f"mount it `:ro` in others; app_scratch = {_list([store.service])} if it is none"
             )
 
 
@@ -293,7 +317,7 @@ def _refuse_databases(app: Application, project: Project, names: Sequence[str]) 
         if name == app.service:
             raise Failed(
                 f"app_service: {name} runs {image}{volume}, and two releases of it run at once: "
-                f'app_scratch = ["{name}"] if each may have its own, empty store'
+                f'app_scratch = ["{name}"] if each may have its own, empty store {BY_NAME}'
             )
         found.append((name, f"{name} runs {image}{volume}", bool(keys)))
     if found:
@@ -301,22 +325,46 @@ def _refuse_databases(app: Application, project: Project, names: Sequence[str]) 
         if empty := [name for name, _, named in found if not named]:
             ways += f", or app_scratch = {_list(empty)} where each release may have its "
             ways += "own, empty store"
+        if kept := [name for name, _, named in found if named]:
+            ways += f", or app_scratch = {_list(kept)} if it is none"
         said = " and ".join(words for _, words, _ in found)
-        raise Failed(f"app_stateful: {said}, and two releases run at once: {ways}")
+        raise Failed(f"app_stateful: {said}, and two releases run at once {BY_NAME}: {ways}")
 
 
 def _refuse_two_services(
-    app: Application, lasting: Sequence[Store], written: Sequence[Store]
+    app: Application, project: Project, lasting: Sequence[Store], written: Sequence[Store]
 ) -> None:
     for number, one in enumerate(lasting):
         for other in (*lasting[number + 1 :], *written):
             apart = one.service == other.service or not overlap(one.place, other.place)
             if apart or shared(app, one) or shared(app, other):
                 continue
-            raise Failed(
-                f"app_shared: {one}, and {other.service} writes there too: mount it `:ro` in one "
-                f"of them, or app_shared = {_list([one.key])} if several may write at once"
-            )
+            both = (one.service, other.service)
+            prepares = _ends_before(project, *both[::-1])
+            if other in lasting and (prepares or _ends_before(project, *both)):
+                continue
+            if prepares:
+                way = f"name {other.service} in app_stateful, too"
+            else:
+                plain = [name for name in both if not database(project, name)]
+                way = f"mount it `:ro` in {plain[0] if len(plain) == 1 else 'one of them'}"
+                if not any(_is_data(app, project, store) for store in (one, other)):
+                    way += f", or app_shared = {_list([one.key])} if several may write at once"
+            raise Failed(f"app_shared: {one}, and {other.service} writes there too: {way}")
+
+
+def _ends_before(project: Project, first: str, second: str) -> bool:
+    """Whether a service is started when the other has done its work, and not before."""
+    waits = project["services"][second].get("depends_on") or {}
+    return bool(waits.get(first, {}).get("condition") == "service_completed_successfully")
+
+
+def _is_data(app: Application, project: Project, store: Store) -> bool:
+    """Whether a database has its data there, and not its socket or copies, say."""
+    name = store.service
+    asks = name in app.scratch or _is_client(app, project, name)
+    known = bool(database(project, name)) and not asks
+    return known and any(overlap(store.target, one) for one in DATA)
 
 
 def _refuse_several(app: Application, project: Project, lasting: Sequence[Store]) -> None:

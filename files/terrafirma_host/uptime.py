@@ -86,6 +86,7 @@ class Watch:
             if one.service in ends and one.state == "exited":
                 self._refuse(one, f"failed with code {one.code}")
             if one.service in ends:
+                within += " (app_start_seconds)"
                 self._refuse(one, f"has not done its work {within}, and others wait for that")
 
     def notes(self) -> list[str]:

@@ -63,6 +63,12 @@ STORES = {
     "a client of a database": Case(
         service('seed: {image: "postgres:17", restart: "no", command: [psql, -c, select 1]}')
     ),
+    "what prepares the volume of another, and ends before that starts": Case(
+        service('db: {build: db, volumes: ["pg:/d"], depends_on: {init: {condition: '
+                'service_completed_successfully}}}\n  init: {build: db, restart: "no", volumes: '
+                '["pg:/d"]}', PG),
+        settings={"stateful": ["db", "init"]},
+    ),
     "two that run once on one volume": Case(
         service('db: {build: db, volumes: ["pg:/data"]}\n  old: {build: db, volumes: ["pg:/d"]}',
                 PG),
@@ -245,6 +251,17 @@ VARIABLES = {
     "the directory of a shell": Case(
         web('volumes: ["${PWD}/data:/data:ro"]'), "$PWD (compose.yaml, line 2, web) is not set on"
     ),
+    "a default that is not needed": Case(
+        web('volumes: ["${DATA_DIR:-$HOME/data}:/a:ro", "${DATA_DIR:-${PWD}/data}:/b:ro"]'),
+        settings={"env": {"DATA_DIR": "/srv/data"}},
+    ),
+    "… there, in files whose words Compose cannot say": Case(
+        web("ulimits: {nofile: '${N:-9}'}, volumes: ['${DATA_DIR:-${PWD}/data}:/b:ro']"),
+        settings={"env": {"DATA_DIR": "/srv/data"}},
+    ),
+    "a default that is needed": Case(
+        web('volumes: ["${DATA_DIR:-$HOME/data}:/a:ro"]'), "$HOME (compose.yaml, line 2, web) is"
+    ),
     "a file of variables that must be there": Case(
         web("env_file: .env"), "the compose files: env file .env not found"
     ),
@@ -305,6 +322,10 @@ PATHS = {
     ),
     "a further context": Case(
         service("jobs: {build: {context: ., additional_contexts: {lib: ../lib}}}"),
+        "jobs: build: additional_contexts: lib: ../lib is outside",
+    ),
+    "a further context in short words": Case(
+        service('jobs: {build: {context: ., additional_contexts: ["lib=../lib"]}}'),
         "jobs: build: additional_contexts: lib: ../lib is outside",
     ),
     "a further context that is an image": Case(

@@ -302,7 +302,8 @@ def test_a_worker_that_ends(shop: Shop, worker: dict[str, Any], words: str) -> N
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("sleep infinity", "has not done its work within 5 s, and others wait for that"),
+        ("sleep infinity", "has not done its work within 5 s (app_start_seconds), and others wait"),
+        ("sleep infinity", "others wait for the end of setup, for which it has 5 s (app_start_sec"),
         ("echo why; exit 7", "setup-1 failed with code 7; its last words:"),
     ],
 )

@@ -338,10 +338,16 @@ def test_what_cannot_run_once_comes_back(shop: Shop) -> None:
     assert "queue" in result.stderr
     assert shop.container("queue") == before
     assert {*acknowledged} <= {*shop.rows()}
-    # Killed in the middle, the same: the next command puts it right.
-    shop.server.run(f"docker stop --time 1 {before.split()[0]}")
+    # Killed in the middle, the same: the next command puts it right …
+    stop = f"docker stop --time 1 {before.split()[0]}"
+    noted = "docker inspect --format '{{.Id}}' " + before.split()[0]
+    shop.server.run(f"{noted} > /opt/terrafirma/shop/moving; {stop}")
     shop.server.run("terrafirma recover shop")
     assert shop.container("queue") == before
+    # … and leaves alone what somebody has stopped.
+    shop.server.run(f"{stop}; terrafirma recover shop")
+    assert shop.container("queue") == ""
+    shop.server.run(f"docker start {before.split()[0]}")
     compose.write_text(extra.replace("HEALTH", "tty: false"))
     shop.deploy(stateful=["db", "queue"])
     assert shop.container("queue").split()[0] == "shop-state-queue-1"

@@ -1,6 +1,8 @@
 """What compose files refer to; `tests/e2e/projects.py` has Compose itself read such files."""
 
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,15 +55,74 @@ def test_the_variables_in_a_text(text: str, names: set[str]) -> None:
     assert references.variables({text: None}) == names
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("${DATA:-$HOME/data}:/data", {"DATA"}),
+        ("${DATA:-${PWD}/data}:/data", {"DATA"}),
+        ("${DATA-${PWD:-${HOME}}/data}/${B}", {"DATA", "B"}),
+        ("${EMPTY-$HOME}", {"EMPTY"}),
+        ("${EMPTY:-$HOME}", {"EMPTY", "HOME"}),
+        ("${OTHER:-$HOME/data}", {"OTHER", "HOME"}),
+        ("${OTHER:-${DATA:-$HOME}/$PWD}", {"OTHER", "DATA", "PWD"}),
+        ("${DATA:?$HOME}", {"DATA"}),
+        ("${DATA:+$HOME}", {"DATA", "HOME"}),
+        ("${EMPTY+$HOME} ${EMPTY:+$PWD}", {"EMPTY", "HOME"}),
+        ("${OTHER+$HOME}", {"OTHER"}),
+        ('{"a": "${DATA:-{$HOME}}"} $HOME', {"DATA", "HOME"}),
+        ("} $PWD ${DATA}", {"PWD", "DATA"}),
+        ("${DATA:-$$HOME} $$$PWD", {"DATA", "PWD"}),
+    ],
+)
+def test_a_default_that_is_not_needed_names_nothing(text: str, names: set[str]) -> None:
+    assert references.variables([text], GIVEN) == names
+
+
+@pytest.mark.parametrize("line", ["{", "${A:-", "$", "{$", "}", "${A", "$$"])
+def test_a_long_line_takes_no_longer(tmp_path: Path, line: str) -> None:
+    (tmp_path / "compose.yaml").write_text(f"{line * 60_000} ${{B}}\n$WANTED\n")
+    asked = replace(files({}), paths=[f"{tmp_path}/compose.yaml"], warnings=blank("WANTED"))
+    start = time.process_time()
+    with pytest.raises(Failed, match=r"WANTED\} \([^,]*compose.yaml, line 2\) is not set"):
+        references.check(asked)
+    assert time.process_time() - start < 5
+
+
+def test_the_home_of_a_default_counts_where_it_is_needed() -> None:
+    raw = {"services": {"web": {"volumes": [{"source": "${DATA:-$HOME/data}"}]}}}
+    references.check(files(raw))
+    # Compose warns of each, needed or not.
+    references.check(files(raw | {"services": {"web": {"image": "${DATA:-${PWD}}"}}}, "PWD"))
+    raw["services"]["web"]["volumes"] = [{"source": "${OTHER:-$HOME/data}"}]
+    with pytest.raises(Failed, match=r"^\$HOME \(the compose files, web\) is /root on the host"):
+        references.check(files(raw))
+
+
+def test_a_default_where_compose_cannot_say_the_words_of_the_files(tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text("a: ${DATA:-${PWD}/data}\nb: ${DATA:-$HOME}\n")
+    references.check(replace(files({}, "PWD"), paths=[f"{tmp_path}/compose.yaml"]))
+
+
+@pytest.mark.parametrize(
+    "further", [["docs=../docs"], {"docs": "../docs"}, ["own=./own", "docs=../docs"]]
+)
+def test_further_contexts_in_both_ways_of_writing(further: Any) -> None:
+    build = {"context": SHOP.source, "additional_contexts": {"docs": "/no/where", "own": "/own"}}
+    raw = {"services": {"web": {"build": {"context": ".", "additional_contexts": further}}}}
+    with pytest.raises(Failed, match=r"^web: build: additional_contexts: docs: \.\./docs is outs"):
+        references.check(files(raw, web={"build": build}))
+
+
 def blank(*names: str) -> list[str]:
     return [f'The "{name}" variable is not set. Defaulting to a blank string.' for name in names]
 
 
+GIVEN = {"DATA": "/srv/data", "EMPTY": "", "HOME": "/root"}
+
+
 def files(raw: dict[str, Any], *names: str, **more: Any) -> Files:
     services = {name: {} for name in raw.get("services", {})} | more
-    return Files(
-        SHOP, [], project(**services), raw, blank(*names), given=frozenset(), kept=frozenset()
-    )
+    return Files(SHOP, [], project(**services), raw, blank(*names), given=GIVEN, kept=frozenset())
 
 
 def test_a_blank_variable_counts_where_it_is_used() -> None:
@@ -108,7 +169,7 @@ def test_the_port_that_serves_is_published() -> None:
 def test_a_secret_of_both_is_ours(app: Any) -> None:
     theirs = dict(project()) | {"secrets": {"token": {"file": "/no/where"}}}
     theirs["services"]["web"]["secrets"] = [{"source": "token"}]
-    asked = Files(SHOP, [], theirs, {}, [], frozenset(), frozenset())
+    asked = Files(SHOP, [], theirs, {}, [], {}, frozenset())
     with pytest.raises(Failed, match=r"^secrets: token is the file /no/where, which is not on"):
         references.check(asked)
     ours = replace(asked, app=replace(SHOP, secrets={"token": "/etc/token"}), notes=[])

@@ -55,6 +55,9 @@ influxdb:2 victoriametrics/victoria-metrics:v1 prom/prometheus:v3 minio/minio qu
 quay.io/coreos/etcd:v3.5 bitnami/etcd hashicorp/consul consul:1.15 hashicorp/vault neo4j:5 couchdb:3 cassandra:5 scylladb/scylla
 cockroachdb/cockroach arangodb:3.12 surrealdb/surrealdb rethinkdb mcr.microsoft.com/mssql/server:2022-latest
 mcr.microsoft.com/azure-sql-edge container-registry.oracle.com/database/express:21 questdb/questdb dgraph/dgraph
+acme/postgres crate:5 registry.example.com/hashicorp/vault:1.17 valeriansaliou/sonic mysql-80-c9s sclorg/mongodb-36-centos7
+postgres:17-trixie bitnami/mongodb-sharded mongodb/mongodb-atlas-local apache/druid gvenzl/oracle-xe:21-slim ghcr.io/tursodatabase/libsql-server:v0.24 redislabs/redisearch
+elasticsearch-oss:7 redis-8.2-alpine
 memgraph/memgraph grafana/loki:3 amazon/dynamodb-local dxflrs/garage:v1 chrislusf/seaweedfs tarantool/tarantool
 """.split()  # noqa: E501
 OTHERS = """
@@ -65,6 +68,11 @@ confluentinc/cp-kafka-rest opensearchproject/opensearch-dashboards prodrigestivi
 schickling/postgres-backup-s3 mysql/mysql-router minio/mc minio/console natsio/nats-box dpage/pgadmin4 edoburu/pgbouncer
 postgrest/postgrest supabase/postgres-meta supabase/realtime hasura/graphql-engine redpandadata/console
 hashicorp/consul-template bitnami/pgbouncer grafana/grafana acme/redistribution acme/mongoose-api acme/kafkaesque
+ghcr.io/acme/kafka-consumer acme/redis-worker acme/mongo-sync acme/mysql-cdc elasticsearch-indexer natsio/nats-surveyor
+prom/pushgateway prometheus-pushgateway onerahmet/openai-whisper-asr-webservice linuxserver/faster-whisper
+mobz/elasticsearch-head percona/percona-toolkit opensearchproject/logstash-oss-with-opensearch-output-plugin acme/garage
+acme/tempo acme/sonic acme/crate ghcr.io/acme/vault acme/consul-watcher acme/postgres-17-reports acme/my-redis
+registry.example.com:5000/acme/dragonfly postgres/reader acme/etcd-lock grafana/loki-canary acme/loki:3 acme/minio-sync
 """.split()  # noqa: E501
 
 
@@ -164,10 +172,88 @@ def test_what_is_started_anew_shares_what_it_writes(what: str) -> None:
     stores.refuse(replace(SHOP, stateful=("db",)), files)
     stores.refuse(replace(SHOP, shared=(mount["source"],)), files)
     # The migration, and the one that serves, too.
-    with pytest.raises(Failed, match=r"^app_stateful: db writes"):
+    with pytest.raises(Failed, match=r"^app_shared: db writes .* and ends, and each release"):
         stores.refuse(replace(SHOP, migrate=("db",)), files)
     with pytest.raises(Failed, match=r"^app_shared: db writes .* PostgreSQL"):
         stores.refuse(replace(SHOP, service="db"), files)
+
+
+COMPLETED = {"condition": "service_completed_successfully"}
+ENDS: dict[str, dict[str, Any]] = {
+    "said by itself": {"restart": "no"},
+    "on failure": {"restart": "on-failure:3"},
+    "as for a swarm": {"deploy": {"restart_policy": {"condition": "none"}}},
+    "awaited": {},
+    "the migration": {"restart": "no"},
+}
+
+
+@pytest.mark.parametrize("what", ENDS)
+def test_what_ends_writes_beside_the_release_before(what: str) -> None:
+    app = replace(SHOP, migrate=("setup",)) if what == "the migration" else SHOP
+    files = project(VOLUMES, setup={"image": "x", "volumes": [volume("pg")]} | ENDS[what])
+    if what == "awaited":
+        files["services"]["web"]["depends_on"] = {"setup": COMPLETED}
+    more = ', or app_stateful = ["setup"] for what no release runs again' * (app == SHOP)
+    with pytest.raises(Failed) as refused:
+        stores.refuse(app, files)
+    assert str(refused.value) == (
+        "app_shared: setup writes the volume pg (at /data) and ends, and each release runs it "
+        f'while the one before serves: app_shared = ["pg"] if it may write there then{more}'
+    )
+    # What is advised is a way out.
+    stores.refuse(replace(app, shared=("pg",)), files)
+    if more:
+        stores.refuse(replace(app, stateful=("setup",)), files)
+
+
+def test_what_prepares_the_store_of_another_ends_before_that_starts() -> None:
+    files = project(
+        VOLUMES,
+        init={"image": "x", "restart": "no", "volumes": [volume("pg")]},
+        db={"image": "postgres:17", "volumes": [volume("pg")], "depends_on": {"init": COMPLETED}},
+    )
+    with pytest.raises(Failed, match=r"and init writes there too: name init in app_stateful, too$"):
+        stores.refuse(replace(SHOP, stateful=("db",)), files)
+    stores.refuse(replace(SHOP, stateful=("db", "init")), files)
+    files["services"]["db"]["depends_on"] = {"init": {"condition": "service_started"}}
+    with pytest.raises(Failed, match=r"and init writes there too: mount it `:ro` in init$"):
+        stores.refuse(replace(SHOP, stateful=("db", "init")), files)
+
+
+def test_a_name_is_no_dead_end() -> None:
+    """Whatever an image is called: what is no database has a way to be released."""
+    worker = {"image": "acme/redis:1", "volumes": [volume("uploads")]}
+    files = project({"uploads": None}, worker=worker)
+    files["services"]["web"]["volumes"] = [volume("uploads")]
+    app = replace(SHOP, shared=("uploads",))
+    with pytest.raises(Failed, match=r'by the image.s name .* app_scratch = \["worker"\] if it is'):
+        stores.refuse(app, files)
+    stores.refuse(replace(app, scratch=("worker",)), files)
+    worker["image"] = "acme/redis-worker:1"
+    stores.refuse(app, files)
+    # Elsewhere than in its data directory a database may write what others write, too.
+    worker |= {"image": "redis:8", "volumes": [volume("uploads", "/exports")]}
+    stores.refuse(replace(app, stateful=("worker",)), files)
+
+
+def test_the_socket_of_a_database_is_read_by_others() -> None:
+    db = {"image": "postgres:17", "volumes": [volume("pg", "/var/lib/postgresql/data"),
+                                              volume("sock", "/var/run/postgresql")]}  # fmt: skip
+    files = project(VOLUMES | {"sock": None}, db=db)
+    files["services"]["web"]["volumes"] = [volume("sock", "/sock")]
+    app = replace(SHOP, stateful=("db",))
+    with pytest.raises(Failed, match=r'too: mount it `:ro` in web, or app_shared = \["sock"\]'):
+        stores.refuse(app, files)
+    stores.refuse(replace(app, shared=("sock",)), files)
+    files["services"]["web"]["volumes"] = [volume("sock", "/sock", read_only=True)]
+    stores.refuse(app, files)
+    # Its data is nobody else's: that is not advised, and not taken.
+    files["services"]["web"]["volumes"] = [volume("pg", "/there")]
+    with pytest.raises(Failed, match=r"and web writes there too: mount it `:ro` in web$"):
+        stores.refuse(app, files)
+    with pytest.raises(Failed, match=r"take pg out of app_shared, .* mount it `:ro` in others"):
+        stores.refuse(replace(app, shared=("pg",)), files)
 
 
 @pytest.mark.parametrize("what", READS)

@@ -316,7 +316,10 @@ def test_all_have_answered_well_just_now(watch: Looks) -> None:
 @pytest.mark.parametrize(
     ("container", "words"),
     [
-        (one("awaited", policy="no"), "api-blue-awaited-1 has not done its work within 2 s"),
+        (
+            one("awaited", policy="no"),
+            r"awaited-1 has not done its work within 2 s \(app_start_sec",
+        ),
         (one("awaited", "restarting", restarts=3, code=1), "has not done its work within 2 s"),
         (one("awaited", "exited", code=3, policy="no"), "api-blue-awaited-1 failed with code 3"),
         (one("awaited", "exited", policy="no"), None),
@@ -333,6 +336,17 @@ def test_who_is_waited_for_in_vain(
         return
     with pytest.raises(Failed, match=words):
         seen.refuse_awaited()
+
+
+def test_what_others_wait_for_has_a_limit_and_that_is_said(app: Application) -> None:
+    waits = {"depends_on": {"one": {"condition": "service_completed_successfully"}}}
+    project = {"services": {"one": {}, "api": waits}}
+    app = replace(app, start_seconds=120)
+    words = "others wait for the end of one, for which it has 120 s (app_start_seconds)"
+    assert layers.limited(app, project) == [words]
+    # Before the slot starts it is done, or nothing waits for its end.
+    assert layers.limited(replace(app, stateful=("one",)), project) == []
+    assert layers.limited(app, {"services": {"one": {"restart": "no"}, "api": {}}}) == []
 
 
 def test_what_may_end_and_runs_on_is_said(watch: Looks) -> None:
