@@ -364,7 +364,7 @@ def test_other_people_s_accounts_are_named_and_left_alone(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("shell", ["fish", "zsh", "tcsh", "ksh93", "mksh", "rc"])
+@pytest.mark.parametrize("shell", ["fish", "zsh", "tcsh", "ksh93", "mksh"])
 def test_any_login_shell_deploys(converged: Target, data: dict[str, Any], shell: str) -> None:
     server = converged
     server.run(
