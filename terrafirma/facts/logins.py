@@ -16,6 +16,7 @@ class LoginState(TypedDict):
 
 class LoginsState(TypedDict):
     logins: dict[str, LoginState]
+    absent: bool  # the key in use is not in the connected account's ~/.ssh/authorized_keys
     unread: bool  # sshd_config does not read the directory that our file is in
     error: str  # why sshd does not take its configuration; else empty
     places: list[tuple[str, str]]  # a keyword, in small letters, and where it is: "FILE:LINE"
@@ -24,16 +25,20 @@ class LoginsState(TypedDict):
 # The configuration as it is going to be: a copy, with our file in it. Match blocks end with the
 # file that they are in, and the first value counts, so nothing less than all files is true.
 _PROBE = r"""
+home=$(getent passwd "$me" | cut -d: -f6)
+test -z "$key" ||
+    grep -v '^[[:space:]]*#' "$home/.ssh/authorized_keys" 2> /dev/null | grep -Fq -e "$key" ||
+    echo 'absent|'
 command -v sshd > /dev/null && test -f /etc/ssh/sshd_config || exit 0
 copy=$(mktemp -d) || exit 1
 trap 'rm -rf "$copy"' EXIT
 mkdir -p /run/sshd "$copy/d"
 cp /etc/ssh/sshd_config.d/*.conf "$copy/d/" 2> /dev/null
 printf '%s\n' "$content" > "$copy/d/${path##*/}"
-include='^[[:space:]]*Include[[:space:]].*sshd_config\.d/'
-grep -Eqi "$include" /etc/ssh/sshd_config || echo 'unread|'
-sed -E "s#^([[:space:]]*Include[[:space:]]+\"?)(/etc/ssh/)?sshd_config\.d/#\1$copy/d/#I" \
+sed -E "/^[[:space:]]*Include[[:space:]=]/I \
+    s#([[:space:]=\"])(/etc/ssh/)?sshd_config\.d/#\1$copy/d/#g" \
     /etc/ssh/sshd_config > "$copy/sshd_config"
+grep -Fq "$copy/d/" "$copy/sshd_config" || echo 'unread|'
 for user; do
     echo "user|$user|$(id -Gn "$user" 2> /dev/null)"
     effective=$(sshd -T -f "$copy/sshd_config" -C "user=$user,$from" 2>&1) || {
@@ -57,22 +62,23 @@ class Logins(FactBase[LoginsState]):
 
     Files that other packages, images and people put beside ours have a say in it, for single users,
     groups or addresses even; `connection` is the client's and the server's address and port.
+    `key`, in base64, is the one that the account `me` is connected with; empty: without one.
     """
 
     @staticmethod
     @override
     def default() -> LoginsState:
-        return LoginsState(logins={}, unread=False, error="", places=[])
+        return LoginsState(logins={}, absent=False, unread=False, error="", places=[])
 
     @override
     def command(
-        self, path: str, content: str, users: Sequence[str], connection: str
+        self, path: str, content: str, users: Sequence[str], connection: str, me: str, key: str
     ) -> StringCommand:
         client, _, server, port = (connection.split() + [""] * 4)[:4]
         origin = f"host={client or 'localhost'},addr={client or '127.0.0.1'}"
         if port:
             origin += f",laddr={server},lport={port}"
-        given = {"path": path, "content": content, "from": origin}
+        given = {"path": path, "content": content, "from": origin, "me": me, "key": key}
         return StringCommand(
             *(StringCommand(f"{key}=", QuoteString(value), _separator="")
               for key, value in given.items()),
@@ -94,6 +100,8 @@ class Logins(FactBase[LoginsState]):
                     state["places"].append((name.lower(), rest[0]))
                 elif kind == "error":
                     state["error"] = "|".join([name, *rest])
+                elif kind == "absent":
+                    state["absent"] = True
                 elif kind == "unread":
                     state["unread"] = True
                 else:

@@ -106,7 +106,10 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     ForeignPooler: [{}],
     Hardware: [{"path": "/"}, *({"path": f"/nowhere/{one}"} for one in HOSTILE)],
     # Never from data: the names are our own.
-    Logins: [{"path": one, "content": one, "users": HOSTILE, "connection": one} for one in HOSTILE],
+    Logins: [
+        {"path": one, "content": one, "users": HOSTILE, "connection": one, "me": one, "key": one}
+        for one in HOSTILE
+    ],
     KernelSettings: [{"names": []}, {"names": ["net.ipv4.ip_nonlocal_bind", "vm.swappiness"]}],
     Listeners: [{"ports": [80]}, {"ports": [443, 80, 5432]}],
     Machine: [{}],
@@ -256,7 +259,7 @@ def test_what_it_is_given_is_never_run(
     ("fact", "default"),
     [
         (Accounts, {"accounts": {}, "others": {}, "unread": False, "files": []}),
-        (Logins, {"logins": {}, "unread": False, "error": "", "places": []}),
+        (Logins, {"logins": {}, "absent": False, "unread": False, "error": "", "places": []}),
         (AptLockHolder, None),
         (Archives, []),
         (CaddyVersion, None),
@@ -553,6 +556,58 @@ def test_who_has_which_line_of_sudoers(tmp_path: Path) -> None:
 
 
 # --- logins ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "absent"),
+    [
+        ("ssh-ed25519 AAAA+/b= me", False),
+        ('command="echo #" ssh-ed25519 AAAA+/b=', False),
+        ("ssh-ed25519 AAAA+/c=\n  ssh-ed25519 AAAA+/b=", False),
+        ("# ssh-ed25519 AAAA+/b=", True),
+        ("ssh-ed25519 AAAA+/c=", True),
+        ("", True),
+        (None, True),
+    ],
+)
+def test_where_the_key_in_use_is(
+    program: Program, tmp_path: Path, keys: str | None, absent: bool
+) -> None:
+    path = program("getent", f"echo me:x:0:0::{tmp_path}:/bin/sh")
+    if keys is not None:
+        (tmp_path / ".ssh").mkdir()
+        (tmp_path / ".ssh/authorized_keys").write_text(f"{keys}\n")
+    said = {"path": "", "content": "", "users": [], "connection": "", "me": "me"}
+    assert ask(Logins, path, key="AAAA+/b=", **said)["absent"] is absent
+    assert ask(Logins, path, key="", **said)["absent"] is False
+
+
+INCLUDES = {
+    "Include /etc/ssh/sshd_config.d/*.conf": "Include COPY/d/*.conf",
+    "include=sshd_config.d/*.conf": "include=COPY/d/*.conf",
+    ' Include "/etc/ssh/sshd_config.d/*.conf"': ' Include "COPY/d/*.conf"',
+    "Include /etc/ssh/a.conf /etc/ssh/sshd_config.d/*.conf":
+        "Include /etc/ssh/a.conf COPY/d/*.conf",
+    "Include sshd_config.d/0*.conf /etc/ssh/sshd_config.d/*.conf":
+        "Include COPY/d/0*.conf COPY/d/*.conf",
+    "# Include /etc/ssh/sshd_config.d/*.conf": None,
+    "Include /srv/sshd_config.d/*.conf": None,
+    "Include /etc/ssh/a.conf": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "copied"), INCLUDES.items())
+def test_which_lines_read_our_file(tmp_path: Path, line: str, copied: str | None) -> None:
+    config = tmp_path / "config"
+    config.write_text(f"{line}\n")
+    said = {"path": "", "content": "", "users": [], "connection": "", "me": "", "key": ""}
+    command = text(Logins, **said)
+    part = command[command.index('sed -E "/^') : command.index("for user; do")]
+    part = part.replace("    /etc/ssh/sshd_config >", f"    {config} >")
+    output = shell(f"mkdir {tmp_path}/copy; copy={tmp_path}/copy; {part}")
+    result = (tmp_path / "copy/sshd_config").read_text().strip("\n")
+    assert result.replace(f"{tmp_path}/copy", "COPY") == (copied or line)
+    assert output == (["unread|"] if copied is None else [])
 
 
 def test_what_sshd_says_of_logins() -> None:
