@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
@@ -108,7 +109,7 @@ printf '%s\n' "$passwd" | awk -F: '$3 >= 1000 && $3 < 60000 && $7 !~ /(nologin|f
         test ! -s "$home/.ssh/authorized_keys" || how="$how, keys"
         shadow=$(getent shadow "$name" | cut -d: -f2)
         case $shadow in '!'* | '*'*) ;; *) how="$how, a password" ;; esac
-        case $(rules "$name") in *"Sudoers entry"*) how="$how, sudo" ;; esac
+        case $(rules "$name") in *"Sudoers entry:"* | *" Role: "*) how="$how, sudo" ;; esac
         test -z "$how" || echo "other|$name|${how#, }"
     done
 """
@@ -187,7 +188,7 @@ def _add(account: AccountState, kind: str, parts: Sequence[str]) -> None:
     elif kind == "own":
         account["own"] = parts[0].split(", ")
     elif kind == "sudo":
-        _rule(account["rules"], parts[0].strip())
+        _rule(account["rules"], parts[0])
     else:
         uid, mode, user, what = parts
         place = Place(kind=what, user=user, uid=int(uid), mode=int(mode, 8))
@@ -198,16 +199,20 @@ def _add(account: AccountState, kind: str, parts: Sequence[str]) -> None:
 
 
 def _rule(rules: list[Rule], line: str) -> None:
-    """One line of `sudo -ll`, where each entry begins with the file that it is in."""
-    key, colon, value = line.partition(": ")
-    if line.startswith("Sudoers entry:"):
-        rules.append(Rule(source=value, options=[], commands=[]))
-    elif not rules or not line:
+    """One line of `sudo -ll`, where each entry begins with its file, or its role in LDAP."""
+    head, _, value = line.strip().partition(":")
+    value = value.strip()
+    if re.match(r"Sudoers entry:|\w+ Role:", line):
+        source = value if head == "Sudoers entry" else f"{head.replace('Role', 'role')} {value}"
+        rules.append(Rule(source=source, options=[], commands=[]))
+    elif not rules or not line or line.startswith("sudo: "):
         return
-    elif colon and key == "Options":
+    elif line.startswith("\t"):
+        rules[-1]["commands"].append(line.strip())
+    elif not re.match(r" {4}\w+:", line):
+        raise ValueError(line)
+    elif head == "Options":
         rules[-1]["options"] = value.split(", ")
-    elif key.rstrip(":") not in ("RunAsUsers", "RunAsGroups", "Commands", "Options"):
-        rules[-1]["commands"].append(line)
 
 
 def _nobody() -> AccountState:

@@ -134,6 +134,38 @@ EVERY = {"sudo": ("ALL",)}
             (f"by {CLOUD}:3;",),
         ),
         (known(rules=[all_of("")]), ONE, ("by a rule that names no file;",)),
+        # A line for a group that does not hold on this host excuses none that does.
+        *(
+            (
+                known(
+                    groups=["users"],
+                    rules=[all_of("")],
+                    lines=[("/etc/sudoers:48", "%users"), (f"{CLOUD}:4", who)],
+                ),
+                ONE | {"groups": ("users",)},
+                (f"by {CLOUD}:4;",),
+            )
+            for who in ("dev", "#1002", "%dev", "ALL")
+        ),
+        (
+            known(
+                groups=["users"],
+                rules=[all_of(""), all_of("")],
+                lines=[("/etc/sudoers:48", "%users"), ("/etc/sudoers:9", "OPS")],
+            ),
+            ONE | {"groups": ("users",)},
+            ("by /etc/sudoers:9;",),
+        ),
+        # The last one that holds asks for a password that there is not.
+        (
+            known(
+                rules=[all_of(""), rule("", "ALL")],
+                own=["ALL"],
+                lines=[(f"{OWN}:2", "dev"), ("/etc/sudoers.d/99-x:1", "dev")],
+            ),
+            EVERY,
+            ("by /etc/sudoers.d/99-x:1;",),
+        ),
         # One command for a key that releases, and no other.
         (
             known(rules=[rule(CLOUD, "/bin/x")], lines=[(f"{CLOUD}:1", "dev")]),

@@ -23,6 +23,7 @@ import pytest
 from pyinfra.api import FactBase, FactProcessError, StringCommand
 
 import terrafirma.facts
+from terrafirma.accounts import surplus
 from terrafirma.facts.accounts import Accounts
 from terrafirma.facts.backup import Archives, FirstArchive
 from terrafirma.facts.caddy import CaddyVersion, Certificates, Names, reason
@@ -57,6 +58,7 @@ from terrafirma.facts.secrets import AppSecrets, DatabaseUrl
 from terrafirma.facts.services import Unit
 from terrafirma.paths import HOST_PROGRAM, PASSWORDS_PROGRAM
 from terrafirma.reach import Seen
+from terrafirma.settings import Account
 from tests.unit.conftest import Program
 
 # Paths on a host that are replaced by such of this machine, to run the shell here.
@@ -522,6 +524,51 @@ def test_accounts_of_a_host() -> None:
     ]
 
 
+RULE = ["    RunAsUsers: ALL", "    Options: !authenticate", "    Commands:", "\tALL", ""]
+
+
+def rules(*lines: str) -> list[dict[str, Any]]:
+    """The rules in what sudo says."""
+    said = ["sudo: unable to resolve host db1", "User dev may run the following:", "", *lines]
+    state = Accounts().process(["asked|dev", *(f"sudo|dev|{line}" for line in said)])
+    found: Any = state["accounts"]["dev"]["rules"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("head", "source"),
+    [
+        ("Sudoers entry: /etc/sudoers", "/etc/sudoers"),
+        ("Sudoers entry:", ""),
+        ("LDAP Role: admins", "LDAP role admins"),
+        ("LDAP Role: all: of them", "LDAP role all: of them"),
+        ("SSSD Role: admins", "SSSD role admins"),
+    ],
+)
+def test_where_a_rule_is_from(head: str, source: str) -> None:
+    every = {"source": source, "options": ["!authenticate"], "commands": ["ALL"]}
+    assert rules(head, *RULE) == [every]
+    own = ["Sudoers entry: /x", "    RunAsUsers: root", "    Commands:", "\t/bin/ls", ""]
+    assert rules(*own, head, *RULE)[1:] == [every]
+    assert list(surplus(Account(name="dev"), account(rules(head, *RULE))))
+
+
+def account(rules: list[dict[str, Any]]) -> Any:
+    """The account `dev`, with these rules."""
+    state = Accounts().process(["asked|dev", "account|dev|dev|dev:x:1002:1002::/home/dev:/bin/sh"])
+    return state["accounts"]["dev"] | {"rules": rules}
+
+
+def test_what_else_a_rule_says_is_no_command() -> None:
+    """As sudo 1.9.13 answers."""
+    more = ["    Cwd: /tmp", "    Timeout: 5", "    NotBefore: 20200101000000Z"]
+    (one,) = rules("Sudoers entry:", "    RunAsUsers: root", *more, "    Commands:", "\t/bin/ls")
+    assert one["commands"] == ["/bin/ls"]
+    for unknown in ("Directory entry: x", "  ALL", "NIS: ALL"):
+        with pytest.raises(FactProcessError):
+            rules("Sudoers entry:", *RULE, unknown)
+
+
 def test_accounts_of_this_machine(tmp_path: Path) -> None:
     me = getpass.getuser()
     known = ask(Accounts, homes={"no-such-account": str(tmp_path), me: "/no/such"})["accounts"]
@@ -573,13 +620,14 @@ def test_who_has_which_line_of_sudoers(tmp_path: Path) -> None:
 def test_where_the_key_in_use_is(
     program: Program, tmp_path: Path, keys: str | None, absent: bool
 ) -> None:
-    path = program("getent", f"echo me:x:0:0::{tmp_path}:/bin/sh")
+    programs = program("getent", f"echo me:x:0:0::{tmp_path}:/bin/sh")
     if keys is not None:
         (tmp_path / ".ssh").mkdir()
         (tmp_path / ".ssh/authorized_keys").write_text(f"{keys}\n")
     said = {"path": "", "content": "", "users": [], "connection": "", "me": "me"}
-    assert ask(Logins, path, key="AAAA+/b=", **said)["absent"] is absent
-    assert ask(Logins, path, key="", **said)["absent"] is False
+    for key, answer in (("AAAA+/b=", absent), ("", False)):
+        output = shell(text(Logins, key=key, **said), programs)
+        assert Logins().process(output)["absent"] is answer
 
 
 INCLUDES = {
