@@ -38,7 +38,7 @@ logins = host.get_fact(
     Logins,
     path=drop_in.path,
     content=drop_in.content,
-    users=users,
+    users={name: [name, *accounts[name].groups] if name in accounts else [] for name in users},
     connection=machine["connection"],
     me=machine["user"],
     key=b64encode(key_in_use(host) or b"").decode(),

@@ -109,7 +109,14 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     Hardware: [{"path": "/"}, *({"path": f"/nowhere/{one}"} for one in HOSTILE)],
     # Never from data: the names are our own.
     Logins: [
-        {"path": one, "content": one, "users": HOSTILE, "connection": one, "me": one, "key": one}
+        {
+            "path": one,
+            "content": one,
+            "users": {name: [] for name in HOSTILE},
+            "connection": one,
+            "me": one,
+            "key": one,
+        }
         for one in HOSTILE
     ],
     KernelSettings: [{"names": []}, {"names": ["net.ipv4.ip_nonlocal_bind", "vm.swappiness"]}],
@@ -624,7 +631,7 @@ def test_where_the_key_in_use_is(
     if keys is not None:
         (tmp_path / ".ssh").mkdir()
         (tmp_path / ".ssh/authorized_keys").write_text(f"{keys}\n")
-    said = {"path": "", "content": "", "users": [], "connection": "", "me": "me"}
+    said = {"path": "", "content": "", "users": {}, "connection": "", "me": "me"}
     for key, answer in (("AAAA+/b=", absent), ("", False)):
         output = shell(text(Logins, key=key, **said), programs)
         assert Logins().process(output)["absent"] is answer
@@ -648,14 +655,42 @@ INCLUDES = {
 def test_which_lines_read_our_file(tmp_path: Path, line: str, copied: str | None) -> None:
     config = tmp_path / "config"
     config.write_text(f"{line}\n")
-    said = {"path": "", "content": "", "users": [], "connection": "", "me": "", "key": ""}
+    said = {"path": "", "content": "", "users": {}, "connection": "", "me": "", "key": ""}
     command = text(Logins, **said)
-    part = command[command.index('sed -E "/^') : command.index("for user; do")]
+    part = command[command.index('sed -E "/^') : command.index("cp /etc/passwd")]
     part = part.replace("    /etc/ssh/sshd_config >", f"    {config} >")
     output = shell(f"mkdir {tmp_path}/copy; copy={tmp_path}/copy; {part}")
     result = (tmp_path / "copy/sshd_config").read_text().strip("\n")
     assert result.replace(f"{tmp_path}/copy", "COPY") == (copied or line)
     assert output == (["unread|"] if copied is None else [])
+
+
+def test_the_groups_that_accounts_are_going_to_have(tmp_path: Path) -> None:
+    """One that changes groups, one that is new, one that is left alone; a group that is new."""
+    (tmp_path / "passwd").write_text(
+        "root:x:0:0::/root:/bin/sh\ndev:x:1002:990::/d:/bin/sh\nops:x:1003:1003::/o:/bin/sh\n"
+    )
+    (tmp_path / "group").write_text(
+        "root:x:0:\ndocker:x:990:ops,dev\nadm:x:4:devs,dev,ops\nsftp:x:995:ops\ndev:x:1002:\n"
+    )
+    users = {"dev": ["dev", "sftp", "team"], "new": ["new", "team"], "ops": []}
+    said = {"path": "", "content": "", "connection": "", "me": "", "key": ""}
+    command = text(Logins, users=users, **said)
+    words = command[command.index("; set --") + 2 : command.index(" ;", command.index("set --"))]
+    part = command[command.index("cp /etc/passwd") : command.index('chmod 644 "$copy')]
+    part = part.replace("/etc/passwd /etc/group", f"{tmp_path}/passwd {tmp_path}/group")
+    shell(f"{words}; copy={tmp_path}/copy; mkdir $copy; {part}")
+    lines = (tmp_path / "copy/group").read_text().splitlines()
+    groups = {name: (gid, members) for name, _, gid, members in (line.split(":") for line in lines)}
+    assert len({gid for gid, _ in groups.values()}) == len(lines)
+    assert {name: members for name, (_, members) in groups.items()} == {
+        **{"root": "", "docker": "ops", "adm": "devs,ops", "sftp": "dev,ops"},
+        **{"dev": "dev", "team": "new,dev", "new": "new"},
+    }
+    accounts = (tmp_path / "copy/passwd").read_text().splitlines()
+    assert [line.split(":")[0] for line in accounts] == ["root", "ops", "dev", "new"]
+    assert accounts[2].split(":")[3] == "1002"
+    assert accounts[3].split(":")[3] == groups["new"][0]
 
 
 def test_what_sshd_says_of_logins() -> None:
