@@ -48,8 +48,15 @@ def _identity(account: Account, now: AccountState) -> Iterator[str]:
 
 
 def _places(account: Account, now: AccountState) -> Iterator[str]:
-    home, ssh = now["directory"], now["ssh"]
+    home, old, ssh = now["directory"], now["old"], now["ssh"]
     if home is None:
+        # A run takes the old one along to where the new one is to be.
+        if old and old["uid"] != now["uid"] and now["home"] != account.directory:
+            yield (
+                f"has the home {now['home']}, which belongs to {_owner(old['user'], old['uid'])} "
+                f"and would be moved to {account.directory}; let it stay where it is "
+                f"(usermod --home {account.directory} {account.name})"
+            )
         return
     if now["uid"] is None:
         owner = _owner(home["user"], home["uid"])

@@ -66,6 +66,23 @@ EVERY = {"sudo": ("ALL",)}
             ("belongs to uid 1005, whom nobody is",),
         ),
         (_nobody() | {"directory": place(user="root", uid=0)}, {}, ("is there already", "root")),
+        # The home that it has is somebody else's, and stays.
+        (
+            known(home="/var/www", directory=None, old=place(user="root", uid=0)),
+            {},
+            ("/var/www, which belongs to root (uid 0)", "usermod --home /home/dev dev"),
+        ),
+        # A link to nothing.
+        (
+            _nobody() | {"directory": place(kind="symbolic link", user="root", uid=0)},
+            {},
+            ("/home/dev is there already",),
+        ),
+        (
+            known(directory=place(kind="symbolic link", user="root", uid=0)),
+            {},
+            ("/home/dev is no directory (symbolic link)",),
+        ),
         (known(directory=place(kind="regular file")), {}, ("no directory (regular file)",)),
         (known(ssh=place(kind="symbolic link")), {}, ("/home/dev/.ssh, is a symbolic link",)),
         (known(ssh=place(user="root", uid=0)), {}, ("/home/dev/.ssh, is a directory of root",)),
@@ -193,6 +210,8 @@ def test_what_a_person_has_to_put_right(
         (_nobody(), {}),
         (_nobody(), ONE),
         (known(directory=None, ssh=None), ONE),
+        (known(home="/srv/dev", directory=None, old=place()), {}),
+        (known(home="/var/www", old=place(user="root", uid=0)), {}),
         (known(rules=[rule(OWN, "/bin/anything")], lines=[(f"{OWN}:2", "dev")]), ONE),
         # The same, with a sudo that does not say where a rule is from.
         (

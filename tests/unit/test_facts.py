@@ -588,6 +588,32 @@ def test_accounts_of_this_machine(tmp_path: Path) -> None:
     assert known[me]["local"] is True
 
 
+def test_groups_that_share_a_number(program: Program) -> None:
+    """`id` names one of them, and the account is in the other."""
+    entry = "dev:x:1002:1002::/home/dev:/bin/sh"
+    program(
+        "getent",
+        f"""case $*:$# in
+        "group:1") printf '%s\\n' aaa:x:1002: dev:x:1002: g1:x:3000:devs g2:x:3000:bob,dev ;;
+        "group dev:2") echo dev:x:1002: ;;
+        passwd*) echo {entry} ;; esac""",
+    )
+    path = program("id", """case $* in "-gn dev") echo aaa ;; "-Gn dev") echo aaa g1 ;; esac""")
+    dev = ask(Accounts, path, homes={"dev": "/home/dev"})["accounts"]["dev"]
+    assert (dev["group"], dev["groups"]) == ("dev", ["g2"])
+
+
+def test_homes_of_an_account(program: Program, tmp_path: Path) -> None:
+    """The old one is somebody else's; the new one is a link to nothing."""
+    me = os.getuid()
+    program("getent", f"test $1 != passwd || echo dev:x:1002:1002::{tmp_path}:/bin/sh")
+    path = program("id", "echo dev")
+    (tmp_path / "link").symlink_to("/no/such")
+    dev = ask(Accounts, path, homes={"dev": str(tmp_path / "link")})["accounts"]["dev"]
+    assert (dev["old"]["uid"], dev["old"]["kind"]) == (me, "directory")
+    assert (dev["directory"]["uid"], dev["directory"]["kind"]) == (me, "symbolic link")
+
+
 def test_who_has_which_line_of_sudoers(tmp_path: Path) -> None:
     """The shell's own part of it, on files of a test."""
     sudoers = tmp_path / "sudoers"
