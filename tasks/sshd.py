@@ -1,11 +1,14 @@
 """sshd lets in the declared accounts and whoever deploys, with a key."""
 
+from base64 import b64encode
+
 from pyinfra import host
 from pyinfra.api import DeployError
 
+from terrafirma.connection import key_in_use
 from terrafirma.facts.logins import Logins
 from terrafirma.keys import parse
-from terrafirma.logins import misconfigured, obstacles, passwords, strangers
+from terrafirma.logins import elsewhere, misconfigured, obstacles, passwords, strangers
 from terrafirma.machine import ready
 from terrafirma.operations.files import put, template
 from terrafirma.operations.packages import packages
@@ -35,8 +38,10 @@ logins = host.get_fact(
     Logins,
     path=drop_in.path,
     content=drop_in.content,
-    users=users,
+    users={name: [name, *accounts[name].groups] if name in accounts else [] for name in users},
     connection=machine["connection"],
+    me=machine["user"],
+    key=b64encode(key_in_use(host) or b"").decode(),
 )
 wrong = list(misconfigured(logins))
 for name in users if not wrong else ():
@@ -48,6 +53,9 @@ for name in users if not wrong else ():
         wrong += obstacles(name, logins, keys=keys, groups=[name, *account.groups])
     if not settings.password_authentication:
         wrong += passwords(name, logins)
+# A declared account gets its keys in this run.
+if not wrong and machine["user"] not in accounts:
+    wrong += elsewhere(machine["user"], logins)
 wrong += strangers(users, logins)
 if wrong:
     raise DeployError(f"{host.name}: users_accounts: {'; '.join(wrong)}")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from string import ascii_uppercase
 
 from terrafirma.facts.accounts import AccountsState, AccountState
 from terrafirma.paths import SUDOERS
 from terrafirma.settings import Account
+
+# What the name of a netgroup, or of an alias, begins with.
+_ALIAS = f"+{ascii_uppercase}"
 
 
 def homes(accounts: Sequence[Account]) -> dict[str, str]:
@@ -44,8 +48,15 @@ def _identity(account: Account, now: AccountState) -> Iterator[str]:
 
 
 def _places(account: Account, now: AccountState) -> Iterator[str]:
-    home, ssh = now["directory"], now["ssh"]
+    home, old, ssh = now["directory"], now["old"], now["ssh"]
     if home is None:
+        # A run takes the old one along to where the new one is to be.
+        if old and old["uid"] != now["uid"] and now["home"] != account.directory:
+            yield (
+                f"has the home {now['home']}, which belongs to {_owner(old['user'], old['uid'])} "
+                f"and would be moved to {account.directory}; let it stay where it is "
+                f"(usermod --home {account.directory} {account.name})"
+            )
         return
     if now["uid"] is None:
         owner = _owner(home["user"], home["uid"])
@@ -78,26 +89,10 @@ def surplus(account: Account, now: AccountState) -> Iterator[str]:
     own = f"{SUDOERS}{account.name}"
     groups = {f"%{group}" for group in (*now["groups"], now["group"]) if group != account.name}
     places = [(place, who) for place, who in now["lines"] if place.rpartition(":")[0] != own]
-    theirs = [place for place, who in places if who in groups]
-    found: dict[str, None] = {}
-    after, nameless = False, 0
-    for rule in now["rules"]:
-        source, asks = rule["source"], "!authenticate" not in rule["options"]
-        # An older sudo does not say where a rule is from: one like ours does no harm.
-        if source == own or (not source and not asks and rule["commands"] == now["own"]):
-            after = True
-            continue
-        # The last rule that fits counts, so one after ours can take away what is declared.
-        denies = "ALL" in account.sudo and asks and (after or _sorts_after(source, own))
-        if "ALL" in account.sudo and rule["commands"] == ["ALL"] and not denies:
-            continue
-        lines = [place for place, _ in places if not source or place.rpartition(":")[0] == source]
-        if not denies:
-            nameless += not source
-            if nameless <= len(theirs) if not source else lines and {*lines} <= {*theirs}:
-                continue
-            lines = [place for place in lines if place not in theirs]
-        found |= dict.fromkeys(lines or [source or "a rule that names no file"])
+    rules = _theirs(account, now)
+    found = dict.fromkeys(_by_rules(rules, places, groups))
+    if nameless := [denies for source, denies in rules if not source]:
+        found |= dict.fromkeys(_by_lines(nameless, places, groups))
     if now["uid"] is None:
         # sudo does not speak of whom it does not know.
         found |= dict.fromkeys(
@@ -109,6 +104,51 @@ def surplus(account: Account, now: AccountState) -> Iterator[str]:
             f"sudo lets it do other than what is declared ({declared}), by {' and '.join(found)}; "
             "remove that there, or declare it"
         )
+
+
+def _theirs(account: Account, now: AccountState) -> list[tuple[str, bool]]:
+    """The rules that are not ours: where each is from, and whether it takes away what we give."""
+    own, every = f"{SUDOERS}{account.name}", "ALL" in account.sudo
+    found = []
+    after = False
+    for rule in now["rules"]:
+        source, asks = rule["source"], "!authenticate" not in rule["options"]
+        # An older sudo does not say where a rule is from: one like ours does no harm.
+        if source == own or (not source and not asks and rule["commands"] == now["own"]):
+            after = True
+            continue
+        # The last rule that fits counts, so one after ours can take away what is declared.
+        denies = every and asks and (after or _sorts_after(source, own))
+        if denies or not (every and rule["commands"] == ["ALL"]):
+            found.append((source, denies))
+    return found
+
+
+def _by_rules(
+    rules: Sequence[tuple[str, bool]], places: Sequence[tuple[str, str]], groups: set[str]
+) -> Iterator[str]:
+    """Where those rules are that sudo names the file of."""
+    for source, denies in rules:
+        lines = [(place, who) for place, who in places if place.rpartition(":")[0] == source]
+        blamed = [place for place, who in lines if denies or who not in groups]
+        if source and (blamed or not lines):
+            yield from blamed or [source]
+
+
+def _by_lines(
+    denies: Sequence[bool], places: Sequence[tuple[str, str]], groups: set[str]
+) -> Iterator[str]:
+    """
+    Where rules may be that sudo names no file of.
+
+    Whether a line applies on this host is not known, so none that is for a group excuses one that
+    names the account. An alias or a netgroup may mean others: it counts for rules that are left.
+    """
+    blamed = [(place, who) for place, who in places if any(denies) or who not in groups]
+    if len(denies) > len(places) - len(blamed):
+        yield from [place for place, _ in blamed] or ["a rule that names no file"]
+    else:
+        yield from (place for place, who in blamed if who == "ALL" or who[0] not in _ALIAS)
 
 
 def _sorts_after(source: str, own: str) -> bool:

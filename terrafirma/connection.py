@@ -19,8 +19,9 @@ class _Transport(Transport):
     @override
     def auth_publickey(self, username: str, key: PKey, event: Event | None = None) -> list[str]:
         left = super().auth_publickey(username, key, event)
-        # A certificate is let in by whoever signed it.
-        self.key_in_use = None if key.public_blob else key.asbytes()
+        # A certificate is let in by whoever signed it; an agent's key may have no `public_blob`.
+        certified = getattr(key, "public_blob", None) or "-cert-v0" in key.get_name()
+        self.key_in_use = None if certified else key.asbytes()
         return left
 
 

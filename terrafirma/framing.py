@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial, wraps
 from typing import Any
+from weakref import WeakSet
 
 import gevent
 from pyinfra.api import Host, State, StringCommand
@@ -50,8 +51,13 @@ _ENVIRONMENT = " ".join(
     + [f'${{{name}:+"{name}=${name}"}}' for name in _KEPT]
 )
 _CLEAN = f"umask 022; exec /usr/bin/env -i PATH={_PATH} {_ENVIRONMENT} /bin/sh -c"
-# This machine has no login that could be wrong: its programs are where its user has them.
-_HERE = _CLEAN.replace(f"PATH={_PATH}", '"PATH=$PATH"')
+# This machine has no login that could be wrong: its programs, and its Docker, are where its user
+# has them.
+_DOCKER = " ".join(
+    f'${{DOCKER_{name}:+"DOCKER_{name}=$DOCKER_{name}"}}'
+    for name in ("HOST", "CONTEXT", "CONFIG", "CERT_PATH", "TLS_VERIFY", "API_VERSION")
+)
+_HERE = _CLEAN.replace(f"PATH={_PATH}", f'"PATH=$PATH" {_DOCKER}')
 
 _OTHER_USER = ("_sudo", "_su_user", "_doas", "_dzdo")
 # Whoever asks for the environment of a login gets it.
@@ -123,6 +129,15 @@ def _unix_command(
     return _Sent(shown, sent(script, "exec /bin/sh -c" if login else start))
 
 
+# The channels on which a command has begun, by either stream: a terminal has but one.
+_begun: WeakSet[Any] = WeakSet()
+
+
+def _close(channel: Any) -> None:
+    if channel not in _begun:
+        channel.close()
+
+
 class _Answer:
     """The lines between the marks of one stream; all of them where the command never began."""
 
@@ -135,32 +150,34 @@ class _Answer:
         # Of what a login floods us with the end is enough; on this machine there is no login.
         before: deque[str] = deque(maxlen=20 if hasattr(self.stream, "channel") else None)
         for line in self._limited():
-            head, begins, _ = line.partition(_BEGIN)
-            if begins:
-                self.begun = True
-                before.clear()
-                continue
-            head, ends, status = line.partition(_END)
-            if ends:
-                self.status = status.strip()
             if not self.begun:
                 before.append(line)
-            elif head and (ends or not self.status):
-                yield head
+                if line.rstrip().endswith(_BEGIN):
+                    self._begin()
+                    before.clear()
+            elif not self.status:
+                # Nothing but a code follows it; where `ps` shows our own words, more does.
+                end = re.search(rf"{_END} (\d+)\s*$", line)
+                self.status = end[1] if end else ""
+                if head := line[: end.start()] if end else line:
+                    yield head
         yield from before
+
+    def _begin(self) -> None:
+        self.begun = True
+        if channel := getattr(self.stream, "channel", None):
+            _begun.add(channel)
 
     def _limited(self) -> Iterator[str]:
         """All lines, as long as the first mark comes in time."""
         channel = getattr(self.stream, "channel", None)
-        timer = channel and gevent.spawn_later(SECONDS, channel.close)
+        timer = channel and gevent.spawn_later(SECONDS, _close, channel)
         if channel:
             # In a mode that decodes, one byte of another encoding would end the answer.
             self.stream._flags |= self.stream.FLAG_BINARY
         try:
             for line in self.stream:
                 yield line.decode(errors="replace") if isinstance(line, bytes) else line
-                if timer and self.begun:
-                    timer.kill()
         finally:
             if timer:
                 timer.kill()

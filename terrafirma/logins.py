@@ -50,6 +50,18 @@ def obstacles(
         yield f"sshd would not let {name} in: {keyword} {value}{_where(keyword, known)}"
 
 
+def elsewhere(name: str, known: LoginsState) -> Iterator[str]:
+    """Why the key that `name` is connected with would no longer let it in."""
+    state = known["logins"].get(name)
+    command = state["rules"].get("authorizedkeyscommand", ["none"]) if state else []
+    if known["absent"] and command == ["none"]:
+        yield (
+            f"sshd would not let {name} in: the key that you are connected with is not in its "
+            "~/.ssh/authorized_keys, where alone sshd is going to look"
+            f"{_where('authorizedkeysfile', known)}; add it there, or connect with one that is"
+        )
+
+
 def strangers(users: Sequence[str], known: LoginsState) -> Iterator[str]:
     """Whom sshd would let in besides `users`."""
     more = {

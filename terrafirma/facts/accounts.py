@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
@@ -42,6 +43,7 @@ class AccountState(TypedDict):
     expires: str
     group_gid: int | None  # of the group that is called like the account
     directory: Place | None  # the home that is wanted
+    old: Place | None  # the home that it has
     ssh: Place | None  # `.ssh` in it
     rules: list[Rule]
     own: list[str]  # the commands in our file for it
@@ -61,6 +63,12 @@ passwd=$(getent passwd)
 entry_of() { printf '%s\n' "$passwd" | awk -F: -v name="$1" '$1 == name { print; exit }'; }
 field() { printf '%s\n' "$entry" | cut -d: -f "$1"; }
 rules() { command -v sudo > /dev/null && sudo -ll -U "$1" 2>&1; }
+place() {
+    # A link to nothing is one.
+    if test -e "$2"; then echo "$1|$name|$(stat -Lc '%u|%a|%U|%F' "$2")"
+    elif test -L "$2"; then echo "$1|$name|$(stat -c '%u|%a|%U|%F' "$2")"
+    fi
+}
 named() {
     for file in /etc/sudoers /etc/sudoers.d/*; do
         case ${file##*/} in *.* | *~) continue ;; esac
@@ -84,12 +92,17 @@ while test $# -gt 0; do
     known="$known $name "
     echo "asked|$name"
     getent group "$name" | awk -F: '{ print "group|" $1 "|" $3; exit }'
-    test ! -e "$home" || echo "directory|$name|$(stat -Lc '%u|%a|%U|%F' "$home")"
+    place directory "$home"
     ssh=$home/.ssh
     test ! -e "$ssh" -a ! -L "$ssh" || echo "ssh|$name|$(stat -c '%u|%a|%U|%F' "$ssh")"
     entry=$(getent passwd "$name") || { named "$name" none ''; continue; }
     uid=$(field 3) groups=$(id -Gn "$name")
-    echo "account|$(id -gn "$name")|$groups|$entry"
+    # `id` gives groups that share a number the name of one of them.
+    members=$(getent group | awk -F: -v name="$name" '
+        { count = split($4, list, ",")
+          for (i = 1; i <= count; i++) if (list[i] == name) { print $1; next } }')
+    echo "account|$(id -gn "$name")|$(echo $members)|$entry"
+    place old "$(field 6)"
     ! grep -q "^$name:" /etc/passwd || echo "local|$name"
     printf '%s\n' "$passwd" | awk -F: -v name="$name" -v uid="$uid" '
         $1 != name && $3 == uid { print "twin|" name "|" $1 }'
@@ -99,7 +112,7 @@ while test $# -gt 0; do
     sed -n "s/^$name ALL=.* NOPASSWD: /own|$name|/p" \
         "/etc/sudoers.d/90-terrafirma-$name" 2> /dev/null
     rules "$name" | sed "s/^/sudo|$name|/"
-    named "$name" "$uid" "$groups"
+    named "$name" "$uid" "$(echo $groups $members)"
 done
 printf '%s\n' "$passwd" | awk -F: '$3 >= 1000 && $3 < 60000 && $7 !~ /(nologin|false)$/' |
     while IFS=: read -r name _ uid gid _ home shell; do
@@ -108,12 +121,12 @@ printf '%s\n' "$passwd" | awk -F: '$3 >= 1000 && $3 < 60000 && $7 !~ /(nologin|f
         test ! -s "$home/.ssh/authorized_keys" || how="$how, keys"
         shadow=$(getent shadow "$name" | cut -d: -f2)
         case $shadow in '!'* | '*'*) ;; *) how="$how, a password" ;; esac
-        case $(rules "$name") in *"Sudoers entry"*) how="$how, sudo" ;; esac
+        case $(rules "$name") in *"Sudoers entry:"* | *" Role: "*) how="$how, sudo" ;; esac
         test -z "$how" || echo "other|$name|${how#, }"
     done
 """
 _FIELDS = {
-    "asked": 2, "account": 4, "local": 2, "twin": 3, "shadow": 7, "directory": 6, "ssh": 6,
+    "asked": 2, "account": 4, "local": 2, "twin": 3, "shadow": 7, "directory": 6, "ssh": 6, "old": 6,
     "group": 3, "sudo": 3, "line": 4, "other": 3, "unread": 2, "file": 2,
     "own": 3,
 }  # fmt: skip
@@ -166,6 +179,8 @@ def _take(state: AccountsState, kind: str, parts: Sequence[str]) -> None:
         name, _, uid, gid, _, home, shell = entry.split(":")
         account = state["accounts"][name]
         account["uid"], account["gid"] = int(uid), int(gid)
+        # Another group may have its own one's number.
+        own = name if account["group_gid"] == account["gid"] else own
         account["group"], account["home"], account["shell"] = own, home, shell
         account["groups"] = sorted(set(groups.split()) - {own})
     else:
@@ -187,32 +202,38 @@ def _add(account: AccountState, kind: str, parts: Sequence[str]) -> None:
     elif kind == "own":
         account["own"] = parts[0].split(", ")
     elif kind == "sudo":
-        _rule(account["rules"], parts[0].strip())
+        _rule(account["rules"], parts[0])
     else:
         uid, mode, user, what = parts
         place = Place(kind=what, user=user, uid=int(uid), mode=int(mode, 8))
         if kind == "ssh":
             account["ssh"] = place
+        elif kind == "old":
+            account["old"] = place
         else:
             account["directory"] = place
 
 
 def _rule(rules: list[Rule], line: str) -> None:
-    """One line of `sudo -ll`, where each entry begins with the file that it is in."""
-    key, colon, value = line.partition(": ")
-    if line.startswith("Sudoers entry:"):
-        rules.append(Rule(source=value, options=[], commands=[]))
-    elif not rules or not line:
+    """One line of `sudo -ll`, where each entry begins with its file, or its role in LDAP."""
+    head, _, value = line.strip().partition(":")
+    value = value.strip()
+    if re.match(r"Sudoers entry:|\w+ Role:", line):
+        source = value if head == "Sudoers entry" else f"{head.replace('Role', 'role')} {value}"
+        rules.append(Rule(source=source, options=[], commands=[]))
+    elif not rules or not line or line.startswith("sudo: "):
         return
-    elif colon and key == "Options":
+    elif line.startswith("\t"):
+        rules[-1]["commands"].append(line.strip())
+    elif not re.match(r" {4}\w+:", line):
+        raise ValueError(line)
+    elif head == "Options":
         rules[-1]["options"] = value.split(", ")
-    elif key.rstrip(":") not in ("RunAsUsers", "RunAsGroups", "Commands", "Options"):
-        rules[-1]["commands"].append(line)
 
 
 def _nobody() -> AccountState:
     return AccountState(
         uid=None, gid=0, group="", groups=[], home="", shell="", local=False, twins=[],
         password="none", last_change="", max_days="", inactive="", expires="",
-        group_gid=None, directory=None, ssh=None, rules=[], own=[], lines=[],
+        group_gid=None, directory=None, old=None, ssh=None, rules=[], own=[], lines=[],
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
@@ -16,6 +16,7 @@ class LoginState(TypedDict):
 
 class LoginsState(TypedDict):
     logins: dict[str, LoginState]
+    absent: bool  # the key in use is not in the connected account's ~/.ssh/authorized_keys
     unread: bool  # sshd_config does not read the directory that our file is in
     error: str  # why sshd does not take its configuration; else empty
     places: list[tuple[str, str]]  # a keyword, in small letters, and where it is: "FILE:LINE"
@@ -24,17 +25,41 @@ class LoginsState(TypedDict):
 # The configuration as it is going to be: a copy, with our file in it. Match blocks end with the
 # file that they are in, and the first value counts, so nothing less than all files is true.
 _PROBE = r"""
+home=$(getent passwd "$me" | cut -d: -f6)
+test -z "$key" ||
+    grep -v '^[[:space:]]*#' "$home/.ssh/authorized_keys" 2> /dev/null | grep -Fq -e "$key" ||
+    echo 'absent|'
 command -v sshd > /dev/null && test -f /etc/ssh/sshd_config || exit 0
 copy=$(mktemp -d) || exit 1
 trap 'rm -rf "$copy"' EXIT
 mkdir -p /run/sshd "$copy/d"
 cp /etc/ssh/sshd_config.d/*.conf "$copy/d/" 2> /dev/null
 printf '%s\n' "$content" > "$copy/d/${path##*/}"
-include='^[[:space:]]*Include[[:space:]].*sshd_config\.d/'
-grep -Eqi "$include" /etc/ssh/sshd_config || echo 'unread|'
-sed -E "s#^([[:space:]]*Include[[:space:]]+\"?)(/etc/ssh/)?sshd_config\.d/#\1$copy/d/#I" \
+sed -E "/^[[:space:]]*Include[[:space:]=]/I \
+    s#([[:space:]=\"])(/etc/ssh/)?sshd_config\.d/#\1$copy/d/#g" \
     /etc/ssh/sshd_config > "$copy/sshd_config"
-for user; do
+grep -Fq "$copy/d/" "$copy/sshd_config" || echo 'unread|'
+cp /etc/passwd /etc/group "$copy/"
+# Each account that has groups here, with exactly these.
+for word; do
+    user=${word%%:*} wanted=${word#*:}
+    test "$word" != "$user" || continue
+    awk -F: -v OFS=: -v user="$user" -v wanted="$wanted" '
+        BEGIN { split(wanted, names, ","); for (i in names) missing[names[i]] }
+        { count = split($4, members, ","); $4 = $1 in missing ? user : ""
+          for (i = 1; i <= count; i++)
+              if (members[i] != user) $4 = $4 ($4 == "" ? "" : ",") members[i]
+          delete missing[$1]; print }
+        END { for (name in missing) print name, "x", 2000000000 + ++NR, user }
+    ' "$copy/group" > "$copy/new" && mv "$copy/new" "$copy/group"
+    gid=$(awk -F: -v name="$user" '$1 == name { print $3; exit }' "$copy/group")
+    sed -i "/^$user:/d" "$copy/passwd"
+    echo "$user:x:2000000000:$gid::/:/bin/sh" >> "$copy/passwd"
+done
+chmod 644 "$copy/passwd" "$copy/group"
+cat > "$copy/ask" << 'END'
+for word; do
+    user=${word%%:*}
     echo "user|$user|$(id -Gn "$user" 2> /dev/null)"
     effective=$(sshd -T -f "$copy/sshd_config" -C "user=$user,$from" 2>&1) || {
         said=$(printf '%s\n' "$effective" |
@@ -45,6 +70,14 @@ for user; do
     }
     printf '%s\n' "$effective" | sed "s/^/rule|$user|/"
 done
+exit 0
+END
+export copy from
+# sshd asks the system for groups, so in a view of its own that one has them; where there can be no
+# such view, those of today count.
+unshare -m sh -c '
+    mount --bind "$copy/passwd" /etc/passwd && mount --bind "$copy/group" /etc/group &&
+    exec sh "$copy/ask" "$@"' sh "$@" 2> /dev/null || sh "$copy/ask" "$@"
 grep -nHE '^[[:space:]]*[A-Za-z]' /etc/ssh/sshd_config /etc/ssh/sshd_config.d/*.conf 2> /dev/null |
     grep -v "^$path:" | sed -E 's/^([^:]*:[0-9]+):[[:space:]]*([A-Za-z]+).*/place|\2|\1/'
 exit 0
@@ -53,30 +86,39 @@ exit 0
 
 class Logins(FactBase[LoginsState]):
     """
-    What sshd's rules would be for `users` with the file `path` of `content`, whatever is there now.
+    What sshd's rules would be with the file `path` of `content`, whatever is there now, for
+    `users`, where each of them has those groups; without any it has those of today.
 
     Files that other packages, images and people put beside ours have a say in it, for single users,
     groups or addresses even; `connection` is the client's and the server's address and port.
+    `key`, in base64, is the one that the account `me` is connected with; empty: without one.
     """
 
     @staticmethod
     @override
     def default() -> LoginsState:
-        return LoginsState(logins={}, unread=False, error="", places=[])
+        return LoginsState(logins={}, absent=False, unread=False, error="", places=[])
 
     @override
     def command(
-        self, path: str, content: str, users: Sequence[str], connection: str
+        self,
+        path: str,
+        content: str,
+        users: Mapping[str, Sequence[str]],
+        connection: str,
+        me: str,
+        key: str,
     ) -> StringCommand:
         client, _, server, port = (connection.split() + [""] * 4)[:4]
         origin = f"host={client or 'localhost'},addr={client or '127.0.0.1'}"
         if port:
             origin += f",laddr={server},lport={port}"
-        given = {"path": path, "content": content, "from": origin}
+        words = [f"{name}:{','.join(groups)}" if groups else name for name, groups in users.items()]
+        given = {"path": path, "content": content, "from": origin, "me": me, "key": key}
         return StringCommand(
             *(StringCommand(f"{key}=", QuoteString(value), _separator="")
               for key, value in given.items()),
-            "; set --", *map(QuoteString, users), ";", _PROBE,
+            "; set --", *map(QuoteString, words), ";", _PROBE,
         )  # fmt: skip
 
     @override
@@ -94,6 +136,8 @@ class Logins(FactBase[LoginsState]):
                     state["places"].append((name.lower(), rest[0]))
                 elif kind == "error":
                     state["error"] = "|".join([name, *rest])
+                elif kind == "absent":
+                    state["absent"] = True
                 elif kind == "unread":
                     state["unread"] = True
                 else:

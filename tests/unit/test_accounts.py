@@ -66,6 +66,23 @@ EVERY = {"sudo": ("ALL",)}
             ("belongs to uid 1005, whom nobody is",),
         ),
         (_nobody() | {"directory": place(user="root", uid=0)}, {}, ("is there already", "root")),
+        # The home that it has is somebody else's, and stays.
+        (
+            known(home="/var/www", directory=None, old=place(user="root", uid=0)),
+            {},
+            ("/var/www, which belongs to root (uid 0)", "usermod --home /home/dev dev"),
+        ),
+        # A link to nothing.
+        (
+            _nobody() | {"directory": place(kind="symbolic link", user="root", uid=0)},
+            {},
+            ("/home/dev is there already",),
+        ),
+        (
+            known(directory=place(kind="symbolic link", user="root", uid=0)),
+            {},
+            ("/home/dev is no directory (symbolic link)",),
+        ),
         (known(directory=place(kind="regular file")), {}, ("no directory (regular file)",)),
         (known(ssh=place(kind="symbolic link")), {}, ("/home/dev/.ssh, is a symbolic link",)),
         (known(ssh=place(user="root", uid=0)), {}, ("/home/dev/.ssh, is a directory of root",)),
@@ -134,6 +151,38 @@ EVERY = {"sudo": ("ALL",)}
             (f"by {CLOUD}:3;",),
         ),
         (known(rules=[all_of("")]), ONE, ("by a rule that names no file;",)),
+        # A line for a group that does not hold on this host excuses none that does.
+        *(
+            (
+                known(
+                    groups=["users"],
+                    rules=[all_of("")],
+                    lines=[("/etc/sudoers:48", "%users"), (f"{CLOUD}:4", who)],
+                ),
+                ONE | {"groups": ("users",)},
+                (f"by {CLOUD}:4;",),
+            )
+            for who in ("dev", "#1002", "%dev", "ALL")
+        ),
+        (
+            known(
+                groups=["users"],
+                rules=[all_of(""), all_of("")],
+                lines=[("/etc/sudoers:48", "%users"), ("/etc/sudoers:9", "OPS")],
+            ),
+            ONE | {"groups": ("users",)},
+            ("by /etc/sudoers:9;",),
+        ),
+        # The last one that holds asks for a password that there is not.
+        (
+            known(
+                rules=[all_of(""), rule("", "ALL")],
+                own=["ALL"],
+                lines=[(f"{OWN}:2", "dev"), ("/etc/sudoers.d/99-x:1", "dev")],
+            ),
+            EVERY,
+            ("by /etc/sudoers.d/99-x:1;",),
+        ),
         # One command for a key that releases, and no other.
         (
             known(rules=[rule(CLOUD, "/bin/x")], lines=[(f"{CLOUD}:1", "dev")]),
@@ -161,6 +210,8 @@ def test_what_a_person_has_to_put_right(
         (_nobody(), {}),
         (_nobody(), ONE),
         (known(directory=None, ssh=None), ONE),
+        (known(home="/srv/dev", directory=None, old=place()), {}),
+        (known(home="/var/www", old=place(user="root", uid=0)), {}),
         (known(rules=[rule(OWN, "/bin/anything")], lines=[(f"{OWN}:2", "dev")]), ONE),
         # The same, with a sudo that does not say where a rule is from.
         (

@@ -23,6 +23,7 @@ import pytest
 from pyinfra.api import FactBase, FactProcessError, StringCommand
 
 import terrafirma.facts
+from terrafirma.accounts import surplus
 from terrafirma.facts.accounts import Accounts
 from terrafirma.facts.backup import Archives, FirstArchive
 from terrafirma.facts.caddy import CaddyVersion, Certificates, Names, reason
@@ -57,6 +58,7 @@ from terrafirma.facts.secrets import AppSecrets, DatabaseUrl
 from terrafirma.facts.services import Unit
 from terrafirma.paths import HOST_PROGRAM, PASSWORDS_PROGRAM
 from terrafirma.reach import Seen
+from terrafirma.settings import Account
 from tests.unit.conftest import Program
 
 # Paths on a host that are replaced by such of this machine, to run the shell here.
@@ -106,7 +108,17 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     ForeignPooler: [{}],
     Hardware: [{"path": "/"}, *({"path": f"/nowhere/{one}"} for one in HOSTILE)],
     # Never from data: the names are our own.
-    Logins: [{"path": one, "content": one, "users": HOSTILE, "connection": one} for one in HOSTILE],
+    Logins: [
+        {
+            "path": one,
+            "content": one,
+            "users": {name: [] for name in HOSTILE},
+            "connection": one,
+            "me": one,
+            "key": one,
+        }
+        for one in HOSTILE
+    ],
     KernelSettings: [{"names": []}, {"names": ["net.ipv4.ip_nonlocal_bind", "vm.swappiness"]}],
     Listeners: [{"ports": [80]}, {"ports": [443, 80, 5432]}],
     Machine: [{}],
@@ -256,7 +268,7 @@ def test_what_it_is_given_is_never_run(
     ("fact", "default"),
     [
         (Accounts, {"accounts": {}, "others": {}, "unread": False, "files": []}),
-        (Logins, {"logins": {}, "unread": False, "error": "", "places": []}),
+        (Logins, {"logins": {}, "absent": False, "unread": False, "error": "", "places": []}),
         (AptLockHolder, None),
         (Archives, []),
         (CaddyVersion, None),
@@ -519,6 +531,51 @@ def test_accounts_of_a_host() -> None:
     ]
 
 
+RULE = ["    RunAsUsers: ALL", "    Options: !authenticate", "    Commands:", "\tALL", ""]
+
+
+def rules(*lines: str) -> list[dict[str, Any]]:
+    """The rules in what sudo says."""
+    said = ["sudo: unable to resolve host db1", "User dev may run the following:", "", *lines]
+    state = Accounts().process(["asked|dev", *(f"sudo|dev|{line}" for line in said)])
+    found: Any = state["accounts"]["dev"]["rules"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("head", "source"),
+    [
+        ("Sudoers entry: /etc/sudoers", "/etc/sudoers"),
+        ("Sudoers entry:", ""),
+        ("LDAP Role: admins", "LDAP role admins"),
+        ("LDAP Role: all: of them", "LDAP role all: of them"),
+        ("SSSD Role: admins", "SSSD role admins"),
+    ],
+)
+def test_where_a_rule_is_from(head: str, source: str) -> None:
+    every = {"source": source, "options": ["!authenticate"], "commands": ["ALL"]}
+    assert rules(head, *RULE) == [every]
+    own = ["Sudoers entry: /x", "    RunAsUsers: root", "    Commands:", "\t/bin/ls", ""]
+    assert rules(*own, head, *RULE)[1:] == [every]
+    assert list(surplus(Account(name="dev"), account(rules(head, *RULE))))
+
+
+def account(rules: list[dict[str, Any]]) -> Any:
+    """The account `dev`, with these rules."""
+    state = Accounts().process(["asked|dev", "account|dev|dev|dev:x:1002:1002::/home/dev:/bin/sh"])
+    return state["accounts"]["dev"] | {"rules": rules}
+
+
+def test_what_else_a_rule_says_is_no_command() -> None:
+    """As sudo 1.9.13 answers."""
+    more = ["    Cwd: /tmp", "    Timeout: 5", "    NotBefore: 20200101000000Z"]
+    (one,) = rules("Sudoers entry:", "    RunAsUsers: root", *more, "    Commands:", "\t/bin/ls")
+    assert one["commands"] == ["/bin/ls"]
+    for unknown in ("Directory entry: x", "  ALL", "NIS: ALL"):
+        with pytest.raises(FactProcessError):
+            rules("Sudoers entry:", *RULE, unknown)
+
+
 def test_accounts_of_this_machine(tmp_path: Path) -> None:
     me = getpass.getuser()
     known = ask(Accounts, homes={"no-such-account": str(tmp_path), me: "/no/such"})["accounts"]
@@ -529,6 +586,32 @@ def test_accounts_of_this_machine(tmp_path: Path) -> None:
     assert known[me]["group"] == grp.getgrgid(known[me]["gid"]).gr_name
     assert known[me]["group"] not in known[me]["groups"]
     assert known[me]["local"] is True
+
+
+def test_groups_that_share_a_number(program: Program) -> None:
+    """`id` names one of them, and the account is in the other."""
+    entry = "dev:x:1002:1002::/home/dev:/bin/sh"
+    program(
+        "getent",
+        f"""case $*:$# in
+        "group:1") printf '%s\\n' aaa:x:1002: dev:x:1002: g1:x:3000:devs g2:x:3000:bob,dev ;;
+        "group dev:2") echo dev:x:1002: ;;
+        passwd*) echo {entry} ;; esac""",
+    )
+    path = program("id", """case $* in "-gn dev") echo aaa ;; "-Gn dev") echo aaa g1 ;; esac""")
+    dev = ask(Accounts, path, homes={"dev": "/home/dev"})["accounts"]["dev"]
+    assert (dev["group"], dev["groups"]) == ("dev", ["g2"])
+
+
+def test_homes_of_an_account(program: Program, tmp_path: Path) -> None:
+    """The old one is somebody else's; the new one is a link to nothing."""
+    me = os.getuid()
+    program("getent", f"test $1 != passwd || echo dev:x:1002:1002::{tmp_path}:/bin/sh")
+    path = program("id", "echo dev")
+    (tmp_path / "link").symlink_to("/no/such")
+    dev = ask(Accounts, path, homes={"dev": str(tmp_path / "link")})["accounts"]["dev"]
+    assert (dev["old"]["uid"], dev["old"]["kind"]) == (me, "directory")
+    assert (dev["directory"]["uid"], dev["directory"]["kind"]) == (me, "symbolic link")
 
 
 def test_who_has_which_line_of_sudoers(tmp_path: Path) -> None:
@@ -553,6 +636,87 @@ def test_who_has_which_line_of_sudoers(tmp_path: Path) -> None:
 
 
 # --- logins ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "absent"),
+    [
+        ("ssh-ed25519 AAAA+/b= me", False),
+        ('command="echo #" ssh-ed25519 AAAA+/b=', False),
+        ("ssh-ed25519 AAAA+/c=\n  ssh-ed25519 AAAA+/b=", False),
+        ("# ssh-ed25519 AAAA+/b=", True),
+        ("ssh-ed25519 AAAA+/c=", True),
+        ("", True),
+        (None, True),
+    ],
+)
+def test_where_the_key_in_use_is(
+    program: Program, tmp_path: Path, keys: str | None, absent: bool
+) -> None:
+    programs = program("getent", f"echo me:x:0:0::{tmp_path}:/bin/sh")
+    if keys is not None:
+        (tmp_path / ".ssh").mkdir()
+        (tmp_path / ".ssh/authorized_keys").write_text(f"{keys}\n")
+    said = {"path": "", "content": "", "users": {}, "connection": "", "me": "me"}
+    for key, answer in (("AAAA+/b=", absent), ("", False)):
+        output = shell(text(Logins, key=key, **said), programs)
+        assert Logins().process(output)["absent"] is answer
+
+
+INCLUDES = {
+    "Include /etc/ssh/sshd_config.d/*.conf": "Include COPY/d/*.conf",
+    "include=sshd_config.d/*.conf": "include=COPY/d/*.conf",
+    ' Include "/etc/ssh/sshd_config.d/*.conf"': ' Include "COPY/d/*.conf"',
+    "Include /etc/ssh/a.conf /etc/ssh/sshd_config.d/*.conf":
+        "Include /etc/ssh/a.conf COPY/d/*.conf",
+    "Include sshd_config.d/0*.conf /etc/ssh/sshd_config.d/*.conf":
+        "Include COPY/d/0*.conf COPY/d/*.conf",
+    "# Include /etc/ssh/sshd_config.d/*.conf": None,
+    "Include /srv/sshd_config.d/*.conf": None,
+    "Include /etc/ssh/a.conf": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "copied"), INCLUDES.items())
+def test_which_lines_read_our_file(tmp_path: Path, line: str, copied: str | None) -> None:
+    config = tmp_path / "config"
+    config.write_text(f"{line}\n")
+    said = {"path": "", "content": "", "users": {}, "connection": "", "me": "", "key": ""}
+    command = text(Logins, **said)
+    part = command[command.index('sed -E "/^') : command.index("cp /etc/passwd")]
+    part = part.replace("    /etc/ssh/sshd_config >", f"    {config} >")
+    output = shell(f"mkdir {tmp_path}/copy; copy={tmp_path}/copy; {part}")
+    result = (tmp_path / "copy/sshd_config").read_text().strip("\n")
+    assert result.replace(f"{tmp_path}/copy", "COPY") == (copied or line)
+    assert output == (["unread|"] if copied is None else [])
+
+
+def test_the_groups_that_accounts_are_going_to_have(tmp_path: Path) -> None:
+    """One that changes groups, one that is new, one that is left alone; a group that is new."""
+    (tmp_path / "passwd").write_text(
+        "root:x:0:0::/root:/bin/sh\ndev:x:1002:990::/d:/bin/sh\nops:x:1003:1003::/o:/bin/sh\n"
+    )
+    (tmp_path / "group").write_text(
+        "root:x:0:\ndocker:x:990:ops,dev\nadm:x:4:devs,dev,ops\nsftp:x:995:ops\ndev:x:1002:\n"
+    )
+    users = {"dev": ["dev", "sftp", "team"], "new": ["new", "team"], "ops": []}
+    said = {"path": "", "content": "", "connection": "", "me": "", "key": ""}
+    command = text(Logins, users=users, **said)
+    words = command[command.index("; set --") + 2 : command.index(" ;", command.index("set --"))]
+    part = command[command.index("cp /etc/passwd") : command.index('chmod 644 "$copy')]
+    part = part.replace("/etc/passwd /etc/group", f"{tmp_path}/passwd {tmp_path}/group")
+    shell(f"{words}; copy={tmp_path}/copy; mkdir $copy; {part}")
+    lines = (tmp_path / "copy/group").read_text().splitlines()
+    groups = {name: (gid, members) for name, _, gid, members in (line.split(":") for line in lines)}
+    assert len({gid for gid, _ in groups.values()}) == len(lines)
+    assert {name: members for name, (_, members) in groups.items()} == {
+        **{"root": "", "docker": "ops", "adm": "devs,ops", "sftp": "dev,ops"},
+        **{"dev": "dev", "team": "new,dev", "new": "new"},
+    }
+    accounts = (tmp_path / "copy/passwd").read_text().splitlines()
+    assert [line.split(":")[0] for line in accounts] == ["root", "ops", "dev", "new"]
+    assert accounts[2].split(":")[3] == "1002"
+    assert accounts[3].split(":")[3] == groups["new"][0]
 
 
 def test_what_sshd_says_of_logins() -> None:

@@ -4,10 +4,13 @@ import io
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import gevent
 import pytest
+from gevent.event import Event
 from pyinfra.api import HiddenValue, QuoteString, StringCommand
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
@@ -151,6 +154,59 @@ def test_no_quote_makes_a_command_longer_than_a_host_takes() -> None:
     assert len(framing.sent(framing.clean(framing.framed(command)))) < 2000 * 20 + 4000
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "tr '\\0' '\\n' < /proc/$PPID/cmdline",
+        "tr '\\0' ' ' < /proc/$PPID/cmdline; echo; echo after",
+        "tr '\\0' ' ' < /proc/$PPID/cmdline >&2",
+    ],
+)
+def test_a_process_list_shows_our_own_words(tmp_path: Path, command: str) -> None:
+    answer = login(tmp_path, command=command)
+    said = "\n".join(answer.lines + answer.errors)
+    assert f"echo {framing._BEGIN}; " in said
+    assert f"echo {framing._END} $status; " in said
+    assert (answer.code, answer.status) == (0, "0")
+    assert ("after" in answer.lines) is ("after" in command)
+
+
+class Channel:
+    """paramiko's, as far as a timer needs it."""
+
+    def __init__(self) -> None:
+        self.closed = Event()
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class Stream:
+    """One stream of a channel, which stays open for a while after its lines, or until closed."""
+
+    FLAG_BINARY = 0
+    _flags = 0
+
+    def __init__(self, channel: Channel, *lines: str) -> None:
+        self.channel, self.sent = channel, lines
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.sent
+        self.channel.closed.wait(0.5)
+
+
+@pytest.mark.parametrize(("line", "closed"), [(f"{framing._BEGIN}\r\n", False), ("x\n", True)])
+def test_a_terminal_has_one_stream(
+    monkeypatch: pytest.MonkeyPatch, line: str, closed: bool
+) -> None:
+    """What is on the other never begins."""
+    monkeypatch.setattr(framing, "SECONDS", 0.1)
+    channel = Channel()
+    streams = [framing._Answer(Stream(channel, *lines)) for lines in ((line,), ())]
+    gevent.joinall([gevent.spawn(list, one.lines()) for one in streams])
+    assert channel.closed.is_set() is closed
+
+
 # --- what pyinfra is told -------------------------------------------------------------------------
 
 
@@ -192,14 +248,18 @@ def test_a_run_on_this_machine_is_framed_too(pyinfra: Pyinfra, tmp_path: Path) -
         "from pyinfra import host\n"
         "from pyinfra.facts.server import Command\n"
         "from pyinfra.operations import server\n"
+        "engine = host.get_fact(\n"
+        "    Command, command='echo $DOCKER_HOST-$DOCKER_CONTEXT-$DOCKER_CONFIG')\n"
+        "assert engine == 'tcp://a:1-a b-', engine\n"
         "assert host.get_fact(Command, command='echo $LC_ALL-$LANGUAGE-$A', _env={'A': \"it's\"})"
         ' == "C.UTF-8--it\'s"\n'
         "server.shell(name='Read', commands=['test \"$(cat)\" = given && pwd'],"
         " _stdin='given', _chdir='/usr')\n"
     )
     result = pyinfra.call(
-        "@local", str(task), "-y", "-vvv", LANG="xx_YY.UTF-8", LANGUAGE="de", LC_ALL="xx_YY"
-    )
+        "@local", str(task), "-y", "-vvv", LANG="xx_YY.UTF-8", LANGUAGE="de", LC_ALL="xx_YY",
+        DOCKER_HOST="tcp://a:1", DOCKER_CONTEXT="a b",
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "[@local] /usr" in result.stderr
     assert "terrafirma-" not in result.stderr

@@ -1,12 +1,12 @@
 """Whether sshd lets an account in is what sshd says, file and line included."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from terrafirma.facts.logins import LoginsState
 from terrafirma.keys import parse
-from terrafirma.logins import misconfigured, obstacles, passwords, strangers
+from terrafirma.logins import elsewhere, misconfigured, obstacles, passwords, strangers
 from tests.unit.test_settings import KEY, SECURITY_KEY
 
 ALGORITHMS = "ssh-ed25519,sk-ssh-ed25519@openssh.com,rsa-sha2-512,rsa-sha2-256"
@@ -33,7 +33,7 @@ def sshd(name: str = "dev", /, *groups: str, **but: list[str]) -> LoginsState:
     rules = EFFECTIVE | but
     places = [(keyword, PLACE) for keyword in but]
     logins: Any = {name: {"rules": rules, "groups": list(groups)}}
-    return LoginsState(logins=logins, unread=False, error="", places=places)
+    return LoginsState(logins=logins, absent=False, unread=False, error="", places=places)
 
 
 def against(state: LoginsState, name: str = "dev", key: str = KEY) -> list[str]:
@@ -44,7 +44,7 @@ def test_who_gets_in() -> None:
     assert against(sshd()) == []
     assert against(sshd("root"), "root") == []
     assert against(sshd(), key=SECURITY_KEY) == []
-    assert against(LoginsState(logins={}, unread=False, error="", places=[])) == []
+    assert against(LoginsState(logins={}, absent=False, unread=False, error="", places=[])) == []
     # By a pattern, by a group it is going to be in, by an address.
     assert against(sshd(allowusers=["d?v@*"])) == []
     assert against(sshd(allowgroups=["x", "ad*"])) == []
@@ -100,6 +100,17 @@ def test_a_password_that_a_match_block_lets_in() -> None:
         assert f"let dev in with a password: {keyword} yes ({PLACE})" in line
 
 
+def test_a_key_that_is_somewhere_else() -> None:
+    places = {"authorizedkeysfile": [".ssh/authorized_keys"]}
+    assert list(elsewhere("root", sshd("root", **places))) == []
+    state = sshd("root", **places) | {"absent": True}
+    (line,) = elsewhere("root", cast(LoginsState, state))
+    assert "not let root in: the key that you are connected with is not in its ~/.ssh/" in line
+    assert PLACE in line
+    state = sshd("root", authorizedkeyscommand=["/bin/keys"]) | {"absent": True}
+    assert list(elsewhere("root", cast(LoginsState, state))) == []
+
+
 def test_whom_nobody_declared() -> None:
     assert list(strangers(["dev", "root"], sshd())) == []
     (line,) = strangers(["dev", "root"], sshd(allowusers=["dev", "root", "bob", "*"]))
@@ -123,7 +134,11 @@ def test_whom_nobody_declared() -> None:
 )
 def test_a_configuration_that_would_not_do(unread: bool, error: str, said: str | None) -> None:
     state = LoginsState(
-        logins={}, unread=unread, error=error, places=[("authenticationmethods", PLACE)]
+        logins={},
+        absent=False,
+        unread=unread,
+        error=error,
+        places=[("authenticationmethods", PLACE)],
     )
     lines = list(misconfigured(state))
     assert len(lines) == (said is not None)
