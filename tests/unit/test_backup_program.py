@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -189,7 +189,7 @@ def test_borgmatic_gets_the_databases_that_there_are(program: ModuleType, sectio
 @pytest.fixture
 def shop(
     program: ModuleType, store: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., dict[str, Any]]]:
+) -> Callable[..., dict[str, Any]]:
     """Settings for a repository on a backup host, which a shell in `box` stands for."""
     if not shutil.which("borg"):
         pytest.skip("no borg here")
@@ -219,7 +219,7 @@ def shop(
         assert isinstance(settings, dict)
         return settings
 
-    yield configured
+    return configured
 
 
 A, B = "ssh://box@a.example/./r", "ssh://box@b.example/./r"
@@ -247,17 +247,17 @@ def test_a_repository_that_moves_back_is_used_there(
     prove(A)
 
 
-@pytest.mark.parametrize("broken", ["", "[]", "null", '"x"', "7", "{", '{"a": null}', '{"a": "b"}', "\xff"])
 def test_a_memory_that_is_broken_is_borgs_own(
-    store: ModuleType, shop: Callable[..., dict[str, Any]], broken: str
+    store: ModuleType, shop: Callable[..., dict[str, Any]]
 ) -> None:
     shop(A)
     store.prove(store.CONFIG)
     known = store.remembered()
-    (store.STATE / "repositories.json").write_text(broken, encoding="latin-1")
-    assert store.remembered() == known
+    for broken in ("", "[]", "null", '"x"', "7", "{", '{"a": null}', '{"a": "b"}', "\xff"):
+        (store.STATE / "repositories.json").write_text(broken, encoding="latin-1")
+        assert store.remembered() == known
     store.prove(store.CONFIG)
-    assert store.remembered()[A] == known[A]
+    assert store.remembered() == known
 
 
 @pytest.mark.parametrize("path", ["./r/", "./a/../r", ".//r", "./r/.", "~/r/", "/srv/r/", "srv//r"])
@@ -291,7 +291,7 @@ def test_a_repository_that_opened_before_goes_on(
     if kind == "repokey":
         store.prove(store.CONFIG)
         return
-    with pytest.raises(store.Failed, match="put it into|is not encrypted"):
+    with pytest.raises(store.Failed, match=r"put it into|is not encrypted"):
         store.prove(store.CONFIG)
     assert not (tmp_path / "state/repositories.json").exists()
 
@@ -350,7 +350,11 @@ def test_only_root_keeps_a_backup_from_running_and_not_for_ever(
         program.locked(other)
 
 
-SAID = 'pg_dump of "api": pg_dump: error: one\n/root: Error\n ERROR pg_dump of "a \\"b\\": c": two: 2\n'
+SAID = """
+pg_dump of "api": pg_dump: error: one
+/root: Error
+ ERROR pg_dump of "a \\"b\\": c": two: 2
+"""
 
 
 def test_what_could_not_be_dumped_is_found(program: ModuleType) -> None:
@@ -390,7 +394,7 @@ def test_one_that_cannot_be_dumped_does_not_end_the_others_backup(
 
     monkeypatch.setattr(program, "databases", lambda _: (["a", "b", "c"], {"shut": "closed"}))
     monkeypatch.setattr(program, "borgmatic", borgmatic)
-    archive, names, missing = program.make({"version": "17", "sections": False})
+    _, names, missing = program.make({"version": "17", "sections": False})
     assert names == [one for one in ("a", "b", "c") if one not in left_out]
     assert missing == {"shut": "closed"} | dict.fromkeys(left_out, "corrupt")
 
