@@ -1019,6 +1019,8 @@ def _repository(value: Any) -> Any:
             "has a password in it: a key opens the backup host, which tasks/borg_key.py shows; "
             "write ssh://user@host:port/./path"
         )
+    if ".." in text.split("/"):
+        raise ValueError(f"{text!r}: write the path without '..'")
     name = repository_host(text)
     if _is_this_machine(name):
         raise ValueError(f"{name} {_LOST_WITH_IT}")

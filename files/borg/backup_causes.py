@@ -98,10 +98,15 @@ CAUSES = [
         "/etc/terrafirma/secrets/borg/passphrase cannot be read",
     ),
     (
-        r"No key (?:file|entry) .*found|Unsupported payload type|unknown unencrypted repository"
+        r"No key file for repository .* found in (\S+?)\.?$",
+        r"borg_repository: the key of the repository there is in a file of whoever made it: put it "
+        r"into \1, or take another path",
+    ),
+    (
+        r"No key entry .*found|Unsupported payload type|unknown unencrypted repository"
         r"|Encryption method changed",
-        "borg_repository: the repository there is not encrypted as ours are (repokey-blake2): "
-        "somebody else made it, or its making was interrupted; take another path",
+        "borg_repository: the repository there is not encrypted, or not as it was: somebody else "
+        "made it, or its making was interrupted; take another path",
     ),
     (
         r"repository version \S+ is not supported|Unsupported manifest (?:envelope|feature)\S*"

@@ -3,6 +3,7 @@
 
 import json
 import os
+import posixpath
 import pwd
 import re
 import shlex
@@ -39,7 +40,18 @@ def read(path):
     if not found:
         raise Failed(f"{path} is older than this program: run the deploy")
     cluster = re.search(r"--cluster (\d+)/main", text)
-    return json.loads(found[1]) | {"version": cluster[1] if cluster else "", "path": str(path)}
+    ours = json.loads(found[1])
+    return ours | {
+        "version": cluster[1] if cluster else "", "path": str(path),
+        "place": normal(ours["repository"]),
+    }  # fmt: skip
+
+
+def normal(url):
+    """One spelling of a repository's place: `ssh://box@host/./a//b/` is `ssh://box@host/./a/b`."""
+    host, _, path = url.removeprefix("ssh://").partition("/")
+    relative = "/." if path.startswith("./") else ""
+    return f"ssh://{host}{relative}{posixpath.normpath('/' + path.lstrip('/'))}"
 
 
 def address(settings):
@@ -148,13 +160,15 @@ def look(settings, *words):
     """
     Id and archives of the repository, those that do not count as well.
 
-    Without borg's own memory of repositories, which would ask about one that moved before it says
-    which it is; and without a lock, which reading does not need.
+    Without borg's own memory of repositories, which would ask about one that moved, and refuse one
+    that is not encrypted, before it says which it is; and without a lock, which reading does not
+    need. The keys of keyfile repositories are where they always are.
     """
     with tempfile.TemporaryDirectory(prefix="terrafirma-") as nothing:
         said = borg(
             settings, "list", "--json", "--bypass-lock", "--consider-checkpoints", *words,
-            BORG_BASE_DIR=nothing,
+            BORG_BASE_DIR=nothing, BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK="yes",
+            BORG_KEYS_DIR=f"{pwd.getpwuid(os.getuid()).pw_dir}/.config/borg/keys",
         )  # fmt: skip
     answer = json.loads(said)
     return answer["repository"]["id"], [archive["archive"] for archive in answer["archives"]]
@@ -165,14 +179,16 @@ def look(settings, *words):
 
 def remembered():
     """Id of the repository at each place that this server used, the latest last."""
-    with suppress(OSError, ValueError):
-        return json.loads((STATE / "repositories.json").read_text())
-    # A server that was set up before there was such a file: what borg itself remembers.
+    with suppress(OSError, ValueError, AttributeError, TypeError):
+        known = json.loads((STATE / "repositories.json").read_text())
+        return {normal(place): bytes.fromhex(one).hex() for place, one in known.items()}
+    # A server without such a file, or with a broken one: what borg itself remembers.
     with suppress(OSError):
         text = CONFIG.read_text()
         places = Path(pwd.getpwuid(os.getuid()).pw_dir, ".config/borg/security").glob("*/location")
-        known = {place.read_text(): place.parent.name for place in places}
-        return {place: one for place, one in known.items() if f'"{place}"' in text}
+        known = {normal(place.read_text()): place.parent.name for place in places}
+        configured = {normal(place) for place in re.findall(r'"(ssh://[^"]+)"', text)}
+        return {place: one for place, one in known.items() if place in configured}
     return {}
 
 
@@ -185,11 +201,10 @@ def remember(known, place, identity):
 
 def judge(known, settings, found):
     """
-    Whether `found`, the id of what is at borg_repository, may be used; None: nothing is there.
-
-    True: it moved there. Raises Failed where that would start over, or go on with another one.
+    Refuses `found`, the id of what is at borg_repository, where that would start over, or go on
+    with another one; None: nothing is there.
     """
-    place, wanted = settings["repository"], settings["repository_id"]
+    place, wanted = settings["place"], settings["repository_id"]
     old = known.get(place) or (list(known.values())[-1] if known else "")
     at = next((where for where, one in reversed(known.items()) if one == old), "")
     if found is None:
@@ -201,11 +216,11 @@ def judge(known, settings, found):
                 "the path is wrong; if it is lost or given up, begin a new one with "
                 f'borg_repository_replaces = "{old}"'
             )
-        return False
+        return
     if wanted and wanted != found:
         raise Failed(f"borg_repository_id: {wanted} is to be at {place}, and there is {found}")
     if not old or wanted or known.get(place) == found:
-        return bool(old) and known.get(place) != found
+        return
     if found in known.values():
         at = next(where for where, one in reversed(known.items()) if one == found)
         raise Failed(
@@ -220,7 +235,7 @@ def judge(known, settings, found):
 
 def prove(path):
     settings = read(path)
-    known, place = remembered(), settings["repository"]
+    known, place = remembered(), settings["place"]
     with tempfile.TemporaryDirectory(prefix="terrafirma-") as scratch:
         hosts = Path(scratch, "known_hosts")
         hosts.write_text("".join(f"{line}\n" for line in settings["known_hosts"]))
@@ -229,12 +244,11 @@ def prove(path):
             found = look(settings, "--last", "1")[0]
         except Nothing:
             found = None
-        moved = judge(known, settings, found)
+        judge(known, settings, found)
         if found is None:
             borg(settings, "init", "--encryption", "repokey-blake2", "--make-parent-dirs")
             found = look(settings, "--last", "1")[0]
             print(f"made the repository {found} at {place}")
-        elif moved:
-            # Its id was confirmed: borg need not ask.
-            borg(settings, "list", "--last", "1", BORG_RELOCATED_REPO_ACCESS_IS_OK="yes")
+        # Its id is right: borg itself, which may know it at another place, need not ask.
+        borg(settings, "list", "--last", "1", BORG_RELOCATED_REPO_ACCESS_IS_OK="yes")
         remember(known, place, found)

@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 
 from pyinfra import host
 from pyinfra.api import FunctionCommand, Host, QuoteString, State, StringCommand
+from pyinfra.connectors.util import CommandOutput
 from pyinfra.facts.files import FileContents
 
 from terrafirma.facts.backup import Archives, FirstArchive
@@ -62,8 +63,24 @@ def first_backup(
         host.noop(f"{archive} proved this configuration")
         return
     # Nothing is pruned: an archive that somebody is about to need must outlive a new start.
-    yield StringCommand(BACKUP_PROGRAM, "create")
+    yield FunctionCommand(_make_archive, (), {})
     yield FunctionCommand(_list_archives, (stamp,), {})
+
+
+def _run(host: Host, command: StringCommand) -> tuple[bool, CommandOutput]:
+    return host.run_shell_command(
+        command,
+        _sudo=bool(host.data.get("_sudo")),
+        _sudo_password=host.data.get("_sudo_password", ""),
+    )
+
+
+def _make_archive(state: State, host: Host) -> bool:
+    """What it says is shown of a success, too: a database may be missing."""
+    made, output = _run(host, StringCommand(BACKUP_PROGRAM, "create"))
+    for line in output.stderr_lines:
+        host.log_styled(line, fg="yellow" if made else "red")
+    return made
 
 
 def _list_archives(state: State, host: Host, stamp: str) -> bool:
@@ -73,11 +90,7 @@ def _list_archives(state: State, host: Host, stamp: str) -> bool:
         return False
     for archive in archives:
         host.log(f"Archive in the repository: {archive}")
-    noted, _ = host.run_shell_command(
-        StringCommand("echo", QuoteString(archives[-1]), ">", QuoteString(stamp)),
-        _sudo=bool(host.data.get("_sudo")),
-        _sudo_password=host.data.get("_sudo_password", ""),
-    )
+    noted, _ = _run(host, StringCommand("echo", QuoteString(archives[-1]), ">", QuoteString(stamp)))
     return noted
 
 

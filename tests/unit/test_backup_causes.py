@@ -193,11 +193,11 @@ ROWS: dict[str, tuple[str, str]] = {
         "failed: Command '['cat', '/nonexistent']' returned non-zero exit status 1.\n",
         "/etc/terrafirma/secrets/borg/passphrase cannot be read",
     ),
-    "unencrypted": (UNENCRYPTED, "borg_repository: the repository there is not encrypted as ours"),
+    "unencrypted": (UNENCRYPTED, "borg_repository: the repository there is not encrypted, or not"),
     "keyfile": (
         "No key file for repository ssh://box@172.17.0.6/home/box/keyfile.borg found in "
         "/root/.config/borg/keys.\n",
-        "borg_repository: the repository there is not encrypted as ours",
+        "file of whoever made it: put it into /root/.config/borg/keys, or take another path",
     ),
     "version": (
         "/home/box/v2.borg does not have a valid configuration. Check repo config [repository "

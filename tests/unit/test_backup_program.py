@@ -2,7 +2,11 @@
 
 import json
 import shlex
+import shutil
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,26 +35,26 @@ def store(program: ModuleType) -> ModuleType:
 
 
 def settings(place: str, wanted: str = "", replaces: str = "") -> dict[str, str]:
-    return {"repository": place, "repository_id": wanted, "repository_replaces": replaces}
+    return {"place": place, "repository_id": wanted, "repository_replaces": replaces}
 
 
 # --- which repository it is -----------------------------------------------------------------------
 
 KNOWN = {ELSEWHERE: THREE, HERE: ONE}
-# What the server remembers, its settings, and the id of what is there; whether it moved there.
-GOES_ON: dict[str, tuple[dict[str, str], dict[str, str], str | None, bool]] = {
-    "nothing known, nothing there": ({}, settings(HERE), None, False),
-    "nothing known, one there": ({}, settings(HERE), ONE, False),
-    "nothing known, the one that is named": ({}, settings(HERE, ONE), ONE, False),
-    "as before": (KNOWN, settings(HERE), ONE, False),
-    "as before, still named": (KNOWN, settings(HERE, ONE), ONE, False),
-    "back where another one of ours is": (KNOWN, settings(ELSEWHERE), THREE, False),
-    "moved, and named": (KNOWN, settings(THERE, ONE), ONE, True),
-    "another one, and named": (KNOWN, settings(THERE, TWO), TWO, True),
-    "another one at the same place, and named": (KNOWN, settings(HERE, TWO), TWO, True),
-    "given up for a new place": (KNOWN, settings(THERE, replaces=ONE), None, False),
-    "lost, and begun anew": (KNOWN, settings(HERE, replaces=ONE), None, False),
-    "replaced long ago": ({HERE: TWO}, settings(HERE, replaces=ONE), TWO, False),
+# What the server remembers, its settings, and the id of what is there.
+GOES_ON: dict[str, tuple[dict[str, str], dict[str, str], str | None]] = {
+    "nothing known, nothing there": ({}, settings(HERE), None),
+    "nothing known, one there": ({}, settings(HERE), ONE),
+    "nothing known, the one that is named": ({}, settings(HERE, ONE), ONE),
+    "as before": (KNOWN, settings(HERE), ONE),
+    "as before, still named": (KNOWN, settings(HERE, ONE), ONE),
+    "back where another one of ours is": (KNOWN, settings(ELSEWHERE), THREE),
+    "moved, and named": (KNOWN, settings(THERE, ONE), ONE),
+    "another one, and named": (KNOWN, settings(THERE, TWO), TWO),
+    "another one at the same place, and named": (KNOWN, settings(HERE, TWO), TWO),
+    "given up for a new place": (KNOWN, settings(THERE, replaces=ONE), None),
+    "lost, and begun anew": (KNOWN, settings(HERE, replaces=ONE), None),
+    "replaced long ago": ({HERE: TWO}, settings(HERE, replaces=ONE), TWO),
 }
 REFUSED: dict[str, tuple[dict[str, str], dict[str, str], str | None, str]] = {
     "emptied": (KNOWN, settings(HERE), None, f'borg_repository_replaces = "{ONE}"'),
@@ -80,8 +84,7 @@ REFUSED: dict[str, tuple[dict[str, str], dict[str, str], str | None, str]] = {
 
 @pytest.mark.parametrize("what", GOES_ON)
 def test_it_goes_on(store: ModuleType, what: str) -> None:
-    known, data, found, moved = GOES_ON[what]
-    assert store.judge(known, data, found) is moved
+    store.judge(*GOES_ON[what])
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -178,3 +181,229 @@ def test_borgmatic_gets_the_databases_that_there_are(program: ModuleType, sectio
     # It waits for a lock, but not for ever.
     assert all("--lock-wait-timeout=" in one["options"] for one in databases)
     assert values[f"{prefix}before_backup"] == "[]"
+
+
+# --- with borg itself -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shop(
+    program: ModuleType, store: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
+    """Settings for a repository on a backup host, which a shell in `box` stands for."""
+    if not shutil.which("borg"):
+        pytest.skip("no borg here")
+    box, home = tmp_path / "box", tmp_path / "home"
+    ssh = tmp_path / "ssh"
+    # Options and the host's name come first.
+    ssh.write_text(
+        f"#!/bin/sh\nwhile case $1 in -*) :;; *) ! :;; esac; do shift; done; shift\n"
+        f'cd {box} && exec sh -c "$*"\n'
+    )
+    ssh.chmod(0o755)
+    for directory in (box, home, tmp_path / "state"):
+        directory.mkdir()
+    monkeypatch.setattr(store.pwd, "getpwuid", lambda _: type("Root", (), {"pw_dir": str(home)}))
+    for module in (program, store):
+        monkeypatch.setattr(module, "STATE", tmp_path / "state")
+        monkeypatch.setattr(module, "CONFIG", tmp_path / "config.yaml")
+
+    def configured(place: str, **more: str) -> dict[str, Any]:
+        ours = {
+            "repository": place, "repository_id": "", "repository_replaces": "", "remote_path": "",
+            "known_hosts": [], "ssh_command": str(ssh), "passcommand": "echo x", "directories": [],
+        }  # fmt: skip
+        text = f'# For the program that runs borgmatic: {json.dumps(ours | more)}\n- "{place}"\n'
+        store.CONFIG.write_text(text)
+        settings = store.read(store.CONFIG)
+        assert isinstance(settings, dict)
+        return settings
+
+    return configured
+
+
+A, B = "ssh://box@a.example/./r", "ssh://box@b.example/./r"
+
+
+def test_a_repository_that_moves_back_is_used_there(
+    store: ModuleType, shop: Callable[..., dict[str, Any]]
+) -> None:
+    def prove(place: str, **more: str) -> None:
+        settings = shop(place, **more)
+        store.prove(store.CONFIG)
+        # As every backup does.
+        store.borg(settings, "create", f"::{time.monotonic()}", __file__)
+
+    prove(A)
+    identity = store.remembered()[A]
+    with pytest.raises(store.Failed, match=f'borg_repository_id = "{identity}"'):
+        prove(B)
+    prove(B, repository_id=identity)
+    prove(A)
+    prove(B)
+    prove(A, repository_id=identity)
+    # And where the server's own memory is lost, borg's is not in the way.
+    (store.STATE / "repositories.json").unlink()
+    prove(A)
+
+
+def test_a_memory_that_is_broken_is_borgs_own(
+    store: ModuleType, shop: Callable[..., dict[str, Any]]
+) -> None:
+    shop(A)
+    store.prove(store.CONFIG)
+    known = store.remembered()
+    for broken in ("", "[]", "null", '"x"', "7", "{", '{"a": null}', '{"a": "b"}', "\xff"):
+        (store.STATE / "repositories.json").write_text(broken, encoding="latin-1")
+        assert store.remembered() == known
+    store.prove(store.CONFIG)
+    assert store.remembered() == known
+
+
+@pytest.mark.parametrize("path", ["./r/", "./a/../r", ".//r", "./r/.", "~/r/", "/srv/r/", "srv//r"])
+def test_another_spelling_does_not_begin_anew(
+    store: ModuleType, shop: Callable[..., dict[str, Any]], tmp_path: Path, path: str
+) -> None:
+    """Where borg alone remembers what was there."""
+    settings = shop(f"ssh://box@a.example/{path}")
+    location = tmp_path / f"home/.config/borg/security/{ONE}/location"
+    location.parent.mkdir(parents=True)
+    # Written by borg itself.
+    code = "import sys; from borg.helpers import Location;"
+    code += "print(Location(sys.argv[1]).canonical_path(), end='')"
+    location.write_text(
+        subprocess.check_output(["/usr/bin/python3", "-c", code, settings["repository"]], text=True)
+    )
+    assert store.remembered() == {settings["place"]: ONE}
+
+
+@pytest.mark.parametrize("kind", ["keyfile-blake2", "authenticated-blake2", "repokey", "keyfile"])
+def test_a_repository_that_opened_before_goes_on(
+    store: ModuleType, shop: Callable[..., dict[str, Any]], tmp_path: Path, kind: str
+) -> None:
+    settings = shop(A)
+    store.borg(settings, "init", "--encryption", kind)
+    store.prove(store.CONFIG)
+    # On another server it has to be made possible.
+    shutil.rmtree(tmp_path / "home")
+    shutil.rmtree(tmp_path / "state")
+    (tmp_path / "state").mkdir()
+    if kind == "repokey":
+        store.prove(store.CONFIG)
+        return
+    with pytest.raises(store.Failed, match=r"put it into|is not encrypted"):
+        store.prove(store.CONFIG)
+    assert not (tmp_path / "state/repositories.json").exists()
+
+
+def test_prune_keeps_the_newest_that_has_what_is_missing(
+    program: ModuleType,
+    store: ModuleType,
+    shop: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = shop(A)
+    store.borg(settings, "init", "--encryption", "repokey")
+    dumps = tmp_path / "borgmatic/postgresql_databases/localhost"
+    dumps.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+
+    def add(name: str, *databases: str) -> None:
+        for database in databases:
+            (dumps / program.encoded(database)).write_text(name)
+        environment = store.environment(settings)
+        subprocess.run(["borg", "create", f"::{name}", "borgmatic"], env=environment, check=True)
+        shutil.rmtree(dumps)
+        dumps.mkdir()
+
+    add("web-1", "api", "a b")
+    add("web-2", "api", "apis")
+    add("web-3", "apis")
+    add("web-4")
+    archives = ["web-1", "web-2", "web-3", "web-4"]
+    held = program.holders(settings, archives, dict.fromkeys(["api", "a b", "new"], "why"))
+    assert held == {"api": "web-2", "a b": "web-1"}
+
+    def borgmatic(_: object, action: str) -> None:
+        assert action == "prune"
+        store.borg(settings, "prune", "--keep-last", "1", "--glob-archives", "web-*")
+
+    monkeypatch.setattr(program, "borgmatic", borgmatic)
+    program.prune(settings, {*held.values()})
+    assert sorted(store.look(settings)[1]) == ["web-1", "web-2", "web-4"]
+
+
+# --- what ends a backup ---------------------------------------------------------------------------
+
+
+def test_only_root_keeps_a_backup_from_running_and_not_for_ever(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert program.LOCK.parent == program.STATE
+    monkeypatch.setattr(program, "PATIENCE", 1)
+    with (tmp_path / "lock").open("w") as one, (tmp_path / "lock").open("w") as other:
+        program.locked(one)
+        with pytest.raises(program.Failed, match="another one has gone on"):
+            program.locked(other)
+        one.close()
+        program.locked(other)
+
+
+SAID = """
+pg_dump of "api": pg_dump: error: one
+/root: Error
+ ERROR pg_dump of "a \\"b\\": c": two: 2
+"""
+
+
+def test_what_could_not_be_dumped_is_found(program: ModuleType) -> None:
+    assert program.undumped(SAID) == {"api": "pg_dump: error: one", 'a "b": c': "two: 2"}
+    assert program.undumped('no dump\npg_dumpall of the roles: x\npg_dump of "x') == {}
+
+
+@pytest.mark.parametrize(
+    ("broken", "once", "left_out"),
+    [
+        ({}, {}, []),
+        ({"b"}, {}, ["b"]),
+        ({"a", "b"}, {}, ["a", "b"]),
+        ({"a", "b", "c"}, {}, ["a", "b", "c"]),
+        ({}, {"a"}, []),
+        ({"b"}, {"a"}, ["b"]),
+    ],
+)
+def test_one_that_cannot_be_dumped_does_not_end_the_others_backup(
+    program: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: set[str],
+    once: set[str],
+    left_out: list[str],
+) -> None:
+    once = set(once)
+
+    def borgmatic(_: object, *words: str) -> str:
+        names = {one["name"] for one in json.loads(words[1].partition("=")[2])}
+        failing = sorted(names & {*broken, *once})
+        if not failing:
+            return json.dumps([{"archive": {"name": "web-1.checkpoint"}}])
+        once.discard(failing[0])
+        error = program.Failed("borgmatic failed")
+        error.undumped = {failing[0]: "corrupt"}
+        raise error
+
+    monkeypatch.setattr(program, "databases", lambda _: (["a", "b", "c"], {"shut": "closed"}))
+    monkeypatch.setattr(program, "borgmatic", borgmatic)
+    _, names, missing = program.make({"version": "17", "sections": False})
+    assert names == [one for one in ("a", "b", "c") if one not in left_out]
+    assert missing == {"shut": "closed"} | dict.fromkeys(left_out, "corrupt")
+
+
+def test_another_failure_ends_it(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def borgmatic(*_: object) -> str:
+        raise program.Failed("the connection ended")
+
+    monkeypatch.setattr(program, "databases", lambda _: (["a"], {}))
+    monkeypatch.setattr(program, "borgmatic", borgmatic)
+    with pytest.raises(program.Failed, match="the connection ended"):
+        program.make({"version": "17", "sections": False})

@@ -1005,6 +1005,10 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     (Borg, {"borg_repository": "/srv/backup"}, "borg_repository", "does not match"),
     (Borg, {"borg_repository": "ssh://b@host"}, "borg_repository", "does not match"),
     (Borg, {"borg_repository": "ssh://b@host/./a b"}, "borg_repository", "does not match"),
+    *(
+        (Borg, {"borg_repository": f"ssh://b@host/{one}"}, "borg_repository", "without '..'")
+        for one in ("..", "./a/../b", "../b", "a/..", "~/../b")
+    ),
     (Borg, {"borg_repository": "ssh://b@host/./a"}, "borg_known_hosts", "ssh-keyscan"),
     *(
         (Borg, {"borg_repository": f"ssh://b@{one}/./a"}, "borg_repository", "the server itself")
