@@ -154,7 +154,9 @@ STORES = {
         {"stateful": ["db", "old"]},
     ),
     "a migration with a store": Case(
-        service('move: {build: ., volumes: ["pg:/data"]}', PG), TWICE, {"migrate": ["move"]}
+        service('move: {build: ., volumes: ["pg:/data"]}', PG),
+        "app_shared: move writes the volume pg (at /data) and ends",
+        {"migrate": ["move"]},
     ),
     "a part that two services have": Case(
         'x-all: &all {build: ., volumes: ["media:/media"]}\n'
@@ -260,7 +262,7 @@ VARIABLES = {
         settings={"env": {"DATA_DIR": "/srv/data"}},
     ),
     "a default that is needed": Case(
-        web('volumes: ["${DATA_DIR:-$HOME/data}:/a:ro"]'), "$HOME (compose.yaml, line 2, web) is"
+        web('volumes: ["${DATA_DIR:-$HOME/data}:/a:ro"]'), "$HOME (compose.yaml, line 2"
     ),
     "a file of variables that must be there": Case(
         web("env_file: .env"), "the compose files: env file .env not found"
