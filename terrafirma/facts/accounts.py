@@ -126,8 +126,8 @@ printf '%s\n' "$passwd" | awk -F: '$3 >= 1000 && $3 < 60000 && $7 !~ /(nologin|f
     done
 """
 _FIELDS = {
-    "asked": 2, "account": 4, "local": 2, "twin": 3, "shadow": 7, "directory": 6, "ssh": 6, "old": 6,
-    "group": 3, "sudo": 3, "line": 4, "other": 3, "unread": 2, "file": 2,
+    "asked": 2, "account": 4, "local": 2, "twin": 3, "shadow": 7, "directory": 6, "ssh": 6,
+    "old": 6, "group": 3, "sudo": 3, "line": 4, "other": 3, "unread": 2, "file": 2,
     "own": 3,
 }  # fmt: skip
 
