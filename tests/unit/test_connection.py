@@ -1,5 +1,7 @@
 """The key that a server let in is known, whatever kinds of key the agent holds."""
 
+from typing import Any, cast
+
 import pytest
 from paramiko import Message, RSAKey, Transport
 from paramiko.agent import AgentKey
@@ -27,7 +29,7 @@ def blob(kind: str) -> bytes:
 def test_a_key_of_an_agent(monkeypatch: pytest.MonkeyPatch, kind: str, known: bool) -> None:
     monkeypatch.setattr(Transport, "auth_publickey", lambda *_: [])
     transport = _Transport.__new__(_Transport)
-    key = AgentKey(None, blob(kind))
+    key: Any = AgentKey(cast(Any, None), blob(kind))
     assert key.inner_key is None
     transport.auth_publickey("root", key)
     assert transport.key_in_use == (blob(kind) if known else None)

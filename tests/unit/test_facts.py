@@ -538,7 +538,7 @@ def rules(*lines: str) -> list[dict[str, Any]]:
     """The rules in what sudo says."""
     said = ["sudo: unable to resolve host db1", "User dev may run the following:", "", *lines]
     state = Accounts().process(["asked|dev", *(f"sudo|dev|{line}" for line in said)])
-    found: Any = state["accounts"]["dev"]["rules"]
+    found: list[dict[str, Any]] = [{**rule} for rule in state["accounts"]["dev"]["rules"]]
     return found
 
 
@@ -563,7 +563,8 @@ def test_where_a_rule_is_from(head: str, source: str) -> None:
 def account(rules: list[dict[str, Any]]) -> Any:
     """The account `dev`, with these rules."""
     state = Accounts().process(["asked|dev", "account|dev|dev|dev:x:1002:1002::/home/dev:/bin/sh"])
-    return state["accounts"]["dev"] | {"rules": rules}
+    changed: Any = {**state["accounts"]["dev"], "rules": rules}
+    return changed
 
 
 def test_what_else_a_rule_says_is_no_command() -> None:

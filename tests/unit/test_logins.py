@@ -1,6 +1,6 @@
 """Whether sshd lets an account in is what sshd says, file and line included."""
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -104,11 +104,11 @@ def test_a_key_that_is_somewhere_else() -> None:
     places = {"authorizedkeysfile": [".ssh/authorized_keys"]}
     assert list(elsewhere("root", sshd("root", **places))) == []
     state = sshd("root", **places) | {"absent": True}
-    (line,) = elsewhere("root", cast(LoginsState, state))
+    (line,) = elsewhere("root", state)
     assert "not let root in: the key that you are connected with is not in its ~/.ssh/" in line
     assert PLACE in line
     state = sshd("root", authorizedkeyscommand=["/bin/keys"]) | {"absent": True}
-    assert list(elsewhere("root", cast(LoginsState, state))) == []
+    assert list(elsewhere("root", state)) == []
 
 
 def test_whom_nobody_declared() -> None:
