@@ -197,7 +197,8 @@ ROWS: dict[str, tuple[str, str]] = {
     "keyfile": (
         "No key file for repository ssh://box@172.17.0.6/home/box/keyfile.borg found in "
         "/root/.config/borg/keys.\n",
-        "file of whoever made it: put it into /root/.config/borg/keys, or take another path",
+        "borg_repository: the key of the repository there is in a file of whoever made it: put it "
+        "into /root/.config/borg/keys, or take another path",
     ),
     "version": (
         "/home/box/v2.borg does not have a valid configuration. Check repo config [repository "

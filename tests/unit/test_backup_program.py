@@ -341,6 +341,7 @@ def test_only_root_keeps_a_backup_from_running_and_not_for_ever(
     program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert program.LOCK.parent == program.STATE
+    assert "TimeoutStartSec=" in (ROOT / "templates/borg/borgmatic.service.j2").read_text()
     monkeypatch.setattr(program, "PATIENCE", 1)
     with (tmp_path / "lock").open("w") as one, (tmp_path / "lock").open("w") as other:
         program.locked(one)
