@@ -322,8 +322,10 @@ def drain(ports: Iterable[int], seconds: float) -> None:
     if not runs():
         return
     ports = list(ports)
-    busy = started = time.monotonic()
-    while (now := time.monotonic()) - busy < QUIET:
+    started = time.monotonic()
+    # Since when nothing is: from the first answer that says so, however long that took to come.
+    quiet = float("inf")
+    while time.monotonic() - quiet < QUIET:
         try:
             counted = requests(ports)
         except (OSError, LookupError, TypeError, ValueError, http.client.HTTPException) as error:
@@ -336,9 +338,8 @@ def drain(ports: Iterable[int], seconds: float) -> None:
             time.sleep(seconds)
             return
         left = sum(counted.values())
-        if left:
-            busy = now
-        if left and now - started > seconds:
+        quiet = float("inf") if left else min(quiet, time.monotonic())
+        if left and time.monotonic() - started > seconds:
             say(f"{left} requests are still under way after {seconds:.0f} s: they end now")
             return
         time.sleep(0.1)

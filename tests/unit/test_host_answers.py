@@ -176,6 +176,65 @@ def test_what_the_host_does_not_reach_is_no_measure() -> None:
     assert answers.reached(iter([])) == []
 
 
+class Way:
+    """A container that reaches some of the places that the host reaches."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *reached: answers.Place) -> None:
+        self.asked: list[answers.Place] = []
+        for name, answer in {
+            "PATIENCE": 0,
+            "reached": lambda _: list(reached),
+            "own_rules": lambda: False,
+            "suspects": lambda: ["a rule"],
+            "_has_a_way": lambda: True,
+        }.items():
+            monkeypatch.setattr(answers, name, answer)
+
+    def out(self) -> answers.Found:
+        found = answers.Found()
+        answers.way_out([replica(8000)], found)
+        return found
+
+
+@contextmanager
+def shut() -> Iterator[answers.Place]:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        place = closed.getsockname()
+    yield place
+
+
+def test_a_way_out_is_any_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resolvers and archives may each be kept from containers on purpose."""
+    with shut() as closed, socket.create_server(("127.0.0.1", 0)) as server:
+        found = Way(monkeypatch, closed, server.getsockname()).out()
+    assert (found.troubles, found.notes) == ([], [])
+
+
+def test_no_way_out_is_a_trouble_and_no_resolver_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    with shut() as closed:
+        found = Way(monkeypatch, closed, ("127.0.0.1", 1)).out()
+        assert found.notes == []
+        (words,) = found.troubles
+        assert f"the host reaches {closed[0]}:{closed[1]}, 127.0.0.1:1, and" in words
+        assert "a rule; rules of your own belong into the chain DOCKER-USER" in words
+    # Nobody answers there, either.
+    found = Way(monkeypatch, ("127.0.0.1", 53)).out()
+    assert (found.troubles, len(found.notes)) == ([], 1)
+
+
+def test_one_place_for_each_port_is_enough() -> None:
+    with socket.create_server(("127.0.0.2", 0)) as one:
+        port = one.getsockname()[1]
+        with socket.create_server(("127.0.0.3", port)):
+            places = [("127.0.0.2", port), ("127.0.0.3", port)]
+            assert answers.reached(iter(places)) == places[:1]
+
+
+def test_what_a_container_writes_into_its_files_is_read(tmp_path: Path) -> None:
+    (tmp_path / "resolv.conf").write_bytes(b"nameserver \xff\xfe\n")
+    assert answers.resolves(described(), replica(8000, hosts=str(tmp_path / "hosts")))
+
+
 # --- what may be in the way -----------------------------------------------------------------------
 
 CHAINS = """\

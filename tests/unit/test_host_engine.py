@@ -3,8 +3,10 @@
 import base64
 import json
 import os
+import time
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -387,6 +389,43 @@ def test_what_was_to_run_once_is_done_when_it_has(
 ) -> None:
     answer = inspected("api-blue-seed-1", **state) | {"HostConfig": host}
     assert engine._container(answer).done is done
+
+
+def test_a_port_without_one_of_the_host_is_none() -> None:
+    """As in a network that is routed."""
+    answer = inspected("api-blue-api-1")
+    answer["NetworkSettings"] = {"Ports": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": ""}]}}
+    assert engine._container(answer).port == 0
+
+
+def stamp(seconds: float) -> str:
+    """That long ago, as Docker writes it."""
+    return f"{datetime.fromtimestamp(time.time() - seconds, UTC):%Y-%m-%dT%H:%M:%S}.123456789Z"
+
+
+@pytest.mark.parametrize(
+    ("began", "lasts"),
+    [(1, False), (9, False), (12, True), (3600, True), (-3600, True)],
+)
+def test_who_began_in_the_future_did_so_by_another_clock(began: float, lasts: bool) -> None:
+    assert engine._container(inspected("x", StartedAt=stamp(began))).lasts is lasts
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_one_that_was_started_again_shows_whether_it_stays(
+    again: bool, docker: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(engine, "STRETCH", 3)
+    worker = inspected("api-blue-jobs-1", StartedAt=stamp(1)) | {"RestartCount": 5}
+    later = inspected("api-blue-jobs-1", StartedAt=stamp(-3)) | {"RestartCount": 6}
+    answer = json.dumps([later if again else worker])
+    once = tmp_path / "once"
+    docker(
+        f"case $1 in ps) echo one; exit;; esac; test -e {once} && echo '{answer}' ||"
+        f" echo '{json.dumps([worker])}'; touch {once}"
+    )
+    (one,) = engine.settled("api-blue")
+    assert one.up is not again
 
 
 def test_a_project_without_containers_is_not_inspected(docker: Any) -> None:

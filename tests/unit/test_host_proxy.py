@@ -632,3 +632,19 @@ def test_nothing_is_asked_where_nothing_would_answer(
     proxy.CADDYFILE.unlink()
     proxy.maintain(app, on=False)
     proxy.smoke(app)
+
+
+@pytest.mark.parametrize("before", [OLD, ""])
+def test_a_reload_that_fails_leaves_both_files_as_they_were(
+    caddy: Callable[..., Path], app: Application, admin: Admin, before: str
+) -> None:
+    caddy(accepts="exit 1")
+    admin.body = b"null"
+    proxy.make_directories()
+    paths = [proxy.asking(app, slot) for slot in ("blue", "green")]
+    for path in paths:
+        if before:
+            path.write_text(before)
+    with pytest.raises(Failed):
+        proxy.expect(app, "green")
+    assert [proxy._said(path) for path in paths] == [before, before]
