@@ -307,7 +307,7 @@ REFUSED: Mapping[str, str] = {
     "known as ours; give labels to containers (compose file)",
     "live-restore": "containers outlive the engine by that; stop an application with `docker` by "
     "hand, if that is what is wanted",
-    "log-driver": f"{_LOGS}; to ship logs, read them from `docker logs` or the containers' journal",
+    "log-driver": f"{_LOGS}; to ship logs, read them from `docker logs`",
     "log-opts": _LOGS,
     "no-proxy": "write it as {'proxies': {'no-proxy': …}}",
     "node-generic-resources": _SWARM,

@@ -45,10 +45,11 @@ def refuse_files_left_out(host: Host, app: Application) -> None:
             missing = sorted(_variables(file) - _given(app)) if key == "env_file" else []
             if required or missing:
                 names = f" ({', '.join(missing)})" if missing else ""
-                optional = ", and write `required: false` beside its path" if required else ""
+                optional = ", and write `{path: …, required: false}` there" if required else ""
                 raise DeployError(
                     f"{where}: {key} reads {path}, which is not uploaded: name its variables"
-                    f"{names} in app_env or app_secrets{optional}"
+                    f"{names} in app_env, or in small letters in app_secrets with "
+                    f"app_secrets_env{optional}"
                 )
 
 
@@ -59,6 +60,8 @@ def _serves(name: str) -> bool:
 
 
 def _given(app: Application) -> set[str]:
+    if not app.secrets_env:
+        return {*app.env}
     secrets = [*app.secrets, *(["database_url"] if app.database else [])]
     return {*app.env, *(name.upper() for name in secrets)}
 

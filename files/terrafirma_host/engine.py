@@ -35,6 +35,8 @@ FIRST = 64 * 1024
 # Docker waits longer and longer before it starts a container again, until one has run so long: one
 # that ends sooner ends again and again.
 STRETCH = 10
+# One that has been started again more often does not stay up.
+RESTARTS = 2
 
 # In the directory of an application: a line for each image that a registry gave us.
 FETCHED = "fetched"
@@ -388,14 +390,38 @@ def start_state(compose: Compose, project: layers.Project) -> None:
     app = compose.app
     if not app.stateful:
         return
-    there = {one.service for one in containers(app.project("state")) if one.up or one.done}
+    before = containers(app.project("state"))
+    there = {one.service for one in before if one.up or one.done}
     # None but these: what has done its work would do it again beside those that run.
-    if missing := [name for name in app.stateful if name not in there]:
-        layer = compose.layer("state", layers.state_layer(app, project))
-        # To fetch and to build may take long; to wait for one another may not.
-        compose.fetch(app.project("state"), layer, "up", "--no-start", "--no-recreate", *missing)
-        compose.run(app.project("state"), layer, "up", "--detach", "--no-recreate", *missing,
-                    timeout=app.start_seconds + CREATING)  # fmt: skip
+    missing = [name for name in app.stateful if name not in there]
+    try:
+        if missing:
+            _start_missing(compose, project, missing, {one.service for one in before})
+        _await_state(app, {one.id: one.restarts for one in before})
+    except BaseException:
+        # One that has never been up has nothing to keep: the next release makes it anew.
+        ids = {one.id for one in before}
+        for one in containers(app.project("state")):
+            if one.id not in ids:
+                succeeds("docker", "rm", "--force", one.id)
+        raise
+
+
+def _start_missing(
+    compose: Compose, project: layers.Project, missing: Sequence[str], known: set[str]
+) -> None:
+    app = compose.app
+    layer = compose.layer("state", layers.state_layer(app, project))
+    # To fetch and to build may take long; to wait for one another may not.
+    new = [one for one in missing if one not in known and "build" in project["services"][one]]
+    if new:
+        compose.fetch(app.project("state"), layer, "build", *new)
+    compose.fetch(app.project("state"), layer, "up", "--no-start", "--no-recreate", *missing)
+    compose.run(app.project("state"), layer, "up", "--detach", "--no-recreate", *missing,
+                timeout=app.start_seconds + CREATING)  # fmt: skip
+
+
+def _await_state(app: Application, restarts: Mapping[str, int]) -> None:
     # Compose's own `--wait` fails where a file takes away an image's health check.
     deadline = time.monotonic() + app.start_seconds
     while waiting := [
@@ -403,6 +429,10 @@ def start_state(compose: Compose, project: layers.Project) -> None:
         if not one.done and not (one.health == "healthy" or (not one.health and one.lasts))
     ]:  # fmt: skip
         one = waiting[0]
+        if one.restarts > restarts.get(one.id, 0) + RESTARTS:
+            raise Failed(f"{one.name} does not stay up (it ended, the last time with code "
+                         f"{one.code}, and was started {one.restarts + 1} times); its last words:\n"
+                         f"{logs(one)}")  # fmt: skip
         # One that runs and has no health check needs a little time to show that it goes on to.
         if time.monotonic() > deadline and not (one.up and not one.health):
             raise Failed(f"{one.name} is not healthy within {app.start_seconds} s "

@@ -18,9 +18,6 @@ from terrafirma_host.engine import Container
 from terrafirma_host.shell import Failed, plain
 from terrafirma_host.spec import Application, Release
 
-# One that has been started again more often does not stay up.
-RESTARTS = 2
-
 # An answer that does not depend on the moment, 404 say, is the last word when it has been the same
 # for a sixth of app_start_seconds, and for so long: some frameworks have no routes yet at first.
 SAME = 5
@@ -124,7 +121,7 @@ class Watch:
             if over and one.service in ends:
                 self._refuse(one, f"failed with code {one.code}")
             # One that is to be tried again where it fails has all the time there is.
-            if over or (self._again(one) > RESTARTS and not one.retried):
+            if over or (self._again(one) > engine.RESTARTS and not one.retried):
                 self._refuse(one, "does not stay up")
 
     def _ask(self) -> None:

@@ -403,6 +403,39 @@ def stamp(seconds: float) -> str:
     return f"{datetime.fromtimestamp(time.time() - seconds, UTC):%Y-%m-%dT%H:%M:%S}.123456789Z"
 
 
+STATE = """\
+case "$1 $2" in
+"ps --all") test ! -e {up} || test -e {gone} || echo new ;;
+"container inspect") echo '{answer}' ;;
+"compose "*) case $* in *" up --detach "*) touch {up} ;; esac ;;
+"rm --force") touch {gone} ;;
+"logs "*) echo ModuleNotFoundError ;;
+esac
+"""
+
+
+def test_a_stateful_service_that_was_never_up_is_made_anew_by_the_next_release(
+    docker: Any, app: Application, tmp_path: Path
+) -> None:
+    """It has nothing to keep, and its files are mended until then."""
+    new = inspected("api-state-db-1", Status="restarting", ExitCode=3) | {"RestartCount": 5}
+    new["Config"]["Labels"]["com.docker.compose.service"] = "db"
+    up, gone = tmp_path / "up", tmp_path / "gone"
+    asked = docker(STATE.format(up=up, gone=gone, answer=json.dumps([new | {"Id": "new"}])))
+    files = {"name": "api", "services": {"api": {}, "db": {"build": "db"}}, "networks": {}}
+    with pytest.raises(Failed) as failed:
+        engine.start_state(engine.Compose(replace(app, stateful=("db",))), files)
+    assert str(failed.value) == (
+        "api-state-db-1 does not stay up (it ended, the last time with code 3, and was started 6 "
+        "times); its last words:\nModuleNotFoundError"
+    )
+    asked_for = asked.read_text().splitlines()
+    assert gone.exists()
+    assert "rm --force new" in asked_for
+    # Its image is that of the files as they are now.
+    assert [line for line in asked_for if line.endswith(" build db")]
+
+
 @pytest.mark.parametrize(
     ("began", "lasts"),
     [(1, False), (9, False), (12, True), (3600, True), (-3600, True)],

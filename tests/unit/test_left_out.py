@@ -20,10 +20,19 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "in a list": ("services: {web: {env_file: [web.env, ./.env]}}", "reads ./.env, which", {}),
     "optional": (OPTIONAL, WORDS, {}),
     "half given": (OPTIONAL, "(TOKEN)", {"env": {"PASSWORD": "x"}}),
-    "given": (OPTIONAL, "", {"env": {"PASSWORD": "x"}, "secrets": {"token": "born"}}),
+    "given": (
+        OPTIONAL,
+        "",
+        {"env": {"PASSWORD": "x"}, "secrets": {"token": "born"}, "secrets_env": True},
+    ),
+    "a secret that is no variable": (
+        OPTIONAL,
+        "in small letters in app_secrets with app_secrets_env",
+        {"env": {"PASSWORD": "x"}, "secrets": {"token": "born"}},
+    ),
     "needed, though given": (
         "services: {web: {env_file: .env}}",
-        "write `required: false` beside its path",
+        "and write `{path: …, required: false}` there",
         {"env": {"PASSWORD": "x", "TOKEN": "y"}},
     ),
     "merged": ("x-a: &a {env_file: .env}\nservices: {web: {<<: *a}}", WORDS, {}),
