@@ -86,9 +86,7 @@ def unknown(said: Iterable[str]) -> list[str]:
 
 def check(files: Files) -> None:
     """Raise Failed, in one line, where the files refer to what is not there; note what is lost."""
-    _refuse_kept(files)
-    _refuse_hosts(files)
-    _refuse_blank(files)
+    _refuse_variables(files)
     _refuse_paths(files)
     _refuse_secrets(files)
     files.notes.extend(f"Compose says: {one}" for one in unknown(files.warnings))
@@ -96,7 +94,22 @@ def check(files: Files) -> None:
     files.notes.extend(_dropped(files))
 
 
+def refuse_blank(files: Files, error: str) -> None:
+    """Raise Failed where Compose named a blank variable before this error of its."""
+    if any(map(BLANK.search, files.warnings)):
+        try:
+            _refuse_variables(files)
+        except Failed as blank:
+            raise Failed(f"{blank} ({error})") from None
+
+
 # --- variables ------------------------------------------------------------------------------------
+
+
+def _refuse_variables(files: Files) -> None:
+    _refuse_kept(files)
+    _refuse_hosts(files)
+    _refuse_blank(files)
 
 
 def _strings(value: Any) -> Iterator[str]:

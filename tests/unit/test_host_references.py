@@ -136,6 +136,32 @@ def test_a_blank_variable_counts_where_it_is_used() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "name", "words"),
+    [
+        ('volumes: ["${A}:/data"]', "A", "${A} (compose.yaml, line 1) is not set"),
+        ("image: $A", "A", "${A} (compose.yaml, line 1) is not set"),
+        ('volumes: ["$PWD:/data"]', "PWD", "$PWD (compose.yaml, line 1) is not set on the host"),
+        ("image: ${KEPT}", "KEPT", "KEPT is a name that Docker reads itself"),
+    ],
+)
+def test_a_variable_that_leaves_a_field_blank_is_named_with_the_error(
+    tmp_path: Path, line: str, name: str, words: str
+) -> None:
+    """Compose ends before it says what the files are."""
+    (tmp_path / "compose.yaml").write_text(f"{line}\n")
+    app = replace(SHOP, source=str(tmp_path))
+    asked = Files(
+        app, [f"{tmp_path}/compose.yaml"], {"services": {}}, {}, blank(name),
+        given=GIVEN, kept=frozenset({"KEPT"}),
+    )  # fmt: skip
+    with pytest.raises(Failed) as said:
+        references.refuse_blank(asked, "the compose files: empty section")
+    assert words in str(said.value)
+    assert str(said.value).endswith(" (the compose files: empty section)")
+    references.refuse_blank(replace(asked, warnings=[]), "another error")
+
+
+@pytest.mark.parametrize(
     ("service", "line"),
     [
         ({"ports": [{"target": 9000, "published": "9000"}]}, "w: port 9000 is not published"),
