@@ -305,6 +305,8 @@ def _refuse_paths(files: Files) -> None:
         for word, _ in _env_file(files, name):
             _refuse_word(app, f"{name}: env_file", word)
             _refuse_path(app, f"{name}: env_file", posixpath.join(app.source, word))
+        for option in service.get("security_opt") or []:
+            _refuse_profile(app, f"{name}: security_opt: seccomp", option)
     for kind, key, one in _used_files(files):
         _refuse_path(app, f"{kind}: {key}", one.get("file") or "")
         word = ((files.raw.get(kind) or {}).get(key) or {}).get("file") or ""
@@ -315,6 +317,17 @@ def _refuse_paths(files: Files) -> None:
         if bound and not device.startswith("/"):
             raise Failed(f"volumes: {key}: the device {device!r} is no place on the host: write an "
                          "absolute path")  # fmt: skip
+
+
+def _refuse_profile(app: Application, what: str, option: str) -> None:
+    found = re.fullmatch(r"seccomp[=:](?!(?:unconfined|builtin)$)(.*)", option)
+    if found:
+        _refuse_word(app, what, found[1])
+        path = posixpath.join(app.source or str(app.directory), found[1])
+        _refuse_path(app, what, path)
+        if not Path(path).is_file():
+            raise Failed(f"{what} is the file {_below(app, path)}, which is not on the host: "
+                         "upload the file")  # fmt: skip
 
 
 def _has_tilde(files: Files) -> bool:

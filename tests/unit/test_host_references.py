@@ -113,6 +113,41 @@ def test_further_contexts_in_both_ways_of_writing(further: Any) -> None:
         references.check(files(raw, web={"build": build}))
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("seccomp=../p.json", "../p.json is outside of app_source"),
+        ("seccomp:../p.json", "../p.json is outside of app_source"),
+        ("seccomp=./a/../../p.json", "outside of app_source"),
+        ("seccomp=~/p.json", "~/p.json is below /root"),
+        ("seccomp=link.json", "link.json is a link to /etc/hostname, outside of app_source"),
+        ("seccomp=none.json", " is the file none.json, which is not on the host"),
+        ("seccomp=/no/where.json", " is the file /no/where.json, which is not on the host"),
+        ("seccomp=.", "which is not on the host"),
+        ("seccomp=p.json", ""),
+        ("seccomp:./p.json", ""),
+        ("seccomp=/etc/hostname", ""),
+        ("seccomp=unconfined", ""),
+        ("seccomp=builtin", ""),
+        ("apparmor=../p", ""),
+        ("no-new-privileges:true", ""),
+    ],
+)
+def test_a_profile_is_a_file_of_the_source_or_the_host(
+    tmp_path: Path, option: str, words: str
+) -> None:
+    (tmp_path / "p.json").touch()
+    (tmp_path / "link.json").symlink_to("/etc/hostname")
+    asked = files({"services": {"web": {}}}, web={"security_opt": [option]})
+    asked = replace(asked, app=replace(SHOP, source=str(tmp_path)))
+    if words:
+        with pytest.raises(Failed, match="^web: security_opt: seccomp") as said:
+            references.check(asked)
+        assert words in str(said.value)
+    else:
+        references.check(asked)
+
+
 def blank(*names: str) -> list[str]:
     return [f'The "{name}" variable is not set. Defaulting to a blank string.' for name in names]
 
