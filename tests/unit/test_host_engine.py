@@ -222,9 +222,7 @@ def test_what_leads_docker_elsewhere_is_for_the_containers_alone(app: Applicatio
     }
 
 
-def test_a_blank_variable_is_named_where_compose_fails_by_it(
-    docker: Any, app: Application
-) -> None:
+def test_a_blank_variable_is_named_where_compose_fails_by_it(docker: Any, app: Application) -> None:
     source = Path(app.source)
     source.mkdir(parents=True)
     (source / "compose.yaml").write_text('services:\n  api:\n    volumes: ["${UPLOADS}:/data"]\n')

@@ -141,7 +141,7 @@ def test_a_profile_is_a_file_of_the_source_or_the_host(
     asked = files({"services": {"web": {}}}, web={"security_opt": [option]})
     asked = replace(asked, app=replace(SHOP, source=str(tmp_path)))
     if words:
-        with pytest.raises(Failed, match="^web: security_opt: seccomp") as said:
+        with pytest.raises(Failed, match=r"^web: security_opt: seccomp") as said:
             references.check(asked)
         assert words in str(said.value)
     else:
