@@ -343,7 +343,7 @@ def refuse(daemon: Mapping[str, Any]) -> Iterator[str]:
         if key in REFUSED:
             yield f"{key} cannot be set: {REFUSED[key]}"
         elif key not in ALLOWED:
-            close = get_close_matches(key, [*ALLOWED, *REFUSED], 1)
+            close = get_close_matches(key, ALLOWED, 1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(ALLOWED)}"
             yield f"Docker has no key {key}, {hint}"
         else:
@@ -371,7 +371,7 @@ def _value(key: str, value: Any) -> Iterator[str]:
             said = one["msg"].removeprefix("Value error, ")
             # What is below a key may have a password in it.
             short = not one["loc"] and re.fullmatch(r"[\w.:-]{1,40}", str(value))
-            given = f", not {value!r}" if short else ""
+            given = f", not {value!r}" if short and repr(value) not in said else ""
             yield f"{key}{where and '.' + where}: {said}{given}"
 
 

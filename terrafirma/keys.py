@@ -90,6 +90,8 @@ def _content(kind: str, encoded: str) -> tuple[bytes, int]:
         raise ValueError(f"{kind} in front of a key of type {inside[:40]!r}")
     try:
         key = load_ssh_public_key(f"{kind} {encoded}".encode())
+    except NotImplementedError:
+        raise ValueError("a key with a compressed point; make one with ssh-keygen") from None
     except (ValueError, UnsupportedAlgorithm):
         raise ValueError("a key that is cut off or damaged") from None
     bits = key.key_size if isinstance(key, RSAPublicKey) else 0

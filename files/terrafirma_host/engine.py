@@ -142,7 +142,10 @@ class Compose:
             env=self.environment(), timeout=PROMPT, check=False,
         )  # fmt: skip
         if result.returncode:
-            raise Failed(f"the compose files: {references.errors(self.app, result.stderr)}")
+            error = f"the compose files: {references.errors(self.app, result.stderr)}"
+            # A variable that leaves a field blank may be why.
+            references.refuse_blank(self.as_read({}, {}, result.stderr), error)
+            raise Failed(error)
         return result.stdout, result.stderr
 
     def as_written(self) -> references.Raw:
@@ -159,14 +162,17 @@ class Compose:
         for name in {*app.secrets} & {*(raw.get("secrets") or {})}:
             # Compose leaves out what no service names; it collides with ours all the same.
             project.setdefault("secrets", {}).setdefault(name, raw["secrets"][name])
-        given = self.environment()
-        names = {*app.env, *(name.upper() for name in app.secrets if app.secrets_env)}
-        files = references.Files(
-            app, self.files(), project, raw, references.warnings(said),
-            given=given, kept=frozenset(names - given.keys() | names & OWN),
-        )  # fmt: skip
+        files = self.as_read(project, raw, said)
         references.check(files)
         self.notes = files.notes
+
+    def as_read(self, project: layers.Project, raw: references.Raw, said: str) -> references.Files:
+        app, given = self.app, self.environment()
+        names = {*app.env, *(name.upper() for name in app.secrets if app.secrets_env)}
+        return references.Files(
+            app, self.files(), {"services": {}, **project}, raw, references.warnings(said),
+            given=given, kept=frozenset(names - given.keys() | names & OWN),
+        )  # fmt: skip
 
     def agree(self, project: layers.Project) -> None:
         """Raise Failed where the files and what is laid over them do not go together."""

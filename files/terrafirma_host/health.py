@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import socket
 import time
+import zlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ CONNECT = 1
 
 # More than any head has; Caddy takes more.
 HEAD = 256 * 1024
+
+# As much of an error page is read.
+PAGE = 16 * 1024
 
 CLOSED = "the connection is closed without an answer"
 
@@ -98,11 +102,13 @@ def ask(app: Application, port: int) -> Answer:
     try:
         with socket.create_connection(("127.0.0.1", port), min(CONNECT, limit)) as connection:
             connection.sendall(request.encode())
-            status, location, body = _head(connection, began + limit)
+            status, fields, body = _head(connection, began + limit)
             seconds = time.monotonic() - began
             if not 200 <= status < 300:
                 body += _more(connection)
-            return Answer(port, status, location, _first_words(body), seconds=seconds)
+            location = fields.get("location", [""])[0]
+            said = _first_words(_decoded(fields, body))
+            return Answer(port, status, location, said, seconds=seconds)
     except _NoHttp as strange:
         error = str(strange)
     except TimeoutError:
@@ -132,21 +138,25 @@ class _NoHttp(Exception):
 
 _END = re.compile(rb"\r?\n\r?\n")
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})( [^\x00-\x08\x0a-\x1f\x7f]*)?")
+_NO_TRAILERS = {"content-length", "trailer", "transfer-encoding"}
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00-\x08\x0a-\x1f\x7f]*)")
 
 
-def _head(connection: socket.socket, until: float) -> tuple[int, str, bytes]:
-    """Status, Location, and what is already there of the body."""
+Fields = dict[str, list[str]]
+
+
+def _head(connection: socket.socket, until: float) -> tuple[int, Fields, bytes]:
+    """Status, headers, and what is already there of the body."""
     received, interim = b"", 0
     while True:
         if not b"HTTP/1.".startswith(received[:7]):
             raise _NoHttp(_speaks(received))
         if end := _END.search(received):
-            status, location = _parse(received[: end.start()])
+            status, fields = _parse(received[: end.start()])
             received = received[end.end() :]
             # Early hints and the like come before the answer.
             if status >= 200 or status == 101:
-                return status, location, received
+                return status, fields, received
             interim += 1
             if interim > 5:
                 raise _NoHttp("it sends one interim response (1xx) after the other")
@@ -164,25 +174,28 @@ def _head(connection: socket.socket, until: float) -> tuple[int, str, bytes]:
         received += more
 
 
-def _parse(head: bytes) -> tuple[int, str]:
+def _parse(head: bytes) -> tuple[int, Fields]:
     first, *rest = re.split(rb"\r?\n", head)
     begins = _STATUS.fullmatch(first)
     if not begins:
         raise _NoHttp(f"its answer is malformed: {_quote(first)}")
-    fields: dict[str, set[str]] = {}
+    fields: Fields = {}
     for line in rest:
         field = _FIELD.fullmatch(line)
         if not field:
             raise _NoHttp(f"its answer has a malformed header: {_quote(line)}")
         name, value = (part.decode("latin-1").strip(" \t") for part in field.groups())
-        fields.setdefault(name.lower(), set()).add(value)
-    lengths = fields.get("content-length", {"0"})
+        fields.setdefault(name.lower(), []).append(value)
+    lengths = set(fields.get("content-length", ["0"]))
     if len(lengths) > 1 or not re.fullmatch(r"[0-9]{1,18}", min(lengths)):
         raise _NoHttp(f"its answer has a Content-Length of {' and '.join(sorted(lengths))}")
-    codings = {value.lower() for value in fields.get("transfer-encoding", ())}
-    if codings - {"chunked"}:
-        raise _NoHttp(f"its answer has a Transfer-Encoding of {', '.join(sorted(codings))}")
-    return int(begins[1]), next(iter(fields.get("location", ())), "")
+    codings = [value.lower() for value in fields.get("transfer-encoding", ())]
+    if codings not in ([], ["chunked"]):
+        raise _NoHttp(f"its answer has a Transfer-Encoding of {', '.join(codings)}")
+    trailers = ",".join(fields.get("trailer", ())).split(",")
+    if wrong := _NO_TRAILERS & {name.strip(" \t").lower() for name in trailers}:
+        raise _NoHttp(f"its answer has a Trailer of {' and '.join(sorted(wrong))}")
+    return int(begins[1]), fields
 
 
 def _speaks(received: bytes) -> str:
@@ -200,21 +213,59 @@ def _quote(received: bytes) -> str:
 
 def _more(connection: socket.socket) -> bytes:
     """What follows of a body, if it is there."""
+    until, body = time.monotonic() + 0.3, b""
     try:
-        connection.settimeout(0.3)
-        return connection.recv(4096)
+        while len(body) < PAGE and (left := until - time.monotonic()) > 0:
+            connection.settimeout(left)
+            if not (more := connection.recv(PAGE)):
+                break
+            body += more
     except OSError:
-        return b""
+        pass
+    return body
+
+
+def _decoded(fields: Fields, body: bytes) -> bytes:
+    """A body, or how it begins, without what it was packed in; empty where that is not known."""
+    if "transfer-encoding" in fields:
+        chunks, rest = [], body
+        while size := re.match(rb"0*([1-9a-fA-F][0-9a-fA-F]{0,7})\b[^\n]*\n", rest):
+            end = size.end() + int(size[1], 16)
+            chunks.append(rest[size.end() : end])
+            rest = rest[end:].lstrip(b"\r\n")
+        body = b"".join(chunks)
+    match ",".join(fields.get("content-encoding", ())).lower():
+        case "" | "identity":
+            return body
+        case "gzip" | "x-gzip":
+            try:
+                return zlib.decompressobj(31).decompress(body, PAGE)
+            except zlib.error:
+                pass
+    return b""
+
+
+# How a framework says that it does not know the host that it was asked for.
+_HOST = re.compile(
+    r"(?i)\b((blocked|invalid|disallowed|unknown|untrusted|bad) ?hosts?\b"
+    r"|(this |the )?host\b.{0,100}\bnot (allowed|permitted|trusted)\b|allowed.?hosts\b)"
+)
 
 
 def _first_words(body: bytes) -> str:
-    """Of an error page its title, of anything else how it begins."""
-    text = body[:4096].decode(errors="replace")
-    if title := re.search(r"(?is)<title[^>]*>(.*?)</title>", text):
-        text = title[1]
-    text = re.sub(r"(?s)<[^>]*>", " ", text)
-    text = " ".join(plain(unescape(text)).split())
-    return text if len(text) <= 100 else f"{text[:100]}…"
+    """Of an error page its title, or what it says of the host; of anything else how it begins."""
+    text = body[:PAGE].decode(errors="replace")
+    title = re.search(r"(?i)<title[^<>]*>([^<]*)", text)
+    text = re.sub(r"(?is)<(style|script)\b.*?(</\1>|$)", " ", text)
+    shown = _shown(text)
+    if title:
+        host = None if _HOST.search(_shown(title[1])) else _HOST.search(shown)
+        shown = shown[host.start() :] if host else _shown(title[1])
+    return shown if len(shown) <= 100 else f"{shown[:100]}…"
+
+
+def _shown(page: str) -> str:
+    return " ".join(plain(unescape(re.sub(r"<[^<>]*>", " ", page))).split())
 
 
 # --- what an answer means -------------------------------------------------------------------------
@@ -237,12 +288,17 @@ def words(app: Application, answer: Answer, pid: int = 0) -> str:
             return f"{what}: let it speak plain HTTP on {app.container_port}"
         case 400 | 421:
             return f"{what}: it was asked with Host: {app.domain}, which it has to accept"
+        case 403 if app.domain in answer.body or _HOST.search(answer.body):
+            return f"{what}: it was asked with Host: {app.domain}, which it has to accept"
         case 401 | 403:
             return f"{what}: set health_path to one that needs no login"
         case 404 | 410:
             return f"{what}: set health_path to one that it knows"
         case 405 | 501:
             return f"{what}: its health path has to answer GET"
+        case 429:
+            return (f"{what}: exempt its health path from limits, Caddy asks each replica every "
+                    "second")  # fmt: skip
         case status if 300 <= status < 400:
             return _redirect(app, answer)
     return what
@@ -250,6 +306,9 @@ def words(app: Application, answer: Answer, pid: int = 0) -> str:
 
 def _mute(app: Application, answer: Answer) -> str:
     return f"on port {app.container_port}, asked for {app.health_path}: {answer.error}"
+
+
+_LOGIN = re.compile(r"(?i)/(log-?in|sign-?in|o?auth|sso)")
 
 
 def _redirect(app: Application, answer: Answer) -> str:
@@ -260,20 +319,25 @@ def _redirect(app: Application, answer: Answer) -> str:
     try:
         there = urljoin(here, answer.location)
         parts = urlsplit(there)
+        port = parts.port
     except ValueError:
-        there, parts = answer.location, urlsplit("")
+        there, parts, port = answer.location, urlsplit(""), None
     what += f" to {there[:200]}"
     if not parts.hostname:
         return f"{what}: its health path has to answer 2xx without a redirect"
     if parts.hostname != app.domain:
         return (f"{what}, another host: let it answer its health path under the name that it was "
                 f"asked with (Host: {app.domain})")  # fmt: skip
+    if port not in (None, {"http": 80}.get(parts.scheme, 443)):
+        return f"{what}, another port: let it answer its health path itself, without a redirect"
+    if parts.path == app.health_path and parts.scheme == "http" and not parts.query:
+        return f"{what}, plain HTTP: let it answer its health path itself, without a redirect"
     if parts.path == app.health_path and not parts.query:
         return (f"{what}, itself: it was asked with X-Forwarded-Proto: https, which it has to "
                 "trust")  # fmt: skip
     bare = app.health_path.strip("/")
     same = parts.path.strip("/").lower() == bare.lower() or parts.path.endswith(f"/{bare}")
-    if bare and same and not parts.query:
+    if bare and same and not parts.query and not _LOGIN.search(parts.path):
         return f"{what}: set health_path to {parts.path}"
     return f"{what}: set health_path to one that it answers itself, without a login"
 

@@ -126,15 +126,15 @@ def migrates_by_service(app: Application, project: Project) -> bool:
 
 def build_layer(app: Application, project: Project, release: str) -> str:
     """Names and labels for the images that are built here."""
-    lines = ["services:"]
-    for name, service in project["services"].items():
-        if "build" in service and name not in app.stateful:
-            lines += [
-                f"  {_text(name)}:",
-                f"    image: {_text(image_name(app, name, release))}",
-                f"    build: {{labels: {_text({'terrafirma.app': app.name})}}}",
-            ]
-    return "\n".join(lines) + "\n"
+    services = {
+        name: {
+            "image": image_name(app, name, release),
+            "build": {"labels": {"terrafirma.app": app.name}},
+        }
+        for name, service in project["services"].items()
+        if "build" in service and name not in app.stateful
+    }
+    return f"services: {_text(services)}\n"
 
 
 def image_name(app: Application, service: str, release: str) -> str:

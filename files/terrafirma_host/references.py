@@ -86,9 +86,7 @@ def unknown(said: Iterable[str]) -> list[str]:
 
 def check(files: Files) -> None:
     """Raise Failed, in one line, where the files refer to what is not there; note what is lost."""
-    _refuse_kept(files)
-    _refuse_hosts(files)
-    _refuse_blank(files)
+    _refuse_variables(files)
     _refuse_paths(files)
     _refuse_secrets(files)
     files.notes.extend(f"Compose says: {one}" for one in unknown(files.warnings))
@@ -96,7 +94,22 @@ def check(files: Files) -> None:
     files.notes.extend(_dropped(files))
 
 
+def refuse_blank(files: Files, error: str) -> None:
+    """Raise Failed where Compose named a blank variable before this error of its."""
+    if any(map(BLANK.search, files.warnings)):
+        try:
+            _refuse_variables(files)
+        except Failed as blank:
+            raise Failed(f"{blank} ({error})") from None
+
+
 # --- variables ------------------------------------------------------------------------------------
+
+
+def _refuse_variables(files: Files) -> None:
+    _refuse_kept(files)
+    _refuse_hosts(files)
+    _refuse_blank(files)
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -292,6 +305,8 @@ def _refuse_paths(files: Files) -> None:
         for word, _ in _env_file(files, name):
             _refuse_word(app, f"{name}: env_file", word)
             _refuse_path(app, f"{name}: env_file", posixpath.join(app.source, word))
+        for option in service.get("security_opt") or []:
+            _refuse_profile(app, f"{name}: security_opt: seccomp", option)
     for kind, key, one in _used_files(files):
         _refuse_path(app, f"{kind}: {key}", one.get("file") or "")
         word = ((files.raw.get(kind) or {}).get(key) or {}).get("file") or ""
@@ -302,6 +317,17 @@ def _refuse_paths(files: Files) -> None:
         if bound and not device.startswith("/"):
             raise Failed(f"volumes: {key}: the device {device!r} is no place on the host: write an "
                          "absolute path")  # fmt: skip
+
+
+def _refuse_profile(app: Application, what: str, option: str) -> None:
+    found = re.fullmatch(r"seccomp[=:](?!(?:unconfined|builtin)$)(.*)", option)
+    if found:
+        _refuse_word(app, what, found[1])
+        path = posixpath.join(app.source or str(app.directory), found[1])
+        _refuse_path(app, what, path)
+        if not Path(path).is_file():
+            raise Failed(f"{what} is the file {_below(app, path)}, which is not on the host: "
+                         "upload the file")  # fmt: skip
 
 
 def _has_tilde(files: Files) -> bool:

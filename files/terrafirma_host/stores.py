@@ -65,7 +65,9 @@ PUBLISHED = frozenset(
     " apacheignite/ignite apache/druid dragonflydb/dragonfly microsoft/garnet chromadb/chroma"
     " chroma-core/chroma vespaengine/vespa marqoai/marqo graphiteapp/graphite-statsd mssql/server"
     " database/express database/enterprise database/free ibmcom/db2 db2_community/db2"
-    " gvenzl/oracle-free gvenzl/oracle-xe citusdata/citus basho/riak scality/cloudserver".split()
+    " gvenzl/oracle-free gvenzl/oracle-xe citusdata/citus basho/riak scality/cloudserver"
+    " apache/age pgautoupgrade/pgautoupgrade cloudamqp/lavinmq infinispan/server rhel/server"
+    " mysql/community-server mysql/enterprise-server".split()
 )
 DATABASE = re.compile(
     rf"({'|'.join(DATABASES)})\d*([-_.]({'|'.join(VARIANTS)}|v?\d+|(c|el|rhel|ubi|centos|pg)\d+s?))*"
@@ -76,7 +78,7 @@ DATA = (
     " /usr/share/elasticsearch/data /usr/share/opensearch/data /qdrant/storage /meili_data"
     " /consul/data /vault/file /vault/data /opt/couchdb/data /opt/couchbase/var /opt/kafka /kafka"
     " /opt/oracle/oradata /mosquitto/data /pulsar/data /opt/emqx/data /home/postgres/pgdata"
-    " /rqlite/file /pb_data /victoria-metrics-data".split()
+    " /opt/infinispan/server/data /rqlite/file /pb_data /victoria-metrics-data".split()
 )
 # Why an image is taken for one, where its name alone says so.
 BY_NAME = "(by the image's name it is a database)"

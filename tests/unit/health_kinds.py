@@ -141,6 +141,28 @@ KINDS: dict[str, tuple[bytes | Sends, bool]] = {
     "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 1\r\n\r\n", False),
     "a length twice": (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n", True),
     "an encoding of its own": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", False),
+    "chunked twice": (
+        b"HTTP/1.1 200 OK\r\n" + b"Transfer-Encoding: chunked\r\n" * 2 + b"\r\n0\r\n\r\n",
+        False,
+    ),
+    "chunked, and once more": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+        False,
+    ),
+    **{
+        f"a trailer of {name}": (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: %b\r\n\r\n0\r\n\r\n"
+            % name.encode(),
+            good,
+        )
+        for name, good in {
+            "Content-Length": False,
+            "transfer-encoding": False,
+            "X-Sum, Trailer": False,
+            "X-Sum": True,
+            "Server-Timing, X-Content-Length": True,
+        }.items()
+    },
     "a head of 100 kB": (b"HTTP/1.1 200 OK\r\nA: " + b"a" * 10**5 + b"\r\n\r\n", True),
     "a header of blanks": (b"HTTP/1.1 200 OK\r\nA: a" + b" " * 10**5 + b"b\r\n\r\n", True),
     "a head of 20 MB": (b"HTTP/1.1 200 OK\r\nA: " + b"a" * (20 * 2**20) + b"\r\n\r\n", False),

@@ -213,7 +213,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"cdi-spec-dirs": ["etc/cdi"]}, "cdi-spec-dirs.0: "),
     ({"init": None}, "init: "),
     ({"registry-mirror": []}, "Docker has no key registry-mirror, did you mean registry-mirrors?"),
-    ({"data_root": "/srv"}, "did you mean data-root?"),
+    ({"log_level": "info"}, "did you mean log-level?"),
+    # No key that would be refused as well.
+    ({"data_root": "/srv"}, "Docker has no key data_root, there are builder, "),
+    ({"containerd-snapshotter": True}, "no key containerd-snapshotter, there are builder, "),
     ({"Debug": True}, "did you mean debug?"),
     ({"xyzzy": 1}, "Docker has no key xyzzy, there are builder, "),
 ]
@@ -227,6 +230,11 @@ def test_what_an_engine_would_not_start_with_is_refused(
     assert line.startswith("db1: docker_daemon: ")
     assert words in line
     assert "\n" not in line
+
+
+def test_a_value_is_said_once() -> None:
+    line = refusal(**{"default-shm-size": "1.5g"})
+    assert line.endswith("default-shm-size: '1.5g' is not like 64m")
 
 
 def test_no_password_of_a_proxy_is_repeated() -> None:

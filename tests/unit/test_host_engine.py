@@ -224,6 +224,22 @@ def test_what_leads_docker_elsewhere_is_for_the_containers_alone(app: Applicatio
     }
 
 
+def test_a_blank_variable_is_named_where_compose_fails_by_it(docker: Any, app: Application) -> None:
+    source = Path(app.source)
+    source.mkdir(parents=True)
+    (source / "compose.yaml").write_text('services:\n  api:\n    volumes: ["${UPLOADS}:/data"]\n')
+    docker(
+        """case $* in *--no-interpolate*) echo '{}'; exit 0 ;; esac
+        echo 'time="1" level=warning msg="The \\"UPLOADS\\" variable is not set."' >&2
+        echo 'invalid spec: :/data: empty section between colons' >&2; exit 1"""
+    )
+    with pytest.raises(Failed) as said:
+        engine.Compose(replace(app, compose=("compose.yaml",))).project()
+    assert "${UPLOADS} (compose.yaml, line 3) is not set" in str(said.value)
+    assert str(said.value).endswith("(the compose files: invalid spec: :/data: empty section "
+                                    "between colons)")  # fmt: skip
+
+
 def mounted(source: str, **more: Any) -> dict[str, Any]:
     return {"type": "bind", "source": source, "target": "/data", **more}
 

@@ -1,5 +1,6 @@
 """What healthy means: real servers are asked, by us and by a real Caddy; nothing is pretended."""
 
+import gzip
 import json
 import os
 import socket
@@ -63,6 +64,13 @@ def test_no_path_that_caddy_would_read_otherwise() -> None:
     """`//name/path` is an address for whoever parses it."""
     with pytest.raises(Exception, match="app_health_path"):
         described(health_path="//healthz")
+
+
+ACCEPT = f"it was asked with Host: {DOMAIN}, which it has to accept"
+
+
+def packed(body: bytes, *headers: str) -> bytes:
+    return "\r\n".join(["HTTP/1.1 500 Error", *headers, "", ""]).encode() + body
 
 
 # What a replica sends; the words about it; whether it would be the same later.
@@ -150,7 +158,111 @@ WORDS: dict[str, tuple[bytes, str, bool]] = {
         "it answers 405 to /healthz: its health path has to answer GET",
         True,
     ),
-    "429": (status("429 Too Many Requests"), "it answers 429 to /healthz", False),
+    "429": (
+        status("429 Too Many Requests"),
+        "it answers 429 to /healthz: exempt its health path from limits, Caddy asks each replica "
+        "every second",
+        False,
+    ),
+    "a host that Rails does not know": (
+        status(
+            "403 Forbidden",
+            body="<title>Action Controller: Exception caught</title><style>h1 {}</style><header>"
+            f"<h1>Blocked hosts: {DOMAIN}</h1></header>",
+        ),
+        f"it answers 403 to /healthz (Blocked hosts: {DOMAIN}): {ACCEPT}",
+        True,
+    ),
+    "a host that Vite does not know": (
+        status("403 Forbidden", body=f'Blocked request. This host ("{DOMAIN}") is not allowed.'),
+        f'it answers 403 to /healthz (Blocked request. This host ("{DOMAIN}") is not allowed.): '
+        f"{ACCEPT}",
+        True,
+    ),
+    "a host that webpack does not know": (
+        status("403 Forbidden", body="Invalid Host header"),
+        f"it answers 403 to /healthz (Invalid Host header): {ACCEPT}",
+        True,
+    ),
+    "a name alone": (
+        status("403 Forbidden", body=f"{DOMAIN} is none of ours"),
+        f"it answers 403 to /healthz ({DOMAIN} is none of ours): {ACCEPT}",
+        True,
+    ),
+    "a page of its own": (
+        status("403 Forbidden", body="<title>Sign in</title><p>Hosted by Acme"),
+        "it answers 403 to /healthz (Sign in): set health_path to one that needs no login",
+        True,
+    ),
+    "a packed page": (
+        packed(gzip.compress(b"<title>no database</title>"), "Content-Encoding: gzip"),
+        "it answers 500 to /healthz (no database)",
+        False,
+    ),
+    "a packed page that breaks off": (
+        packed(gzip.compress(b"no database", 0)[:-8], "Content-Encoding: gzip"),
+        "it answers 500 to /healthz (no database)",
+        False,
+    ),
+    "a page that is packed otherwise": (
+        packed(b"\x1b\x03\x00\xf8", "Content-Encoding: br"),
+        "it answers 500 to /healthz",
+        False,
+    ),
+    "a page that is not packed as it says": (
+        packed(b"no database", "Content-Encoding: gzip"),
+        "it answers 500 to /healthz",
+        False,
+    ),
+    "a page in chunks": (
+        packed(b"3\r\nno \r\n8;a=b\r\ndatabase\r\n0\r\n\r\n", "Transfer-Encoding: chunked"),
+        "it answers 500 to /healthz (no database)",
+        False,
+    ),
+    "a packed page in chunks": (
+        packed(
+            b"%x\r\n%b\r\n0\r\n\r\n" % (len(gzip.compress(b"no disk")), gzip.compress(b"no disk")),
+            "Transfer-Encoding: chunked",
+            "Content-Encoding: gzip",
+        ),
+        "it answers 500 to /healthz (no disk)",
+        False,
+    ),
+    "another port": (
+        status("302 Found", f"Location: https://{DOMAIN}:8443/healthz"),
+        f"it answers 302 to https://{DOMAIN}:8443/healthz, another port: let it answer its health "
+        "path itself, without a redirect",
+        True,
+    ),
+    "plain HTTP": (
+        status("301 Moved", f"Location: http://{DOMAIN}/healthz"),
+        f"it answers 301 to http://{DOMAIN}/healthz, plain HTTP: let it answer its health path "
+        "itself, without a redirect",
+        True,
+    ),
+    "its own port, said": (
+        status("301 Moved", f"Location: https://{DOMAIN}:443/healthz"),
+        f"it answers 301 to https://{DOMAIN}:443/healthz, itself: it was asked with "
+        "X-Forwarded-Proto: https, which it has to trust",
+        True,
+    ),
+    "a slash, by plain HTTP": (
+        status("307 Temporary", f"Location: http://{DOMAIN}/healthz/"),
+        f"it answers 307 to http://{DOMAIN}/healthz/: set health_path to /healthz/",
+        True,
+    ),
+    "a login that ends alike": (
+        status("302 Found", "Location: /login/healthz"),
+        f"it answers 302 to https://{DOMAIN}/login/healthz: set health_path to one that it answers "
+        "itself, without a login",
+        True,
+    ),
+    "a port that is none": (
+        status("302 Found", f"Location: https://{DOMAIN}:x/healthz"),
+        f"it answers 302 to https://{DOMAIN}:x/healthz: its health path has to answer 2xx without "
+        "a redirect",
+        True,
+    ),
     "500": (
         status("500 Error", body="\x1b[31mKeyError\x1b[0m: 'DATABASE_URL'"),
         "it answers 500 to /healthz (KeyError: 'DATABASE_URL')",

@@ -429,6 +429,12 @@ def test_images_that_are_built_are_named_and_labelled() -> None:
     }
 
 
+def test_a_project_that_builds_nothing_has_a_layer_that_compose_takes() -> None:
+    """Compose refuses `services` without a value."""
+    project = {"services": {"web": {"image": "nginx"}, "redis": {"build": {}}}}
+    assert read(layers.build_layer(SHOP, project, "01")) == {"services": {}}
+
+
 def test_docker_takes_no_capitals_in_the_name_of_an_image() -> None:
     assert layers.image_name(SHOP, "Mail", "01") == "terrafirma/shop/mail:01"
 

@@ -113,6 +113,41 @@ def test_further_contexts_in_both_ways_of_writing(further: Any) -> None:
         references.check(files(raw, web={"build": build}))
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("seccomp=../p.json", "../p.json is outside of app_source"),
+        ("seccomp:../p.json", "../p.json is outside of app_source"),
+        ("seccomp=./a/../../p.json", "outside of app_source"),
+        ("seccomp=~/p.json", "~/p.json is below /root"),
+        ("seccomp=link.json", "link.json is a link to /etc/hostname, outside of app_source"),
+        ("seccomp=none.json", " is the file none.json, which is not on the host"),
+        ("seccomp=/no/where.json", " is the file /no/where.json, which is not on the host"),
+        ("seccomp=.", "which is not on the host"),
+        ("seccomp=p.json", ""),
+        ("seccomp:./p.json", ""),
+        ("seccomp=/etc/hostname", ""),
+        ("seccomp=unconfined", ""),
+        ("seccomp=builtin", ""),
+        ("apparmor=../p", ""),
+        ("no-new-privileges:true", ""),
+    ],
+)
+def test_a_profile_is_a_file_of_the_source_or_the_host(
+    tmp_path: Path, option: str, words: str
+) -> None:
+    (tmp_path / "p.json").touch()
+    (tmp_path / "link.json").symlink_to("/etc/hostname")
+    asked = files({"services": {"web": {}}}, web={"security_opt": [option]})
+    asked = replace(asked, app=replace(SHOP, source=str(tmp_path)))
+    if words:
+        with pytest.raises(Failed, match=r"^web: security_opt: seccomp") as said:
+            references.check(asked)
+        assert words in str(said.value)
+    else:
+        references.check(asked)
+
+
 def blank(*names: str) -> list[str]:
     return [f'The "{name}" variable is not set. Defaulting to a blank string.' for name in names]
 
@@ -133,6 +168,32 @@ def test_a_blank_variable_counts_where_it_is_used() -> None:
     # Where Compose cannot say the words of the files, each counts.
     with pytest.raises(Failed, match=r"\$\{B\} \(the compose files\) is not set"):
         references.check(files({}, "B"))
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "words"),
+    [
+        ('volumes: ["${A}:/data"]', "A", "${A} (compose.yaml, line 1) is not set"),
+        ("image: $A", "A", "${A} (compose.yaml, line 1) is not set"),
+        ('volumes: ["$PWD:/data"]', "PWD", "$PWD (compose.yaml, line 1) is not set on the host"),
+        ("image: ${KEPT}", "KEPT", "KEPT is a name that Docker reads itself"),
+    ],
+)
+def test_a_variable_that_leaves_a_field_blank_is_named_with_the_error(
+    tmp_path: Path, line: str, name: str, words: str
+) -> None:
+    """Compose ends before it says what the files are."""
+    (tmp_path / "compose.yaml").write_text(f"{line}\n")
+    app = replace(SHOP, source=str(tmp_path))
+    asked = Files(
+        app, [f"{tmp_path}/compose.yaml"], {"services": {}}, {}, blank(name),
+        given=GIVEN, kept=frozenset({"KEPT"}),
+    )  # fmt: skip
+    with pytest.raises(Failed) as said:
+        references.refuse_blank(asked, "the compose files: empty section")
+    assert words in str(said.value)
+    assert str(said.value).endswith(" (the compose files: empty section)")
+    references.refuse_blank(replace(asked, warnings=[]), "another error")
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,9 @@ cockroachdb/cockroach arangodb:3.12 surrealdb/surrealdb rethinkdb mcr.microsoft.
 mcr.microsoft.com/azure-sql-edge container-registry.oracle.com/database/express:21 questdb/questdb dgraph/dgraph
 acme/postgres crate:5 registry.example.com/hashicorp/vault:1.17 valeriansaliou/sonic mysql-80-c9s sclorg/mongodb-36-centos7
 postgres:17-trixie bitnami/mongodb-sharded mongodb/mongodb-atlas-local apache/druid gvenzl/oracle-xe:21-slim ghcr.io/tursodatabase/libsql-server:v0.24 redislabs/redisearch
-elasticsearch-oss:7 redis-8.2-alpine
+elasticsearch-oss:7 redis-8.2-alpine gvenzl/oracle-free:23-slim citusdata/citus:13 apache/age:release_PG16_1.6.0
+pgautoupgrade/pgautoupgrade:17-alpine cloudamqp/lavinmq:2 quay.io/infinispan/server:15 mcr.microsoft.com/mssql/rhel/server:2022-latest
+container-registry.oracle.com/mysql/community-server:8.4 container-registry.oracle.com/mysql/enterprise-server:8.4
 memgraph/memgraph grafana/loki:3 amazon/dynamodb-local dxflrs/garage:v1 chrislusf/seaweedfs tarantool/tarantool
 """.split()  # noqa: E501
 OTHERS = """
@@ -73,6 +75,7 @@ prom/pushgateway prometheus-pushgateway onerahmet/openai-whisper-asr-webservice 
 mobz/elasticsearch-head percona/percona-toolkit opensearchproject/logstash-oss-with-opensearch-output-plugin acme/garage
 acme/tempo acme/sonic acme/crate ghcr.io/acme/vault acme/consul-watcher acme/postgres-17-reports acme/my-redis
 registry.example.com:5000/acme/dragonfly postgres/reader acme/etcd-lock grafana/loki-canary acme/loki:3 acme/minio-sync
+acme/server acme/age acme/citus-dashboard
 """.split()  # noqa: E501
 
 

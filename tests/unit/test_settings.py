@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from base64 import b64encode
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,6 +51,14 @@ SECURITY_KEY = (
 def rsa(bits: int) -> str:
     key = generate_private_key(65537, bits).public_key()
     return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def compressed() -> str:
+    """An ECDSA key whose point is written in the short way, as OpenSSH writes none."""
+    kind, curve = b"ecdsa-sha2-nistp256", b"nistp256"
+    point = b"\x02" + bytes(31) + b"\x05"
+    blob = b"".join(len(part).to_bytes(4, "big") + part for part in (kind, curve, point))
+    return f"{kind.decode()} {b64encode(blob).decode()}"
 
 
 S = TypeVar("S", bound=Settings)
@@ -588,6 +597,7 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
             KEY[:-1]: "cut off",
             KEY[:-4]: "cut off or damaged",
             KEY[:-24]: "cut off or damaged",
+            compressed(): "a compressed point",
             f"{KEY}AAAA": "cut off or damaged",
             KEY.replace("AAAAC3", "AAAAC 3"): "cut off, or no base64",
             KEY.replace("IGc1", "I*c1"): "cut off, or no base64",
