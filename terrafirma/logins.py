@@ -87,9 +87,9 @@ def strangers(users: Sequence[str], known: LoginsState) -> Iterator[str]:
 
 def keyless(name: str, known: LoginsState, *, passwords: bool) -> Iterator[str]:
     """How one would get in as `name` without a key of its own; by a password, if one may."""
-    state = known["logins"].get(name)
-    for keyword, wanted in _CLOSED.items() if state else ():
-        value = " ".join(state["rules"].get(keyword, [wanted]))
+    rules = known["logins"][name]["rules"] if name in known["logins"] else {}
+    for keyword, wanted in _CLOSED.items():
+        value = " ".join(rules.get(keyword, [wanted]))
         if value != wanted and not (passwords and keyword in _PASSWORDS):
             where = _where(keyword, of=known)
             yield f"sshd would let {name} in without one of its keys: {keyword} {value}{where}"

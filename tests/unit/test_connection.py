@@ -50,8 +50,9 @@ def test_a_certificate_is_none_of_the_account_s_keys(
 ) -> None:
     monkeypatch.setattr(Transport, "auth_publickey", lambda *_: [])
     for name in ("ca", "me"):
-        command = ["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", tmp_path / name]
-        subprocess.run(command, check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", str(tmp_path / name)], check=True
+        )
     subprocess.run(
         ["ssh-keygen", "-q", "-s", tmp_path / "ca", "-I", "me", "-n", "root", tmp_path / "me.pub"],
         check=True,

@@ -581,7 +581,10 @@ def test_what_else_a_rule_says_is_no_command() -> None:
 
 def test_accounts_of_this_machine(tmp_path: Path) -> None:
     me = getpass.getuser()
+    keys = tmp_path / ".ssh/authorized_keys"
+    keys.mkdir(parents=True)
     known = ask(Accounts, homes={"no-such-account": str(tmp_path), me: "/no/such"})["accounts"]
+    assert (known["no-such-account"]["keys"], known[me]["keys"]) == (str(keys), "")
     assert known["no-such-account"]["uid"] is None
     assert known["no-such-account"]["directory"]["uid"] == os.getuid()
     assert known[me]["uid"] == os.getuid()
