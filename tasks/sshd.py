@@ -8,7 +8,7 @@ from pyinfra.api import DeployError
 from terrafirma.connection import key_in_use
 from terrafirma.facts.logins import Logins
 from terrafirma.keys import parse
-from terrafirma.logins import elsewhere, misconfigured, obstacles, passwords, strangers
+from terrafirma.logins import elsewhere, keyless, misconfigured, obstacles, strangers
 from terrafirma.machine import ready
 from terrafirma.operations.files import put, template
 from terrafirma.operations.packages import packages
@@ -51,8 +51,7 @@ for name in users if not wrong else ():
     elif account.keys:
         keys = [parse(text) for text in account.keys]
         wrong += obstacles(name, logins, keys=keys, groups=[name, *account.groups])
-    if not settings.password_authentication:
-        wrong += passwords(name, logins)
+    wrong += keyless(name, logins, passwords=settings.password_authentication)
 # A declared account gets its keys in this run.
 if not wrong and machine["user"] not in accounts:
     wrong += elsewhere(machine["user"], logins)

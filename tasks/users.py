@@ -27,10 +27,11 @@ for account in settings.accounts:
         )
     key = key_in_use(host)
     if key and key not in [parse(text).blob for text in account.keys]:
+        shown = "a certificate" if b"-cert-v01@" in key[:64] else f"the key {fingerprint(key)}"
         raise DeployError(
-            f"{host.name}: users_accounts: you are connected as {account.name!r} with the key "
-            f"{fingerprint(key)}, which is not one of its keys, and would no longer be let in; add "
-            "it to them, or connect with another key"
+            f"{host.name}: users_accounts: you are connected as {account.name!r} with {shown}, "
+            "which is not one of its keys, and would no longer be let in; add the key to them, or "
+            "connect with another"
         )
 
 for account in settings.accounts:

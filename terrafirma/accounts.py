@@ -74,6 +74,8 @@ def _places(account: Account, now: AccountState) -> Iterator[str]:
             f"its home's .ssh, {account.directory}/.ssh, is a {ssh['kind']} of "
             f"{_owner(ssh['user'], ssh['uid'])}; make it a directory of its own, or remove it"
         )
+    elif now["keys"]:
+        yield f"{now['keys']} is a directory; move it away"
 
 
 def _owner(user: str, uid: int) -> str:
@@ -119,7 +121,8 @@ def _theirs(account: Account, now: AccountState) -> list[tuple[str, bool]]:
             continue
         # The last rule that fits counts, so one after ours can take away what is declared.
         denies = every and asks and (after or _sorts_after(source, own))
-        if denies or not (every and rule["commands"] == ["ALL"]):
+        # Who may do all may do each single command, but for those that a rule takes away.
+        if denies or not every or any(one.startswith("!") for one in rule["commands"]):
             found.append((source, denies))
     return found
 

@@ -19,9 +19,9 @@ class _Transport(Transport):
     @override
     def auth_publickey(self, username: str, key: PKey, event: Event | None = None) -> list[str]:
         left = super().auth_publickey(username, key, event)
-        # A certificate is let in by whoever signed it; an agent's key may have no `public_blob`.
-        certified = getattr(key, "public_blob", None) or "-cert-v0" in key.get_name()
-        self.key_in_use = None if certified else key.asbytes()
+        # An agent's key may have no `public_blob`, and is a certificate itself.
+        certificate = getattr(key, "public_blob", None)
+        self.key_in_use = certificate.key_blob if certificate else key.asbytes()
         return left
 
 
@@ -39,7 +39,10 @@ def without_delay(sock: Any, **arguments: Any) -> Transport:
 
 
 def key_in_use(host: Host) -> bytes | None:
-    """The public half of the key that we are connected with; None: without one, or not over SSH."""
+    """
+    The public half of the key that we are connected with, or its certificate, which no account has
+    among its keys; None: without one, or not over SSH.
+    """
     client = getattr(host.connector, "client", None)
     transport = client and client.get_transport()
     key: bytes | None = getattr(transport, "key_in_use", None)

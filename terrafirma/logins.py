@@ -17,6 +17,17 @@ _OURS = {
     "forcecommand": "none",
     "chrootdirectory": "none",
 }
+_PASSWORDS = ("passwordauthentication", "kbdinteractiveauthentication")
+# What each must be so that nobody gets in but with a key of the account's.
+_CLOSED = {
+    **dict.fromkeys(_PASSWORDS, "no"),
+    "permitemptypasswords": "no",
+    "hostbasedauthentication": "no",
+    "gssapiauthentication": "no",
+    "kerberosauthentication": "no",
+    "authorizedkeyscommand": "none",
+    "trustedusercakeys": "none",
+}
 _ROOT = ("yes", "without-password", "prohibit-password")
 
 
@@ -31,7 +42,7 @@ def misconfigured(known: LoginsState) -> Iterator[str]:
     elif error:
         # What contradicts something else has no line in sshd's words.
         named = sorted({keyword for keyword, _ in known["places"] if keyword in error.lower()})
-        where = _where(named[-1], known) if named and " line " not in error else ""
+        where = _where(named[-1], of=known) if named and " line " not in error else ""
         yield f"sshd does not take its configuration: {error}{where}"
 
 
@@ -47,18 +58,17 @@ def obstacles(
         return
     mine = state["groups"] if groups is None else groups
     for keyword, value in (*_who(name, state, mine), *_how(state, keys, ours=groups is not None)):
-        yield f"sshd would not let {name} in: {keyword} {value}{_where(keyword, known)}"
+        yield f"sshd would not let {name} in: {keyword} {value}{_where(keyword, of=known)}"
 
 
 def elsewhere(name: str, known: LoginsState) -> Iterator[str]:
     """Why the key that `name` is connected with would no longer let it in."""
-    state = known["logins"].get(name)
-    command = state["rules"].get("authorizedkeyscommand", ["none"]) if state else []
-    if known["absent"] and command == ["none"]:
+    if known["absent"] and name in known["logins"]:
+        where = _where("authorizedkeysfile", "authorizedkeyscommand", "trustedusercakeys", of=known)
         yield (
-            f"sshd would not let {name} in: the key that you are connected with is not in its "
-            "~/.ssh/authorized_keys, where alone sshd is going to look"
-            f"{_where('authorizedkeysfile', known)}; add it there, or connect with one that is"
+            f"sshd would not let {name} in: the key or certificate that you are connected with is "
+            "not in its ~/.ssh/authorized_keys, where alone sshd is going to look"
+            f"{where}; add the key there, or connect with one that is"
         )
 
 
@@ -72,15 +82,17 @@ def strangers(users: Sequence[str], known: LoginsState) -> Iterator[str]:
     } - {*users}
     if more:
         named = " ".join(sorted(more))
-        yield f"sshd would let others in: allowusers {named}{_where('allowusers', known)}"
+        yield f"sshd would let others in: allowusers {named}{_where('allowusers', of=known)}"
 
 
-def passwords(name: str, known: LoginsState) -> Iterator[str]:
-    """Where a password would open a session for `name`, though no password is to."""
-    state = known["logins"].get(name)
-    for keyword in ("passwordauthentication", "kbdinteractiveauthentication"):
-        if state and state["rules"].get(keyword) == ["yes"]:
-            yield f"sshd would let {name} in with a password: {keyword} yes{_where(keyword, known)}"
+def keyless(name: str, known: LoginsState, *, passwords: bool) -> Iterator[str]:
+    """How one would get in as `name` without a key of its own; by a password, if one may."""
+    rules = known["logins"][name]["rules"] if name in known["logins"] else {}
+    for keyword, wanted in _CLOSED.items():
+        value = " ".join(rules.get(keyword, [wanted]))
+        if value != wanted and not (passwords and keyword in _PASSWORDS):
+            where = _where(keyword, of=known)
+            yield f"sshd would let {name} in without one of its keys: {keyword} {value}{where}"
 
 
 def _who(name: str, state: LoginState, groups: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -124,7 +136,7 @@ def _how(state: LoginState, keys: Sequence[Key], *, ours: bool) -> Iterator[tupl
         yield "requiredrsasize", f"{least}, and one of its keys has {bits}"
 
 
-def _where(keyword: str, known: LoginsState) -> str:
-    names = _NAMES.get(keyword, (keyword,))
-    places = [place for name, place in known["places"] if name in names]
+def _where(*keywords: str, of: LoginsState) -> str:
+    names = [name for keyword in keywords for name in _NAMES.get(keyword, (keyword,))]
+    places = [place for name, place in of["places"] if name in names]
     return f" ({', '.join(places)})" if places else ""

@@ -45,6 +45,7 @@ class AccountState(TypedDict):
     directory: Place | None  # the home that is wanted
     old: Place | None  # the home that it has
     ssh: Place | None  # `.ssh` in it
+    keys: str  # the path of its authorized_keys, where that is a directory; else empty
     rules: list[Rule]
     own: list[str]  # the commands in our file for it
     lines: list[tuple[str, str]]  # places in sudo's files that name it, and by what
@@ -95,6 +96,7 @@ while test $# -gt 0; do
     place directory "$home"
     ssh=$home/.ssh
     test ! -e "$ssh" -a ! -L "$ssh" || echo "ssh|$name|$(stat -c '%u|%a|%U|%F' "$ssh")"
+    test ! -d "$ssh/authorized_keys" || echo "keys|$name|$ssh/authorized_keys"
     entry=$(getent passwd "$name") || { named "$name" none ''; continue; }
     uid=$(field 3) groups=$(id -Gn "$name")
     # `id` gives groups that share a number the name of one of them.
@@ -128,7 +130,7 @@ printf '%s\n' "$passwd" | awk -F: '$3 >= 1000 && $3 < 60000 && $7 !~ /(nologin|f
 _FIELDS = {
     "asked": 2, "account": 4, "local": 2, "twin": 3, "shadow": 7, "directory": 6, "ssh": 6,
     "old": 6, "group": 3, "sudo": 3, "line": 4, "other": 3, "unread": 2, "file": 2,
-    "own": 3,
+    "own": 3, "keys": 3,
 }  # fmt: skip
 
 
@@ -199,6 +201,8 @@ def _add(account: AccountState, kind: str, parts: Sequence[str]) -> None:
         account["group_gid"] = int(parts[0])
     elif kind == "line":
         account["lines"].append((parts[0], parts[1]))
+    elif kind == "keys":
+        account["keys"] = parts[0]
     elif kind == "own":
         account["own"] = parts[0].split(", ")
     elif kind == "sudo":
@@ -235,5 +239,5 @@ def _nobody() -> AccountState:
     return AccountState(
         uid=None, gid=0, group="", groups=[], home="", shell="", local=False, twins=[],
         password="none", last_change="", max_days="", inactive="", expires="",
-        group_gid=None, directory=None, old=None, ssh=None, rules=[], own=[], lines=[],
+        group_gid=None, directory=None, old=None, ssh=None, keys="", rules=[], own=[], lines=[],
     )  # fmt: skip

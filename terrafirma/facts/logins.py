@@ -19,7 +19,7 @@ class LoginsState(TypedDict):
     absent: bool  # the key in use is not in the connected account's ~/.ssh/authorized_keys
     unread: bool  # sshd_config does not read the directory that our file is in
     error: str  # why sshd does not take its configuration; else empty
-    places: list[tuple[str, str]]  # a keyword, in small letters, and where it is: "FILE:LINE"
+    places: list[tuple[str, str]]  # a keyword, in small letters, and where: "FILE:LINE", or "FILE"
 
 
 # The configuration as it is going to be: a copy, with our file in it. Match blocks end with the
@@ -31,6 +31,7 @@ test -z "$key" ||
     echo 'absent|'
 command -v sshd > /dev/null && test -f /etc/ssh/sshd_config || exit 0
 copy=$(mktemp -d) || exit 1
+export copy from given
 trap 'rm -rf "$copy"' EXIT
 mkdir -p /run/sshd "$copy/d"
 cp /etc/ssh/sshd_config.d/*.conf "$copy/d/" 2> /dev/null
@@ -39,6 +40,23 @@ sed -E "/^[[:space:]]*Include[[:space:]=]/I \
     s#([[:space:]=\"])(/etc/ssh/)?sshd_config\.d/#\1$copy/d/#g" \
     /etc/ssh/sshd_config > "$copy/sshd_config"
 grep -Fq "$copy/d/" "$copy/sshd_config" || echo 'unread|'
+# Options that sshd is started with come before each file.
+given=$(sed -n 's/^[[:space:]]*SSHD_OPTS=//p' /etc/default/ssh 2> /dev/null | tail -n 1 | xargs)
+: > "$copy/options"
+systemctl show ssh.service -p ExecStart --value 2> /dev/null |
+    sed -E 's/.*argv\[\]=[^ ]+ ?//; s/ ; ignore_errors=.*//' |
+    awk -v given="$given" '{ gsub(/\$(SSHD_OPTS|\{SSHD_OPTS\})/, given); print }' |
+    xargs sh -c '
+        while getopts C:E:b:c:f:g:h:k:o:p:u:46DGQRTdeiqrtV flag 2> /dev/null; do
+            place=ssh.service
+            case $given in *"$OPTARG"*) place=/etc/default/ssh ;; esac
+            case $flag in
+            o) printf "%s\0" -o "$OPTARG" >> "$copy/options"
+               echo "$OPTARG" | sed -E "s#^[[:space:]]*([A-Za-z]+).*#place|\1|$place#" ;;
+            f) test "$OPTARG" = /etc/ssh/sshd_config ||
+                   echo "error|it is started with -f $OPTARG ($place), and never reads ours" ;;
+            esac
+        done' sh
 cp /etc/passwd /etc/group "$copy/"
 # Each account that has groups here, with exactly these.
 for word; do
@@ -61,9 +79,11 @@ cat > "$copy/ask" << 'END'
 for word; do
     user=${word%%:*}
     echo "user|$user|$(id -Gn "$user" 2> /dev/null)"
-    effective=$(sshd -T -f "$copy/sshd_config" -C "user=$user,$from" 2>&1) || {
+    effective=$(xargs -0 -a "$copy/options" sshd -T -f "$copy/sshd_config" \
+        -C "user=$user,$from" 2>&1) || {
         said=$(printf '%s\n' "$effective" |
-            sed "s#$copy/d/#/etc/ssh/sshd_config.d/#g; s#$copy/#/etc/ssh/#g")
+            sed "s#$copy/d/#/etc/ssh/sshd_config.d/#g; s#$copy/#/etc/ssh/#g
+                s#^command-line: #options in /etc/default/ssh or ssh.service: #")
         where=$(printf '%s\n' "$said" | grep -m 1 ' line [0-9]')
         echo "error|${where:-$(printf '%s\n' "$said" | head -n 1)}"
         break
@@ -72,7 +92,6 @@ for word; do
 done
 exit 0
 END
-export copy from
 # sshd asks the system for groups, so in a view of its own that one has them; where there can be no
 # such view, those of today count.
 unshare -m sh -c '

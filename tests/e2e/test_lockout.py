@@ -220,7 +220,7 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
             f"ingres in: authenticationmethods publickey,publickey ({DROP_IN}:4)",
             f"sshd would let others in: allowusers bob ({DROP_IN}:5)",
             f"sshd would not let dev in: forcecommand internal-sftp ({DROP_IN}:7)",
-            f"sshd would let dev in with a password: passwordauthentication yes ({DROP_IN}:8)",
+            f"let dev in without one of its keys: passwordauthentication yes ({DROP_IN}:8)",
             "sshd would not let dev in: allowgroups ssh-users root ops (/etc/ssh/sshd_config:",
             "authorizedkeysfile /etc/ssh/keys/%u (/etc/ssh/sshd_config.d/00-a.conf:1)",
         ),

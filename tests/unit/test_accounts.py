@@ -32,8 +32,11 @@ def rule(source: str, *commands: str, options: tuple[str, ...] = ()) -> dict[str
     return {"source": source, "options": list(options), "commands": list(commands)}
 
 
+FREE = ("!authenticate",)
+
+
 def all_of(source: str) -> dict[str, Any]:
-    return rule(source, "ALL", options=("!authenticate",))
+    return rule(source, "ALL", options=FREE)
 
 
 def refused(now: AccountState, *, unread: bool = False, **declared: Any) -> list[str]:
@@ -86,6 +89,7 @@ EVERY = {"sudo": ("ALL",)}
         (known(directory=place(kind="regular file")), {}, ("no directory (regular file)",)),
         (known(ssh=place(kind="symbolic link")), {}, ("/home/dev/.ssh, is a symbolic link",)),
         (known(ssh=place(user="root", uid=0)), {}, ("/home/dev/.ssh, is a directory of root",)),
+        (known(keys="/home/dev/.ssh/authorized_keys"), {}, ("authorized_keys is a directory; mo",)),
         # sudo, by other rules than ours.
         (
             known(rules=[all_of(CLOUD)], lines=[(f"{CLOUD}:3", "dev")]),
@@ -133,6 +137,18 @@ EVERY = {"sudo": ("ALL",)}
             known(rules=[rule(CLOUD, "ALL", "!/bin/su")], lines=[(f"{CLOUD}:1", "dev")]),
             EVERY,
             (f"{CLOUD}:1",),
+        ),
+        # A single command of those that it may do asks for a password, or is taken away.
+        *(
+            (
+                known(rules=[all_of(OWN), one], lines=[("/etc/sudoers.d/99-x:1", "ALL")]),
+                EVERY,
+                ("/etc/sudoers.d/99-x:1",),
+            )
+            for one in (
+                rule("/etc/sudoers.d/99-x", "/bin/cat"),
+                rule("/etc/sudoers.d/99-x", "/bin/a", "!/bin/su", options=FREE),
+            )
         ),
         # sudo before 1.9.15 does not say where a rule is from.
         (
@@ -253,6 +269,18 @@ def test_what_a_person_has_to_put_right(
         # It may do all by ours, too.
         (known(rules=[all_of(CLOUD), all_of(OWN)], lines=[(f"{CLOUD}:3", "dev")]), EVERY),
         (known(rules=[all_of(CLOUD)], lines=[(f"{CLOUD}:3", "dev")]), EVERY),
+        # A part of all.
+        *(
+            (
+                known(
+                    rules=[all_of(OWN), rule("/etc/sudoers.d/70-all", *one, options=FREE)],
+                    lines=[(f"{OWN}:2", "dev"), ("/etc/sudoers.d/70-all:1", who)],
+                ),
+                EVERY,
+            )
+            for who, one in (("ALL", ["/usr/bin/cat"]), ("dev", ["/bin/a", "/bin/b !x"]))
+        ),
+        (known(rules=[rule("", "/bin/a", options=FREE)], lines=[("/etc/sudoers:9", "ALL")]), EVERY),
         (_nobody() | {"lines": [(f"{OWN}:2", "dev"), ("/etc/sudoers:50", "ALL")]}, ONE),
     ],
 )

@@ -479,6 +479,7 @@ def test_accounts_of_a_host() -> None:
             "group|dev|1002",
             "directory|dev|1002|750|dev|directory",
             "ssh|dev|0|777|root|symbolic link",
+            "keys|dev|/home/dev/.ssh/authorized_keys",
             "account|users|users docker adm|dev:x:1002:100:Dev | Ops:/home/dev:/bin/sh",
             "local|dev",
             "twin|dev|ops",
@@ -516,6 +517,7 @@ def test_accounts_of_a_host() -> None:
     assert (dev["password"], dev["last_change"], dev["max_days"]) == ("none", "20784", "90")
     assert (dev["inactive"], dev["expires"]) == ("7", "")
     assert dev["directory"] == {"kind": "directory", "user": "dev", "uid": 1002, "mode": 0o750}
+    assert dev["keys"] == "/home/dev/.ssh/authorized_keys"
     assert dev["ssh"] == {"kind": "symbolic link", "user": "root", "uid": 0, "mode": 0o777}
     assert dev["rules"] == [
         {"source": "/etc/sudoers", "options": [], "commands": ["ALL"]},
@@ -579,7 +581,10 @@ def test_what_else_a_rule_says_is_no_command() -> None:
 
 def test_accounts_of_this_machine(tmp_path: Path) -> None:
     me = getpass.getuser()
+    keys = tmp_path / ".ssh/authorized_keys"
+    keys.mkdir(parents=True)
     known = ask(Accounts, homes={"no-such-account": str(tmp_path), me: "/no/such"})["accounts"]
+    assert (known["no-such-account"]["keys"], known[me]["keys"]) == (str(keys), "")
     assert known["no-such-account"]["uid"] is None
     assert known["no-such-account"]["directory"]["uid"] == os.getuid()
     assert known[me]["uid"] == os.getuid()
@@ -690,6 +695,51 @@ def test_which_lines_read_our_file(tmp_path: Path, line: str, copied: str | None
     result = (tmp_path / "copy/sshd_config").read_text().strip("\n")
     assert result.replace(f"{tmp_path}/copy", "COPY") == (copied or line)
     assert output == (["unread|"] if copied is None else [])
+
+
+# The options in /etc/default/ssh, those of the unit, what sshd is given, and from where it is.
+STARTS = {
+    "": ("-D $SSHD_OPTS", [], []),
+    "SSHD_OPTS=": ("-D $SSHD_OPTS", [], []),
+    'SSHD_OPTS="-o PasswordAuthentication=yes"':
+        ("-D $SSHD_OPTS", ["PasswordAuthentication=yes"], ["PasswordAuthentication|DEFAULT"]),
+    "SSHD_OPTS=-4 -oUsePAM=no -p 22": ("-D ${SSHD_OPTS}", ["UsePAM=no"], ["UsePAM|DEFAULT"]),
+    "SSHD_OPTS=\"-o 'AllowUsers bob eve'\"":
+        ("-D $SSHD_OPTS", ["AllowUsers bob eve"], ["AllowUsers|DEFAULT"]),
+    "#SSHD_OPTS=-o UsePAM=no\nSSHD_OPTS=-u0":
+        ("-D -o DenyUsers=dev $SSHD_OPTS", ["DenyUsers=dev"], ["DenyUsers|ssh.service"]),
+    # Nobody reads it.
+    "SSHD_OPTS=-oUsePAM=no": ("-D", [], []),
+}  # fmt: skip
+
+
+def started(program: Program, tmp_path: Path, default: str, unit: str) -> list[str]:
+    (tmp_path / "default").write_text(f"{default}\n")
+    shown = f"{{ path=/usr/sbin/sshd ; argv[]=/usr/sbin/sshd {unit} ; ignore_errors=no ; pid=0 }}"
+    programs = program("systemctl", f"echo '{shown}'")
+    said = {"path": "", "content": "", "users": {}, "connection": "", "me": "", "key": ""}
+    command = text(Logins, **said)
+    part = command[command.index("given=$(sed") : command.index("cp /etc/passwd")]
+    part = part.replace("/etc/default/ssh 2>", f"{tmp_path}/default 2>")
+    return shell(f"copy={tmp_path}; export copy given; {part}", programs)
+
+
+@pytest.mark.parametrize(("default", "rest"), STARTS.items())
+def test_the_options_that_sshd_is_started_with(
+    program: Program, tmp_path: Path, default: str, rest: tuple[str, list[str], list[str]]
+) -> None:
+    unit, options, places = rest
+    output = started(program, tmp_path, default, unit)
+    words = (tmp_path / "options").read_text().split("\0")[:-1]
+    assert words == [word for option in options for word in ("-o", option)]
+    places = [place.replace("DEFAULT", "/etc/default/ssh") for place in places]
+    assert output == [f"place|{place}" for place in places]
+
+
+def test_another_configuration_that_sshd_is_started_with(program: Program, tmp_path: Path) -> None:
+    (line,) = started(program, tmp_path, "SSHD_OPTS=-f /srv/sshd", "-D $SSHD_OPTS")
+    assert line.startswith("error|it is started with -f /srv/sshd (/etc/default/ssh)")
+    assert started(program, tmp_path, "", "-D -f /etc/ssh/sshd_config") == []
 
 
 def test_the_groups_that_accounts_are_going_to_have(tmp_path: Path) -> None:

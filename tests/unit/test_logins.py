@@ -6,7 +6,7 @@ import pytest
 
 from terrafirma.facts.logins import LoginsState
 from terrafirma.keys import parse
-from terrafirma.logins import elsewhere, misconfigured, obstacles, passwords, strangers
+from terrafirma.logins import elsewhere, keyless, misconfigured, obstacles, strangers
 from tests.unit.test_settings import KEY, SECURITY_KEY
 
 ALGORITHMS = "ssh-ed25519,sk-ssh-ed25519@openssh.com,rsa-sha2-512,rsa-sha2-256"
@@ -93,22 +93,38 @@ def test_an_account_that_is_not_ours_has_ways_of_its_own() -> None:
     assert "denygroups op?" in line
 
 
-def test_a_password_that_a_match_block_lets_in() -> None:
-    assert list(passwords("dev", sshd())) == []
-    for keyword in ("passwordauthentication", "kbdinteractiveauthentication"):
-        (line,) = passwords("dev", sshd(**{keyword: ["yes"]}))
-        assert f"let dev in with a password: {keyword} yes ({PLACE})" in line
+@pytest.mark.parametrize(
+    ("keyword", "value", "password"),
+    [
+        ("passwordauthentication", "yes", True),
+        ("kbdinteractiveauthentication", "yes", True),
+        ("permitemptypasswords", "yes", False),
+        ("hostbasedauthentication", "yes", False),
+        ("gssapiauthentication", "yes", False),
+        ("kerberosauthentication", "yes", False),
+        ("trustedusercakeys", "/etc/ssh/ca.pub", False),
+        ("authorizedkeyscommand", "/bin/keys %u", False),
+    ],
+)
+def test_who_gets_in_without_a_key(keyword: str, value: str, password: bool) -> None:
+    assert list(keyless("dev", sshd(), passwords=False)) == []
+    state = sshd(**{keyword: [value]})
+    (line,) = keyless("dev", state, passwords=False)
+    assert line == f"sshd would let dev in without one of its keys: {keyword} {value} ({PLACE})"
+    assert list(keyless("dev", state, passwords=True)) == ([] if password else [line])
+    assert list(keyless("bob", state, passwords=False)) == []
 
 
 def test_a_key_that_is_somewhere_else() -> None:
     places = {"authorizedkeysfile": [".ssh/authorized_keys"]}
     assert list(elsewhere("root", sshd("root", **places))) == []
-    state = sshd("root", **places) | {"absent": True}
-    (line,) = elsewhere("root", state)
-    assert "not let root in: the key that you are connected with is not in its ~/.ssh/" in line
-    assert PLACE in line
-    state = sshd("root", authorizedkeyscommand=["/bin/keys"]) | {"absent": True}
-    assert list(elsewhere("root", state)) == []
+    # What let the key in, is named.
+    for keyword in ("authorizedkeysfile", "authorizedkeyscommand", "trustedusercakeys"):
+        state = sshd("root", **{keyword: ["none"]}) | {"absent": True}
+        (line,) = elsewhere("root", state)
+        assert "not let root in: the key or certificate that you are connected with is not" in line
+        assert PLACE in line
+    assert list(elsewhere("bob", state)) == []
 
 
 def test_whom_nobody_declared() -> None:

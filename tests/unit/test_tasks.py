@@ -1399,48 +1399,6 @@ def test_a_key_that_releases_does_nothing_else(pyinfra: Pyinfra) -> None:
     assert rule == f"ci ALL=(root) NOPASSWD: {command}"
 
 
-@pytest.fixture(scope="module")
-def sshd_writer(pyinfra: Pyinfra) -> str:
-    """The command of a run that puts sshd's file."""
-    done = commands(pyinfra.call("@fake/host", "tasks/sshd.py", "-y", "-vv", *fake(machine())))
-    (write,) = [line for line in done if line.startswith("path=/etc/ssh/")]
-    return write
-
-
-@pytest.mark.parametrize(
-    ("config", "accepted"),
-    [
-        ("Include /etc/ssh/sshd_config.d/*.conf\nUsePAM yes\n", True),
-        ("UsePAM yes\n  include   /etc/ssh/sshd_config.d/*.conf\n", True),
-        ("UsePAM yes\n", False),
-        ("#Include /etc/ssh/sshd_config.d/*.conf\n", False),
-    ],
-)
-def test_an_sshd_that_would_not_read_the_file_is_left_alone(
-    sshd_writer: str, tmp_path: Path, config: str, accepted: bool
-) -> None:
-    """With files of this machine, and an sshd that accepts everything."""
-    etc = tmp_path / "etc" / "ssh"
-    (etc / "sshd_config.d").mkdir(parents=True)
-    (etc / "sshd_config").write_text(config.replace("/etc/ssh", str(etc)))
-    for name in ("sshd", "chown"):
-        (tmp_path / name).write_text("#!/bin/sh\n")
-        (tmp_path / name).chmod(0o755)
-    write = sshd_writer.replace("/etc/ssh", str(etc)).replace("/run/sshd", str(tmp_path / "run"))
-    result = subprocess.run(
-        ["sh", "-c", write],
-        input="# Managed by Terrafirma: tasks/sshd.py\n",
-        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (result.returncode == 0) is accepted, result.stderr
-    assert ("does not include sshd_config.d" in result.stderr) is not accepted
-    files = ["00-terrafirma.conf"] if accepted else []
-    assert [path.name for path in (etc / "sshd_config.d").iterdir()] == files
-
-
 # --- PostgreSQL's settings ------------------------------------------------------------------------
 
 EIGHT_GB = {HARDWARE: ["memory=8148804", "limit=max", "cores=4"]}

@@ -631,6 +631,9 @@ def test_sshd_lets_in_the_declared_users_with_keys() -> None:
     assert directives["PubkeyAuthentication"] == "yes"
     assert directives["PermitRootLogin"] == "prohibit-password"
     assert directives["AllowUsers"] == "dev root"
+    assert {"TrustedUserCAKeys none", "AuthorizedKeysCommand none"} <= {
+        *map(" ".join, directives.items())
+    }
 
 
 def test_sshd_lets_in_with_passwords_only_when_told() -> None:
