@@ -195,7 +195,11 @@ class Stream:
         self.channel.closed.wait(0.5)
 
 
-@pytest.mark.parametrize(("line", "closed"), [(f"{framing._BEGIN}\r\n", False), ("x\n", True)])
+@pytest.mark.parametrize(
+    ("line", "closed"),
+    [(f"{framing._BEGIN}\r\n", False), ("x\n", True)],
+    ids=["begun", "never begun"],
+)
 def test_a_terminal_has_one_stream(
     monkeypatch: pytest.MonkeyPatch, line: str, closed: bool
 ) -> None:
