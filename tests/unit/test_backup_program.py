@@ -178,3 +178,26 @@ def test_borgmatic_gets_the_databases_that_there_are(program: ModuleType, sectio
     # It waits for a lock, but not for ever.
     assert all("--lock-wait-timeout=" in one["options"] for one in databases)
     assert values[f"{prefix}before_backup"] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo 'error: FATAL:  no' >&2; exit 1", 'pg_dump of "a b": error: FATAL:  no\n'),
+        ("kill -9 $$", 'pg_dump of "a b": it was killed (exit code -9)\n'),
+        # borg went away: its own words are the cause.
+        ("kill -13 $$", None),
+        ("echo 'pg_dump: error: could not write: Broken pipe' >&2; exit 1", None),
+    ],
+)  # fmt: skip
+def test_a_dump_that_failed_says_why_where_borgmatic_would_not(
+    program: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    said: str | None,
+) -> None:
+    monkeypatch.setattr(program, "SAID", tmp_path / "said")
+    monkeypatch.setattr(program, "postgres", lambda *_: ["sh", "-c", script])
+    assert program.dump("17", ["--format", "custom", "a%20b"]) == 1
+    assert (program.SAID.read_text() if program.SAID.exists() else None) == said
