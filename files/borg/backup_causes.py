@@ -7,7 +7,6 @@ REPOSITORY_GONE = "there is no repository at borg_repository"
 # The first that fits. Groups are filled in, and {host}, {key} (our public one), {shown} (the keys
 # that the host shows), {borg} (the program there), {locker} (who has the lock), {said} (the end).
 CAUSES = [
-    (r"(pg_dump(?:all)? of .*)", r"\1"),
     # ssh does not get there.
     (r"Could not resolve hostname (\S+):", r"borg_repository: the name \1 does not resolve"),
     (
@@ -165,6 +164,7 @@ def cause(text, /, **filled):
 def last(text):
     """The line of a program's words that says why: an error before what follows it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Need some help?")]
     for mark in (r"(FATAL|PANIC|ERROR): ", r"\b(error|fatal): "):
         said = [line for line in lines if re.search(mark, line)]
         if said:

@@ -246,16 +246,14 @@ ROWS: dict[str, tuple[str, str]] = {
         "Traceback (most recent call last):\n",
         "the repository is damaged: run `borg check` on box.acme.com before anything else",
     ),
-    # PostgreSQL, before what borg and borgmatic say of it.
-    "dump": (
-        'pg_dump of "shop": pg_dump: detail: FATAL:  terminating connection\n'
-        f"web: Command 'backup dump' returned non-zero exit status 1.\n{LEFT}",
-        'pg_dump of "shop": pg_dump: detail: FATAL: terminating connection',
-    ),
     # What nobody foresaw.
     "else": (
         "something\nborg: error: argument --x: odd\nusage\n",
         "borg: error: argument --x: odd",
+    ),
+    "borgmatic": (
+        "web: Command 'x' returned non-zero exit status 1.\n\nNeed some help? https://borgmatic\n",
+        "web: Command 'x' returned non-zero exit status 1.",
     ),
     "silence": ("", "it ended without a word"),
 }

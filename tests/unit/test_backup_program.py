@@ -358,9 +358,38 @@ pg_dump of "api": pg_dump: error: one
 """
 
 
-def test_what_could_not_be_dumped_is_found(program: ModuleType) -> None:
-    assert program.undumped(SAID) == {"api": "pg_dump: error: one", 'a "b": c': "two: 2"}
-    assert program.undumped('no dump\npg_dumpall of the roles: x\npg_dump of "x') == {}
+def test_what_could_not_be_dumped_is_found(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "SAID", tmp_path / "said")
+    assert program.undumped() == {}
+    program.SAID.write_text(SAID)
+    assert program.undumped() == {"api": "pg_dump: error: one", 'a "b": c': "two: 2"}
+    program.SAID.write_text('no dump\npg_dumpall of the roles: x\npg_dump of "x')
+    assert program.undumped() == {}
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo 'error: FATAL:  no' >&2; exit 1", 'pg_dump of "a b": error: FATAL:  no\n'),
+        ("kill -9 $$", 'pg_dump of "a b": it was killed (exit code -9)\n'),
+        # borg went away: its own words are the cause.
+        ("kill -13 $$", None),
+        ("echo 'pg_dump: error: could not write: Broken pipe' >&2; exit 1", None),
+    ],
+)  # fmt: skip
+def test_a_dump_that_failed_says_why_where_borgmatic_would_not(
+    program: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    said: str | None,
+) -> None:
+    monkeypatch.setattr(program, "SAID", tmp_path / "said")
+    monkeypatch.setattr(program, "postgres", lambda *_: ["sh", "-c", script])
+    assert program.dump("17", ["--format", "custom", "a%20b"]) == 1
+    assert (program.SAID.read_text() if program.SAID.exists() else None) == said
 
 
 @pytest.mark.parametrize(
@@ -376,12 +405,14 @@ def test_what_could_not_be_dumped_is_found(program: ModuleType) -> None:
 )
 def test_one_that_cannot_be_dumped_does_not_end_the_others_backup(
     program: ModuleType,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     broken: set[str],
     once: set[str],
     left_out: list[str],
 ) -> None:
     once = set(once)
+    monkeypatch.setattr(program, "SAID", tmp_path / "said")
 
     def borgmatic(_: object, *words: str) -> str:
         names = {one["name"] for one in json.loads(words[1].partition("=")[2])}
@@ -389,9 +420,8 @@ def test_one_that_cannot_be_dumped_does_not_end_the_others_backup(
         if not failing:
             return json.dumps([{"archive": {"name": "web-1.checkpoint"}}])
         once.discard(failing[0])
-        error = program.Failed("borgmatic failed")
-        error.undumped = {failing[0]: "corrupt"}
-        raise error
+        program.SAID.write_text(f"pg_dump of {json.dumps(failing[0])}: corrupt\n")
+        raise program.Failed("borgmatic failed")
 
     monkeypatch.setattr(program, "databases", lambda _: (["a", "b", "c"], {"shut": "closed"}))
     monkeypatch.setattr(program, "borgmatic", borgmatic)
@@ -400,7 +430,11 @@ def test_one_that_cannot_be_dumped_does_not_end_the_others_backup(
     assert missing == {"shut": "closed"} | dict.fromkeys(left_out, "corrupt")
 
 
-def test_another_failure_ends_it(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_failure_ends_it(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "SAID", tmp_path / "said")
+
     def borgmatic(*_: object) -> str:
         raise program.Failed("the connection ended")
 
