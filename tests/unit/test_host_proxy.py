@@ -570,7 +570,7 @@ def test_a_page_has_to_go_on_to_answer(
         started = time.monotonic()
         proxy.watch(app, 1.2)
         assert 1.2 <= time.monotonic() - started < 5
-        assert len(asked) > 2
+        assert len(asked) > 1
         later = replace(app, smoke_path="/503")
         with pytest.raises(Failed, match="answers 503: Caddy finds no replica that can serve"):
             proxy.watch(later, 1.2)
