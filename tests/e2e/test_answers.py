@@ -145,6 +145,8 @@ REPAIRED: dict[str, tuple[str, list[str], list[str]]] = {
 }
 # The others take the same ways, and more than two minutes together.
 LONG = (
+    "a hardening",
+    "a replica is in no network",
     "nat is flushed",
     "all is flushed, and forwarding dropped",
     "a replica is stopped by a signal",

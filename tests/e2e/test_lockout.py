@@ -238,7 +238,14 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    # What reads no directory, or is no configuration, takes the same ways.
+    [
+        pytest.param(one, marks=pytest.mark.long if "read" in one or "take" in one else ())
+        for one in CASES
+    ],
+)
 def test_what_is_not_ours_to_repair_is_refused(
     converged: Target, data: dict[str, Any], new_key: str, case: str
 ) -> None:
@@ -339,6 +346,7 @@ def test_what_is_ours_is_repaired_and_said(
     server.run("groupdel docker")
 
 
+@pytest.mark.long
 def test_a_home_that_is_gone_is_made(converged: Target, data: dict[str, Any], new_key: str) -> None:
     server = converged
     server.run("rm -r /home/dev")
