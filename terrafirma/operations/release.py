@@ -35,8 +35,7 @@ def release(
             f"change it, or `terrafirma release {app} --again` on the host",
             fg="yellow",
         )
-    # A run that goes on to the release says it there.
-    if known["trouble"] and not planned and not host.state.is_executing:
+    if known["trouble"] and not planned:
         host.log(f"{app}: whether it is current is not known: {known['trouble'].splitlines()[0]}")
     # A plan shows no failure to come.
     planned_failure = [] if host.state.is_executing else known["troubles"]

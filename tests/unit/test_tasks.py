@@ -1051,10 +1051,15 @@ UNREACHED: dict[str, tuple[list[str], str, str]] = {
         "sysctl --quiet --write net/ipv4/ip_forward=1 && /usr/local/lib/terrafirma/docker-engine",
         "/etc/sysctl.d/99-hardening.conf",
     ),
-    "shut": (
-        [line.replace(":INPUT ACCEPT", ":INPUT DROP") for line in ON_A_TARGET],
+    "led away": (
+        [re.sub(r"^route=(\S+) .*", r"route=\1 tun0", line) for line in ON_A_TARGET],
         "exit 1",
-        "Caddy at port 443 is dropped (-P INPUT DROP): let it through in that firewall",
+        "by tun0: take that route away",
+    ),
+    "shut on purpose": (
+        [line.replace(":INPUT ACCEPT", ":INPUT DROP") for line in ON_A_TARGET],
+        "",
+        "A rule of your own, left alone: containers of apps",
     ),
     "without its network": (["missing=apps", *ON_A_TARGET], "docker network create apps", ""),
 }
