@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from pyinfra.api import FactBase, StringCommand
-from pyinfra.facts.files import FileContents, FindFiles
+from pyinfra.facts.files import FileContents
 
 from terrafirma.facts.accounts import Accounts
 from terrafirma.facts.backup import Archives
@@ -1369,7 +1369,7 @@ def test_an_account_that_is_no_longer_declared_keeps_its_sudo_while_it_is_connec
 ) -> None:
     files = [f"{SUDOERS}{name}" for name in ("gone", "ingres", "old")]
     answers = {
-        command(FindFiles, path="/etc/sudoers.d", fname="90-terrafirma-*"): files,
+        ACCOUNTS: [f"file|{file}" for file in files],
         "for path in /etc/sudoers.d/": [
             line for file in files for line in (f"440|root|root|regular file|{file}", f"{0:064}  -")
         ],
