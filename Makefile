@@ -40,7 +40,8 @@ unit: venv ## The tests that need no server
 
 .PHONY: e2e
 e2e: venv ## The tests that deploy to a target
-	$(BIN)/pytest -m "e2e and not long" --numprocesses 2 --dist loadfile tests/e2e
+	$(BIN)/pytest -m "e2e and not long" --numprocesses auto --dist loadgroup --no-loadscope-reorder \
+		tests/e2e
 
 .PHONY: long
 long: venv engine images ## All tests of releases with 20,000 requests in each, and those that make e2e leaves out
@@ -64,8 +65,8 @@ engine: ## A Docker engine that answers
 	@testbed/engine.sh
 
 .PHONY: images
-images: engine ## The images that targets start from
-	@testbed/image.sh debian13 debian12
+images: engine ## The images that targets, and clients beside them, start from
+	@testbed/image.sh debian13 debian12 bystander
 
 .PHONY: venv
 venv: .venv/.locked ## .venv with the packages that requirements.lock pins
