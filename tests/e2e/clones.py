@@ -102,9 +102,9 @@ def code() -> str:
 
 def snapshot(pyinfra: Pyinfra, recipe: Recipe) -> str:
     """The name of the snapshot of `recipe`, which whoever asks first makes."""
-    digest = recipe.digest()
-    name = f"{recipe.name}-{digest}"
-    with (STATE / f"snapshot-{recipe.name}.lock").open("w") as lock:
+    series, digest = f"{recipe.name}-{recipe.distro}", recipe.digest()
+    name = f"{series}-{digest}"
+    with (STATE / f"snapshot-{series}.lock").open("w") as lock:
         # A process that ends, however, no longer holds it.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if execute("docker", "image", "inspect", f"terrafirma/snapshot:{name}").returncode:
@@ -114,7 +114,7 @@ def snapshot(pyinfra: Pyinfra, recipe: Recipe) -> str:
                 if recipe.tasks:
                     server.deploy(*recipe.tasks, **recipe.data)
                 keep = str(ROOT / "testbed/snapshot.sh")
-                output(keep, server.name, recipe.name, digest, timeout=600)
+                output(keep, server.name, series, digest, timeout=600)
     return name
 
 
