@@ -31,6 +31,7 @@ lint: venv ## Format, lint and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/mypy --cache-dir .mypy_cache/program files/terrafirma
 	$(BIN)/python docs/settings.py --check
 	$(BIN)/shellcheck --external-sources testbed/*.sh files/docker/* files/pgbouncer/* .ci/run
 
