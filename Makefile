@@ -12,6 +12,7 @@ DISTRO := debian13
 PYTHON := python3
 
 BIN := .venv/bin
+E2E := $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 .PHONY: help
 help: ## This list
@@ -22,8 +23,6 @@ demo: export DEMO_STARTED := $(shell date +%s)
 demo: venv ## The whole platform on a throw-away server on this machine, then four replicas answering over HTTPS
 	testbed/target.sh terrafirma 2222 debian13 8443
 	testbed/demo.sh terrafirma 2222 8443
-
-E2E := $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 .PHONY: test
 test: venv images lint unit ## In 15 minutes: lint, unit, and the README's main promises on targets
