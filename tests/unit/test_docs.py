@@ -85,7 +85,7 @@ def test_each_promise_has_its_tests_and_the_command_that_shows_it(cases: dict[st
     readme = (ROOT / "README.md").read_text()
     for promise, named, command in table(readme, "Promise"):
         module, needed = "", []
-        for test in named.replace("`", "").split(", "):
+        for test in re.findall(r"(?:tests/unit/)?test_[^\s`,]+", named):
             if test.startswith("tests/unit/"):
                 assert (ROOT / test).is_file(), test
                 needed.append(TEST)
