@@ -26,6 +26,7 @@ def nothing_changes(platform: Platform) -> Iterator[None]:
     assert platform.server.digest() == before
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize(
     ("data", "message"),
     [
