@@ -15,6 +15,7 @@ from tests.conftest import ROOT, Pyinfra
 from tests.e2e.clones import STORAGE, admit, clone
 from tests.e2e.support import (
     DOMAIN,
+    STATE,
     Container,
     Target,
     changed,
@@ -26,7 +27,7 @@ from tests.e2e.support import (
     target,
 )
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.promise]
 
 TASKS = [f"tasks/{task}.py" for task in (
     *("preflight", "apt", "users", "sshd", "docker", "postgres", "pgbouncer"),
@@ -99,7 +100,8 @@ def platform(pyinfra: Pyinfra, outsider: Container) -> Iterator[Platform]:
     ):
         before = server.digest()
         plan = server.plan(
-            borg_repository="ssh://box@storage/./server.borg", borg_known_hosts=["?"]
+            borg_repository="ssh://box@storage/./server.borg",
+            borg_known_hosts=[f"storage {(STATE / 'id_ed25519.pub').read_text().strip()}"],
         )
         untouched = server.digest() == before
         # The key is made on the server, and let in on the backup host, before the one run.

@@ -47,7 +47,10 @@ def serves(server: Target, outsider: Container) -> bool:
     return {status for status, _ in answers} == {200}
 
 
-@pytest.mark.parametrize("time", range(1, 6))
+@pytest.mark.promise
+@pytest.mark.parametrize(
+    "time", [1, *(pytest.param(time, marks=pytest.mark.long) for time in range(2, 6))]
+)
 def test_a_reboot(server: Target, outsider: Container, time: int) -> None:
     server.reboot()
     eventually(lambda: serves(server, outsider), 60)

@@ -32,6 +32,7 @@ def nothing_changes(server: Target) -> Iterator[None]:
     assert server.digest() == before
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize(
     ("data", "message"),
     [

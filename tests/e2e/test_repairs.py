@@ -13,7 +13,7 @@ from tests.e2e.clones import DEPLOYED, clone
 from tests.e2e.support import Container, Target, changed, eventually, get, options
 from tests.e2e.test_platform import login
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.promise]
 
 
 @pytest.fixture(scope="module")
