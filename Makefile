@@ -12,7 +12,7 @@ DISTRO := debian13
 PYTHON := python3
 
 BIN := .venv/bin
-E2E := $(BIN)/pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
+E2E := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help
 help: ## This list

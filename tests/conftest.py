@@ -70,14 +70,10 @@ def minutes_of(item: pytest.Item) -> float:
     return budget(*mark.args, **mark.kwargs) if mark else budget()
 
 
-# Before xdist, which writes the groups into the tests' names.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         # A report takes this along from the process where the test ran to the one that prints.
         item.user_properties.append(("budget", minutes_of(item)))
-        if item.get_closest_marker("e2e"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     # The heaviest first: what is left for the end is light.
     items.sort(key=lambda item: -minutes_of(item) if item.get_closest_marker("e2e") else 0)
 
