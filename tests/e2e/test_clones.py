@@ -68,7 +68,7 @@ def test_a_run_changes_nothing(server: Target, data: dict[str, Any], outsider: C
 
 def test_its_backups_are_beside_those_of_the_other(server: Target) -> None:
     server.run("systemctl start borgmatic.service")
-    (repository,) = json.loads(server.run("borgmatic rlist --json"))
+    (repository,) = json.loads(server.run("borgmatic rlist --match-archives 'sh:*' --json"))
     names = [one["archive"].partition("-2")[0] for one in repository["archives"]]
     assert names == ["tf-test-origin", "tf-test-clone"]
 
@@ -80,7 +80,8 @@ def snapshots(series: str) -> set[str]:
     """Images and volumes of that series."""
     images = output("docker", "image", "ls", "--format", "{{.Tag}}", "terrafirma/snapshot")
     volumes = output("docker", "volume", "ls", "--format", "{{.Name}}")
-    return {one for one in f"{images}\n{volumes}".split() if f"{series}-" in one}
+    begins = (f"{series}-", f"terrafirma-snapshot-{series}-")
+    return {one for one in f"{images}\n{volumes}".split() if one.startswith(begins)}
 
 
 def test_a_snapshot_that_was_left_half_made_is_made_anew(pyinfra: Pyinfra) -> None:
