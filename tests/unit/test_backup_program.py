@@ -204,7 +204,14 @@ def shop(
     for directory in (box, home, tmp_path / "state"):
         directory.mkdir()
     monkeypatch.setattr(store.pwd, "getpwuid", lambda _: type("Root", (), {"pw_dir": str(home)}))
+    plain = store.environment
     for module in (program, store):
+        # At each start borg tests itself, which takes half of its time here.
+        monkeypatch.setattr(
+            module,
+            "environment",
+            lambda ours, **more: plain(ours, **more, BORG_SELFTEST="disabled"),
+        )
         monkeypatch.setattr(module, "STATE", tmp_path / "state")
         monkeypatch.setattr(module, "CONFIG", tmp_path / "config.yaml")
 

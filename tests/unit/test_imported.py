@@ -29,7 +29,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 CALLS: dict[str, list[str]] = {
     "plan": ["@fake/host", "deploy.py", "--dry", "-vv", *fake(machine())],
-    "run": ["@fake/host", "deploy.py", "-y", *fake(machine())],
+    "run": ["@fake/host", "tasks/users.py", "-y", *fake(machine())],
     "refusal": ["@fake/host", "deploy.py", "-y", *fake(machine(), app_replicas=0)],
     "failure": ["@local", "server.shell", "exit 3", "-y"],
     "usage": ["--no-such-option"],
