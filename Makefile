@@ -36,7 +36,7 @@ lint: venv ## Format, lint and types
 
 .PHONY: unit
 unit: venv ## The tests that need no server
-	$(BIN)/pytest --numprocesses 2 tests/unit
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/unit
 
 .PHONY: e2e
 e2e: venv ## The tests that deploy to a target

@@ -10,8 +10,9 @@ import pkgutil
 import runpy
 import signal
 import sys
+from functools import cache
 from importlib import import_module
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import terrafirma
 
@@ -30,7 +31,12 @@ class Run(TypedDict):
 def _import() -> None:
     """All of pyinfra and Terrafirma; tasks, data and inventories each run reads for itself."""
     import_module("pyinfra_cli.main")
-    import_module("pyinfra.api.connectors").get_all_connectors()
+    # pyinfra reads what is installed six times in a run, and a file of data once for each key.
+    connectors: Any = import_module("pyinfra.api.connectors")
+    connectors.entry_points = cache(connectors.entry_points)
+    inventory: Any = import_module("pyinfra_cli.inventory")
+    inventory._get_imported_names = cache(inventory._get_imported_names)
+    connectors.get_all_connectors()
     for module in pkgutil.walk_packages(terrafirma.__path__, "terrafirma."):
         import_module(module.name)
     # Else each run copies the pages of all these objects, only to find that they are no garbage.
