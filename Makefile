@@ -12,6 +12,7 @@ DISTRO := debian13
 PYTHON := python3
 
 BIN := .venv/bin
+E2E := $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 .PHONY: help
 help: ## This list
@@ -24,28 +25,30 @@ demo: venv ## The whole platform on a throw-away server on this machine, then fo
 	testbed/demo.sh terrafirma 2222 8443
 
 .PHONY: test
-test: venv engine images lint unit e2e ## Everything that CI runs: lint, unit, e2e, and what they need
+test: venv images lint unit ## In 15 minutes: lint, unit, and the README's main promises on targets
+	$(E2E) -m "e2e and promise and not long" tests/e2e
+
+.PHONY: check
+check: test ## In 28 minutes: test, then every other end-to-end test that is not long. CI runs this
+	$(E2E) -m "e2e and not promise and not long" tests/e2e
+
+.PHONY: long
+long: venv images ## In hours: more of each kind, and all tests of releases with 20,000 requests in each
+	TERRAFIRMA_REQUESTS=20000 $(BIN)/pytest tests/e2e/test_releases.py
+	$(E2E) -m long --ignore tests/e2e/test_releases.py tests/e2e
 
 .PHONY: lint
 lint: venv ## Format, lint and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/mypy --cache-dir .mypy_cache/program files/terrafirma
 	$(BIN)/python docs/settings.py --check
 	$(BIN)/shellcheck --external-sources testbed/*.sh files/docker/* files/pgbouncer/* .ci/run
 
 .PHONY: unit
 unit: venv ## The tests that need no server
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/unit
-
-.PHONY: e2e
-e2e: venv ## The tests that deploy to a target
-	$(BIN)/pytest -m "e2e and not long" --numprocesses 2 --dist loadfile tests/e2e
-
-.PHONY: long
-long: venv engine images ## All tests of releases with 20,000 requests in each, and those that make e2e leaves out
-	TERRAFIRMA_REQUESTS=20000 $(BIN)/pytest tests/e2e/test_releases.py
-	$(BIN)/pytest -m long --ignore tests/e2e/test_releases.py tests/e2e
 
 .PHONY: bench
 bench: venv engine images ## Measure, side by side, what the design promises

@@ -85,6 +85,7 @@ CHECKS = {
     "_domain": "domain name in lower case",
     "_not_reserved": "no name that PostgreSQL reserves",
     "_one_line": "one line",
+    "_known_host": "one line of a known_hosts file",
     "_setting": "`True`, `False`, number or one line",
     "_registry": "host of a registry, like `registry.example.com:5000`, or empty",
     "_image": "image, like `registry.example.com/team/api:1.2`, or empty",

@@ -89,6 +89,22 @@ def _public_key(value: str) -> str:
 
 PublicKey = Annotated[str, AfterValidator(_public_key)]
 
+
+def _known_host(line: str) -> str:
+    """ssh passes over a line that it cannot read, and would then trust nothing."""
+    _, _, key = line.removeprefix("@cert-authority ").strip().partition(" ")
+    try:
+        keys.parse(key)
+    except ValueError as error:
+        raise ValueError(
+            f"{line[:40]!r} is no line of a known_hosts file ('HOST ssh-ed25519 AAAA…'): after "
+            f"the name there is {error}"
+        ) from None
+    return line
+
+
+KnownHost = Annotated[Line, AfterValidator(_known_host)]
+
 # Domain names that no public authority signs (RFC 2606, 6761, 6762, 8375, ICANN's .internal).
 _PRIVATE_DOMAINS = ("localhost", "test", "example", "invalid", "local", "internal", "home.arpa")
 _EXAMPLE_DOMAINS = ("example.com", "example.net", "example.org")
@@ -1059,7 +1075,7 @@ class Borg(Settings):
     remote_path: Annotated[str, Field(pattern=r"^$|^[A-Za-z0-9_./~][A-Za-z0-9_./+~-]*$")]
     repository_id: RepositoryId
     repository_replaces: RepositoryId
-    known_hosts: tuple[Line, ...]
+    known_hosts: tuple[KnownHost, ...]
     directories: tuple[AbsolutePath, ...] = Field(min_length=1)
     exclude: tuple[Line, ...]
     exclude_databases: tuple[Line, ...]

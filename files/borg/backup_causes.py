@@ -147,7 +147,7 @@ CAUSES = [
 ]
 
 
-def cause(text, /, **filled):
+def cause(text: str, /, **filled: str) -> str:
     """What those words mean, in a line; the line of them that says most when we do not know."""
     for pattern, meaning in CAUSES:
         found = re.search(pattern, text, re.M)
@@ -161,7 +161,7 @@ def cause(text, /, **filled):
     return last(text)
 
 
-def last(text):
+def last(text: str) -> str:
     """The line of a program's words that says why: an error before what follows it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Need some help?")]

@@ -12,6 +12,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from backup_causes import REPOSITORY_GONE, cause
@@ -25,6 +26,8 @@ PROC = Path("/proc")
 OURS = re.compile(r"^# For the program that runs borgmatic: (.*)$", re.M)
 WAIT = "600"  # seconds for somebody else's lock, as in borgmatic's settings
 
+Settings = dict[str, Any]  # what `read` returns
+
 
 class Failed(Exception):
     """What went wrong, in a line."""
@@ -34,32 +37,32 @@ class Nothing(Failed):
     """There is no repository."""
 
 
-def read(path):
+def read(path: Path | str) -> Settings:
     text = Path(path).read_text()
     found = OURS.search(text)
     if not found:
         raise Failed(f"{path} is older than this program: run the deploy")
     cluster = re.search(r"--cluster (\d+)/main", text)
-    ours = json.loads(found[1])
+    ours: Settings = json.loads(found[1])
     return ours | {
         "version": cluster[1] if cluster else "", "path": str(path),
         "place": normal(ours["repository"]),
     }  # fmt: skip
 
 
-def normal(url):
+def normal(url: str) -> str:
     """One spelling of a repository's place: `ssh://box@host/./a//b/` is `ssh://box@host/./a/b`."""
     host, _, path = url.removeprefix("ssh://").partition("/")
     relative = "/." if path.startswith("./") else ""
     return f"ssh://{host}{relative}{posixpath.normpath('/' + path.lstrip('/'))}"
 
 
-def address(settings):
+def address(settings: Settings) -> tuple[str, int]:
     url = urlsplit(settings["repository"])
     return url.hostname or "", url.port or 22
 
 
-def environment(settings, **more):
+def environment(settings: Settings, **more: str) -> dict[str, str]:
     """borg's, without anything of the caller's."""
     return {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -76,7 +79,7 @@ def environment(settings, **more):
     }
 
 
-def borg(settings, *words, **more):
+def borg(settings: Settings, *words: str, **more: str) -> str:
     """What borg printed; raises Failed with the cause. A warning is no failure."""
     result = subprocess.run(
         ["borg", "--lock-wait", WAIT, *words],
@@ -88,7 +91,7 @@ def borg(settings, *words, **more):
     return result.stdout
 
 
-def failure(settings, said):
+def failure(settings: Settings, said: str) -> Failed:
     if "Connection closed by remote host" in said:
         # borg may have missed what ssh said.
         said += asked(settings)
@@ -106,7 +109,7 @@ def failure(settings, said):
     return (Nothing if empty else Failed)(words)
 
 
-def asked(settings):
+def asked(settings: Settings) -> str:
     """What ssh says when it is asked to run borg there, as borg would repeat it."""
     url = urlsplit(settings["repository"])
     command = [
@@ -122,7 +125,7 @@ def asked(settings):
     return ""
 
 
-def shown(host, port):
+def shown(host: str, port: int) -> str:
     """Fingerprints of the keys that the host shows."""
     with suppress(OSError, subprocess.TimeoutExpired):
         keys = subprocess.run(
@@ -139,7 +142,7 @@ def shown(host, port):
     return "none"
 
 
-def locker():
+def locker() -> str:
     """Who on this server may have the lock: the backup host does not say."""
     for entry in PROC.glob("[0-9]*"):
         with suppress(OSError):
@@ -156,7 +159,7 @@ def locker():
     )
 
 
-def look(settings, *words):
+def look(settings: Settings, *words: str) -> tuple[str, list[str]]:
     """
     Id and archives of the repository, those that do not count as well.
 
@@ -177,7 +180,7 @@ def look(settings, *words):
 # --- which repository it is -----------------------------------------------------------------------
 
 
-def remembered():
+def remembered() -> dict[str, str]:
     """Id of the repository at each place that this server used, the latest last."""
     with suppress(OSError, ValueError, AttributeError, TypeError):
         known = json.loads((STATE / "repositories.json").read_text())
@@ -192,14 +195,14 @@ def remembered():
     return {}
 
 
-def remember(known, place, identity):
+def remember(known: dict[str, str], place: str, identity: str) -> None:
     known = {at: one for at, one in known.items() if at != place} | {place: identity}
     new = STATE / "repositories.json.new"
     new.write_text(json.dumps(known, indent=1) + "\n")
     new.replace(STATE / "repositories.json")
 
 
-def judge(known, settings, found):
+def judge(known: dict[str, str], settings: Settings, found: str | None) -> None:
     """
     Refuses `found`, the id of what is at borg_repository, where that would start over, or go on
     with another one; None: nothing is there.
@@ -233,17 +236,16 @@ def judge(known, settings, found):
     )
 
 
-def prove(path):
+def prove(path: str) -> None:
     settings = read(path)
     known, place = remembered(), settings["place"]
     with tempfile.TemporaryDirectory(prefix="terrafirma-") as scratch:
         hosts = Path(scratch, "known_hosts")
         hosts.write_text("".join(f"{line}\n" for line in settings["known_hosts"]))
         settings["ssh_command"] = settings["ssh_command"].replace(KNOWN_HOSTS, str(hosts))
-        try:
+        found: str | None = None
+        with suppress(Nothing):
             found = look(settings, "--last", "1")[0]
-        except Nothing:
-            found = None
         judge(known, settings, found)
         if found is None:
             borg(settings, "init", "--encryption", "repokey-blake2", "--make-parent-dirs")

@@ -12,7 +12,7 @@ import pytest
 from xdist.scheduler.loadfile import LoadFileScheduling
 
 from tests.conftest import ROOT, Pyinfra
-from tests.e2e.support import Container, Target, bystander, options, output, target
+from tests.e2e.support import STATE, Container, Target, bystander, options, output, target
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ def platform(pyinfra: Pyinfra, outsider: Container) -> Iterator[Platform]:
     ):
         before = server.digest()
         plan = server.plan(
-            borg_repository="ssh://box@storage/./server.borg", borg_known_hosts=["?"]
+            borg_repository="ssh://box@storage/./server.borg",
+            borg_known_hosts=[f"storage {(STATE / 'id_ed25519.pub').read_text().strip()}"],
         )
         untouched = server.digest() == before
         prepare(storage)

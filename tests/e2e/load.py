@@ -4,7 +4,8 @@ Constant load on a server over HTTPS, certificates verified, and a strict count 
     python3 load.py '{"address": "203.0.113.10", "domain": "api.example.com", "requests": 20000}'
 
 It prints one line of JSON once every client has had its first answer, and a second one, the result,
-when so many requests are done and its standard input is closed. It needs hpack beside Python.
+when so many requests are done and its standard input is closed. It needs h11, h2 and wsproto, and
+what these need.
 
 What counts as failed: each answer without the expected status; each body that does not end as it
 says; each connection that is refused, reset or silent for too long; each certificate that does not
@@ -13,8 +14,9 @@ verify; each WebSocket that ends without a close frame; each event stream that e
 What does not, because every browser does it, but is counted too:
 - replayed: a GET on an HTTP/1.1 connection that was used before, and that the server closed just
   then, without a byte of an answer, asked once more on a fresh connection (RFC 9112 section 9.3.1,
-  RFC 9110 section 9.2.2); a stream above the last one that a GOAWAY says was seen (RFC 9113
-  sections 6.8 and 8.7: the server has not begun to process it, whatever its method).
+  RFC 9110 section 9.2.2); a stream that is refused (REFUSED_STREAM), or above the last one that a
+  GOAWAY says was seen (RFC 9113 sections 6.8 and 8.7: the server has not begun to process it,
+  whatever its method).
 - reconnected: a WebSocket that was closed by a close frame, an event stream that came to its end.
 
 A POST over HTTP/1.1 is only ever sent on a fresh connection, and never twice.
@@ -23,25 +25,31 @@ A POST over HTTP/1.1 is only ever sent on a fresh connection, and never twice.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import json
-import os
-import re
 import ssl
-import struct
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
-from hpack import Decoder, Encoder, NeverIndexedHeaderTuple
+import h11
+from h2 import events as http2
+from h2.config import H2Configuration
+from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
+from h2.errors import ErrorCodes
+from h2.settings import SettingCodes, Settings
+from wsproto import ConnectionType, WSConnection
+from wsproto import events as ws
+from wsproto.connection import ConnectionState
+from wsproto.utilities import RemoteProtocolError
 
 BODY = b'{"from": "load"}'
+BODY_HEADERS = (("content-length", str(len(BODY))), ("content-type", "application/json"))
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class Wire(asyncio.Protocol):
         self.began = False  # whether a byte came since the last request
         self.end = ""
         self.gone = False  # whether that was the server's doing
-        self.waiter: asyncio.Future[None] | None = None
+        self.news = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -114,131 +122,158 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.received += data
         self.began = True
-        self.wake()
+        self.news.set()
 
     def eof_received(self) -> None:
-        self.gone = self.gone or not self.end
-        self.end = self.end or "closed by the server"
-        self.wake()
+        self.lose("closed by the server")
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.gone = self.gone or not self.end
-        self.end = self.end or (repr(error) if error else "closed by the server")
-        self.wake()
+        self.lose(repr(error) if error else "closed by the server")
 
-    def wake(self) -> None:
-        if self.waiter and not self.waiter.done():
-            self.waiter.set_result(None)
+    def lose(self, how: str) -> None:
+        if not self.end:
+            self.end, self.gone = how, True
+        self.news.set()
 
-    async def more(self) -> None:
-        if self.end:
-            raise Broken(self.end)
-        self.waiter = asyncio.get_running_loop().create_future()
-        await self.waiter
+    async def wait(self) -> None:
+        self.news.clear()
+        await self.news.wait()
 
-    async def until(self, mark: bytes) -> bytes:
-        while (found := self.received.find(mark)) < 0:
-            await self.more()
-        return self.take(found + len(mark))
-
-    async def exactly(self, length: int) -> bytes:
-        while len(self.received) < length:
-            await self.more()
-        return self.take(length)
-
-    def take(self, length: int) -> bytes:
-        taken = bytes(self.received[:length])
-        del self.received[:length]
-        return taken
+    async def more(self) -> bytes:
+        while not self.received:
+            if self.end:
+                raise Broken(self.end)
+            await self.wait()
+        received = bytes(self.received)
+        self.received.clear()
+        return received
 
     def close(self) -> None:
         self.end = self.end or "closed by the client"
         self.transport.close()
 
 
-LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
-CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
+@cache
+def request(method: str, domain: str, path: str, *headers: tuple[str, str]) -> h11.Request:
+    if method == "POST":
+        headers += BODY_HEADERS
+    return h11.Request(method=method, target=path, headers=[("Host", domain), *headers])
 
 
 class Http1(Wire):
     """One request at a time."""
 
-    async def head(self) -> tuple[int, bytes]:
-        head = await self.until(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 ") or not head[9:12].isdigit():
-            raise Broken(f"no HTTP/1.1: {head[:40]!r}")
-        return int(head[9:12]), head
+    def __init__(self) -> None:
+        super().__init__()
+        self.http = h11.Connection(h11.CLIENT)
+        self.length = ""  # of the body that comes; empty: it comes in chunks
+        self.taken = 0  # of that body
 
-    async def ask(self, request: bytes) -> Answer:
-        if self.received:
-            raise Broken(f"bytes that belong to no answer: {bytes(self.received[:40])!r}")
+    def send(self, head: h11.Request) -> None:
         self.began = False
-        self.transport.write(request)
-        status, head = await self.head()
-        if CHUNKED.search(head):
-            body = b"".join([chunk async for chunk in self.chunks()])
-        elif length := LENGTH.search(head):
-            try:
-                body = await self.exactly(int(length[1]))
-            except Broken as error:
-                raise Broken(
-                    f"truncated after {len(self.received)} of {int(length[1])} bytes: {error}"
-                ) from None
-        else:
+        sent = self.http.send(head)
+        if head.method == b"POST":
+            sent += self.http.send(h11.Data(BODY))
+        self.transport.write(sent + self.http.send(h11.EndOfMessage()))
+
+    async def event(self) -> object:
+        try:
+            while (event := self.http.next_event()) is h11.NEED_DATA:
+                self.http.receive_data(await self.more())
+        except h11.RemoteProtocolError as error:
+            raise Broken(f"no HTTP/1.1: {error}") from None
+        return event
+
+    async def head(self) -> int:
+        """The status of the answer, without those that only inform."""
+        while not isinstance(response := await self.event(), h11.Response):
+            pass
+        status, headers = response.status_code, dict(response.headers)
+        chunked = b"transfer-encoding" in headers
+        self.length = "" if chunked else headers.get(b"content-length", b"").decode()
+        self.taken = 0
+        if not chunked and not self.length and status not in (204, 304):
             raise Broken(f"{status} without a length: nobody could tell whether it is whole")
-        if CLOSE.search(head):
+        return status
+
+    async def part(self) -> bytes:
+        """What comes next of the body; nothing at its proper end."""
+        try:
+            event = await self.event()
+        except Broken as error:
+            said = (
+                f"after {self.taken} of {self.length} bytes"
+                if self.length
+                else "before its last chunk"
+            )
+            raise Broken(f"truncated {said}: {error}") from None
+        if not isinstance(event, h11.Data):
+            return b""
+        self.taken += len(event.data)
+        return bytes(event.data)
+
+    async def ask(self, head: h11.Request) -> Answer:
+        if stray := self.http.trailing_data[0] or self.received:
+            raise Broken(f"bytes that belong to no answer: {bytes(stray[:40])!r}")
+        self.send(head)
+        status, body = await self.head(), b""
+        while part := await self.part():
+            body += part
+        if self.http.our_state is h11.DONE:
+            self.http.start_next_cycle()
+        else:
             self.close()
         return Answer(status, body)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The chunks of a body, up to its proper end."""
-        try:
-            while length := int((await self.until(b"\r\n")).split(b";")[0], 16):
-                yield (await self.exactly(length + 2))[:-2]
-            while await self.until(b"\r\n") != b"\r\n":
-                pass
-        except Broken as error:
-            raise Broken(f"truncated before its last chunk: {error}") from None
-        except ValueError:
-            raise Broken("truncated: no length of a chunk where one belongs") from None
+
+class Events(Http1):
+    """A stream of server-sent events."""
+
+    async def open(self, domain: str, path: str) -> int:
+        self.send(request("GET", domain, path, ("Accept", "text/event-stream")))
+        return await self.head()
 
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
-    0, 1, 3, 4, 6, 7, 8, 9,
-)  # fmt: skip
-END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
-CANCEL, WIDE = 8, 2**31 - 1
+class Graceful(H2ConnectionStateMachine):
+    """
+    After a GOAWAY, the streams that the server has seen still get their answers.
 
+    RFC 9113 section 6.8 says so; h2 itself closes its connection, and these answers are lost.
+    """
 
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+    def process_input(self, input_: ConnectionInputs) -> list[http2.Event]:
+        return [] if input_ is ConnectionInputs.RECV_GOAWAY else super().process_input(input_)
 
 
 @dataclass
 class Stream:
     answer: asyncio.Future[Answer]
-    headers: dict[str, str] = field(default_factory=dict)
+    unsent: bytes
+    status: int = 0
     body: bytearray = field(default_factory=bytearray)
 
 
-class Http2(Wire):
-    """
-    Many requests at a time.
+WIDE = 2**24  # bytes that may come before h2 has said that they were taken
 
-    The h2 library would do, were it not that it takes no further frame after a GOAWAY: the answers
-    to streams that were under way are lost with it. hpack, which it is built on, is used here.
-    """
+
+class Http2(Wire):
+    """Many requests at a time."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.decoder = Decoder()
+        # Headers are not what is tested here, and to look at each of them takes time.
+        self.http = H2Connection(
+            H2Configuration(
+                validate_inbound_headers=False,
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+            )
+        )
+        self.http.state_machine = Graceful()
+        self.http.local_settings = Settings(
+            initial_values={SettingCodes.ENABLE_PUSH: 0, SettingCodes.INITIAL_WINDOW_SIZE: WIDE}
+        )
         self.streams: dict[int, Stream] = {}
-        self.numbers = count(1, 2)
-        self.block = bytearray()  # of headers, while their frames come …
-        self.ends = False  # … and whether they end their stream
-        self.window = 65535  # what may be sent
-        self.taken = 0  # what came and was not given back to the server's window yet
         self.last: int | None = None  # of the streams that the server answers, after a GOAWAY
 
     @property
@@ -247,169 +282,125 @@ class Http2(Wire):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        # No pushes, and windows that need no care for the answers that there are here.
-        settings = struct.pack(">HIHI", 2, 0, 4, WIDE)
-        self.transport.write(
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-            + frame(SETTINGS, 0, 0, settings)
-            + frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", WIDE - 65535))
-        )
+        self.http.initiate_connection()
+        self.http.increment_flow_control_window(WIDE)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is to be sent, bodies as far as the server's windows allow."""
+        for number, stream in self.streams.items():
+            if stream.unsent and (room := self.http.local_flow_control_window(number)) > 0:
+                sent, stream.unsent = stream.unsent[:room], stream.unsent[room:]
+                self.http.send_data(number, sent, end_stream=not stream.unsent)
+        if data := self.http.data_to_send():
+            self.transport.write(data)
 
     def data_received(self, data: bytes) -> None:
-        self.received += data
-        while len(self.received) >= 9:
-            length = int.from_bytes(self.received[:3], "big")
-            if len(self.received) < 9 + length:
-                break
-            _, kind, flags, number = struct.unpack(">IBBI", b"\0" + self.received[:9])
-            payload = self.take(9 + length)[9:]
-            try:
-                self.handle(kind, flags, number & WIDE, payload)
-            except Exception as error:  # whatever it is, the connection cannot go on
-                self.connection_lost(error)
-                self.transport.abort()
-                return
-
-    def handle(self, kind: int, flags: int, number: int, payload: bytes) -> None:
-        if kind in (DATA, HEADERS):
-            if flags & PADDED:
-                payload = payload[1 : len(payload) - payload[0]]
-            if kind == HEADERS and flags & PRIORITY:
-                payload = payload[5:]
-        if kind == DATA:
-            self.data(number, payload)
-            if flags & END_STREAM:
-                self.complete(number)
-        elif kind in (HEADERS, CONTINUATION):
-            self.block += payload
-            if kind == HEADERS:
-                self.ends = bool(flags & END_STREAM)
-            if flags & END_HEADERS:
-                # Those of a stream that is over, too: the decoder must not miss any.
-                headers = self.decoder.decode(bytes(self.block))
-                self.block.clear()
-                if stream := self.streams.get(number):
-                    stream.headers.update((str(name), str(value)) for name, value in headers)
-                if self.ends:
-                    self.complete(number)
-        elif kind == RST_STREAM:
-            (code,) = struct.unpack(">I", payload)
-            self.fail(number, Broken(f"RST_STREAM with code {code}"))
-        elif kind == SETTINGS and not flags & ACK:
-            self.transport.write(frame(SETTINGS, ACK, 0))
-        elif kind == PING and not flags & ACK:
-            self.transport.write(frame(PING, ACK, 0, payload))
-        elif kind == WINDOW_UPDATE and number == 0:
-            self.window += int.from_bytes(payload, "big")
-            self.wake()
-        elif kind == GOAWAY:
-            self.last = int.from_bytes(payload[:4], "big") & WIDE
-            for above in [one for one in self.streams if one > self.last]:
-                self.fail(above, Unprocessed())
-            self.wake()
-        if self.last is not None and not self.streams:
+        try:
+            for event in self.http.receive_data(data):
+                self.handle(event)
+        except Exception as error:  # whatever it is, the connection cannot go on
+            self.lose(repr(error))
+        self.news.set()
+        self.flush()
+        if self.end or (self.last is not None and not self.streams):
             self.close()
 
-    def data(self, number: int, payload: bytes) -> None:
-        if stream := self.streams.get(number):
-            stream.body += payload
-        self.taken += len(payload)
-        if self.taken > 2**24:
-            self.transport.write(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", self.taken)))
-            self.taken = 0
+    def handle(self, event: http2.Event) -> None:
+        if isinstance(event, http2.ConnectionTerminated):
+            self.last = event.last_stream_id or 0
+            for above in [one for one in self.streams if one > self.last]:
+                self.settle(above, Unprocessed())
+        elif isinstance(event, http2.DataReceived):
+            self.http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            if stream := self.streams.get(event.stream_id):
+                stream.body += event.data
+        elif isinstance(event, http2.ResponseReceived):
+            if stream := self.streams.get(event.stream_id):
+                stream.status = int(dict(event.headers)[b":status"])
+        elif isinstance(event, http2.StreamEnded):
+            if stream := self.streams.get(event.stream_id):
+                self.settle(event.stream_id, Answer(stream.status, bytes(stream.body)))
+        elif isinstance(event, http2.StreamReset):
+            if event.error_code is ErrorCodes.REFUSED_STREAM:
+                self.settle(event.stream_id, Unprocessed())
+            else:
+                self.settle(event.stream_id, Broken(f"RST_STREAM with {event.error_code!r}"))
 
-    def complete(self, number: int) -> None:
+    def settle(self, number: int, outcome: Answer | Exception) -> None:
         stream = self.streams.pop(number, None)
         if stream is None or stream.answer.done():
             return
-        length = stream.headers.get("content-length", str(len(stream.body)))
-        if ":status" not in stream.headers:
-            stream.answer.set_exception(Broken("an answer without headers"))
-        elif length != str(len(stream.body)):
-            stream.answer.set_exception(
-                Broken(f"truncated after {len(stream.body)} of {length} bytes")
-            )
+        if isinstance(outcome, Exception):
+            stream.answer.set_exception(outcome)
         else:
-            stream.answer.set_result(Answer(int(stream.headers[":status"]), bytes(stream.body)))
+            stream.answer.set_result(outcome)
 
-    def fail(self, number: int, error: Exception) -> None:
-        stream = self.streams.pop(number, None)
-        if stream and not stream.answer.done():
-            stream.answer.set_exception(error)
-
-    def eof_received(self) -> None:
-        super().eof_received()
-        self.lose()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        super().connection_lost(error)
-        self.lose()
-
-    def lose(self) -> None:
+    def lose(self, how: str) -> None:
+        super().lose(how)
         for number, stream in list(self.streams.items()):
-            how = "truncated" if stream.headers else "no answer"
-            self.fail(number, Broken(f"{how}: {self.end}"))
+            began = "truncated" if stream.status else "no answer"
+            self.settle(number, Broken(f"{began}: {self.end}"))
 
-    async def ask(self, headers: bytes, body: bytes) -> Answer:
-        while self.window < len(body) and self.usable:
-            await self.more()
+    async def ask(self, headers: list[tuple[str, str]], body: bytes) -> Answer:
+        limit = self.http.remote_settings
+        while self.usable and self.http.open_outbound_streams >= limit.max_concurrent_streams:
+            await self.wait()
         if not self.usable:
             raise Unprocessed
-        self.window -= len(body)
-        number = next(self.numbers)
-        stream = Stream(asyncio.get_running_loop().create_future())
-        self.streams[number] = stream
-        flags = END_HEADERS if body else END_HEADERS | END_STREAM
-        self.transport.write(
-            frame(HEADERS, flags, number, headers)
-            + (frame(DATA, END_STREAM, number, body) if body else b"")
-        )
+        number = self.http.get_next_available_stream_id()
+        loop = asyncio.get_running_loop()
+        stream = self.streams[number] = Stream(loop.create_future(), body)
+        self.http.send_headers(number, headers, end_stream=not body)
+        loop.call_soon(self.flush)  # once for all that ask in this round of the loop
         try:
             return await stream.answer
         finally:
             # Nobody waits for it any longer.
             if self.streams.pop(number, None) and not self.end:
-                self.transport.write(frame(RST_STREAM, 0, number, struct.pack(">I", CANCEL)))
+                self.http.reset_stream(number, ErrorCodes.CANCEL)
+                self.flush()
 
 
-class Frame(NamedTuple):
-    kind: int
-    text: bytes
+UNCLOSED = (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING)  # by the server
 
 
-TEXT, CLOSING, PINGING, PONGING = 1, 8, 9, 10
-
-
-class WebSocket(Http1):
+class WebSocket(Wire):
     """Says something, hears something."""
 
-    async def open(self, request: bytes, key: str) -> int:
-        self.transport.write(request)
-        status, head = await self.head()
-        if status == 101:
-            guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-            accept = base64.b64encode(hashlib.sha1((key + guid).encode()).digest())
-            if accept not in head:
-                raise Broken("the handshake of a WebSocket does not fit")
-        return status
+    def __init__(self) -> None:
+        super().__init__()
+        self.socket = WSConnection(ConnectionType.CLIENT)
 
-    def say(self, kind: int, text: bytes) -> None:
-        mask = os.urandom(4)
-        masked = bytes(byte ^ mask[place % 4] for place, byte in enumerate(text))
-        assert len(text) < 126
-        self.transport.write(bytes([0x80 | kind, 0x80 | len(text)]) + mask + masked)
+    async def open(self, domain: str, path: str) -> int:
+        self.say(ws.Request(host=domain, target=path))
+        heard = await self.hear()
+        return heard.status_code if isinstance(heard, ws.RejectConnection) else 101
 
-    async def hear(self) -> Frame:
+    def say(self, what: ws.Request | ws.Message[str] | ws.CloseConnection | ws.Pong) -> None:
+        self.transport.write(self.socket.send(what))
+
+    async def hear(self) -> object:
         """The next message, or the close frame."""
+        text = ""
         while True:
-            first, length = await self.exactly(2)
-            if length >= 126:
-                length = int.from_bytes(await self.exactly(2 if length == 126 else 8), "big")
-            text = await self.exactly(length)
-            if first & 15 == PINGING:
-                self.say(PONGING, text)
-            elif first & 15 != PONGING:
-                return Frame(first & 15, text)
+            for event in self.socket.events():
+                if isinstance(event, ws.Ping):
+                    if self.socket.state is ConnectionState.OPEN:
+                        self.say(event.response())
+                elif isinstance(event, ws.TextMessage):
+                    text += event.data
+                    if event.message_finished:
+                        return ws.TextMessage(text)
+                elif isinstance(event, ws.CloseConnection) and self.socket.state in UNCLOSED:
+                    # No close frame came: it is wsproto that cannot go on.
+                    raise Broken(f"no frame of a WebSocket: {event.reason}")
+                elif not isinstance(event, ws.Pong):
+                    return event
+            try:
+                self.socket.receive_data(await self.more())
+            except RemoteProtocolError as error:
+                raise Broken(f"the handshake of a WebSocket does not fit: {error}") from None
 
 
 @dataclass
@@ -442,7 +433,8 @@ RACE = 1.0  # seconds: who closes a connection later than that has lost a reques
 SLOW = "slow"
 SAY = 0.2  # seconds between two messages on a WebSocket
 
-T = TypeVar("T", bound=Wire)
+W = TypeVar("W", bound=Wire)
+L = TypeVar("L", Events, WebSocket)
 
 
 class Generator:
@@ -464,7 +456,7 @@ class Generator:
             self.tls[protocol] = ssl.create_default_context(cadata=order.authority or None)
             self.tls[protocol].set_alpn_protocols([protocol])
 
-    async def connect(self, kind: type[T], protocol: str = "http/1.1") -> T:
+    async def connect(self, kind: type[W], protocol: str = "http/1.1") -> W:
         _, wire = await asyncio.get_running_loop().create_connection(
             kind,
             self.order.address,
@@ -477,14 +469,6 @@ class Generator:
             wire.close()
             raise Broken(f"the server speaks {spoken}, not {protocol}")
         return wire
-
-    def request(self, method: str, path: str, *lines: str) -> bytes:
-        """A request over HTTP/1.1."""
-        body = BODY if method == "POST" else b""
-        if body:
-            lines = (*lines, f"Content-Length: {len(body)}", "Content-Type: application/json")
-        first = (f"{method} {path} HTTP/1.1", f"Host: {self.order.domain}")
-        return "\r\n".join([*first, *lines, "", ""]).encode() + body
 
     # --- what is counted ---
 
@@ -560,8 +544,14 @@ class Generator:
                 clients.append(self.ask_slowly(shared[number // 2 % len(shared)]))
             else:
                 clients.append(self.ask_slowly(KeepAlive(self, SLOW)))
-        clients += [self.talk() for _ in range(order.websocket)]
-        clients += [self.listen() for _ in range(order.events)]
+        clients += [
+            self.stay("websocket", order.websocket_path, 101, WebSocket, self.talk)
+            for _ in range(order.websocket)
+        ]
+        clients += [
+            self.stay("events", order.events_path, 200, Events, self.listen)
+            for _ in range(order.events)
+        ]
         self.kinds |= {
             kind: Kind()
             for kind, clients_of in (
@@ -606,89 +596,57 @@ class Generator:
             await self.attempt(SLOW, "GET", path, way.ask("GET", path), 200)
         way.close()
 
-    async def talk(self) -> None:
-        """A WebSocket that says something each SAY seconds, and wants to hear just that."""
-        path = self.order.websocket_path
+    async def stay(
+        self, kind: str, path: str, status: int, wires: type[L], use: Callable[[L], Awaitable[None]]
+    ) -> None:
+        """A connection that lasts, and another one after it."""
         while not self.done:
-            wire: list[WebSocket] = []
-            if not await self.attempt("websocket", "GET", path, self.shake_hands(path, wire), 101):
-                continue
+            made: list[L] = []
             try:
-                await self.converse(wire[0])
+                if await self.attempt(kind, "GET", path, self.open(path, wires, made), status):
+                    await use(made[0])
             except (Broken, OSError) as error:
-                self.fail("websocket", "GET", path, error)
+                self.fail(kind, "GET", path, error)
                 await asyncio.sleep(PAUSE)
             finally:
-                wire[0].close()
+                for wire in made:
+                    wire.close()
 
-    async def shake_hands(self, path: str, made: list[WebSocket]) -> Answer:
-        wire = await self.connect(WebSocket)
-        key = base64.b64encode(os.urandom(16)).decode()
-        lines = (
-            "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
-            f"Sec-WebSocket-Key: {key}",
-        )  # fmt: skip
-        status = 0
-        try:
-            status = await wire.open(self.request("GET", path, *lines), key)
-            made.append(wire)
-        finally:
-            if status != 101:
-                wire.close()
-        return Answer(status, b"")
+    async def open(self, path: str, wires: type[L], made: list[L]) -> Answer:
+        made.append(await self.connect(wires))
+        return Answer(await made[0].open(self.order.domain, path), b"")
 
-    async def converse(self, wire: WebSocket) -> None:
-        for number in count():
-            text = b"%d" % number
-            wire.say(CLOSING if self.done else TEXT, struct.pack(">H", 1000) if self.done else text)
-            async with asyncio.timeout(self.order.timeout):
-                heard = await wire.hear()
-            if heard.kind == CLOSING:
-                if not self.done:
-                    wire.say(CLOSING, heard.text[:2])
-                    self.kinds["websocket"].reconnected += 1
-                return
-            if self.done:
-                continue
-            if heard != (TEXT, text):
-                raise Broken(f"{text!r} came back as {heard}")
-            self.kinds["websocket"].messages += 1
-            await asyncio.sleep(SAY)
-
-    async def listen(self) -> None:
-        """A reader of server-sent events."""
-        path, tally = self.order.events_path, self.kinds["events"]
+    async def talk(self, wire: WebSocket) -> None:
+        """Says something each SAY seconds, and wants to hear just that."""
+        tally = self.kinds["websocket"]
         while not self.done:
-            wire: list[Http1] = []
-            if not await self.attempt("events", "GET", path, self.tune_in(path, wire), 200):
-                continue
-            try:
-                chunks = wire[0].chunks()
-                while not self.done:
-                    async with asyncio.timeout(self.order.timeout):
-                        chunk = await anext(chunks, b"")
-                    if not chunk:
-                        tally.reconnected += 1
-                        break
-                    tally.messages += chunk.count(b"\n\n")
-            except (Broken, OSError) as error:
-                self.fail("events", "GET", path, error)
-            finally:
-                wire[0].close()
-            await asyncio.sleep(PAUSE)
+            said = ws.TextMessage(str(tally.messages))
+            wire.say(said)
+            heard = await asyncio.wait_for(wire.hear(), self.order.timeout)
+            if isinstance(heard, ws.CloseConnection):
+                wire.say(ws.CloseConnection(heard.code))
+                tally.reconnected += 1
+                return
+            if heard != said:
+                raise Broken(f"{said} came back as {heard}")
+            tally.messages += 1
+            await asyncio.sleep(SAY)
+        wire.say(ws.CloseConnection(1000))
+        while not isinstance(
+            await asyncio.wait_for(wire.hear(), self.order.timeout), ws.CloseConnection
+        ):
+            pass
 
-    async def tune_in(self, path: str, made: list[Http1]) -> Answer:
-        wire = await self.connect(Http1)
-        try:
-            wire.transport.write(self.request("GET", path, "Accept: text/event-stream"))
-            status, head = await wire.head()
-            if status == 200 and not CHUNKED.search(head):
-                raise Broken("an event stream of which nobody could tell where it ends")
-            made.append(wire)
-        finally:
-            if not made:
-                wire.close()
-        return Answer(status, b"")
+    async def listen(self, wire: Events) -> None:
+        tally, text = self.kinds["events"], b""
+        while not self.done:
+            part = await asyncio.wait_for(wire.part(), self.order.timeout)
+            if not part:
+                tally.reconnected += 1
+                await asyncio.sleep(PAUSE)
+                break
+            *events, text = (text + part).split(b"\n\n")
+            tally.messages += len(events)
 
     # --- from beginning to end ---
 
@@ -759,8 +717,9 @@ class Fresh(Way):
 
     async def ask(self, method: str, path: str) -> Answer:
         wire = await self.generator.connect(Http1)
+        domain = self.generator.order.domain
         try:
-            return await wire.ask(self.generator.request(method, path, "Connection: close"))
+            return await wire.ask(request(method, domain, path, ("Connection", "close")))
         finally:
             wire.close()
 
@@ -772,35 +731,32 @@ class KeepAlive(Way):
     wire: Http1 | None = None
 
     async def ask(self, method: str, path: str) -> Answer:
-        request = self.generator.request(method, path)
+        head = request(method, self.generator.order.domain, path)
         # What the server did to the connection meanwhile is known after two rounds of the loop.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         if self.wire and not self.wire.end:
             sent = time.monotonic()
             try:
-                return await self.over(self.wire, request)
+                return await self.over(self.wire, head)
             except Broken:
                 late = time.monotonic() - sent > RACE
                 if method != "GET" or self.wire.began or not self.wire.gone or late:
                     raise
                 self.replay()
-        return await self.over(await self.generator.connect(Http1), request)
+        return await self.over(await self.generator.connect(Http1), head)
 
     def close(self) -> None:
         if self.wire:
             self.wire.close()
 
-    async def over(self, wire: Http1, request: bytes) -> Answer:
+    async def over(self, wire: Http1, head: h11.Request) -> Answer:
         self.wire = wire
-        whole = False
         try:
-            answer = await wire.ask(request)
-            whole = True
-        finally:
-            if not whole:
-                wire.close()
-        return answer
+            return await wire.ask(head)
+        except BaseException:
+            wire.close()
+            raise
 
 
 class OverHttp2(Way):
@@ -810,39 +766,30 @@ class OverHttp2(Way):
         super().__init__(generator, kind)
         self.lock = asyncio.Lock()
         self.wire: Http2 | None = None
-        self.known: dict[tuple[str, str], bytes] = {}
+        self.asking = 0
 
     async def ask(self, method: str, path: str) -> Answer:
-        headers = self.headers(method, path)
-        while True:
-            async with self.lock:
-                if self.wire is None or not self.wire.usable:
-                    self.wire = await self.generator.connect(Http2, "h2")
-                wire = self.wire
-            try:
-                return await wire.ask(headers, BODY if method == "POST" else b"")
-            except Unprocessed:
+        headers = [
+            *((":method", method), (":scheme", "https"), (":path", path)),
+            (":authority", self.generator.order.domain),
+            *(BODY_HEADERS if method == "POST" else ()),
+        ]
+        self.asking += 1
+        try:
+            while True:
+                async with self.lock:
+                    if self.wire is None or not self.wire.usable:
+                        self.wire = await self.generator.connect(Http2, "h2")
+                    wire = self.wire
+                with suppress(Unprocessed):
+                    return await wire.ask(headers, BODY if method == "POST" else b"")
                 self.replay()
+        finally:
+            self.asking -= 1
 
     def close(self) -> None:
-        if self.wire and not self.wire.streams:
+        if self.wire and not self.asking:
             self.wire.close()
-
-    def headers(self, method: str, path: str) -> bytes:
-        """They refer to nothing that was sent before, so they are the same on each connection."""
-        if (method, path) not in self.known:
-            headers = {
-                ":method": method,
-                ":scheme": "https",
-                ":authority": self.generator.order.domain,
-                ":path": path,
-            }
-            if method == "POST":
-                headers |= {"content-length": str(len(BODY)), "content-type": "application/json"}
-            self.known[method, path] = Encoder().encode(
-                [NeverIndexedHeaderTuple(name, value) for name, value in headers.items()]
-            )
-        return self.known[method, path]
 
 
 async def main(order: Order) -> None:

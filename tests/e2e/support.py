@@ -6,14 +6,12 @@ import json
 import os
 import shlex
 import subprocess
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypedDict
-
-import hpack
 
 from tests.conftest import ROOT, Pyinfra
 from tests.e2e.load import Order
@@ -22,6 +20,8 @@ STATE = ROOT / ".target"
 DOMAIN = "api.terrafirma.test"
 AUTHORITY = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 IMAGE = "terrafirma/target:debian13"
+# What tests/e2e/load.py imports, and what that imports in turn.
+LIBRARIES = ("h11", "h2", "hpack", "hyperframe", "wsproto")
 
 
 def execute(
@@ -368,10 +368,13 @@ def load(
         **(mix or {}),
     )
     client.run("mkdir -p /opt/load")
-    # It is Python alone, so that it runs there too.
-    library = Path(hpack.__file__).parent
-    for source in (library, ROOT / "tests/e2e/load.py"):
-        output("docker", "cp", str(source), f"{client.name}:/opt/load/")
+    # There is no package index there. The libraries are Python alone, so they run there too.
+    site = sysconfig.get_path("purelib")
+    files = subprocess.run(
+        ["tar", "-c", "-C", site, *LIBRARIES, "-C", ROOT / "tests/e2e", "load.py"],
+        stdout=subprocess.PIPE, check=True,
+    ).stdout  # fmt: skip
+    subprocess.run(["docker", "cp", "-", f"{client.name}:/opt/load"], input=files, check=True)
     process = subprocess.Popen(
         ["docker", "exec", "-i", client.name, "python3", "/opt/load/load.py",
          json.dumps(asdict(order))],

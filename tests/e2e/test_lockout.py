@@ -238,6 +238,7 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize(
     "case",
     # What reads no directory, or is no configuration, takes the same ways.
@@ -275,6 +276,7 @@ def test_a_name_whose_group_is_a_package_s(converged: Target, data: dict[str, An
     server.run("groupdel wireshark")
 
 
+@pytest.mark.promise
 def test_a_key_that_is_cut_off_never_arrives(
     converged: Target, data: dict[str, Any], new_key: str, tmp_path: Path
 ) -> None:
@@ -288,6 +290,7 @@ def test_a_key_that_is_cut_off_never_arrives(
     everybody_gets_in(converged, new_key)
 
 
+@pytest.mark.promise
 def test_the_key_in_use_stays(
     converged: Target, data: dict[str, Any], new_key: str, tmp_path: Path
 ) -> None:

@@ -248,6 +248,7 @@ def by_shell(command: str) -> Callable[[Target], object]:
     return lambda server: server.run(command)
 
 
+LISTEN, BOOT = "Let it listen before Docker is up", "Start it at boot"
 ROLES, DATABASES, CONTENTS, ACCESS, RELOAD = (
     "Create the roles",
     "Create the databases",
@@ -256,130 +257,182 @@ ROLES, DATABASES, CONTENTS, ACCESS, RELOAD = (
     "Run PostgreSQL",
 )
 UNDO, RESTART = "Undo what ALTER SYSTEM set", "Restart it if a setting asks for that"
-DRIFTS: dict[str, tuple[Callable[[Target], object], list[str]]] = {
-    "superuser": (by_sql("alter role reader superuser"), [ROLES]),
-    "no login": (by_sql("alter role reader nologin"), [ROLES]),
-    "expiry": (by_sql("alter role reader valid until '2020-01-01'"), [ROLES]),
-    "membership": (by_sql("grant api to reader"), [ROLES]),
-    "admin option": (by_sql("grant pg_monitor to analysts with admin option"), [ROLES]),
+PASSWORDS, PREPARE, CONFIGURE = (
+    "Give the roles their passwords", "Prepare the host", "Configure the server",
+)  # fmt: skip
+HBA, CONF, START = (
+    f"/etc/postgresql/17/main/{name}"
+    for name in ("pg_hba.conf", "conf.d/terrafirma.conf", "start.conf")
+)
+# What a person may have changed, in groups of what one run puts right together, and the operations
+# that the run needs for it.
+DRIFTS: dict[str, tuple[dict[str, Callable[[Target], object]], list[str]]] = {
+    "roles": (
+        {
+            "superuser": by_sql("alter role reader superuser"),
+            "no login": by_sql("alter role reader nologin"),
+            "expiry": by_sql("alter role reader valid until '2020-01-01'"),
+            "role setting": by_sql("alter role reader reset statement_timeout"),
+            "connection limit": by_sql("alter role shop connection limit 3"),
+            "membership": by_sql("grant api to reader"),
+            "membership by another": by_sql(
+                "grant api to reader with admin option; set role reader; grant api to writer;"
+            ),
+            "declared membership by another": by_sql(
+                "grant analysts to writer with admin option; revoke analysts from ann;"
+                "set role writer; grant analysts to ann;"
+            ),
+            "admin option": by_sql("grant pg_monitor to analysts with admin option"),
+        },
+        [ROLES],
+    ),
     "member without rights": (
-        by_sql("grant pg_monitor to analysts with inherit false"), [ROLES],
+        {"inherit": by_sql("grant pg_monitor to analysts with inherit false")}, [ROLES],
     ),
-    "membership by another": (
-        by_sql("grant api to reader with admin option; set role reader; grant api to writer;"),
-        [ROLES],
-    ),
-    "declared membership by another": (
-        by_sql(
-            "grant analysts to writer with admin option; revoke analysts from ann;"
-            "set role writer; grant analysts to ann;"
-        ),
-        [ROLES],
-    ),
-    "role setting": (by_sql("alter role reader reset statement_timeout"), [ROLES]),
-    "owner": (by_sql("alter database shop owner to postgres"), [DATABASES]),
-    "limit": (by_sql("alter database api connection limit 1"), [DATABASES]),
-    "connect": (by_sql("grant connect on database api to shop"), [DATABASES]),
-    "connect by another": (
-        by_sql(
-            "grant connect on database api to writer with grant option;"
-            "set role writer; grant connect on database api to shop;"
-        ),
+    "missing role": ({"role": by_sql("drop role retired")}, [ROLES, PASSWORDS]),
+    "databases": (
+        {
+            "owner": by_sql("alter database shop owner to postgres"),
+            "limit": by_sql("alter database api connection limit 1"),
+            "connect": by_sql("grant connect on database api to shop"),
+            "connect by another": by_sql(
+                "grant connect on database api to writer with grant option;"
+                "set role writer; grant connect on database api to retired;"
+            ),
+            "maintenance database": by_sql("grant connect on database postgres to reader"),
+            "public": by_sql("grant connect on database api to public"),
+            "database setting": by_sql("alter database api set statement_timeout to 0"),
+            "undeclared setting": by_sql("alter database api set work_mem to '1GB'"),
+        },
         [DATABASES],
     ),
-    "maintenance database": (by_sql("grant connect on database postgres to reader"), [DATABASES]),
-    "public": (by_sql("grant connect on database api to public"), [DATABASES]),
-    "database setting": (by_sql("alter database api set statement_timeout to 0"), [DATABASES]),
-    "undeclared setting": (by_sql("alter database api set work_mem to '1GB'"), [DATABASES]),
-    "missing grant": (by_sql("revoke select on notes from reader", "api"), [CONTENTS]),
-    "grant too many": (by_sql("grant insert on notes to reader", "api"), [CONTENTS]),
-    "grant option": (
-        by_sql("grant select on notes to writer with grant option", "api"), [CONTENTS],
-    ),
-    "grant by another": (
-        by_sql(
-            "grant select, insert on notes to writer with grant option; revoke select on notes from"
-            " reader; set role writer; grant select, insert on notes to reader, shop;",
-            "api",
-        ),
+    "contents": (
+        {
+            "missing grant": by_sql("revoke select on notes from reader", "api"),
+            "grant too many": by_sql("grant insert on notes to reader", "api"),
+            "grant option": by_sql("grant select on notes to writer with grant option", "api"),
+            "grant by another": by_sql(
+                "grant select, delete on notes to writer with grant option;"
+                "set role writer; grant select, delete on notes to reader, shop;",
+                "api",
+            ),
+            "schema by another": by_sql(
+                "grant usage on schema public to writer with grant option;"
+                "set role writer; grant usage on schema public to shop;",
+                "api",
+            ),
+            "undeclared schema": by_sql(
+                "set role api; create schema side; create table side.notes (text text);"
+                "grant usage on schema side to reader; grant select on side.notes to reader;"
+                "alter default privileges in schema side grant select on tables to reader;",
+                "api",
+            ),
+            "default grant in all schemas": by_sql(
+                "alter default privileges for role api grant insert on tables to reader", "api"
+            ),
+            "default grant option": by_sql(
+                "alter default privileges for role api in schema public "
+                "grant select on tables to writer with grant option",
+                "api",
+            ),
+            "default grant": by_sql(
+                "alter default privileges for role api in schema public "
+                "revoke select on tables from reader",
+                "api",
+            ),
+            "table of a stranger": by_sql("create table stray (id int)", "api"),
+            "schema": by_sql("grant create on schema public to public", "api"),
+            "extension": by_sql("drop extension pg_trgm", "api"),
+        },
         [CONTENTS],
     ),
-    "schema by another": (
-        by_sql(
-            "grant usage on schema public to writer with grant option;"
-            "set role writer; grant usage on schema public to shop;",
-            "api",
-        ),
-        [CONTENTS],
+    "passwords": (
+        {
+            "password": by_sql("alter role reader password 'x'"),
+            "no password": by_sql("alter role shop password null"),
+            "mode": by_shell("chmod 644 /etc/terrafirma/secrets/postgres/writer"),
+            "owner": by_shell("chown nobody /etc/terrafirma/secrets/postgres/deployer"),
+        },
+        [PASSWORDS],
     ),
-    "undeclared schema": (
-        by_sql(
-            "set role api; create schema side; create table side.notes (text text);"
-            "grant usage on schema side to reader; grant select on side.notes to reader;"
-            "alter default privileges in schema side grant select on tables to reader;",
-            "api",
-        ),
-        [CONTENTS],
+    "files": (
+        {
+            "mode of the secrets": by_shell("chmod 755 /etc/terrafirma/secrets/postgres"),
+            "program": by_shell("echo >> /usr/local/lib/terrafirma/postgres-passwords"),
+            "missing sysctl file": by_shell("rm /etc/sysctl.d/60-terrafirma-postgres.conf"),
+            "sysctl": by_shell("sysctl -qw net.ipv4.ip_nonlocal_bind=0"),
+            "manual start": by_shell(f"echo manual > {START}"),
+            "tuning value": by_shell(f"sed -i 's/^work_mem.*/work_mem = 64kB/' {CONF}"),
+            "owner of the settings": by_shell(f"chown root {CONF}"),
+            "alter system": by_sql("alter system set work_mem to '64kB'"),
+            "alter system in capitals": by_sql("alter system set \"Work_Mem\" to '64kB'"),
+            "hba line": by_shell(f"sed -i '/ writer,/d' {HBA}"),
+            "hba line of somebody": by_shell(f"sed -i '1i host all all 0.0.0.0/0 trust' {HBA}"),
+            "mode of pg_hba.conf": by_shell(f"chmod 644 {HBA}"),
+        },
+        [PREPARE, LISTEN, BOOT, CONFIGURE, ACCESS, RELOAD, UNDO],
     ),
-    "default grant in all schemas": (
-        by_sql("alter default privileges for role api grant insert on tables to reader", "api"),
-        [CONTENTS],
-    ),
-    "default grant option": (
-        by_sql(
-            "alter default privileges for role api in schema public "
-            "grant select on tables to reader with grant option",
-            "api",
-        ),
-        [CONTENTS],
-    ),
-    "default grant": (
-        by_sql(
-            "alter default privileges for role api in schema public "
-            "revoke select on tables from reader",
-            "api",
-        ),
-        [CONTENTS],
-    ),
-    "table of a stranger": (by_sql("create table stray (id int)", "api"), [CONTENTS]),
-    "schema": (by_sql("grant create on schema public to public", "api"), [CONTENTS]),
-    "extension": (by_sql("drop extension pg_trgm", "api"), [CONTENTS]),
-    "password": (by_sql("alter role reader password 'x'"), ["Give the roles their passwords"]),
-    "hba line": (
-        by_shell("sed -i '/ writer,/d' /etc/postgresql/17/main/pg_hba.conf"),
-        [ACCESS, RELOAD],
-    ),
-    "tuning value": (
-        by_shell("sed -i 's/^work_mem.*/work_mem = 64kB/' "
-                 "/etc/postgresql/17/main/conf.d/terrafirma.conf"),
-        ["Configure the server", RELOAD],
-    ),
-    "alter system": (by_sql("alter system set work_mem to '64kB'"), [UNDO]),
-    "alter system in capitals": (by_sql("alter system set \"Work_Mem\" to '64kB'"), [UNDO]),
+    "disabled start": ({"start": by_shell(f"sed -i s/^auto/disabled/ {START}")}, [BOOT]),
     "listen address": (
-        by_shell(
-            "runuser -u postgres -- psql -c \"alter system set listen_addresses to '*'\" && "
-            "systemctl restart postgresql@17-main"
-        ),
+        {
+            "alter system": by_shell(
+                "runuser -u postgres -- psql -c \"alter system set listen_addresses to '*'\" && "
+                "systemctl restart postgresql@17-main"
+            ),
+        },
         [UNDO, RESTART],
     ),
-    "file mode": (by_shell("chmod 755 /etc/terrafirma/secrets/postgres"), ["Prepare the host"]),
-    "program": (by_shell("echo >> /usr/local/lib/terrafirma/postgres-passwords"),
-                ["Prepare the host"]),
-    "sysctl": (
-        by_shell("sysctl -qw net.ipv4.ip_nonlocal_bind=0"),
-        ["Let it listen before Docker is up"],
+    "listen address in the file": (
+        {
+            "file": by_shell(
+                f"sed -i \"s/^listen_addresses.*/listen_addresses = '*'/\" {CONF} && "
+                "systemctl restart postgresql@17-main"
+            ),
+        },
+        [CONFIGURE, RELOAD, RESTART],
     ),
-    "stopped unit": (by_shell("systemctl stop postgresql@17-main"), [RELOAD]),
+    "stopped unit": ({"unit": by_shell("systemctl stop postgresql@17-main")}, [RELOAD]),
 }  # fmt: skip
 
+# All that a person may have changed above, but for what a password is.
+STATE = f"""
+runuser -u postgres -- pg_dumpall --schema-only --no-role-passwords |
+    grep -v -e ^.restrict -e ^.unrestrict -e ^-- | sort
+# It leaves out who may enter the database postgres.
+runuser -u postgres -- psql -Atc "show listen_addresses; show work_mem;
+    select datname, unnest(datacl) from pg_database order by 1, 2"
+for role in reader shop; do
+    export PGPASSWORD=$(cat /etc/terrafirma/secrets/postgres/$role)
+    psql -h 127.0.0.1 -U $role -d postgres -c '' 2>&1 | grep -o 'authentication failed.*'
+done
+stat -c '%n %a %U' /etc/terrafirma/secrets/postgres {CONF} {HBA}
+stat -c '%n %a %U' /etc/terrafirma/secrets/postgres/*
+sha256sum /usr/local/lib/terrafirma/postgres-passwords /etc/sysctl.d/60-terrafirma-*
+sha256sum {CONF} {HBA} {START} /var/lib/postgresql/17/main/postgresql.auto.conf
+sysctl net.ipv4.ip_nonlocal_bind
+systemctl is-active postgresql@17-main
+"""
 
-@pytest.mark.parametrize("drift", DRIFTS)
-def test_drift(server: Target, drift: str) -> None:
-    break_it, expected = DRIFTS[drift]
-    break_it(server)
+
+@pytest.mark.parametrize("group", DRIFTS)
+def test_drift(server: Target, group: str) -> None:
+    def state() -> str:
+        return server.call(STATE).stdout
+
+    changes, expected = DRIFTS[group]
+    now = right = state()
+    for what, change in changes.items():
+        change(server)
+        before, now = now, state()
+        assert now != before, what
     assert server.plan(POSTGRES, **DATA) == expected
     assert changed(server.deploy(POSTGRES, **DATA)) == expected
+    # What was made is still there, and nobody else's.
+    if group == "contents":
+        owner = server.psql("select tableowner from pg_tables where tablename = 'stray'", "api")
+        assert owner == "api"
+        server.psql("drop schema side cascade; drop table stray;", "api")
+    assert state() == right
     assert changed(server.deploy(POSTGRES, **DATA)) == []
 
 
@@ -1078,47 +1131,7 @@ def test_a_database_has_its_locale_encoding_and_limit(server: Target) -> None:
     assert server.psql("show data_checksums") == "on"
 
 
-# --- what a person may have changed ---------------------------------------------------------------
-
-CONFIGURE = "Configure the server"
-CONF = "/etc/postgresql/17/main/conf.d/terrafirma.conf"
-BOOT, START = "Start it at boot", "/etc/postgresql/17/main/start.conf"
-MORE_DRIFTS: dict[str, tuple[Callable[[Target], object], list[str]]] = {
-    "listen address in the file": (
-        by_shell(f"sed -i \"s/^listen_addresses.*/listen_addresses = '*'/\" {CONF} && "
-                 "systemctl restart postgresql@17-main"),
-        [CONFIGURE, RELOAD, RESTART],
-    ),
-    "hba line of somebody": (
-        by_shell("sed -i '1i host all all 0.0.0.0/0 trust' /etc/postgresql/17/main/pg_hba.conf"),
-        [ACCESS, RELOAD],
-    ),
-    "mode of pg_hba.conf": (by_shell("chmod 644 /etc/postgresql/17/main/pg_hba.conf"),
-                            [ACCESS, RELOAD]),
-    "owner of the settings": (by_shell(f"chown root {CONF}"), [CONFIGURE, RELOAD]),
-    "connection limit": (by_sql("alter role shop connection limit 3"), [ROLES]),
-    "no password": (by_sql("alter role shop password null"), ["Give the roles their passwords"]),
-    "manual start": (by_shell(f"echo manual > {START}"), [BOOT]),
-    "disabled start": (by_shell(f"sed -i s/^auto/disabled/ {START}"), [BOOT]),
-    "mode of a password": (by_shell("chmod 644 /etc/terrafirma/secrets/postgres/shop"),
-                           ["Give the roles their passwords"]),
-    "owner of a password": (by_shell("chown nobody /etc/terrafirma/secrets/postgres/shop"),
-                            ["Give the roles their passwords"]),
-    "missing role": (by_sql("drop role retired"), [ROLES, "Give the roles their passwords"]),
-    "missing sysctl file": (
-        by_shell("rm /etc/sysctl.d/60-terrafirma-postgres.conf"), ["Prepare the host"],
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("drift", MORE_DRIFTS)
-def test_more_drift(server: Target, drift: str) -> None:
-    break_it, expected = MORE_DRIFTS[drift]
-    break_it(server)
-    assert server.plan(POSTGRES, **DATA) == expected
-    assert changed(server.deploy(POSTGRES, **DATA)) == expected
-    assert changed(server.deploy(POSTGRES, **DATA)) == []
-
+# --- settings with which it would not start -------------------------------------------------------
 
 # Settings that the parser takes, and PostgreSQL's words when it starts with them.
 WOULD_NOT_START: dict[str, tuple[dict[str, Any], str]] = {

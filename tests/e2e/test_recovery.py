@@ -28,7 +28,10 @@ def serves(platform: Platform) -> bool:
     return {status for status, _ in answers} == {200}
 
 
-@pytest.mark.parametrize("time", range(1, 6))
+@pytest.mark.promise
+@pytest.mark.parametrize(
+    "time", [1, *(pytest.param(time, marks=pytest.mark.long) for time in range(2, 6))]
+)
 def test_a_reboot(platform: Platform, time: int) -> None:
     platform.server.reboot()
     eventually(lambda: serves(platform), 60)

@@ -70,6 +70,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_data(platform: Platform, kind: str) -> None:
     data, message = BAD[kind]

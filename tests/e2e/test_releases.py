@@ -135,6 +135,7 @@ def nothing_failed(result: Load) -> None:
     assert result["requests"] >= REQUESTS
 
 
+@pytest.mark.promise
 def test_a_good_release(site: Site) -> None:
     before = site.serving
     with site.load() as result:
@@ -153,6 +154,7 @@ def test_a_good_release(site: Site) -> None:
     assert site.is_converged()
 
 
+@pytest.mark.promise
 def test_a_rollback(site: Site) -> None:
     new = site.serving["release"]
     started = time.monotonic()
@@ -391,7 +393,13 @@ def broken(site: Site, name: str) -> dict[str, Any]:
     ("name", "files", "words"),
     [
         ("does not build", (), "the image does not build"),
-        ("crashes at its start", (), "does not stay up; its last words"),
+        pytest.param(
+            "crashes at its start",
+            (),
+            "does not stay up; its last words",
+            id="crashes",
+            marks=pytest.mark.promise,
+        ),
         pytest.param("never becomes healthy", (), "no_luck_today", marks=long),
         (
             "is asked at the wrong place",
@@ -400,8 +408,8 @@ def broken(site: Site, name: str) -> dict[str, Any]:
         ),
         ("fails the smoke test", (), "/no/luck/today answers 404"),
         ("fails its migration", (), "the migration failed: docker compose: no luck today"),
-        pytest.param("finds a port taken", (), "address already in use", marks=long),
-        pytest.param("finds the disk full", (), "o space left on device", marks=long),
+        pytest.param("finds a port taken", (), "address already in use", id="port", marks=long),
+        pytest.param("finds the disk full", (), "o space left on device", id="disk", marks=long),
         pytest.param(
             "has no valid snippet", ("tasks/caddy.py", "tasks/app.py"), "no_luck_today", marks=long
         ),

@@ -1,7 +1,9 @@
 """What the manual says in tables is what the tests ask and what the code does."""
 
+import json
 import re
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 
@@ -51,13 +53,51 @@ def test_the_values_of_the_manual_are_those_of_the_code() -> None:
     assert all(len(row) == 6 and len(row[5]) > 20 for row in rows), rows
 
 
-@pytest.mark.parametrize("page", sorted({ROOT / "README.md", *ROOT.glob("docs/**/*.md")}))
-def test_the_tests_that_a_page_names_are_there(page: Path) -> None:
-    module = ""
-    for named in re.findall(r"`(?:(test_\w+)\.py::)?(test_\w+)`", page.read_text()):
-        module = named[0] or module
-        paths = list(ROOT.glob(f"tests/*/{module}.py"))
-        assert any(f"def {named[1]}(" in path.read_text() for path in paths), named
+# Each runs what those before it run.
+COMMANDS = ("make test", "make check", "make long")
+TEST, CHECK, LONG = range(3)
+COLLECT = """
+import json, sys, pytest
+
+class Marks:
+    def pytest_collection_finish(self, session):
+        for item in session.items:
+            print(json.dumps([item.nodeid, [mark.name for mark in item.iter_markers()]]))
+
+sys.exit(pytest.main(["--collect-only", "-qq", "tests/e2e"], plugins=[Marks()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def cases() -> dict[str, int]:
+    """Which of the commands is the first to run it, for each case of the end-to-end tests."""
+    collected = subprocess.run(
+        [sys.executable, "-c", COLLECT], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    marks = dict(json.loads(line) for line in collected.stdout.splitlines() if line[:1] == "[")
+    return {
+        case: LONG if "long" in names else TEST if "promise" in names else CHECK
+        for case, names in marks.items()
+    }
+
+
+def test_each_promise_has_its_tests_and_the_command_that_shows_it(cases: dict[str, int]) -> None:
+    readme = (ROOT / "README.md").read_text()
+    for promise, named, command in table(readme, "Promise"):
+        module, needed = "", []
+        for test in re.findall(r"(?:tests/unit/)?test_[^\s`,]+", named):
+            if test.startswith("tests/unit/"):
+                assert (ROOT / test).is_file(), test
+                needed.append(TEST)
+                continue
+            file, _, name = test.rpartition("::")
+            module = file or module
+            whole = f"tests/e2e/{module}::{name}"
+            found = {cases[case] for case in cases if case == whole or case.startswith(f"{whole}[")}
+            assert found, f"{promise}: there is no {test}"
+            # What is long is more of what the others show, unless nothing else shows it.
+            needed.append(max(found - {LONG}, default=LONG))
+        assert command == COMMANDS[max(needed)], promise
 
 
 @pytest.mark.parametrize("page", ["docs/operations.md", "docs/tasks/postgres_drop.md"])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import socket
 import ssl
 import struct
 import subprocess
 import sys
+import sysconfig
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -17,13 +19,16 @@ from typing import Any
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, RequestReceived, StreamEnded
+from h2.errors import ErrorCodes
+from h2.events import DataReceived, RequestReceived, StreamEnded, StreamReset
+from h2.settings import SettingCodes
 from hpack import Encoder
 from hyperframe.frame import ContinuationFrame, DataFrame, GoAwayFrame, HeadersFrame
 
 from tests.conftest import ROOT
 from tests.e2e import load
 from tests.e2e.load import Generator, Order
+from tests.e2e.support import LIBRARIES
 
 NAME = "load.test"
 BODY = json.dumps({"release": "one", "replica": "a"}).encode()
@@ -42,8 +47,8 @@ class Visit:
     async def asked(self) -> str:
         """The next request's first line; EOFError once the client has left."""
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
-        if "Content-Length: " in head:
-            await self.reader.readexactly(int(head.split("Content-Length: ")[1].split("\r\n")[0]))
+        if "content-length: " in head:
+            await self.reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
         self.log.append(head.split("\r\n")[0].removesuffix(" HTTP/1.1"))
         return head
 
@@ -197,6 +202,28 @@ def test_a_body_in_chunks(under_load: UnderLoad) -> None:
     assert seen.answers[0]["count"] == seen.requests
 
 
+async def informed(visit: Visit) -> None:
+    while await visit.asked():
+        hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
+        await visit.say(b"HTTP/1.1 100 Continue\r\n\r\n" + hints)
+        await asyncio.sleep(0.01)
+        await visit.say()
+
+
+async def empty(visit: Visit) -> None:
+    while await visit.asked():
+        await visit.say(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
+@pytest.mark.parametrize(("serve", "status"), [(informed, 200), (empty, 204)])
+def test_an_answer_that_is_whole_without_a_length_of_its_own(
+    under_load: UnderLoad, serve: Serve, status: int
+) -> None:
+    seen = under_load(serve, keep=1, status=status)
+    assert (seen.failed, seen.visits) == ([], 1)
+    assert seen.requests == len(seen.log)
+
+
 def answer(data: bytes) -> Serve:
     async def serve(visit: Visit) -> None:
         await visit.asked()
@@ -232,7 +259,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         (answer(CHUNKED + b"5\r\nhello\r\n"), "truncated before its last chunk"),
         (answer(CHUNKED + b"5\r\nhel"), "truncated before its last chunk"),
         (answer(CHUNKED + b"5\r\nhello\r\n0\r\n"), "truncated before its last chunk"),
-        (answer(CHUNKED + b"hello\r\n"), "no length of a chunk"),
+        (answer(CHUNKED + b"hello\r\n"), "illegal chunk header"),
         (answer(GOOD[:20]), "closed by the server"),
         (answer(b""), "closed by the server"),
         (answer(b"HTTP/1.1 200 OK\r\n\r\n" + BODY), "without a length"),
@@ -257,12 +284,17 @@ def test_what_is_no_answer_has_failed(
     assert seen.started <= one["at"]
 
 
-def test_bytes_that_belong_to_no_answer_are_a_failure(under_load: UnderLoad) -> None:
+@pytest.mark.parametrize(("together", "later"), [(b"HTTP", b""), (b"", b"HTTP")])
+def test_bytes_that_belong_to_no_answer_are_a_failure(
+    under_load: UnderLoad, together: bytes, later: bytes
+) -> None:
     async def serve(visit: Visit) -> None:
         while await visit.asked():
-            await visit.say(GOOD + b"HTTP")
+            await visit.say(GOOD + together)
+            await asyncio.sleep(0.01)
+            await visit.say(later)
 
-    seen = under_load(serve, keep=1)
+    seen = under_load(serve, keep=1, rate=20)
     assert len(seen.failed) == seen.requests // 2 == 3
     assert "belong to no answer" in seen.words[0]
     assert seen.replayed == 0
@@ -404,6 +436,8 @@ class Http2Visit:
         self.visit, self.number = visit, visit.number
         self.connection = H2Connection(H2Configuration(client_side=False))
         self.pending: list[int] = []
+        self.parts: list[int] = []  # lengths of the DATA frames that came
+        self.called_off: list[int] = []
 
     async def flush(self, more: bytes = b"") -> None:
         await self.visit.say(self.connection.data_to_send() + more)
@@ -426,9 +460,12 @@ def http2(respond: Respond) -> Serve:
                     said = {bytes(name): bytes(value) for name, value in event.headers}
                     visit.log.append(f"{said[b':method'].decode()} {said[b':path'].decode()}")
                 elif isinstance(event, DataReceived):
+                    one.parts.append(len(event.data))
                     one.connection.acknowledge_received_data(
                         event.flow_controlled_length, event.stream_id
                     )
+                elif isinstance(event, StreamReset):
+                    one.called_off.append(event.stream_id)
                 elif isinstance(event, StreamEnded):
                     one.pending.append(event.stream_id)
                     await respond(one, event.stream_id)
@@ -487,6 +524,11 @@ async def too_short(visit: Http2Visit, stream: int) -> None:
     await visit.flush(b"".join(one.serialize() for one in frames))
 
 
+async def no_status(visit: Http2Visit, stream: int) -> None:
+    block = Encoder().encode([("content-length", "2")])
+    await visit.flush(HeadersFrame(stream, block, flags=["END_HEADERS"]).serialize())
+
+
 async def stream_reset(visit: Http2Visit, stream: int) -> None:
     visit.connection.reset_stream(stream, 2)
 
@@ -516,17 +558,18 @@ async def nonsense(visit: Http2Visit, stream: int) -> None:
     ("respond", "words"),
     [
         (truncated, "truncated: closed by the server"),
-        (too_short, f"truncated after {len(BODY)} of 999 bytes"),
-        (stream_reset, "RST_STREAM with code 2"),
+        (too_short, f"InvalidBodyLengthError(999, {len(BODY)})"),
+        (stream_reset, "RST_STREAM with <ErrorCodes.INTERNAL_ERROR: 2>"),
         (hang_up, "no answer: closed by the server"),
         (abort, "no answer: ConnectionResetError"),
         (bad_gateway, "502"),
         (nothing, "nothing within 0.3 s"),
         (nonsense, "no answer: "),
+        (no_status, "no answer: "),
     ],
 )
 def test_what_is_no_answer_has_failed_over_http2(
-    under_load: UnderLoad, respond: Respond, words: str
+    under_load: UnderLoad, respond: Respond, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     timeout = 0.3 if respond is nothing else 2
     seen = over_http2(under_load, respond, streams=1, requests=3, timeout=timeout, posts=0.4)
@@ -534,19 +577,22 @@ def test_what_is_no_answer_has_failed_over_http2(
     assert all(words in one for one in seen.words), seen.words
     assert seen.replayed == 0
     assert {one["kind"] for one in seen.failed} == {"http/2"}
+    assert caplog.messages == []  # it is told as a failure, and nowhere else
 
 
+@pytest.mark.parametrize("warned", [False, True])
 @pytest.mark.parametrize("posts", [0.0, 1.0])
-def test_a_goaway(under_load: UnderLoad, posts: float) -> None:
+def test_a_goaway(under_load: UnderLoad, posts: float, warned: bool) -> None:
     """Streams above the last one are asked for again; those below get their answer after it."""
 
     async def respond(visit: Http2Visit, stream: int) -> None:
         if visit.number > 1:
             await visit.answer(stream)
         elif len(visit.pending) == 4:
-            goaway = GoAwayFrame(0, last_stream_id=visit.pending[1], error_code=0)
-            await visit.flush(goaway.serialize())
-            await asyncio.sleep(0.05)
+            for last in (2**31 - 1, visit.pending[1])[not warned :]:
+                goaway = GoAwayFrame(0, last_stream_id=last, error_code=0)
+                await visit.flush(goaway.serialize())
+                await asyncio.sleep(0.05)
             for below in visit.pending[:2]:
                 await visit.answer(below)
 
@@ -572,11 +618,100 @@ def test_a_stream_that_a_goaway_kept_and_that_is_lost_has_failed(under_load: Und
     assert set(seen.words) == {"no answer: closed by the server"}
 
 
+@pytest.mark.parametrize("posts", [0.0, 1.0])
+def test_a_refused_stream_is_asked_for_again(under_load: UnderLoad, posts: float) -> None:
+    async def respond(visit: Http2Visit, stream: int) -> None:
+        if len(visit.pending) in (2, 5):
+            visit.connection.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
+        else:
+            await visit.answer(stream)
+
+    seen = over_http2(under_load, respond, posts=posts, requests=20)
+    assert (seen.failed, seen.visits) == ([], 1)
+    assert seen.replayed == seen.kinds["http/2"]["replayed"] == 2
+    assert len(seen.log) == seen.requests + 2
+
+
+def test_http2_with_answers_that_inform_and_trailers(under_load: UnderLoad) -> None:
+    async def respond(visit: Http2Visit, stream: int) -> None:
+        visit.connection.send_headers(stream, [(":status", "103"), ("link", "</a.css>")])
+        await visit.answer(stream, ends=False)
+        visit.connection.send_headers(stream, [("x-check", "1")], end_stream=True)
+
+    seen = over_http2(under_load, respond)
+    assert (seen.failed, seen.visits) == ([], 1)
+    assert seen.answers[0]["count"] == seen.requests
+
+
+def test_http2_with_a_server_that_takes_one_stream_at_a_time(under_load: UnderLoad) -> None:
+    """What is asked before the server has said so is more, so the first requests do not count."""
+    opened: list[int] = []
+
+    async def respond(visit: Http2Visit, stream: int) -> None:
+        if stream == 1:
+            visit.connection.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 1})
+        opened.append(visit.connection.open_inbound_streams)
+        await visit.answer(stream)
+
+    seen = over_http2(under_load, respond, requests=30)
+    assert (seen.failed, seen.replayed, seen.visits) == ([], 0, 1)
+    assert set(opened[8:]) == {1}
+
+
+def test_http2_with_a_server_that_takes_few_bytes_at_a_time(under_load: UnderLoad) -> None:
+    visits: list[Http2Visit] = []
+
+    async def respond(visit: Http2Visit, stream: int) -> None:
+        if stream == 1:
+            visits.append(visit)
+            visit.connection.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 5})
+        await visit.answer(stream)
+
+    seen = over_http2(under_load, respond, posts=1.0, requests=30)
+    assert (seen.failed, seen.replayed) == ([], 0)
+    (visit,) = visits
+    assert max(visit.parts[8:]) == 5
+    assert sum(visit.parts) == len(seen.log) * len(load.BODY)
+
+
+def test_http2_with_long_answers(under_load: UnderLoad, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came is given back to the server's window: altogether it is more than that."""
+    monkeypatch.setattr(load, "WIDE", 2**16)
+
+    async def respond(visit: Http2Visit, stream: int) -> None:
+        visit.connection.send_headers(stream, [(":status", "200")])
+        for _ in range(4):
+            visit.connection.send_data(stream, b" " * 12_000)
+        visit.connection.send_data(stream, BODY, end_stream=True)
+        await visit.flush()
+
+    seen = over_http2(under_load, respond, streams=1, requests=20)
+    assert (seen.failed, seen.visits) == ([], 1)
+    assert seen.answers[0]["count"] == seen.requests
+
+
+def test_a_request_that_took_too_long_is_called_off(under_load: UnderLoad) -> None:
+    """The connection goes on, and takes no harm from an answer that comes late."""
+    visits: list[Http2Visit] = []
+
+    async def respond(visit: Http2Visit, stream: int) -> None:
+        visits.append(visit)
+        late = stream == 1
+        await asyncio.sleep(0.9 * late)
+        await visit.answer(stream, BODY[:5] if late else BODY, ends=not late)
+
+    seen = over_http2(under_load, respond, streams=1, timeout=0.6)
+    assert seen.words == ["nothing within 0.6 s"]
+    assert visits[0].called_off == [1]
+    assert (seen.visits, seen.replayed) == (1, 0)
+    assert seen.answers[0]["count"] == seen.requests - 1
+
+
 # --- WebSockets and events ---
 
 
-def message(kind: int, text: bytes) -> bytes:
-    return bytes([0x80 | kind, len(text)]) + text
+def message(kind: int, text: bytes, final: bool = True) -> bytes:
+    return bytes([0x80 * final | kind, len(text)]) + text
 
 
 async def shake(visit: Visit) -> None:
@@ -634,6 +769,35 @@ def test_a_websocket(under_load: UnderLoad) -> None:
     assert seen.requests == 1
 
 
+def test_a_websocket_whose_messages_come_in_pieces(under_load: UnderLoad) -> None:
+    async def serve(visit: Visit) -> None:
+        await shake(visit)
+        while (heard := await hear(visit))[0] == 1:
+            await visit.say(message(1, heard[1][:1], final=False) + message(10, b""))
+            await visit.say(message(0, b"", final=False) + message(0, heard[1][1:]))
+        await visit.say(message(8, heard[1]))
+
+    seen = under_load(serve, websocket=1, requests=1, until=asyncio.sleep(0.5))
+    assert (seen.failed, seen.reconnected, seen.visits) == ([], 0, 1)
+    assert seen.kinds["websocket"]["messages"] > 10
+
+
+def test_a_websocket_says_goodbye(under_load: UnderLoad) -> None:
+    """And hears what is said until the server does so, too."""
+    closes: list[bytes] = []
+
+    async def serve(visit: Visit) -> None:
+        await shake(visit)
+        while (heard := await hear(visit))[0] == 1:
+            await visit.say(message(*heard))
+        closes.append(heard[1])
+        await visit.say(message(1, b"one more") + message(9, b"ping") + message(8, heard[1]))
+
+    seen = under_load(serve, websocket=1, requests=1)
+    assert (seen.failed, seen.reconnected) == ([], 0)
+    assert closes == [struct.pack(">H", 1000)]
+
+
 def test_a_websocket_with_a_close_frame_is_reconnected(under_load: UnderLoad) -> None:
     closes: list[bytes] = []
     serve = echo(2, message(8, struct.pack(">H", 1012) + b"bye"), closes)
@@ -649,6 +813,10 @@ def test_a_websocket_with_a_close_frame_is_reconnected(under_load: UnderLoad) ->
         (echo(2, b""), "closed by the server"),
         (echo(2, message(8, b"")[:1]), "closed by the server"),
         (echo(2, message(1, b"something else"), []), "came back as"),
+        (echo(2, message(2, b"2"), []), "came back as"),
+        (echo(2, message(1, b"\xff"), []), "no frame of a WebSocket: "),
+        (echo(2, message(0x41, b"2"), []), "no frame of a WebSocket: "),
+        (echo(2, message(8, struct.pack(">H", 1006)), []), "no frame of a WebSocket: "),
     ],
 )
 def test_a_websocket_that_breaks_has_failed(
@@ -696,6 +864,27 @@ def test_events(under_load: UnderLoad) -> None:
     seen = under_load(events(10**6, b""), events=1, requests=1, until=asyncio.sleep(0.3))
     assert (seen.failed, seen.reconnected, seen.visits) == ([], 0, 1)
     assert seen.kinds["events"]["messages"] > 5
+
+
+def test_an_event_in_two_chunks_is_one(under_load: UnderLoad) -> None:
+    async def serve(visit: Visit) -> None:
+        await visit.asked()
+        await visit.say(CHUNKED)
+        for _ in range(3):
+            for part in (b"c\r\ndata: hello\n\r\n", b"1\r\n\n\r\n"):
+                await visit.say(part)
+                await asyncio.sleep(0.01)
+        await visit.say(b"0\r\n\r\n")
+
+    seen = under_load(serve, events=1, requests=4)
+    assert (seen.failed, seen.kinds["events"]["messages"]) == ([], 3 * seen.reconnected)
+    assert seen.reconnected >= 3
+
+
+def test_an_event_stream_of_which_nobody_could_tell_where_it_ends(under_load: UnderLoad) -> None:
+    seen = under_load(answer(b"HTTP/1.1 200 OK\r\n\r\n" + EVENT), events=1, requests=3)
+    assert seen.requests == len(seen.failed) >= 3
+    assert all("without a length" in one for one in seen.words)
 
 
 def test_an_event_stream_that_ends_is_taken_up_again(under_load: UnderLoad) -> None:
@@ -769,13 +958,16 @@ def test_a_gap_and_a_change_of_release(under_load: UnderLoad) -> None:
     assert old["asked"] <= old["last"] < new["first"] - 0.4
 
 
-def test_the_command_line() -> None:
-    """The two lines, and an end when standard input ends."""
+def test_the_command_line(tmp_path: Path) -> None:
+    """The two lines, and an end when standard input ends; nothing but LIBRARIES is needed."""
+    shutil.copy(ROOT / "tests/e2e/load.py", tmp_path)
+    for library in LIBRARIES:
+        (tmp_path / library).symlink_to(Path(sysconfig.get_path("purelib")) / library)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         order = {"address": "127.0.0.1", "port": free.getsockname()[1], "domain": NAME}
         result = subprocess.run(
-            [sys.executable, str(ROOT / "tests/e2e/load.py"), json.dumps(order)],
+            [sys.executable, "-S", str(tmp_path / "load.py"), json.dumps(order)],
             input="",
             capture_output=True,
             text=True,

@@ -1050,6 +1050,18 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     (Borg, {"borg_exclude_databases": "api"}, "borg_exclude_databases", "valid"),
     (Borg, {"borg_known_hosts": "host ssh-ed25519 AAAA"}, "borg_known_hosts", "valid"),
     (Borg, {"borg_known_hosts": ["a\nb"]}, "borg_known_hosts.0", "line break"),
+    *(
+        (Borg, {"borg_known_hosts": [one]}, "borg_known_hosts.0", said)
+        for one, said in (
+            ("host", "0 lines with something in them"),
+            (KEY, "neither ssh-ed25519"),
+            ("host ssh-ed25519 AAAA", "cut off"),
+            (f"host {KEY[:-4]}", "cut off"),
+            (f"# host:22 {KEY}", "something in front of the key"),
+            (f"@revoked host {KEY}", "something in front of the key"),
+            (f"host ssh-rsa {KEY.split()[1]}", "in front of a key of type 'ssh-ed25519'"),
+        )
+    ),
     (Borg, {"borg_directories": ["etc"]}, "borg_directories.0", "absolute path"),
     (Borg, {"borg_directories": []}, "borg_directories", ""),
     (Borg, {"borg_exclude": ["a\tb"]}, "borg_exclude.0", "control character"),
@@ -1790,8 +1802,21 @@ def test_a_source_is_found_from_the_project_or_from_the_root(tmp_path: Path) -> 
     ],
 )
 def test_repositories(repository: str) -> None:
-    settings = of(Borg, borg_repository=repository, borg_known_hosts=["host ssh-ed25519 AAAA"])
+    settings = of(Borg, borg_repository=repository, borg_known_hosts=[f"host {KEY}"])
     assert settings.repository == repository
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"box.acme.com,10.0.0.2 {KEY}",
+        f"[box.acme.com]:23 {KEY} root@box",
+        f"|1|F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg= {KEY}",
+        f"@cert-authority *.acme.com {KEY}",
+    ],
+)
+def test_known_hosts(line: str) -> None:
+    assert of(Borg, borg_known_hosts=[line]).known_hosts == (line,)
 
 
 def test_a_password_in_a_repository_is_not_repeated() -> None:
@@ -1805,7 +1830,11 @@ def test_a_password_in_a_repository_is_not_repeated() -> None:
 )
 def test_a_server_is_not_its_own_backup_host(name: str, more: dict[str, Any]) -> None:
     at = "db1" if more else name
-    data = DEFAULTS | more | {"borg_repository": f"ssh://b@{at}:22/./a", "borg_known_hosts": ["k"]}
+    data = (
+        DEFAULTS
+        | more
+        | {"borg_repository": f"ssh://b@{at}:22/./a", "borg_known_hosts": [f"db1 {KEY}"]}
+    )
     one = SimpleNamespace(name=name, data=SimpleNamespace(dict=lambda: data))
     with pytest.raises(DeployError, match=rf"^{name}: borg_repository: .* is the server itself"):
         Borg.of(one)  # type: ignore[arg-type]

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyinfra.api import DeployError
 
 from terrafirma.facts.caddy import NamesState
 from terrafirma.settings import Application, Caddy
-from terrafirma.sites import astray, names, site
+from terrafirma.sites import astray, names, refuse_options, site
 from tests.unit.test_settings import of
 
 HOST: Any = SimpleNamespace(name="db1")
@@ -117,3 +118,33 @@ def test_redirected_names_have_the_hsts_of_the_site() -> None:
     assert "strict-Transport-Security `max-age=9; preload`" in lines
     assert not [line for line in lines if "31536000" in line or "X-A" in line]
     assert '?Strict-Transport-Security "max-age=31536000"' in told()["redirect_headers"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("admin off", "admin cannot be set: releases ask Caddy there"),
+        ("admin unix//run/admin.sock {\n  origins x\n}", "admin"),
+        ("debug\n\tauto_https disable_redirects", "auto_https"),
+        ("servers {\n  protocols h1 h2\n}\ndefault_bind 10.0.0.2", "default_bind"),
+        ("# http_port 80\nhttp_port 8080  # a comment", "http_port"),
+        ("acme_ca https://ca.test/directory", "set caddy_acme_ca"),
+        ("storage file_system /srv", "storage"),
+        ("local_certs", "local_certs"),
+    ],
+)
+def test_options_that_would_undo_the_design(text: str, said: str) -> None:
+    with pytest.raises(DeployError, match=f"^db1: caddy_snippet: .*{said}"):
+        refuse_options(HOST, {"file": "options", "text": text})
+
+
+def test_options_of_ones_own() -> None:
+    for text in (
+        "debug\ngrace_period 10s",
+        "servers {\n  trusted_proxies static 10.0.0.0/8\n}",
+        # An option of a block is none of these, whatever its name.
+        "log {\n  output net 10.0.0.2:514\n}\nservers {\n  storage x\n}",
+        "# admin off",
+    ):
+        refuse_options(HOST, {"file": "options", "text": text})
+    refuse_options(HOST, None)

@@ -171,7 +171,7 @@ def test_tasks_are_no_package() -> None:
 
 BACKUP = {
     "borg_repository": "ssh://b@backup.acme.com/./web",
-    "borg_known_hosts": ["backup.acme.com ssh-ed25519 AAAA"],
+    "borg_known_hosts": [f"backup.acme.com {KEY}"],
 }
 
 
