@@ -135,7 +135,7 @@ def test_the_way_out_to_the_internet_is_kept(tmp_path: Path) -> None:
         "cat << 'END'\n'quoted' \\n \\\\ !\nEND",
         "printf 'no line break'",
         "printf '%s' \"$0\" > /dev/null; echo 'a|b' | cut -d'|' -f2",
-        'awk \'BEGIN { print "\\\\", "\\t|", 2 > 1 }\'',
+        'awk \'BEGIN { print "\\\\", "\\t|", (2 > 1) }\'',
         "printf '\\0101\\n'; echo ünï",
         "x='\t'; echo \"$x|\"",
         "",
