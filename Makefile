@@ -48,7 +48,7 @@ lint: venv ## Format, lint and types
 
 .PHONY: unit
 unit: venv ## The tests that need no server
-	$(BIN)/pytest --numprocesses 2 tests/unit
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/unit
 
 .PHONY: bench
 bench: venv engine images ## Measure, side by side, what the design promises

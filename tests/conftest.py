@@ -1,5 +1,7 @@
 """What tests of both kinds use, and the order in which end-to-end modules run beside each other."""
 
+from __future__ import annotations
+
 import fcntl
 import json
 import os
@@ -7,13 +9,19 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
+from subprocess import CompletedProcess
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pytest
 
+from tests.imported import Run
+
 ROOT = Path(__file__).parent.parent
+SECONDS = 1800
+"""How long a run may take."""
 
 
 class Pyinfra:
@@ -25,30 +33,63 @@ class Pyinfra:
         answer: dict[str, Any] = json.loads(result.stdout)
         return answer
 
-    def call(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def call(self, *arguments: str, **environment: str) -> CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "pyinfra", *arguments, "--json"],
             cwd=ROOT,
-            env={
-                **os.environ,
-                "PYINFRA_FAKE_DELAY": "0",
-                "PYINFRA_FAKE_DELAY_JITTER": "0",
-                **environment,
-            },
+            env=_environment(**environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=1800,
+            timeout=SECONDS,
             check=False,
         )
 
-    def call_all(
-        self, calls: Mapping[str, Sequence[str]]
-    ) -> dict[str, subprocess.CompletedProcess[str]]:
-        """The results of several calls, by name; they run side by side."""
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            results = pool.map(lambda arguments: self.call(*arguments), calls.values())
-            return dict(zip(calls, results, strict=True))
+    def call_all(self, calls: Mapping[str, Sequence[str]]) -> dict[str, CompletedProcess[str]]:
+        """The results of several calls, by name."""
+        return {name: self.call(*arguments) for name, arguments in calls.items()}
+
+    @cached_property
+    def imported(self) -> Imported:
+        return Imported()
+
+
+class Imported(Pyinfra):
+    """
+    The same in a tenth of the time, one run after the other: see tests/imported.py.
+
+    For runs that change no server; those of users begin with a process of their own.
+    """
+
+    def __init__(self) -> None:
+        # It ends with its standard input, which ends with us.
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.imported"],
+            cwd=ROOT,
+            env=_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def call(self, *arguments: str, **environment: str) -> CompletedProcess[str]:
+        with NamedTemporaryFile("r") as stdout, NamedTemporaryFile("r") as stderr:
+            run = Run(
+                arguments=[*arguments, "--json"],
+                environment=_environment(**environment),
+                stdout=stdout.name,
+                stderr=stderr.name,
+                seconds=SECONDS,
+            )
+            print(json.dumps(run), file=self._server.stdin, flush=True)
+            assert self._server.stdout
+            code = self._server.stdout.readline()
+            assert code, "tests/imported.py has ended; its standard error says why"
+            return CompletedProcess(run["arguments"], int(code), stdout.read(), stderr.read())
+
+
+def _environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYINFRA_FAKE_DELAY": "0", "PYINFRA_FAKE_DELAY_JITTER": "0", **more}
 
 
 @pytest.fixture(scope="session")

@@ -91,6 +91,21 @@ def borg(settings: Settings, *words: str, **more: str) -> str:
     return result.stdout
 
 
+def rename(settings: Settings, archive: str, name: str) -> None:
+    """
+    Give `archive` another name.
+
+    `borg rename` before 1.2.5 leaves the signature of the old name behind: a newer borg refuses to
+    read such an archive, and `borg check --repair` removes it. `recreate` signs what it makes.
+    """
+    version = [int(number) for number in re.findall(r"\d+", borg(settings, "--version"))]
+    if version >= [1, 2, 5]:
+        borg(settings, "rename", f"::{archive}", name)
+        return
+    borg(settings, "recreate", "--target", name, f"::{archive}")
+    borg(settings, "delete", f"::{archive}")
+
+
 def failure(settings: Settings, said: str) -> Failed:
     if "Connection closed by remote host" in said:
         # borg may have missed what ssh said.

@@ -98,14 +98,18 @@ class Target(Container):
 
     def plan(self, *files: str, **data: Any) -> list[str]:
         """Names of the operations that a dry run says would change something."""
-        answer = self.pyinfra.run("--dry", *options(data), *self.arguments(), *named(files))
+        answer = self.pyinfra.imported.run(
+            "--dry", *options(data), *self.arguments(), *named(files)
+        )
         return [step["name"] for step in answer["plan"] if step["hosts_with_change"]]
 
     def refuse(
         self, *files: str, user: str = "root", key: str = ".target/id_ed25519", **data: Any
     ) -> str:
         """The one line with which a run stops that must not begin."""
-        result = self.pyinfra.call("-y", *options(data), *self.arguments(user, key), *named(files))
+        result = self.pyinfra.imported.call(
+            "-y", *options(data), *self.arguments(user, key), *named(files)
+        )
         assert result.returncode != 0, result.stdout
         assert "Traceback" not in result.stderr, result.stderr
         assert "Starting operation" not in result.stderr, result.stderr

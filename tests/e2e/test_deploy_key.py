@@ -389,20 +389,6 @@ def test_an_account_that_is_no_longer_declared_releases_nothing(
     server.deploy(*USERS, **data)
 
 
-def test_bad_data(server: Target, data: dict[str, Any], new_key: str) -> None:
-    ci = {"name": "ci", "keys": [f"{new_key}.pub"], "releases": ["api"]}
-    before = server.digest()
-    for account, message in (
-        (ci | {"releases": ["apy"]}, "ci releases 'apy', which is no application"),
-        (ci | {"sudo": ["ALL"]}, "ci releases applications and does nothing else: leave sudo out"),
-        (ci | {"groups": ["docker"]}, "nothing else: leave groups out"),
-    ):
-        line = server.refuse("tasks/users.py", **data | {"users_accounts": [account]})
-        assert "127.0.0.1: users_accounts" in line
-        assert message in line
-    assert server.digest() == before
-
-
 # --- from a repository's own pipeline -------------------------------------------------------------
 
 

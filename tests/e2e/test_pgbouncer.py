@@ -357,8 +357,6 @@ def test_a_new_password_reaches_it_with_the_next_run(pooled: Pooled) -> None:
 
 def test_it_is_stopped_when_nobody_wants_it(pooled: Pooled, outsider: Container) -> None:
     server = pooled.server
-    refusal = "app_pgbouncer: api is to use PgBouncer, but pgbouncer_enabled is False"
-    assert refusal in server.refuse(TASK, app_pgbouncer=True)
     direct = DATA | {"app_pgbouncer": False}
     # With the password of the last test, too.
     assert changed(server.deploy("tasks/app.py", **direct)) == [

@@ -226,22 +226,11 @@ def test_an_account_that_is_not_there_is_said_in_a_line(
     server.deploy(DEPLOY, **data)
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("env:TF_NO_SUCH_SECRET", "TF_NO_SUCH_SECRET is not set; set it in the environment"),
-        ("command:echo odd-output; echo not signed in >&2; exit 1", "ended with 1 (not signed in)"),
-        ("command:true", "its command printed nothing"),
-        ("command:printf 'odd-output\\0x'", "what its command prints has a NUL character"),
-        ("vault:x", "is no source of a secret: use 'born'"),
-    ],
-)
-def test_a_secret_that_is_not_there_changes_nothing(
-    server: Target, data: dict[str, Any], source: str, message: str
-) -> None:
+def test_a_secret_that_is_not_there_changes_nothing(server: Target, data: dict[str, Any]) -> None:
     before = server.digest()
+    source = "command:echo odd-output; echo not signed in >&2; exit 1"
     line = server.refuse(DEPLOY, **data | {"app_secrets": {"token": source}})
-    assert "127.0.0.1: app_secrets" in line
-    assert message in line
+    assert "127.0.0.1: app_secrets: api: token: " in line
+    assert "ended with 1 (not signed in)" in line
     assert "odd-output" not in line.replace(source, "")
     assert server.digest() == before

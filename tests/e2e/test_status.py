@@ -23,7 +23,7 @@ SECRETS = ("hunter2-create", "hunter2-alter", "hunter2-literal", "hunter2-into",
 
 def status(server: Target, *more: str, rc: int = 0) -> str:
     """What the task prints."""
-    result = server.pyinfra.call(*(more or ("-y",)), *server.arguments(), TASK)
+    result = server.pyinfra.imported.call(*(more or ("-y",)), *server.arguments(), TASK)
     assert result.returncode == rc, result.stderr
     assert "Traceback" not in result.stderr
     return result.stderr

@@ -9,9 +9,21 @@ from terrafirma_host import cli, engine, lease, proxy, release, spec
 
 from terrafirma.release import description
 from terrafirma.settings import App, Users
+from tests.conftest import Pyinfra
 from tests.unit.test_settings import of
 
 Program = Callable[[str, str], Path]
+
+
+@pytest.fixture(scope="session")
+def command_line(pyinfra: Pyinfra) -> Pyinfra:
+    """Starts a process for each run, as users do."""
+    return Pyinfra()
+
+
+@pytest.fixture(scope="session")
+def pyinfra(pyinfra: Pyinfra) -> Pyinfra:
+    return pyinfra.imported
 
 
 @pytest.fixture

@@ -204,7 +204,11 @@ def shop(
     for directory in (box, home, tmp_path / "state"):
         directory.mkdir()
     monkeypatch.setattr(store.pwd, "getpwuid", lambda _: type("Root", (), {"pw_dir": str(home)}))
+    # At each start borg tests itself, and loads what it mounts archives with: half of its time.
+    lean = {"BORG_SELFTEST": "disabled", "BORG_FUSE_IMPL": "none"}
+    plain = store.environment
     for module in (program, store):
+        monkeypatch.setattr(module, "environment", lambda ours, **more: plain(ours, **more, **lean))
         monkeypatch.setattr(module, "STATE", tmp_path / "state")
         monkeypatch.setattr(module, "CONFIG", tmp_path / "config.yaml")
 

@@ -49,9 +49,9 @@ def test_a_certificate_is_none_of_the_account_s_keys(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(Transport, "auth_publickey", lambda *_: [])
-    for name in ("ca", "me"):
+    for name, kind in (("ca", "ed25519"), ("me", "rsa")):
         subprocess.run(
-            ["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", str(tmp_path / name)], check=True
+            ["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(tmp_path / name)], check=True
         )
     subprocess.run(
         ["ssh-keygen", "-q", "-s", tmp_path / "ca", "-I", "me", "-n", "root", tmp_path / "me.pub"],

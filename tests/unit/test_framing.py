@@ -135,7 +135,7 @@ def test_the_way_out_to_the_internet_is_kept(tmp_path: Path) -> None:
         "cat << 'END'\n'quoted' \\n \\\\ !\nEND",
         "printf 'no line break'",
         "printf '%s' \"$0\" > /dev/null; echo 'a|b' | cut -d'|' -f2",
-        'awk \'BEGIN { print "\\\\", "\\t|", 2 > 1 }\'',
+        'awk \'BEGIN { print "\\\\", "\\t|", (2 > 1) }\'',
         "printf '\\0101\\n'; echo ünï",
         "x='\t'; echo \"$x|\"",
         "",
@@ -245,7 +245,7 @@ def test_the_log_shows_the_command_and_no_secret() -> None:
     assert "s3cret" in command.get_raw_value()
 
 
-def test_a_run_on_this_machine_is_framed_too(pyinfra: Pyinfra, tmp_path: Path) -> None:
+def test_a_run_on_this_machine_is_framed_too(command_line: Pyinfra, tmp_path: Path) -> None:
     """Through the real command line, with the locale of a login that is not there."""
     task = tmp_path / "ask.py"
     task.write_text(
@@ -260,7 +260,7 @@ def test_a_run_on_this_machine_is_framed_too(pyinfra: Pyinfra, tmp_path: Path) -
         "server.shell(name='Read', commands=['test \"$(cat)\" = given && pwd'],"
         " _stdin='given', _chdir='/usr')\n"
     )
-    result = pyinfra.call(
+    result = command_line.call(
         "@local", str(task), "-y", "-vvv", LANG="xx_YY.UTF-8", LANGUAGE="de", LC_ALL="xx_YY",
         DOCKER_HOST="tcp://a:1", DOCKER_CONTEXT="a b",
     )  # fmt: skip

@@ -31,17 +31,12 @@ def asked() -> Application:
 
 
 def test_what_is_healthy(asked: Application) -> None:
-    with all_kinds() as ports:
-        answers = dict(zip(ports, health.ask_all(asked, ports.values()), strict=True))
-    for name, (_, good) in KINDS.items():
-        assert answers[name].good is good, (name, answers[name])
-
-
-def test_caddy_says_the_same(asked: Application) -> None:
-    """The newest one. Debian's is asked on a target: tests/e2e/test_health.py."""
+    """And the newest Caddy says the same; Debian's is asked in tests/e2e/test_health.py."""
     with all_kinds() as ports:
         theirs = caddy_says(CADDY, health.lines(asked), ports)
         ours = dict(zip(ports, health.ask_all(asked, ports.values()), strict=True))
+    for name, (_, good) in KINDS.items():
+        assert ours[name].good is good, (name, ours[name])
     assert {name: one.good for name, one in ours.items()} == theirs
 
 
