@@ -30,7 +30,10 @@ from tests.e2e.support import (
     target,
 )
 
-pytestmark = pytest.mark.e2e
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.budget(minutes=5, why="certificates that run out, and requests that are drained"),
+]
 
 TASKS = ("tasks/preflight.py", "tasks/apt.py", "tasks/caddy.py")
 TASK = "tasks/caddy.py"

@@ -23,7 +23,10 @@ from tests.e2e.support import (
     options,
 )
 
-pytestmark = pytest.mark.e2e
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.budget(minutes=4, why="rotations under load, and a boot"),
+]
 
 POOL = 8
 DATA: dict[str, Any] = {

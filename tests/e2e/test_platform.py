@@ -27,7 +27,11 @@ from tests.e2e.support import (
     target,
 )
 
-pytestmark = [pytest.mark.e2e, pytest.mark.promise]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.promise,
+    pytest.mark.budget(minutes=5, why="a run on a bare server, then each task alone"),
+]
 
 TASKS = [f"tasks/{task}.py" for task in (
     *("preflight", "apt", "users", "sshd", "docker", "postgres", "pgbouncer"),

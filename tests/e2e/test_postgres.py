@@ -28,7 +28,13 @@ from tests.e2e.support import (
     output,
 )
 
-pytestmark = pytest.mark.e2e
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.budget(
+        minutes=10,
+        why="a dozen moves of its port, socket, addresses and networks, with boots",
+    ),
+]
 
 GIVEN = "ann-has-chosen-this-one"
 DATA: dict[str, Any] = {

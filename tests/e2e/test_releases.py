@@ -35,7 +35,12 @@ from tests.e2e.support import (
     registry,
 )
 
-pytestmark = pytest.mark.e2e
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.budget(
+        minutes=8, why="a release for each way to fail, with clients that ask all the time"
+    ),
+]
 long = pytest.mark.long
 
 # Of each case; `make long` asks for 20,000.

@@ -15,7 +15,12 @@ from tests.conftest import ROOT, Pyinfra
 from tests.e2e.clones import STORAGE, admit
 from tests.e2e.support import Target, changed, eventually, options, target
 
-pytestmark = pytest.mark.e2e
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.budget(
+        minutes=4, why="PostgreSQL twice on one server, each upgrade undone or killed once"
+    ),
+]
 
 TASK = "tasks/postgres_upgrade.py"
 STAY: dict[str, Any] = {"postgres_version": 15}
