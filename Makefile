@@ -12,7 +12,7 @@ DISTRO := debian13
 PYTHON := python3
 
 BIN := .venv/bin
-E2E := $(BIN)/pytest --numprocesses 2 --dist loadfile
+E2E := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help
 help: ## This list
@@ -67,8 +67,8 @@ engine: ## A Docker engine that answers
 	@testbed/engine.sh
 
 .PHONY: images
-images: engine ## The images that targets start from
-	@testbed/image.sh debian13 debian12
+images: engine ## The images that targets, and clients beside them, start from
+	@testbed/image.sh debian13 debian12 bystander
 
 .PHONY: venv
 venv: .venv/.locked ## .venv with the packages that requirements.lock pins

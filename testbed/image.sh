@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# After this ran, the image terrafirma/target:DISTRO is there for each DISTRO named (debian13, debian12).
+# After this ran, the image terrafirma/target:DISTRO is there for each DISTRO named (debian13, debian12), and
+# terrafirma/bystander if `bystander` is.
 set -euo pipefail
 # shellcheck source=testbed/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -106,7 +107,16 @@ make_image() {
     build --build-arg "BASE=terrafirma/base:$distro" --tag "terrafirma/target:$distro" "$ROOT/testbed"
 }
 
-for distro in "${@:-debian13}"; do
-    codename "$distro" >/dev/null
-    locked image make_image "$distro"
+make_bystander() {
+    make_image debian13
+    build --tag terrafirma/bystander --file "$ROOT/testbed/Dockerfile.bystander" "$ROOT/testbed"
+}
+
+for name in "${@:-debian13}"; do
+    if [ "$name" = bystander ]; then
+        locked image make_bystander
+    else
+        codename "$name" >/dev/null
+        locked image make_image "$name"
+    fi
 done

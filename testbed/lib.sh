@@ -36,6 +36,18 @@ locked() {
     ) 9>"$STATE/$name.lock"
 }
 
+# A snapshot of a target is an image with its disk, and a volume with what its Docker has.
+snapshot_image() { echo "terrafirma/snapshot:$1"; }
+snapshot_volume() { echo "terrafirma-snapshot-$1"; }
+
+# copy_volume IMAGE FROM TO: with all that Docker's own layers need. Without SYS_ADMIN, cp would leave out in
+# silence what marks a removed directory.
+copy_volume() {
+    docker run --rm --label "$LABEL" --network none --cap-add SYS_ADMIN --security-opt seccomp=unconfined \
+        --security-opt apparmor=unconfined --volume "$2:/from:ro" --volume "$3:/to" \
+        "$1" cp -a /from/. /to
+}
+
 # Debian calls a release by its name, a reader by its number.
 codename() {
     case $1 in

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # After this ran, a bare server runs as the container NAME: systemd, sshd on 127.0.0.1:SSH_PORT with root's
 # key in .target/, and whatever listens on its port 443 on 127.0.0.1:HTTPS_PORT when that is given.
+# With TERRAFIRMA_SNAPSHOT= the server is not bare: it has the disk that testbed/snapshot.sh kept, as a server made
+# from a provider's snapshot would, and a machine-id, a name and an address of its own.
 # Usage: testbed/target.sh [NAME [SSH_PORT [DISTRO [HTTPS_PORT [DOCKER_CREATE_ARGUMENT…]]]]]
 set -euo pipefail
 # shellcheck source=testbed/lib.sh
@@ -10,8 +12,11 @@ NAME=${1:-terrafirma}
 SSH_PORT=${2:-2222}
 DISTRO=${3:-debian13}
 HTTPS_PORT=${4:-}
+SNAPSHOT=${TERRAFIRMA_SNAPSHOT:-}
 MORE=("${@:5}")
-SPEC="DISTRO=$DISTRO SSH_PORT=$SSH_PORT HTTPS_PORT=$HTTPS_PORT${5:+ ${*:5}}"
+SPEC="DISTRO=$DISTRO SSH_PORT=$SSH_PORT HTTPS_PORT=$HTTPS_PORT${SNAPSHOT:+ SNAPSHOT=$SNAPSHOT}${5:+ ${*:5}}"
+IMAGE=terrafirma/target:$DISTRO
+if [ -n "$SNAPSHOT" ]; then IMAGE=$(snapshot_image "$SNAPSHOT"); fi
 
 KEY=$STATE/id_ed25519
 KNOWN_HOSTS=$STATE/known_hosts
@@ -110,7 +115,7 @@ create() {
         set -- "$@" --volume "$STATE/base-debian13.tar:/opt/testbed/base.tar:ro"
     fi
     if [ ${#MORE[@]} -gt 0 ]; then set -- "$@" "${MORE[@]}"; fi
-    set -- "$@" "terrafirma/target:$DISTRO"
+    set -- "$@" "$IMAGE"
     if legacy_cgroups; then
         set -- "$@" /lib/systemd/systemd \
             SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1 systemd.unified_cgroup_hierarchy=0
@@ -131,6 +136,9 @@ create() {
         write_stand_in
         docker cp "$STAND_IN/docker.service.d" "$NAME:/etc/systemd/system/" >/dev/null
     fi
+    # Empty, as in a bare image: the first boot fills it in.
+    : >"$STATE/machine-id"
+    docker cp "$STATE/machine-id" "$NAME:/etc/machine-id" >/dev/null
 }
 
 discard() {
@@ -150,10 +158,11 @@ make_target() {
         say "Starting $NAME"
         make_volume
         trap discard EXIT
+        if [ -n "$SNAPSHOT" ]; then copy_volume "$IMAGE" "$(snapshot_volume "$SNAPSHOT")" "$NAME-docker"; fi
         create
         start || die "$NAME does not start: $(last_words "$STATE/start-$NAME.log")"
         # What docker cp put there belongs to the number of whoever runs this.
-        docker exec "$NAME" chown -R root:root /root/.ssh /etc/ssh /etc/systemd/system ||
+        docker exec "$NAME" chown -R root:root /root/.ssh /etc/ssh /etc/systemd/system /etc/machine-id ||
             die "$NAME stopped at once: $(docker logs --tail 3 "$NAME" 2>&1 | tr -s '\r\n' ' ')"
         trap - EXIT
         return
@@ -203,7 +212,8 @@ show() {
 
 check_arguments
 "$ROOT/testbed/engine.sh"
-"$ROOT/testbed/image.sh" "$DISTRO"
+# Whoever made the snapshot made this first.
+if [ -z "$SNAPSHOT" ]; then "$ROOT/testbed/image.sh" "$DISTRO"; fi
 locked keys make_keys
 locked keys remember_host
 locked "name-$NAME" make_target

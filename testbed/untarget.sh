@@ -9,5 +9,10 @@ NAME=${1:?which target?}
 
 ours() { [ -n "$(docker "$1" ls --quiet "${@:3}" --filter "label=$LABEL" --filter "name=^$2\$")" ]; }
 
-if ours container "$NAME" --all; then docker rm --force --volumes "$NAME" >/dev/null; fi
-if ours volume "$NAME-docker"; then docker volume rm "$NAME-docker" >/dev/null; fi
+remove() {
+    if ours container "$NAME" --all; then docker rm --force --volumes "$NAME" >/dev/null; fi
+    if ours volume "$NAME-docker"; then docker volume rm "$NAME-docker" >/dev/null; fi
+}
+
+# A target.sh whose caller was killed goes on for a moment, and would make a volume anew that is gone.
+locked "name-$NAME" remove

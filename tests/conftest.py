@@ -1,10 +1,14 @@
+"""What tests of both kinds use, and the order in which end-to-end modules run beside each other."""
+
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -91,3 +95,75 @@ def _environment(**more: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def pyinfra() -> Pyinfra:
     return Pyinfra()
+
+
+# --- lanes: each end-to-end module runs in one process, beside the others -------------------------
+
+
+def budget(minutes: float = 3, *, why: str = "") -> float:
+    """What a module may take. One that says nothing has 3 minutes; one that says more says why."""
+    assert why or minutes == 3
+    return minutes
+
+
+def minutes_of(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("budget")
+    return budget(*mark.args, **mark.kwargs) if mark else budget()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        # A report takes this along from the process where the test ran to the one that prints.
+        item.user_properties.append(("budget", minutes_of(item)))
+    # The heaviest first: what is left for the end is light.
+    items.sort(key=lambda item: -minutes_of(item) if item.get_closest_marker("e2e") else 0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Minutes and budget of each module, fixtures included; those of a few seconds are left out."""
+    spent: dict[str, float] = defaultdict(float)
+    budgets: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                module = report.nodeid.partition("::")[0]
+                spent[module] += report.duration / 60
+                budgets[module] = float(str(dict(report.user_properties)["budget"]))
+    modules = sorted((module for module in spent if spent[module] >= 0.1), key=lambda m: -spent[m])
+    if modules:
+        terminalreporter.section("minutes of each module, and its budget")
+    for module in modules:
+        over = "  over budget" if spent[module] > budgets[module] else ""
+        terminalreporter.line(f"{spent[module]:6.1f} of {budgets[module]:g}  {module}{over}")
+
+
+# --- one run at a time: the targets of two would have the same names and ports --------------------
+
+MACHINE_LOCK = Path("/tmp/terrafirma-e2e.lock")
+HELD = pytest.StashKey[int]()
+
+
+def run_alone(config: pytest.Config, tests: Iterable[str]) -> None:
+    if HELD in config.stash or not any(one.startswith("tests/e2e/") for one in tests):
+        return
+    if not MACHINE_LOCK.exists():
+        MACHINE_LOCK.touch()
+    # Whoever made the file may be another user: it is only read.
+    lock = os.open(MACHINE_LOCK, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pytest.exit("end-to-end tests are running on this machine already", returncode=4)
+    # Until this process ends, however it does.
+    config.stash[HELD] = lock
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Where there is one process."""
+    if not (hasattr(session.config, "workerinput") or session.config.option.collectonly):
+        run_alone(session.config, (item.nodeid for item in session.items))
+
+
+def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
+    """Where there are several, in the one that hands out the tests, before it does."""
+    run_alone(node.config, ids)

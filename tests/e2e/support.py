@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, TypedDict
 
 from tests.conftest import ROOT, Pyinfra
@@ -19,7 +20,7 @@ from tests.e2e.load import Order
 STATE = ROOT / ".target"
 DOMAIN = "api.terrafirma.test"
 AUTHORITY = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
-IMAGE = "terrafirma/target:debian13"
+BYSTANDER = "terrafirma/bystander"
 # What tests/e2e/load.py imports, and what that imports in turn.
 LIBRARIES = ("h11", "h2", "hpack", "hyperframe", "wsproto")
 
@@ -149,12 +150,24 @@ def changed(answer: dict[str, Any]) -> list[str]:
     return [step["name"] for step in answer["results"]["operations"] if step["success"]]
 
 
+@cache
+def image(name: str) -> None:
+    """Make it, if it is not there as it should be: a distribution's, or the bystanders'."""
+    output(str(ROOT / "testbed/image.sh"), name, timeout=900)
+
+
 @contextmanager
-def target(pyinfra: Pyinfra, name: str, port: int, distro: str = "debian13") -> Iterator[Target]:
-    """A bare server; removed afterwards unless KEEP_TARGETS is set."""
+def target(
+    pyinfra: Pyinfra, name: str, port: int, distro: str = "debian13", snapshot: str = ""
+) -> Iterator[Target]:
+    """A server, bare or from a snapshot; removed afterwards unless KEEP_TARGETS is set."""
     remove = [str(ROOT / "testbed/untarget.sh"), name]
+    # What a killed run left.
     execute(*remove)
-    output(str(ROOT / "testbed/target.sh"), name, str(port), distro, timeout=900)
+    output(
+        "env", f"TERRAFIRMA_SNAPSHOT={snapshot}",
+        str(ROOT / "testbed/target.sh"), name, str(port), distro, timeout=900,
+    )  # fmt: skip
     try:
         yield Target(name, port, pyinfra)
     finally:
@@ -163,12 +176,13 @@ def target(pyinfra: Pyinfra, name: str, port: int, distro: str = "debian13") -> 
 
 
 @contextmanager
-def bystander(name: str) -> Iterator[Container]:
-    """A container beside the servers: for them it is the internet."""
+def bystander(name: str, *more: str) -> Iterator[Container]:
+    """A container beside the servers: for them it is the internet; `more` goes to `docker run`."""
+    image("bystander")
     execute("docker", "rm", "--force", name)
     output(
         "docker", "run", "--detach", "--name", name, "--label", "org.terrafirma.testbed=1",
-        IMAGE, "sleep", "infinity",
+        *more, BYSTANDER, "sleep", "infinity",
     )  # fmt: skip
     try:
         yield Container(name)
@@ -225,6 +239,14 @@ def open_ports(client: Container, server: Container, *ports: int) -> list[int]:
     return [int(port) for port in answer]
 
 
+def networks(server: Target) -> dict[str, str]:
+    """Subnet of each bridge network, as Docker says."""
+    inspected = json.loads(
+        server.run("docker network inspect $(docker network ls -q --filter driver=bridge)")
+    )
+    return {one["Name"]: one["IPAM"]["Config"][0]["Subnet"] for one in inspected}
+
+
 REGISTRY = """
 version: 0.1
 storage: {filesystem: {rootdirectory: /var/lib/docker-registry}, delete: {enabled: true}}
@@ -268,10 +290,6 @@ class Registry(Container):
 def registry(name: str) -> Iterator[Registry]:
     with bystander(name) as container:
         one = Registry(container.name)
-        one.run(
-            "apt-get update -q &&"
-            " apt-get install -qy --no-install-recommends docker-registry apache2-utils"
-        )
         one.run("cat > /srv/config.yml", stdin=REGISTRY)
         one.run(f"htpasswd -Bic /srv/users {one.user}", stdin=one.password)
         one.run(

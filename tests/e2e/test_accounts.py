@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Platform
-from tests.e2e.support import STATE, changed, execute
+from tests.conftest import Pyinfra
+from tests.e2e.clones import backed_up
+from tests.e2e.support import STATE, Target, changed, execute
 
 pytestmark = pytest.mark.e2e
 
 
+@pytest.fixture(scope="module")
+def hosts(pyinfra: Pyinfra) -> Iterator[tuple[Target, dict[str, Any]]]:
+    with backed_up(pyinfra, "tf-test-accounts", 2451) as server_and_data:
+        yield server_and_data
+
+
+@pytest.fixture(scope="module")
+def server(hosts: tuple[Target, dict[str, Any]]) -> Target:
+    return hosts[0]
+
+
+@pytest.fixture(scope="module")
+def data(hosts: tuple[Target, dict[str, Any]]) -> dict[str, Any]:
+    return hosts[1]
+
+
 def ssh(
-    platform: Platform, user: str, key: str, command: str = "true"
+    server: Target, user: str, key: str, command: str = "true"
 ) -> subprocess.CompletedProcess[str]:
     return execute(
         "ssh", "-F", "/dev/null", "-i", key, "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
-        "-o", f"UserKnownHostsFile={STATE / 'known_hosts'}", "-p", str(platform.server.port),
+        "-o", f"UserKnownHostsFile={STATE / 'known_hosts'}", "-p", str(server.port),
         f"{user}@127.0.0.1", command,
     )  # fmt: skip
 
@@ -33,21 +51,19 @@ def accounts(*keys: str, **more: Any) -> list[dict[str, Any]]:
     ]
 
 
-def test_the_declared_accounts_are_there(platform: Platform) -> None:
+def test_the_declared_accounts_are_there(server: Target) -> None:
     for name in ("prod", "ingres", "dev"):
-        entry = platform.server.run(f"getent passwd {name}")
+        entry = server.run(f"getent passwd {name}")
         assert entry.endswith(f":/home/{name}:/bin/bash")
-        assert platform.server.run(f"id -Gn {name}") == name
-        assert platform.server.run(f"stat -c '%a %U' /home/{name}/.ssh") == f"700 {name}"
+        assert server.run(f"id -Gn {name}") == name
+        assert server.run(f"stat -c '%a %U' /home/{name}/.ssh") == f"700 {name}"
         # No password opens them.
-        assert platform.server.run(f"getent shadow {name}").split(":")[1].startswith("!")
+        assert server.run(f"getent shadow {name}").split(":")[1].startswith("!")
 
 
-def test_keys_sudo_and_groups_are_exactly_the_declared_ones(
-    platform: Platform, new_key: str
-) -> None:
-    server, public = platform.server, f"{new_key}.pub"
-    assert ssh(platform, "ingres", new_key).returncode == 255
+def test_keys_sudo_and_groups_are_exactly_the_declared_ones(server: Target, new_key: str) -> None:
+    server, public = server, f"{new_key}.pub"
+    assert ssh(server, "ingres", new_key).returncode == 255
 
     with_key = accounts(public, groups=["adm"])
     answer = server.deploy("tasks/users.py", "tasks/sshd.py", users_accounts=with_key)
@@ -56,23 +72,22 @@ def test_keys_sudo_and_groups_are_exactly_the_declared_ones(
         "Authorize exactly the declared keys",
         "Allow exactly the declared commands as root",
     ]
-    assert ssh(platform, "ingres", new_key, "sudo -n id -u").stdout == "0\n"
-    assert ssh(platform, "dev", new_key, "id -Gn").stdout == "dev adm\n"
-    assert ssh(platform, "dev", new_key, "sudo -n systemctl reload caddy").returncode == 0
-    assert ssh(platform, "dev", new_key, "sudo -n systemctl stop caddy").returncode != 0
+    assert ssh(server, "ingres", new_key, "sudo -n id -u").stdout == "0\n"
+    assert ssh(server, "dev", new_key, "id -Gn").stdout == "dev adm\n"
+    assert ssh(server, "dev", new_key, "sudo -n systemctl reload caddy").returncode == 0
+    assert ssh(server, "dev", new_key, "sudo -n systemctl stop caddy").returncode != 0
 
     # Somebody adds a key by hand: the next run takes it away.
     server.run("cat >> /home/dev/.ssh/authorized_keys", stdin=Path(public).read_text())
     server.deploy("tasks/users.py")
-    assert ssh(platform, "dev", new_key).returncode == 255
-    assert ssh(platform, "ingres", new_key).returncode == 255
+    assert ssh(server, "dev", new_key).returncode == 255
+    assert ssh(server, "ingres", new_key).returncode == 255
     assert server.run("id -Gn dev") == "dev"
     assert server.call("ls /etc/sudoers.d/90-terrafirma-dev").returncode != 0
     assert changed(server.deploy("tasks/users.py")) == []
 
 
-def test_an_account_that_is_no_longer_declared_loses_its_rights(platform: Platform) -> None:
-    server = platform.server
+def test_an_account_that_is_no_longer_declared_loses_its_rights(server: Target) -> None:
     temporary = [*accounts(), {"name": "temp", "sudo": ["ALL"]}]
     server.deploy("tasks/users.py", users_accounts=temporary)
     assert server.call("runuser -u temp -- sudo -n true").returncode == 0
@@ -82,33 +97,33 @@ def test_an_account_that_is_no_longer_declared_loses_its_rights(platform: Platfo
     server.run("userdel --remove temp")
 
 
-def test_an_account_with_sudo_can_run_the_deploy(platform: Platform, new_key: str) -> None:
-    server = platform.server
+def test_an_account_with_sudo_can_run_the_deploy(
+    server: Target, data: dict[str, Any], new_key: str
+) -> None:
     declared = accounts(f"{new_key}.pub")
     server.deploy("tasks/users.py", users_accounts=declared)
-    answer = server.deploy(user="ingres", key=new_key, users_accounts=declared, **platform.data)
+    answer = server.deploy(user="ingres", key=new_key, users_accounts=declared, **data)
     # Nobody connects as root any more: root is no longer let in.
     assert changed(answer) == [
         "tasks/sshd.py | Allow the declared accounts and whoever deploys",
         "tasks/sshd.py | Run sshd",
     ]
-    assert ssh(platform, "root", str(STATE / "id_ed25519")).returncode == 255
-    again = server.deploy(user="ingres", key=new_key, users_accounts=declared, **platform.data)
+    assert ssh(server, "root", str(STATE / "id_ed25519")).returncode == 255
+    again = server.deploy(user="ingres", key=new_key, users_accounts=declared, **data)
     assert changed(again) == []
     # Back to root, through the account that is let in.
     server.deploy(
         "tasks/sshd.py", user="ingres", key=new_key,
         users_accounts=declared, sshd_allow_users=["root"],
     )  # fmt: skip
-    assert ssh(platform, "root", str(STATE / "id_ed25519")).returncode == 0
+    assert ssh(server, "root", str(STATE / "id_ed25519")).returncode == 0
     server.deploy("tasks/users.py", "tasks/sshd.py")
 
 
 def test_an_undeclared_account_that_deploys_keeps_what_it_needs(
-    platform: Platform, new_key: str
+    server: Target, new_key: str
 ) -> None:
     """As on a cloud image, whose own account nobody declares; pyinfra is told to use sudo, too."""
-    server = platform.server
     server.deploy("tasks/users.py", users_accounts=accounts(f"{new_key}.pub"))
     # `ingres` is in the data no more, but it is the one who is connected.
     mine = [{"name": "prod"}, {"name": "dev"}]
@@ -117,21 +132,20 @@ def test_an_undeclared_account_that_deploys_keeps_what_it_needs(
             "tasks/users.py", "tasks/sshd.py", user="ingres", key=new_key,
             users_accounts=mine, sshd_allow_users=["root"], **sudo,
         )  # fmt: skip
-        assert ssh(platform, "ingres", new_key, "sudo -n id -u").stdout == "0\n"
+        assert ssh(server, "ingres", new_key, "sudo -n id -u").stdout == "0\n"
     server.deploy("tasks/users.py", "tasks/sshd.py")
     server.run("test ! -e /home/ingres/.ssh/authorized_keys2")
 
 
-def test_a_key_in_a_second_file_opens_nothing(platform: Platform, new_key: str) -> None:
+def test_a_key_in_a_second_file_opens_nothing(server: Target, new_key: str) -> None:
     public = Path(f"{new_key}.pub").read_text()
-    platform.server.run("cat > /home/dev/.ssh/authorized_keys2", stdin=public)
-    platform.server.run("chown dev: /home/dev/.ssh/authorized_keys2")
-    assert ssh(platform, "dev", new_key).returncode == 255
-    platform.server.run("rm /home/dev/.ssh/authorized_keys2")
+    server.run("cat > /home/dev/.ssh/authorized_keys2", stdin=public)
+    server.run("chown dev: /home/dev/.ssh/authorized_keys2")
+    assert ssh(server, "dev", new_key).returncode == 255
+    server.run("rm /home/dev/.ssh/authorized_keys2")
 
 
-def test_root_follows_no_link_out_of_a_home(platform: Platform) -> None:
-    server = platform.server
+def test_root_follows_no_link_out_of_a_home(server: Target) -> None:
     before = server.run("stat -c '%a %U' /etc; ls /etc | sha256sum")
     server.run("mv /home/dev/.ssh /home/dev/kept && ln -s /etc /home/dev/.ssh")
     try:
@@ -142,8 +156,8 @@ def test_root_follows_no_link_out_of_a_home(platform: Platform) -> None:
     assert server.run("stat -c '%a %U' /etc; ls /etc | sha256sum") == before
 
 
-def test_a_password_does_not_open_a_session(platform: Platform) -> None:
-    effective = platform.server.run("sshd -T -C user=root,host=x,addr=127.0.0.1")
+def test_a_password_does_not_open_a_session(server: Target) -> None:
+    effective = server.run("sshd -T -C user=root,host=x,addr=127.0.0.1")
     assert "passwordauthentication no" in effective
     assert "kbdinteractiveauthentication no" in effective
     assert "permitrootlogin without-password" in effective
@@ -153,8 +167,7 @@ def test_a_password_does_not_open_a_session(platform: Platform) -> None:
     )
 
 
-def test_who_deploys_cannot_lock_themselves_out(platform: Platform, new_key: str) -> None:
-    server = platform.server
+def test_who_deploys_cannot_lock_themselves_out(server: Target, new_key: str) -> None:
     server.deploy("tasks/users.py", users_accounts=accounts(f"{new_key}.pub"))
     line = server.refuse("tasks/users.py", user="ingres", key=new_key)
     assert "users_accounts: you are connected as 'ingres', which would lose its keys" in line

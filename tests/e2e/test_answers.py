@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Pyinfra
+from tests.e2e.clones import DEPLOYED, clone
 from tests.e2e.support import Container, Target, bystander, changed, get, options, target
 
 pytestmark = pytest.mark.e2e
@@ -35,7 +36,6 @@ UNDOING: dict[str, dict[str, Any]] = {
 class Setup:
     server: Target
     outsider: Container
-    bare: dict[str, tuple[str, bool]]  # refusals of a bare host, and whether it stayed as it was
 
     def answers(self) -> bool:
         return {status for status, _ in get(self.outsider, self.server, 4)} == {200}
@@ -55,14 +55,13 @@ class Setup:
 
 @pytest.fixture(scope="module")
 def setup(pyinfra: Pyinfra) -> Iterator[Setup]:
-    with target(pyinfra, "tf-v-answers", 2592) as server, bystander("tf-v-outsider") as outsider:
-        before, bare = server.digest(), {}
-        for what in ("iptables", "a file that is not there"):
-            line = server.refuse("tasks/docker.py", **DATA, docker_daemon=UNDOING[what])
-            bare[what] = line, server.digest() == before
-        server.deploy(**DATA)
+    with (
+        clone(pyinfra, "tf-v-answers", 2592, DEPLOYED) as server,
+        bystander("tf-v-outsider") as outsider,
+    ):
+        server.deploy(*TASKS, **DATA)
         server.run("apt-get install -qy nftables")
-        yield Setup(server, outsider, bare)
+        yield Setup(server, outsider)
 
 
 @pytest.fixture
@@ -73,10 +72,13 @@ def serving(setup: Setup) -> Iterator[Setup]:
     assert setup.answers()
 
 
-def test_a_bare_host_is_left_alone_by_settings_that_would_undo_the_design(setup: Setup) -> None:
-    for what, (line, untouched) in setup.bare.items():
-        assert "docker_daemon: " in line, what
-        assert untouched, what
+def test_a_bare_host_is_left_alone_by_settings_that_would_undo_the_design(pyinfra: Pyinfra) -> None:
+    with target(pyinfra, "tf-v-bare", 2593) as bare:
+        before = bare.digest()
+        for what in ("hosts", "iptables", "a type", "a file that is not there"):
+            line = bare.refuse("tasks/docker.py", **DATA, docker_daemon=UNDOING[what])
+            assert "docker_daemon: " in line, what
+            assert bare.digest() == before, what
 
 
 @pytest.mark.parametrize("what", UNDOING)

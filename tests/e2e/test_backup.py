@@ -6,13 +6,14 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.conftest import Pyinfra
-from tests.e2e.conftest import admit, prepare
-from tests.e2e.support import Target, changed, target
+from tests.e2e.clones import POSTGRES, STORAGE, admit, clone
+from tests.e2e.support import Target, changed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
@@ -33,10 +34,9 @@ BULK = (
 def hosts(pyinfra: Pyinfra, request: pytest.FixtureRequest) -> Iterator[tuple[Target, Target]]:
     """A server with two databases whose first backup was made, and its backup host."""
     with (
-        target(pyinfra, "tf-b-ledger", 2560, request.param) as server,
-        target(pyinfra, "tf-b-ledger-store", 2561) as storage,
+        clone(pyinfra, "tf-b-ledger", 2560, replace(POSTGRES, distro=request.param)) as server,
+        clone(pyinfra, "tf-b-ledger-store", 2561, STORAGE) as storage,
     ):
-        prepare(storage)
         DATA.update(admit(storage, server, REPOSITORY))
         server.deploy("tasks/postgres.py", "tasks/borg.py", **DATA)
         server.psql("create table ledger (id bigint primary key);" + BULK.format(800_000), "shop")

@@ -144,7 +144,6 @@ def install_newer(server: Target) -> None:
 @pytest.fixture(scope="module")
 def outside() -> Iterator[Container]:
     with bystander("tf-test-caddy-client") as container:
-        container.run("apt-get update -q && apt-get install -qy --no-install-recommends curl")
         yield container
 
 
@@ -828,9 +827,6 @@ class Authority:
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Authority]:
     with bystander("tf-test-caddy-authority") as container:
-        container.run(
-            "apt-get update -q && apt-get install -qy --no-install-recommends pebble curl openssl"
-        )
         container.run(f"sh -s {container.address} 2>&1", stdin=AUTHORITY)
         container.run(
             "setsid pebble-challtestsrv -defaultIPv4 '' -defaultIPv6 '' -http01 '' -https01 ''"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Pyinfra
-from tests.e2e.conftest import Platform, admit
+from tests.e2e.clones import STORAGE, admit, clone
 from tests.e2e.support import Container, Target, changed, open_ports, target
 
 pytestmark = pytest.mark.e2e
@@ -18,6 +18,12 @@ pytestmark = pytest.mark.e2e
 def server(pyinfra: Pyinfra) -> Iterator[Target]:
     with target(pyinfra, "tf-test-debian12", 2414, "debian12") as bare:
         yield bare
+
+
+@pytest.fixture(scope="module")
+def storage(pyinfra: Pyinfra) -> Iterator[Target]:
+    with clone(pyinfra, "tf-test-debian12-store", 2459, STORAGE) as backup_host:
+        yield backup_host
 
 
 def test_the_application_is_refused_in_one_line(server: Target) -> None:
@@ -58,9 +64,9 @@ def test_the_older_pooler_does_as_well(server: Target) -> None:
     assert changed(stopped) == ["Stop PgBouncer, which is no longer enabled"]
 
 
-def test_a_backup_is_made_and_listed(server: Target, platform: Platform) -> None:
+def test_a_backup_is_made_and_listed(server: Target, storage: Target) -> None:
     repository = "/home/box/debian12.borg"
-    data = admit(platform.storage, server, repository) | {"app_source": ""}
+    data = admit(storage, server, repository) | {"app_source": ""}
     assert changed(server.deploy("tasks/borg.py", **data))[-1] == "Make a backup, and list it"
     assert changed(server.deploy("tasks/borg.py", **data)) == []
     passphrase = server.run("cat /etc/terrafirma/secrets/borg/passphrase")
@@ -68,7 +74,7 @@ def test_a_backup_is_made_and_listed(server: Target, platform: Platform) -> None
         "export BORG_RELOCATED_REPO_ACCESS_IS_OK=yes BORG_PASSPHRASE=$(cat); "
         f"borg list {repository}::$(borg list --short {repository})"
     )
-    listed = platform.storage.run(borg, stdin=passphrase)
+    listed = storage.run(borg, stdin=passphrase)
     assert "postgresql_databases" in listed
     assert "/api" in listed
 

@@ -16,7 +16,17 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, Pyinfra
-from tests.e2e.support import IMAGE, STATE, Target, changed, execute, output, target
+from tests.e2e.support import (
+    STATE,
+    Target,
+    bystander,
+    changed,
+    eventually,
+    execute,
+    open_ports,
+    output,
+    target,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -569,31 +579,12 @@ auth: {htpasswd: {realm: test, path: /srv/htpasswd}}
 @contextmanager
 def registry(name: str, port: int) -> Iterator[str]:
     """A registry that asks for a password; its address on this machine."""
-    execute("docker", "rm", "--force", name)
-    output(
-        "docker", "run", "--detach", "--name", name, "--label", "org.terrafirma.testbed=1",
-        "--publish", f"127.0.0.1:{port}:5000", IMAGE, "sleep", "infinity",
-    )  # fmt: skip
-    try:
-        inside = ["docker", "exec", "-i", name, "sh", "-c"]
-        output(
-            *inside,
-            "apt-get update -q && apt-get install -qy --no-install-recommends docker-registry"
-            " apache2-utils && mkdir -p /srv/registry &&"
-            " htpasswd -Bbc /srv/htpasswd ci odd-password",
-            timeout=600,
-        )
-        output(*inside, "cat > /srv/config.yml", stdin=REGISTRY_CONFIG)
-        output("docker", "exec", "-d", name, "docker-registry", "serve", "/srv/config.yml")
-        output(
-            *inside,
-            "for i in $(seq 100); do python3 -c 'import socket;"
-            ' socket.create_connection(("127.0.0.1", 5000))\' 2> /dev/null && exit; sleep 0.1;'
-            " done; exit 1",
-        )
+    with bystander(name, "--publish", f"127.0.0.1:{port}:5000") as one:
+        one.run("mkdir -p /srv/registry && htpasswd -Bbc /srv/htpasswd ci odd-password")
+        one.run("cat > /srv/config.yml", stdin=REGISTRY_CONFIG)
+        one.run("docker-registry serve /srv/config.yml > /var/log/registry.log 2>&1 &")
+        eventually(lambda: open_ports(one, one, 5000) == [5000], 30)
         yield f"127.0.0.1:{port}"
-    finally:
-        output("docker", "rm", "--force", name)
 
 
 def test_a_pipeline_builds_pushes_and_releases_an_image(

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, Pyinfra
-from tests.e2e.support import DOMAIN, Target, changed, eventually, options, target
+from tests.e2e.clones import HOST, clone
+from tests.e2e.support import DOMAIN, Target, changed, eventually, options
 from tests.unit.health_kinds import KINDS, LENIENT
 
 pytestmark = pytest.mark.e2e
@@ -144,7 +145,7 @@ def shop(pyinfra: Pyinfra, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     source.mkdir()
     (source / "web.py").write_text(WEB)
     (source / "Dockerfile").write_text(DOCKERFILE)
-    with target(pyinfra, "tf-h-health", 2511) as server:
+    with clone(pyinfra, "tf-h-health", 2511, HOST) as server:
         one = Shop(server, source)
         one.write()
         one.release(*(f"tasks/{name}.py" for name in TASKS))

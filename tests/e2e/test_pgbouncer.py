@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Pyinfra
+from tests.e2e.clones import DEPLOYED, clone
 from tests.e2e.support import (
     Container,
     Target,
@@ -20,7 +21,6 @@ from tests.e2e.support import (
     load,
     open_ports,
     options,
-    target,
 )
 
 pytestmark = pytest.mark.e2e
@@ -47,7 +47,7 @@ class Pooled:
 
 @pytest.fixture(scope="module")
 def pooled(pyinfra: Pyinfra) -> Iterator[Pooled]:
-    with target(pyinfra, "tf-test-pgbouncer", 2417) as server:
+    with clone(pyinfra, "tf-test-pgbouncer", 2417, DEPLOYED) as server:
         first = pyinfra.call(
             "-y", "-vvv", "--diff", *options(DATA), *server.arguments(), "deploy.py"
         )

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.e2e.conftest import DIGESTS, REPOSITORY, Platform, login, networks
+from tests.conftest import ROOT, Pyinfra
+from tests.e2e.clones import STORAGE, admit, clone
 from tests.e2e.support import (
     DOMAIN,
+    STATE,
+    Container,
+    Target,
     changed,
-    eventually,
     get,
+    networks,
     open_ports,
     options,
     output,
+    target,
 )
 
 pytestmark = [pytest.mark.e2e, pytest.mark.promise]
@@ -27,6 +33,95 @@ TASKS = [f"tasks/{task}.py" for task in (
     *("preflight", "apt", "users", "sshd", "docker", "postgres", "pgbouncer"),
     *("caddy", "app", "borg"),
 )]  # fmt: skip
+
+
+REPOSITORY = "/home/box/server.borg"
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A server after its first run, and what that run and the dry run before it said."""
+
+    server: Target
+    storage: Target
+    outsider: Container
+    data: dict[str, Any]
+    plan: list[str]
+    untouched: bool
+    first: dict[str, Any]
+    first_output: str
+    etc: str
+    logins: dict[str, dict[str, str]]
+    second: dict[str, Any]
+
+
+# Every file of /etc, as it is at the time of the first backup.
+DIGESTS = "find etc -type f -print0 | sort -z | xargs -0 sha256sum"
+LOGIN = """
+import json, sys
+import psycopg
+
+host, user, password, database = sys.argv[1:]
+try:
+    with psycopg.connect(
+        host=host, user=user, password=password, dbname=database, connect_timeout=5
+    ) as connection:
+        row = connection.execute("select current_user, host(inet_client_addr())").fetchone()
+    print(json.dumps({"user": row[0], "address": row[1]}))
+except psycopg.Error as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+def login(server: Target, network: str, **how: str) -> dict[str, str]:
+    """What PostgreSQL says to a container in `network`."""
+    image = server.run("docker image ls --quiet terrafirma/api | head -n 1")
+    who = {
+        "host": "host.docker.internal",
+        "user": "api",
+        "password": server.run("cat /etc/terrafirma/secrets/postgres/api"),
+        "database": "api",
+    } | how
+    answer: dict[str, str] = json.loads(
+        server.run(
+            f"docker run --rm -i --network {network} --add-host host.docker.internal:host-gateway"
+            f" --entrypoint python3 {image} - {' '.join(who.values())}",
+            stdin=LOGIN,
+        )
+    )
+    return answer
+
+
+@pytest.fixture(scope="module")
+def platform(pyinfra: Pyinfra, outsider: Container) -> Iterator[Platform]:
+    with (
+        target(pyinfra, "tf-test-server", 2411) as server,
+        clone(pyinfra, "tf-test-storage", 2412, STORAGE) as storage,
+    ):
+        before = server.digest()
+        plan = server.plan(
+            borg_repository="ssh://box@storage/./server.borg",
+            borg_known_hosts=[f"storage {(STATE / 'id_ed25519.pub').read_text().strip()}"],
+        )
+        untouched = server.digest() == before
+        # The key is made on the server, and let in on the backup host, before the one run.
+        data = admit(storage, server, REPOSITORY)
+        result = pyinfra.call("-y", *options(data), *server.arguments(), "deploy.py")
+        assert result.returncode == 0, result.stderr
+        yield Platform(
+            server=server,
+            storage=storage,
+            outsider=outsider,
+            data=data,
+            plan=plan,
+            untouched=untouched,
+            first=json.loads(result.stdout),
+            first_output=result.stderr,
+            etc=server.run(f"cd / && {DIGESTS}"),
+            # Before anything else could repair what the first run got wrong.
+            logins={network: login(server, network) for network in ("bridge", "apps")},
+            second=server.deploy(**data),
+        )
 
 
 def test_a_dry_run_of_a_bare_host_plans_everything(platform: Platform) -> None:
@@ -201,197 +296,10 @@ def test_backups_that_were_set_up_once_are_not_taken_away(platform: Platform) ->
     platform.server.run("systemctl is-active borgmatic.timer")
 
 
-def test_a_lost_reload_is_made_up_for(platform: Platform) -> None:
-    platform.server.run("sleep 1.1; touch /etc/caddy/Caddyfile")
-    assert platform.server.plan("tasks/caddy.py") == ["Run Caddy"]
-    assert changed(platform.server.deploy("tasks/caddy.py")) == ["Run Caddy"]
-    assert changed(platform.server.deploy("tasks/caddy.py")) == []
-
-
-@pytest.mark.parametrize(
-    ("task", "path", "break_it", "mend_it", "data"),
-    [
-        (
-            "sshd",
-            "/etc/ssh/sshd_config.d/00-terrafirma.conf",
-            "echo 'No such option' >> /etc/ssh/sshd_config",
-            "sed -i '$ d' /etc/ssh/sshd_config",
-            {"sshd_allow_users": ["somebody"]},
-        ),
-        (
-            "sshd",
-            "/etc/ssh/sshd_config.d/00-terrafirma.conf",
-            "sed -i 's/^Include/#Include/' /etc/ssh/sshd_config",
-            "sed -i 's/^#Include/Include/' /etc/ssh/sshd_config",
-            {"sshd_allow_users": ["somebody"]},
-        ),
-        (
-            "users",
-            "/etc/sudoers.d/90-terrafirma-ingres",
-            "true",
-            "true",
-            {"users_accounts": [{"name": "ingres", "sudo": ["/bin/ls, ="]}]},
-        ),
-        (
-            "caddy",
-            "/etc/caddy/Caddyfile",
-            "true",
-            "true",
-            {"caddy_log_size_mb": 10**14},
-        ),
-        ("docker", "/etc/docker/daemon.json", "true", "true", {"docker_daemon": {"no-such": 1}}),
-        (
-            "postgres",
-            "/etc/postgresql/17/main/conf.d/terrafirma.conf",
-            "true",
-            "true",
-            {"postgres_settings": {"work_mem": "lots"}},
-        ),
-        (
-            "postgres",
-            "/etc/postgresql/17/main/conf.d/terrafirma.conf",
-            "true",
-            "true",
-            {"postgres_settings": {"shared_bufers": "1GB"}},
-        ),
-    ],
-)
-def test_a_broken_file_never_replaces_a_good_one(
-    platform: Platform, task: str, path: str, break_it: str, mend_it: str, data: dict[str, Any]
-) -> None:
-    server, file = platform.server, f"tasks/{task}.py"
-    before = server.run(f"sha256sum {path}")
-    server.run(break_it)
-    try:
-        result = server.pyinfra.call("-y", *options(data), *server.arguments(), file)
-    finally:
-        server.run(mend_it)
-    assert result.returncode != 0, result.stderr
-    assert "Traceback" not in result.stderr
-    assert server.run(f"sha256sum {path}") == before
-    assert server.run(f"ls -A {Path(path).parent} | grep -c terrafirma-new || true") == "0"
-    # What came before the file in its task is undone, too.
-    server.deploy(file)
-    assert {status for status, _ in get(platform.outsider, server, 4)} == {200}
-
-
-def test_only_a_setting_that_needs_it_restarts_the_server(platform: Platform) -> None:
-    server = platform.server
-    started = "systemctl show --value --property ActiveEnterTimestampMonotonic postgresql@17-main"
-    before = server.run(started)
-    easy: dict[str, Any] = {"postgres_settings": {"log_min_duration_statement": "2s"}}
-    assert server.plan("tasks/postgres.py", **easy) == ["Configure the server", "Run PostgreSQL"]
-    assert changed(server.deploy("tasks/postgres.py", **easy)) == [
-        "Configure the server",
-        "Run PostgreSQL",
-    ]
-    assert server.psql("show log_min_duration_statement") == "2s"
-    assert server.run(started) == before
-    hard: dict[str, Any] = {"postgres_settings": {"max_wal_senders": 7}}
-    announced = [
-        "Configure the server",
-        "Run PostgreSQL",
-        "Restart it if a setting asks for that",
-    ]
-    assert server.plan("tasks/postgres.py", **hard) == announced
-    assert changed(server.deploy("tasks/postgres.py", **hard)) == announced
-    assert server.psql("show max_wal_senders") == "7"
-    assert server.run(started) != before
-    # A run that died before the restart: the server knows that one is due.
-    server.deploy("tasks/postgres.py")
-    server.psql("alter system set max_wal_senders = 8;\nselect pg_reload_conf();")
-    server.psql("alter system reset max_wal_senders;")
-    eventually(lambda: server.psql("select pending_restart from pg_settings where name ="
-                                   " 'max_wal_senders'") == "t", 10)  # fmt: skip
-    assert changed(server.deploy("tasks/postgres.py")) == ["Restart it if a setting asks for that"]
-    assert changed(server.deploy("tasks/postgres.py")) == []
-    eventually(lambda: get(platform.outsider, server)[0][0] == 200, 30)
-
-
 def test_the_server_is_tuned_to_its_hardware(platform: Platform) -> None:
     kilobytes = int(platform.server.run("awk '/^MemTotal/ { print $2 }' /proc/meminfo"))
     shared = platform.server.psql("select pg_size_bytes(current_setting('shared_buffers')) / 1024")
     assert 0.9 < int(shared) / (kilobytes * 0.75 / 4) <= 1
-
-
-def test_a_new_password_reaches_the_replicas(platform: Platform) -> None:
-    server = platform.server
-    old = server.run("cat /etc/terrafirma/secrets/postgres/api")
-    server.run("rm /etc/terrafirma/secrets/postgres/api")
-    assert changed(server.deploy("tasks/postgres.py")) == ["Give the roles their passwords"]
-    assert changed(server.deploy("tasks/app.py")) == [
-        "Give api the address of its database",
-        "Release api, 4 replicas",
-    ]
-    assert changed(server.deploy("tasks/app.py")) == []
-    assert "password authentication failed" in login(server, "apps", password=old)["error"]
-    # Connections that were open before prove nothing: these are all new.
-    server.run("systemctl restart postgresql@17-main")
-    eventually(lambda: get(platform.outsider, server)[0][0] == 200, 30)
-
-
-def test_new_replicas_take_over_where_one_is_unhealthy(platform: Platform) -> None:
-    """All of them, beside those that serve: it is a change of slots, like a release."""
-    server = platform.server
-    replicas = "docker ps --quiet --no-trunc --filter label=terrafirma.release"
-    before = server.run(replicas).splitlines()
-    name = before[0]
-    pid = server.run(f"docker inspect --format '{{{{.State.Pid}}}}' {name}")
-    # It still runs, and answers nobody.
-    server.run(f"kill -STOP {pid} $(pgrep --parent {pid})")
-    health = f"docker inspect --format '{{{{.State.Health.Status}}}}' {name}"
-    eventually(lambda: server.run(health) == "unhealthy", 90)
-    assert changed(server.deploy("tasks/app.py")) == ["Release api, 4 replicas"]
-    after = server.run(replicas).splitlines()
-    assert len(after) == 4
-    assert not set(after) & set(before)
-    assert "repair" in server.run("terrafirma releases api | sed -n 2p")
-    assert changed(server.deploy("tasks/app.py")) == []
-
-    def all_answer() -> bool:
-        answers = get(platform.outsider, server, 20)
-        assert {status for status, _ in answers} == {200}
-        return len({body["replica"] for _, body in answers}) == 4
-
-    eventually(all_answer, 30)
-
-
-def test_an_application_that_does_not_answer_is_no_success(
-    platform: Platform, tmp_path: Path
-) -> None:
-    """Its image has no health check of its own, and it runs; but it does not work."""
-    server = platform.server
-    (tmp_path / "Dockerfile").write_text('FROM debian:trixie\nCMD ["sleep", "infinity"]\n')
-    lazy = {
-        "name": "lazy", "source": str(tmp_path), "domain": "lazy.test", "database": "api",
-        "replicas": 1, "port": 8128, "start_seconds": 5,
-    }  # fmt: skip
-    data = options({"app_more": [lazy]})
-    result = server.pyinfra.call("-y", *data, *server.arguments(), "tasks/app.py")
-    assert result.returncode != 0
-    assert "lazy-blue-lazy-1 is not healthy within 5 s (no success from /healthz" in result.stderr
-    # Nor is it one the next time.
-    assert server.pyinfra.call("-y", *data, *server.arguments(), "tasks/app.py").returncode != 0
-    (tmp_path / "Dockerfile").write_text("FROM debian:trixie\nRUN echo why >&2; false\n")
-    result = server.pyinfra.call("-y", *data, *server.arguments(), "tasks/app.py")
-    assert result.returncode != 0
-    assert "why" in result.stderr
-    # What did not become a release is gone, with its image.
-    assert "lazy" not in server.run("docker ps --all && docker image ls")
-    server.run("rm -r /opt/terrafirma/lazy /etc/terrafirma/apps/lazy.json")
-    assert changed(server.deploy("tasks/app.py")) == []
-
-
-def test_a_new_daemon_configuration_stops_no_container(platform: Platform) -> None:
-    server = platform.server
-    started = "docker inspect --format '{{.State.StartedAt}}' $(docker ps -q | sort)"
-    before = server.run(started)
-    answer = server.deploy("tasks/docker.py", docker_log_max_files=6)
-    assert changed(answer) == ["Configure the engine", "Run the engine"]
-    assert server.run(started) == before
-    server.deploy("tasks/docker.py")
-    assert server.run(started) == before
-    assert {status for status, _ in get(platform.outsider, server, 8)} == {200}
 
 
 def test_no_secret_is_shown_by_the_most_talkative_run(platform: Platform) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import Pyinfra
-from tests.e2e.conftest import networks
+from tests.e2e.clones import DEPLOYED, clone
 from tests.e2e.support import (
-    IMAGE,
+    BYSTANDER,
     Container,
     Target,
     bystander,
@@ -22,10 +22,10 @@ from tests.e2e.support import (
     eventually,
     get,
     load,
+    networks,
     open_ports,
     options,
     output,
-    target,
 )
 
 pytestmark = pytest.mark.e2e
@@ -69,15 +69,15 @@ POSTGRES = "tasks/postgres.py"
 def server(pyinfra: Pyinfra) -> Iterator[Target]:
     with (
         pytest.MonkeyPatch.context() as patch,
-        target(pyinfra, "tf-test-postgres", 2415) as bare,
+        clone(pyinfra, "tf-test-postgres", 2415, DEPLOYED) as server,
     ):
         patch.setenv("TF_TEST_ANN", GIVEN)
-        bare.deploy(**DATA)
-        bare.psql("set role shop_owner; create table goods (name text);", "shop")
+        server.deploy(**DATA)
+        server.psql("set role shop_owner; create table goods (name text);", "shop")
         # What the owner makes is the others' to read at once, without another run.
-        bare.psql("set role api; create table notes (text text);", "api")
-        assert changed(bare.deploy(**DATA)) == []
-        yield bare
+        server.psql("set role api; create table notes (text text);", "api")
+        assert changed(server.deploy(**DATA)) == []
+        yield server
 
 
 def password(server: Target, role: str) -> str:
@@ -1017,12 +1017,11 @@ LOGINS = [
 def neighbour(server: Target) -> Iterator[Container]:
     """A container beside the server that knows the way to docker0's address, and has psycopg."""
     with bystander("tf-test-neighbour") as container:
-        container.run("apt-get update -q && apt-get install -qy python3-psycopg")
         docker0 = networks(server)["bridge"]
         # Its own container may not set routes; one that shares its network may.
         output(
             "docker", "run", "--rm", "--network", f"container:{container.name}", "--cap-add",
-            "NET_ADMIN", IMAGE, "ip", "route", "add", docker0, "via", server.address,
+            "NET_ADMIN", BYSTANDER, "ip", "route", "add", docker0, "via", server.address,
         )  # fmt: skip
         yield container
 

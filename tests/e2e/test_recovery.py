@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Platform
-from tests.e2e.support import eventually, get
+from tests.conftest import Pyinfra
+from tests.e2e.clones import backed_up
+from tests.e2e.support import Container, Target, eventually, get
 
 pytestmark = pytest.mark.e2e
 
 
-def serves(platform: Platform) -> bool:
+@pytest.fixture(scope="module")
+def hosts(pyinfra: Pyinfra) -> Iterator[tuple[Target, dict[str, Any]]]:
+    with backed_up(pyinfra, "tf-test-recovery", 2453) as server_and_data:
+        yield server_and_data
+
+
+@pytest.fixture(scope="module")
+def server(hosts: tuple[Target, dict[str, Any]]) -> Target:
+    return hosts[0]
+
+
+@pytest.fixture(scope="module")
+def data(hosts: tuple[Target, dict[str, Any]]) -> dict[str, Any]:
+    return hosts[1]
+
+
+def serves(server: Target, outsider: Container) -> bool:
     """HTTPS answers from outside, and every replica reads from PostgreSQL."""
-    serving = json.loads(platform.server.run("cat /opt/terrafirma/api/serving.json"))
+    serving = json.loads(server.run("cat /opt/terrafirma/api/serving.json"))
     replicas = " && ".join(
         f"curl --silent --fail --max-time 2 --output /dev/null http://127.0.0.1:{port}/healthz"
         for port in range(serving["port"], serving["port"] + serving["replicas"])
     )
-    if platform.server.call(replicas, timeout=20).returncode != 0:
+    if server.call(replicas, timeout=20).returncode != 0:
         return False
     try:
-        answers = get(platform.outsider, platform.server, 8)
+        answers = get(outsider, server, 8)
     except AssertionError:
         return False
     return {status for status, _ in answers} == {200}
@@ -32,18 +51,19 @@ def serves(platform: Platform) -> bool:
 @pytest.mark.parametrize(
     "time", [1, *(pytest.param(time, marks=pytest.mark.long) for time in range(2, 6))]
 )
-def test_a_reboot(platform: Platform, time: int) -> None:
-    platform.server.reboot()
-    eventually(lambda: serves(platform), 60)
+def test_a_reboot(server: Target, outsider: Container, time: int) -> None:
+    server.reboot()
+    eventually(lambda: serves(server, outsider), 60)
 
 
-def test_a_reboot_in_the_middle_of_a_release(platform: Platform) -> None:
-    server = platform.server
+def test_a_reboot_in_the_middle_of_a_release(
+    server: Target, outsider: Container, data: dict[str, Any]
+) -> None:
     before = server.run("cat /opt/terrafirma/api/serving.json")
     server.run("systemd-run --quiet terrafirma restart api")
     eventually(lambda: "health" in server.call("cat /run/terrafirma/apps/api.json").stdout, 60)
     server.reboot()
-    eventually(lambda: serves(platform), 60)
+    eventually(lambda: serves(server, outsider), 60)
     assert server.run("cat /opt/terrafirma/api/serving.json") == before
 
     def replicas() -> list[str]:
@@ -54,7 +74,7 @@ def test_a_reboot_in_the_middle_of_a_release(platform: Platform) -> None:
     eventually(lambda: len(replicas()) == 4, 60)
     slot = json.loads(before)["slot"]
     assert {name.split("-")[1] for name in replicas()} == {slot}
-    assert server.deploy(**platform.data)["results"]["totals"]["success"] == 0
+    assert server.deploy(**data)["results"]["totals"]["success"] == 0
 
 
 VICTIMS = {
@@ -69,29 +89,28 @@ VICTIMS = {
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
-def test_a_kill(platform: Platform, victim: str) -> None:
-    pid = platform.server.run(VICTIMS[victim])
-    platform.server.run(f"kill -9 {pid}")
-    eventually(lambda: platform.server.call(f"kill -0 {pid}").returncode != 0, 5)
+def test_a_kill(server: Target, outsider: Container, victim: str) -> None:
+    pid = server.run(VICTIMS[victim])
+    server.run(f"kill -9 {pid}")
+    eventually(lambda: server.call(f"kill -0 {pid}").returncode != 0, 5)
     eventually(
         lambda: (
-            serves(platform)
-            and platform.server.call("docker ps && systemctl is-active ssh").returncode == 0
+            serves(server, outsider)
+            and server.call("docker ps && systemctl is-active ssh").returncode == 0
         ),
         30,
     )
 
 
-def test_a_server_that_was_told_to_stop_stays_down(platform: Platform) -> None:
-    server = platform.server
+def test_a_server_that_was_told_to_stop_stays_down(server: Target, outsider: Container) -> None:
     server.run("runuser -u postgres -- pg_ctlcluster 17 main stop -m fast")
     server.run("sleep 5")
     assert server.call("systemctl is-active postgresql@17-main").stdout.strip() == "inactive"
     # A run starts what should run: exactly that.
     assert [step["name"] for step in server.deploy("tasks/postgres.py")["results"]["operations"]
             if step["success"]] == ["Run PostgreSQL"]  # fmt: skip
-    eventually(lambda: serves(platform), 60)
+    eventually(lambda: serves(server, outsider), 60)
 
 
-def test_nothing_changed_by_all_this(platform: Platform) -> None:
-    assert platform.server.deploy(**platform.data)["results"]["totals"]["success"] == 0
+def test_nothing_changed_by_all_this(server: Target, data: dict[str, Any]) -> None:
+    assert server.deploy(**data)["results"]["totals"]["success"] == 0

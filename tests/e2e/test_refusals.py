@@ -11,17 +11,23 @@ from typing import Any
 import pytest
 
 from tests.conftest import Pyinfra
-from tests.e2e.conftest import Platform
+from tests.e2e.clones import DEPLOYED, clone
 from tests.e2e.support import Target
 
 pytestmark = pytest.mark.e2e
 
 
+@pytest.fixture(scope="module")
+def server(pyinfra: Pyinfra) -> Iterator[Target]:
+    with clone(pyinfra, "tf-test-refusals", 2456, DEPLOYED) as deployed:
+        yield deployed
+
+
 @pytest.fixture(autouse=True)
-def nothing_changes(platform: Platform) -> Iterator[None]:
-    before = platform.server.digest()
+def nothing_changes(server: Target) -> Iterator[None]:
+    before = server.digest()
     yield
-    assert platform.server.digest() == before
+    assert server.digest() == before
 
 
 PASSWORD = "not-a-good-place-for-it"
@@ -72,9 +78,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.promise
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_data(platform: Platform, kind: str) -> None:
+def test_bad_data(server: Target, kind: str) -> None:
     data, message = BAD[kind]
-    line = platform.server.refuse(**data)
+    line = server.refuse(**data)
     assert f"127.0.0.1: {message}" in line
     assert PASSWORD not in line
 
@@ -88,26 +94,25 @@ def changed_file(server: Target, path: str, command: str) -> Iterator[None]:
         server.run(f"cp -a /run/kept {path}")
 
 
-def test_an_unsupported_distribution(platform: Platform) -> None:
+def test_an_unsupported_distribution(server: Target) -> None:
     # A link on Debian: its target is what is read.
     command = "sed -i -e 's/^ID=.*/ID=fedora/' -e 's/^PRETTY_NAME=.*/PRETTY_NAME=\"Fedora 42\"/'"
-    with changed_file(platform.server, "/usr/lib/os-release", f"{command} /usr/lib/os-release"):
-        line = platform.server.refuse()
-        alone = platform.server.refuse("tasks/postgres.py")
+    with changed_file(server, "/usr/lib/os-release", f"{command} /usr/lib/os-release"):
+        line = server.refuse()
+        alone = server.refuse("tasks/postgres.py")
     assert "distribution: Fedora 42 is not supported; use Debian 13" in line
     assert "distribution: Fedora 42 is not supported" in alone
 
 
-def test_a_daemon_configuration_of_somebody_else(platform: Platform) -> None:
+def test_a_daemon_configuration_of_somebody_else(server: Target) -> None:
     foreign = 'echo \'{"data-root": "/srv/docker"}\' > /etc/docker/daemon.json'
-    with changed_file(platform.server, "/etc/docker/daemon.json", foreign):
-        line = platform.server.refuse()
-        assert "data-root" in platform.server.run("cat /etc/docker/daemon.json")
+    with changed_file(server, "/etc/docker/daemon.json", foreign):
+        line = server.refuse()
+        assert "data-root" in server.run("cat /etc/docker/daemon.json")
     assert "docker_daemon: /etc/docker/daemon.json on the host is not ours" in line
 
 
-def test_a_port_that_a_stranger_holds(platform: Platform) -> None:
-    server = platform.server
+def test_a_port_that_a_stranger_holds(server: Target) -> None:
     server.run("systemctl stop caddy.service")
     stranger = subprocess.Popen(
         ["docker", "exec", server.name, "timeout", "20", "python3", "-m", "http.server", "443"],
@@ -125,8 +130,7 @@ def test_a_port_that_a_stranger_holds(platform: Platform) -> None:
     assert "not by caddy.service" in line
 
 
-def test_a_foreign_cluster_of_another_version(platform: Platform) -> None:
-    server = platform.server
+def test_a_foreign_cluster_of_another_version(server: Target) -> None:
     server.run("mkdir -p /etc/postgresql/15/main && touch /etc/postgresql/15/main/postgresql.conf")
     try:
         line = server.refuse()
@@ -148,22 +152,19 @@ def test_a_host_that_does_not_resolve(pyinfra: Pyinfra, tmp_path: Path) -> None:
         assert "Traceback" not in result.stderr
 
 
-def test_a_wrong_ssh_key(platform: Platform, new_key: str) -> None:
-    line = platform.server.refuse(key=new_key)
+def test_a_wrong_ssh_key(server: Target, new_key: str) -> None:
+    line = server.refuse(key=new_key)
     assert "Authentication error" in line
 
 
-def test_a_key_file_that_is_not_there(platform: Platform) -> None:
-    result = platform.server.pyinfra.call(
-        "-y", *platform.server.arguments(key="/nowhere/key"), "deploy.py"
-    )
+def test_a_key_file_that_is_not_there(server: Target) -> None:
+    result = server.pyinfra.call("-y", *server.arguments(key="/nowhere/key"), "deploy.py")
     assert result.returncode != 0
     assert "/nowhere/key" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_a_user_without_sudo(platform: Platform, new_key: str) -> None:
-    server = platform.server
+def test_a_user_without_sudo(server: Target, new_key: str) -> None:
     key = Path(f"{new_key}.pub").read_text()
     with changed_file(
         server, "/home/dev/.ssh/authorized_keys", "cat >> /home/dev/.ssh/authorized_keys"

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import Pyinfra
-from tests.e2e.support import Registry, Target, registry, target
+from tests.e2e.clones import HOST, clone
+from tests.e2e.support import Registry, Target, registry
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
 def server(pyinfra: Pyinfra) -> Iterator[Target]:
-    with target(pyinfra, "tf-test-puller", 2436) as one:
-        one.deploy("tasks/apt.py", "tasks/docker.py")
+    with clone(pyinfra, "tf-test-puller", 2436, HOST) as one:
         yield one
 
 

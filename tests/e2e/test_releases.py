@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, Pyinfra
+from tests.e2e.clones import DEPLOYED, clone
 from tests.e2e.support import (
     DOMAIN,
     EVERYTHING,
@@ -32,7 +33,6 @@ from tests.e2e.support import (
     options,
     output,
     registry,
-    target,
 )
 
 pytestmark = pytest.mark.e2e
@@ -42,6 +42,19 @@ long = pytest.mark.long
 REQUESTS = int(os.environ.get("TERRAFIRMA_REQUESTS", "2000"))
 PATHS = ("/whoami", "/whoami", "/whoami", "/")
 STEPS = ("prepare", "migrate", "start", "health", "switch", "smoke", "commit", "drain", "stop")
+
+# A disk of its own for images, that a build can fill without this machine's.
+SMALL_DISK = """
+set -e
+running=$(docker ps --quiet)
+docker stop --time 5 $running
+systemctl stop docker.socket docker.service
+mkdir /srv/small && mount -t tmpfs -o size=3g tmpfs /srv/small
+cp -a /var/lib/docker/. /srv/small
+mount --bind /srv/small /var/lib/docker && umount /srv/small
+systemctl start docker.service
+docker start $running
+"""
 
 
 @dataclass
@@ -112,9 +125,8 @@ def site(
 ) -> Iterator[Site]:
     source = tmp_path_factory.mktemp("source") / "api"
     shutil.copytree(ROOT / "examples/api", source)
-    with target(pyinfra, "tf-test-releases", 2441) as server:
-        # A disk of its own for images, that a build can fill without this machine's.
-        server.run("mount -t tmpfs -o size=3g tmpfs /var/lib/docker")
+    with clone(pyinfra, "tf-test-releases", 2441, DEPLOYED) as server:
+        server.run(SMALL_DISK)
         one = Site(server, outsider, source)
         one.deploy("deploy.py")
         yield one

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.e2e.conftest import Platform
-from tests.e2e.support import Target, eventually
+from tests.conftest import ROOT, Pyinfra
+from tests.e2e.clones import DEPLOYED, clone
+from tests.e2e.support import Target, eventually, target
 
 pytestmark = pytest.mark.e2e
 
@@ -65,28 +65,27 @@ def session(server: Target, name: str, sql: str) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def server(platform: Platform) -> Iterator[Target]:
-    """The platform with a table, and statements that nobody is to see."""
-    server = platform.server
-    # As the deploy left it: loaded, and asked for in no database of the data.
-    assert LIBRARY in server.psql("show shared_preload_libraries")
-    has_it = f"select count(*) from pg_extension where extname = '{LIBRARY}'"
-    assert [server.psql(has_it, name) for name in ("postgres", "api")] == ["1", "0"]
-    server.psql(
-        "create table status_rows as select n, repeat('x', 500) as filler"
-        " from generate_series(1, 12345) n",
-        "api",
-    )
-    # In a session of its own: PostgreSQL adds what the same one wrote to what VACUUM counted.
-    server.psql("vacuum analyze status_rows", "api")
-    create, alter, literal, into, comment = SECRETS
-    server.psql(f"create role status_probe password '{create}'", "api")
-    server.psql(f"alter role status_probe password '{alter}'", "api")
-    server.psql(f"select pg_sleep(1), '{literal}' as it, n from status_rows limit 1", "api")
-    server.psql(f"select '{into}' as it into status_into from pg_sleep(0.5)", "api")
-    server.psql(f"/* {comment} */ with it as (select pg_sleep(0.5)) select from it", "api")
-    yield server
-    server.psql("drop table status_rows, status_into; drop role status_probe", "api")
+def server(pyinfra: Pyinfra) -> Iterator[Target]:
+    """A deployed server with a table, and statements that nobody is to see."""
+    with clone(pyinfra, "tf-test-status", 2457, DEPLOYED) as server:
+        # As the deploy left it: loaded, and asked for in no database of the data.
+        assert LIBRARY in server.psql("show shared_preload_libraries")
+        has_it = f"select count(*) from pg_extension where extname = '{LIBRARY}'"
+        assert [server.psql(has_it, name) for name in ("postgres", "api")] == ["1", "0"]
+        server.psql(
+            "create table status_rows as select n, repeat('x', 500) as filler"
+            " from generate_series(1, 12345) n",
+            "api",
+        )
+        # In a session of its own: PostgreSQL adds what the same one wrote to what VACUUM counted.
+        server.psql("vacuum analyze status_rows", "api")
+        create, alter, literal, into, comment = SECRETS
+        server.psql(f"create role status_probe password '{create}'", "api")
+        server.psql(f"alter role status_probe password '{alter}'", "api")
+        server.psql(f"select pg_sleep(1), '{literal}' as it, n from status_rows limit 1", "api")
+        server.psql(f"select '{into}' as it into status_into from pg_sleep(0.5)", "api")
+        server.psql(f"/* {comment} */ with it as (select pg_sleep(0.5)) select from it", "api")
+        yield server
 
 
 def test_the_tables_are_true(server: Target) -> None:
@@ -269,9 +268,7 @@ def test_nothing_is_changed(server: Target) -> None:
     assert state() == before
 
 
-def test_a_cluster_that_is_stopped_is_one_line_and_a_failure(
-    server: Target, platform: Platform
-) -> None:
+def test_a_cluster_that_is_stopped_is_one_line_and_a_failure(server: Target) -> None:
     version = server.run("ls /etc/postgresql")
     server.run(f"pg_ctlcluster {version} main stop")
     try:
@@ -283,6 +280,7 @@ def test_a_cluster_that_is_stopped_is_one_line_and_a_failure(
     status(server)
 
 
-def test_a_host_without_postgresql_is_one_line_and_a_failure(platform: Platform) -> None:
-    line = platform.storage.refuse(TASK)
+def test_a_host_without_postgresql_is_one_line_and_a_failure(pyinfra: Pyinfra) -> None:
+    with target(pyinfra, "tf-test-status-bare", 2458) as bare:
+        line = bare.refuse(TASK)
     assert "postgres: there is no cluster 17/main; tasks/postgres.py makes it" in line

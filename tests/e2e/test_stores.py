@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import Pyinfra
+from tests.e2e.clones import HOST, clone
 from tests.e2e.projects import CASES
-from tests.e2e.support import Target, changed, options, target
+from tests.e2e.support import Target, changed, options
 from tests.unit.conftest import described, told
 
 pytestmark = pytest.mark.e2e
@@ -188,7 +189,7 @@ def shop(pyinfra: Pyinfra, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             f'ENTRYPOINT ["python3", "/{name}.py"]\n'
         )
     (source / "VERSION").touch()
-    with target(pyinfra, "tf-s-stores", 2531) as server:
+    with clone(pyinfra, "tf-s-stores", 2531, HOST) as server:
         one = Shop(server, source)
         # As a version would that did not ask: the store is the slot's.
         server.deploy(

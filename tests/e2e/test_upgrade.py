@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, Pyinfra
-from tests.e2e.conftest import admit, prepare
+from tests.e2e.clones import STORAGE, admit
 from tests.e2e.support import Target, changed, eventually, options, target
 
 pytestmark = pytest.mark.e2e
@@ -329,7 +329,7 @@ def archives(server: Target) -> list[dict[str, Any]]:
 
 
 def test_backups_go_on_with_the_new_one(server: Target, held: list[str]) -> None:
-    prepare(server)
+    server.run(STORAGE.commands)
     data = admit(server, server, "/home/box/upgrade.borg")
     server.deploy("tasks/borg.py", **data, **STAY)
     assert len(archives(server)) == 1

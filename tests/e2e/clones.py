@@ -1,0 +1,163 @@
+"""
+Servers that are not bare: clones of one that was prepared once, for all the tests that only need
+something to start from.
+
+A clone has what a server made from a provider's snapshot has: the whole disk of the other one, and
+a machine-id, a name and an address of its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT, Pyinfra
+from tests.e2e.support import DOMAIN, STATE, Target, eventually, execute, image, output, target
+
+# With the image of the target, all that decides what a run makes of a server.
+DEPLOY = (
+    *("tasks", "terrafirma", "templates", "files", "group_data", "examples"),
+    *("deploy.py", "config.py", "requirements.lock", "testbed/target.sh", "testbed/snapshot.sh"),
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make a server from a bare one, and how to tell that a clone of it is up."""
+
+    name: str
+    port: int
+    tasks: tuple[str, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    commands: str = ""
+    ready: str = "true"
+    distro: str = "debian13"
+
+    def digest(self) -> str:
+        """The same as long as the same server would come of it: until the next day, too."""
+        image(self.distro)
+        bare = f"terrafirma/target:{self.distro}"
+        bare = output("docker", "image", "inspect", "--format", "{{.Id}}", bare)
+        parts = [json.dumps(asdict(self)), bare, time.strftime("%F")]
+        if self.tasks:
+            parts.append(code())
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+DEPLOYED = Recipe(
+    name="deployed",
+    port=2401,
+    tasks=("deploy.py",),
+    # After a boot, Docker starts the replicas again, and Caddy asks each for its health.
+    ready="test $(docker ps --quiet --filter health=healthy | wc -l) = 4 && curl --fail --insecure"
+    f" --silent --output /dev/null --resolve {DOMAIN}:443:127.0.0.1 https://{DOMAIN}/",
+)
+HOST = Recipe(
+    name="host",
+    port=2402,
+    tasks=tuple(f"tasks/{task}.py" for task in ("apt", "users", "sshd", "docker", "caddy")),
+    data={"app_source": ""},
+    ready="docker info",
+)
+POSTGRES = Recipe(
+    name="postgres",
+    port=2403,
+    tasks=("tasks/postgres.py",),
+    ready="runuser -u postgres -- psql -c 'select 1'",
+)
+# What a backup host is: borg, and an account that keys let in.
+STORAGE = Recipe(
+    name="storage",
+    port=2404,
+    commands="apt-get update -q && apt-get install -qy --no-install-recommends borgbackup"
+    " && useradd --create-home box && install -d -m 700 -o box -g box /home/box/.ssh",
+)
+
+
+def files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+    for one in sorted(path.rglob("*")):
+        if one.is_file() and "__pycache__" not in one.parts:
+            yield one
+
+
+@cache
+def code() -> str:
+    parts = hashlib.sha256()
+    for name in DEPLOY:
+        for path in files(ROOT / name):
+            parts.update(f"{path.relative_to(ROOT)}\0{path.stat().st_size}\0".encode())
+            parts.update(path.read_bytes())
+    return parts.hexdigest()
+
+
+def snapshot(pyinfra: Pyinfra, recipe: Recipe) -> str:
+    """The name of the snapshot of `recipe`, which whoever asks first makes."""
+    series, digest = f"{recipe.name}-{recipe.distro}", recipe.digest()
+    name = f"{series}-{digest}"
+    with (STATE / f"snapshot-{series}.lock").open("w") as lock:
+        # A process that ends, however, no longer holds it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if execute("docker", "image", "inspect", f"terrafirma/snapshot:{name}").returncode:
+            with target(pyinfra, f"tf-{recipe.name}", recipe.port, recipe.distro) as server:
+                if recipe.commands:
+                    server.run(recipe.commands)
+                if recipe.tasks:
+                    server.deploy(*recipe.tasks, **recipe.data)
+                keep = str(ROOT / "testbed/snapshot.sh")
+                output(keep, server.name, series, digest, timeout=600)
+    return name
+
+
+@contextmanager
+def clone(pyinfra: Pyinfra, name: str, port: int, recipe: Recipe) -> Iterator[Target]:
+    """A server as `recipe` makes it, and up; removed afterwards unless KEEP_TARGETS is set."""
+    kept = snapshot(pyinfra, recipe)
+    with target(pyinfra, name, port, recipe.distro, snapshot=kept) as server:
+        serves(server, recipe)
+        yield server
+
+
+def serves(server: Target, recipe: Recipe) -> float:
+    """Seconds until the server does what it is there for, as after any boot."""
+    return eventually(lambda: server.call(recipe.ready).returncode == 0, 90)
+
+
+def admit(storage: Target, server: Target, repository: str) -> dict[str, Any]:
+    """
+    Make a key on the server and let it do nothing on the backup host but serve one repository.
+
+    Returns what the server must be told of the backup host.
+    """
+    server.deploy("tasks/borg_key.py")
+    key = server.run("cat /etc/terrafirma/secrets/borg/id_ed25519.pub")
+    storage.run(
+        "cat >> /home/box/.ssh/authorized_keys && chown box: /home/box/.ssh/authorized_keys",
+        stdin=f'command="borg serve --restrict-to-repository {repository}",restrict {key}\n',
+    )
+    host_key = storage.run("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub")
+    return {
+        "borg_repository": f"ssh://box@{storage.address}{repository}",
+        "borg_known_hosts": [f"{storage.address} {host_key}"],
+    }
+
+
+@contextmanager
+def backed_up(pyinfra: Pyinfra, name: str, port: int) -> Iterator[tuple[Target, dict[str, Any]]]:
+    """A deployed server that has a backup, and what a run must be told of its backup host."""
+    with (
+        clone(pyinfra, name, port, DEPLOYED) as server,
+        clone(pyinfra, f"{name}-store", port + 1, STORAGE) as storage,
+    ):
+        data = admit(storage, server, "/home/box/server.borg")
+        server.deploy("tasks/borg.py", **data)
+        yield server, data
