@@ -193,7 +193,7 @@ def shop(pyinfra: Pyinfra, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         one = Shop(server, source)
         # As a version would that did not ask: the store is the slot's.
         server.deploy(
-            "tasks/users.py", "tasks/docker.py", "tasks/app.py", "tasks/caddy.py",
+            "tasks/users.py", "tasks/docker.py", "tasks/caddy.py", "tasks/app.py",
             **one.data(shared=["data"]),
         )  # fmt: skip
         server.run(f"echo 127.0.0.1 {DOMAIN} >> /etc/hosts")
