@@ -255,6 +255,9 @@ def smoke(app: Application) -> bool:
     if not runs():
         say("warning: Caddy does not run: the page is not asked for")
         return False
+    if not has_site(app):
+        say(f"warning: Caddy has no site of {app.name} yet: the page is not asked for")
+        return False
     if maintenance(app).exists():
         say("maintenance is on: the page is not asked for")
         return False

@@ -36,7 +36,7 @@ def caddy(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Cal
         directory = program("runuser", f"{say} echo 'Error: no such directive' >&2; {accepts}")
         monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
         proxy.CADDYFILE.parent.mkdir(exist_ok=True)
-        proxy.CADDYFILE.touch()
+        proxy.CADDYFILE.write_text("import upstreams/api.green\n")
         return asked
 
     return run
@@ -638,6 +638,10 @@ def test_nothing_is_asked_where_nothing_would_answer(
     proxy.CADDYFILE.unlink()
     proxy.maintain(app, on=False)
     proxy.smoke(app)
+    caddy()
+    proxy.CADDYFILE.write_text("# no site yet\n")
+    proxy.smoke(app)
+    assert "Caddy has no site of api yet" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("before", [OLD, ""])
