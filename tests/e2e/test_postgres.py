@@ -406,10 +406,11 @@ runuser -u postgres -- pg_dumpall --schema-only --no-role-passwords |
     grep -v -e ^.restrict -e ^.unrestrict -e ^-- | sort
 # It leaves out who may enter the database postgres.
 runuser -u postgres -- psql -Atc "show listen_addresses; show work_mem;
-    select datname, unnest(datacl) from pg_database order by 1, 2"
-for role in reader shop; do
+    select datname, unnest(datacl)::text from pg_database order by 1, 2"
+for login in reader:api shop:shop; do
+    role=${{login%:*}} database=${{login#*:}}
     export PGPASSWORD=$(cat /etc/terrafirma/secrets/postgres/$role)
-    psql -h 127.0.0.1 -U $role -d postgres -c '' 2>&1 | grep -o 'authentication failed.*'
+    psql -h 127.0.0.1 -U $role -d $database -c '' 2>&1 | grep -o 'authentication failed.*'
 done
 stat -c '%n %a %U' /etc/terrafirma/secrets/postgres {CONF} {HBA}
 stat -c '%n %a %U' /etc/terrafirma/secrets/postgres/*
@@ -433,10 +434,10 @@ def test_drift(server: Target, group: str) -> None:
         assert now != before, what
     assert server.plan(POSTGRES, **DATA) == expected
     assert changed(server.deploy(POSTGRES, **DATA)) == expected
-    # What was made is still there, and nobody else's.
+    # What a stranger made is theirs still.
     if group == "contents":
         owner = server.psql("select tableowner from pg_tables where tablename = 'stray'", "api")
-        assert owner == "api"
+        assert owner == "postgres"
         server.psql("drop schema side cascade; drop table stray;", "api")
     assert state() == right
     assert changed(server.deploy(POSTGRES, **DATA)) == []
