@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tests.e2e.support import Container, bystander, output
+from tests.e2e.support import Container, Target, bystander, output
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +23,16 @@ def new_key(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("keys") / "id_ed25519"
     output("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "somebody", "-f", str(path))
     return str(path)
+
+
+# --- of modules whose `hosts` are a server that has backups, and what a run must be told ----------
+
+
+@pytest.fixture(scope="module")
+def server(hosts: tuple[Target, dict[str, Any]]) -> Target:
+    return hosts[0]
+
+
+@pytest.fixture(scope="module")
+def data(hosts: tuple[Target, dict[str, Any]]) -> dict[str, Any]:
+    return hosts[1]

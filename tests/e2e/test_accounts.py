@@ -22,16 +22,6 @@ def hosts(pyinfra: Pyinfra) -> Iterator[tuple[Target, dict[str, Any]]]:
         yield server_and_data
 
 
-@pytest.fixture(scope="module")
-def server(hosts: tuple[Target, dict[str, Any]]) -> Target:
-    return hosts[0]
-
-
-@pytest.fixture(scope="module")
-def data(hosts: tuple[Target, dict[str, Any]]) -> dict[str, Any]:
-    return hosts[1]
-
-
 def ssh(
     server: Target, user: str, key: str, command: str = "true"
 ) -> subprocess.CompletedProcess[str]:

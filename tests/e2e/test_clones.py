@@ -40,16 +40,6 @@ def hosts(pyinfra: Pyinfra) -> Iterator[tuple[Target, dict[str, Any]]]:
             yield server, data
 
 
-@pytest.fixture(scope="module")
-def server(hosts: tuple[Target, dict[str, Any]]) -> Target:
-    return hosts[0]
-
-
-@pytest.fixture(scope="module")
-def data(hosts: tuple[Target, dict[str, Any]]) -> dict[str, Any]:
-    return hosts[1]
-
-
 def test_it_is_itself(server: Target) -> None:
     assert server.run("hostname") == server.name
     # The journal has a directory for each machine-id that this disk has had.

@@ -21,16 +21,6 @@ def hosts(pyinfra: Pyinfra) -> Iterator[tuple[Target, dict[str, Any]]]:
         yield server_and_data
 
 
-@pytest.fixture(scope="module")
-def server(hosts: tuple[Target, dict[str, Any]]) -> Target:
-    return hosts[0]
-
-
-@pytest.fixture(scope="module")
-def data(hosts: tuple[Target, dict[str, Any]]) -> dict[str, Any]:
-    return hosts[1]
-
-
 def serves(server: Target, outsider: Container) -> bool:
     """HTTPS answers from outside, and every replica reads from PostgreSQL."""
     serving = json.loads(server.run("cat /opt/terrafirma/api/serving.json"))
