@@ -72,8 +72,8 @@ def _variables(file: Path) -> set[str]:
     return set(re.findall(r"(?m)^[ \t]*(?:export[ \t]+)?([A-Za-z_][\w.-]*)[ \t]*[=:]", text))
 
 
-def _read(top: yaml.Node | None) -> Iterator[tuple[str, str, bool]]:
-    """The key, path and necessity of each file that a compose file names to be read."""
+def entries(top: yaml.Node | None) -> Iterator[tuple[yaml.Node, str, yaml.Node]]:
+    """Each value in a compose file: the node that it is in, its key there (or ""), and itself."""
     todo, seen = [top], set()
     while todo:
         node = todo.pop()
@@ -82,13 +82,18 @@ def _read(top: yaml.Node | None) -> Iterator[tuple[str, str, bool]]:
         seen.add(id(node))
         for one in node.value:
             key, value = one if isinstance(one, tuple) else (None, one)
-            word = key.value if key else ""
             todo.append(value)
-            if word == "env_file" or (word == "include" and node is top):
-                for entry in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                    yield from _entry(word, entry, "path")
-            elif word == "extends":
-                yield from _entry(word, value, "file") if _is_mapping(value) else ()
+            yield node, key.value if key else "", value
+
+
+def _read(top: yaml.Node | None) -> Iterator[tuple[str, str, bool]]:
+    """The key, path and necessity of each file that a compose file names to be read."""
+    for node, word, value in entries(top):
+        if word == "env_file" or (word == "include" and node is top):
+            for entry in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                yield from _entry(word, entry, "path")
+        elif word == "extends":
+            yield from _entry(word, value, "file") if _is_mapping(value) else ()
 
 
 def _entry(word: str, node: yaml.Node, key: str) -> Iterator[tuple[str, str, bool]]:

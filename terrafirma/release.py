@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pyinfra.api import DeployError, Host
 
+from terrafirma.left_out import entries
 from terrafirma.operations.files import tree_digest
 from terrafirma.settings import App, Application, Guard, Users
 from terrafirma.sites import guarded
@@ -81,25 +82,17 @@ def refuse_further_files(host: Host, app: Application, users: Users) -> None:
 
 def _reads_further(top: yaml.Node | None) -> str:
     """The word by which a compose file reads others: `include`, or `extends` with a file; or ""."""
-    todo, seen, tops = [top], set(), {id(top)}
-    while todo:
-        node = todo.pop()
-        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
-            continue
-        seen.add(id(node))
-        for one in node.value:
-            key, value = one if isinstance(one, tuple) else (None, one)
-            word = key.value if key else ""
-            if word == "<<" and id(node) in tops:
-                # What is merged into the top is of the top.
-                tops |= {id(value), *(id(more) for more in value.value)}
-            if (word == "include" and id(node) in tops) or (
-                word == "extends"
-                and isinstance(value, yaml.MappingNode)
-                and [name.value for name, _ in value.value] != ["service"]
-            ):
-                return str(word)
-            todo.append(value)
+    tops = {id(top)}
+    for node, word, value in entries(top):
+        if word == "<<" and id(node) in tops:
+            # What is merged into the top is of the top.
+            tops |= {id(value), *(id(more) for more in value.value)}
+        if (word == "include" and id(node) in tops) or (
+            word == "extends"
+            and isinstance(value, yaml.MappingNode)
+            and [name.value for name, _ in value.value] != ["service"]
+        ):
+            return str(word)
     return ""
 
 
