@@ -305,7 +305,11 @@ def test_what_does_not_open_the_repository_does_not_replace_what_does(
     identity = server.run("grep -oE '[0-9a-f]{64}' /var/lib/terrafirma/backup/repositories.json")
     wrong = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEtc7dzGLmWBcFXg3rKhPvNGlYEIbGMVOHNvyMHwYfJt"
     address = storage.address
+    # An account whose key is bound to a command runs that one, whatever is asked for.
+    keys = "/home/box/.ssh/authorized_keys"
+    storage.run(f"cp -p {keys} /root/ && sed -i 's/^command=.*restrict ssh/ssh/' {keys}")
     assert "has no program /opt/bin/borg" in refused(server, borg_remote_path="/opt/bin/borg")
+    storage.run(f"cp -p /root/authorized_keys {keys}")
     assert "shows another key" in refused(server, borg_known_hosts=[f"{address} {wrong}"])
     assert re.search(
         r"no \S+ key is declared for .*SHA256", refused(server, borg_known_hosts=[f"other {wrong}"])
@@ -328,8 +332,7 @@ def test_what_does_not_open_the_repository_does_not_replace_what_does(
     # It moves: its id confirms that, once.
     storage.run(
         "mkdir -p /home/box/a && mv /home/box/ledger.borg /home/box/a/ && chown box: /home/box/a &&"
-        " sed -i 's,/home/box/ledger.borg,/home/box/a,; s,repository,path,'"
-        " /home/box/.ssh/authorized_keys"
+        f" sed -i 's,/home/box/ledger.borg,/home/box,; s,repository,path,' {keys}"
     )
     fine, said = nightly(server)
     assert not fine
