@@ -49,21 +49,26 @@ WATCH = """
 import os, time
 from pathlib import Path
 
-processes, secrets = set(), set()
+processes, secrets, known = set(), set(), {}
 while not os.path.exists("/root/stop"):
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        for what in ("cmdline", "environ"):
-            try:
-                processes.add(Path("/proc", pid, what).read_bytes().replace(b"\\0", b"\\n"))
-            except OSError:
-                pass
+    pids = [*filter(str.isdigit, os.listdir("/proc"))]
+    known = {pid: known[pid] for pid in pids if pid in known}
+    for pid in pids:
+        try:
+            words = Path("/proc", pid, "cmdline").read_bytes()
+            if known.get(pid) != words:
+                environment = Path("/proc", pid, "environ").read_bytes()
+                processes |= {one.replace(b"\\0", b"\\n") for one in (words, environment)}
+                known[pid] = words
+        except OSError:
+            pass
     for path in Path("/etc/terrafirma/secrets").rglob("*"):
         try:
             if path.suffix != ".pub":
                 secrets.add(path.read_bytes())
         except OSError:
             pass
-    time.sleep(0.002)
+    time.sleep(0.005)
 Path("/root/processes").write_bytes(b"\\n".join(processes))
 Path("/root/secrets").write_bytes(b"\\n".join(secrets))
 """
