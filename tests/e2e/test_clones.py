@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import ROOT, Pyinfra
 from tests.e2e.clones import DEPLOYED, backed_up, serves
 from tests.e2e.support import Container, Target, changed, execute, get, output, target
+from tests.e2e.test_platform import TASKS
 
 pytestmark = pytest.mark.e2e
 
@@ -54,6 +55,16 @@ def test_a_run_changes_nothing(server: Target, data: dict[str, Any], outsider: C
     answers = get(outsider, server, 40)
     assert {status for status, _ in answers} == {200}
     assert len({body["replica"] for _, body in answers}) == 4
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_alone_changes_nothing(server: Target, data: dict[str, Any], task: str) -> None:
+    assert changed(server.deploy(task, **data)) == []
+
+
+def test_the_docker_connector_does_as_well(server: Target) -> None:
+    answer = server.pyinfra.run("-y", f"@docker/{server.name}", "tasks/postgres.py")
+    assert changed(answer) == []
 
 
 def test_its_backups_are_beside_those_of_the_other(server: Target) -> None:

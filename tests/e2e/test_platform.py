@@ -281,18 +281,6 @@ def test_a_dry_run_of_the_converged_host_plans_nothing(platform: Platform) -> No
     assert platform.server.plan(**platform.data) == []
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_task_alone_changes_nothing(platform: Platform, task: str) -> None:
-    assert changed(platform.server.deploy(task, **platform.data)) == []
-
-
-def test_the_docker_connector_does_as_well(platform: Platform) -> None:
-    answer = platform.server.pyinfra.run(
-        "-y", f"@docker/{platform.server.name}", "tasks/postgres.py"
-    )
-    assert changed(answer) == []
-
-
 def test_backups_that_were_set_up_once_are_not_taken_away(platform: Platform) -> None:
     result = platform.server.pyinfra.call("-y", *platform.server.arguments(), "tasks/borg.py")
     assert result.returncode == 0

@@ -13,7 +13,8 @@ from tests.e2e.clones import DEPLOYED, clone
 from tests.e2e.support import Container, Target, changed, eventually, get, options
 from tests.e2e.test_platform import login
 
-pytestmark = [pytest.mark.e2e, pytest.mark.promise]
+pytestmark = pytest.mark.e2e
+promise = pytest.mark.promise
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,7 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
         yield deployed
 
 
+@promise
 def test_a_lost_reload_is_made_up_for(server: Target) -> None:
     server.run("sleep 1.1; touch /etc/caddy/Caddyfile")
     assert server.plan("tasks/caddy.py") == ["Run Caddy"]
@@ -29,6 +31,7 @@ def test_a_lost_reload_is_made_up_for(server: Target) -> None:
     assert changed(server.deploy("tasks/caddy.py")) == []
 
 
+@promise
 @pytest.mark.parametrize(
     ("task", "path", "break_it", "mend_it", "data"),
     [
@@ -102,6 +105,7 @@ def test_a_broken_file_never_replaces_a_good_one(
     assert {status for status, _ in get(outsider, server, 4)} == {200}
 
 
+@promise
 def test_only_a_setting_that_needs_it_restarts_the_server(
     server: Target, outsider: Container
 ) -> None:
@@ -136,6 +140,7 @@ def test_only_a_setting_that_needs_it_restarts_the_server(
     eventually(lambda: get(outsider, server)[0][0] == 200, 30)
 
 
+@promise
 def test_a_new_password_reaches_the_replicas(server: Target, outsider: Container) -> None:
     old = server.run("cat /etc/terrafirma/secrets/postgres/api")
     server.run("rm /etc/terrafirma/secrets/postgres/api")
@@ -176,6 +181,7 @@ def test_new_replicas_take_over_where_one_is_unhealthy(server: Target, outsider:
     eventually(all_answer, 30)
 
 
+@promise
 def test_an_application_that_does_not_answer_is_no_success(server: Target, tmp_path: Path) -> None:
     """Its image has no health check of its own, and it runs; but it does not work."""
     (tmp_path / "Dockerfile").write_text('FROM debian:trixie\nCMD ["sleep", "infinity"]\n')
@@ -199,6 +205,7 @@ def test_an_application_that_does_not_answer_is_no_success(server: Target, tmp_p
     assert changed(server.deploy("tasks/app.py")) == []
 
 
+@promise
 def test_a_new_daemon_configuration_stops_no_container(server: Target, outsider: Container) -> None:
     started = "docker inspect --format '{{.State.StartedAt}}' $(docker ps -q | sort)"
     before = server.run(started)
