@@ -58,7 +58,7 @@ class Imported(Pyinfra):
     """
     The same in a tenth of the time, one run after the other: see tests/imported.py.
 
-    For runs that change no server; those of users begin with a process of their own.
+    What a user starts as a process is started as one where that is what is tested.
     """
 
     def __init__(self) -> None:

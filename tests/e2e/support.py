@@ -93,8 +93,14 @@ class Target(Container):
     def deploy(
         self, *files: str, user: str = "root", key: str = ".target/id_ed25519", **data: Any
     ) -> dict[str, Any]:
-        """Run these files of ours, `deploy.py` if none is named; what `--json` printed."""
-        return self.pyinfra.run("-y", *options(data), *self.arguments(user, key), *named(files))
+        """
+        Run these files of ours, `deploy.py` if none is named; what `--json` printed.
+
+        From a process that has imported pyinfra: what a user starts is `self.pyinfra.call`.
+        """
+        return self.pyinfra.imported.run(
+            "-y", *options(data), *self.arguments(user, key), *named(files)
+        )
 
     def plan(self, *files: str, **data: Any) -> list[str]:
         """Names of the operations that a dry run says would change something."""

@@ -193,7 +193,7 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
 # What a person may have changed, in groups of what one run puts right together, and the operations
 # that the run needs for it.
 DRIFTS: dict[str, tuple[dict[str, Callable[[Target], object]], list[str]]] = {
-    "roles": (
+    "in the databases": (
         {
             "superuser": by_sql("alter role reader superuser"),
             "no login": by_sql("alter role reader nologin"),
@@ -209,31 +209,25 @@ DRIFTS: dict[str, tuple[dict[str, Callable[[Target], object]], list[str]]] = {
                 "set role writer; grant analysts to ann;"
             ),
             "admin option": by_sql("grant pg_monitor to analysts with admin option"),
-        },
-        [ROLES],
-    ),
-    "member without rights": (
-        {"inherit": by_sql("grant pg_monitor to analysts with inherit false")}, [ROLES],
-    ),
-    "missing role": ({"role": by_sql("drop role retired")}, [ROLES, PASSWORDS]),
-    "databases": (
-        {
+            "inherit": by_sql("grant pg_monitor to analysts with inherit false"),
+            "missing role": by_sql("drop role retired"),
+            "password": by_sql("alter role writer password 'x'"),
+            "no password": by_sql("alter role shop password null"),
+            "mode": by_shell("chmod 644 /etc/terrafirma/secrets/postgres/writer"),
+            "owner of a password": by_shell(
+                "chown nobody /etc/terrafirma/secrets/postgres/deployer"
+            ),
             "owner": by_sql("alter database shop owner to postgres"),
             "limit": by_sql("alter database api connection limit 1"),
             "connect": by_sql("grant connect on database api to shop"),
             "connect by another": by_sql(
                 "grant connect on database api to writer with grant option;"
-                "set role writer; grant connect on database api to retired;"
+                "set role writer; grant connect on database api to shop_owner;"
             ),
             "maintenance database": by_sql("grant connect on database postgres to reader"),
             "public": by_sql("grant connect on database api to public"),
             "database setting": by_sql("alter database api set statement_timeout to 0"),
             "undeclared setting": by_sql("alter database api set work_mem to '1GB'"),
-        },
-        [DATABASES],
-    ),
-    "contents": (
-        {
             "missing grant": by_sql("revoke select on notes from reader", "api"),
             "grant too many": by_sql("grant insert on notes to reader", "api"),
             "grant option": by_sql("grant select on notes to writer with grant option", "api"),
@@ -270,16 +264,7 @@ DRIFTS: dict[str, tuple[dict[str, Callable[[Target], object]], list[str]]] = {
             "schema": by_sql("grant create on schema public to public", "api"),
             "extension": by_sql("drop extension pg_trgm", "api"),
         },
-        [CONTENTS],
-    ),
-    "passwords": (
-        {
-            "password": by_sql("alter role reader password 'x'"),
-            "no password": by_sql("alter role shop password null"),
-            "mode": by_shell("chmod 644 /etc/terrafirma/secrets/postgres/writer"),
-            "owner": by_shell("chown nobody /etc/terrafirma/secrets/postgres/deployer"),
-        },
-        [PASSWORDS],
+        [ROLES, PASSWORDS, DATABASES, CONTENTS],
     ),
     "files": (
         {
@@ -298,36 +283,34 @@ DRIFTS: dict[str, tuple[dict[str, Callable[[Target], object]], list[str]]] = {
         },
         [PREPARE, LISTEN, BOOT, CONFIGURE, ACCESS, RELOAD, UNDO],
     ),
-    "disabled start": ({"start": by_shell(f"sed -i s/^auto/disabled/ {START}")}, [BOOT]),
     "listen address": (
         {
             "alter system": by_shell(
                 "runuser -u postgres -- psql -c \"alter system set listen_addresses to '*'\" && "
                 "systemctl restart postgresql@17-main"
             ),
+            "file": by_shell(f"sed -i \"s/^listen_addresses.*/listen_addresses = '*'/\" {CONF}"),
         },
-        [UNDO, RESTART],
+        [CONFIGURE, RELOAD, UNDO, RESTART],
     ),
-    "listen address in the file": (
+    "the unit": (
         {
-            "file": by_shell(
-                f"sed -i \"s/^listen_addresses.*/listen_addresses = '*'/\" {CONF} && "
-                "systemctl restart postgresql@17-main"
-            ),
+            "disabled": by_shell(f"sed -i s/^auto/disabled/ {START}"),
+            "stopped": by_shell("systemctl stop postgresql@17-main"),
         },
-        [CONFIGURE, RELOAD, RESTART],
+        [BOOT, RELOAD],
     ),
-    "stopped unit": ({"unit": by_shell("systemctl stop postgresql@17-main")}, [RELOAD]),
 }  # fmt: skip
 
 # All that a person may have changed above, but for what a password is.
 STATE = f"""
-runuser -u postgres -- pg_dumpall --schema-only --no-role-passwords |
+{{ runuser -u postgres -- pg_dumpall --globals-only --no-role-passwords
+    runuser -u postgres -- pg_dump --schema-only --create api; }} |
     grep -v -e ^.restrict -e ^.unrestrict -e ^-- | sort
-# It leaves out who may enter the database postgres.
 runuser -u postgres -- psql -Atc "show listen_addresses; show work_mem;
-    select datname, unnest(datacl)::text from pg_database order by 1, 2"
-for login in reader:api shop:shop; do
+    select datname, datdba::regrole, datconnlimit, unnest(datacl)::text from pg_database
+    order by 1, 4"
+for login in writer:api shop:shop; do
     role=${{login%:*}} database=${{login#*:}}
     export PGPASSWORD=$(cat /etc/terrafirma/secrets/postgres/$role)
     psql -h 127.0.0.1 -U $role -d $database -c '' 2>&1 | grep -o 'authentication failed.*'
@@ -355,7 +338,7 @@ def test_drift(server: Target, group: str) -> None:
     assert server.plan(POSTGRES, **DATA) == expected
     assert changed(server.deploy(POSTGRES, **DATA)) == expected
     # What a stranger made is theirs still.
-    if group == "contents":
+    if group == "in the databases":
         owner = server.psql("select tableowner from pg_tables where tablename = 'stray'", "api")
         assert owner == "postgres"
         server.psql("drop schema side cascade; drop table stray;", "api")
