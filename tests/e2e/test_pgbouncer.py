@@ -330,7 +330,7 @@ def test_it_comes_back_after_a_reboot(pooled: Pooled, outsider: Container) -> No
 def test_a_rotated_password_costs_no_request(pooled: Pooled, outsider: Container) -> None:
     server = pooled.server
     old = password(server)
-    with load(outsider, server) as seen:
+    with load(outsider, server, rate=200) as seen:
         server.deploy("tasks/postgres_rotate.py", **DATA, postgres_rotate="api")
     assert seen["failed"] == []
     assert seen["requests"] > 500
