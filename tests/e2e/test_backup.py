@@ -301,6 +301,7 @@ def test_what_does_not_open_the_repository_does_not_replace_what_does(
     hosts: tuple[Target, Target],
 ) -> None:
     server, storage = hosts
+    server.deploy("tasks/borg.py", **DATA)
     place = str(DATA["borg_repository"])
     identity = server.run("grep -oE '[0-9a-f]{64}' /var/lib/terrafirma/backup/repositories.json")
     wrong = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEtc7dzGLmWBcFXg3rKhPvNGlYEIbGMVOHNvyMHwYfJt"
