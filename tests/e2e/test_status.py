@@ -1,4 +1,4 @@
-"""The status of PostgreSQL says what is so, says what is alarming, and touches nothing."""
+"""Status of PostgreSQL: true numbers, what is alarming, and no change."""
 
 from __future__ import annotations
 
@@ -88,6 +88,7 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
         yield server
 
 
+@pytest.mark.promise("The numbers in the status of PostgreSQL are true")
 def test_the_tables_are_true(server: Target) -> None:
     printed = status(server)
     size = server.psql("select pg_size_pretty(pg_total_relation_size('status_rows'))", "api")
@@ -104,6 +105,7 @@ def test_the_tables_are_true(server: Target) -> None:
     assert re.search(r"^    checkpoints +\d+ on time, \d+ requested$", printed, re.M)
 
 
+@pytest.mark.promise(like=test_the_tables_are_true)
 def test_connections_are_counted_by_role_and_address(server: Target) -> None:
     """Those of the replicas, each with its address in Docker's network."""
     sql = (
@@ -118,6 +120,7 @@ def test_connections_are_counted_by_role_and_address(server: Target) -> None:
         assert re.search(shown, printed, re.M), printed
 
 
+@pytest.mark.promise(like=test_the_tables_are_true)
 def test_bloat_is_about_what_it_is(server: Target) -> None:
     """Three of four rows are gone, from every page: no dead rows, and much empty space."""
     server.psql(
@@ -157,6 +160,7 @@ def test_a_slot_that_nobody_reads_is_alarming(server: Target) -> None:
     assert "status_standby" not in status(server)
 
 
+@pytest.mark.promise("The status of PostgreSQL shows slow statements without the values in them")
 def test_slow_statements_are_shown_without_what_was_in_them(server: Target) -> None:
     printed = status(server, "-y", "-vvv")
     assert re.search(r" api +1 +1,?\d+\.\d +1\.\d +\d.* select pg_sleep\(\$1\), \$2 as", printed)

@@ -1,4 +1,4 @@
-"""The load generator counts what a server does wrong as what it is, on one that does."""
+"""The load generator: each fault of a server is counted as what it is."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ from tests.conftest import ROOT
 from tests.e2e import load
 from tests.e2e.load import Generator, Order
 from tests.e2e.support import LIBRARIES
+
+pytestmark = pytest.mark.promise(
+    "The count of failed requests, on which the promises about releases rest, is right"
+)
 
 NAME = "load.test"
 BODY = json.dumps({"release": "one", "replica": "a"}).encode()
