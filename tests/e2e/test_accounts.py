@@ -53,7 +53,7 @@ def test_the_declared_accounts_are_there(server: Target) -> None:
 
 @pytest.mark.promise("Keys, groups and sudo rules are exactly the declared ones")
 def test_keys_sudo_and_groups_are_exactly_the_declared_ones(server: Target, new_key: str) -> None:
-    server, public = server, f"{new_key}.pub"
+    public = f"{new_key}.pub"
     assert ssh(server, "ingres", new_key).returncode == 255
 
     with_key = accounts(public, groups=["adm"])

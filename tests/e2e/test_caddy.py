@@ -296,8 +296,12 @@ def test_headers(setup: Setup) -> None:
 
 def test_clients_do_not_say_where_they_come_from(setup: Setup) -> None:
     said = {
-        **{"Forwarded": "for=192.0.2.9", "X-Real-IP": "192.0.2.9", "X-Forwarded-Port": "1"},
-        **{"X_Forwarded_For": "192.0.2.9", "X-Forwarded-For": "192.0.2.9", "X-Own": "kept"},
+        "Forwarded": "for=192.0.2.9",
+        "X-Real-IP": "192.0.2.9",
+        "X-Forwarded-Port": "1",
+        "X_Forwarded_For": "192.0.2.9",
+        "X-Forwarded-For": "192.0.2.9",
+        "X-Own": "kept",
     }
     options = [word for name, value in said.items() for word in ("-H", f"{name}: {value}")]
     arrived = json.loads(setup.client.ask("/headers", *options).body)["headers"]
@@ -500,7 +504,9 @@ def test_the_log_holds_no_secret_and_is_not_everybodys(setup: Setup) -> None:
 
 def test_what_is_for_the_host_alone(setup: Setup) -> None:
     metrics = setup.server.run("curl -s http://localhost:2019/metrics")
-    assert re.search(r"^caddy_http_requests?_(count|total|duration_seconds_count){", metrics, re.M)
+    assert re.search(
+        r"^caddy_http_requests?_(count|total|duration_seconds_count){", metrics, re.MULTILINE
+    )
     assert open_ports(setup.client.container, setup.server, 80, 443, 2019, 8000) == [80, 443]
 
 

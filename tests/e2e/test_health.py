@@ -71,10 +71,18 @@ class Shop:
     @property
     def data(self) -> dict[str, Any]:
         return {
-            **{"app_name": "shop", "app_source": str(self.source), "app_domain": DOMAIN},
-            **{"app_compose": ["compose.yaml"], "app_service": "web", "app_user": ""},
-            **{"app_replicas": 2, "app_start_seconds": 30, "app_drain_seconds": 5},
-            **{"app_database": "", "postgres_databases": [], "app_stop_seconds": 3},
+            "app_name": "shop",
+            "app_source": str(self.source),
+            "app_domain": DOMAIN,
+            "app_compose": ["compose.yaml"],
+            "app_service": "web",
+            "app_user": "",
+            "app_replicas": 2,
+            "app_start_seconds": 30,
+            "app_drain_seconds": 5,
+            "app_database": "",
+            "postgres_databases": [],
+            "app_stop_seconds": 3,
         }
 
     def write(self, web: dict[str, Any] | None = None, **services: Any) -> None:

@@ -203,7 +203,7 @@ def test_no_process_has_one(watched: Watched) -> None:
 @pytest.mark.promise(like=test_no_output_has_one)
 def test_no_log_has_one(watched: Watched) -> None:
     # The logs do have what was said to the server: the verifier stands for the password there.
-    assert re.search(r"alter role \"api\" password 'SCRAM-SHA-256\$", watched.logs, re.I)
+    assert re.search(r"alter role \"api\" password 'SCRAM-SHA-256\$", watched.logs, re.IGNORECASE)
     for program in ("PostgreSQL 15", "PostgreSQL 17", "PgBouncer", "terrafirma/api"):
         assert program in watched.logs
     for secret in watched.secrets:

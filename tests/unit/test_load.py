@@ -44,7 +44,9 @@ Serve = Callable[["Visit"], Awaitable[None]]
 class Visit:
     """One connection that a client made, and what was asked on all of them."""
 
-    def __init__(self, number: int, log: list[str], reader: StreamReader, writer: StreamWriter):
+    def __init__(
+        self, number: int, log: list[str], reader: StreamReader, writer: StreamWriter
+    ) -> None:
         self.number, self.log = number, log
         self.reader, self.writer = reader, writer
 
