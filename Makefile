@@ -25,12 +25,12 @@ demo: venv ## The whole platform on a throw-away server on this machine, then fo
 	testbed/demo.sh terrafirma 2222 8443
 
 .PHONY: test
-test: venv images lint unit ## In 15 minutes: lint, unit, and the README's main promises on targets
-	$(E2E) -m "e2e and promise and not long" tests/e2e
+test: venv images lint unit ## In 15 minutes: lint, unit, and the main promises on targets
+	$(E2E) -m "e2e and smoke and not long" tests/e2e
 
 .PHONY: check
 check: test ## In 28 minutes: test, then every other end-to-end test that is not long. CI runs this
-	$(E2E) -m "e2e and not promise and not long" tests/e2e
+	$(E2E) -m "e2e and not smoke and not long" tests/e2e
 
 .PHONY: long
 long: venv images ## In hours: more of each kind, and all tests of releases with 20,000 requests in each
@@ -44,6 +44,7 @@ lint: venv ## Format, lint and types
 	$(BIN)/mypy
 	$(BIN)/mypy --cache-dir .mypy_cache/program files/terrafirma
 	$(BIN)/python docs/settings.py --check
+	$(BIN)/python docs/promises.py --check
 	$(BIN)/shellcheck --external-sources testbed/*.sh files/docker/* files/pgbouncer/* .ci/run
 
 .PHONY: unit
@@ -81,8 +82,9 @@ lock: ## Pin the newest versions that pyproject.toml allows in requirements.lock
 	@testbed/lock.sh "$(PYTHON)"
 
 .PHONY: docs
-docs: venv ## docs/settings.md, from the settings and their defaults
+docs: venv ## docs/settings.md from the settings and their defaults, docs/promises.md from the tests
 	$(BIN)/python docs/settings.py
+	$(BIN)/python docs/promises.py
 
 .PHONY: clean
 clean: ## Remove all that these commands made: targets, images, .target/, .venv

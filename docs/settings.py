@@ -241,9 +241,8 @@ def table(rows: Iterable[Sequence[str]]) -> Iterator[str]:
 def task_section(settings: type[Settings], known: Manual) -> Iterator[str]:
     about = known.sections.get(settings.prefix, "")
     yield f"\n## {settings.prefix}\n"
-    yield f"{about[:1].upper()}{about[1:]}{'. ' if about else ''}" + (
-        f"Read by [{settings.prefix}](tasks/{settings.prefix}.md).\n"
-    )
+    about = f"{about[:1].upper()}{about[1:]}. " if about else ""
+    yield f"{about}Read by [{settings.prefix}](tasks/{settings.prefix}.md).\n"
     words = {f"{settings.prefix}_{name}": text for name, text in rules(settings).items()}
     yield from table(
         (f"`{name}`", f"`{key.default}`", words[name], key.meaning)

@@ -1,4 +1,4 @@
-"""Remove a database or a role that the data no longer names: --data postgres_drop=NAME …"""
+"""Remove a database or a role that the data no longer names: --data postgres_drop=NAME."""
 
 from pyinfra import host
 from pyinfra.api import DeployError

@@ -101,7 +101,7 @@ def _printed_by(command: str) -> tuple[bytes, str]:
 
 def _run(command: str) -> tuple[bytes, str]:
     # A session of its own: nobody is asked for anything, and all of it can be ended.
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S602  # the command is the user's own, with pipes
         command,
         shell=True,
         cwd=ROOT,

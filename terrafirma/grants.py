@@ -7,7 +7,8 @@ data does not name is never touched, and nothing is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from terrafirma.facts.postgres import ContentState, DatabaseState, RoleState, SchemaState
 from terrafirma.operations.files import render
@@ -97,7 +98,7 @@ def membership_sql(role: str, groups: Sequence[str], now: RoleState | None) -> I
 
 
 def database_sql(
-    database: Database, now: DatabaseState | None, declared: Set[str]
+    database: Database, now: DatabaseState | None, declared: AbstractSet[str]
 ) -> Iterator[str]:
     """What makes `database` as declared: owner, limit, settings, and who may connect."""
     name, owner = database.name, database.owner
@@ -144,7 +145,7 @@ def database_sql(
         yield from _grant_sql(f'on database "{name}"', role, wanted, has)
 
 
-def closed_sql(name: str, now: DatabaseState | None, declared: Set[str]) -> Iterator[str]:
+def closed_sql(name: str, now: DatabaseState | None, declared: AbstractSet[str]) -> Iterator[str]:
     """What closes the maintenance database to everybody: there is nothing to look at for them."""
     acl = now["acl"] if now else [("public", "CONNECT"), ("public", "TEMPORARY")]
     if now:
@@ -155,7 +156,9 @@ def closed_sql(name: str, now: DatabaseState | None, declared: Set[str]) -> Iter
         yield from _grant_sql(f'on database "{name}"', role, frozenset(), has)
 
 
-def content_sql(database: Database, now: ContentState | None, declared: Set[str]) -> Iterator[str]:
+def content_sql(
+    database: Database, now: ContentState | None, declared: AbstractSet[str]
+) -> Iterator[str]:
     """What gives `database` its extensions and schemas, and its roles their rights in them."""
     schemas = now["schemas"] if now else {"public": _NEW_PUBLIC}
     for name in database.schemas:
@@ -197,7 +200,7 @@ _NEW_PUBLIC = SchemaState({**_NEW, "owner": "pg_database_owner", "acl": [("publi
 
 
 def _schema_sql(
-    database: Database, name: str, now: SchemaState, declared: Set[str]
+    database: Database, name: str, now: SchemaState, declared: AbstractSet[str]
 ) -> Iterator[str]:
     listed = name in database.schemas
     places = {
@@ -248,9 +251,9 @@ def _schema_sql(
 
 def _handed_sql(
     handed: Iterable[tuple[str, str, str, str]],
-    declared: Set[str],
+    declared: AbstractSet[str],
     places: Mapping[str, str],
-    closed: Set[tuple[str, str]],
+    closed: AbstractSet[tuple[str, str]],
     *,
     schema: str = "",
 ) -> Iterator[str]:

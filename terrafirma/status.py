@@ -79,7 +79,7 @@ class Table:
 
 
 def report(name: str, version: int, status: StatusState) -> str:
-    """
+    r"""
     All tables of the host `name`, headed by what is alarming; lines end with "\\n" but the last.
 
     `status` must be of a cluster that answered: its `server` is not None.

@@ -133,14 +133,14 @@ LOGGING = {
 """What helps whoever reads the log; Debian rotates it every week."""
 
 
-def plain(value: bool | int | float | str) -> str:
+def plain(value: bool | float | str) -> str:
     """A value as PostgreSQL's documentation writes it."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return str(value)
 
 
-def literal(value: bool | int | float | str) -> str:
+def literal(value: bool | float | str) -> str:
     """A value as a configuration file of PostgreSQL has it."""
     if not isinstance(value, str):
         return plain(value)

@@ -1,4 +1,5 @@
-"""Asks https://DOMAIN/ on 127.0.0.1:PORT until all replicas answered, and prints a line for each.
+"""
+Asks https://DOMAIN/ on 127.0.0.1:PORT until all replicas answered, and prints a line for each.
 
 Usage: replicas.py DOMAIN PORT REPLICAS < the certificate authority to trust
 """

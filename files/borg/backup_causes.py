@@ -150,7 +150,7 @@ CAUSES = [
 def cause(text: str, /, **filled: str) -> str:
     """What those words mean, in a line; the line of them that says most when we do not know."""
     for pattern, meaning in CAUSES:
-        found = re.search(pattern, text, re.M)
+        found = re.search(pattern, text, re.MULTILINE)
         if found:
             names = "|".join(map(re.escape, filled))
             meaning = re.sub(

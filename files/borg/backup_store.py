@@ -23,7 +23,7 @@ KEY = Path("/etc/terrafirma/secrets/borg/id_ed25519.pub")
 KNOWN_HOSTS = "/etc/borgmatic/known_hosts"
 PROC = Path("/proc")
 # Of the settings that borgmatic reads, those that are ours: in a comment, so that one file has all.
-OURS = re.compile(r"^# For the program that runs borgmatic: (.*)$", re.M)
+OURS = re.compile(r"^# For the program that runs borgmatic: (.*)$", re.MULTILINE)
 WAIT = "600"  # seconds for somebody else's lock, as in borgmatic's settings
 
 Settings = dict[str, Any]  # what `read` returns

@@ -210,7 +210,7 @@ class Compose:
             return self.run(project, layer, *words, timeout=PATIENT, login=login)
 
     def become(self, project: str, layer: str, *words: str) -> NoReturn:
-        """This process becomes that command, for a terminal."""
+        """Become that command, for a terminal."""
         command = [*self.command(project, layer), *words]
         terminal = {"TERM": os.environ.get("TERM", "dumb")}
         os.execve(shutil.which("docker") or "docker", command, self.environment() | terminal)

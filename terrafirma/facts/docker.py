@@ -160,7 +160,7 @@ class ContainerReach(FactBase[ContainerReachState]):
             # A network or a container that ends meanwhile is none.
             "ids=$(docker network ls -q --no-trunc --filter driver=bridge) || exit 1;",
             f"docker network inspect --format 'network={_NETWORK}' $ids 2> /dev/null;",
-            "ids=$(docker ps -q --no-trunc) || exit 1; addresses=$(test -z \"$ids\" ||",
+            'ids=$(docker ps -q --no-trunc) || exit 1; addresses=$(test -z "$ids" ||',
             f"docker inspect --format 'container={_CONTAINER}' $ids 2> /dev/null);",
             'test -z "$addresses" || printf "%s\\n" "$addresses";',
             'printf "%s\\n" "$addresses" | grep -oE \'"IPAddress":"[0-9.]+"\' |',

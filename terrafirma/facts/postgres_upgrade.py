@@ -48,7 +48,7 @@ class UpgradeState(FactBase[UpgradeNeeds]):
         )
         return StringCommand(
             f"set -- $(pg_lsclusters -h {old} main 2> /dev/null); test $# -ge 6 || exit 0;",
-            'data=$6; case $4 in online*) ;; *) exit 0 ;; esac; echo online=yes; cd /;',
+            "data=$6; case $4 in online*) ;; *) exit 0 ;; esac; echo online=yes; cd /;",
             # Files come and go below a running server.
             'echo "size=$(du -skL "$data" 2> /dev/null | cut -f 1)";',
             "df -Pk /var/lib/postgresql | awk 'NR == 2 { print \"free=\" $4 }';",

@@ -25,7 +25,7 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
-    autoescape=False,  # configuration files, not HTML
+    autoescape=False,  # noqa: S701  # configuration files, not HTML
 )
 
 

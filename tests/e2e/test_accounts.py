@@ -1,4 +1,4 @@
-"""Who may log in, with which key, and what they may do as root."""
+"""Accounts: who may log in, with which key, and what they may do as root."""
 
 from __future__ import annotations
 
@@ -51,8 +51,9 @@ def test_the_declared_accounts_are_there(server: Target) -> None:
         assert server.run(f"getent shadow {name}").split(":")[1].startswith("!")
 
 
+@pytest.mark.promise("Keys, groups and sudo rules are exactly the declared ones")
 def test_keys_sudo_and_groups_are_exactly_the_declared_ones(server: Target, new_key: str) -> None:
-    server, public = server, f"{new_key}.pub"
+    public = f"{new_key}.pub"
     assert ssh(server, "ingres", new_key).returncode == 255
 
     with_key = accounts(public, groups=["adm"])
@@ -110,6 +111,10 @@ def test_an_account_with_sudo_can_run_the_deploy(
     server.deploy("tasks/users.py", "tasks/sshd.py")
 
 
+@pytest.mark.promise(
+    "The deploying account is never locked out, neither by leaving the settings nor by "
+    "losing `sudo`"
+)
 def test_an_undeclared_account_that_deploys_keeps_what_it_needs(
     server: Target, new_key: str
 ) -> None:

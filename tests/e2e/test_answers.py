@@ -1,7 +1,4 @@
-"""
-"Serves" means that it answers: what people do to the rules of a host, and to what runs there, is
-seen by a dry run, and put right by a run, or named with what would.
-"""
+"""Answers: whatever keeps a site from answering is planned, repaired or named."""
 
 from __future__ import annotations
 
@@ -81,6 +78,10 @@ def test_a_bare_host_is_left_alone_by_settings_that_would_undo_the_design(pyinfr
             assert bare.digest() == before, what
 
 
+@pytest.mark.promise(
+    "Engine settings that would break the platform are refused on any server, and the "
+    "engine survives settings it cannot start with"
+)
 @pytest.mark.parametrize("what", UNDOING)
 def test_an_engine_outlives_settings_with_which_it_would_not_start(
     serving: Setup, what: str
@@ -152,6 +153,10 @@ LONG = (
 )
 
 
+@pytest.mark.promise(
+    "A dry run shows, and a run repairs, whatever keeps replicas from answering: flushed "
+    "rules, forwarding switched off, replicas that are paused, hang or lost their network"
+)
 @pytest.mark.parametrize(
     "what",
     [pytest.param(one, marks=pytest.mark.long if one in LONG else ()) for one in REPAIRED],
@@ -200,6 +205,10 @@ REFUSED: dict[str, tuple[str, str, str, str]] = {
 }
 
 
+@pytest.mark.promise(
+    "A run fails and names the remedy if a firewall, a VPN or a Caddy that hangs keeps a "
+    "site from answering"
+)
 @pytest.mark.parametrize(
     "what",
     [

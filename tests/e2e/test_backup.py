@@ -1,4 +1,4 @@
-"""A backup is what can be read back: acknowledged rows are counted, then asked for again."""
+"""Backups: each is read back before it counts, and no acknowledged row is lost."""
 
 from __future__ import annotations
 
@@ -100,6 +100,10 @@ BREAKS: dict[str, str] = {
 }
 
 
+@pytest.mark.promise(
+    "A backup that breaks half-way is never `latest`, replaces no good backup and loses no "
+    "acknowledged row of one"
+)
 @pytest.mark.parametrize(
     "how",
     [
@@ -126,6 +130,7 @@ def test_a_dump_that_breaks_is_made_again(hosts: tuple[Target, Target], how: str
     assert unfinished(server) == []
 
 
+@pytest.mark.promise("One database that cannot be dumped does not end the backup of the others")
 def test_one_that_cannot_be_dumped_does_not_end_the_others_backup(
     hosts: tuple[Target, Target],
 ) -> None:
@@ -209,6 +214,7 @@ def test_one_that_cannot_be_connected_to_does_not_end_the_others_backup(
             server.psql(f'drop database "{name}";')
 
 
+@pytest.mark.promise(like=test_a_dump_that_breaks_is_made_again)
 @pytest.mark.parametrize("cut", ["head -c 1200", "cat /dev/null"])
 def test_a_dump_that_ends_early_without_a_word_is_found(
     hosts: tuple[Target, Target], cut: str
@@ -232,6 +238,7 @@ def test_a_dump_that_ends_early_without_a_word_is_found(
     assert archives(server)[-1] == good
 
 
+@pytest.mark.promise(like=test_a_dump_that_breaks_is_made_again)
 @pytest.mark.parametrize(
     "phase",
     [
@@ -297,6 +304,9 @@ def refused(server: Target, **data: Any) -> str:
     return lines[0]
 
 
+@pytest.mark.promise(
+    "Backup settings that do not open the repository never replace settings that do"
+)
 def test_what_does_not_open_the_repository_does_not_replace_what_does(
     hosts: tuple[Target, Target],
 ) -> None:

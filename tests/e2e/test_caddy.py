@@ -1,4 +1,4 @@
-"""Caddy: sites, what survives a reload, and certificates of a real authority."""
+"""Caddy: sites, reloads without a lost request, certificates of a real authority."""
 
 from __future__ import annotations
 
@@ -277,6 +277,7 @@ def test_clients_are_sent_to_the_one_name_and_to_https(setup: Setup) -> None:
         assert (answer.status, answer.headers["location"]) == (308, [where])
 
 
+@pytest.mark.promise("Guards, headers, limits and own Caddyfile lines of a site do what they say")
 def test_headers(setup: Setup) -> None:
     usual = setup.client.ask("/").headers
     assert usual["strict-transport-security"] == ["max-age=31536000"]
@@ -295,8 +296,12 @@ def test_headers(setup: Setup) -> None:
 
 def test_clients_do_not_say_where_they_come_from(setup: Setup) -> None:
     said = {
-        **{"Forwarded": "for=192.0.2.9", "X-Real-IP": "192.0.2.9", "X-Forwarded-Port": "1"},
-        **{"X_Forwarded_For": "192.0.2.9", "X-Forwarded-For": "192.0.2.9", "X-Own": "kept"},
+        "Forwarded": "for=192.0.2.9",
+        "X-Real-IP": "192.0.2.9",
+        "X-Forwarded-Port": "1",
+        "X_Forwarded_For": "192.0.2.9",
+        "X-Forwarded-For": "192.0.2.9",
+        "X-Own": "kept",
     }
     options = [word for name, value in said.items() for word in ("-H", f"{name}: {value}")]
     arrived = json.loads(setup.client.ask("/headers", *options).body)["headers"]
@@ -316,6 +321,7 @@ def test_every_version_of_http(setup: Setup, version: str) -> None:
         assert 'h3=":443"' in answer.stdout
 
 
+@pytest.mark.promise(like=test_headers)
 def test_guards(setup: Setup) -> None:
     ask = setup.client.ask
     assert ask("/admin/x").status == 200
@@ -346,6 +352,7 @@ def test_static_directories(setup: Setup) -> None:
         assert answer.status in (400, 404) or "replica" in answer.body, path
 
 
+@pytest.mark.promise(like=test_headers)
 def test_lines_of_ones_own(setup: Setup) -> None:
     assert setup.client.ask("/old").headers["location"] == ["/new"]
     assert setup.client.ask("/robots.txt").body == "no robots"
@@ -366,6 +373,7 @@ def test_lines_that_caddy_refuses_replace_nothing(setup: Setup, tmp_path: Path) 
     assert setup.server.plan(TASK, **setup.data) == []
 
 
+@pytest.mark.promise(like=test_headers)
 def test_limits(setup: Setup) -> None:
     client = setup.client
     client.container.run("head -c 3000000 /dev/zero > /large; head -c 900000 /dev/zero > /small")
@@ -391,6 +399,7 @@ def test_limits(setup: Setup) -> None:
         assert time.monotonic() - started < 3.5
 
 
+@pytest.mark.promise("A POST waits while no replica can be reached, and is sent once")
 def test_what_broke_off_is_sent_again_only_where_that_does_no_harm(setup: Setup) -> None:
     def seen(method: str) -> int:
         answers = (
@@ -444,6 +453,7 @@ def test_a_replica_that_is_not_there_costs_no_request(setup: Setup) -> None:
     assert answers == [200] * 20
 
 
+@pytest.mark.promise(like=test_what_broke_off_is_sent_again_only_where_that_does_no_harm)
 def test_a_post_waits_while_no_replica_can_be_reached(setup: Setup) -> None:
     """It has not been handed to anybody, so it may be; Docker's restart is such a while."""
     # For ten seconds by default. What these sites let a request take is too short to be watched.
@@ -494,7 +504,9 @@ def test_the_log_holds_no_secret_and_is_not_everybodys(setup: Setup) -> None:
 
 def test_what_is_for_the_host_alone(setup: Setup) -> None:
     metrics = setup.server.run("curl -s http://localhost:2019/metrics")
-    assert re.search(r"^caddy_http_requests?_(count|total|duration_seconds_count){", metrics, re.M)
+    assert re.search(
+        r"^caddy_http_requests?_(count|total|duration_seconds_count){", metrics, re.MULTILINE
+    )
     assert open_ports(setup.client.container, setup.server, 80, 443, 2019, 8000) == [80, 443]
 
 
@@ -586,6 +598,10 @@ def websocket(setup: Setup, seconds: int) -> Iterator[dict[str, Any]]:
         said.update(json.loads(process.communicate(timeout=seconds + 20)[0]))
 
 
+@pytest.mark.promise(
+    "The switch between two slots fails no request and closes no connection; a WebSocket "
+    "outlives ten switches"
+)
 def test_a_switch_loses_no_request_and_closes_no_connection(setup: Setup) -> None:
     """There and back, ten times: nobody has to ask again, and a WebSocket stays where it is."""
     with websocket(setup, 25) as said:
@@ -874,6 +890,7 @@ def said(setup: Setup, **settings: Any) -> str:
     return result.stderr
 
 
+@pytest.mark.promise("A real ACME authority signs certificates by either kind of proof")
 @pytest.mark.parametrize(
     ("kind", "other"), [("http-01", "tls-alpn-01"), ("tls-alpn-01", "http-01")]
 )
@@ -909,6 +926,7 @@ def test_the_authority_signs_after_each_kind_of_proof(
     assert {one["remote"].rpartition(":")[0] for one in served} == {authority.container.address}
 
 
+@pytest.mark.promise("A domain whose DNS record points elsewhere is named, and stops no other site")
 def test_a_name_that_leads_elsewhere_stops_no_other(
     setup: Setup, authority: Authority, signed: dict[str, Any]
 ) -> None:
@@ -960,6 +978,7 @@ def test_certificates_outlive_the_authority(
         authority.start(LASTING, 30 * 86400)
 
 
+@pytest.mark.promise("Certificates are renewed in time, without a failed request")
 def test_a_certificate_is_renewed_in_time_and_no_request_is_lost(
     setup: Setup, authority: Authority, signed: dict[str, Any], tmp_path: Path
 ) -> None:

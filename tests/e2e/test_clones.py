@@ -1,4 +1,4 @@
-"""A server that was made from a snapshot of another one is itself, and converged."""
+"""Snapshots: a server made from a snapshot of another one is itself, and converged."""
 
 from __future__ import annotations
 
@@ -49,6 +49,9 @@ def test_it_is_itself(server: Target) -> None:
     assert server.run("cat /etc/machine-id") in ids
 
 
+@pytest.mark.promise(
+    "A server made from a snapshot of another one is converged, and its backups are its own"
+)
 def test_a_run_changes_nothing(server: Target, data: dict[str, Any], outsider: Container) -> None:
     assert server.plan(**data) == []
     assert changed(server.deploy(**data)) == []
@@ -57,6 +60,7 @@ def test_a_run_changes_nothing(server: Target, data: dict[str, Any], outsider: C
     assert len({body["replica"] for _, body in answers}) == 4
 
 
+@pytest.mark.promise("A task that runs alone on a converged server changes nothing")
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_alone_changes_nothing(server: Target, data: dict[str, Any], task: str) -> None:
     assert changed(server.deploy(task, **data)) == []
@@ -67,6 +71,7 @@ def test_the_docker_connector_does_as_well(server: Target) -> None:
     assert changed(answer) == []
 
 
+@pytest.mark.promise(like=test_a_run_changes_nothing)
 def test_its_backups_are_beside_those_of_the_other(server: Target) -> None:
     server.run("systemctl start borgmatic.service")
     (repository,) = json.loads(server.run("borgmatic rlist --match-archives 'sh:*' --json"))

@@ -1,4 +1,4 @@
-"""A key that may release, and what it may not: tried with it, over SSH."""
+"""Deploy keys: what such a key may do over SSH, and what it may not."""
 
 from __future__ import annotations
 
@@ -127,6 +127,10 @@ def client(server: Target, new_key: str) -> Client:
 # --- what it may ----------------------------------------------------------------------------------
 
 
+@pytest.mark.promise(
+    "A deploy key releases its application and does nothing else: no shell, terminal, "
+    "forwarding, file transfer or environment variable"
+)
 def test_it_releases_as_root(client: Client) -> None:
     answer = client.ask("release", "api", "--revision", REVISION)
     assert answer["arguments"] == ["forced", "api"]
@@ -161,6 +165,7 @@ def as_ever(answer: dict[str, Any], asked: str | None) -> None:
     assert answer["terminal"] == []
 
 
+@pytest.mark.promise(like=test_it_releases_as_root)
 @pytest.mark.parametrize(
     "command",
     [
@@ -198,6 +203,7 @@ def test_no_command_runs_but_the_program(client: Client, command: str) -> None:
     as_ever(client.ask(command), command)
 
 
+@pytest.mark.promise(like=test_it_releases_as_root)
 def test_there_is_no_shell(client: Client) -> None:
     for user in ("ci", "both-ci"):
         result = client.call(user=user, stdin=b"touch /tmp/canary\nid\n")
@@ -206,12 +212,14 @@ def test_there_is_no_shell(client: Client) -> None:
     as_ever(client.ask(stdin=b"touch /tmp/canary\n"), None)
 
 
+@pytest.mark.promise(like=test_it_releases_as_root)
 def test_there_is_no_terminal(client: Client) -> None:
     result = client.call("bash", options=["-tt"], stdin=b"touch /tmp/canary\n")
     assert b"PTY allocation request failed" in result.stderr
     assert result.stdout == b""
 
 
+@pytest.mark.promise(like=test_it_releases_as_root)
 def test_no_file_goes_in_or_out(client: Client, server: Target, tmp_path: Path) -> None:
     canary, got = tmp_path / "canary", tmp_path / "got"
     canary.write_text("x")
@@ -232,6 +240,7 @@ def test_no_file_goes_in_or_out(client: Client, server: Target, tmp_path: Path) 
     assert server.call("runuser -u ci -- touch /usr/local/bin/canary").returncode != 0
 
 
+@pytest.mark.promise(like=test_it_releases_as_root)
 def test_nothing_is_forwarded(client: Client, server: Target, tmp_path: Path) -> None:
     forward = execute(
         "ssh", *client.options, "-p", str(server.port), "-W", "127.0.0.1:22", "ci@127.0.0.1",
@@ -283,6 +292,7 @@ def test_no_agent_and_no_display_come_along(client: Client, server: Target) -> N
     assert not {"SSH_AUTH_SOCK", "DISPLAY"} & set(answer["environment"])
 
 
+@pytest.mark.promise(like=test_it_releases_as_root)
 def test_the_environment_is_not_the_clients(client: Client) -> None:
     names = [
         *("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "BASH_ENV", "ENV"),
@@ -533,6 +543,9 @@ def values(server: Target, new_key: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.promise(
+    "The pipelines for GitHub and GitLab release a source or an image with a deploy key"
+)
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_a_pipeline_releases_the_source(
     pipeline: str, repository: Path, values: dict[str, str], tmp_path: Path
@@ -587,6 +600,7 @@ def registry(name: str, port: int) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
 
 
+@pytest.mark.promise(like=test_a_pipeline_releases_the_source)
 def test_a_pipeline_builds_pushes_and_releases_an_image(
     repository: Path, values: dict[str, str], tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""A release is a success when it serves and goes on to; whatever fails, the old one serves."""
+"""Health: a release succeeds when it serves and goes on serving."""
 
 from __future__ import annotations
 
@@ -71,10 +71,18 @@ class Shop:
     @property
     def data(self) -> dict[str, Any]:
         return {
-            **{"app_name": "shop", "app_source": str(self.source), "app_domain": DOMAIN},
-            **{"app_compose": ["compose.yaml"], "app_service": "web", "app_user": ""},
-            **{"app_replicas": 2, "app_start_seconds": 30, "app_drain_seconds": 5},
-            **{"app_database": "", "postgres_databases": [], "app_stop_seconds": 3},
+            "app_name": "shop",
+            "app_source": str(self.source),
+            "app_domain": DOMAIN,
+            "app_compose": ["compose.yaml"],
+            "app_service": "web",
+            "app_user": "",
+            "app_replicas": 2,
+            "app_start_seconds": 30,
+            "app_drain_seconds": 5,
+            "app_database": "",
+            "postgres_databases": [],
+            "app_stop_seconds": 3,
         }
 
     def write(self, web: dict[str, Any] | None = None, **services: Any) -> None:
@@ -155,6 +163,7 @@ def shop(pyinfra: Pyinfra, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 # --- what is healthy ------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("Caddy accepts every answer that a release accepts as healthy")
 def test_what_a_release_accepts_debians_caddy_accepts(shop: Shop) -> None:
     """Each kind of answer; a newer Caddy is asked in tests/unit/test_host_health.py."""
     program = (ROOT / "tests/unit/health_kinds.py").read_text()
@@ -184,6 +193,10 @@ def test_caddy_asks_the_same_question(shop: Shop) -> None:
     assert found[0]["headers"]["User-Agent"] == ["terrafirma"]
 
 
+@pytest.mark.promise(
+    "A redirect, or an application that listens on another port, fails the release, and the "
+    "message says what to set"
+)
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -207,6 +220,7 @@ def test_an_answer_that_will_not_change(shop: Shop, answer: str, words: str) -> 
     assert time.monotonic() - started < 80
 
 
+@pytest.mark.promise(like=test_an_answer_that_will_not_change)
 @pytest.mark.parametrize(
     ("listen", "words"),
     [
@@ -227,6 +241,10 @@ def test_one_that_listens_elsewhere(shop: Shop, listen: str, words: str) -> None
 WORKS = "while ! test -e /flags/broken; do sleep 0.1; done; echo no luck today; exit 9"
 
 
+@pytest.mark.promise(
+    "A worker that exits fails the release; a service that runs once may exit, in whatever "
+    "way the compose file says so"
+)
 def test_workers_and_what_runs_once(shop: Shop) -> None:
     """In whatever way the files say it; and what serves comes back, whatever they say."""
     setup = {"command": ["true"]}
@@ -275,6 +293,7 @@ def test_workers_and_what_runs_once(shop: Shop) -> None:
 ENDS = "sleep 3; echo no luck today; exit 1"
 
 
+@pytest.mark.promise(like=test_workers_and_what_runs_once)
 @pytest.mark.parametrize(
     ("worker", "words"),
     [
@@ -319,6 +338,10 @@ def test_one_that_others_wait_for_in_vain(shop: Shop, command: str, words: str) 
 # --- what was stopped -----------------------------------------------------------------------------
 
 
+@pytest.mark.promise(
+    "A release whose unit is stopped fails for whoever waits for it, and the old release "
+    "goes on serving"
+)
 @pytest.mark.parametrize(
     ("step", "how", "ends"),
     [

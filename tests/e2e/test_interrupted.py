@@ -1,4 +1,4 @@
-"""A task alone on a bare host, and a run that is killed half-way."""
+"""Interruptions: a task alone on a bare server, and a run that is killed half-way."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def test_the_application_alone_says_what_it_needs(server: Target) -> None:
     assert server.call("ls /opt/terrafirma").returncode != 0
 
 
+@pytest.mark.promise("The next run finishes what a killed run left")
 def test_the_next_run_finishes_what_a_killed_one_left(server: Target, outsider: Container) -> None:
     run = subprocess.Popen(
         [sys.executable, "-m", "pyinfra", "-y", *options(POOL), *server.arguments(), "deploy.py"],

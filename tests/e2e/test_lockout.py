@@ -1,8 +1,4 @@
-"""
-Whoever is declared gets in, whatever the host and the login of whoever deploys look like.
-
-After each case a new login of each account proves it.
-"""
+"""Lock-outs: every declared account can log in, whatever the server looked like before."""
 
 from __future__ import annotations
 
@@ -84,6 +80,9 @@ def everybody_gets_in(server: Target, new_key: str) -> None:
     assert login(server, "dev", new_key, "sudo -n id && ! sudo -n true")
 
 
+@pytest.mark.promise(
+    "Start-up files, locale and aliases of the deploying account do not affect a run"
+)
 def test_a_hostile_login_deploys(server: Target, data: dict[str, Any], new_key: str) -> None:
     server.run("echo LANG=de_DE.UTF-8 > /etc/default/locale")
     server.run("echo 'PATH=/usr/bin' >> /etc/environment; echo 'LC_ALL=de_DE' >> /etc/environment")
@@ -238,7 +237,11 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.promise
+@pytest.mark.promise(
+    "A change that would lock somebody out or give somebody root is refused with file and "
+    "line, or repaired; every declared account can log in afterwards"
+)
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "case",
     # What reads no directory, or is no configuration, takes the same ways.
@@ -276,7 +279,8 @@ def test_a_name_whose_group_is_a_package_s(converged: Target, data: dict[str, An
     server.run("groupdel wireshark")
 
 
-@pytest.mark.promise
+@pytest.mark.promise(like=test_what_is_not_ours_to_repair_is_refused)
+@pytest.mark.smoke
 def test_a_key_that_is_cut_off_never_arrives(
     converged: Target, data: dict[str, Any], new_key: str, tmp_path: Path
 ) -> None:
@@ -290,7 +294,8 @@ def test_a_key_that_is_cut_off_never_arrives(
     everybody_gets_in(converged, new_key)
 
 
-@pytest.mark.promise
+@pytest.mark.promise(like=test_what_is_not_ours_to_repair_is_refused)
+@pytest.mark.smoke
 def test_the_key_in_use_stays(
     converged: Target, data: dict[str, Any], new_key: str, tmp_path: Path
 ) -> None:
@@ -323,6 +328,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.promise(like=test_what_is_not_ours_to_repair_is_refused)
 def test_what_is_ours_is_repaired_and_said(
     converged: Target, data: dict[str, Any], new_key: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""No secret is seen by anybody, whatever is run: first runs, repairs, rotations, an upgrade …"""
+"""Leaks: no run shows a secret, from the first run to a major upgrade."""
 
 from __future__ import annotations
 
@@ -177,6 +177,10 @@ def test_all_secrets_are_known(watched: Watched) -> None:
     assert all(len(secret) >= 16 for secret in watched.secrets), sorted(map(len, watched.secrets))
 
 
+@pytest.mark.promise(
+    "No secret appears in an output, a process list, a log or a file outside its directory, "
+    "during runs, repairs, rotations and a major upgrade"
+)
 def test_no_output_has_one(watched: Watched) -> None:
     verifiers = watched.server.psql("select rolpassword from pg_authid where rolpassword > ''")
     keys = {part for one in verifiers.splitlines() for part in one.replace(":", "$").split("$")[2:]}
@@ -187,6 +191,7 @@ def test_no_output_has_one(watched: Watched) -> None:
             assert secret not in said, what
 
 
+@pytest.mark.promise(like=test_no_output_has_one)
 def test_no_process_has_one(watched: Watched) -> None:
     assert CANARY in watched.processes
     for program in ("postgres-passwords", "pg_upgrade", "pg_dump", "docker-compose"):
@@ -195,9 +200,10 @@ def test_no_process_has_one(watched: Watched) -> None:
         assert secret not in watched.processes
 
 
+@pytest.mark.promise(like=test_no_output_has_one)
 def test_no_log_has_one(watched: Watched) -> None:
     # The logs do have what was said to the server: the verifier stands for the password there.
-    assert re.search(r"alter role \"api\" password 'SCRAM-SHA-256\$", watched.logs, re.I)
+    assert re.search(r"alter role \"api\" password 'SCRAM-SHA-256\$", watched.logs, re.IGNORECASE)
     for program in ("PostgreSQL 15", "PostgreSQL 17", "PgBouncer", "terrafirma/api"):
         assert program in watched.logs
     for secret in watched.secrets:
@@ -225,6 +231,7 @@ ALL = (
 )
 
 
+@pytest.mark.promise(like=test_no_output_has_one)
 def test_no_file_that_others_read_has_one(watched: Watched) -> None:
     server = watched.server
     assert found(server, READABLE, watched.secrets) == []
@@ -236,6 +243,7 @@ def test_no_file_that_others_read_has_one(watched: Watched) -> None:
         server.run("rm /usr/local/share/canary")
 
 
+@pytest.mark.promise(like=test_no_output_has_one)
 def test_they_lie_in_their_directory_and_nowhere_else(watched: Watched) -> None:
     """Not even where root alone looks: in the cluster, its log of writes, a history of commands."""
     server = watched.server

@@ -1,4 +1,4 @@
-"""PgBouncer: many clients share few connections, and nobody comes in whom PostgreSQL keeps out."""
+"""PgBouncer: many clients share few connections, and access stays as in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -170,6 +170,9 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.promise(
+    "With PgBouncer, 200 clients share a handful of connections, prepared statements included"
+)
 def test_many_clients_share_few_connections(pooled: Pooled) -> None:
     """Twice as many as PostgreSQL takes; each prepares its statement once, and finds it again."""
     url = f"postgresql://api:{password(pooled.server)}@host.docker.internal:6432/api"
@@ -188,6 +191,7 @@ def stranger(pooled: Pooled) -> dict[str, str]:
     return {"user": "other", "password": "of-its-own"}
 
 
+@pytest.mark.promise("PgBouncer refuses everybody whom PostgreSQL would refuse")
 @pytest.mark.parametrize("network", ["bridge", "apps"])
 def test_nobody_else_comes_in(pooled: Pooled, stranger: dict[str, str], network: str) -> None:
     cases = {

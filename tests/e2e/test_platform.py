@@ -1,4 +1,4 @@
-"""One run makes the whole platform of a bare server, and the next ones change nothing."""
+"""Platform: one run sets up a bare server, and further runs change nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.e2e.support import (
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.promise,
+    pytest.mark.smoke,
     pytest.mark.budget(minutes=5, why="a run on a bare server, then each task alone"),
 ]
 
@@ -128,6 +128,7 @@ def platform(pyinfra: Pyinfra, outsider: Container) -> Iterator[Platform]:
         )
 
 
+@pytest.mark.promise("A dry run of a bare server plans everything and changes nothing")
 def test_a_dry_run_of_a_bare_host_plans_everything(platform: Platform) -> None:
     planned = {name.split(" | ")[0] for name in platform.plan}
     # Nobody asked for the pooler.
@@ -140,12 +141,14 @@ def test_a_new_backup_is_listed_at_the_end_of_the_run(platform: Platform) -> Non
     assert changed(platform.first)[-1] == "tasks/borg.py | Make a backup, and list it"
 
 
+@pytest.mark.promise("HTTPS from another machine reaches every replica")
 def test_https_from_outside_reaches_every_replica(platform: Platform) -> None:
     answers = get(platform.outsider, platform.server, 40)
     assert {status for status, _ in answers} == {200}
     assert len({body["replica"] for _, body in answers}) == 4
 
 
+@pytest.mark.promise("A row that one replica writes is read through the others")
 def test_a_row_of_one_replica_is_read_by_another(platform: Platform) -> None:
     ((_, written),) = get(platform.outsider, platform.server)
     answers = get(platform.outsider, platform.server, 20, f"/visits/{written['row']}")
@@ -162,6 +165,7 @@ def test_an_untrusted_certificate_is_noticed_by_the_client(platform: Platform) -
     assert "CERTIFICATE_VERIFY_FAILED" in result.stderr
 
 
+@pytest.mark.promise("Only ports 22, 80 and 443 are open to the internet")
 def test_only_ssh_and_the_web_are_open(platform: Platform) -> None:
     ports = (22, 80, 443, 2019, 2375, 5432, *range(8000, 8004), *range(8064, 8068))
     assert open_ports(platform.outsider, platform.server, *ports) == [22, 80, 443]
@@ -177,6 +181,7 @@ def fresh_network(platform: Platform) -> Any:
     platform.server.run(f"{project} down --timeout 1", stdin=compose)
 
 
+@pytest.mark.promise("After the first run, containers of any Docker network reach their database")
 def test_containers_of_any_network_log_in_to_their_database(
     platform: Platform, fresh_network: str
 ) -> None:
@@ -187,6 +192,7 @@ def test_containers_of_any_network_log_in_to_their_database(
         assert ip_address(answer["address"]) in ip_network(subnets[network])
 
 
+@pytest.mark.promise("Subnets are read from Docker, never written into the code")
 def test_the_subnets_are_what_docker_says(platform: Platform) -> None:
     subnets = networks(platform.server)
     assert not ip_network("172.17.0.0/16").overlaps(ip_network(subnets["bridge"]))
@@ -209,6 +215,7 @@ def test_the_subnets_are_what_docker_says(platform: Platform) -> None:
     assert listening == ["localhost", str(next(ip_network(subnets["bridge"]).hosts()))]
 
 
+@pytest.mark.promise("Containers reach no other database, with no other role and no wrong password")
 @pytest.mark.parametrize(
     ("how", "answer"),
     [
@@ -241,6 +248,7 @@ def test_another_application_has_a_database_of_its_own(platform: Platform) -> No
     assert closed == "f|f"
 
 
+@pytest.mark.promise("Only root can read secrets, and no output or `docker inspect` shows one")
 def test_secrets_are_readable_by_root_alone(platform: Platform) -> None:
     server = platform.server
     assert server.run("stat -c %a /etc/terrafirma/secrets") == "700"
@@ -272,6 +280,7 @@ def test_containers_are_unprivileged(platform: Platform) -> None:
     assert "NoNewPrivs:\t1" in status
 
 
+@pytest.mark.promise("A second run changes nothing")
 def test_a_second_run_changes_nothing(platform: Platform) -> None:
     assert changed(platform.second) == []
     assert platform.second["results"]["totals"]["success"] == 0
@@ -288,6 +297,7 @@ def test_backups_that_were_set_up_once_are_not_taken_away(platform: Platform) ->
     platform.server.run("systemctl is-active borgmatic.timer")
 
 
+@pytest.mark.promise("PostgreSQL is tuned to the hardware of its server")
 def test_the_server_is_tuned_to_its_hardware(platform: Platform) -> None:
     kilobytes = int(platform.server.run("awk '/^MemTotal/ { print $2 }' /proc/meminfo"))
     shared = platform.server.psql("select pg_size_bytes(current_setting('shared_buffers')) / 1024")
@@ -314,6 +324,10 @@ def test_no_secret_is_shown_by_the_most_talkative_run(platform: Platform) -> Non
     assert {status for status, _ in get(platform.outsider, server, 8)} == {200}
 
 
+@pytest.mark.promise(
+    "A backup restores on another host without the server: /etc byte for byte, the database "
+    "row for row"
+)
 def test_the_archive_restores(platform: Platform, tmp_path: Path) -> None:
     """With the borg client of the backup host, from its own disk: nothing of the server helps."""
     server, storage = platform.server, platform.storage
@@ -339,6 +353,7 @@ def test_the_archive_restores(platform: Platform, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.promise(like=test_the_archive_restores)
 def test_the_nightly_unit_makes_an_archive_whose_rows_are_the_same(platform: Platform) -> None:
     server, storage = platform.server, platform.storage
     get(platform.outsider, server, 5)

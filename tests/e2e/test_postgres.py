@@ -1,4 +1,4 @@
-"""PostgreSQL as declared: who may do what, what was changed by hand, settings that it refuses."""
+"""PostgreSQL: rights, changes made by hand, and settings that are refused."""
 
 from __future__ import annotations
 
@@ -115,6 +115,10 @@ def answers(server: Target) -> dict[str, list[str]]:
     return {network: sessions(server, network, cases) for network in ("bridge", "shop", "later")}
 
 
+@pytest.mark.promise(
+    "A role has exactly the declared rights in a database; PostgreSQL itself answers the "
+    "containers that ask ([the answers](tasks/postgres.md#tried-from-containers))"
+)
 @pytest.mark.parametrize(
     "number", range(len(RIGHTS)), ids=[" ".join(right[:3]) for right in RIGHTS]
 )
@@ -324,6 +328,10 @@ systemctl is-active postgresql@17-main
 """
 
 
+@pytest.mark.promise(
+    "A dry run names what was changed by hand, and a run repairs exactly that: roles, "
+    "owners, rights, rules, settings, files, the service"
+)
 @pytest.mark.parametrize("group", DRIFTS)
 def test_drift(server: Target, group: str) -> None:
     def state() -> str:
@@ -413,6 +421,9 @@ create operator public.= (leftarg = oid, rightarg = oid, function = public.same)
 """
 
 
+@pytest.mark.promise(
+    "A database owner cannot become superuser through functions planted for a run to call"
+)
 def test_an_owner_does_not_become_a_superuser(server: Target) -> None:
     """Neither in its own database nor in one that the data do not name."""
     server.psql("create database planted owner api")
@@ -468,6 +479,9 @@ def test_an_account_of_the_host_is_not_the_role_of_its_name(server: Target) -> N
     server.run("userdel reader")
 
 
+@pytest.mark.promise(
+    "Roles and databases that your settings do not mention are listed, and never changed"
+)
 def test_what_is_not_in_the_data_is_reported_and_left_alone(server: Target) -> None:
     server.psql("create role stranger login; create database strange owner stranger;")
     server.psql("create extension hstore;", "api")
@@ -479,6 +493,7 @@ def test_what_is_not_in_the_data_is_reported_and_left_alone(server: Target) -> N
     assert server.psql("select count(*) from pg_roles where rolname = 'stranger'") == "1"
 
 
+@pytest.mark.promise("A database is dumped to a file before it is dropped")
 def test_a_dropped_database_leaves_a_dump(server: Target) -> None:
     drop = "tasks/postgres_drop.py"
     server.psql("drop database strange")
@@ -612,6 +627,9 @@ def test_the_log_is_rotated(server: Target) -> None:
     eventually(lambda: "pg_sleep" in server.run(f"cat {log}"), 10)
 
 
+@pytest.mark.promise(
+    "500 roles in 200 databases cost at most half as many questions again as two roles do"
+)
 @pytest.mark.long
 def test_many_roles_and_databases_cost_no_more_questions(server: Target) -> None:
     names = [f"many_{number}" for number in range(200)]
@@ -683,6 +701,11 @@ def neighbour(server: Target) -> Iterator[Container]:
         yield container
 
 
+@pytest.mark.promise(
+    "PostgreSQL accepts each client for its own database only: two applications, other "
+    "networks, the server's neighbours, the superuser, a wrong password and a role that "
+    "lost its access are tried"
+)
 def test_logins(server: Target, neighbour: Container) -> None:
     data = json.loads(json.dumps(DATA))
     known = {role: password(server, role) for role in ("api", "shop", "deployer", "reader", "ann")}
@@ -736,6 +759,7 @@ print(json.dumps(answers))
 """
 
 
+@pytest.mark.promise(like=test_logins)
 def test_two_applications_do_not_see_each_other(server: Target) -> None:
     """Asked in the replicas themselves, each with the URL that it was given."""
     data = json.loads(json.dumps(DATA))

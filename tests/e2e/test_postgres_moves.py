@@ -1,4 +1,4 @@
-"""PostgreSQL stays in reach of containers when its port, Docker's networks or a password change."""
+"""PostgreSQL in reach: its port, Docker's networks or a password change."""
 
 from __future__ import annotations
 
@@ -52,6 +52,10 @@ def restarts(operations: list[str]) -> bool:
     return any(one.endswith(RESTART) for one in operations)
 
 
+@pytest.mark.promise(
+    "One run moves PostgreSQL to another port and its applications with it, even after a "
+    "run that died before the restart"
+)
 def test_another_port_and_another_socket_are_followed(server: Target, outsider: Container) -> None:
     """A run asks the server where it is, and moves it; the applications follow."""
     server.run("install -d -o postgres /run/elsewhere")
@@ -103,6 +107,10 @@ def test_replicas_follow_docker0(server: Target, outsider: Container) -> None:
     assert {status for status, _ in get(outsider, server, 8)} == {200}
 
 
+@pytest.mark.promise(
+    "Containers reach PostgreSQL whether Docker or PostgreSQL starts first, and wherever "
+    "docker0 moves, IPv6 included"
+)
 def test_it_listens_whatever_the_order_of_the_boot(server: Target, outsider: Container) -> None:
     listening = server.psql("show listen_addresses").split(",")[1]
     server.run("systemctl disable --now docker.service docker.socket")
@@ -120,6 +128,7 @@ def test_it_listens_whatever_the_order_of_the_boot(server: Target, outsider: Con
     assert changed(server.deploy(**DATA)) == []
 
 
+@pytest.mark.promise("The next run restarts PostgreSQL if the connection broke before the restart")
 def test_a_lost_connection_between_file_and_restart(server: Target) -> None:
     data = DATA | {"postgres_settings": {"max_wal_senders": 7}}
     cut = subprocess.Popen(
@@ -139,6 +148,10 @@ def test_a_lost_connection_between_file_and_restart(server: Target) -> None:
     server.deploy(POSTGRES, **DATA)
 
 
+@pytest.mark.promise(
+    "The rotation of a password fails no request, and a rotation that died half-way is "
+    "finished by the next run"
+)
 def test_a_rotated_password_costs_no_request(server: Target, outsider: Container) -> None:
     rotate = "tasks/postgres_rotate.py"
     eventually(lambda: {status for status, _ in get(outsider, server, 8)} == {200}, 30)
@@ -163,6 +176,7 @@ def test_a_rotated_password_costs_no_request(server: Target, outsider: Container
     eventually(lambda: {status for status, _ in get(outsider, server, 8)} == {200}, 30)
 
 
+@pytest.mark.promise(like=test_a_rotated_password_costs_no_request)
 def test_a_rotation_that_died_is_finished_by_the_next_run(
     server: Target, outsider: Container
 ) -> None:
@@ -196,6 +210,7 @@ MOVED = DATA | {
 MOVE = """'s|"bip": .*|"bip": "10.99.0.1/24",|'"""
 
 
+@pytest.mark.promise(like=test_it_listens_whatever_the_order_of_the_boot)
 def test_another_docker0_another_pool_and_ipv6_are_followed(
     server: Target, outsider: Container
 ) -> None:
@@ -247,6 +262,10 @@ networks:
 """
 
 
+@pytest.mark.promise(
+    "The next run lets in the networks of a new compose project, IPv6 included, and a dry "
+    "run shows the rule"
+)
 def test_a_compose_project_brings_its_networks_ipv6_too(server: Target) -> None:
     """Out of reach at first, then in the plan, then let in, over both protocols."""
     server.reboot()

@@ -1,4 +1,4 @@
-"""Everything comes back by itself: after a reboot, and after anything was killed."""
+"""Recovery: everything comes back after a reboot, and after a kill."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def serves(server: Target, outsider: Container) -> bool:
     return {status for status, _ in answers} == {200}
 
 
-@pytest.mark.promise
+@pytest.mark.promise("Everything comes back after a reboot")
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "time", [1, *(pytest.param(time, marks=pytest.mark.long) for time in range(2, 6))]
 )
@@ -46,6 +47,9 @@ def test_a_reboot(server: Target, outsider: Container, time: int) -> None:
     eventually(lambda: serves(server, outsider), 60)
 
 
+@pytest.mark.promise(
+    "A server that goes down in the middle of a release comes back as it was before, converged"
+)
 def test_a_reboot_in_the_middle_of_a_release(
     server: Target, outsider: Container, data: dict[str, Any]
 ) -> None:
@@ -78,6 +82,10 @@ VICTIMS = {
 }
 
 
+@pytest.mark.promise(
+    "Everything comes back after a `kill -9` of the postmaster, Caddy, dockerd, a replica, "
+    "containerd or sshd"
+)
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_a_kill(server: Target, outsider: Container, victim: str) -> None:
     pid = server.run(VICTIMS[victim])

@@ -1,4 +1,4 @@
-"""Bad data and unfit hosts: one line, an exit code, and not a byte changed on the host."""
+"""Refusals: wrong settings and unfit servers, in one line and before any change."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.promise
+@pytest.mark.promise("Wrong settings are refused in one line, before any change")
+@pytest.mark.smoke
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_data(server: Target, kind: str) -> None:
     data, message = BAD[kind]

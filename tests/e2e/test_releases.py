@@ -1,4 +1,4 @@
-"""Releases under constant load: all that serves is new or old, and no request fails."""
+"""Releases under constant load: the old or the new release answers every request."""
 
 from __future__ import annotations
 
@@ -156,7 +156,11 @@ def nothing_failed(result: Load) -> None:
     assert result["requests"] >= REQUESTS
 
 
-@pytest.mark.promise
+@pytest.mark.promise(
+    "A release or a rollback fails no request over HTTP/1.1 and HTTP/2, slow requests, "
+    "POSTs and event streams included"
+)
+@pytest.mark.smoke
 def test_a_good_release(site: Site) -> None:
     before = site.serving
     with site.load() as result:
@@ -175,7 +179,8 @@ def test_a_good_release(site: Site) -> None:
     assert site.is_converged()
 
 
-@pytest.mark.promise
+@pytest.mark.promise(like=test_a_good_release)
+@pytest.mark.smoke
 def test_a_rollback(site: Site) -> None:
     new = site.serving["release"]
     started = time.monotonic()
@@ -209,6 +214,7 @@ def test_a_rollback(site: Site) -> None:
     assert site.is_converged()
 
 
+@pytest.mark.promise("Scaling from two replicas to six and back fails no request")
 def test_more_and_fewer_replicas(site: Site) -> None:
     release = site.serving["release"]
     with site.load() as result:
@@ -221,6 +227,7 @@ def test_more_and_fewer_replicas(site: Site) -> None:
     assert site.is_converged()
 
 
+@pytest.mark.promise("A changed header of the site fails no request")
 @long
 def test_a_change_of_the_site(site: Site) -> None:
     with site.load() as result:
@@ -247,6 +254,7 @@ def test_a_websocket_outlives_a_release(site: Site) -> None:
     assert result["reconnected"] >= 1
 
 
+@pytest.mark.promise("A changed health path reaches Caddy together with the release that has it")
 @long
 def test_code_that_is_asked_for_its_health_elsewhere(site: Site) -> None:
     """Caddy asks each slot as the release in it wants, so that neither is left out."""
@@ -269,6 +277,7 @@ def test_code_that_is_asked_for_its_health_elsewhere(site: Site) -> None:
     assert releases_of(result) == {site.serving["release"], moved}
 
 
+@pytest.mark.promise("A changed secret is released without a failed request")
 def test_another_secret_is_another_release(site: Site) -> None:
     before = site.serving["release"]
     with site.load() as result:
@@ -278,6 +287,9 @@ def test_another_secret_is_another_release(site: Site) -> None:
     assert site.serving["release"] != before
 
 
+@pytest.mark.promise(
+    "A secret of a failed release reaches no replica of the old one, not even a restarted one"
+)
 def test_a_secret_whose_release_failed_reaches_no_replica(site: Site) -> None:
     """Not even one that Docker starts again: all of them have those of their release."""
     read = (
@@ -310,6 +322,7 @@ def test_a_secret_whose_release_failed_reaches_no_replica(site: Site) -> None:
     assert site.server.run(f"ls {directory}").split() == [site.serving["slot"]]
 
 
+@pytest.mark.promise("A restart of dockerd fails no request")
 def test_a_restart_of_the_engine(site: Site) -> None:
     with site.load() as result:
         site.server.run("systemctl restart docker")
@@ -349,6 +362,7 @@ KILLED = (
 )
 
 
+@pytest.mark.promise("Replicas accept connections while dockerd starts")
 @pytest.mark.parametrize(
     "command",
     [
@@ -410,6 +424,10 @@ def broken(site: Site, name: str) -> dict[str, Any]:
     return {}
 
 
+@pytest.mark.promise(
+    "A release that crashes, does not build, stays unhealthy, or fails its migration or "
+    "smoke test fails no request, and all replicas of the old release go on serving"
+)
 @pytest.mark.parametrize(
     ("name", "files", "words"),
     [
@@ -419,7 +437,7 @@ def broken(site: Site, name: str) -> dict[str, Any]:
             (),
             "does not stay up; its last words",
             id="crashes",
-            marks=pytest.mark.promise,
+            marks=pytest.mark.smoke,
         ),
         pytest.param("never becomes healthy", (), "no_luck_today", marks=long),
         (
@@ -465,6 +483,9 @@ def test_a_broken_release(site: Site, name: str, files: tuple[str, ...], words: 
     assert site.is_converged()
 
 
+@pytest.mark.promise(
+    "A release that is killed at any step fails no request, and the next run completes it"
+)
 @pytest.mark.parametrize(
     "step",
     [step if step in ("health", "drain") else pytest.param(step, marks=long) for step in STEPS],
@@ -524,6 +545,7 @@ def unit_runs(site: Site) -> bool:
     return state not in ("inactive", "failed")
 
 
+@pytest.mark.promise("A release outlives the connection that started it")
 def test_a_deploy_that_loses_its_connection_goes_on(site: Site) -> None:
     before = site.serving["release"]
     site.change()
@@ -538,6 +560,7 @@ def test_a_deploy_that_loses_its_connection_goes_on(site: Site) -> None:
     assert site.is_converged()
 
 
+@pytest.mark.promise("Two releases of one application never run at once")
 def test_two_at_once(site: Site) -> None:
     site.change()
     process = start(site)
@@ -552,6 +575,7 @@ def test_two_at_once(site: Site) -> None:
     assert site.is_converged()
 
 
+@pytest.mark.promise("A `kill -9` of one replica in four fails no GET")
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=long)])
 def test_replicas_that_are_killed(site: Site, count: int) -> None:
     site.deploy(app_replicas=4)
@@ -573,6 +597,7 @@ def test_replicas_that_are_killed(site: Site, count: int) -> None:
     assert site.deploy()["results"]["totals"]["error"] == 0
 
 
+@pytest.mark.promise("A `kill -9` of dockerd fails no request")
 @pytest.mark.parametrize("unit", [pytest.param("caddy", marks=long), "docker"])
 def test_a_server_that_is_killed(site: Site, unit: str) -> None:
     with site.load() as result:
@@ -589,6 +614,9 @@ def test_a_server_that_is_killed(site: Site, unit: str) -> None:
 # --- other kinds of applications ------------------------------------------------------------------
 
 
+@pytest.mark.promise(
+    "Images come from a private registry, and its password lies with the secrets and nowhere else"
+)
 def test_an_image_of_a_private_registry(
     site: Site, images: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -661,6 +689,7 @@ services:
 """
 
 
+@pytest.mark.promise("Images of a compose project come from a private registry")
 @long
 def test_a_project_whose_images_are_private(
     site: Site, images: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

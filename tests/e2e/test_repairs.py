@@ -1,4 +1,4 @@
-"""What is broken never replaces what is good, and what broke is put right."""
+"""Repairs: a broken file never replaces a good one, and what broke is repaired."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.support import Container, Target, changed, eventually, get, optio
 from tests.e2e.test_platform import login
 
 pytestmark = pytest.mark.e2e
-promise = pytest.mark.promise
+smoke = pytest.mark.smoke
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
         yield deployed
 
 
-@promise
+@smoke
 def test_a_lost_reload_is_made_up_for(server: Target) -> None:
     server.run("sleep 1.1; touch /etc/caddy/Caddyfile")
     assert server.plan("tasks/caddy.py") == ["Run Caddy"]
@@ -31,7 +31,8 @@ def test_a_lost_reload_is_made_up_for(server: Target) -> None:
     assert changed(server.deploy("tasks/caddy.py")) == []
 
 
-@promise
+@pytest.mark.promise("A broken file never replaces a good one")
+@smoke
 @pytest.mark.parametrize(
     ("task", "path", "break_it", "mend_it", "data"),
     [
@@ -105,7 +106,8 @@ def test_a_broken_file_never_replaces_a_good_one(
     assert {status for status, _ in get(outsider, server, 4)} == {200}
 
 
-@promise
+@pytest.mark.promise("PostgreSQL restarts only for a setting that needs a restart")
+@smoke
 def test_only_a_setting_that_needs_it_restarts_the_server(
     server: Target, outsider: Container
 ) -> None:
@@ -140,7 +142,7 @@ def test_only_a_setting_that_needs_it_restarts_the_server(
     eventually(lambda: get(outsider, server)[0][0] == 200, 30)
 
 
-@promise
+@smoke
 def test_a_new_password_reaches_the_replicas(server: Target, outsider: Container) -> None:
     old = server.run("cat /etc/terrafirma/secrets/postgres/api")
     server.run("rm /etc/terrafirma/secrets/postgres/api")
@@ -181,7 +183,8 @@ def test_new_replicas_take_over_where_one_is_unhealthy(server: Target, outsider:
     eventually(all_answer, 30)
 
 
-@promise
+@pytest.mark.promise("A release of an application that does not answer fails")
+@smoke
 def test_an_application_that_does_not_answer_is_no_success(server: Target, tmp_path: Path) -> None:
     """Its image has no health check of its own, and it runs; but it does not work."""
     (tmp_path / "Dockerfile").write_text('FROM debian:trixie\nCMD ["sleep", "infinity"]\n')
@@ -205,7 +208,7 @@ def test_an_application_that_does_not_answer_is_no_success(server: Target, tmp_p
     assert changed(server.deploy("tasks/app.py")) == []
 
 
-@promise
+@smoke
 def test_a_new_daemon_configuration_stops_no_container(server: Target, outsider: Container) -> None:
     started = "docker inspect --format '{{.State.StartedAt}}' $(docker ps -q | sort)"
     before = server.run(started)

@@ -1,4 +1,4 @@
-"""Secrets of applications: where they are, who reads them, and where they are not."""
+"""Secrets of applications: where they lie, who reads them, and where they never appear."""
 
 from __future__ import annotations
 
@@ -88,6 +88,10 @@ def watched(server: Target) -> Iterator[list[str]]:
         seen.append(server.run("cat /root/seen; rm /root/seen /root/stop"))
 
 
+@pytest.mark.promise(
+    "Secrets of applications appear in no output, process list or readable file, wherever "
+    "they come from"
+)
 def test_secrets_are_put_and_are_in_nothing_else(server: Target, data: dict[str, Any]) -> None:
     """As talkative as can be, with an eye on every process list, the caller's output too."""
     said = ""
@@ -147,6 +151,10 @@ def test_a_second_run_changes_nothing(server: Target, data: dict[str, Any]) -> N
     assert server.digest() == before
 
 
+@pytest.mark.promise(
+    "A changed secret is planned and put; a secret that your settings do not mention stays; "
+    "a source that fails changes nothing"
+)
 def test_another_value_is_planned_and_put(
     server: Target, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +195,7 @@ def test_a_new_one_is_made_where_it_was_made(server: Target, data: dict[str, Any
     assert read(server, "session_key") == renewed
 
 
+@pytest.mark.promise(like=test_another_value_is_planned_and_put)
 def test_what_is_no_longer_in_the_data_is_reported_and_left_alone(
     server: Target, data: dict[str, Any]
 ) -> None:
@@ -226,6 +235,7 @@ def test_an_account_that_is_not_there_is_said_in_a_line(
     server.deploy(DEPLOY, **data)
 
 
+@pytest.mark.promise(like=test_another_value_is_planned_and_put)
 def test_a_secret_that_is_not_there_changes_nothing(server: Target, data: dict[str, Any]) -> None:
     before = server.digest()
     source = "command:echo odd-output; echo not signed in >&2; exit 1"

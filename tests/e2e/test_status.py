@@ -1,4 +1,4 @@
-"""The status of PostgreSQL says what is so, says what is alarming, and touches nothing."""
+"""Status of PostgreSQL: true numbers, what is alarming, and no change."""
 
 from __future__ import annotations
 
@@ -88,22 +88,24 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
         yield server
 
 
+@pytest.mark.promise("The numbers in the status of PostgreSQL are true")
 def test_the_tables_are_true(server: Target) -> None:
     printed = status(server)
     size = server.psql("select pg_size_pretty(pg_total_relation_size('status_rows'))", "api")
     version = server.psql("show server_version")
     assert f"127.0.0.1: PostgreSQL {version}, cluster " in printed
     table = rf"^    api +status_rows +{size} +12,345 +0 % +[0-5] % +\d+ s ago +\d+ s ago$"
-    assert re.search(table, printed, re.M), printed
+    assert re.search(table, printed, re.MULTILINE), printed
     database = server.psql("select pg_size_pretty(pg_database_size('api'))")
-    assert re.search(rf"^    api +api +{database} +\d+ +\d+\.\d %", printed, re.M)
-    assert re.search(r"^    checksums +on, 0 failed$", printed, re.M)
-    assert re.search(r"^    connections +\d+ of 100$", printed, re.M)
-    assert re.search(r"^    on the disk +\d+ MB, \d+ files$", printed, re.M)
-    assert re.search(r"^    position +[0-9A-F]+/[0-9A-F]+$", printed, re.M)
-    assert re.search(r"^    checkpoints +\d+ on time, \d+ requested$", printed, re.M)
+    assert re.search(rf"^    api +api +{database} +\d+ +\d+\.\d %", printed, re.MULTILINE)
+    assert re.search(r"^    checksums +on, 0 failed$", printed, re.MULTILINE)
+    assert re.search(r"^    connections +\d+ of 100$", printed, re.MULTILINE)
+    assert re.search(r"^    on the disk +\d+ MB, \d+ files$", printed, re.MULTILINE)
+    assert re.search(r"^    position +[0-9A-F]+/[0-9A-F]+$", printed, re.MULTILINE)
+    assert re.search(r"^    checkpoints +\d+ on time, \d+ requested$", printed, re.MULTILINE)
 
 
+@pytest.mark.promise(like=test_the_tables_are_true)
 def test_connections_are_counted_by_role_and_address(server: Target) -> None:
     """Those of the replicas, each with its address in Docker's network."""
     sql = (
@@ -115,9 +117,10 @@ def test_connections_are_counted_by_role_and_address(server: Target) -> None:
     printed = status(server)
     for role, database, address, _ in there:
         shown = rf"^    {role} +{database} +{re.escape(address)} +[1-9]\d* +\d+ +\d+ "
-        assert re.search(shown, printed, re.M), printed
+        assert re.search(shown, printed, re.MULTILINE), printed
 
 
+@pytest.mark.promise(like=test_the_tables_are_true)
 def test_bloat_is_about_what_it_is(server: Target) -> None:
     """Three of four rows are gone, from every page: no dead rows, and much empty space."""
     server.psql(
@@ -141,7 +144,9 @@ def test_bloat_is_about_what_it_is(server: Target) -> None:
         after = int(server.psql(pages.format("status_bloat"), "api"))
         assert abs(int(bloat) - 100 * (1 - after / before)) < 5
         # Nobody knows how wide the rows are.
-        assert re.search(r" status_new +\d+ kB +40,000 +0 % +- +never +never$", printed, re.M)
+        assert re.search(
+            r" status_new +\d+ kB +40,000 +0 % +- +never +never$", printed, re.MULTILINE
+        )
     finally:
         server.psql("drop table status_bloat, status_new", "api")
 
@@ -152,11 +157,16 @@ def test_a_slot_that_nobody_reads_is_alarming(server: Target) -> None:
         printed = status(server)
     finally:
         server.psql("select pg_drop_replication_slot('status_standby')")
-    assert re.search(r"^  ! slot status_standby is inactive and keeps \d+ \w+ WAL$", printed, re.M)
-    assert re.search(r"^  ! status_standby +physical +no +reserved +\d+ \w+$", printed, re.M)
+    assert re.search(
+        r"^  ! slot status_standby is inactive and keeps \d+ \w+ WAL$", printed, re.MULTILINE
+    )
+    assert re.search(
+        r"^  ! status_standby +physical +no +reserved +\d+ \w+$", printed, re.MULTILINE
+    )
     assert "status_standby" not in status(server)
 
 
+@pytest.mark.promise("The status of PostgreSQL shows slow statements without the values in them")
 def test_slow_statements_are_shown_without_what_was_in_them(server: Target) -> None:
     printed = status(server, "-y", "-vvv")
     assert re.search(r" api +1 +1,?\d+\.\d +1\.\d +\d.* select pg_sleep\(\$1\), \$2 as", printed)
@@ -213,12 +223,14 @@ def test_sessions_that_are_idle_in_a_transaction_and_block_are_alarming(server: 
         holder = server.psql("select pid from pg_locks where locktype = 'advisory' and granted")
     printed = result.stderr
     idle = r"postgres in api from socket: idle in a transaction for \d+ s, with its locks"
-    assert re.search(rf"^  ! {idle} \(pid {holder}\)$", printed, re.M), printed
+    assert re.search(rf"^  ! {idle} \(pid {holder}\)$", printed, re.MULTILINE), printed
     assert re.search(
-        rf"^  ! postgres in api \(pid \d+\) has waited \d+ s for pid {holder}$", printed, re.M
+        rf"^  ! postgres in api \(pid \d+\) has waited \d+ s for pid {holder}$",
+        printed,
+        re.MULTILINE,
     )
     assert re.search(rf"advisory ExclusiveLock +{holder} +postgres +socket +idle in tr", printed)
-    assert re.search(r"^  ! postgres +api +socket +2 +1 +1 +\d+ s +\d+ s$", printed, re.M)
+    assert re.search(r"^  ! postgres +api +socket +2 +1 +1 +\d+ s +\d+ s$", printed, re.MULTILINE)
 
 
 def test_a_locked_table_keeps_nobody_waiting(server: Target) -> None:
@@ -226,7 +238,7 @@ def test_a_locked_table_keeps_nobody_waiting(server: Target) -> None:
         granted = "select count(*) from pg_locks where mode = 'AccessExclusiveLock' and granted"
         eventually(lambda: server.psql(granted) == "1", 10)
         printed = status(server)
-    assert re.search(r"^    api +status_rows +\d+ kB +12,345 ", printed, re.M)
+    assert re.search(r"^    api +status_rows +\d+ kB +12,345 ", printed, re.MULTILINE)
     assert "tables are not known" not in printed
     assert "psql:" not in printed
 
@@ -244,7 +256,7 @@ def test_databases_may_be_called_anything(server: Target) -> None:
         for name in quoted:
             server.psql(f"drop database if exists {name}")
     for name in NAMES:
-        assert re.search(rf"^    {re.escape(name)} +postgres +\d+ kB", printed, re.M)
+        assert re.search(rf"^    {re.escape(name)} +postgres +\d+ kB", printed, re.MULTILINE)
     assert "tables are not known" not in printed
     assert "psql:" not in printed
     assert server.call("ls /tmp/canary").returncode != 0

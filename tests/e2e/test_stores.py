@@ -1,4 +1,4 @@
-"""No two processes on one store: acknowledged rows are counted, before a release and after it."""
+"""Stores: two processes never write one, and acknowledged rows are counted."""
 
 from __future__ import annotations
 
@@ -200,6 +200,10 @@ def shop(pyinfra: Pyinfra, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield one
 
 
+@pytest.mark.promise(
+    "Two processes never write one store by accident, and no acknowledged row is lost: a "
+    "release that would is refused, and a service that becomes stateful keeps its store"
+)
 def test_a_store_that_nobody_declared(shop: Shop) -> None:
     """The release is refused; what serves goes on, with all that it has acknowledged."""
     before = shop.container()
@@ -213,6 +217,7 @@ def test_a_store_that_nobody_declared(shop: Shop) -> None:
     assert shop.container() == before
 
 
+@pytest.mark.promise(like=test_a_store_that_nobody_declared)
 def test_a_store_that_somebody_else_writes(shop: Shop) -> None:
     """Another project would be a second writer, whatever it declares."""
     shop.server.run(
@@ -227,6 +232,7 @@ def test_a_store_that_somebody_else_writes(shop: Shop) -> None:
     shop.server.run("docker rm --force theirs")
 
 
+@pytest.mark.promise(like=test_a_store_that_nobody_declared)
 def test_a_service_that_runs_once_from_now_on(shop: Shop) -> None:
     """It moves: the old container stops, another has the same store, and no row is lost."""
     with shop.ledger() as acknowledged:
@@ -238,6 +244,7 @@ def test_a_service_that_runs_once_from_now_on(shop: Shop) -> None:
     assert changed(json.loads(shop.again(stateful=["db"]).stdout)) == []
 
 
+@pytest.mark.promise(like=test_a_store_that_nobody_declared)
 def test_a_service_that_runs_once(shop: Shop) -> None:
     """The next release leaves it alone."""
     before = shop.container()
@@ -253,6 +260,7 @@ def test_a_service_that_runs_once(shop: Shop) -> None:
     assert shop.container() == before
 
 
+@pytest.mark.promise(like=test_a_store_that_nobody_declared)
 def test_a_database_that_is_shared_by_mistake(shop: Shop) -> None:
     """Its name tells it."""
     shop.server.run("docker tag debian:trixie postgres:17")
@@ -390,6 +398,10 @@ def troubles(shop: Shop) -> dict[str, str]:
     return answer
 
 
+@pytest.mark.promise(
+    "A compose project with a blank variable, a path outside its source or a missing secret "
+    "is refused in one line before anything is built"
+)
 @pytest.mark.parametrize("name", CASES)
 def test_projects(troubles: dict[str, str], name: str) -> None:
     case, said = CASES[name], troubles[name]

@@ -1,4 +1,4 @@
-"""A major upgrade of PostgreSQL: refused, failed, killed, done, taken back and done again."""
+"""Major upgrades of PostgreSQL: refused, failed, killed, done, taken back and done again."""
 
 from __future__ import annotations
 
@@ -122,6 +122,7 @@ def test_the_old_version_goes_on(server: Target) -> None:
     assert changed(server.deploy(TASK, **STAY)) == []
 
 
+@pytest.mark.promise("Symbolic links of the user `postgres` cannot lead root astray")
 def test_root_follows_no_link_of_postgres(server: Target) -> None:
     ours, roots = "/etc/postgresql/15/main/conf.d", "/etc/systemd/system/ssh.service.d"
     as_postgres = "runuser -u postgres -- sh -c"
@@ -184,6 +185,7 @@ def test_what_cannot_be_upgraded_goes_on_as_it_was(server: Target, held: list[st
     assert changed(server.deploy("tasks/postgres.py", **STAY)) == []
 
 
+@pytest.mark.promise("A major upgrade that is killed brings the old server back")
 def test_a_kill_on_the_host_brings_the_old_one_back(server: Target, held: list[str]) -> None:
     run = upgrade(server)
     eventually(lambda: down(server) or run.poll() is not None, 300)
@@ -198,6 +200,7 @@ def test_a_kill_on_the_host_brings_the_old_one_back(server: Target, held: list[s
     assert changed(server.deploy("tasks/postgres.py", **STAY)) == []
 
 
+@pytest.mark.promise("A major upgrade of PostgreSQL outlives a lost connection")
 def test_the_upgrade_outlives_pyinfra(server: Target, held: list[str]) -> None:
     run = upgrade(server)
     eventually(lambda: down(server) or run.poll() is not None, 300)
@@ -256,6 +259,7 @@ def test_a_reboot_starts_the_new_one_and_not_the_old(server: Target, held: list[
     assert contents(server) == held
 
 
+@pytest.mark.promise("Files that the new cluster uses are not removed with the old cluster")
 def test_what_the_new_one_uses_is_not_removed(server: Target, held: list[str]) -> None:
     place = "/var/lib/postgresql/15/main/near"
     server.run(f"install -d -o postgres -g postgres {place}")
@@ -275,6 +279,7 @@ def test_what_the_new_one_uses_is_not_removed(server: Target, held: list[str]) -
     assert contents(server) == held
 
 
+@pytest.mark.promise("A major upgrade can be taken back, and current passwords stay valid")
 def test_the_way_back(server: Target, held: list[str], verifier: str) -> None:
     data: dict[str, Any] = {
         "pgbouncer_enabled": True,

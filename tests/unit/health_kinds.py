@@ -1,6 +1,6 @@
 """
 Servers that answer the question for their health in many ways, and what we and a real Caddy make of
-each. It runs on a target as well, so it has the standard library alone:
+each. The module runs on a target as well, so it has the standard library alone.
 
     python3 health_kinds.py CADDY DIRECTORY_OF_TERRAFIRMA_HOST
 """

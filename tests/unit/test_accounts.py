@@ -15,17 +15,25 @@ CLOUD = "/etc/sudoers.d/90-cloud-init-users"
 
 def place(**but: Any) -> Place:
     made: Any = {"kind": "directory", "user": "dev", "uid": 1002, "mode": 0o755} | but
-    return cast(Place, made)
+    return cast("Place", made)
 
 
 def known(**but: Any) -> AccountState:
     """The account `dev`, as a run makes it."""
     made: dict[str, Any] = {
-        **{"uid": 1002, "gid": 1002, "group": "dev", "group_gid": 1002, "local": True},
-        **{"home": "/home/dev", "shell": "/bin/bash", "max_days": "99999", "last_change": "20784"},
-        **{"directory": place(), "ssh": place(mode=0o700)},
+        "uid": 1002,
+        "gid": 1002,
+        "group": "dev",
+        "group_gid": 1002,
+        "local": True,
+        "home": "/home/dev",
+        "shell": "/bin/bash",
+        "max_days": "99999",
+        "last_change": "20784",
+        "directory": place(),
+        "ssh": place(mode=0o700),
     }
-    return cast(AccountState, {**_nobody(), **made, **but})
+    return cast("AccountState", {**_nobody(), **made, **but})
 
 
 def rule(source: str, *commands: str, options: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def blob(kind: str) -> bytes:
 def test_a_key_of_an_agent(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(Transport, "auth_publickey", lambda *_: [])
     transport = _Transport.__new__(_Transport)
-    key: Any = AgentKey(cast(Any, None), blob(kind))
+    key: Any = AgentKey(cast("Any", None), blob(kind))
     assert key.inner_key is None
     transport.auth_publickey("root", key)
     assert transport.key_in_use == blob(kind)

@@ -1,9 +1,7 @@
 """What the manual says in tables is what the tests ask and what the code does."""
 
-import json
 import re
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
@@ -53,53 +51,6 @@ def test_the_values_of_the_manual_are_those_of_the_code() -> None:
     assert all(len(row) == 6 and len(row[5]) > 20 for row in rows), rows
 
 
-# Each runs what those before it run.
-COMMANDS = ("make test", "make check", "make long")
-TEST, CHECK, LONG = range(3)
-COLLECT = """
-import json, sys, pytest
-
-class Marks:
-    def pytest_collection_finish(self, session):
-        for item in session.items:
-            print(json.dumps([item.nodeid, [mark.name for mark in item.iter_markers()]]))
-
-sys.exit(pytest.main(["--collect-only", "-qq", "tests/e2e"], plugins=[Marks()]))
-"""
-
-
-@pytest.fixture(scope="module")
-def cases() -> dict[str, int]:
-    """Which of the commands is the first to run it, for each case of the end-to-end tests."""
-    collected = subprocess.run(
-        [sys.executable, "-c", COLLECT], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    marks = dict(json.loads(line) for line in collected.stdout.splitlines() if line[:1] == "[")
-    return {
-        case: LONG if "long" in names else TEST if "promise" in names else CHECK
-        for case, names in marks.items()
-    }
-
-
-def test_each_promise_has_its_tests_and_the_command_that_shows_it(cases: dict[str, int]) -> None:
-    readme = (ROOT / "README.md").read_text()
-    for promise, named, command in table(readme, "Promise"):
-        module, needed = "", []
-        for test in re.findall(r"(?:tests/unit/)?test_[^\s`,]+", named):
-            if test.startswith("tests/unit/"):
-                assert (ROOT / test).is_file(), test
-                needed.append(TEST)
-                continue
-            file, _, name = test.rpartition("::")
-            module = file or module
-            whole = f"tests/e2e/{module}::{name}"
-            found = {cases[case] for case in cases if case == whole or case.startswith(f"{whole}[")}
-            assert found, f"{promise}: there is no {test}"
-            # What is long is more of what the others show, unless nothing else shows it.
-            needed.append(max(found - {LONG}, default=LONG))
-        assert command == COMMANDS[max(needed)], promise
-
-
 @pytest.mark.parametrize("page", ["docs/operations.md", "docs/tasks/postgres_drop.md"])
 def test_no_page_restores_as_superuser(page: str) -> None:
     """The functions of a dump run as whoever restores it."""
@@ -110,3 +61,23 @@ def test_no_page_restores_as_superuser(page: str) -> None:
         assert "sudo" not in command
         for word in ("--host localhost", "--username", "--no-owner", "--no-privileges"):
             assert word in command
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the titles."""
+    titles = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        file, _, anchor = re.sub(r"\s+", "", link).partition("#")
+        if file.startswith("https:"):
+            continue
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link

@@ -761,8 +761,13 @@ def test_the_groups_that_accounts_are_going_to_have(tmp_path: Path) -> None:
     groups = {name: (gid, members) for name, _, gid, members in (line.split(":") for line in lines)}
     assert len({gid for gid, _ in groups.values()}) == len(lines)
     assert {name: members for name, (_, members) in groups.items()} == {
-        **{"root": "", "docker": "ops", "adm": "devs,ops", "sftp": "dev,ops"},
-        **{"dev": "dev", "team": "new,dev", "new": "new"},
+        "root": "",
+        "docker": "ops",
+        "adm": "devs,ops",
+        "sftp": "dev,ops",
+        "dev": "dev",
+        "team": "new,dev",
+        "new": "new",
     }
     accounts = (tmp_path / "copy/passwd").read_text().splitlines()
     assert [line.split(":")[0] for line in accounts] == ["root", "ops", "dev", "new"]

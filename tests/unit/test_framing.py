@@ -69,7 +69,7 @@ def expected(tmp_path: Path) -> list[str]:
         "printf 'no line break'; printf 'nor here' >&2",
         "printf 'Gr\xfc\xdfe\\n'; printf '\\377\\376\\n' >&2",
         "id; sudo() { echo no; }; yes | head -n 5000",
-        "read -r answer; echo \"you said $answer\"",
+        'read -r answer; echo "you said $answer"',
         "for n in 1 2 3 4 5 6 7 8 9 10; do read -r line; done",
         "cd /; umask 777",
         "PATH=; export PATH",

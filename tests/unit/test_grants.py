@@ -92,17 +92,17 @@ CONTENT_NOW = ContentState(
 
 def role(**but: Any) -> list[str]:
     """What is said to a cluster that differs in that."""
-    return list(role_sql(ROLE, cast(RoleState, {**ROLE_NOW, **but})))
+    return list(role_sql(ROLE, cast("RoleState", {**ROLE_NOW, **but})))
 
 
 def database(**but: Any) -> list[str]:
-    return list(database_sql(SHOP, cast(DatabaseState, {**SHOP_NOW, **but}), DECLARED))
+    return list(database_sql(SHOP, cast("DatabaseState", {**SHOP_NOW, **but}), DECLARED))
 
 
 def content(*, of: str = "public", **but: Any) -> list[str]:
     """What is said to a database of which one schema differs in that."""
     now = deepcopy(CONTENT_NOW)
-    now["schemas"][of] = cast(SchemaState, {**now["schemas"][of], **but})
+    now["schemas"][of] = cast("SchemaState", {**now["schemas"][of], **but})
     return list(content_sql(SHOP, now, DECLARED))
 
 

@@ -172,7 +172,7 @@ def test_a_key_for_two_applications_has_to_say_which(
 def test_words(words: str, parsed: dict[str, Any]) -> None:
     arguments = vars(cli.parser().parse_args(words.split()))
     assert {name: arguments[name] for name in parsed} == parsed
-    assert arguments["command"] == words.split()[0]
+    assert arguments["command"] == words.split(maxsplit=1)[0]
 
 
 @pytest.mark.parametrize(

@@ -206,8 +206,14 @@ def test_services_with_profiles_are_known(docker: Any, app: Application) -> None
 
 def test_what_leads_docker_elsewhere_is_for_the_containers_alone(app: Application) -> None:
     env = {
-        **{"DOCKER_HOST": "tcp://evil:1", "COMPOSE_FILE": "/x", "LD_PRELOAD": "/x", "PATH": "/x"},
-        **{"HOME": "/x", "BUILDKIT_HOST": "x", "SSL_CERT_FILE": "/x", "PORT": "8000"},
+        "DOCKER_HOST": "tcp://evil:1",
+        "COMPOSE_FILE": "/x",
+        "LD_PRELOAD": "/x",
+        "PATH": "/x",
+        "HOME": "/x",
+        "BUILDKIT_HOST": "x",
+        "SSL_CERT_FILE": "/x",
+        "PORT": "8000",
     }
     standard = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     own = {"PATH": standard, "HOME": "/root"}
@@ -304,7 +310,9 @@ def test_networks_and_volumes_are_made_as_the_files_say(docker: Any, app: Applic
         "networks": {
             "default": {"name": "api_default", "ipam": {}},
             "inner": {
-                **{"name": "api_inner", "internal": True, "enable_ipv6": True},
+                "name": "api_inner",
+                "internal": True,
+                "enable_ipv6": True,
                 "driver_opts": {"com.docker.network.driver.mtu": "1400"},
             },
             "theirs": {"name": "theirs", "external": True},
@@ -312,7 +320,8 @@ def test_networks_and_volumes_are_made_as_the_files_say(docker: Any, app: Applic
         "volumes": {
             "data": {"name": "api_data"},
             "shared": {
-                **{"name": "api_shared", "driver": "local"},
+                "name": "api_shared",
+                "driver": "local",
                 "driver_opts": {"type": "nfs", "o": "addr=nas,rw"},
             },
             "theirs": {"name": "theirs", "external": True},

@@ -416,6 +416,6 @@ def test_a_container_that_is_gone_listens_nowhere(asked: Application) -> None:
 def test_a_port_that_refuses_and_one_that_hangs_up(asked: Application) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
+        threading.Thread(target=listener.accept()[0].close, daemon=True).start()
         assert health.ask(asked, port).error == health.CLOSED
     assert health.ask(asked, port).error == health.CLOSED

@@ -88,7 +88,10 @@ PROJECT: dict[str, Any] = {
 
 def layer(app: Application = APP, project: dict[str, Any] = OWN, **but: Any) -> dict[str, Any]:
     data: dict[str, Any] = {
-        **{"slot": "blue", "release": "0123456789ab", "replicas": 4, "owner": "1000:1001"},
+        "slot": "blue",
+        "release": "0123456789ab",
+        "replicas": 4,
+        "owner": "1000:1001",
         "images": {app.service: f"terrafirma/{app.name}:0123456789ab"},
     }
     return read(layers.slot_layer(app, project, **data | but))

@@ -309,8 +309,10 @@ def steps(
 
         def make(**but: Any) -> Application:
             data: dict[str, Any] = {
-                **{"replicas": 1, "slots": dict(zip(("blue", "green"), ports, strict=True))},
-                **{"health_path": "/200", "start_seconds": 5},
+                "replicas": 1,
+                "slots": dict(zip(("blue", "green"), ports, strict=True)),
+                "health_path": "/200",
+                "start_seconds": 5,
             }
             made = replace(app, **data | but)
             (host / "apps" / "api.json").write_text(told(made))

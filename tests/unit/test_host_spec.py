@@ -28,12 +28,18 @@ from tests.unit.test_settings import KEY, application, of
 KINDS: dict[str, dict[str, Any]] = {
     "source": {},
     "image": {
-        **{"app_source": "", "app_image": "registry.acme.com/api:1", "app_registry_user": "ci"},
+        "app_source": "",
+        "app_image": "registry.acme.com/api:1",
+        "app_registry_user": "ci",
         "app_registry_password": "command:pass show s3cret",
     },
     "compose": {
-        **{"app_source": "examples/compose", "app_compose": ["compose.yaml"], "app_user": ""},
-        **{"app_service": "web", "app_stateful": ["redis"], "app_migrate": ["migrate"]},
+        "app_source": "examples/compose",
+        "app_compose": ["compose.yaml"],
+        "app_user": "",
+        "app_service": "web",
+        "app_stateful": ["redis"],
+        "app_migrate": ["migrate"],
         "app_secrets": {"token": "env:S3CRET", "other": "command:echo s3cret", "key": "born"},
     },
     "more": {"app_source": "", "app_more": [application("web", secrets={"token": "env:S3CRET"})]},
@@ -85,7 +91,12 @@ def test_the_service_is_called_like_the_application_if_nothing_else_is_said() ->
 def test_variables_are_text_as_programs_read_it() -> None:
     values = {"A": True, "B": False, "C": 7, "D": 0.5, "E": "True", "F": "$x"}
     assert told({"app_env": values})["env"] == {
-        **{"A": "true", "B": "false", "C": "7", "D": "0.5", "E": "True", "F": "$x"},
+        "A": "true",
+        "B": "false",
+        "C": "7",
+        "D": "0.5",
+        "E": "True",
+        "F": "$x",
     }
 
 
@@ -204,7 +215,7 @@ def test_both_sides_name_a_source_alike(tree: Path) -> None:
         lambda: (tree / "b.txt").chmod(0o600),
         lambda: (tree / "-n").write_text("other"),
         lambda: (tree / "a b").rename(tree / "a c"),
-        lambda: (tree / "a" / "b" / "c.txt").unlink(),
+        (tree / "a" / "b" / "c.txt").unlink,
     ):
         change()
         digest = spec.tree_digest(tree)

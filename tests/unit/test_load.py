@@ -1,4 +1,4 @@
-"""The load generator counts what a server does wrong as what it is, on one that does."""
+"""The load generator: each fault of a server is counted as what it is."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ from tests.e2e import load
 from tests.e2e.load import Generator, Order
 from tests.e2e.support import LIBRARIES
 
+pytestmark = pytest.mark.promise(
+    "The count of failed requests, on which the promises about releases rest, is right"
+)
+
 NAME = "load.test"
 BODY = json.dumps({"release": "one", "replica": "a"}).encode()
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
@@ -40,7 +44,9 @@ Serve = Callable[["Visit"], Awaitable[None]]
 class Visit:
     """One connection that a client made, and what was asked on all of them."""
 
-    def __init__(self, number: int, log: list[str], reader: StreamReader, writer: StreamWriter):
+    def __init__(
+        self, number: int, log: list[str], reader: StreamReader, writer: StreamWriter
+    ) -> None:
         self.number, self.log = number, log
         self.reader, self.writer = reader, writer
 

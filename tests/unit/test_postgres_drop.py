@@ -73,8 +73,10 @@ def test_a_database_is_dropped_or_as_before(tmp_path: Path, case: str) -> None:
         check=False,
         cwd=tmp_path,
         env={
-            **{"PATH": f"{tmp_path}:{os.environ['PATH']}"},
-            **{"LIMIT": str(limit), "DUMPED": str(dumped), "GONE": str(gone)},
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "LIMIT": str(limit),
+            "DUMPED": str(dumped),
+            "GONE": str(gone),
         },
     )
     heard = tmp_path / "said"

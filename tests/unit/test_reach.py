@@ -386,7 +386,7 @@ WALKS: dict[str, tuple[str, list[str]]] = {
     "ports": ("-A FORWARD -p tcp -m multiport --dports 22,79:81 -j ACCEPT", ["ACCEPT"]),
     "ports above": ("-A FORWARD -p tcp -m tcp --dport 81: -j ACCEPT", ["DROP"]),
     "ports below": ("-A FORWARD -p tcp -m tcp --dport :80 -j ACCEPT", ["ACCEPT"]),
-    "a comment": ("-A FORWARD -m comment --comment \"drop -j DROP\" -j ACCEPT", ["ACCEPT"]),
+    "a comment": ('-A FORWARD -m comment --comment "drop -j DROP" -j ACCEPT', ["ACCEPT"]),
     "what is not known": ("-A FORWARD -m recent --update -j ACCEPT", ["ACCEPT", "DROP"]),
     "what is not known comes back": (
         "-A FORWARD -m mark --mark 0x1 -j a\n-A a -j DROP\n-A FORWARD -j ACCEPT",

@@ -24,13 +24,25 @@ esac
 """
 ROLE = {
     **dict.fromkeys(("superuser", "create_database", "create_role", "replication"), False),
-    **{"login": True, "bypass_rls": False, "inherit": True, "expires": False},
-    **{"connection_limit": -1, "member_of": [], "settings": []},
+    "login": True,
+    "bypass_rls": False,
+    "inherit": True,
+    "expires": False,
+    "connection_limit": -1,
+    "member_of": [],
+    "settings": [],
 }
 PUBLIC = {
-    **{"owner": "pg_database_owner", "acl": [["public", "USAGE"]], "tables": 2, "sequences": 0},
-    **{"table_acl": [["former", "SELECT", 2], ["stranger", "SELECT", 2]], "sequence_acl": []},
-    **{"of_extension": False, "handed": [], "default_acl": [], "strangers": [["stranger", "r", 1]]},
+    "owner": "pg_database_owner",
+    "acl": [["public", "USAGE"]],
+    "tables": 2,
+    "sequences": 0,
+    "table_acl": [["former", "SELECT", 2], ["stranger", "SELECT", 2]],
+    "sequence_acl": [],
+    "of_extension": False,
+    "handed": [],
+    "default_acl": [],
+    "strangers": [["stranger", "r", 1]],
 }
 DATABASES: list[dict[str, Any]] = [
     {"name": "api", "owner": "own", "access": {"mig": "migrate"}},
@@ -42,7 +54,9 @@ DATA = {
     "postgres_roles": [
         {"name": "own", "login": False},
         {
-            **{"name": "mig", "connection_limit": 5, "settings": {"jit": False}},
+            "name": "mig",
+            "connection_limit": 5,
+            "settings": {"jit": False},
             "member_of": ["pg_monitor"],
         },
         {"name": "shop_own", "login": False},
@@ -62,7 +76,9 @@ def said(pyinfra: Pyinfra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> l
         {"database": "api", "extensions": ["plpgsql"], "schemas": {"public": PUBLIC}, **none},
         *(
             {
-                **{"database": name, "extensions": ["plpgsql"], **none},
+                "database": name,
+                "extensions": ["plpgsql"],
+                **none,
                 "schemas": {"public": PUBLIC | {"tables": 0, "table_acl": [], "strangers": []}},
             }
             for name in ("shop", "stats")

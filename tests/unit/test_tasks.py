@@ -908,8 +908,11 @@ STATES: dict[str, tuple[dict[str, Any] | None, bool, str]] = {
 
 def test_a_release_is_asked_for_where_another_one_serves(pyinfra: Pyinfra, inventory: Any) -> None:
     state = {
-        **{"serving": "0123456789ab", "wanted": "ba9876543210"},
-        **{"withdrawn": False, "current": False, "trouble": ""},
+        "serving": "0123456789ab",
+        "wanted": "ba9876543210",
+        "withdrawn": False,
+        "current": False,
+        "trouble": "",
     }
     question = command(ReleaseStatus, app="api")
     hosts = inventory(
@@ -941,8 +944,13 @@ def test_a_release_is_asked_for_where_another_one_serves(pyinfra: Pyinfra, inven
 def test_what_no_release_puts_right_ends_the_run(pyinfra: Pyinfra) -> None:
     """And is in the plan, with its words."""
     state = {
-        **{"serving": "0123456789ab", "wanted": "0123456789ab", "withdrawn": False, "trouble": ""},
-        **{"current": True, "silent": [], "troubles": ["https://api.test/ answers 503"]},
+        "serving": "0123456789ab",
+        "wanted": "0123456789ab",
+        "withdrawn": False,
+        "trouble": "",
+        "current": True,
+        "silent": [],
+        "troubles": ["https://api.test/ answers 503"],
         "notes": [],
     }
     host = fake(machine() | {command(ReleaseStatus, app="api"): [json.dumps(state)]})
@@ -1682,8 +1690,12 @@ def as_declared(data: dict[str, Any]) -> Answers:
         public = {
             "owner": "pg_database_owner",
             "acl": [("public", "USAGE"), *((reader, "USAGE") for reader in readers)],
-            **{"tables": 0, "sequences": 0, "table_acl": [], "sequence_acl": []},
-            **{"of_extension": False, "handed": []},
+            "tables": 0,
+            "sequences": 0,
+            "table_acl": [],
+            "sequence_acl": [],
+            "of_extension": False,
+            "handed": [],
             "default_acl": [
                 (owner, kind, one, "SELECT", False) for one in readers for kind in "rS"
             ],
@@ -1855,8 +1867,12 @@ def test_a_password_that_is_given_is_not_shown(pyinfra: Pyinfra, how: str) -> No
 # --- a new password -------------------------------------------------------------------------------
 
 WEB = {
-    **{"name": "web", "source": "examples/api", "domain": "web.test", "database": "api"},
-    **{"port": 9000, "role": "web"},
+    "name": "web",
+    "source": "examples/api",
+    "domain": "web.test",
+    "database": "api",
+    "port": 9000,
+    "role": "web",
 }
 # One more application of that role, and one of another role.
 USERS: dict[str, Any] = {

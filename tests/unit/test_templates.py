@@ -424,16 +424,20 @@ def test_caddy_looks_for_a_file_and_sends_to_the_slot_that_it_names() -> None:
          "127.0.0.1:8064 127.0.0.1:8065"),
         ("web", "www.acme.com", "127.0.0.1:9000", "127.0.0.1:9064"),
     ):  # fmt: skip
-        proxies = re.findall(r"^\treverse_proxy (.*?)\{\n(.*?)^\t\}$", blocks[domain], re.M | re.S)
+        proxies = re.findall(
+            r"^\treverse_proxy (.*?)\{\n(.*?)^\t\}$", blocks[domain], re.MULTILINE | re.DOTALL
+        )
         assert [matcher for matcher, _ in proxies] == ["@green ", ""]
         for (_, proxy), ports, slot in zip(proxies, (green, blue), ("green", "blue"), strict=True):
-            assert re.findall(r"^\t\tto (.*)$", proxy, re.M) == [ports]
+            assert re.findall(r"^\t\tto (.*)$", proxy, re.MULTILINE) == [ports]
             # How they are asked is said by the release in the slot.
             assert f"import upstreams/{name}.{slot}.*caddy\n" in proxy
             assert "health_uri" not in proxy
         # No more than where they send to, and what they are asked, tells them apart.
         assert proxies[0][1].replace(green, blue).replace("green", "blue") == proxies[1][1]
-        (matcher,) = re.findall(r"^\t@green file \{\n(.*?)^\t\}$", blocks[domain], re.M | re.S)
+        (matcher,) = re.findall(
+            r"^\t@green file \{\n(.*?)^\t\}$", blocks[domain], re.MULTILINE | re.DOTALL
+        )
         assert matcher.split() == [
             *("root", "/etc/caddy/upstreams"),
             *("try_files", f"/{name}.green"),
@@ -503,7 +507,7 @@ def test_caddy_is_asked_for_what_its_version_knows() -> None:
 
 
 def test_caddy_listens_to_commands_on_loopback_alone() -> None:
-    assert re.findall(r"^\tadmin (.*)$", sites()[""], re.M) == ["localhost:2019"]
+    assert re.findall(r"^\tadmin (.*)$", sites()[""], re.MULTILINE) == ["localhost:2019"]
 
 
 def test_caddy_limits_what_is_sent_and_how_long_it_waits() -> None:

@@ -1,4 +1,5 @@
-"""PostgreSQL's settings for the hardware: numbers that were worked out by hand, not by the code.
+"""
+PostgreSQL's settings for the hardware: numbers that were worked out by hand, not by the code.
 
 pgtune for its profile "web": https://github.com/le0pard/pgtune,
 src/features/configuration/configurationSlice.js. PostgreSQL: "Resource Consumption",
