@@ -81,7 +81,8 @@ else:
             template("borg/borgmatic.timer.j2", timer, data={"schedule": settings.schedule}),
         ],
         check='when=$(sed -n s/^OnCalendar=//p "$new"); '
-        'test -z "$when" || systemd-analyze calendar "$when" > /dev/null',
+        'test -z "$when" || systemd-analyze calendar "$when" > /dev/null ||'
+        ' { echo "borg_schedule: systemd does not understand: $when" >&2; exit 1; }',
     )
 
     unit(
@@ -93,6 +94,6 @@ else:
 
     first_backup(
         name="Make a backup, and list it",
-        configuration=[BACKUP_CONFIG, known_hosts, BACKUP_KEY],
+        configuration=[BACKUP_CONFIG, known_hosts, BACKUP_KEY, f"{BACKUP_SECRETS}/passphrase"],
         stamp=BACKUP_STAMP,
     )

@@ -48,6 +48,14 @@ if profile != "builtin" and not is_json(host.get_fact(FileContents, path=profile
         "profile (JSON): put one there, or leave the key out"
     )
 
+# PostgreSQL lets in whoever comes from the pool.
+for network in map(IPv4Network, machine["networks"]):
+    if network.overlaps(settings.address_pool):
+        raise DeployError(
+            f"{host.name}: docker_address_pool: {settings.address_pool} overlaps {network}, which "
+            "the server shares with its neighbours; use another private network"
+        )
+
 present = "\n".join(host.get_fact(FileContents, path=daemon_json) or [])
 if present and "managed-by=terrafirma" not in present:
     raise DeployError(

@@ -34,6 +34,13 @@ for account in settings.accounts:
             "connect with another"
         )
 
+if machine["user"] != "root" and machine["user"] not in [one.name for one in settings.accounts]:
+    host.log_styled(
+        f"you are connected as {machine['user']!r}, which users_accounts does not name: it keeps "
+        "its keys and sudo as long as you deploy with it",
+        fg="yellow",
+    )
+
 for account in settings.accounts:
     # Whose keys release nothing has nothing to do with the applications.
     known_apps = [app.name for app in App.of(host).applications] if account.releases else []

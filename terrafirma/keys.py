@@ -60,7 +60,7 @@ def parse(text: str) -> Key:
     lines = [line.replace("\t", " ").strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if len(lines) != 1:
-        raise ValueError(f"{len(lines)} lines with something in them; give each key by itself")
+        raise ValueError("no key" if not lines else f"{len(lines)} lines; give each key by itself")
     if re.search(r"[\x00-\x1f\x7f-\x9f]", lines[0]):
         raise ValueError("a control character")
     kind, _, rest = lines[0].partition(" ")

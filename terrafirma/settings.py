@@ -183,6 +183,8 @@ def _explain(start: str, error: ValidationError, fields: tuple[str, ...]) -> Ite
             # Who writes a password there by mistake does not want to see it in a log.
             given = "what is there" if one["loc"][-1] == "password" else repr(one["input"])
             message = f"{given} does not match {one['ctx']['pattern']}"
+        elif one["type"] == "tuple_type":
+            message = f"must be a list, not {type(one['input']).__name__}"
         elif one["type"].startswith(_NUMBERS) and re.fullmatch(r".{1,40}", str(one["input"])):
             message += f", not {one['input']!r}"
         # A rule over the whole model has no location: its message names the keys itself.

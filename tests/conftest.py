@@ -115,6 +115,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         # A report takes this along from the process where the test ran to the one that prints.
         item.user_properties.append(("budget", minutes_of(item)))
+        if not item.get_closest_marker("e2e"):
+            # A program that hangs is a test that fails.
+            item.add_marker(pytest.mark.timeout(300))
     # The heaviest first: what is left for the end is light.
     items.sort(key=lambda item: -minutes_of(item) if item.get_closest_marker("e2e") else 0)
 

@@ -351,9 +351,17 @@ def unit_runs(unit: str) -> bool:
 
 
 def logs(container: Container) -> str:
-    """The first and the last words of a container since it last began, by either stream."""
-    words = ["docker", "logs"]
-    words += ["--since", str(int(container.started))] if container.started > 0 else []
+    """
+    The first and the last words of a container since it last began, by either stream.
+
+    One that has just begun again has said nothing yet: the words are those of the time before.
+    """
+    since = ["--since", str(int(container.started))] if container.started > 0 else []
+    return _logs(container, since) or (since and _logs(container, ["--tail", "20"])) or "(none)"
+
+
+def _logs(container: Container, since: list[str]) -> str:
+    words = ["docker", "logs", *since]
     with subprocess.Popen(
         [*words, container.id], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
@@ -367,7 +375,7 @@ def logs(container: Container) -> str:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PROMPT, check=False,
         )  # fmt: skip
         said += b"\n" + result.stdout
-    return ends(said.decode(errors="replace")) or "(none)"
+    return ends(said.decode(errors="replace"))
 
 
 def make_networks(app: Application, project: layers.Project, slot: str) -> None:

@@ -199,8 +199,9 @@ def rollback(app: Application, wanted_release: str, *, by: str) -> None:
         if not fitting:
             there = ", ".join(one.id for one in known) or "none"
             raise Failed(
-                f"there is no such release to go back to; kept are: {there}. (Settings and "
-                "secrets are always those of the data: change them there, and deploy.)"
+                f"there is no such release to go back to; kept are: {there}.{other_kinds(app)} "
+                "(Settings and secrets are always those of the data: change them there, and "
+                "deploy.)"
             )
         since = f"{fitting[0].revision[:12] or 'no revision'}, of {fitting[0].at[:19]}"
         say(f"going back to release {fitting[0].id} of {app.name} ({since})")
@@ -286,6 +287,17 @@ def fits(app: Application, made: Release) -> bool:
     Others in its source were nobody's to look at when a deploy key sent it.
     """
     return bool(made.source) == bool(app.source) and made.compose == app.compose
+
+
+def other_kinds(app: Application) -> str:
+    """A sentence about kept releases that a rollback leaves out, since they do not fit; or ""."""
+    others = [one.id for one in known_releases(app) if not fits(app, one)]
+    if not others:
+        return ""
+    return (
+        f" {', '.join(others)} came of another kind (an image, a Dockerfile or other compose files)"
+        " than your settings now describe: set what was set then, and deploy."
+    )
 
 
 def as_released(app: Application, made: Release) -> Application:

@@ -33,6 +33,7 @@ class MachineState(TypedDict):
     foreign_engine: list[str]  # packages of another Docker engine
     foreign_caddyfile: bool  # neither ours nor the package's
     pooler: bool  # a PgBouncer of ours runs, or will after a boot
+    networks: list[str]  # IPv4, like "192.0.2.0/24": those that the host shares with neighbours
 
 
 # The packages of the programs that our commands need before an operation could install any. Small
@@ -94,6 +95,15 @@ if test -e /etc/systemd/system/pgbouncer.service.d/terrafirma.conf; then
     { ! systemctl is-active pgbouncer.service && ! systemctl is-enabled pgbouncer.service; } \
         > /dev/null 2>&1 || echo pooler=ours
 fi
+# Docker's networks are bridges; a bridge that leads to the internet is the host's own.
+uplink=$(ip -4 route show default 2> /dev/null | sed -n 's/.* dev \([^ ]*\).*/\1/p' | head -n 1)
+ip -4 -oneline address 2> /dev/null | while read -r _ device _ address _; do
+    case $device in
+    lo) ;;
+    "$uplink") echo "network=$address" ;;
+    *) test -d "/sys/class/net/$device/bridge" || echo "network=$address" ;;
+    esac
+done
 """
 
 
@@ -119,6 +129,10 @@ class Machine(FactBase[MachineState]):
         one = dict(pairs)
         if not (one.get("free_kb") or "0").isdigit():
             raise FactProcessError(f"df answered {one['free_kb']!r}")
+        try:
+            networks = {IPv4Interface(value).network for key, value in pairs if key == "network"}
+        except ValueError as error:
+            raise FactProcessError(f"ip answered what is no network: {error}") from error
         return MachineState(
             id=one.get("id", ""),
             version=one.get("version", ""),
@@ -144,6 +158,7 @@ class Machine(FactBase[MachineState]):
             foreign_engine=[value for key, value in pairs if key == "engine"],
             foreign_caddyfile="caddyfile" in one,
             pooler="pooler" in one,
+            networks=sorted(map(str, networks)),
         )
 
 

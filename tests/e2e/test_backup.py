@@ -15,7 +15,7 @@ from tests.conftest import Pyinfra
 from tests.e2e.clones import POSTGRES, STORAGE, admit, clone
 from tests.e2e.support import Target, changed
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.e2e
 
 REPOSITORY = "/home/box/ledger.borg"
 DATA: dict[str, Any] = {

@@ -976,6 +976,7 @@ def test_a_host() -> None:
         "foreign_engine": [],
         "foreign_caddyfile": False,
         "pooler": False,
+        "networks": [],
     }
 
 
@@ -1011,6 +1012,7 @@ def machine(tmp_path: Path, program: Program) -> Callable[..., Any]:
             "/etc/postgresql",
             "/etc/systemd/system",
             "/etc/caddy",
+            "/sys/class/net",
         ):
             assert path in command
             command = command.replace(path, f"{tmp_path}{path}")
@@ -1114,6 +1116,30 @@ def test_a_cluster_is_ours_from_before_it_is_made(
     mark.parent.mkdir(parents=True)
     mark.touch()
     assert (machine()["clusters"], machine()["own_clusters"]) == (["17/main"], [])
+
+
+@pytest.mark.parametrize(
+    ("uplink", "networks"),
+    [("eth0", ["10.0.0.0/20", "192.0.2.0/24"]), ("br-own", ["10.0.0.0/20", "172.20.0.0/16"])],
+)
+def test_networks_that_are_shared_with_neighbours_are_told_from_dockers(
+    machine: Callable[..., Any], tmp_path: Path, program: Program, uplink: str, networks: list[str]
+) -> None:
+    """A bridge counts where it leads to the internet."""
+    for device in ("br-own", "docker0"):
+        (tmp_path / "sys/class/net" / device / "bridge").mkdir(parents=True)
+    ens = "echo '3: ens10    inet 10.0.3.7/20 brd 10.0.15.255 scope global ens10'"
+    lan = {
+        "eth0": "echo '2: eth0    inet 192.0.2.7/24 brd 192.0.2.255 scope global eth0'",
+        "br-own": "echo '2: br-own    inet 172.20.0.7/16 brd 172.20.255.255 scope global br-own'",
+    }
+    path = program(
+        "ip",
+        f"""case "$*" in *route*) echo 'default via 192.0.2.1 dev {uplink} proto dhcp' ;; *)
+        echo '1: lo    inet 127.0.0.1/8 scope host lo'; {lan[uplink]}; {ens}
+        echo '4: docker0    inet 172.17.0.1/16 brd 172.17.255.255 scope global docker0' ;; esac""",
+    )
+    assert machine(path)["networks"] == networks
 
 
 def test_another_docker_engine_is_seen_once_it_is_installed(

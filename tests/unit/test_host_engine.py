@@ -532,3 +532,23 @@ def test_a_container_that_looks_for_the_host_where_it_is_not(
     monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
     answer = inspected("api") | {"HostsPath": str(file)}
     assert lost_host(engine._container(answer)) is lost
+
+
+@pytest.mark.parametrize(
+    ("since", "all_of_it", "words"),
+    [
+        ("echo now", "echo before; echo now", "now"),
+        # It was started again a moment ago.
+        (":", "echo no config", "no config"),
+        (":", ":", "(none)"),
+    ],
+)
+def test_the_last_words_of_a_container_that_has_just_begun_again_are_those_of_before(
+    docker: Any, since: str, all_of_it: str, words: str
+) -> None:
+    docker(f'case "$*" in *--since*) {since} ;; *) {all_of_it} ;; esac')
+    one = Container(
+        id="1a2b", name="api-blue-api-1", service="api", release="0123456789ab",
+        state="restarting", health="", restarts=3, done=False, hosts="", mounts=(), started=1e9,
+    )  # fmt: skip
+    assert engine.logs(one) == words

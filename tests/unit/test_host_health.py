@@ -73,17 +73,17 @@ HERE = f"Location: https://{DOMAIN}/healthz"
 WORDS: dict[str, tuple[bytes, str, bool]] = {
     "a slash": (
         status("308 Permanent Redirect", f"{HERE}/"),
-        f"it answers 308 to https://{DOMAIN}/healthz/: set health_path to /healthz/",
+        f"it answers 308 to https://{DOMAIN}/healthz/: set app_health_path to /healthz/",
         True,
     ),
     "a slash, said in short": (
         status("301 Moved", "Location: /healthz/"),
-        f"it answers 301 to https://{DOMAIN}/healthz/: set health_path to /healthz/",
+        f"it answers 301 to https://{DOMAIN}/healthz/: set app_health_path to /healthz/",
         True,
     ),
     "a prefix": (
         status("302 Found", "Location: /en/healthz"),
-        f"it answers 302 to https://{DOMAIN}/en/healthz: set health_path to /en/healthz",
+        f"it answers 302 to https://{DOMAIN}/en/healthz: set app_health_path to /en/healthz",
         True,
     ),
     "https": (
@@ -94,8 +94,8 @@ WORDS: dict[str, tuple[bytes, str, bool]] = {
     ),
     "a login": (
         status("302 Found", "Location: /login?next=%2Fhealthz"),
-        f"it answers 302 to https://{DOMAIN}/login?next=%2Fhealthz: set health_path to one that it "
-        "answers itself, without a login",
+        f"it answers 302 to https://{DOMAIN}/login?next=%2Fhealthz: set app_health_path to "
+        "one that it answers itself, without a login",
         True,
     ),
     "www": (
@@ -134,18 +134,18 @@ WORDS: dict[str, tuple[bytes, str, bool]] = {
     ),
     "401": (
         status("401 Unauthorized", body='{"detail": "Not authenticated"}'),
-        'it answers 401 to /healthz ({"detail": "Not authenticated"}): set health_path to one that '
-        "needs no login",
+        'it answers 401 to /healthz ({"detail": "Not authenticated"}): set app_health_path to '
+        "one that needs no login",
         True,
     ),
     "403": (
         status("403 Forbidden"),
-        "it answers 403 to /healthz: set health_path to one that needs no login",
+        "it answers 403 to /healthz: set app_health_path to one that needs no login",
         True,
     ),
     "404": (
         status("404 Not Found", body="<html><body><h1>Not&nbsp;Found</h1>"),
-        "it answers 404 to /healthz (Not Found): set health_path to one that it knows",
+        "it answers 404 to /healthz (Not Found): set app_health_path to one that it knows",
         True,
     ),
     "405": (
@@ -186,7 +186,7 @@ WORDS: dict[str, tuple[bytes, str, bool]] = {
     ),
     "a page of its own": (
         status("403 Forbidden", body="<title>Sign in</title><p>Hosted by Acme"),
-        "it answers 403 to /healthz (Sign in): set health_path to one that needs no login",
+        "it answers 403 to /healthz (Sign in): set app_health_path to one that needs no login",
         True,
     ),
     "a packed page": (
@@ -243,13 +243,13 @@ WORDS: dict[str, tuple[bytes, str, bool]] = {
     ),
     "a slash, by plain HTTP": (
         status("307 Temporary", f"Location: http://{DOMAIN}/healthz/"),
-        f"it answers 307 to http://{DOMAIN}/healthz/: set health_path to /healthz/",
+        f"it answers 307 to http://{DOMAIN}/healthz/: set app_health_path to /healthz/",
         True,
     ),
     "a login that ends alike": (
         status("302 Found", "Location: /login/healthz"),
-        f"it answers 302 to https://{DOMAIN}/login/healthz: set health_path to one that it answers "
-        "itself, without a login",
+        f"it answers 302 to https://{DOMAIN}/login/healthz: set app_health_path to "
+        "one that it answers itself, without a login",
         True,
     ),
     "a port that is none": (
@@ -416,6 +416,6 @@ def test_a_container_that_is_gone_listens_nowhere(asked: Application) -> None:
 def test_a_port_that_refuses_and_one_that_hangs_up(asked: Application) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        threading.Thread(target=listener.accept()[0].close, daemon=True).start()
+        threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
         assert health.ask(asked, port).error == health.CLOSED
     assert health.ask(asked, port).error == health.CLOSED

@@ -215,7 +215,7 @@ def test_both_sides_name_a_source_alike(tree: Path) -> None:
         lambda: (tree / "b.txt").chmod(0o600),
         lambda: (tree / "-n").write_text("other"),
         lambda: (tree / "a b").rename(tree / "a c"),
-        (tree / "a" / "b" / "c.txt").unlink,
+        lambda: (tree / "a" / "b" / "c.txt").unlink(),
     ):
         change()
         digest = spec.tree_digest(tree)

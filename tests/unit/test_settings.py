@@ -1053,7 +1053,7 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     *(
         (Borg, {"borg_known_hosts": [one]}, "borg_known_hosts.0", said)
         for one, said in (
-            ("host", "0 lines with something in them"),
+            ("host", "no key"),
             (KEY, "neither ssh-ed25519"),
             ("host ssh-ed25519 AAAA", "cut off"),
             (f"host {KEY[:-4]}", "cut off"),

@@ -354,6 +354,11 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine() | {DAEMON_JSON: ["{", '  "bip": "172.26.0.1/16"', "}"]}),
         ("docker_daemon: ", "/etc/docker/daemon.json"),
     ),
+    "a pool of addresses in which the server has neighbours": (
+        "docker",
+        fake(machine(DEBIAN_13, "network=10.0.0.0/8", "network=10.210.7.9/20")),
+        ("docker_address_pool: 10.210.0.0/16 overlaps 10.0.0.0/8", "shares with its neighbours"),
+    ),
     "another Docker engine": (
         "docker",
         fake(machine(DEBIAN_13, "engine=docker-ce", "engine=containerd.io")),
