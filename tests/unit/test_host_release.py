@@ -729,7 +729,7 @@ def test_a_release_of_another_kind_is_nothing_to_go_back_to(host: Path, app: App
     for other in ("00000000000a", "00000000000b"):
         with pytest.raises(
             Failed,
-            match=r"kept are: 0123456789ab\. 00000000000a, 00000000000b came of another kind",
+            match=r"kept are: 0123456789ab\. 00000000000b, 00000000000a came of another kind",
         ):
             release.rollback(app, other, by="me")
 

@@ -198,7 +198,7 @@ BAD_ROLES: list[tuple[Any, str, str]] = [
     # With a ~ it is one more, and PostgreSQL cuts off what is longer than 63.
     ({"name": "a" * 63}, "postgres_roles.1", "is too long: 62 characters fit"),
     ({"name": "a", "login": "perhaps"}, "postgres_roles.1.login", "valid boolean"),
-    ({"name": "a", "member_of": "api"}, "postgres_roles.1.member_of", "valid"),
+    ({"name": "a", "member_of": "api"}, "postgres_roles.1.member_of", "must be a list"),
     (
         {"name": "a", "member_of": ["api", "api"]},
         "postgres_roles.1: member_of",
@@ -292,7 +292,7 @@ BAD_DATABASES: list[tuple[dict[str, Any], str, str]] = [
     ({"name": "a", "schemas": ["x", "x"]}, "postgres_databases.1: schemas", "'x' is there"),
     ({"name": "a", "schemas": ["pg_x"]}, "postgres_databases.1.schemas.0", "reserved"),
     ({"name": "a", "schemas": ["a b"]}, "postgres_databases.1.schemas.0", "match"),
-    ({"name": "a", "schemas": "public"}, "postgres_databases.1.schemas", "valid"),
+    ({"name": "a", "schemas": "public"}, "postgres_databases.1.schemas", "must be a list"),
     (
         {"name": "a", "extensions": ["hstore", "hstore"]},
         "postgres_databases.1: extensions",
@@ -357,7 +357,7 @@ BAD_APP: list[tuple[str, Any, str, str]] = [
     ("image", "api:1.2", "", "api has a source too: it is one or the other"),
     ("compose", ["docker-compose.txt"], ".0", "does not match"),
     ("compose", ["/etc/compose.yaml"], ".0", "does not match"),
-    ("compose", "compose.yaml", "", "valid tuple"),
+    ("compose", "compose.yaml", "", "must be a list"),
     ("compose", ["no.yaml"], "", "'examples/api' has no file 'no.yaml'"),
     ("service", "a b", "", "'a b' does not match"),
     ("stateful", [""], ".0", "does not match"),
@@ -365,9 +365,9 @@ BAD_APP: list[tuple[str, Any, str, str]] = [
     ("shared", ["../uploads"], ".0", "does not match"),
     ("shared", ["/"], ".0", "does not match"),
     ("shared", ["/srv/a b"], ".0", "does not match"),
-    ("shared", "uploads", "", "valid tuple"),
+    ("shared", "uploads", "", "must be a list"),
     ("scratch", [""], ".0", "does not match"),
-    ("migrate", "migrate", "", "valid tuple"),
+    ("migrate", "migrate", "", "must be a list"),
     ("migrate", ["sh", "-c", "a\nb"], ".2", "line break"),
     ("env", {"LOG-LEVEL": "x"}, ".LOG-LEVEL", "does not match"),
     ("env", {"2ND": "x"}, ".2ND", "does not match"),
@@ -445,12 +445,12 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     ),
     (Apt, {"apt_source": "vendor"}, "apt_source", "'distro' or 'upstream'"),
     (Apt, {"apt_cache_hours": 0}, "apt_cache_hours", "greater than or equal"),
-    (Apt, {"apt_packages": "vim"}, "apt_packages", "valid"),
+    (Apt, {"apt_packages": "vim"}, "apt_packages", "must be a list"),
     (Apt, {"apt_packages": ["vim", "a b"]}, "apt_packages.1", "'a b' does not match"),
     (Apt, {"apt_packages": ["--reinstall"]}, "apt_packages.0", "does not match"),
     (Apt, {"apt_packages": ["vim\n"]}, "apt_packages.0", "does not match"),
     # accounts
-    (Users, {"users_accounts": {"name": "dev"}}, "users_accounts", "valid"),
+    (Users, {"users_accounts": {"name": "dev"}}, "users_accounts", "must be a list"),
     (Users, {"users_accounts": ["dev"]}, "users_accounts.0", "valid dictionary"),
     (Users, {"users_accounts": [{}]}, "users_accounts.0.name", "Field required"),
     (Users, {"users_accounts": [{"nmae": "dev"}]}, "users_accounts.0.nmae", "no such key"),
@@ -484,7 +484,12 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         "absolute",
     ),
     (Users, {"users_accounts": [{"name": "a", "home": "a"}]}, "users_accounts.0.home", "absolute"),
-    (Users, {"users_accounts": [{"name": "a", "sudo": "ALL"}]}, "users_accounts.0.sudo", "valid"),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "sudo": "ALL"}]},
+        "users_accounts.0.sudo",
+        "must be a list",
+    ),
     (
         Users,
         {"users_accounts": [{"name": "a", "sudo": ["ls"]}]},
@@ -572,7 +577,12 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         "users_accounts.0.keys.0",
         "public key",
     ),
-    (Users, {"users_accounts": [{"name": "a", "keys": KEY}]}, "users_accounts.0.keys", "valid"),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "keys": KEY}]},
+        "users_accounts.0.keys",
+        "must be a list",
+    ),
     (
         Users,
         {"users_accounts": [{"name": "a", "keys": ["ssh-ed25519 AAAA"]}]},
@@ -633,7 +643,7 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     ),
     # sshd
     (Sshd, {"sshd_password_authentication": "perhaps"}, "sshd_password_authentication", "boolean"),
-    (Sshd, {"sshd_allow_users": "me"}, "sshd_allow_users", "valid"),
+    (Sshd, {"sshd_allow_users": "me"}, "sshd_allow_users", "must be a list"),
     (Sshd, {"sshd_allow_users": ["me", "a b"]}, "sshd_allow_users.1", "'a b' does not match"),
     (
         Sshd,
@@ -652,7 +662,7 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     (Docker, {"docker_subnet_size": 31}, "docker_subnet_size", "less than or equal"),
     (Docker, {"docker_log_max_size": "20"}, "docker_log_max_size", "'20' does not match"),
     (Docker, {"docker_log_max_files": 0}, "docker_log_max_files", "greater than or equal"),
-    (Docker, {"docker_networks": "apps"}, "docker_networks", "valid"),
+    (Docker, {"docker_networks": "apps"}, "docker_networks", "must be a list"),
     (Docker, {"docker_networks": ["a", "a"]}, "docker_networks", "'a' is there twice"),
     (Docker, {"docker_networks": ["host"]}, "docker_networks", "'host' is Docker's own"),
     (Docker, {"docker_networks": ["bridge"]}, "docker_networks", "'bridge' is Docker's own"),
@@ -709,7 +719,7 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         "postgres_max_connections",
         "greater than or equal",
     ),
-    (Postgres, {"postgres_roles": "api"}, "postgres_roles", "valid"),
+    (Postgres, {"postgres_roles": "api"}, "postgres_roles", "must be a list"),
     (
         Postgres,
         {"postgres_roles": [{"name": "api", "superuser": True}]},
@@ -1047,8 +1057,8 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         for key in ("id", "replaces")
         for one in ("new", "4ed3", "g" * 64, "A" * 64, "a" * 65)
     ),
-    (Borg, {"borg_exclude_databases": "api"}, "borg_exclude_databases", "valid"),
-    (Borg, {"borg_known_hosts": "host ssh-ed25519 AAAA"}, "borg_known_hosts", "valid"),
+    (Borg, {"borg_exclude_databases": "api"}, "borg_exclude_databases", "must be a list"),
+    (Borg, {"borg_known_hosts": "host ssh-ed25519 AAAA"}, "borg_known_hosts", "must be a list"),
     (Borg, {"borg_known_hosts": ["a\nb"]}, "borg_known_hosts.0", "line break"),
     *(
         (Borg, {"borg_known_hosts": [one]}, "borg_known_hosts.0", said)
