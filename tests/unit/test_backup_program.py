@@ -355,6 +355,40 @@ def test_only_root_keeps_a_backup_from_running_and_not_for_ever(
         program.locked(other)
 
 
+@pytest.mark.parametrize(
+    ("action", "left_out", "code"),
+    [
+        ("run", {}, 0),
+        ("run", {"shop": "it allows no connections"}, 1),
+        # The run of a deploy says it and goes on: the repository is proved.
+        ("create", {"shop": "it allows no connections"}, 0),
+    ],
+)
+def test_a_night_without_one_database_is_a_failure(
+    program: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    action: str,
+    left_out: dict[str, str],
+    code: int,
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(program, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(program, "read", lambda _: settings(HERE))
+    monkeypatch.setattr(program, "create", lambda _: (left_out, set()))
+    monkeypatch.setattr(program, "prune", lambda *_: done.append("prune"))
+    monkeypatch.setattr(program, "borgmatic", lambda _, *actions: done.extend(actions))
+    monkeypatch.setattr(sys, "argv", ["backup", action])
+    ended = 0
+    try:
+        program.main()
+    except SystemExit as end:
+        ended = int(end.code or 0)
+    assert ended == code
+    # A failure of one database is no reason to keep everything for ever.
+    assert done == (["prune", "compact", "check"] if action == "run" else [])
+
+
 SAID = """
 pg_dump of "api": pg_dump: error: one
 /root: Error

@@ -283,6 +283,18 @@ def test_applied_again_nothing_changes_and_drift_is_repaired(local: Local) -> No
     assert not (local.root / "stale").exists()
 
 
+@pytest.mark.usefixtures("applied")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives a file to another group")
+@pytest.mark.parametrize("name", ["checked", "private"])
+def test_another_group_is_put_right(local: Local, name: str) -> None:
+    path = local.root / name
+    before = path.stat().st_gid
+    os.chown(path, -1, before + 1)
+    assert [one for one in local.plan() if one not in FAILING] != []
+    local.apply()
+    assert path.stat().st_gid == before
+
+
 # --- in a directory that is somebody else's -------------------------------------------------------
 
 

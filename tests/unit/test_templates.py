@@ -413,6 +413,14 @@ def sites(**data: Any) -> dict[str, str]:
     return dict(re.findall(r"^(\S*) ?\{\n(.*?)^\}$", text, re.MULTILINE | re.DOTALL))
 
 
+@pytest.mark.parametrize(("timeout", "tried"), [(60, 10), (10, 10), (2, 2)])
+def test_a_request_waits_for_a_replica_no_longer_than_for_its_answer(
+    timeout: int, tried: int
+) -> None:
+    text = rendered("caddy/Caddyfile.j2", sites=[SITE | {"timeout_seconds": timeout}])
+    assert re.findall(r"\blb_try_duration (\S+)", text) == [f"{tried}s", f"{tried}s"]
+
+
 def test_caddy_looks_for_a_file_and_sends_to_the_slot_that_it_names() -> None:
     blocks = sites()
     assert list(blocks) == [
