@@ -32,7 +32,12 @@ from terrafirma.facts.postgres import Contents, Databases, Roles, Server, WrongP
 from terrafirma.facts.postgres_upgrade import UpgradeProgress, UpgradeState
 from terrafirma.facts.release import ReleaseStatus
 from terrafirma.facts.services import Unit
-from terrafirma.paths import DROPPED, HOST_PROGRAM, PASSWORDS, PASSWORDS_PROGRAM
+from terrafirma.paths import (
+    DROPPED,
+    HOST_PROGRAM,
+    PASSWORDS,
+    PASSWORDS_PROGRAM,
+)
 from tests.conftest import ROOT, Pyinfra
 
 TASKS = sorted(path.stem for path in (ROOT / "tasks").glob("*.py"))
@@ -869,6 +874,61 @@ def test_what_is_told_of_an_application_is_its_own_affair(pyinfra: Pyinfra, inve
     assert told(result, "more") == told(result, "one")
     assert told(result, "more", "shop")["slots"] == {"blue": 9000, "green": 9064}
     assert told(result, "other") == told(result, "one") | {"replicas": 2}
+
+
+# Whatever is not everybody's to read, or to enter: its mode, and whose it is.
+CLOSED = {
+    "/etc/borgmatic/config.yaml": "600 root:root",
+    "/etc/borgmatic/known_hosts": "600 root:root",
+    # It has the hashes of the passwords of `guards`.
+    "/etc/caddy/Caddyfile": "640 root:caddy",
+    "/etc/pgbouncer/hba.conf": "640 root:postgres",
+    "/etc/pgbouncer/pgbouncer.ini": "640 root:postgres",
+    "/etc/pgbouncer/terrafirma.ini": "640 root:postgres",
+    "/etc/pgbouncer/userlist.txt": "640 root:postgres",
+    "/etc/postgresql/17/main/conf.d/terrafirma.conf": "640 postgres",
+    "/etc/postgresql/17/main/pg_hba.conf": "640 postgres",
+    "/etc/sudoers.d/90-terrafirma-ingres": "440 root:root",
+    "/etc/terrafirma/apps": "700 root:root",
+    "/etc/terrafirma/apps/api.json": "600 root:root",
+    "/etc/terrafirma/secrets": "700 root:root",
+    "/etc/terrafirma/secrets/app/api/database_url": "400 prod:",
+    "/etc/terrafirma/secrets/borg": "700 root",
+    "/etc/terrafirma/secrets/postgres": "700 root:root",
+    **{f"/home/{name}/.ssh": f"700 {name}" for name in ("dev", "ingres", "prod")},
+    **{f"/home/{name}/.ssh/authorized_keys": f"600 {name}" for name in ("dev", "ingres", "prod")},
+    "/var/lib/terrafirma/backup": "700 root:root",
+    "/var/log/caddy": "750 caddy:adm",
+}
+# How a command says where something is put, with which mode, and whose it is: whoever runs it, if
+# it does not say so.
+PUTS = [
+    r"(?:path|file)=(?P<path>[^ ;]+) ?;.* chown (?P<owner>\S+) \S+ && chmod (?P<mode>\d+) ",
+    r".*runuser -u (?P<owner>\S+) -- sh -c .* chmod (?P<mode>\d+) .* sh (?P<path>/\S+)$",
+    r"install -d -m (?P<mode>\d+) -o (?P<user>\S+) -g (?P<group>\S+) (?P<path>/\S+)$",
+    r"install -d -m (?P<mode>\d+) (?P<path>/\S+) ",
+]
+
+
+def test_what_is_not_for_everybody_is_closed(pyinfra: Pyinfra) -> None:
+    answers = machine() | {
+        command(Archives): ['[{"archives": [{"archive": "a-1"}]}]'],
+        "echo no account": ["wrong"],
+        command(UserList, version=17, roles=["api"]): ["wrong"],
+    }
+    host = fake(answers, **BACKUP, **POOLED)
+    put = {}
+    for line in commands(pyinfra.call("@fake/host", "deploy.py", "-y", "-vv", *host)):
+        if not re.search(r"\bchmod |\binstall -d ", line):
+            continue
+        (found,) = [match.groupdict() for one in PUTS if (match := re.match(one, line))]
+        owner = found.get("owner") or ":".join(
+            found[name] for name in ("user", "group") if name in found
+        )
+        put[found["path"]] = f"{found['mode']} {owner or 'root'}"
+    assert "/etc/apt/apt.conf.d/60terrafirma" in put
+    closed = {path: how for path, how in put.items() if how.split()[0] not in ("644", "755")}
+    assert closed == CLOSED
 
 
 # What the program on the host says of `api`; whether a release is asked for, what is said of it.
