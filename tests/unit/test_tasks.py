@@ -6,6 +6,7 @@ import re
 import ssl
 import subprocess
 from collections.abc import Sequence
+from hashlib import sha256
 from itertools import pairwise, takewhile
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -19,6 +20,7 @@ from terrafirma.facts.accounts import Accounts
 from terrafirma.facts.backup import Archives
 from terrafirma.facts.caddy import CaddyVersion, Names
 from terrafirma.facts.docker import ContainerReach, DockerAddresses, DockerNetworks
+from terrafirma.facts.files import PathStates
 from terrafirma.facts.machine import (
     Hardware,
     KernelSettings,
@@ -31,6 +33,7 @@ from terrafirma.facts.pgbouncer import ForeignPooler, UserList
 from terrafirma.facts.postgres import Contents, Databases, Roles, Server, WrongPasswords
 from terrafirma.facts.postgres_upgrade import UpgradeProgress, UpgradeState
 from terrafirma.facts.release import ReleaseStatus
+from terrafirma.facts.secrets import AppSecrets
 from terrafirma.facts.services import Unit
 from terrafirma.paths import (
     DROPPED,
@@ -38,7 +41,10 @@ from terrafirma.paths import (
     PASSWORDS,
     PASSWORDS_PROGRAM,
 )
+from terrafirma.release import description, uploaded_source
+from terrafirma.settings import App, Users
 from tests.conftest import ROOT, Pyinfra
+from tests.unit.test_settings import of
 
 TASKS = sorted(path.stem for path in (ROOT / "tasks").glob("*.py"))
 # Commands of their own, and what each of them has to be told.
@@ -999,6 +1005,46 @@ def test_a_release_is_asked_for_where_another_one_serves(pyinfra: Pyinfra, inven
         assert len(re.findall(rf"@fake/{name}\]\S* .*{words or 'taken back'}", result.stderr)) == (
             1 if words else 0
         )
+
+
+def test_a_plan_has_a_release_where_something_of_it_is_to_change(
+    pyinfra: Pyinfra, inventory: Any
+) -> None:
+    """Though what serves is all that the host has been told of so far."""
+    data = {"app_secrets": {"token": "born"}}
+    settings = of(App, **data)
+    (api,) = settings.applications
+    text = description(api, settings, of(Users))
+    file, source = "/etc/terrafirma/apps/api.json", uploaded_source(api)
+    state = {"serving": "0123456789ab", "wanted": "0123456789ab", "current": True}
+    state |= {"withdrawn": False, "trouble": ""}
+    secrets = command(AppSecrets, directory="/etc/terrafirma/secrets/app/api")
+    right: Answers = {
+        secrets: [],
+        "echo no account": ["right"],
+        command(PathStates, paths=[source]): [f"700|root|root|directory|{source}"],
+        command(PathStates, paths=[file]): [
+            f"600|root|root|regular file|{file}",
+            f"{sha256(text.encode()).hexdigest()}  -",
+        ],
+        command(ReleaseStatus, app="api"): [json.dumps(state)],
+    }
+    # What differs from that; the step that is planned, and a release after it.
+    differences: dict[str, tuple[Answers, str]] = {
+        "secret": ({secrets: ["wrong token"]}, "Give api its secrets"),
+        "url": ({"echo no account": ["wrong"]}, "Give api the address of its database"),
+        "source": ({command(PathStates, paths=[source]): []}, "Upload the source of api"),
+        "description": ({command(PathStates, paths=[file]): []}, "Describe api"),
+    }
+    hosts = inventory(
+        converged=(machine() | right, data),
+        **{name: (machine() | right | but, data) for name, (but, _) in differences.items()},
+    )
+    plan = pyinfra.run(hosts, "tasks/app.py", "--dry")["plan"]
+    change = {one["name"]: set(one["hosts_with_change"]) for one in plan}
+    for name, (_, step) in differences.items():
+        assert change[step] == {f"@fake/{name}"}
+    assert change["Release api, 4 replicas"] == {f"@fake/{name}" for name in differences}
 
 
 def test_what_no_release_puts_right_ends_the_run(pyinfra: Pyinfra) -> None:
