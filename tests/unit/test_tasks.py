@@ -36,6 +36,7 @@ from terrafirma.facts.release import ReleaseStatus
 from terrafirma.facts.secrets import AppSecrets
 from terrafirma.facts.services import Unit
 from terrafirma.paths import (
+    DOCKER_ENGINE,
     DROPPED,
     HOST_PROGRAM,
     PASSWORDS,
@@ -1144,6 +1145,41 @@ def test_what_this_hosts_engine_would_not_start_with_is_refused(
     host = fake(machine(kind) | more, docker_daemon=settings)
     line = refusal(pyinfra.call("@fake/host", "tasks/docker.py", "-y", *host))
     assert f"docker_daemon: {words}" in line or words in line
+
+
+RUNNING = ["ActiveState=active", "UnitFileState=enabled", "started"]
+# What systemd says of the engine; whether it is started, or started anew.
+ENGINES: dict[str, tuple[list[str], bool]] = {
+    "never_ran": ([], True),
+    "stopped": (["ActiveState=inactive", "UnitFileState=enabled", "started"], True),
+    "failed": (["ActiveState=failed", "UnitFileState=enabled", "started"], True),
+    "with_an_old_file": (
+        [*RUNNING, "stale=/etc/docker/daemon.json"],
+        True,
+    ),
+    "current": (RUNNING, False),
+}
+
+
+def test_the_engine_is_started_by_the_program_that_knows_a_way_back(
+    pyinfra: Pyinfra, inventory: Any
+) -> None:
+    """From a file with which it does not start, also where it does not run to begin with."""
+    question = command(
+        Unit,
+        unit="docker.service",
+        unit_files=[DOCKER_DROP_IN],
+        restart_on=["/etc/docker/daemon.json"],
+    )
+    hosts = inventory(
+        **{name: (machine() | {question: said}, {}) for name, (said, _) in ENGINES.items()}
+    )
+    result = pyinfra.call(hosts, "tasks/docker.py", "-y", "-vv")
+    for name, (_, starts) in ENGINES.items():
+        done = commands(result, name)
+        assert not [line for line in done if re.search(r"systemctl (re)?start ", line)]
+        by_program = [line for line in done if line.endswith(f"{DOCKER_ENGINE} restart")]
+        assert len(by_program) == (1 if starts else 0), name
 
 
 REACH = command(ContainerReach, names=["apps"])
