@@ -228,7 +228,21 @@ def test_operations_come_in_the_order_of_the_platform(two_hosts: dict[str, Any])
 INVENTORY = """\
 from json import loads
 
-servers = [(name, data) for name, data in loads({text!r}).items()]
+
+class Turns(dict):
+    # An answer that is another one each time; the last one stays.
+    def get(self, key, default=None):
+        turns = self["turns"]
+        if key != "stdout":
+            return default
+        return turns.pop(0) if len(turns) > 1 else turns[0]
+
+
+def answer(data):
+    return Turns(data) if data.keys() == {{"turns"}} else data
+
+
+servers = [(name, data) for name, data in loads({text!r}, object_hook=answer).items()]
 """
 
 
@@ -1184,20 +1198,22 @@ def test_the_engine_is_started_by_the_program_that_knows_a_way_back(
 
 REACH = command(ContainerReach, names=["apps"])
 ON_A_TARGET = (ROOT / "tests/unit/reach/docker-26.1.txt").read_text().splitlines()
+FLUSHED = [line for line in ON_A_TARGET if "-A DOCKER" not in line]
+HARDENED = [
+    *(line for line in ON_A_TARGET if "ip_forward" not in line),
+    "kernel=net/ipv4/ip_forward:0",
+    "said_by=/etc/sysctl.d/99-hardening.conf",
+]
 # What is done to a host; what is done about it; what is said.
 UNREACHED: dict[str, tuple[list[str], str, str]] = {
     "nothing": (ON_A_TARGET, "", ""),
     "flushed": (
-        [line for line in ON_A_TARGET if "-A DOCKER" not in line],
+        FLUSHED,
         "docker-engine restart",
         "127.0.0.1:8000 does not lead to",
     ),
     "hardened": (
-        [
-            *(line for line in ON_A_TARGET if "ip_forward" not in line),
-            "kernel=net/ipv4/ip_forward:0",
-            "said_by=/etc/sysctl.d/99-hardening.conf",
-        ],
+        HARDENED,
         "sysctl --quiet --write net/ipv4/ip_forward=1 && /usr/local/lib/terrafirma/docker-engine",
         "/etc/sysctl.d/99-hardening.conf",
     ),
@@ -1235,6 +1251,34 @@ def test_what_does_not_lead_to_containers_is_put_right(pyinfra: Pyinfra, invento
         assert done in after, what
         if words:
             assert words in planned.stderr, what
+
+
+# What a host says in turn, the last of it from then on; whether all is right in the end.
+IN_TURN: dict[str, tuple[list[list[str]], bool]] = {
+    "settings_put_right": ([HARDENED, HARDENED, ON_A_TARGET], True),
+    "settings_stay_wrong": ([HARDENED], False),
+    "rules_made_anew": ([FLUSHED, FLUSHED, ON_A_TARGET], True),
+    "rules_stay_away": ([FLUSHED], False),
+}
+
+
+def test_what_was_put_right_is_looked_at_again(pyinfra: Pyinfra, inventory: Any) -> None:
+    fails = {"containers are not connected: ": {"success": False}}
+    hosts = inventory(
+        **{
+            name: (machine() | {REACH: {"turns": turns}} | fails, {})
+            for name, (turns, _) in IN_TURN.items()
+        }
+    )
+    result = pyinfra.call(hosts, "tasks/docker.py", "-y")
+    (step,) = [
+        one
+        for one in json.loads(result.stdout)["results"]["operations"]
+        if one["name"] == "Connect the containers"
+    ]
+    right = {f"@fake/{name}" for name, (_, right) in IN_TURN.items() if right}
+    assert set(step["success"]) == right
+    assert set(step["error"]) == {f"@fake/{name}" for name in IN_TURN} - right
 
 
 def test_a_login_with_a_password_that_stays_enough_goes_on(pyinfra: Pyinfra) -> None:
