@@ -109,6 +109,27 @@ def test_an_application_with_a_deploy_key_is_automated(
     assert told({}, users_accounts=[{"name": "dev"}])["automated"] is False
 
 
+# Where the guard is; which page a release asks for through Caddy, "": the one that says whether it
+# is healthy; whether Caddy's own answer there is one, too.
+@pytest.mark.parametrize(
+    ("guard", "smoke", "guarded"),
+    [
+        ("/admin/*", "/admin/up", True),
+        ("/admin/*", "/admin", True),
+        ("/up", "/hello", False),
+        ("/up", "", True),
+        ("/*", "", True),
+        ("/admin/*", "/hello", False),
+        ("/admin/*", "", False),
+    ],
+)
+def test_a_page_behind_a_guard_is_known_as_such(guard: str, smoke: str, guarded: bool) -> None:
+    guards = [{"path": guard, "allow": ["10.0.0.0/8"]}]
+    data = {"app_guards": guards, "app_health_path": "/up", "app_smoke_path": smoke}
+    assert told(data)["guarded"] is guarded
+    assert told(data | {"app_guards": []})["guarded"] is False
+
+
 def test_a_source_is_named_after_its_content() -> None:
     app, _ = of(App, app_more=[application(source="", image="api:1")]).applications
     digest = files.tree_digest(ROOT / "examples" / "api")

@@ -6,6 +6,7 @@ import re
 import ssl
 import subprocess
 from collections.abc import Sequence
+from hashlib import sha256
 from itertools import pairwise, takewhile
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -19,6 +20,7 @@ from terrafirma.facts.accounts import Accounts
 from terrafirma.facts.backup import Archives
 from terrafirma.facts.caddy import CaddyVersion, Names
 from terrafirma.facts.docker import ContainerReach, DockerAddresses, DockerNetworks
+from terrafirma.facts.files import PathStates
 from terrafirma.facts.machine import (
     Hardware,
     KernelSettings,
@@ -31,9 +33,19 @@ from terrafirma.facts.pgbouncer import ForeignPooler, UserList
 from terrafirma.facts.postgres import Contents, Databases, Roles, Server, WrongPasswords
 from terrafirma.facts.postgres_upgrade import UpgradeProgress, UpgradeState
 from terrafirma.facts.release import ReleaseStatus
+from terrafirma.facts.secrets import AppSecrets
 from terrafirma.facts.services import Unit
-from terrafirma.paths import DROPPED, HOST_PROGRAM, PASSWORDS, PASSWORDS_PROGRAM
+from terrafirma.paths import (
+    DOCKER_ENGINE,
+    DROPPED,
+    HOST_PROGRAM,
+    PASSWORDS,
+    PASSWORDS_PROGRAM,
+)
+from terrafirma.release import description, uploaded_source
+from terrafirma.settings import App, Users
 from tests.conftest import ROOT, Pyinfra
+from tests.unit.test_settings import of
 
 TASKS = sorted(path.stem for path in (ROOT / "tasks").glob("*.py"))
 # Commands of their own, and what each of them has to be told.
@@ -216,7 +228,21 @@ def test_operations_come_in_the_order_of_the_platform(two_hosts: dict[str, Any])
 INVENTORY = """\
 from json import loads
 
-servers = [(name, data) for name, data in loads({text!r}).items()]
+
+class Turns(dict):
+    # An answer that is another one each time; the last one stays.
+    def get(self, key, default=None):
+        turns = self["turns"]
+        if key != "stdout":
+            return default
+        return turns.pop(0) if len(turns) > 1 else turns[0]
+
+
+def answer(data):
+    return Turns(data) if data.keys() == {{"turns"}} else data
+
+
+servers = [(name, data) for name, data in loads({text!r}, object_hook=answer).items()]
 """
 
 
@@ -876,6 +902,61 @@ def test_what_is_told_of_an_application_is_its_own_affair(pyinfra: Pyinfra, inve
     assert told(result, "other") == told(result, "one") | {"replicas": 2}
 
 
+# Whatever is not everybody's to read, or to enter: its mode, and whose it is.
+CLOSED = {
+    "/etc/borgmatic/config.yaml": "600 root:root",
+    "/etc/borgmatic/known_hosts": "600 root:root",
+    # It has the hashes of the passwords of `guards`.
+    "/etc/caddy/Caddyfile": "640 root:caddy",
+    "/etc/pgbouncer/hba.conf": "640 root:postgres",
+    "/etc/pgbouncer/pgbouncer.ini": "640 root:postgres",
+    "/etc/pgbouncer/terrafirma.ini": "640 root:postgres",
+    "/etc/pgbouncer/userlist.txt": "640 root:postgres",
+    "/etc/postgresql/17/main/conf.d/terrafirma.conf": "640 postgres",
+    "/etc/postgresql/17/main/pg_hba.conf": "640 postgres",
+    "/etc/sudoers.d/90-terrafirma-ingres": "440 root:root",
+    "/etc/terrafirma/apps": "700 root:root",
+    "/etc/terrafirma/apps/api.json": "600 root:root",
+    "/etc/terrafirma/secrets": "700 root:root",
+    "/etc/terrafirma/secrets/app/api/database_url": "400 prod:",
+    "/etc/terrafirma/secrets/borg": "700 root",
+    "/etc/terrafirma/secrets/postgres": "700 root:root",
+    **{f"/home/{name}/.ssh": f"700 {name}" for name in ("dev", "ingres", "prod")},
+    **{f"/home/{name}/.ssh/authorized_keys": f"600 {name}" for name in ("dev", "ingres", "prod")},
+    "/var/lib/terrafirma/backup": "700 root:root",
+    "/var/log/caddy": "750 caddy:adm",
+}
+# How a command says where something is put, with which mode, and whose it is: whoever runs it, if
+# it does not say so.
+PUTS = [
+    r"(?:path|file)=(?P<path>[^ ;]+) ?;.* chown (?P<owner>\S+) \S+ && chmod (?P<mode>\d+) ",
+    r".*runuser -u (?P<owner>\S+) -- sh -c .* chmod (?P<mode>\d+) .* sh (?P<path>/\S+)$",
+    r"install -d -m (?P<mode>\d+) -o (?P<user>\S+) -g (?P<group>\S+) (?P<path>/\S+)$",
+    r"install -d -m (?P<mode>\d+) (?P<path>/\S+) ",
+]
+
+
+def test_what_is_not_for_everybody_is_closed(pyinfra: Pyinfra) -> None:
+    answers = machine() | {
+        command(Archives): ['[{"archives": [{"archive": "a-1"}]}]'],
+        "echo no account": ["wrong"],
+        command(UserList, version=17, roles=["api"]): ["wrong"],
+    }
+    host = fake(answers, **BACKUP, **POOLED)
+    put = {}
+    for line in commands(pyinfra.call("@fake/host", "deploy.py", "-y", "-vv", *host)):
+        if not re.search(r"\bchmod |\binstall -d ", line):
+            continue
+        (found,) = [match.groupdict() for one in PUTS if (match := re.match(one, line))]
+        owner = found.get("owner") or ":".join(
+            found[name] for name in ("user", "group") if name in found
+        )
+        put[found["path"]] = f"{found['mode']} {owner or 'root'}"
+    assert "/etc/apt/apt.conf.d/60terrafirma" in put
+    closed = {path: how for path, how in put.items() if how.split()[0] not in ("644", "755")}
+    assert closed == CLOSED
+
+
 # What the program on the host says of `api`; whether a release is asked for, what is said of it.
 STATES: dict[str, tuple[dict[str, Any] | None, bool, str]] = {
     "bare": (None, True, ""),
@@ -944,6 +1025,46 @@ def test_a_release_is_asked_for_where_another_one_serves(pyinfra: Pyinfra, inven
         assert len(re.findall(rf"@fake/{name}\]\S* .*{words or 'taken back'}", result.stderr)) == (
             1 if words else 0
         )
+
+
+def test_a_plan_has_a_release_where_something_of_it_is_to_change(
+    pyinfra: Pyinfra, inventory: Any
+) -> None:
+    """Though what serves is all that the host has been told of so far."""
+    data = {"app_secrets": {"token": "born"}}
+    settings = of(App, **data)
+    (api,) = settings.applications
+    text = description(api, settings, of(Users))
+    file, source = "/etc/terrafirma/apps/api.json", uploaded_source(api)
+    state = {"serving": "0123456789ab", "wanted": "0123456789ab", "current": True}
+    state |= {"withdrawn": False, "trouble": ""}
+    secrets = command(AppSecrets, directory="/etc/terrafirma/secrets/app/api")
+    right: Answers = {
+        secrets: [],
+        "echo no account": ["right"],
+        command(PathStates, paths=[source]): [f"700|root|root|directory|{source}"],
+        command(PathStates, paths=[file]): [
+            f"600|root|root|regular file|{file}",
+            f"{sha256(text.encode()).hexdigest()}  -",
+        ],
+        command(ReleaseStatus, app="api"): [json.dumps(state)],
+    }
+    # What differs from that; the step that is planned, and a release after it.
+    differences: dict[str, tuple[Answers, str]] = {
+        "secret": ({secrets: ["wrong token"]}, "Give api its secrets"),
+        "url": ({"echo no account": ["wrong"]}, "Give api the address of its database"),
+        "source": ({command(PathStates, paths=[source]): []}, "Upload the source of api"),
+        "description": ({command(PathStates, paths=[file]): []}, "Describe api"),
+    }
+    hosts = inventory(
+        converged=(machine() | right, data),
+        **{name: (machine() | right | but, data) for name, (but, _) in differences.items()},
+    )
+    plan = pyinfra.run(hosts, "tasks/app.py", "--dry")["plan"]
+    change = {one["name"]: set(one["hosts_with_change"]) for one in plan}
+    for name, (_, step) in differences.items():
+        assert change[step] == {f"@fake/{name}"}
+    assert change["Release api, 4 replicas"] == {f"@fake/{name}" for name in differences}
 
 
 def test_what_no_release_puts_right_ends_the_run(pyinfra: Pyinfra) -> None:
@@ -1045,22 +1166,59 @@ def test_what_this_hosts_engine_would_not_start_with_is_refused(
     assert f"docker_daemon: {words}" in line or words in line
 
 
+RUNNING = ["ActiveState=active", "UnitFileState=enabled", "started"]
+# What systemd says of the engine; whether it is started, or started anew.
+ENGINES: dict[str, tuple[list[str], bool]] = {
+    "never_ran": ([], True),
+    "stopped": (["ActiveState=inactive", "UnitFileState=enabled", "started"], True),
+    "failed": (["ActiveState=failed", "UnitFileState=enabled", "started"], True),
+    "with_an_old_file": (
+        [*RUNNING, "stale=/etc/docker/daemon.json"],
+        True,
+    ),
+    "current": (RUNNING, False),
+}
+
+
+def test_the_engine_is_started_by_the_program_that_knows_a_way_back(
+    pyinfra: Pyinfra, inventory: Any
+) -> None:
+    """From a file with which it does not start, also where it does not run to begin with."""
+    question = command(
+        Unit,
+        unit="docker.service",
+        unit_files=[DOCKER_DROP_IN],
+        restart_on=["/etc/docker/daemon.json"],
+    )
+    hosts = inventory(
+        **{name: (machine() | {question: said}, {}) for name, (said, _) in ENGINES.items()}
+    )
+    result = pyinfra.call(hosts, "tasks/docker.py", "-y", "-vv")
+    for name, (_, starts) in ENGINES.items():
+        done = commands(result, name)
+        assert not [line for line in done if re.search(r"systemctl (re)?start ", line)]
+        by_program = [line for line in done if line.endswith(f"{DOCKER_ENGINE} restart")]
+        assert len(by_program) == (1 if starts else 0), name
+
+
 REACH = command(ContainerReach, names=["apps"])
 ON_A_TARGET = (ROOT / "tests/unit/reach/docker-26.1.txt").read_text().splitlines()
+FLUSHED = [line for line in ON_A_TARGET if "-A DOCKER" not in line]
+HARDENED = [
+    *(line for line in ON_A_TARGET if "ip_forward" not in line),
+    "kernel=net/ipv4/ip_forward:0",
+    "said_by=/etc/sysctl.d/99-hardening.conf",
+]
 # What is done to a host; what is done about it; what is said.
 UNREACHED: dict[str, tuple[list[str], str, str]] = {
     "nothing": (ON_A_TARGET, "", ""),
     "flushed": (
-        [line for line in ON_A_TARGET if "-A DOCKER" not in line],
+        FLUSHED,
         "docker-engine restart",
         "127.0.0.1:8000 does not lead to",
     ),
     "hardened": (
-        [
-            *(line for line in ON_A_TARGET if "ip_forward" not in line),
-            "kernel=net/ipv4/ip_forward:0",
-            "said_by=/etc/sysctl.d/99-hardening.conf",
-        ],
+        HARDENED,
         "sysctl --quiet --write net/ipv4/ip_forward=1 && /usr/local/lib/terrafirma/docker-engine",
         "/etc/sysctl.d/99-hardening.conf",
     ),
@@ -1098,6 +1256,34 @@ def test_what_does_not_lead_to_containers_is_put_right(pyinfra: Pyinfra, invento
         assert done in after, what
         if words:
             assert words in planned.stderr, what
+
+
+# What a host says in turn, the last of it from then on; whether all is right in the end.
+IN_TURN: dict[str, tuple[list[list[str]], bool]] = {
+    "settings_put_right": ([HARDENED, HARDENED, ON_A_TARGET], True),
+    "settings_stay_wrong": ([HARDENED], False),
+    "rules_made_anew": ([FLUSHED, FLUSHED, ON_A_TARGET], True),
+    "rules_stay_away": ([FLUSHED], False),
+}
+
+
+def test_what_was_put_right_is_looked_at_again(pyinfra: Pyinfra, inventory: Any) -> None:
+    fails = {"containers are not connected: ": {"success": False}}
+    hosts = inventory(
+        **{
+            name: (machine() | {REACH: {"turns": turns}} | fails, {})
+            for name, (turns, _) in IN_TURN.items()
+        }
+    )
+    result = pyinfra.call(hosts, "tasks/docker.py", "-y")
+    (step,) = [
+        one
+        for one in json.loads(result.stdout)["results"]["operations"]
+        if one["name"] == "Connect the containers"
+    ]
+    right = {f"@fake/{name}" for name, (_, right) in IN_TURN.items() if right}
+    assert set(step["success"]) == right
+    assert set(step["error"]) == {f"@fake/{name}" for name in IN_TURN} - right
 
 
 def test_a_login_with_a_password_that_stays_enough_goes_on(pyinfra: Pyinfra) -> None:
