@@ -60,7 +60,7 @@ put(
 )
 
 sysctl(
-    name="Hand over what waits at a socket that closes",
+    name="Keep queued connections across a reload",
     values={"net.ipv4.tcp_migrate_req": 1},
 )
 

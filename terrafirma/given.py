@@ -81,7 +81,7 @@ def _value(host: Host, key: str, source: str) -> HiddenText:
             wrong = "is not text (UTF-8); encode it, as with base64"
     if wrong:
         raise DeployError(f"{host.name}: {key}: {what} {wrong}")
-    # Of several lines the last one ends, too: OpenSSH reads no key without that.
+    # Keep the final newline of a multi-line value: OpenSSH rejects a private key without it.
     return HiddenText(f"{text}\n" if "\n" in text else text)
 
 

@@ -23,7 +23,8 @@ OWN = frozenset({"CREATE", "CONNECT", "TEMPORARY"})
 # Of PUBLIC in a database.
 _OF_NOBODY = frozenset(("", right) for right in OWN)
 
-# `migrate` has none of its own: it is a member of the owner. So is it for a role without access.
+# `migrate` needs no grants, since the role is a member of the owner. A role without access gets
+# none either.
 _ON_DATABASE: dict[Access, frozenset[str]] = {
     "read": frozenset({"CONNECT"}),
     "write": frozenset({"CONNECT", "TEMPORARY"}),
@@ -84,7 +85,7 @@ def membership_sql(role: str, groups: Sequence[str], now: RoleState | None) -> I
     wrong = [(group, grantor) for group, grantor, plain in known
              if group not in right or grantor or not plain]  # fmt: skip
     missing = [group for group in groups if group not in right]
-    # A session that is open does not lose for a moment what it keeps.
+    # In one transaction, so that open sessions never briefly lose a membership they keep.
     together = {group for group, _ in wrong} & set(missing)
     if together:
         yield "begin;"
@@ -331,7 +332,7 @@ def _settings_sql(
         elif now.get(name) != text:
             yield f"alter {whose} set {name} to {_literal(text)};"
     for name in sorted(name for name, _ in pairs if name.lower() not in wanted):
-        # One of nobody's knowledge keeps its capitals, and may be a key word.
+        # A setting PostgreSQL does not know keeps its spelling, and may be a reserved word.
         yield f"alter {whose} reset {'.'.join(map(_quoted, name.split('.')))};"
 
 

@@ -163,7 +163,7 @@ class Settings(Model):
             ) from None
 
 
-# Rules for what is nobody's secret, and short.
+# Errors whose offending value is short and safe to print.
 _NUMBERS = ("int_", "float_", "bool_", "greater_than", "less_than")
 
 
@@ -392,8 +392,8 @@ def _setting(value: Any) -> Any:
 
 ServerSettings = dict[SettingName, Annotated[Any, AfterValidator(_setting)]]
 
-# PostgreSQL's own groups that look, and one that ends what others do. Those that write files, run
-# programs or read every table are a superuser by another name.
+# Built-in roles that may be granted: the monitoring ones, and `pg_signal_backend`. Roles that write
+# files, run programs or read every table are a superuser by another name.
 _WATCHERS = frozenset(
     """
     pg_monitor pg_read_all_settings pg_read_all_stats pg_stat_scan_tables pg_signal_backend

@@ -126,7 +126,7 @@ class Certificates(FactBase[CertificatesState]):
             error = str(one.get("error", ""))
             named = re.match(r"\[([^\]]+)\]", error)
             name = one.get("identifier", named[1] if named else "")
-            # That there is nothing left to try says nothing of what has been tried.
+            # Skip "no solvers available": it hides the error of the challenge that failed.
             if name in state["missing"] and "no solvers available" not in error:
                 state["reasons"][name] = reason(error)
         return state

@@ -83,7 +83,7 @@ apt-cache pkgnames postgresql- 2> /dev/null | sed -n 's/^postgresql-\([0-9][0-9]
 dpkg-query -Wf '${db:Status-Status} ${Package}\n' docker-ce containerd.io podman-docker \
     2> /dev/null | sed -n 's/^installed /engine=/p'
 caddyfile=/etc/caddy/Caddyfile
-# Ours is for root and Caddy alone to read; what stands beside it is not.
+# Only root and Caddy can read our Caddyfile, so recognise it by our drop-in instead.
 ours=/etc/systemd/system/caddy.service.d/terrafirma.conf
 if test -e "$caddyfile" && { test -r "$caddyfile" || test ! -e "$ours"; } &&
     ! grep -qs 'Managed by Terrafirma' "$caddyfile"; then

@@ -52,7 +52,8 @@ class UpgradeState(FactBase[UpgradeNeeds]):
             # Files come and go below a running server.
             'echo "size=$(du -skL "$data" 2> /dev/null | cut -f 1)";',
             "df -Pk /var/lib/postgresql | awk 'NR == 2 { print \"free=\" $4 }';",
-            # Whether it does only a try says, which writes: the upgrade makes that before it stops.
+            # Only a trial copy shows whether blocks can be shared, and a trial writes: the upgrade
+            # makes it before it stops the server.
             'for place in "$data" /var/lib/postgresql; do',
             'echo "type=$(stat -f -c %T "$place" 2> /dev/null)"; done;',
             'own=$(realpath "$data"); for link in "$data"/pg_tblspc/*; do',

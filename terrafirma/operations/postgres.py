@@ -56,7 +56,7 @@ def undo_by_hand(
 
     + settings: what our file says
     """
-    # The moment in which every new session knows it, so that the next question is answered right.
+    # Wait until new sessions see the reloaded value, or the next fact reads the old one.
     by_hand = set(host.get_fact(Server, version=version)["by_hand"])
     sql = [f"alter system reset {name};" for name in sorted(by_hand & settings().keys())]
     yield from _run(
@@ -162,7 +162,7 @@ def twin(version: int, role: Role, settings: Postgres) -> Generator[StringComman
     if known is None:
         return
     now = known.get(double.name)
-    # What the role is a member of, it is through it: what the role loses, it loses.
+    # The second login inherits every membership through the role, and loses it with the role.
     sql = [*role_sql(double, now), *membership_sql(double.name, [role.name], now)]
     sql += [
         f'alter role "{double.name}" in database "{database.name}" set role to {database.owner};'
