@@ -68,8 +68,8 @@ engine: ## A Docker engine that answers
 	@testbed/engine.sh
 
 .PHONY: images
-images: engine ## The images that targets, and clients beside them, start from
-	@testbed/image.sh debian13 debian12 bystander
+images: engine ## The images from which most targets, and clients beside them, start; tests make the rest
+	@testbed/image.sh debian13 bystander
 
 .PHONY: venv
 venv: .venv/.locked ## .venv with the packages that requirements.lock pins

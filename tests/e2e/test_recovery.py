@@ -38,7 +38,6 @@ def serves(server: Target, outsider: Container) -> bool:
 
 
 @pytest.mark.promise("Everything comes back after a reboot")
-@pytest.mark.smoke
 @pytest.mark.parametrize(
     "time", [1, *(pytest.param(time, marks=pytest.mark.long) for time in range(2, 6))]
 )

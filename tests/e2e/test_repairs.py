@@ -17,6 +17,10 @@ pytestmark = pytest.mark.e2e
 smoke = pytest.mark.smoke
 
 
+SSHD = "/etc/ssh/sshd_config.d/00-terrafirma.conf"
+POSTGRES = "/etc/postgresql/17/main/conf.d/terrafirma.conf"
+
+
 @pytest.fixture(scope="module")
 def server(pyinfra: Pyinfra) -> Iterator[Target]:
     with clone(pyinfra, "tf-test-repairs", 2455, DEPLOYED) as deployed:
@@ -32,20 +36,20 @@ def test_a_lost_reload_is_made_up_for(server: Target) -> None:
 
 
 @pytest.mark.promise("A broken file never replaces a good one")
-@smoke
 @pytest.mark.parametrize(
     ("task", "path", "break_it", "mend_it", "data"),
     [
-        (
+        pytest.param(
             "sshd",
-            "/etc/ssh/sshd_config.d/00-terrafirma.conf",
+            SSHD,
             "echo 'No such option' >> /etc/ssh/sshd_config",
             "sed -i '$ d' /etc/ssh/sshd_config",
             {"sshd_allow_users": ["somebody"]},
+            marks=smoke,
         ),
         (
             "sshd",
-            "/etc/ssh/sshd_config.d/00-terrafirma.conf",
+            SSHD,
             "sed -i 's/^Include/#Include/' /etc/ssh/sshd_config",
             "sed -i 's/^#Include/Include/' /etc/ssh/sshd_config",
             {"sshd_allow_users": ["somebody"]},
@@ -57,27 +61,23 @@ def test_a_lost_reload_is_made_up_for(server: Target) -> None:
             "true",
             {"users_accounts": [{"name": "ingres", "sudo": ["/bin/ls, ="]}]},
         ),
-        (
+        pytest.param(
             "caddy",
             "/etc/caddy/Caddyfile",
             "true",
             "true",
             {"caddy_log_size_mb": 10**14},
+            marks=smoke,
         ),
         ("docker", "/etc/docker/daemon.json", "true", "true", {"docker_daemon": {"no-such": 1}}),
-        (
+        ("postgres", POSTGRES, "true", "true", {"postgres_settings": {"work_mem": "lots"}}),
+        pytest.param(
             "postgres",
-            "/etc/postgresql/17/main/conf.d/terrafirma.conf",
-            "true",
-            "true",
-            {"postgres_settings": {"work_mem": "lots"}},
-        ),
-        (
-            "postgres",
-            "/etc/postgresql/17/main/conf.d/terrafirma.conf",
+            POSTGRES,
             "true",
             "true",
             {"postgres_settings": {"shared_bufers": "1GB"}},
+            marks=smoke,
         ),
     ],
 )
