@@ -25,7 +25,7 @@ demo: venv ## The whole platform on a throw-away server on this machine, then fo
 	testbed/demo.sh terrafirma 2222 8443
 
 .PHONY: test
-test: venv images lint unit ## In 15 minutes: lint, unit, and the main promises on targets
+test: alone venv images lint unit ## In 15 minutes: lint, unit, and the main promises on targets
 	$(E2E) -m "e2e and smoke and not long" tests/e2e
 
 .PHONY: check
@@ -33,7 +33,7 @@ check: test ## In 28 minutes: test, then every other end-to-end test that is not
 	$(E2E) -m "e2e and not smoke and not long" tests/e2e
 
 .PHONY: long
-long: venv images ## In hours: more of each kind, and all tests of releases with 20,000 requests in each
+long: alone venv images ## In hours: more of each kind, and all tests of releases with 20,000 requests in each
 	TERRAFIRMA_REQUESTS=20000 $(BIN)/pytest tests/e2e/test_releases.py
 	$(E2E) -m long --ignore tests/e2e/test_releases.py tests/e2e
 
@@ -70,6 +70,10 @@ engine: ## A Docker engine that answers
 .PHONY: images
 images: engine ## The images from which most targets, and clients beside them, start; tests make the rest
 	@testbed/image.sh debian13 bystander
+
+.PHONY: alone
+alone:
+	@$(PYTHON) testbed/alone.py
 
 .PHONY: venv
 venv: .venv/.locked ## .venv with the packages that requirements.lock pins
