@@ -604,11 +604,11 @@ def websocket(setup: Setup, seconds: int) -> Iterator[dict[str, Any]]:
 )
 def test_a_switch_loses_no_request_and_closes_no_connection(setup: Setup) -> None:
     """There and back, ten times: nobody has to ask again, and a WebSocket stays where it is."""
-    with websocket(setup, 25) as said:
+    with websocket(setup, 35) as said:
         assert under_way(setup.server, 8000, 8001) == 1
         with asking(setup.client, DOMAIN, *["/"] * 19, "/slow?seconds=1") as seen:
             for number in range(10):
-                time.sleep(1)
+                time.sleep(0.5)
                 slot = "blue" if number % 2 else "green"
                 switch(setup.server, slot)
                 answers = [json.loads(setup.client.ask("/").body)["replica"] for _ in range(3)]
@@ -617,7 +617,7 @@ def test_a_switch_loses_no_request_and_closes_no_connection(setup: Setup) -> Non
         assert under_way(setup.server, 8064, 8065) == 0
     assert seen["failed"] == []
     assert seen["again"] == []
-    assert seen["requests"] > 500
+    assert seen["requests"] > 200
     assert said["closed"] is None
     assert said["echoes"] > 100
     eventually(lambda: under_way(setup.server, 8000, 8001) == 0, 10)
@@ -713,7 +713,7 @@ def ask(number):
         path = paths[count[number] % len(paths)]
         count[number] += 1
         # What is measured is what is lost; a busy machine is another thing.
-        time.sleep(0.03)
+        time.sleep(0.01)
         for attempt in (1, 2):
             try:
                 connection = connection or connect()
@@ -748,7 +748,7 @@ print(json.dumps({
 
 @contextmanager
 def asking(client: Client, name: str, *paths: str) -> Iterator[dict[str, Any]]:
-    """Eight clients that ask some 25 times a second each, until the block ends."""
+    """Eight clients that ask at most 100 times a second each, until the block ends."""
     process = subprocess.Popen(
         ["docker", "exec", "-i", client.container.name, "python3", "-c", ASKING,
          client.server.address, name, *paths],
@@ -770,7 +770,7 @@ def test_no_answer_is_cut_off_when_the_sites_change(setup: Setup) -> None:
         assert changed(setup.server.deploy(TASK, **more)) == ["Configure the sites", "Run Caddy"]
         time.sleep(4)
     assert seen["failed"] == []
-    assert seen["requests"] > 500
+    assert seen["requests"] > 200
     # One reload, and one request in flight at a time for each of eight connections.
     assert len(seen["again"]) <= 8
     assert setup.client.ask("/").headers["x-other"] == ["1"]
