@@ -29,7 +29,7 @@ test: alone venv images lint unit ## In 15 minutes: lint, unit, and the main pro
 	$(E2E) -m "e2e and smoke and not long" tests/e2e
 
 .PHONY: check
-check: test ## In 28 minutes: test, then every other end-to-end test that is not long. CI runs this
+check: test ## In an hour: test, then every other end-to-end test that is not long. CI runs this
 	$(E2E) -m "e2e and not smoke and not long" tests/e2e
 
 .PHONY: long
