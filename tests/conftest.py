@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from testbed.alone import BUSY, hold
 from tests.imported import Run
 
 ROOT = Path(__file__).parent.parent
@@ -140,24 +140,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(f"{spent[module]:6.1f} of {budgets[module]:g}  {module}{over}")
 
 
-# --- one run at a time: the targets of two would have the same names and ports --------------------
+# --- one run at a time ----------------------------------------------------------------------------
 
-MACHINE_LOCK = Path("/tmp/terrafirma-e2e.lock")
 HELD = pytest.StashKey[int]()
 
 
 def run_alone(config: pytest.Config, tests: Iterable[str]) -> None:
     if HELD in config.stash or not any(one.startswith("tests/e2e/") for one in tests):
         return
-    if not MACHINE_LOCK.exists():
-        MACHINE_LOCK.touch()
-    # Whoever made the file may be another user: it is only read.
-    lock = os.open(MACHINE_LOCK, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pytest.exit("end-to-end tests are running on this machine already", returncode=4)
-    # Until this process ends, however it does.
+    lock = hold()
+    if lock is None:
+        pytest.exit(BUSY, returncode=4)
     config.stash[HELD] = lock
 
 
