@@ -357,11 +357,11 @@ def logs(container: Container) -> str:
     One that has just begun again has said nothing yet: the words are those of the time before.
     """
     since = ["--since", str(int(container.started))] if container.started > 0 else []
-    return _logs(container, since) or (since and _logs(container, ["--tail", "20"])) or "(none)"
+    return _logs(container, since) or _logs(container, ["--tail", "20"]) or "(none)"
 
 
-def _logs(container: Container, since: list[str]) -> str:
-    words = ["docker", "logs", *since]
+def _logs(container: Container, part: list[str]) -> str:
+    words = ["docker", "logs", *part]
     with subprocess.Popen(
         [*words, container.id], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:

@@ -58,6 +58,13 @@ pytestmark = [
     ),
 ]
 
+
+@pytest.fixture(scope="module")
+def server(pyinfra: Pyinfra) -> Iterator[Target]:
+    with database_server(pyinfra, "tf-test-postgres", 2415) as server:
+        yield server
+
+
 # Role, database, what it tries, and what PostgreSQL answers.
 RIGHTS = [
     ("api", "api", "create table mine (id int)", "done"),
@@ -186,12 +193,6 @@ def by_sql(sql: str, database: str = "postgres") -> Callable[[Target], object]:
 
 def by_shell(command: str) -> Callable[[Target], object]:
     return lambda server: server.run(command)
-
-
-@pytest.fixture(scope="module")
-def server(pyinfra: Pyinfra) -> Iterator[Target]:
-    with database_server(pyinfra, "tf-test-postgres", 2415) as server:
-        yield server
 
 
 # What a person may have changed, in groups of what one run puts right together, and the operations
