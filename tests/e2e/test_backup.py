@@ -258,7 +258,7 @@ def test_a_run_that_is_killed_is_made_up_for(hosts: tuple[Target, Target], phase
         ["docker", "exec", server.name, "systemctl", "start", "borgmatic.service"]
     ) as unit:
         server.run(
-            # Stopped, it cannot come to its end before it is killed. Brackets: not this shell itself.
+            # Stopped, it cannot end before it is killed. The brackets spare this shell itself.
             f"for try in $(seq 3000); do pkill -STOP -f '[{phase[0]}]{phase[1:]}' && break;"
             " sleep 0.03; done;"
             " systemctl kill --signal KILL borgmatic.service; test $try -lt 3000"
