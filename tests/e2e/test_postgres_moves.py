@@ -194,6 +194,9 @@ def test_a_rotation_that_died_is_finished_by_the_next_run(
         assert cut.wait(60) == 0
         assert result.returncode != 0
         server.run(f"test -e {double}")
+        # What it had begun on the server goes on there.
+        going_on = "systemctl is-active --quiet terrafirma-release-api.service"
+        eventually(lambda: server.call(going_on).returncode != 0, 90)
         server.deploy(**DATA)
     assert seen["failed"] == []
     assert changed(server.deploy(**DATA)) == []
