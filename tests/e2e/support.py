@@ -196,6 +196,12 @@ def bystander(name: str, *more: str) -> Iterator[Container]:
         output("docker", "rm", "--force", name)
 
 
+def is_releasing(server: Target) -> bool:
+    """Whether a release of `api` goes on there, whoever began it."""
+    state = server.run("systemctl show -p ActiveState --value terrafirma-release-api.service")
+    return state not in ("inactive", "failed")
+
+
 REQUESTS = """
 import http.client, json, socket, ssl, sys
 

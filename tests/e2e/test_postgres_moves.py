@@ -30,6 +30,7 @@ from tests.e2e.support import (
     changed,
     eventually,
     get,
+    is_releasing,
     load,
     networks,
     options,
@@ -195,8 +196,7 @@ def test_a_rotation_that_died_is_finished_by_the_next_run(
         assert result.returncode != 0
         server.run(f"test -e {double}")
         # What it had begun on the server goes on there.
-        going_on = "systemctl is-active --quiet terrafirma-release-api.service"
-        eventually(lambda: server.call(going_on).returncode != 0, 90)
+        eventually(lambda: not is_releasing(server), 90)
         server.deploy(**DATA)
     assert seen["failed"] == []
     assert changed(server.deploy(**DATA)) == []
