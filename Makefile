@@ -34,8 +34,8 @@ check: test ## In an hour: test, then every other end-to-end test that is not lo
 
 .PHONY: long
 long: alone venv images ## In hours: more of each kind, and all tests of releases with 20,000 requests in each
-	TERRAFIRMA_REQUESTS=20000 $(BIN)/pytest tests/e2e/test_releases.py
-	$(E2E) -m long --ignore tests/e2e/test_releases.py tests/e2e
+	TERRAFIRMA_REQUESTS=20000 $(BIN)/pytest tests/e2e/app/test_releases.py
+	$(E2E) -m long --ignore tests/e2e/app/test_releases.py tests/e2e
 
 .PHONY: lint
 lint: venv ## Format, lint and types

@@ -7,7 +7,7 @@ from pyinfra import config
 from pyinfra.api import Inventory
 from pyinfra.api.exceptions import InventoryError, PyinfraError
 
-from terrafirma import framing
+from terrafirma.host import framing
 
 config.REQUIRE_PYINFRA_VERSION = ">=3.10,<4"
 

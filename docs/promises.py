@@ -10,14 +10,15 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs/promises.md"
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from docs.generated import ROOT, write
+
 # Each command runs what the commands before it run.
 COMMANDS = ("make test", "make check", "make long")
 TEST, CHECK, LONG = range(3)
@@ -52,12 +53,13 @@ class Collection:
         self.promises: dict[str, Promise] = {}
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        # The platform as a whole, then each part by the name of its module.
+        functions = [item for item in session.items if isinstance(item, pytest.Function)]
+        assert len(functions) == len(session.items)
+        # The platform as a whole, then each part by its title.
         for item in sorted(
-            session.items,
-            key=lambda item: ("platform" not in item.nodeid, item.location[0], item.location[1]),
+            functions,
+            key=lambda item: ("platform" not in item.nodeid, _section(item), item.location),
         ):
-            assert isinstance(item, pytest.Function)
             mark = item.get_closest_marker("promise")
             if not mark:
                 continue
@@ -117,17 +119,5 @@ def page(promises: dict[str, Promise]) -> str:
     return text
 
 
-def main(arguments: Sequence[str]) -> str | None:
-    text = page(collect())
-    if list(arguments) == ["--check"]:
-        if not PAGE.is_file() or PAGE.read_text() != text:
-            return "docs/promises.md is stale: run `make docs`"
-        return None
-    if arguments:
-        return __doc__
-    PAGE.write_text(text)
-    return None
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write("docs/promises.md", page(collect())))

@@ -3,13 +3,12 @@
 from pyinfra import host
 from pyinfra.api import DeployError
 
-from terrafirma.machine import ready
-from terrafirma.operations.files import put, template
-from terrafirma.operations.packages import packages
-from terrafirma.settings import Apt, Preflight
+from terrafirma.host.files import put, template
+from terrafirma.host.packages import packages
+from terrafirma.site import begin
 
-ready(host)
-settings = Apt.of(host)
+server, _ = begin(host)
+settings = server.apt
 
 # The place for the vendors' repositories: their keys, pinned by fingerprint, and deb822 sources.
 if settings.source == "upstream":
@@ -21,7 +20,7 @@ put(
         template(
             "apt/60terrafirma.j2",
             "/etc/apt/apt.conf.d/60terrafirma",
-            data={"wait_seconds": Preflight.of(host).wait_seconds},
+            data={"wait_seconds": server.preflight.wait_seconds},
         )
     ],
 )

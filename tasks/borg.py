@@ -2,12 +2,10 @@
 
 from pyinfra import host
 
-from terrafirma.facts.files import PathStates
-from terrafirma.machine import postgres_version, ready
-from terrafirma.operations.backup import first_backup, keys, warn
-from terrafirma.operations.files import Directory, put, source, template
-from terrafirma.operations.packages import packages
-from terrafirma.operations.services import unit
+from terrafirma.borg.operations import first_backup, keys, warn
+from terrafirma.host.files import Directory, path_states, put, source, template
+from terrafirma.host.packages import packages
+from terrafirma.host.units import unit
 from terrafirma.paths import (
     BACKUP_CONFIG,
     BACKUP_KEY,
@@ -16,17 +14,18 @@ from terrafirma.paths import (
     BACKUP_STAMP,
     BACKUP_STATE,
 )
-from terrafirma.settings import Borg, Postgres
+from terrafirma.postgres.version import postgres_version
+from terrafirma.site import begin
 
-machine = ready(host)
-settings = Borg.of(host)
+server, machine = begin(host)
+settings = server.borg
 service = "/etc/systemd/system/borgmatic.service"
 timer = "/etc/systemd/system/borgmatic.timer"
 known_hosts = "/etc/borgmatic/known_hosts"
 
 if not settings.repository:
     # Nothing that once was set up is taken away: a backup that goes on does no harm.
-    before = BACKUP_CONFIG in host.get_fact(PathStates, paths=[BACKUP_CONFIG])
+    before = BACKUP_CONFIG in path_states([BACKUP_CONFIG])
     warn(
         name="No backups",
         message="borg_repository is empty, but backups go on as they were set up once; "
@@ -55,8 +54,8 @@ else:
                     **settings.model_dump(),
                     # The roles lie there. borgmatic takes what is below another directory once.
                     "directories": [*settings.directories, BACKUP_STATE],
-                    "databases": Postgres.of(host).databases,
-                    "cluster": f"{postgres_version(host, Postgres.of(host))}/main",
+                    "databases": server.postgres.databases,
+                    "cluster": f"{postgres_version(host, server.postgres, machine)}/main",
                     "known_hosts": known_hosts,
                     "known_host_lines": settings.known_hosts,
                     "secrets": BACKUP_SECRETS,

@@ -3,16 +3,9 @@
 from pyinfra import host
 from pyinfra.api import DeployError
 
-from terrafirma.facts.caddy import CaddyVersion
-from terrafirma.machine import ready
-from terrafirma.operations.caddy import certificates
-from terrafirma.operations.files import Absent, Directory, Entry, File, put, template
-from terrafirma.operations.kernel import sysctl
-from terrafirma.operations.packages import packages
-from terrafirma.operations.services import unit
-from terrafirma.paths import CADDY_MAINTENANCE, CADDY_ROOT, CADDY_UPSTREAMS, CADDYFILE
-from terrafirma.settings import App, Caddy
-from terrafirma.sites import (
+from terrafirma.caddy.facts import CaddyVersion
+from terrafirma.caddy.operations import certificates
+from terrafirma.caddy.sites import (
     OLDEST,
     is_certificate,
     lines,
@@ -22,15 +15,21 @@ from terrafirma.sites import (
     site,
     warn_of_names,
 )
+from terrafirma.host.files import Absent, Directory, Entry, File, put, template
+from terrafirma.host.kernel import sysctl
+from terrafirma.host.packages import packages
+from terrafirma.host.units import unit
+from terrafirma.paths import CADDY_MAINTENANCE, CADDY_ROOT, CADDY_UPSTREAMS, CADDYFILE
+from terrafirma.site import begin, placed
 
-machine = ready(host)
-settings = Caddy.of(host)
-apps = App.of(host).applications
+server, machine = begin(host)
+settings = server.caddy
+apps = placed(host).apps
 drop_in = "/etc/systemd/system/caddy.service.d/terrafirma.conf"
 
 if machine["foreign_caddyfile"]:
     raise DeployError(
-        f"{host.name}: app_domain: {CADDYFILE} on the host is not ours, and its sites would be "
+        f"{host.name}: apps: {CADDYFILE} on the host is not ours, and its sites would be "
         "gone; move it away"
     )
 
@@ -44,7 +43,7 @@ if root and not is_certificate(root):
         f"{host.name}: caddy_acme_ca_root: {settings.acme_ca_root!r} is no certificate in PEM"
     )
 
-warn_of_names(host)
+warn_of_names(host, apps, settings)
 
 packages(name="Install Caddy", packages=["caddy"])
 

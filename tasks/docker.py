@@ -7,20 +7,20 @@ from pyinfra import host
 from pyinfra.api import DeployError
 from pyinfra.facts.files import FileContents
 
-from terrafirma.daemon import is_json, runtime_paths, unknown
-from terrafirma.facts.docker import DockerAddresses
-from terrafirma.facts.files import PathStates
-from terrafirma.facts.machine import UsedNetworks
-from terrafirma.machine import distribution, ready
-from terrafirma.operations.docker import connect
-from terrafirma.operations.files import File, put, source, template
-from terrafirma.operations.packages import packages
-from terrafirma.operations.services import unit
+from terrafirma.docker.daemon import is_json, runtime_paths, unknown
+from terrafirma.docker.facts import DockerAddresses
+from terrafirma.docker.operations import connect
+from terrafirma.host.asking import ask
+from terrafirma.host.facts import UsedNetworks
+from terrafirma.host.files import File, PathStates, put, source, template
+from terrafirma.host.machine import distribution
+from terrafirma.host.packages import packages
+from terrafirma.host.units import unit
 from terrafirma.paths import DOCKER_ENGINE, DOCKER_PORTS
-from terrafirma.settings import App, Docker, PgBouncer, Postgres
+from terrafirma.site import begin
 
-machine = ready(host)
-settings = Docker.of(host)
+server, machine = begin(host)
+settings = server.docker
 daemon_json = "/etc/docker/daemon.json"
 drop_in = "/etc/systemd/system/docker.service.d/terrafirma.conf"
 
@@ -69,7 +69,7 @@ if present and "managed-by=terrafirma" not in present:
 def docker0() -> str:
     if declared := json.loads(present or "{}").get("bip"):
         return str(declared)
-    if elected := [address for address in host.get_fact(DockerAddresses) if "." in address]:
+    if elected := [address for address in ask(host, DockerAddresses) if "." in address]:
         return elected[0]
     # Halves of the internet, as some VPNs route them, say nothing of a private network.
     used = [
@@ -134,16 +134,15 @@ unit(
     restart_command=f"{DOCKER_ENGINE} restart",
 )
 
-apps = App.of(host).applications
-direct = any(app.database and not app.pgbouncer for app in apps)
-pooled = any(app.database and app.pgbouncer for app in apps)
+reached = {
+    clients: {one.port: one.program for one in server.sockets if one.clients == clients}
+    for clients in ("internet", "containers")
+}
+# This port may be closed on purpose.
+reached["internet"].pop(80, None)
 connect(
     name="Connect the containers",
     networks=settings.networks,
-    # Port 80 may be closed on purpose.
-    serves={443: "Caddy"} if apps else {},
-    guests={
-        **({Postgres.of(host).port: "PostgreSQL"} if direct else {}),
-        **({PgBouncer.of(host).port: "PgBouncer"} if pooled else {}),
-    },
+    serves=reached["internet"],
+    guests=reached["containers"],
 )

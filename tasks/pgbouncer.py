@@ -3,21 +3,22 @@
 from pyinfra import host
 from pyinfra.api import DeployError
 
-from terrafirma.budget import refuse_overdraft
-from terrafirma.facts.docker import DockerAddresses, DockerNetworks
-from terrafirma.facts.pgbouncer import ForeignPooler
-from terrafirma.machine import distribution, postgres_version, ready
-from terrafirma.operations.files import File, put, source, template
-from terrafirma.operations.packages import packages
-from terrafirma.operations.pgbouncer import stop, user_list
-from terrafirma.operations.services import unit
+from terrafirma.docker.facts import DockerAddresses, DockerNetworks
+from terrafirma.host.asking import ask
+from terrafirma.host.files import File, put, source, template
+from terrafirma.host.machine import distribution
+from terrafirma.host.packages import packages
+from terrafirma.host.units import unit
 from terrafirma.paths import POOLER_CHECK, POOLER_CONFIG, POOLER_DROP_IN, POOLER_USERS
-from terrafirma.pooler import pooler, role_limits
-from terrafirma.settings import Postgres
+from terrafirma.pgbouncer.facts import ForeignPooler
+from terrafirma.pgbouncer.operations import stop, user_list
+from terrafirma.pgbouncer.pooler import role_limits
+from terrafirma.postgres.version import postgres_version
+from terrafirma.site import begin
 
-machine = ready(host)
-settings = pooler(host)
-postgres = Postgres.of(host)
+server, machine = begin(host)
+settings = server.pgbouncer
+postgres = server.postgres
 service = "pgbouncer.service"
 pools = "/etc/pgbouncer/terrafirma.ini"
 hba = "/etc/pgbouncer/hba.conf"
@@ -28,7 +29,7 @@ check = f'{POOLER_CHECK} "$new" "$path"'
 
 # Asked when the files are written: Docker may be installed earlier in this same run.
 def client_access() -> list[File]:
-    data = {"visitors": postgres.visitors, "networks": host.get_fact(DockerNetworks)}
+    data = {"visitors": postgres.visitors, "networks": ask(host, DockerNetworks)}
     return [template("pgbouncer/hba.conf.j2", hba, data=data, **readable)]
 
 
@@ -36,7 +37,7 @@ def listening() -> list[File]:
     data = {
         "addresses": [
             "localhost",
-            *(address.partition("/")[0] for address in host.get_fact(DockerAddresses)),
+            *(address.partition("/")[0] for address in ask(host, DockerAddresses)),
         ],
         "port": settings.port,
         "settings": settings.chosen(at_start=True),
@@ -49,8 +50,7 @@ if not settings.enabled:
     if machine["pooler"]:
         stop(name="Stop PgBouncer, which is no longer enabled", unit=service)
 else:
-    version = postgres_version(host, postgres)
-    refuse_overdraft(host)
+    version = postgres_version(host, postgres, machine)
 
     if host.get_fact(ForeignPooler):
         raise DeployError(

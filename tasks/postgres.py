@@ -5,16 +5,18 @@ from typing import Any
 from pyinfra import host
 from pyinfra.api import DeployError
 
-from terrafirma.budget import refuse_overdraft
-from terrafirma.extensions import PRELOADED, packages_of
-from terrafirma.facts.docker import DockerAddresses, DockerNetworks
-from terrafirma.facts.machine import Hardware
-from terrafirma.given import passwords as passwords_given
-from terrafirma.machine import postgres_version, ready
-from terrafirma.operations.files import Directory, File, put, source, template
-from terrafirma.operations.kernel import sysctl
-from terrafirma.operations.packages import packages
-from terrafirma.operations.postgres import (
+from terrafirma.docker.facts import DockerAddresses, DockerNetworks
+from terrafirma.host import program
+from terrafirma.host.asking import ask
+from terrafirma.host.facts import Hardware
+from terrafirma.host.files import Absent, Directory, File, put, template
+from terrafirma.host.kernel import sysctl
+from terrafirma.host.packages import packages
+from terrafirma.host.units import unit
+from terrafirma.paths import PASSWORDS, POSTGRES_CHECK, SECRETS
+from terrafirma.postgres.extensions import PRELOADED, packages_of
+from terrafirma.postgres.given import passwords as passwords_given
+from terrafirma.postgres.operations import (
     apply_restart,
     cluster,
     contents,
@@ -23,17 +25,24 @@ from terrafirma.operations.postgres import (
     roles,
     undo_by_hand,
 )
-from terrafirma.operations.postgres_upgrade import move_data, new_cluster
-from terrafirma.operations.services import unit
-from terrafirma.paths import PASSWORDS, PASSWORDS_PROGRAM, POSTGRES_CHECK, SECRETS
-from terrafirma.settings import Postgres
-from terrafirma.tuning import LOGGING, DoesNotFit, Tuned, hardware, huge_pages, literal, tune
-from terrafirma.upgrade import upgrading
+from terrafirma.postgres.tuning import (
+    LOGGING,
+    DoesNotFit,
+    Tuned,
+    hardware,
+    huge_pages,
+    literal,
+    tune,
+)
+from terrafirma.postgres.upgrade import upgrading
+from terrafirma.postgres.upgrade_operations import move_data, new_cluster
+from terrafirma.postgres.version import postgres_version
+from terrafirma.site import begin
 
-ready(host)
-settings = Postgres.of(host)
-version = postgres_version(host, settings)
-upgrade = upgrading(host)  # None, unless tasks/postgres_upgrade.py runs this page
+server, machine = begin(host)
+settings = server.postgres
+version = postgres_version(host, settings, machine)
+upgrade = upgrading(host)  # None, unless commands/postgres_upgrade.py runs this page
 service = f"postgresql@{version}-main.service"
 directory = f"/etc/postgresql/{version}/main"
 drop_in = f"/etc/systemd/system/{service}.d/terrafirma.conf"
@@ -47,11 +56,11 @@ postgres_file = owned | {"mode": "640"}
 
 
 given = passwords_given(host, settings)
-refuse_overdraft(host)
 
 # Hardware is there before anything is installed: what does not fit stops the run here.
-machine = host.get_fact(Hardware, path=data_directory)
-share = hardware(machine, settings.memory_percent, settings.disk)
+share = hardware(
+    host.get_fact(Hardware, path=data_directory), settings.memory_percent, settings.disk
+)
 try:
     tuned = tune(
         share,
@@ -68,7 +77,7 @@ pages = 0 if {"shared_buffers", "huge_pages"} & set(settings.settings) else huge
 
 # Asked when the files are written: Docker may be installed earlier in this same run.
 def server_settings() -> dict[str, Tuned]:
-    docker0 = host.get_fact(DockerAddresses)
+    docker0 = ask(host, DockerAddresses)
     addresses = ["localhost", *(address.partition("/")[0] for address in docker0)]
     derived = {
         "listen_addresses": Tuned(literal(",".join(addresses)), ""),
@@ -97,7 +106,7 @@ def server_file() -> list[File]:
 
 
 def client_access() -> list[File]:
-    data = {"visitors": settings.visitors, "networks": host.get_fact(DockerNetworks)}
+    data = {"visitors": settings.visitors, "networks": ask(host, DockerNetworks)}
     return [template("postgres/pg_hba.conf.j2", hba, data=data, **postgres_file)]
 
 
@@ -106,8 +115,12 @@ put(
     entries=[
         Directory(SECRETS, "700"),
         Directory(PASSWORDS, "700"),
-        source("postgres/postgres-passwords", PASSWORDS_PROGRAM, mode="755"),
-        source("postgres/postgres-check", POSTGRES_CHECK, mode="755"),
+        *program.entries(),
+        # Parts of that program by now.
+        *(
+            Absent(f"/usr/local/lib/terrafirma/postgres-{name}")
+            for name in ("passwords", "check", "upgrade")
+        ),
         template(
             "postgres/sysctl.conf.j2",
             "/etc/sysctl.d/60-terrafirma-postgres.conf",
@@ -134,7 +147,7 @@ packages(
     name="Install PostgreSQL",
     packages=[
         f"postgresql-{version}",
-        # Its log is rotated by this.
+        # Debian's /etc/logrotate.d/postgresql-common rotates the server's log with this.
         "logrotate",
         "python3",
         *packages_of(settings.extensions, version),

@@ -3,19 +3,16 @@
 from pyinfra import host
 from pyinfra.api import DeployError
 
-from terrafirma.budget import refuse_overload
-from terrafirma.facts.machine import Listeners
-from terrafirma.machine import postgres_version, ready
-from terrafirma.operations.packages import wait_for_apt
-from terrafirma.pooler import pooler
-from terrafirma.settings import App, Postgres, Preflight
-from terrafirma.sites import warn_of_names
+from terrafirma.caddy.sites import warn_of_names
+from terrafirma.host.facts import Hardware, Listeners
+from terrafirma.host.packages import wait_for_apt
+from terrafirma.postgres.version import postgres_version
+from terrafirma.rules import enough_hardware, limits_hardware
+from terrafirma.site import begin, placed
 
-settings = Preflight.of(host)
-postgres = Postgres.of(host)
-pgbouncer = pooler(host)
-machine = ready(host)
-version = postgres_version(host, postgres)
+server, machine = begin(host)
+settings = server.preflight
+version = postgres_version(host, server.postgres, machine)
 
 if machine["free_gb"] < settings.free_disk_gb:
     raise DeployError(
@@ -23,24 +20,22 @@ if machine["free_gb"] < settings.free_disk_gb:
         f"{settings.free_disk_gb} are needed; make room, or set it lower"
     )
 
-refuse_overload(host)
+hardware = host.get_fact(Hardware, path="/") if limits_hardware(server) else None
+if hardware and (lacking := "; ".join(enough_hardware(server, hardware))):
+    raise DeployError(f"{host.name}: {lacking}")
 
-# Who may hold the ports that the platform is going to serve.
-units = {
-    80: "caddy.service",
-    443: "caddy.service",
-    postgres.port: f"postgresql@{version}-main.service",
-}
-units |= {pgbouncer.port: "pgbouncer.service"} if pgbouncer.enabled else {}
-units |= {port: "docker.service" for app in App.of(host).applications for port in app.ports}
-for listener in host.get_fact(Listeners, ports=list(units)):
+# Who may hold the ports on which something of ours is going to listen.
+sockets = {socket.port: socket for socket in placed(host).sockets}
+for listener in host.get_fact(Listeners, ports=list(sockets)):
     port, holder, unit = listener["port"], listener["process"], listener["unit"]
-    if unit != units[port]:
+    ours, key = sockets[port].unit, sockets[port].key
+    ours = f"postgresql@{version}-main.service" if ours == "postgresql" else ours
+    if unit != ours:
         raise DeployError(
-            f"{host.name}: port {port}: held by {holder or 'a program'} ({unit or 'in no unit'}), "
-            f"not by {units[port]}; stop it, or move it to another port"
+            f"{host.name}: port {port} ({key}): held by {holder or 'a program'} "
+            f"({unit or 'in no unit'}), not by {ours}; stop it, or move it to another port"
         )
 
-warn_of_names(host)
+warn_of_names(host, server.apps, server.caddy)
 
 wait_for_apt(name="Wait for other programs that install packages")

@@ -5,19 +5,18 @@ from base64 import b64encode
 from pyinfra import host
 from pyinfra.api import DeployError
 
-from terrafirma.connection import key_in_use
-from terrafirma.facts.logins import Logins
-from terrafirma.keys import parse
-from terrafirma.logins import elsewhere, keyless, misconfigured, obstacles, strangers
-from terrafirma.machine import ready
-from terrafirma.operations.files import put, template
-from terrafirma.operations.packages import packages
-from terrafirma.operations.services import unit
-from terrafirma.settings import Sshd, Users
+from terrafirma.host.connection import key_in_use
+from terrafirma.host.files import put, template
+from terrafirma.host.keys import parse
+from terrafirma.host.packages import packages
+from terrafirma.host.units import unit
+from terrafirma.site import begin
+from terrafirma.sshd.facts import Logins
+from terrafirma.sshd.logins import elsewhere, keyless, misconfigured, obstacles, strangers
 
-machine = ready(host)
-settings = Sshd.of(host)
-accounts = {account.name: account for account in Users.of(host).accounts}
+server, machine = begin(host)
+settings = server.sshd
+accounts = {account.name: account for account in server.users.accounts}
 users = sorted({machine["user"], *settings.allow_users, *accounts})
 drop_in = template(
     "sshd/00-terrafirma.conf.j2",

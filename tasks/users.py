@@ -3,19 +3,19 @@
 from pyinfra import host
 from pyinfra.api import DeployError
 
-from terrafirma.accounts import homes, refusals
-from terrafirma.connection import key_in_use
-from terrafirma.facts.accounts import Accounts
-from terrafirma.keys import fingerprint, parse
-from terrafirma.machine import ready
-from terrafirma.operations.accounts import accounts, sudo_rules
-from terrafirma.operations.files import Directory, put, template
-from terrafirma.operations.packages import packages
+from terrafirma.host.asking import ask
+from terrafirma.host.connection import key_in_use
+from terrafirma.host.files import Directory, put, template
+from terrafirma.host.keys import fingerprint, parse
+from terrafirma.host.packages import packages
 from terrafirma.paths import HOST_PROGRAM
-from terrafirma.settings import App, Users
+from terrafirma.site import begin
+from terrafirma.users.accounts import homes, refusals
+from terrafirma.users.facts import Accounts
+from terrafirma.users.operations import accounts, sudo_rules
 
-machine = ready(host)
-settings = Users.of(host)
+server, machine = begin(host)
+settings = server.users
 
 for account in settings.accounts:
     if account.name != machine["user"]:
@@ -41,17 +41,7 @@ if machine["user"] != "root" and machine["user"] not in [one.name for one in set
         fg="yellow",
     )
 
-for account in settings.accounts:
-    # Whose keys release nothing has nothing to do with the applications.
-    known_apps = [app.name for app in App.of(host).applications] if account.releases else []
-    for name in account.releases:
-        if name not in known_apps:
-            raise DeployError(
-                f"{host.name}: users_accounts: {account.name} releases {name!r}, which is no "
-                f"application (app_name, app_more: {', '.join(known_apps) or 'none'})"
-            )
-
-known = host.get_fact(Accounts, homes=homes(settings.accounts))
+known = ask(host, Accounts, homes=homes(settings.accounts))
 if wrong := list(refusals(settings.accounts, known)):
     raise DeployError(f"{host.name}: {'; '.join(wrong)}")
 

@@ -1,19 +1,27 @@
 """Where things live on a host that more than one file of ours names."""
 
+from __future__ import annotations
+
+HOST_PROGRAM = "/usr/local/bin/terrafirma"
+"""What one does with the host every day, and what the deploy does; from files/terrafirma."""
+
+HOST_LIBRARY = "/usr/local/lib/terrafirma/terrafirma_host"
+"""Its modules; from files/terrafirma_host."""
+
 SECRETS = "/etc/terrafirma/secrets"
-"""0700, root: everything secret that was born on the server."""
+"""0700, root: everything secret that was generated on the server."""
 
 PASSWORDS = f"{SECRETS}/postgres"
 """The passwords of PostgreSQL's roles: a file for each, named after it."""
 
-PASSWORDS_PROGRAM = "/usr/local/lib/terrafirma/postgres-passwords"
-"""Keeps roles and files equal; from files/postgres/postgres-passwords."""
+PASSWORDS_PROGRAM = f"{HOST_PROGRAM} passwords"
+"""Keeps roles and files equal."""
 
-SECRETS_PROGRAM = "/usr/local/lib/terrafirma/app-secrets"
-"""Keeps the secrets of the applications in their files; from files/app/app-secrets."""
+SECRETS_PROGRAM = f"{HOST_PROGRAM} secrets"
+"""Keeps the secrets of the applications in their files."""
 
-POSTGRES_CHECK = "/usr/local/lib/terrafirma/postgres-check"
-"""Tries a new file of the server's settings; from files/postgres/postgres-check."""
+POSTGRES_CHECK = f"{HOST_PROGRAM} postgres-check"
+"""Tries a new file of the server's settings."""
 
 DOCKER_PORTS = "/usr/local/lib/terrafirma/docker-ports"
 """Bridges the starts of the engine; from files/docker/docker-ports."""
@@ -41,8 +49,8 @@ BACKUP_STAMP = f"{BACKUP_STATE}/proved-by"
 DROPPED = "/var/lib/terrafirma/dropped"
 """The last dumps of databases that were dropped."""
 
-UPGRADE_PROGRAM = "/usr/local/lib/terrafirma/postgres-upgrade"
-"""Does what must not end with the connection; from files/postgres/postgres-upgrade."""
+UPGRADE_PROGRAM = f"{HOST_PROGRAM} postgres-upgrade"
+"""Does what must not end with the connection."""
 
 UPGRADE_STATE = "/var/lib/terrafirma/upgrade"
 """0700, root: the dump that was made before an upgrade, and what the last one said."""
@@ -68,12 +76,6 @@ POOLER_CHECK = "/usr/local/lib/terrafirma/pgbouncer-check"
 SUDOERS = "/etc/sudoers.d/90-terrafirma-"
 """What sudo allows an account: the file is named after it."""
 
-HOST_PROGRAM = "/usr/local/bin/terrafirma"
-"""What one does with the applications on the host; from files/terrafirma."""
-
-HOST_LIBRARY = "/usr/local/lib/terrafirma/terrafirma_host"
-"""Its modules; from files/terrafirma_host."""
-
 RECOVERY_UNIT = "terrafirma-recover.service"
 """Puts right at boot what a release left that died with the host."""
 
@@ -91,3 +93,31 @@ CADDY_MAINTENANCE = "/etc/caddy/maintenance"
 
 CADDY_ROOT = "/etc/caddy/acme-ca-root.pem"
 """Who signed the certificate of the certificate authority's own address."""
+
+OURS = (
+    "/etc/apt/apt.conf.d/60terrafirma",
+    "/etc/sudoers.d/90-terrafirma-*",
+    "/etc/ssh/sshd_config.d/00-terrafirma.conf",
+    "/etc/sysctl.d/60-terrafirma-*",
+    "/etc/systemd/system/*.d/terrafirma.conf",
+    "/etc/systemd/system/terrafirma-*",
+    "/etc/systemd/system/borgmatic.*",
+    "/etc/docker/daemon.json",
+    "/etc/postgresql-common/createcluster.d/terrafirma.conf",
+    "/etc/postgresql/*/main/*.conf",
+    "/etc/postgresql/*/main/conf.d/terrafirma.conf",
+    "/etc/pgbouncer/*",
+    "/etc/caddy",
+    "/etc/caddy/*",
+    "/var/log/caddy",
+    "/etc/borgmatic/*",
+    "/etc/terrafirma/*",
+    "/etc/terrafirma/apps/*",
+    "/etc/terrafirma/secrets/*",
+    "/opt/terrafirma/*/sources/*",
+    "/usr/local/bin/terrafirma",
+    "/usr/local/lib/terrafirma/*",
+    "/usr/local/lib/terrafirma/terrafirma_host/*",
+    "/var/lib/terrafirma/*",
+)
+"""Patterns of nearly all paths that operations ask about: one question answers for them."""

@@ -8,8 +8,8 @@ from collections import defaultdict
 from statistics import median
 from typing import NamedTuple
 
-from terrafirma import tuning
-from terrafirma.facts.machine import Hardware
+from terrafirma.host.facts import Hardware
+from terrafirma.postgres import tuning
 from testbed.bench_lib import pyinfra, ssh, target
 
 NAME, PORT = "tf-bench-postgres", 2423

@@ -132,11 +132,11 @@ def bench() -> None:
             container.run(INSTALL)
         outsider.run(f"echo {server.address} {DOMAIN} >> /etc/hosts")
         for replicas in REPLICAS:
-            pyinfra(PORT, "-y", *DATA, "--data", f"app_replicas={replicas}", "tasks/app.py")
+            pyinfra(PORT, "-y", *DATA, "--data", f"apps.api.replicas={replicas}", "tasks/app.py")
             throughput(server, outsider, replicas)
         source = Path(directory) / "api"
         shutil.copytree(ROOT / "examples/api", source)
-        data = (*DATA, "--data", f"app_source={source}")
+        data = (*DATA, "--data", f"apps.api.source={source}")
         deploy = partial(pyinfra, PORT, "-y", *data, "tasks/app.py")
         deploy()
         made = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import defaultdict
@@ -138,6 +139,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for module in modules:
         over = "  over budget" if spent[module] > budgets[module] else ""
         terminalreporter.line(f"{spent[module]:6.1f} of {budgets[module]:g}  {module}{over}")
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+
+def pytest_configure() -> None:
+    # A shell without job control starts a command with `&` that ignores this signal, and programs
+    # that the command starts could not catch it.
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 # --- one run at a time ----------------------------------------------------------------------------

@@ -29,7 +29,7 @@ class Run(TypedDict):
 
 
 def _import() -> None:
-    """All of pyinfra and Terrafirma; tasks, data and inventories each run reads for itself."""
+    """All of pyinfra and Terrafirma; each run reads its tasks, data and inventory for itself."""
     import_module("pyinfra_cli.main")
     # pyinfra reads what is installed six times in a run, and a file of data once for each key.
     connectors: Any = import_module("pyinfra.api.connectors")

@@ -1,5 +1,6 @@
 """
-The program `terrafirma` on the host: releases, and what one does with them every day.
+The program `terrafirma` on the host: releases, and what one does with them every day; secrets and
+PostgreSQL, for the deploy.
 
-Managed by Terrafirma: tasks/app.py. It needs Python's standard library and nothing else.
+Managed by Terrafirma: terrafirma/host/program.py. It needs Python's standard library alone.
 """

@@ -13,18 +13,26 @@ import argparse
 import json
 import os
 import re
-import secrets
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, BinaryIO, NoReturn
 
-from terrafirma_host import engine, proxy, release
+from terrafirma_host import (
+    engine,
+    postgres_check,
+    postgres_passwords,
+    postgres_upgrade,
+    proxy,
+    release,
+    secrets,
+)
 from terrafirma_host.engine import Compose
-from terrafirma_host.lease import Busy, describe
-from terrafirma_host.shell import Failed, plain, plain_lines, say, write
+from terrafirma_host.lease import LONGEST, Busy, describe
+from terrafirma_host.shell import BROKEN, Failed, plain, plain_lines, say, write
 from terrafirma_host.spec import (
     RUNTIME,
     Application,
@@ -32,12 +40,22 @@ from terrafirma_host.spec import (
     history,
     known_releases,
     names,
+    serving_release,
 )
+from terrafirma_host.target import fits_description, with_code_of, with_serving_code
 
 PROGRAM = "/usr/local/bin/terrafirma"
 UNIT = "TERRAFIRMA_UNIT"
 # By which whoever waits for a unit knows that what it reports of its end is of this one.
 TOKEN = "TERRAFIRMA_TOKEN"
+
+# What the deploy has the host do, and no help lists: each takes the words after its name.
+DEPLOY = {
+    "secrets": secrets.main,
+    "passwords": postgres_passwords.main,
+    "postgres-check": postgres_check.main,
+    "postgres-upgrade": postgres_upgrade.main,
+}
 
 # What a file of ours brings about that somebody has changed.
 DAMAGED = (AttributeError, LookupError, TypeError)
@@ -78,19 +96,25 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--by", default="", help="who asks for it")
     one = command("maintenance", "answer with a page for maintenance, or no longer")
     one.add_argument("state", nargs="?", choices=["on", "off"], help="without it: which it is")
-    one = command("remove", "end an application that left the data; its volumes and secrets stay")
+    one = command(
+        "remove",
+        "end an application that is no longer in your settings; its volumes and secrets stay",
+    )
     one.add_argument("--confirm", default="", metavar="APPLICATION", help="its name once more")
     command("recover", "put right what a release left that was killed", optional=True)
     one = command("status", "for the deploy: whether the description is what runs")
     one.add_argument("--stdin", action="store_true", help="the description is standard input")
     one = commands.add_parser("forced", help="what a deploy key may do: sshd runs this")
     one.add_argument("names", nargs="+", metavar="APPLICATION")
+    for name in DEPLOY:
+        commands.add_parser(name).add_argument("words", nargs="*")
     return top
 
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(words)
-    if os.geteuid() != 0:
+    # Whoever writes PostgreSQL's configuration tries it: that is its owner.
+    if os.geteuid() != 0 and arguments.command != "postgres-check":
         print("terrafirma: run it as root (sudo)", file=sys.stderr)
         return 1
     os.umask(0o077)
@@ -98,8 +122,13 @@ def main(words: Sequence[str] | None = None) -> int:
     # People, sudo and systemd call this, each with a language of their own.
     os.environ["LC_ALL"] = "C.UTF-8"
     try:
-        _run(arguments)
-    except (*release.BROKEN, *DAMAGED) as error:
+        if arguments.command in DEPLOY:
+            # They run programs as accounts that may not go everywhere.
+            os.chdir("/")
+            DEPLOY[arguments.command](arguments.words)
+        else:
+            _run(arguments)
+    except (*BROKEN, *DAMAGED) as error:
         print(f"terrafirma: {plain(str(error))}", file=sys.stderr, flush=True)
         status = 1
     except KeyboardInterrupt:
@@ -155,11 +184,11 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _all() -> Iterator[Application]:
-    """All applications; one that left the data may be described for another version of this."""
+    """All applications; one that left the settings may be described for another version of this."""
     for name in names():
         try:
             yield Application.load(name)
-        except (*release.BROKEN, *DAMAGED) as error:
+        except (*BROKEN, *DAMAGED) as error:
             print(f"terrafirma: {name} is left alone: {error}", file=sys.stderr, flush=True)
 
 
@@ -172,7 +201,7 @@ def _recover_all() -> None:
         except Busy as error:
             # Each release begins by putting right what the one before it left.
             say(str(error))
-        except (*release.BROKEN, *DAMAGED) as error:
+        except (*BROKEN, *DAMAGED) as error:
             troubles.append(f"{app.name}: {error}")
     if troubles:
         raise Failed("\n".join(troubles))
@@ -199,17 +228,17 @@ def _serve(arguments: argparse.Namespace) -> None:
             if arguments.image:
                 _refuse_other_image(app, arguments.image)
                 app = app.with_image(arguments.image)
-            upload: BinaryIO | None = None
+            source: BinaryIO | None = None
             if arguments.source:
                 if arguments.source != "-" or not app.source:
                     raise Failed(f"--source: {app.name} takes - alone, and only when it is built "
                                  "from a source")  # fmt: skip
-                upload = sys.stdin.buffer
-            if not arguments.image and not upload:
-                asked, app = app, release.described(app)
+                source = sys.stdin.buffer
+            if not arguments.image and not source:
+                asked, app = app, with_serving_code(app)
                 # What is said of the source here is not said of the code that a key brought.
                 revision = arguments.revision if app is asked else ""
-            release.release(app, by=by, revision=revision, again=arguments.again, upload=upload)
+            release.release(app, by=by, revision=revision, again=arguments.again, source=source)
 
 
 def _become_unit(app: Application, words: Sequence[str]) -> NoReturn:
@@ -217,7 +246,7 @@ def _become_unit(app: Application, words: Sequence[str]) -> NoReturn:
     state = RUNTIME / f"{app.name}.json"
     if state.exists() and engine.unit_runs(unit):
         raise Failed(f"another release of {app.name} is going on: {describe(app)}")
-    token = secrets.token_hex(8)
+    token = token_hex(8)
     sys.stdout.flush()
     waited = subprocess.run(
         [
@@ -225,7 +254,7 @@ def _become_unit(app: Application, words: Sequence[str]) -> NoReturn:
             f"--description=Release of {app.name}",
             # Whatever ends it, a kill -9 as well, the release that served serves.
             f"--property=ExecStopPost={PROGRAM} recover {app.name}",
-            f"--property=RuntimeMaxSec={release.LEASE + 600}",
+            f"--property=RuntimeMaxSec={LONGEST + 600}",
             # What nobody must find there once it has ended, whatever ended it.
             f"--property=RuntimeDirectory=terrafirma/releases/{app.name}",
             "--property=RuntimeDirectoryMode=0700",
@@ -324,7 +353,7 @@ def forced(allowed: Sequence[str], asked: str) -> list[str]:
 
 
 def _logs(app: Application, arguments: argparse.Namespace) -> NoReturn:
-    serving, _ = release.serves(app)
+    serving, _ = serving_release(app)
     words = ["docker", "compose", "--project-name", app.project(serving.slot), "logs"]
     words += ["--no-color", "--tail", str(arguments.lines)]
     words += ["--follow"] if arguments.follow else []
@@ -342,8 +371,8 @@ def _logs(app: Application, arguments: argparse.Namespace) -> NoReturn:
 
 
 def _container(app: Application, words: Sequence[str]) -> NoReturn:
-    serving, made = release.serves(app)
-    app = release.as_released(app, made)
+    serving, current = serving_release(app)
+    app = with_code_of(app, current)
     compose = Compose(app)
     layer = str(compose.work / f"{serving.slot}.yaml")
     terminal = [] if sys.stdin.isatty() else ["--no-TTY"]
@@ -391,7 +420,7 @@ def _releases(app: Application) -> dict[str, Any]:
         "serving": serving.release if serving else "",
         "replicas": serving.replicas if serving else 0,
         "maintenance": proxy.maintenance(app).exists(),
-        "kept": [made.id for made in known if release.fits(app, made) and engine.has_images(made)],
-        "withdrawn": [made.id for made in known if made.withdrawn],
+        "kept": [one.id for one in known if fits_description(app, one) and engine.has_images(one)],
+        "withdrawn": [one.id for one in known if one.withdrawn],
         "history": history(app)[:50],
     }

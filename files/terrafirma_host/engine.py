@@ -115,14 +115,14 @@ class Compose:
         services = project.setdefault("services", {})
         known = ", ".join(services) or "none"
         for key, wanted in (
-            ("app_service", [self.app.service]),
-            ("app_stateful", self.app.stateful),
+            ("service", [self.app.service]),
+            ("stateful", self.app.stateful),
         ):
             for name in wanted:
                 if name not in services:
                     raise Failed(f"{key}: the compose files have no service {name!r} ({known})")
         if self.app.service in self.app.stateful:
-            raise Failed(f"app_stateful: {self.app.service} serves HTTP: a release recreates it")
+            raise Failed(f"stateful: {self.app.service} serves HTTP: a release recreates it")
         if self.app.compose:
             self.look(project, written.result(), said)
         stores.refuse(self.app, project)
@@ -267,11 +267,11 @@ def containers(project: str, service: str = "") -> list[Container]:
     return [_container(one) for one in inspect("container", ids)]
 
 
-def settled(project: str) -> list[Container]:
+def stable_containers(project: str) -> list[Container]:
     """
-    Those of a compose project, once it is known of each that was started again whether it stays.
+    The containers of a compose project, once each that was just restarted had time to fail again.
 
-    One that ends each minute by design is up; one that ends again and again has done so by then.
+    One that ends each minute by design counts as up; one that ends again and again does not.
     """
     there = containers(project)
     fresh = [STRETCH - one.age for one in there if one.state == "running" and not one.up]
@@ -450,7 +450,7 @@ def _await_state(app: Application, restarts: Mapping[str, int]) -> None:
         # One that runs and has no health check needs a little time to show that it goes on to.
         if time.monotonic() > deadline and not (one.up and not one.health):
             raise Failed(f"{one.name} is not healthy within {app.start_seconds} s "
-                         f"(app_start_seconds); its last words:\n{logs(one)}")  # fmt: skip
+                         f"(start_seconds); its last words:\n{logs(one)}")  # fmt: skip
         time.sleep(0.2)
 
 
@@ -573,5 +573,7 @@ def our_images(app: Application) -> list[str]:
 
 
 def has_images(release: Release) -> bool:
-    """Whether a release can be run again."""
-    return all(inspect("image", [image]) for image in release.images.values())
+    """Whether a release can be run again: it has been prepared, and its images are still here."""
+    return bool(release.images) and all(
+        inspect("image", [image]) for image in release.images.values()
+    )

@@ -28,7 +28,7 @@ from terrafirma_host.spec import Application
 # Caddy asks each replica so often, in seconds …
 INTERVAL = 1
 # … and waits so long for the head of the answer: all of it, not each part. The transport of the
-# site limits it as well, by `dial_timeout` and by `response_header_timeout` (app_timeout_seconds).
+# site limits it as well, by `dial_timeout` and by `response_header_timeout` (timeout_seconds).
 TIMEOUT = 4
 CONNECT = 1
 
@@ -291,9 +291,9 @@ def words(app: Application, answer: Answer, pid: int = 0) -> str:
         case 403 if app.domain in answer.body or _HOST.search(answer.body):
             return f"{what}: it was asked with Host: {app.domain}, which it has to accept"
         case 401 | 403:
-            return f"{what}: set app_health_path to one that needs no login"
+            return f"{what}: set health_path to one that needs no login"
         case 404 | 410:
-            return f"{what}: set app_health_path to one that it knows"
+            return f"{what}: set health_path to one that it knows"
         case 405 | 501:
             return f"{what}: its health path has to answer GET"
         case 429:
@@ -338,8 +338,8 @@ def _redirect(app: Application, answer: Answer) -> str:
     bare = app.health_path.strip("/")
     same = parts.path.strip("/").lower() == bare.lower() or parts.path.endswith(f"/{bare}")
     if bare and same and not parts.query and not _LOGIN.search(parts.path):
-        return f"{what}: set app_health_path to {parts.path}"
-    return f"{what}: set app_health_path to one that it answers itself, without a login"
+        return f"{what}: set health_path to {parts.path}"
+    return f"{what}: set health_path to one that it answers itself, without a login"
 
 
 def elsewhere(app: Application, pid: int) -> str:

@@ -143,7 +143,7 @@ def in_the_way(app: Application, project: Project) -> list[Inspected]:
             f"end that container first (`docker stop {name}`; where it serves, after "
             f"`terrafirma maintenance {app.name} on`)"
             if theirs in ("", app.name)
-            else f"only one of the two may, unless app_shared of both names {store.key}"
+            else f"only one of the two may, unless shared of both names {store.key}"
         )
         raise Failed(f"{store}, and the container {name} writes there just now: {way}")
     for one in moving:
@@ -186,7 +186,7 @@ def _refuse_left(app: Application, running: Sequence[Inspected], begun: Sequence
         service, name = _label(one, SERVICE), _name(one)
         if _label(one, PROJECT) == app.project("state") and service in begun:
             raise Failed(
-                f"app_stateful: {service} runs as {name}, and is not named any more: name it "
+                f"stateful: {service} runs as {name}, and is not named any more: name it "
                 f"again, or end it first (`docker rm --force {name}`; its volumes stay)"
             )
 
@@ -209,7 +209,7 @@ def _refuse_another_place(
             continue
         if mount["Destination"] not in kept:
             raise Failed(
-                f"app_stateful: {name} has written to {mount['Destination']}, which is {there}, "
+                f"stateful: {name} has written to {mount['Destination']}, which is {there}, "
                 f"and {service} would have another place there: mount that one (a volume with "
                 "`external: true` and its name), or copy it and stop the container first"
             )

@@ -98,8 +98,7 @@ def limited(app: Application, project: Project) -> list[str]:
     """What has a limit that its author may not expect, said: a migration as a service, say."""
     waited = awaited(project, "service_completed_successfully")
     return [
-        f"others wait for the end of {name}, for which it has {app.start_seconds} s "
-        "(app_start_seconds)"
+        f"others wait for the end of {name}, for which it has {app.start_seconds} s (start_seconds)"
         for name in slot_services(app, project)
         if name in waited
     ]

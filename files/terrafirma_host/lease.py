@@ -19,6 +19,10 @@ from typing import Any
 from terrafirma_host.shell import LOG, Expired, Failed, write
 from terrafirma_host.spec import RUNTIME, Application
 
+# Longer than any release takes that still makes progress: building, pulling, migrating, draining
+# and stopping may take an hour each.
+LONGEST = 6 * 3600
+
 
 class Busy(Failed):
     """Somebody else has the lease."""
@@ -30,6 +34,8 @@ ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 class Lease:
     def __init__(self, app: Application, holder: str, what: str, seconds: int) -> None:
+        self.holder = holder
+        self.what = what
         self.seconds = seconds
         self.over = ""
         self.state = RUNTIME / f"{app.name}.json"
@@ -38,8 +44,13 @@ class Lease:
             "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }  # fmt: skip
 
+    @property
+    def current(self) -> str:
+        """The step that was begun last."""
+        return str(self.data["step"])
+
     def step(self, name: str) -> None:
-        """Note what is being done now; raises Expired where it is to be done no more."""
+        """Show a step as begun; raises Expired where time is up, or somebody stopped this."""
         if self.over:
             raise Expired(self.over)
         self.data["step"] = name
@@ -59,8 +70,8 @@ class Lease:
 
 
 @contextmanager
-def lease(app: Application, holder: str, what: str, seconds: int) -> Iterator[Lease]:
-    """The application is ours for at most `seconds`; raises Busy where it is somebody else's."""
+def lease(app: Application, holder: str, what: str, seconds: int = LONGEST) -> Iterator[Lease]:
+    """One process has the application, for at most `seconds`; raises Busy where another has it."""
     RUNTIME.mkdir(parents=True, exist_ok=True)
     mine = Lease(app, holder, what, seconds)
     with (RUNTIME / f"{app.name}.lock").open("w") as lock:

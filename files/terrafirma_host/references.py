@@ -70,9 +70,9 @@ def errors(app: Application, said: str) -> str:
     text = text.replace(f"{app.source}/", "") if app.source else text
     if app.source and beside:
         word = posixpath.relpath(beside[0], app.source)
-        text += f" ({word} is outside of app_source, which alone is on the host: {_instead(False)})"
+        text += f" ({word} is outside of the source, which alone is on the host: {_instead(False)})"
     elif "env file" in text or "env_file" in text:
-        text += " (no .env is uploaded: name its variables in app_env and app_secrets)"
+        text += " (no .env is uploaded: name its variables in env and secrets)"
     return text
 
 
@@ -224,7 +224,7 @@ def _refuse_kept(files: Files) -> None:
     for name in sorted(files.kept & users.keys()):
         where = ", ".join([_place(files, name), *users[name]])
         raise Failed(
-            f"app_env: {name} is a name that Docker reads itself, so ${{{name}}} ({where}) is not "
+            f"env: {name} is a name that Docker reads itself, so ${{{name}}} ({where}) is not "
             "filled in: call it otherwise, in both"
         )
 
@@ -257,8 +257,8 @@ def _refuse_blank(files: Files) -> None:
     if said:
         verb = "is" if len(said) == 1 else "are"
         raise Failed(
-            f"app_env: {', '.join(said)} {verb} not set: name what is to stand there in app_env, "
-            "or in app_secrets with app_secrets_env; `${…:-}` where it may be empty, `$$` for a "
+            f"env: {', '.join(said)} {verb} not set: name what is to stand there in env, "
+            "or in secrets with secrets_env; `${…:-}` where it may be empty, `$$` for a "
             "dollar sign"
         )
 
@@ -354,7 +354,7 @@ def _refuse_word(app: Application, what: str, word: str, *, mount: bool = False)
     if mount and not word.startswith("."):
         return  # the name of a volume
     if posixpath.normpath(word).startswith(".."):
-        raise Failed(f"{what}: {word} is outside of app_source, which alone is on the host: "
+        raise Failed(f"{what}: {word} is outside of the source, which alone is on the host: "
                      f"{_instead(mount)}")  # fmt: skip
 
 
@@ -366,18 +366,18 @@ def _refuse_path(app: Application, what: str, path: str, *, mount: bool = False)
     inside = Path(path).is_relative_to(app.source)
     if not inside and Path(path).is_relative_to(ROOT):
         word = posixpath.relpath(path, app.source)
-        raise Failed(f"{what}: {word} is outside of app_source, which alone is on the host: "
+        raise Failed(f"{what}: {word} is outside of the source, which alone is on the host: "
                      f"{_instead(mount)}")  # fmt: skip
     real = os.path.realpath(path)
     if inside and not Path(real).is_relative_to(os.path.realpath(app.source)):
-        raise Failed(f"{what}: {_below(app, path)} is a link to {real}, outside of app_source: "
+        raise Failed(f"{what}: {_below(app, path)} is a link to {real}, outside of the source: "
                      f"{_instead(mount)}")  # fmt: skip
 
 
 def _instead(mount: bool) -> str:
     if mount:
         return "a volume with a name, or an absolute path of the host"
-    return "move it into app_source, or let app_source be the directory above"
+    return "move it into the source, or let `source` be the directory above"
 
 
 def _below(app: Application, path: str) -> str:
@@ -392,16 +392,16 @@ def _refuse_secrets(files: Files) -> None:
     for kind, key, one in _used_files(files):
         where = f"{kind}: {key}"
         if one.get("external"):
-            raise Failed(f"{where} is external, which Compose has none of: name it in app_secrets, "
+            raise Failed(f"{where} is external, which Compose has none of: name it in secrets, "
                          "and leave `external` out")  # fmt: skip
         variable = one.get("environment")
         if variable and variable not in files.given:
             raise Failed(f"{where} is taken from ${variable}, which is not set: name it in "
-                         "app_env, or the secret in app_secrets")  # fmt: skip
+                         "env, or the secret in secrets")  # fmt: skip
         path = one.get("file")
         if path and not Path(path).exists():
             raise Failed(f"{where} is the file {_below(files.app, path)}, which is not on the "
-                         "host: name the secret in app_secrets, or upload the file")  # fmt: skip
+                         "host: name the secret in secrets, or upload the file")  # fmt: skip
 
 
 def refuse_joined(app: Application, project: Project) -> None:
@@ -443,7 +443,7 @@ def _dropped(files: Files) -> Iterator[str]:
     """Keys of the files that have no effect here."""
     app = files.app
     for key in sorted({*(files.project.get("secrets") or {})} & {*app.secrets}):
-        yield f"secrets: {key} is that of app_secrets, not that of the compose files"
+        yield f"secrets: {key} is that of the settings, not that of the compose files"
     for name in dict.fromkeys(files.used):
         service = files.project["services"][name]
         ports = [

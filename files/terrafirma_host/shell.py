@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -9,10 +10,11 @@ import signal
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 # A line that is longer is shown by its two ends, in characters.
 HEAD, TAIL = 400, 100
@@ -80,6 +82,10 @@ class Expired(Failed):
     """A release is over before its end, whatever was under way: out of time, or stopped."""
 
 
+# What can go wrong without a fault of this program: each is undone, and said in one line.
+BROKEN = (Failed, OSError, ValueError, subprocess.SubprocessError)
+
+
 LOG: list[Path] = []
 """Where what is said is written, too: whoever listens may lose the connection."""
 
@@ -103,11 +109,13 @@ def run(
     inherit: bool = True,
     timeout: float | None = None,
     lines: int = 5,
+    check: bool = True,
 ) -> str:
     """
     What a command printed on standard output; raises Failed with its last words.
 
-    Its environment is `env`, and where it inherits, that of whoever called us.
+    Its environment is `env`, and where it inherits, that of whoever called us. Without `check` it
+    may fail, and what it printed until then is the answer.
     """
     words = [str(word) for word in command]
     try:
@@ -128,12 +136,11 @@ def run(
         try:
             out, err = process.communicate(stdin or "", timeout)
         except BaseException as error:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _end(process)
             if isinstance(error, subprocess.TimeoutExpired):
                 raise Failed(f"{named(words)}: not done within {timeout:.0f} s") from None
             raise
-    if process.returncode:
+    if check and process.returncode:
         said = err.strip() or out.strip()
         if lines > 5:
             # A build says on the one what failed, and on the other why.
@@ -141,6 +148,34 @@ def run(
         said = ends(said, first=lines // 2, last=lines) if lines > 5 else last(said, lines)
         raise Failed(f"{named(words)}: {said or f'exit {process.returncode}'}")
     return out
+
+
+def follow(
+    *command: str | Path, heard: Callable[[str], None], env: Mapping[str, str] | None = None
+) -> None:
+    """Hand on each line of a command as it comes; raises Failed with the last of them."""
+    words = [str(word) for word in command]
+    said: deque[str] = deque(maxlen=5)
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, **(env or {})}, process_group=0,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        try:
+            for line in plain_lines(process.stdout):
+                said.append(line)
+                heard(line)
+        except BaseException:
+            _end(process)
+            raise
+    if process.returncode:
+        raise Failed("\n".join([f"{named(words)}:", *said]))
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    """With all that it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def succeeds(*command: str | Path) -> bool:
@@ -154,23 +189,50 @@ def succeeds(*command: str | Path) -> bool:
 
 
 def named(words: Sequence[str]) -> str:
-    """The command in short: its options may be long."""
-    return " ".join(word for word in words[:2] if not word.startswith("-"))
+    """The command in short, whoever it runs as: its options may be long."""
+    if words[0] == "runuser":
+        words = words[words.index("--") + 1 :]
+    words = [Path(words[0]).name, *words[1:2]]
+    return " ".join(word for word in words if not word.startswith("-"))
 
 
 def last(text: str, lines: int = 5) -> str:
     return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
 
 
-def write(path: Path, content: str, mode: int = 0o644) -> None:
-    """A file that is complete, or as it was."""
+@contextmanager
+def locked(path: Path, busy: Callable[[], Failed] | None = None) -> Iterator[None]:
+    """
+    The file or directory at `path` is locked; the kernel lets go of it with the process.
+
+    + busy: what to raise where somebody else has it; without it, that is waited for
+    """
+    how = os.O_RDONLY if path.is_dir() else os.O_RDONLY | os.O_CREAT
+    descriptor = os.open(path, how, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            assert busy
+            raise busy() from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write(
+    path: Path, content: str | bytes, mode: int = 0o644, owner: tuple[int, int] | None = None
+) -> None:
+    """A file that is complete, with its mode and owner (user and group), or as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Somebody else may write the same file at the same moment.
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "w") as file:
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        if owner:
+            os.fchown(descriptor, *owner)
         os.fchmod(descriptor, mode)
-        file.write(content)
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(descriptor)
     new.rename(path)

@@ -70,8 +70,8 @@ class Application:
     @classmethod
     def of(cls, data: dict[str, Any]) -> Self:
         data = {key: value for key, value in data.items() if key != "managed by Terrafirma"}
-        if data.keys() != cls.told():
-            other = ", ".join(sorted(data.keys() ^ cls.told()))
+        if data.keys() != cls.required_fields():
+            other = ", ".join(sorted(data.keys() ^ cls.required_fields()))
             raise Failed(
                 f"{data.get('name')} is described for another version ({other}): deploy.py"
             )
@@ -80,13 +80,13 @@ class Application:
 
     @classmethod
     def of_any_version(cls, name: str) -> Self:
-        """What is known of one that left the data, perhaps before fields came or went."""
-        blank = dict.fromkeys(cls.told(), "") | {"stop_seconds": 10}
+        """What is known of one that left the settings, perhaps before fields came or went."""
+        blank = dict.fromkeys(cls.required_fields(), "") | {"stop_seconds": 10}
         known = description(name)
         return cls.of(blank | {key: known[key] for key in blank.keys() & known.keys()})
 
     @classmethod
-    def told(cls) -> set[str]:
+    def required_fields(cls) -> set[str]:
         """What a description has to say."""
         return {field.name for field in fields(cls) if field.default is MISSING}
 
@@ -190,6 +190,23 @@ def known_releases(app: Application) -> list[Release]:
     return sorted((one for one in found if one), key=lambda one: (one.at, one.id), reverse=True)
 
 
+def is_withdrawn(app: Application, code: str) -> bool:
+    """Whether that code was rolled back, under whatever settings it ran."""
+    return any(one.withdrawn for one in known_releases(app) if one.code == code)
+
+
+def set_withdrawn(app: Application, code: str, *, withdrawn: bool) -> None:
+    for one in known_releases(app):
+        if one.code == code and one.withdrawn != withdrawn:
+            replace(one, withdrawn=withdrawn).save(app)
+
+
+def revision_of(app: Application, code: str) -> str:
+    """The revision of that code, as the newest release of it that has one says; or ""."""
+    known = (one.revision for one in known_releases(app) if one.code == code)
+    return next((revision for revision in known if revision), "")
+
+
 @dataclass(frozen=True)
 class Serving:
     """What Caddy's requests go to: /opt/terrafirma/NAME/serving.json; it decides, after a crash."""
@@ -215,7 +232,16 @@ class Serving:
         write(app.directory / "serving.json", json.dumps(data) + "\n")
 
 
-def note(app: Application, action: str, release: str, revision: str, by: str) -> None:
+def serving_release(app: Application) -> tuple[Serving, Release]:
+    """What serves, and its record; raises Failed where nothing does."""
+    serving = Serving.load(app)
+    release = Release.load(app, serving.release) if serving else None
+    if not serving or not release:
+        raise Failed(f"{app.name} has no release yet")
+    return serving, release
+
+
+def append_history(app: Application, action: str, release: str, revision: str, by: str) -> None:
     """A line of the history: what began to serve when, and who asked for it."""
     line = {"at": now(), "action": action, "release": release, "revision": revision, "by": by}
     path = app.directory / "history.jsonl"

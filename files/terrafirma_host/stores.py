@@ -228,23 +228,23 @@ def refuse(app: Application, project: Project) -> None:
     if web := [store for store in own if store.service == app.service]:
         keys = _list(store.key for store in web)
         raise Failed(
-            f"app_shared: {_said(web)}, and two releases of it run at once: app_shared = {keys} "
+            f"shared: {_said(web)}, and two releases of it run at once: shared = {keys} "
             "if several processes may write there at once; else keep it in PostgreSQL, or in a "
-            "service of its own that app_stateful names"
+            "service of its own that stateful names"
         )
     if lasts := [store for store in own if store.service not in ends]:
         raise Failed(
-            f"app_stateful: {_said(lasts)}, and two releases run at once: "
-            f"app_stateful = {_list(store.service for store in lasts)} for what runs once, or "
-            f"app_shared = {_list(store.key for store in lasts)} for what several containers may "
+            f"stateful: {_said(lasts)}, and two releases run at once: "
+            f"stateful = {_list(store.service for store in lasts)} for what runs once, or "
+            f"shared = {_list(store.key for store in lasts)} for what several containers may "
             "write at once"
         )
     if own:
         keys, once = _list(store.key for store in own), {one.service for one in own}
-        way = f", or app_stateful = {_list(sorted(once))} for what no release runs again"
+        way = f", or stateful = {_list(sorted(once))} for what no release runs again"
         raise Failed(
-            f"app_shared: {_said(own)} and ends, and each release runs it while the one before "
-            f"serves: app_shared = {keys} if it may write there then"
+            f"shared: {_said(own)} and ends, and each release runs it while the one before "
+            f"serves: shared = {keys} if it may write there then"
             f"{'' if once & {*app.migrate} else way}"
         )
     for name in names:
@@ -256,15 +256,15 @@ def refuse_nameless(app: Application, name: str, paths: Sequence[str]) -> None:
     """Raise Failed where each release of a service would begin with an empty directory."""
     if not paths or name in app.scratch:
         return
-    ways = f'app_scratch = ["{name}"] if what is written there may be lost'
+    ways = f'scratch = ["{name}"] if what is written there may be lost'
     if not app.compose:
         ways = f"keep the data in PostgreSQL; {ways}"
     elif name == app.service:
-        ways = f"mount a volume with a name there, and app_shared; {ways}"
+        ways = f"mount a volume with a name there, and shared; {ways}"
     else:
-        ways = f"mount a volume with a name there, and app_stateful or app_shared; {ways}"
+        ways = f"mount a volume with a name there, and stateful or shared; {ways}"
     raise Failed(
-        f"app_scratch: {name} has a volume without a name at {' and '.join(paths)}, which is new "
+        f"scratch: {name} has a volume without a name at {' and '.join(paths)}, which is new "
         f"and empty with each release: {ways}"
     )
 
@@ -281,11 +281,11 @@ def _refuse_unknown(app: Application, project: Project) -> None:
         below = [one for one in binds if PurePosixPath(one).is_relative_to(entry)]
         if entry not in volumes and not (entry.startswith("/") and below):
             known = ", ".join(sorted({*volumes, *binds})) or "none"
-            raise Failed(f"app_shared: the compose files mount no {entry!r} ({known})")
+            raise Failed(f"shared: the compose files mount no {entry!r} ({known})")
     for name in app.scratch:
         if name not in project["services"]:
             known = ", ".join(project["services"])
-            raise Failed(f"app_scratch: the compose files have no service {name!r} ({known})")
+            raise Failed(f"scratch: the compose files have no service {name!r} ({known})")
 
 
 def _refuse_writes_into_source(app: Application, stores: Sequence[Store]) -> None:
@@ -302,9 +302,9 @@ def _refuse_shared_databases(app: Application, project: Project, stores: Sequenc
         if shared(app, store) and _is_data(app, project, store):
             image = database(project, store.service)
             raise Failed(
-                f"app_shared: {store} as {image}, which no second process may write {BY_NAME}: "
-                f"take {store.key} out of app_shared, name {store.service} in app_stateful, and "
-                f"mount it `:ro` in others; app_scratch = {_list([store.service])} if it is none"
+                f"shared: {store} as {image}, which no second process may write {BY_NAME}: "
+                f"take {store.key} out of shared, name {store.service} in stateful, and "
+                f"mount it `:ro` in others; scratch = {_list([store.service])} if it is none"
             )
 
 
@@ -318,19 +318,19 @@ def _refuse_databases(app: Application, project: Project, names: Sequence[str]) 
         volume = f" on the volume {', '.join(keys)}" if keys else ""
         if name == app.service:
             raise Failed(
-                f"app_service: {name} runs {image}{volume}, and two releases of it run at once: "
-                f'app_scratch = ["{name}"] if each may have its own, empty store {BY_NAME}'
+                f"service: {name} runs {image}{volume}, and two releases of it run at once: "
+                f'scratch = ["{name}"] if each may have its own, empty store {BY_NAME}'
             )
         found.append((name, f"{name} runs {image}{volume}", bool(keys)))
     if found:
-        ways = f"app_stateful = {_list(name for name, *_ in found)} for what lasts"
+        ways = f"stateful = {_list(name for name, *_ in found)} for what lasts"
         if empty := [name for name, _, named in found if not named]:
-            ways += f", or app_scratch = {_list(empty)} where each release may have its "
+            ways += f", or scratch = {_list(empty)} where each release may have its "
             ways += "own, empty store"
         if kept := [name for name, _, named in found if named]:
-            ways += f", or app_scratch = {_list(kept)} if it is none"
+            ways += f", or scratch = {_list(kept)} if it is none"
         said = " and ".join(words for _, words, _ in found)
-        raise Failed(f"app_stateful: {said}, and two releases run at once {BY_NAME}: {ways}")
+        raise Failed(f"stateful: {said}, and two releases run at once {BY_NAME}: {ways}")
 
 
 def _refuse_two_services(
@@ -346,13 +346,13 @@ def _refuse_two_services(
             if other in lasting and (prepares or _ends_before(project, *both)):
                 continue
             if prepares:
-                way = f"name {other.service} in app_stateful, too"
+                way = f"name {other.service} in stateful, too"
             else:
                 plain = [name for name in both if not database(project, name)]
                 way = f"mount it `:ro` in {plain[0] if len(plain) == 1 else 'one of them'}"
                 if not any(_is_data(app, project, store) for store in (one, other)):
-                    way += f", or app_shared = {_list([one.key])} if several may write at once"
-            raise Failed(f"app_shared: {one}, and {other.service} writes there too: {way}")
+                    way += f", or shared = {_list([one.key])} if several may write at once"
+            raise Failed(f"shared: {one}, and {other.service} writes there too: {way}")
 
 
 def _ends_before(project: Project, first: str, second: str) -> bool:
@@ -374,7 +374,7 @@ def _refuse_several(app: Application, project: Project, lasting: Sequence[Store]
         times = layers.times(project["services"][store.service])
         if times > 1 and not shared(app, store):
             raise Failed(
-                f"app_stateful: {store}, and runs {times} times: `replicas: 1`, or app_shared = "
+                f"stateful: {store}, and runs {times} times: `replicas: 1`, or shared = "
                 f"{_list([store.key])} if several may write at once"
             )
 

@@ -16,10 +16,10 @@ from typing import NoReturn
 from terrafirma_host import engine, health, layers
 from terrafirma_host.engine import Container
 from terrafirma_host.shell import Failed, plain
-from terrafirma_host.spec import Application, Release
+from terrafirma_host.spec import Application
 
 # An answer that does not depend on the moment, 404 say, is the last word when it has been the same
-# for a sixth of app_start_seconds, and for so long: some frameworks have no routes yet at first.
+# for a sixth of start_seconds, and for so long: some frameworks have no routes yet at first.
 SAME = 5
 
 
@@ -29,7 +29,7 @@ class Watch:
 
     app: Application
     project: layers.Project
-    made: Release
+    release: str  # its ID
     slot: str
     restarts: dict[str, int] = field(default_factory=dict)  # before, by container
     codes: dict[str, int] = field(default_factory=dict)  # with which it last ended
@@ -83,7 +83,7 @@ class Watch:
             if one.service in ends and one.state == "exited":
                 self._refuse(one, f"failed with code {one.code}")
             if one.service in ends:
-                within += " (app_start_seconds)"
+                within += " (start_seconds)"
                 self._refuse(one, f"has not done its work {within}, and others wait for that")
 
     def notes(self) -> list[str]:
@@ -156,7 +156,7 @@ class Watch:
     def _refuse(self, one: Container | None, what: str) -> NoReturn:
         name, words = (one.name, engine.logs(one)) if one else ("a replica", "(none)")
         state = f"\n({self._state(one)})" if one and self._state(one) else ""
-        raise Failed(f"release {self.made.id}: {name} {what}; its last words:\n{words}{state}")
+        raise Failed(f"release {self.release}: {name} {what}; its last words:\n{words}{state}")
 
     def _state(self, one: Container) -> str:
         """What else is known of a container that is refused; or ""."""

@@ -24,7 +24,7 @@ from tests.e2e.support import DOMAIN, STATE, Target, eventually, execute, image,
 
 # With the image of the target, all that decides what a run makes of a server.
 DEPLOY = (
-    *("tasks", "terrafirma", "templates", "files", "group_data", "examples"),
+    *("tasks", "commands", "terrafirma", "templates", "files", "group_data", "examples"),
     *("deploy.py", "config.py", "requirements.lock", "testbed/target.sh", "testbed/snapshot.sh"),
 )
 
@@ -64,7 +64,7 @@ HOST = Recipe(
     name="host",
     port=2402,
     tasks=tuple(f"tasks/{task}.py" for task in ("apt", "users", "sshd", "docker", "caddy")),
-    data={"app_source": ""},
+    data={"apps": {}},
     ready="docker info",
 )
 POSTGRES = Recipe(
@@ -139,9 +139,12 @@ def admit(storage: Target, server: Target, repository: str) -> dict[str, Any]:
     """
     Make a key on the server and let it do nothing on the backup host but serve one repository.
 
-    Returns what the server must be told of the backup host.
+    Returns what the server must be told of the backup host. Its backups are as urgent as all else:
+    at their own priority they would wait for the tests beside them.
     """
-    server.deploy("tasks/borg_key.py")
+    drop_in = "/etc/systemd/system/borgmatic.service.d"
+    server.run(f"mkdir -p {drop_in} && cat > {drop_in}/test.conf", stdin="[Service]\nNice=0\n")
+    server.deploy("commands/borg_key.py")
     key = server.run("cat /etc/terrafirma/secrets/borg/id_ed25519.pub")
     storage.run(
         "cat >> /home/box/.ssh/authorized_keys && chown box: /home/box/.ssh/authorized_keys",

@@ -1,30 +1,27 @@
-"""What test_secrets.py applies to its target: the secrets of each application, and nothing else."""
+"""What app/test_secrets.py applies to its target: the secrets of each application alone."""
 
 from pyinfra import host
 
-from terrafirma import given
-from terrafirma.machine import ready
-from terrafirma.operations.files import Directory, put, source
-from terrafirma.operations.secrets import app_secrets
-from terrafirma.paths import SECRETS, SECRETS_PROGRAM
-from terrafirma.settings import App
+from terrafirma.app.given import registry_password, secrets
+from terrafirma.app.operations import app_secrets
+from terrafirma.host import program
+from terrafirma.host.files import Directory, put
+from terrafirma.paths import SECRETS
+from terrafirma.site import begin
 
-ready(host)
+server, _ = begin(host)
 
 put(
     name="Prepare the host",
-    entries=[
-        Directory(SECRETS, "700"),
-        source("app/app-secrets", SECRETS_PROGRAM, mode="755"),
-    ],
+    entries=[Directory(SECRETS, "700"), *program.entries()],
 )
 
-for app in host.loop(App.of(host).applications):
+for app in host.loop(server.apps):
     app_secrets(
         name=f"Give {app.name} its secrets",
         directory=app.secrets_directory,
         secrets=list(app.secrets),
-        given=given.secrets(host, app),
+        given=secrets(host, app),
         user=app.user,
-        registry_password=given.registry_password(host, app),
+        registry_password=registry_password(host, app),
     )

@@ -30,32 +30,33 @@ def web(text: str, more: str = "") -> str:
 
 PG = "volumes: {pg: }\n"
 ONCE = {"stateful": ["db"]}
-TWICE = "at once: app_s"
+TWICE = "two releases run at once: stateful = ["
+WEB_TWICE = "two releases of it run at once: shared = ["
 
 STORES = {
     "a database with a volume, undeclared": Case(
         service('db: {build: db, volumes: ["pg:/data"]}', PG),
-        "app_stateful: db writes the volume pg (at /data), and two releases run at once: "
-        'app_stateful = ["db"] for what runs once, or app_shared = ["pg"] for what several',
+        "stateful: db writes the volume pg (at /data), and two releases run at once: "
+        'stateful = ["db"] for what runs once, or shared = ["pg"] for what several',
     ),
     "… declared": Case(service('db: {build: db, volumes: ["pg:/data"]}', PG), settings=ONCE),
     "… by a known image": Case(
         service('db: {image: "postgres:17", volumes: ["pg:/var/lib/postgresql/data"]}', PG),
-        "app_stateful: db runs postgres:17 on the volume pg, and two releases run at once",
+        "stateful: db runs postgres:17 on the volume pg, and two releases run at once",
     ),
     "… shared by mistake": Case(
         service('db: {image: "postgres:17", volumes: ["pg:/var/lib/postgresql/data"]}', PG),
-        "app_shared: db writes the volume pg as postgres:17, which no second process may write",
+        "shared: db writes the volume pg as postgres:17, which no second process may write",
         {"shared": ["pg"]},
     ),
     "… that runs once and is shared": Case(
         service('db: {image: "postgres:17", volumes: ["pg:/var/lib/postgresql/data"]}', PG),
-        "take pg out of app_shared",
+        "take pg out of shared",
         {"shared": ["pg"], **ONCE},
     ),
     "a known image without a volume": Case(
         service('queue: {image: "registry.example.com/mirror/rabbitmq:4@sha256:' + "a" * 64 + '"}'),
-        "app_stateful: queue runs registry.example.com/mirror/rabbitmq:4",
+        "stateful: queue runs registry.example.com/mirror/rabbitmq:4",
     ),
     "… of which each release may have its own": Case(
         service('queue: {image: "redis:7"}'), settings={"scratch": ["queue"]}
@@ -72,13 +73,13 @@ STORES = {
     "two that run once on one volume": Case(
         service('db: {build: db, volumes: ["pg:/data"]}\n  old: {build: db, volumes: ["pg:/d"]}',
                 PG),
-        "app_shared: db writes the volume pg, and old writes there too: mount it `:ro` in one",
+        "shared: db writes the volume pg, and old writes there too: mount it `:ro` in one",
         {"stateful": ["db", "old"]},
     ),
     "a sidecar that writes what runs once": Case(
         service('db: {build: db, volumes: ["pg:/data"]}\n  save: {build: db, volumes: ["pg:/d"]}',
                 PG),
-        "app_shared: db writes the volume pg, and save writes there too",
+        "shared: db writes the volume pg, and save writes there too",
         ONCE,
     ),
     "… and only reads": Case(
@@ -88,7 +89,7 @@ STORES = {
     ),
     "one that runs once, three times": Case(
         service('db: {build: db, deploy: {replicas: 3}, volumes: ["pg:/data"]}', PG),
-        "app_stateful: db writes the volume pg, and runs 3 times",
+        "stateful: db writes the volume pg, and runs 3 times",
         ONCE,
     ),
     "… by `scale`": Case(
@@ -96,18 +97,19 @@ STORES = {
     ),
     "a web service with a file of its own": Case(
         web('volumes: ["data:/data"]', "volumes: {data: }\n"),
-        "app_shared: web writes the volume data (at /data), and two releases of it run at once: "
-        'app_shared = ["data"] if several processes may write there at once; else keep it in',
+        "shared: web writes the volume data (at /data), and two releases of it run at once: "
+        'shared = ["data"] if several processes may write there at once; else keep it in',
     ),
     "… that several may write": Case(
         web('volumes: ["data:/data"]', "volumes: {data: }\n"), settings={"shared": ["data"]}
     ),
     "an external volume": Case(
-        web('volumes: ["data:/data"]', "volumes: {data: {external: true, name: theirs}}\n"), TWICE
+        web('volumes: ["data:/data"]', "volumes: {data: {external: true, name: theirs}}\n"),
+        WEB_TWICE,
     ),
     "a volume that is a directory": Case(
         web('volumes: ["data:/data"]', "volumes: {data: {driver_opts: {type: none, o: bind, "
-            "device: /srv/data}}}\n"), TWICE
+            "device: /srv/data}}}\n"), WEB_TWICE
     ),
     "a volume that is an export": Case(
         service('save: {build: ., volumes: ["data:/data"]}', "volumes: {data: {driver_opts: "
@@ -120,7 +122,8 @@ STORES = {
         web('volumes: ["/srv/uploads:/uploads"]'), settings={"shared": ["/srv"]}
     ),
     "long words for a volume": Case(
-        web("volumes: [{type: volume, source: data, target: /data}]", "volumes: {data: }\n"), TWICE
+        web("volumes: [{type: volume, source: data, target: /data}]", "volumes: {data: }\n"),
+        WEB_TWICE,
     ),
     "long words for a volume that is read": Case(
         web("volumes: [{type: volume, source: data, target: /data, read_only: true}]",
@@ -133,7 +136,7 @@ STORES = {
     "the volumes of another service": Case(
         service('db: {build: db, volumes: ["pg:/data"]}\n  save: {build: db, volumes_from: [db]}',
                 PG),
-        "app_shared: db writes the volume pg, and save writes there too",
+        "shared: db writes the volume pg, and save writes there too",
         ONCE,
     ),
     "… of some container": Case(
@@ -141,7 +144,7 @@ STORES = {
     ),
     "a volume without a name": Case(
         web("volumes: [/data]"),
-        "app_scratch: web has a volume without a name at /data, which is new and empty with each",
+        "scratch: web has a volume without a name at /data, which is new and empty with each",
     ),
     "… that may be lost": Case(web("volumes: [/data]"), settings={"scratch": ["web"]}),
     "a store of a service that never starts": Case(
@@ -155,13 +158,13 @@ STORES = {
     ),
     "a migration with a store": Case(
         service('move: {build: ., volumes: ["pg:/data"]}', PG),
-        "app_shared: move writes the volume pg (at /data) and ends",
+        "shared: move writes the volume pg (at /data) and ends",
         {"migrate": ["move"]},
     ),
     "a part that two services have": Case(
         'x-all: &all {build: ., volumes: ["media:/media"]}\n'
         "services: {web: *all, jobs: *all}\nvolumes: {media: }\n",
-        "app_shared: web writes the volume media (at /media)",
+        "shared: web writes the volume media (at /media)",
     ),
     "… that several services may write": Case(
         'x-all: &all {build: ., volumes: ["media:/media"]}\n'
@@ -174,13 +177,13 @@ STORES = {
     ),
     "a letter and a colon, which is no drive": Case(
         service('jobs: {build: ., volumes: ["e:/x"]}', "volumes: {e: }\n"),
-        "app_scratch: jobs has a volume without a name",
+        "scratch: jobs has a volume without a name",
     ),
     "shared, of nothing": Case(
-        WEB, "app_shared: the compose files mount no 'uploads' (none)", {"shared": ["uploads"]}
+        WEB, "shared: the compose files mount no 'uploads' (none)", {"shared": ["uploads"]}
     ),
     "scratch, of nothing": Case(
-        WEB, "app_scratch: the compose files have no service 'cache' (web)", {"scratch": ["cache"]}
+        WEB, "scratch: the compose files have no service 'cache' (web)", {"scratch": ["cache"]}
     ),
 }  # fmt: skip
 
@@ -196,14 +199,14 @@ VARIABLES = {
     ),
     "a blank variable": Case(
         web('volumes: ["${DATA_FOLDER}/files:/data"]'),
-        "app_env: ${DATA_FOLDER} (compose.yaml, line 2, web) is not set: name what is to stand",
+        "env: ${DATA_FOLDER} (compose.yaml, line 2, web) is not set: name what is to stand",
     ),
     "… in a password": Case(
         web('environment: {PASSWORD: "${PASSWORD}"}'), "${PASSWORD} (compose.yaml, line 2, web)"
     ),
     "several": Case(
         service('jobs: {build: ., command: "$ONE"}\n  more: {build: ., command: "${TWO}"}'),
-        "app_env: ${ONE} (compose.yaml, line 3, jobs), ${TWO} (compose.yaml, line 4, more) are",
+        "env: ${ONE} (compose.yaml, line 3, jobs), ${TWO} (compose.yaml, line 4, more) are",
     ),
     "one that is given": Case(web('environment: {A: "${A}"}'), settings={"env": {"A": "1"}}),
     "one that is given, and empty": Case(web('command: "${A}"'), settings={"env": {"A": ""}}),
@@ -230,13 +233,13 @@ VARIABLES = {
     ),
     "a name that Docker reads": Case(
         web('environment: {A: "${DOCKER_TAG:-x}"}'),
-        "app_env: DOCKER_TAG is a name that Docker reads itself, so ${DOCKER_TAG} "
+        "env: DOCKER_TAG is a name that Docker reads itself, so ${DOCKER_TAG} "
         "(compose.yaml, line 2, web) is not filled in",
         {"env": {"DOCKER_TAG": "1"}},
     ),
     "… for the containers alone": Case(WEB, settings={"env": {"DOCKER_TAG": "1"}}),
     "… that Compose reads": Case(
-        web('command: "$COMPOSE_FILE"'), "app_env: COMPOSE_FILE is a name",
+        web('command: "$COMPOSE_FILE"'), "env: COMPOSE_FILE is a name",
         {"env": {"COMPOSE_FILE": "1"}},
     ),
     "root's home": Case(web('volumes: ["$HOME/data:/data:ro"]'), "$HOME (compose.yaml, line"),
@@ -272,7 +275,7 @@ VARIABLES = {
     ),
     "a secret of a variable": Case(
         web("secrets: [key]", "secrets: {key: {environment: KEY}}\n"),
-        "secrets: key is taken from $KEY, which is not set: name it in app_env, or the secret in",
+        "secrets: key is taken from $KEY, which is not set: name it in env, or the secret in",
     ),
     "a secret that is somewhere else": Case(
         web("secrets: [key]", "secrets: {key: {external: true}}\n"), "secrets: key is external"
@@ -297,7 +300,7 @@ VARIABLES = {
 PATHS = {
     "a directory beside the source": Case(
         web('volumes: ["../uploads:/uploads"]'),
-        "web: volumes: ../uploads is outside of app_source, which alone is on the host: a volume "
+        "web: volumes: ../uploads is outside of the source, which alone is on the host: a volume "
         "with a name, or an absolute path of the host",
     ),
     "… only read": Case(web('volumes: ["../conf:/conf:ro"]'), "web: volumes: ../conf is outside"),
@@ -312,11 +315,11 @@ PATHS = {
         web("env_file: [{path: ../web.env, required: false}]"), "web: env_file: ../web.env is"
     ),
     "a context beside the source": Case(
-        service("jobs: {build: ../jobs}"), "jobs: build: context: ../jobs is outside of app_source"
+        service("jobs: {build: ../jobs}"), "jobs: build: context: ../jobs is outside of the source"
     ),
     "a Dockerfile beside the source": Case(
         service("jobs: {build: {context: ., dockerfile: ../Dockerfile}}"),
-        "jobs: build: dockerfile: ../Dockerfile is outside of app_source",
+        "jobs: build: dockerfile: ../Dockerfile is outside of the source",
     ),
     "another Dockerfile inside": Case(
         service("jobs: {build: {context: jobs, dockerfile: ../docker/Dockerfile}}"),
@@ -341,19 +344,19 @@ PATHS = {
     ),
     "another compose file beside the source": Case(
         web("extends: {file: ../base.yaml, service: web}"),
-        "../base.yaml is outside of app_source, which alone is on the host",
+        "../base.yaml is outside of the source, which alone is on the host",
     ),
-    "… included": Case(f"include: [../more.yaml]\n{WEB}", "../more.yaml is outside of app_source"),
+    "… included": Case(f"include: [../more.yaml]\n{WEB}", "../more.yaml is outside of the source"),
     "a link out of the source": Case(
         web('volumes: ["./conf:/conf:ro"]'),
-        "web: volumes: conf is a link to /etc, outside of app_source",
+        "web: volumes: conf is a link to /etc, outside of the source",
         files={"conf": "-> /etc"},
     ),
     "a link in the source": Case(
         web('volumes: ["./conf:/conf:ro"]'), files={"conf": "-> real", "real/a": ""}
     ),
     "the directory above": Case(
-        service("jobs: {build: ..}"), "jobs: build: context: .. is outside of app_source"
+        service("jobs: {build: ..}"), "jobs: build: context: .. is outside of the source"
     ),
     "a context of a repository": Case(
         service('jobs: {build: "https://git.example.com/team/jobs.git#main"}')

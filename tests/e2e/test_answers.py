@@ -10,11 +10,11 @@ import pytest
 
 from tests.conftest import Pyinfra
 from tests.e2e.clones import DEPLOYED, clone
-from tests.e2e.support import Container, Target, bystander, changed, get, options, target
+from tests.e2e.support import Container, Target, api, bystander, changed, get, options, target
 
 pytestmark = pytest.mark.e2e
 
-DATA: dict[str, Any] = {"app_replicas": 2, "app_drain_seconds": 2}
+DATA = api(replicas=2, drain_seconds=2)
 TASKS = ("tasks/docker.py", "tasks/app.py")
 CONNECT, RELEASE = "Connect the containers", "Release api, 2 replicas"
 FIRST = "$(docker ps -q --filter label=terrafirma.release | head -n 1)"
@@ -42,7 +42,7 @@ class Setup:
 
     def fails(self) -> str:
         """What a run says that fails."""
-        result = self.server.pyinfra.call(
+        result = self.server.pyinfra.imported.call(
             "-y", *options(DATA), *self.server.arguments(), *TASKS
         )  # fmt: skip
         assert result.returncode != 0, result.stderr
@@ -88,7 +88,7 @@ def test_an_engine_outlives_settings_with_which_it_would_not_start(
 ) -> None:
     server = serving.server
     before = server.digest()
-    result = server.pyinfra.call(
+    result = server.pyinfra.imported.call(
         "-y", *options(DATA | {"docker_daemon": UNDOING[what]}), *server.arguments(), TASKS[0]
     )
     assert result.returncode != 0
@@ -105,7 +105,7 @@ def test_a_flag_of_the_unit_and_a_key_exclude_each_other(serving: Setup) -> None
                "echo 'DOCKER_OPTS=\"--log-level=debug\"' >> /etc/default/docker")  # fmt: skip
     level = {"docker_daemon": {"log-level": "warn"}}
     try:
-        result = server.pyinfra.call(
+        result = server.pyinfra.imported.call(
             "-y", *options(DATA | level), *server.arguments(), TASKS[0]
         )  # fmt: skip
     finally:

@@ -11,8 +11,7 @@ import pytest
 
 from tests.conftest import ROOT, Pyinfra
 from tests.e2e.clones import DEPLOYED, backed_up, serves
-from tests.e2e.support import Container, Target, changed, execute, get, output, target
-from tests.e2e.test_platform import TASKS
+from tests.e2e.support import TASKS, Container, Target, changed, execute, get, output, target
 
 pytestmark = pytest.mark.e2e
 

@@ -28,16 +28,16 @@ def storage(pyinfra: Pyinfra) -> Iterator[Target]:
 
 def test_the_application_is_refused_in_one_line(server: Target) -> None:
     assert (
-        "app_source: Debian GNU/Linux 12 (bookworm)'s archive has no Docker Compose"
+        "127.0.0.1: apps: Debian GNU/Linux 12 (bookworm)'s archive has no Docker Compose v2; use "
         in server.refuse()
     )
     assert server.call("command -v docker || command -v psql").returncode != 0
 
 
 def test_everything_else_converges(server: Target, outsider: Container) -> None:
-    assert changed(server.deploy(app_source=""))
-    assert changed(server.deploy(app_source="")) == []
-    assert server.plan(app_source="") == []
+    assert changed(server.deploy(apps={}))
+    assert changed(server.deploy(apps={})) == []
+    assert server.plan(apps={}) == []
     assert server.psql("show server_version").startswith("15.")
     assert server.psql("show data_checksums") == "on"
     docker0 = server.run("ip -4 -oneline address show dev docker0").split()[3].split("/")[0]
@@ -46,7 +46,7 @@ def test_everything_else_converges(server: Target, outsider: Container) -> None:
 
 
 def test_the_older_pooler_does_as_well(server: Target) -> None:
-    data: dict[str, Any] = {"app_source": "", "pgbouncer_enabled": True}
+    data: dict[str, Any] = {"apps": {}, "pgbouncer_enabled": True}
     assert changed(server.deploy("tasks/pgbouncer.py", **data))[-1] == "Run PgBouncer"
     assert changed(server.deploy("tasks/pgbouncer.py", **data)) == []
     login = (
@@ -60,13 +60,13 @@ def test_the_older_pooler_does_as_well(server: Target) -> None:
     listening = server.run("ss -Hltn 'sport = :6432' | awk '{ print $4 }'").split()
     assert {f"{docker0}:6432", "127.0.0.1:6432"} <= set(listening)
     assert not {"0.0.0.0:6432", "*:6432", "[::]:6432"} & set(listening)
-    stopped = server.deploy("tasks/pgbouncer.py", app_source="")
+    stopped = server.deploy("tasks/pgbouncer.py", apps={})
     assert changed(stopped) == ["Stop PgBouncer, which is no longer enabled"]
 
 
 def test_a_backup_is_made_and_listed(server: Target, storage: Target) -> None:
     repository = "/home/box/debian12.borg"
-    data = admit(storage, server, repository) | {"app_source": ""}
+    data = admit(storage, server, repository) | {"apps": {}}
     assert changed(server.deploy("tasks/borg.py", **data))[-1] == "Make a backup, and list it"
     assert changed(server.deploy("tasks/borg.py", **data)) == []
     passphrase = server.run("cat /etc/terrafirma/secrets/borg/passphrase")
@@ -93,7 +93,7 @@ def test_what_is_killed_comes_back(server: Target) -> None:
 
 
 def test_the_status_of_its_postgresql_is_shown(server: Target) -> None:
-    result = server.pyinfra.call("-y", *server.arguments(), "tasks/postgres_status.py")
+    result = server.pyinfra.call("-y", *server.arguments(), "commands/postgres_status.py")
     assert result.returncode == 0, result.stderr
     assert "127.0.0.1: PostgreSQL 15." in result.stderr
     assert "psql:" not in result.stderr

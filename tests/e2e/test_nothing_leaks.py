@@ -11,22 +11,20 @@ from typing import Any
 import pytest
 
 from tests.conftest import Pyinfra
-from tests.e2e.support import Target, options, target
-from tests.e2e.test_upgrade import BOOKWORM
+from tests.e2e.databases import BOOKWORM
+from tests.e2e.support import Target, api, beside_api, options, target
 
 pytestmark = pytest.mark.e2e
 
 GIVEN, GIVEN_LATER = "ann-has-chosen-this-one", "ann-has-chosen-that-one"
 CANARY = "canary-on-a-command-line"
+SHOP = {
+    "source": "examples/api", "domain": "shop.terrafirma.test", "database": "shop", "port": 8128,
+    "replicas": 1,
+}  # fmt: skip
 DATA: dict[str, Any] = {
-    "app_replicas": 2,
-    "app_pgbouncer": True,
-    "app_more": [
-        {
-            "name": "shop", "source": "examples/api", "domain": "shop.terrafirma.test",
-            "database": "shop", "port": 8128, "replicas": 1,
-        }
-    ],
+    **beside_api(shop=SHOP),
+    **api(replicas=2, pgbouncer=True),
     "pgbouncer_enabled": True,
     "postgres_roles": [
         {"name": "api"},
@@ -40,7 +38,7 @@ DATA: dict[str, Any] = {
     # The server repeats whatever it is told.
     "postgres_settings": {"log_statement": "all", "log_connections": True},
     "postgres_max_connections": 200,
-}  # fmt: skip
+}
 OLD: dict[str, Any] = {"postgres_version": 15}
 
 # Everything that stands in a process list or below the directory of the secrets, at any time: a
@@ -148,18 +146,18 @@ def watched(pyinfra: Pyinfra) -> Iterator[Watched]:
         watched.run("a repair", "deploy.py", **OLD)
         server.run(f"sh -c 'sleep 1; true' {CANARY}")
         for role in ("api", "shop"):
-            watched.run(f"a rotation of {role}", "tasks/postgres_rotate.py", **OLD,
-                        postgres_rotate=role)  # fmt: skip
-        watched.run("the key for backups", "tasks/borg_key.py", **OLD)
-        watched.run("an upgrade", "tasks/postgres_upgrade.py")
+            watched.run(f"a rotation of {role}", "commands/postgres_rotate.py", **OLD,
+                        rotate=role)  # fmt: skip
+        watched.run("the key for backups", "commands/borg_key.py", **OLD)
+        watched.run("an upgrade", "commands/postgres_upgrade.py")
         watched.run("the run after it", "deploy.py")
-        watched.run("the status", "tasks/postgres_status.py")
+        watched.run("the status", "commands/postgres_status.py")
         server.psql("create database stray")
-        watched.run("a drop", "tasks/postgres_drop.py", postgres_drop="stray",
-                    postgres_confirm="stray")  # fmt: skip
+        watched.run("a drop", "commands/postgres_drop.py", drop="stray",
+                    confirm="stray")  # fmt: skip
         watched.keep_logs()
-        watched.run("the end of the old cluster", "tasks/postgres_upgrade.py",
-                    postgres_upgrade="clean")  # fmt: skip
+        watched.run("the end of the old cluster", "commands/postgres_upgrade.py",
+                    upgrade="clean")  # fmt: skip
         watched.keep_logs()
         server.run("touch /root/stop")
         assert watch.wait(30) == 0
@@ -194,7 +192,7 @@ def test_no_output_has_one(watched: Watched) -> None:
 @pytest.mark.promise(like=test_no_output_has_one)
 def test_no_process_has_one(watched: Watched) -> None:
     assert CANARY in watched.processes
-    for program in ("postgres-passwords", "pg_upgrade", "pg_dump", "docker-compose"):
+    for program in ("terrafirma\npasswords", "pg_upgrade", "pg_dump", "docker-compose"):
         assert program in watched.processes
     for secret in watched.secrets:
         assert secret not in watched.processes

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import Pyinfra
 from tests.e2e.clones import DEPLOYED, clone
-from tests.e2e.support import Target
+from tests.e2e.support import Target, api, beside_api
 
 pytestmark = pytest.mark.e2e
 
@@ -31,39 +31,40 @@ def nothing_changes(server: Target) -> Iterator[None]:
 
 
 PASSWORD = "not-a-good-place-for-it"
-# One of each kind; all others are rows of tests/unit/test_settings.py, and of test_tasks.py there.
+SHOP = {"source": "examples/api", "domain": "shop.test", "database": "api", "port": 8000}
+# One of each kind; all others are rows of test_settings.py and test_tasks.py in tests/unit/*/.
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown key": (
         {"postgres_databses": []},
         "postgres_databses: there is no such key, did you mean postgres_databases?",
     ),
     "another type": (
-        {"app_replicas": "many"},
-        "app_replicas: Input should be a valid integer, not 'many'",
+        api(replicas="many"),
+        "apps.api.replicas: Input should be a valid integer, not 'many'",
     ),
     "a secret where its name belongs": (
         {"postgres_roles": [{"name": "api"}, {"name": "ann", "password": PASSWORD}]},
         "postgres_roles.1.password: ",
     ),
     "two values of one section": (
-        {
-            "app_more": [
-                {"name": "shop", "source": "examples/api", "domain": "shop.test", "database": "api"}
-            ]
-        },
-        "app_port: shop begins at 8000, but api has 8000 to 8127; set it to 8128 or more",
+        {**beside_api(shop=SHOP), **api(port=8064)},
+        "apps.shop.port: 8064 is taken by apps.api.port (8064 to 8191); take another",
+    ),
+    "a port that another application has had": (
+        beside_api(shop=SHOP),
+        "apps.shop.port: 8000 belongs to api, which has had 8000 to 8127 since its first release; ",
     ),
     "values of two sections": (
-        {"app_database": "shop"},
-        "app_database: 'shop' of api is not in postgres_databases (api)",
+        api(database="shop"),
+        "apps.api.database: 'shop' is not in postgres_databases (api)",
     ),
     "a file of this machine": (
         {"users_accounts": [{"name": "prod", "keys": ["/root/no.pub"]}]},
         "users_accounts.0.keys.0: cannot read '/root/no.pub'",
     ),
     "a variable of the environment": (
-        {"app_secrets": {"token": "env:TF_NOT_SET"}},
-        "app_secrets: api: token: TF_NOT_SET is not set",
+        api(secrets={"token": "env:TF_NOT_SET"}),
+        "apps.api.secrets: token: TF_NOT_SET is not set",
     ),
     "what the distribution has": (
         {"postgres_version": 16},
@@ -127,7 +128,7 @@ def test_a_port_that_a_stranger_holds(server: Target) -> None:
         server.call("pkill -f 'http.server 443'")
         stranger.wait()
         server.run("systemctl start caddy.service")
-    assert "port 443: held by python3" in line
+    assert "port 443 (HTTPS): held by python3" in line
     assert "not by caddy.service" in line
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import Pyinfra
 from tests.e2e.clones import DEPLOYED, clone
-from tests.e2e.support import Container, Target, changed, eventually, get, options
-from tests.e2e.test_platform import login
+from tests.e2e.databases import login
+from tests.e2e.support import Container, Target, beside_api, changed, eventually, get, options
 
 pytestmark = pytest.mark.e2e
 smoke = pytest.mark.smoke
@@ -59,7 +59,7 @@ def test_a_lost_reload_is_made_up_for(server: Target) -> None:
             "/etc/sudoers.d/90-terrafirma-ingres",
             "true",
             "true",
-            {"users_accounts": [{"name": "ingres", "sudo": ["/bin/ls, ="]}]},
+            {"users_accounts": [{"name": "prod"}, {"name": "ingres", "sudo": ["/bin/ls, ="]}]},
         ),
         pytest.param(
             "caddy",
@@ -94,7 +94,7 @@ def test_a_broken_file_never_replaces_a_good_one(
     before = server.run(f"sha256sum {path}")
     server.run(break_it)
     try:
-        result = server.pyinfra.call("-y", *options(data), *server.arguments(), file)
+        result = server.pyinfra.imported.call("-y", *options(data), *server.arguments(), file)
     finally:
         server.run(mend_it)
     assert result.returncode != 0, result.stderr
@@ -189,17 +189,20 @@ def test_an_application_that_does_not_answer_is_no_success(server: Target, tmp_p
     """Its image has no health check of its own, and it runs; but it does not work."""
     (tmp_path / "Dockerfile").write_text('FROM debian:trixie\nCMD ["sleep", "infinity"]\n')
     lazy = {
-        "name": "lazy", "source": str(tmp_path), "domain": "lazy.test", "database": "api",
+        "source": str(tmp_path), "domain": "lazy.test", "database": "api",
         "replicas": 1, "port": 8128, "start_seconds": 5,
     }  # fmt: skip
-    data = options({"app_more": [lazy]})
-    result = server.pyinfra.call("-y", *data, *server.arguments(), "tasks/app.py")
+    data = options(beside_api(lazy=lazy))
+    result = server.pyinfra.imported.call("-y", *data, *server.arguments(), "tasks/app.py")
     assert result.returncode != 0
     assert "lazy-blue-lazy-1 is not healthy within 5 s (no success from /healthz" in result.stderr
     # Nor is it one the next time.
-    assert server.pyinfra.call("-y", *data, *server.arguments(), "tasks/app.py").returncode != 0
+    assert (
+        server.pyinfra.imported.call("-y", *data, *server.arguments(), "tasks/app.py").returncode
+        != 0
+    )
     (tmp_path / "Dockerfile").write_text("FROM debian:trixie\nRUN echo why >&2; false\n")
-    result = server.pyinfra.call("-y", *data, *server.arguments(), "tasks/app.py")
+    result = server.pyinfra.imported.call("-y", *data, *server.arguments(), "tasks/app.py")
     assert result.returncode != 0
     assert "why" in result.stderr
     # What did not become a release is gone, with its image.

@@ -1,18 +1,17 @@
+"""Fixtures for the tests of every thing: runs of pyinfra, hosts that are not there, a cluster."""
+
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-from terrafirma_host import cli, engine, lease, proxy, release, spec
 
-from terrafirma.release import description
-from terrafirma.settings import App, Users
 from tests.conftest import Pyinfra
-from tests.unit.test_settings import of
-
-Program = Callable[[str, str], Path]
+from tests.unit.facts import Cluster
+from tests.unit.fake_host import INVENTORY, Answers
+from tests.unit.programs import Program
 
 
 @pytest.fixture(scope="session")
@@ -40,60 +39,45 @@ def program(tmp_path: Path) -> Program:
     return write
 
 
-# --- the program on the host ----------------------------------------------------------------------
+@pytest.fixture
+def inventory(tmp_path: Path) -> Any:
+    """An inventory of fake hosts, each with answers and data of its own."""
+
+    def write(**hosts: tuple[Answers, dict[str, Any]]) -> str:
+        data = {
+            f"@fake/{name}": {"fake_responses": answers, **more}
+            for name, (answers, more) in hosts.items()
+        }
+        path = tmp_path / "fakes.py"
+        path.write_text(INVENTORY.format(text=json.dumps(data)))
+        return str(path)
+
+    return write
 
 
-def described(**data: Any) -> spec.Application:
-    """The application `api` as the program on the host is told of it, with this data."""
-    settings = of(App, **{f"app_{key}": value for key, value in data.items()})
-    (app,) = settings.applications
-    return spec.Application.of(json.loads(description(app, settings, of(Users))))
-
-
-def told(app: spec.Application) -> str:
-    """The file by which the program is told of an application."""
-    return json.dumps({name: getattr(app, name) for name in spec.Application.told()})
+@pytest.fixture(scope="module")
+def refused(pyinfra: Pyinfra, request: pytest.FixtureRequest) -> dict[str, CompletedProcess[str]]:
+    """How a run ends for each row of the table REFUSALS of the module."""
+    return pyinfra.call_all(
+        {
+            what: ["@fake/host", f"{page}.py", "-y", *host]
+            for what, (page, host, _) in request.module.REFUSALS.items()
+        }
+    )
 
 
 @pytest.fixture
-def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The program's directories on the host are below this one."""
-    for name, path in {
-        "SPECS": "apps",
-        "ROOT": "opt",
-        "KEY": "secrets/release-key",
-        "SECRETS": "secrets",
-        "SLOT_SECRETS": "secrets/slots",
-        "RUNTIME": "run",
-        "UPSTREAMS": "caddy/upstreams",
-        "MAINTENANCE": "caddy/maintenance",
-        "CADDYFILE": "caddy/Caddyfile",
-    }.items():
-        for module in (spec, lease, engine, proxy, release, cli):
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, tmp_path / path)
-    (tmp_path / "apps").mkdir()
-    (tmp_path / "opt" / "api").mkdir(parents=True)
-    return tmp_path
+def cluster(program: Program, tmp_path: Path) -> Iterator[Cluster]:
+    one = Cluster(program, tmp_path)
+    yield one
+    one.server.kill()
+    one.server.wait()
 
 
 @pytest.fixture
-def app(roots: Path) -> spec.Application:
-    """An application of one service, with a secret."""
-    secret = roots / "secrets" / "database_url"
-    secret.parent.mkdir(exist_ok=True)
-    secret.write_text("postgresql://s3cret\n")
-    source = roots / "opt" / "api" / "sources" / "0123"
-    return replace(described(), source=str(source), secrets={"database_url": str(secret)}, user="")
-
-
-def records(app: spec.Application, release: str, **but: Any) -> spec.Release:
-    """A release that is known on the host."""
-    made = spec.Release(
-        id=release, source=app.source, image="", images={"api": f"terrafirma/api:{release}"},
-        pulled=(), code="c0de", migrate="", revision="", by="me@here",
-        at="2026-01-31T12:00:00.000Z", withdrawn=False,
-    )  # fmt: skip
-    made = replace(made, **but)
-    made.save(app)
-    return made
+def no_canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing of what HOSTILE would have the shell do is done."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    yield
+    assert list(Path.cwd().iterdir()) == []

@@ -1,12 +1,36 @@
 """The programs that run on the host, as modules."""
 
+import subprocess
 import sys
+from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.conftest import ROOT
+
+Program = Callable[[str, str], Path]
+"""Puts a shell script under a name, and returns its directory: the fixture `program`."""
+
+# As the launcher on a host does it, for whoever runs the tests.
+LAUNCH = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT / "files")!r})
+os.geteuid = lambda: 0
+from terrafirma_host.cli import main
+sys.exit(main())
+"""
+
+
+def terrafirma(*words: str) -> subprocess.CompletedProcess[str]:
+    """The command on the host, without any package of ours."""
+    bare = [sys.executable, "-I", "-S", "-c", LAUNCH, *words]
+    return subprocess.run(
+        bare, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
 
 
 def load(path: Path) -> ModuleType:

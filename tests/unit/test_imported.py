@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Imported, Pyinfra
-from tests.unit.test_tasks import fake, machine
+from tests.unit.fake_host import api, fake, machine
 
 TASK = """
 import os, sys
@@ -30,7 +30,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 CALLS: dict[str, list[str]] = {
     "plan": ["@fake/host", "deploy.py", "--dry", "-vv", *fake(machine())],
     "run": ["@fake/host", "tasks/users.py", "-y", *fake(machine())],
-    "refusal": ["@fake/host", "deploy.py", "-y", *fake(machine(), app_replicas=0)],
+    "refusal": ["@fake/host", "deploy.py", "-y", *fake(machine(), **api(replicas=0))],
     "failure": ["@local", "server.shell", "exit 3", "-y"],
     "usage": ["--no-such-option"],
     "no such host": ["no-such-host.invalid", "deploy.py", "-y"],

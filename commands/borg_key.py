@@ -1,0 +1,16 @@
+"""Shows the key that the backup host must let in; makes it first. Not a part of `deploy.py`."""
+
+from pyinfra import host
+
+from terrafirma.borg.operations import keys, show_key
+from terrafirma.host.packages import packages
+from terrafirma.paths import BACKUP_KEY, BACKUP_SECRETS
+from terrafirma.site import begin
+
+begin(host)
+
+packages(name="Install ssh-keygen", packages=["openssh-client"])
+
+keys(name="Create the keys", directory=BACKUP_SECRETS)
+
+show_key(name="Add this key to the backup host", path=BACKUP_KEY)

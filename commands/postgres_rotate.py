@@ -1,0 +1,81 @@
+"""A new password for a role while its applications serve: --data rotate=ROLE."""
+
+from pyinfra import host
+from pyinfra.api import DeployError
+
+from terrafirma.app.description import deployer
+from terrafirma.app.operations import database_url, refresh
+from terrafirma.arguments import Rotate
+from terrafirma.host import program
+from terrafirma.host.files import put
+from terrafirma.host.units import unit
+from terrafirma.paths import POOLER_USERS
+from terrafirma.pgbouncer.operations import user_list
+from terrafirma.postgres.operations import drop_role, passwords, twin
+from terrafirma.postgres.version import postgres_version
+from terrafirma.site import arguments, begin
+
+server, machine = begin(host)
+postgres = server.postgres
+wanted = arguments(host, Rotate).rotate
+version = postgres_version(host, postgres, machine)
+role = next((one for one in postgres.roles if one.name == wanted), None)
+
+if role is None or not role.login:
+    names = ", ".join(one.name for one in postgres.roles if one.login)
+    raise DeployError(
+        f"{host.name}: rotate: {wanted!r} is no role that logs in; give one of "
+        f"{names} with --data rotate=ROLE"
+    )
+if role.password:
+    raise DeployError(
+        f"{host.name}: rotate: the password of {role.name} is given ({role.password}): "
+        "change it there, then run deploy.py"
+    )
+
+double = f"{role.name}~"
+applications = [app for app in server.apps if server.role_of(app) == role.name]
+
+
+def tell_pgbouncer() -> None:
+    if server.pgbouncer.enabled:
+        users = user_list(
+            name="Give PgBouncer the verifiers", version=version, roles=postgres.pooled_roles
+        )
+        unit(
+            name="Let PgBouncer read them",
+            unit="pgbouncer.service",
+            reload_on={POOLER_USERS: users},
+        )
+
+
+put(name="Install the command terrafirma", entries=program.entries())
+
+twin(name=f"Let {double} log in as well", version=version, role=role, settings=postgres)
+
+for login in host.loop([double, role.name]):
+    passwords(
+        name=f"Give {login} a new password",
+        version=version,
+        roles=[login],
+        given={},
+        # One that a rotation left behind may be in use: it keeps its password.
+        renew=login == role.name,
+    )
+
+    tell_pgbouncer()
+
+    for app in host.loop(applications):
+        database_url(
+            name=f"Tell {app.name} to come as {login}",
+            path=app.database_url,
+            url=server.database_url(app, login),
+            role=login,
+            user=app.user,
+        )
+
+        refresh(name=f"Let {app.name} come as {login}", app=app.name, by=deployer())
+
+drop_role(name=f"Remove {double}", version=version, names=[double])
+
+tell_pgbouncer()

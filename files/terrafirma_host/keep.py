@@ -1,0 +1,59 @@
+"""Managed by Terrafirma. What is kept of an application's releases, and what is removed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from terrafirma_host import engine
+from terrafirma_host.shell import write
+from terrafirma_host.spec import Application, Release, Serving, known_releases
+
+
+def prune(app: Application) -> None:
+    """
+    The last releases are kept, one of each code, with their images and sources.
+
+    Volumes are never touched.
+    """
+    serving = Serving.load(app)
+    known = known_releases(app)
+    current = next((one for one in known if serving and one.id == serving.release), None)
+    kept = [current] if current else []
+    for one in known:
+        if len(kept) <= app.keep and one.code not in {other.code for other in kept}:
+            kept.append(one)
+    dropped = [one for one in known if one not in kept]
+    for one in dropped:
+        (app.releases / f"{one.id}.json").unlink(missing_ok=True)
+    remove_unused_images(app, dropped)
+    _remove_unused_sources(app, kept)
+
+
+def remove_unused_images(app: Application, dropped: Sequence[Release] = ()) -> None:
+    """
+    Every image of the application is one that a known release needs.
+
+    A release that failed or was killed leaves images behind, as does one that is no longer kept.
+    """
+    needed = {image for one in known_releases(app) for image in (*one.images.values(), *one.pulled)}
+    fetched = engine.fetched(app) | {image for one in dropped for image in one.pulled}
+    engine.remove_images(
+        [one for one in (*engine.our_images(app), *sorted(fetched)) if one not in needed]
+    )
+    left = {one for one in fetched if one in needed or engine.inspect("image", [one])}
+    if left != engine.fetched(app):
+        lines = "".join(f"{image}\n" for image in sorted(left))
+        write(app.directory / engine.FETCHED, lines, 0o600)
+
+
+def _remove_unused_sources(app: Application, kept: Sequence[Release]) -> None:
+    # tasks/app.py has uploaded a source, even where a deploy key has sent a later one.
+    needed = {one.source for one in kept} | {app.source, Application.load(app.name).source}
+    # A stateful service goes on with the files that it has mounted: no release recreates it.
+    mounts = [mount for one in engine.containers(app.project("state")) for mount in one.mounts]
+    for path in (app.directory / "sources").glob("*"):
+        mounted = any(Path(mount).is_relative_to(path) for mount in mounts)
+        if str(path) not in needed and not mounted:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,56 @@
+"""Managed by Terrafirma. The images and the migration of a release, while the one before serves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from terrafirma_host import engine, layers, slots, stores
+from terrafirma_host.shell import Failed, ends, run, say
+from terrafirma_host.target import Target
+
+
+def provide_images(target: Target) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Builds or fetches the images of a release; returns them by service, and what was fetched."""
+    app, project = target.app, target.project
+    app.directory.mkdir(parents=True, exist_ok=True)
+    images: dict[str, str] = {}
+    fetched: list[str] = []
+    started = stores.started(app, project)
+    built = [name for name in started if "build" in project["services"][name]]
+    if built:
+        say(f"building release {target.id} of {app.name}")
+        layer = target.compose.layer("build", layers.build_layer(app, project, target.id))
+        try:
+            target.compose.fetch(app.project("build"), layer, "build", *built)
+        except Failed as error:
+            raise Failed(f"the image does not build: {error}") from None
+    for name in started:
+        images[name] = layers.image_name(app, name, target.id)
+        if name not in built:
+            reference = target.others.get(name, target.image)
+            if engine.pull(app, reference):
+                fetched.append(reference)
+            run("docker", "tag", reference, images[name])
+    return images, tuple(fetched)
+
+
+def migrate(target: Target, images: Mapping[str, str], slot: str) -> None:
+    """The migration runs once, in a container of its own in the slot that is free."""
+    app = target.app
+    say(f"migrating: {' '.join(app.migrate)}")
+    layer = slots.set_up(target, images, slot)
+    words = (
+        [app.migrate[0]]
+        if layers.migrates_by_service(app, target.project)
+        # The image's entry point may be the server.
+        else ["--entrypoint", app.migrate[0], app.service, *app.migrate[1:]]
+    )
+    try:
+        said = target.compose.run(
+            app.project(slot), layer, "run", "--rm", "--no-deps", "--no-TTY", "--interactive=false",
+            *words, timeout=engine.PATIENT,
+        )  # fmt: skip
+    except Failed as error:
+        raise Failed(f"the migration failed: {error}") from None
+    if said.strip():
+        say(ends(said))

@@ -1,0 +1,114 @@
+"""Managed by Terrafirma. Whether what serves is complete, and a repair that no request notices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from terrafirma_host import engine, layers, proxy, slots
+from terrafirma_host.lease import Lease
+from terrafirma_host.plan import Plan, Step
+from terrafirma_host.shell import say
+from terrafirma_host.spec import Application, Release, Serving
+from terrafirma_host.target import Target
+from terrafirma_host.uptime import Watch
+
+# --- questions: none of them changes anything -----------------------------------------------------
+
+
+def is_serving(target: Target, serving: Serving) -> bool:
+    """Whether serving.json names the target's release, on the ports that are described."""
+    return serving.release == target.id and has_described_ports(target.app, serving)
+
+
+def has_described_ports(app: Application, serving: Serving) -> bool:
+    return serving.ports == app.ports(serving.slot, app.replicas)
+
+
+def is_complete(app: Application, project: layers.Project, serving: Serving) -> bool:
+    """Whether everything runs that should, and Caddy sends requests to it."""
+    return (
+        _all_services_run(app, project, serving)
+        and not engine.containers(app.project(slots.other_slot(app, serving.slot)))
+        and has_described_ports(app, serving)
+        and proxy.slot_of(app) == serving.slot
+        and proxy.expects(app, serving.slot)
+        and not needs_replacement(app, serving)
+    )
+
+
+def _all_services_run(app: Application, project: layers.Project, serving: Serving) -> bool:
+    containers = engine.stable_containers(app.project(serving.slot))
+    once = layers.once(app, project)
+    expected = [one for one in containers if one.service not in once]
+    healthy = [
+        one.service for one in expected
+        if one.release == serving.release and one.up and one.health != "unhealthy"
+    ]  # fmt: skip
+    return (
+        sorted(healthy) == sorted(one.service for one in expected) == layers.lasting(app, project)
+        # One that has done its work may have been removed.
+        and all(one.done or one.up for one in containers if one.service in once)
+        and _stateful_services_run(app)
+    )
+
+
+def _stateful_services_run(app: Application) -> bool:
+    if not app.stateful:
+        return True
+    containers = engine.stable_containers(app.project("state"))
+    return {one.service for one in containers if one.up or one.done} >= {*app.stateful}
+
+
+def needs_replacement(app: Application, serving: Serving) -> bool:
+    """
+    Whether a replica is beyond repair, so that new replicas take over as in a release.
+
+    It is frozen, or looks for the host at an address that the host has no longer, or says itself
+    that it is unhealthy: all replicas may say that, and still serve better than none.
+    """
+    containers = engine.containers(app.project(serving.slot))
+    sick = any(one.service == app.service and one.health == "unhealthy" for one in containers)
+    return sick or any(one.state == "paused" or engine.lost_host(one) for one in containers)
+
+
+# --- the repair -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Containers that somebody stopped, broke or removed run again, beside those that serve."""
+
+    target: Target
+    release: Release
+    serving: Serving
+    lease: Lease
+
+    def plan(self) -> Plan:
+        app, slot = self.target.app, self.serving.slot
+        return Plan(
+            takeover=(
+                Step("start", f"start what is missing in {slot}; what runs stays", self.start),
+                Step("health", f"wait for {app.replicas} replicas that answer", self.await_health),
+            )
+        )
+
+    def run(self) -> None:
+        app, release = self.target.app, self.serving.release
+        say(f"repairing release {release} of {app.name}")
+        for step in self.plan().steps:
+            step.take(self.lease)
+        say(f"release {release} of {app.name} serves with {app.replicas} replicas")
+
+    def start(self) -> None:
+        app, slot = self.target.app, self.serving.slot
+        containers = engine.containers(app.project(slot))
+        slots.stop(app, [one.id for one in containers if one.health == "unhealthy"])
+        # Running containers stay, even where Compose would recreate them by now.
+        slots.start(self.target, self.release.images, slot, "--no-recreate")
+
+    def await_health(self) -> None:
+        slot = self.serving.slot
+        # The path that Caddy asks for now: a different one is left to the next release.
+        app = proxy.as_asked(self.target.app, slot)
+        Watch(app, self.target.project, self.target.id, slot).until_up()
+        proxy.expect(app, slot)

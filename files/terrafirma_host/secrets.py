@@ -1,0 +1,171 @@
+"""
+Managed by Terrafirma. Secrets in files, one in each, in a directory that root alone enters.
+
+    terrafirma secrets check DIRECTORY          print `wrong NAME` for each that is not as it should
+                                                be, `other NAME` for each that nobody asked about
+    terrafirma secrets set DIRECTORY            put right what is wrong
+    terrafirma secrets renew DIRECTORY NAME…    generate new ones in place of those that are there
+
+Standard input of `check` and `set` has a line for each: `generated NAME`, for one that is made
+here, once; `given NAME BASE64`, for one that has this value; and `owner ACCOUNT`, who alone may
+read them. Without an owner they are readable for every id in a container, and the directory keeps
+everybody else on the host away from them. One whose name starts with a dot is root's.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import pwd
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_urlsafe
+
+from terrafirma_host.shell import Failed, locked, write
+
+# Lies there too, and is seen to by tasks/app.py itself.
+BESIDE = "database_url"
+ROOT = 0, 0
+
+Rights = tuple[int, int, int]  # mode, user id, group id
+Values = dict[str, bytes | None]  # by name; None is generated here
+
+RANDOM_BYTES = 32
+"""Of each password and secret that is generated: 43 characters. The passphrase of backups is made
+in terrafirma/borg/operations.py."""
+
+
+def asked() -> tuple[Values, str]:
+    """What standard input says of each secret; and the account that owns them, or ""."""
+    values: Values = {}
+    owner = ""
+    for line in sys.stdin:
+        match line.split():
+            case ["generated", name]:
+                values[name] = None
+            case ["given", name, value]:
+                values[name] = base64.b64decode(value, validate=True)
+            case ["owner", account]:
+                owner = account
+            case _:
+                raise Failed("standard input has a line that says nothing of a secret")
+    return values, owner
+
+
+@dataclass(frozen=True)
+class Store:
+    """The secrets in a directory, which `put` changes while it is locked."""
+
+    directory: Path
+    rights: Callable[[str], Rights | None]
+    """Those of the file of that name; None where they cannot be given yet."""
+    end: bytes = b""
+    """What each file ends with, behind its secret."""
+
+    def value(self, name: str) -> bytes:
+        """The secret; empty where there is none."""
+        path = self.directory / name
+        return path.read_bytes().rstrip(self.end) if path.is_file() else b""
+
+    def is_right(self, name: str, wanted: bytes | None) -> bool:
+        value = self.value(name)
+        if not value or wanted not in (None, value):
+            return False
+        now = (self.directory / name).lstat()
+        return stat.S_ISREG(now.st_mode) and _rights(now) == self.rights(name)
+
+    def put(self, values: Values, *, renew: bool = False) -> None:
+        """Put right what is wrong; one that is generated here is made anew to renew it alone."""
+        for left in self.directory.glob(".*.new"):
+            left.unlink()
+        for name, wanted in values.items():
+            path = self.directory / name
+            if path.is_dir():
+                raise Failed(f"{path} is a directory: remove it")
+            if renew or not self.is_right(name, wanted):
+                rights = self.rights(name)
+                assert rights
+                kept = b"" if renew else self.value(name)
+                value = (kept or token_urlsafe(RANDOM_BYTES).encode()) if wanted is None else wanted
+                write(path, value + self.end, rights[0], rights[1:])
+
+
+def _rights(status: os.stat_result) -> Rights:
+    return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+
+
+# --- of an application ----------------------------------------------------------------------------
+
+
+def of_application(directory: Path, owner: str) -> Store:
+    def rights(name: str) -> Rights | None:
+        if name.startswith("."):
+            return 0o400, *ROOT
+        if not owner:
+            return 0o444, *ROOT
+        try:
+            account = pwd.getpwnam(owner)
+        except KeyError:
+            return None
+        return 0o400, account.pw_uid, account.pw_gid
+
+    return Store(directory, rights)
+
+
+def check(directory: Path) -> None:
+    values, owner = asked()
+    store = of_application(directory, owner)
+    closed = _closed(directory)
+    for name, value in values.items():
+        if not (closed and store.is_right(name, value)):
+            print("wrong", name)
+    if closed:
+        for path in sorted(directory.iterdir()):
+            name = path.name
+            if name != BESIDE and name not in values and not name.endswith(".new"):
+                print("other", name)
+
+
+def _closed(directory: Path) -> bool:
+    try:
+        now = directory.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(now.st_mode) and _rights(now)[:2] == (0o700, ROOT[0])
+
+
+def put(directory: Path) -> None:
+    values, owner = asked()
+    store = of_application(directory, owner)
+    if None in map(store.rights, values):
+        raise Failed(f"user: there is no account {owner!r}; run tasks/users.py first")
+    directory.mkdir(parents=True, exist_ok=True)
+    os.chown(directory, *ROOT)
+    directory.chmod(0o700)
+    with locked(directory):
+        store.put(values)
+
+
+def renew(directory: Path, names: Sequence[str]) -> None:
+    store = Store(directory, lambda name: _rights((directory / name).stat()))
+    for name in names:
+        hidden = "/" in name or name.startswith(".")
+        if hidden or name in ("", BESIDE) or not store.value(name):
+            raise Failed(f"{directory} has no secret {name!r}")
+    with locked(directory):
+        store.put(dict.fromkeys(names), renew=True)
+
+
+def main(words: Sequence[str]) -> None:
+    match words:
+        case ["check", directory]:
+            check(Path(directory))
+        case ["set", directory]:
+            put(Path(directory))
+        case ["renew", directory, _, *_]:
+            renew(Path(directory), words[2:])
+        case _:
+            sys.exit(__doc__)

@@ -1,0 +1,122 @@
+"""Managed by Terrafirma. What is to run: a release's code, with current settings and secrets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from terrafirma_host import engine, layers, stores
+from terrafirma_host.engine import Compose
+from terrafirma_host.shell import Failed
+from terrafirma_host.spec import Application, Release, Serving, identity, known_releases, now
+
+
+@dataclass(frozen=True)
+class Target:
+    """An application as it is to run. Its ID is a digest of its code, settings and secrets."""
+
+    compose: Compose
+    project: layers.Project
+    id: str
+    code: str  # digest of what runs, whatever its settings and secrets
+    image: str = ""  # with a digest
+    others: Mapping[str, str] = field(
+        default_factory=dict
+    )  # images of a user's project, by service
+
+    @property
+    def app(self) -> Application:
+        return self.compose.app
+
+    @classmethod
+    def described(cls, app: Application) -> Self:
+        """What the description asks for. Registries are asked for digests; nothing is fetched."""
+        compose = Compose(app)
+        project = compose.project()
+        image = engine.resolve(app, app.image) if app.image else ""
+        others = {
+            name: engine.resolve(app, service["image"])
+            for name in stores.started(app, project)
+            if app.compose and "build" not in (service := project["services"][name])
+        }
+        code = identity(Path(app.source).name, image, json.dumps(others))
+        release = _release_id(compose, project, code, " ".join(app.migrate))
+        return cls(compose, project, release, code, image, others)
+
+    @classmethod
+    def of_release(cls, app: Application, release: Release) -> Self:
+        """
+        The code of a known release, under the current settings and secrets.
+
+        Its images are those of the release, wherever tags point by now. Nothing is migrated, so the
+        migration in its ID is the one that ran: a different command is left to the next release.
+        """
+        if not fits_description(app, release):
+            raise Failed(f"release {release.id} is of another kind, or has other compose files, "
+                         "than what is described now: release that")  # fmt: skip
+        compose = Compose(with_code_of(app, release))
+        project = compose.project()
+        needed = {*stores.started(compose.app, project)}
+        if missing := sorted(needed - release.images.keys()):
+            names = ", ".join(missing)
+            raise Failed(f"release {release.id} has no image of {names}: release its code")
+        target = _release_id(compose, project, release.code, release.migrate)
+        return cls(compose, project, target, release.code)
+
+    def new_record(self, *, by: str, revision: str) -> Release:
+        """The record of its release, as long as it has no images."""
+        app = self.app
+        return Release(
+            id=self.id, source=app.source, image=self.image, images={}, pulled=(), code=self.code,
+            migrate=" ".join(app.migrate), revision=revision, by=by, at=now(), withdrawn=False,
+            compose=app.compose,
+        )  # fmt: skip
+
+
+def _release_id(compose: Compose, project: layers.Project, code: str, migrated: str) -> str:
+    app = compose.app
+    shape = layers.slot_layer(app, project, slot="", release="", replicas=0, images={},
+                              owner=app.owner())  # fmt: skip
+    # The layer shows what is laid over the files; this adds all that the files say themselves.
+    shape += json.dumps(project, sort_keys=True)
+    return identity(code, migrated, shape, json.dumps(compose.secrets, sort_keys=True))
+
+
+# --- the code of a release, under the description of now ------------------------------------------
+
+
+def with_code_of(app: Application, release: Release) -> Application:
+    """The description, with the source or the image of a release."""
+    return (
+        app.with_source(Path(release.source)) if release.source else app.with_image(release.image)
+    )
+
+
+def with_serving_code(app: Application) -> Application:
+    """The description; where a deploy key sends the code, with the code that serves."""
+    serving = Serving.load(app) if app.automated else None
+    release = Release.load(app, serving.release) if serving else None
+    return with_code_of(app, release) if release and fits_description(app, release) else app
+
+
+def fits_description(app: Application, release: Release) -> bool:
+    """
+    Whether a release is of the described kind: image or Dockerfile, and the same compose files.
+
+    Compose files that a deploy key sent and the description does not list were never checked.
+    """
+    return bool(release.source) == bool(app.source) and release.compose == app.compose
+
+
+def unfit_releases(app: Application) -> str:
+    """A sentence about the kept releases that a rollback leaves out, as they do not fit; or ""."""
+    others = [one.id for one in known_releases(app) if not fits_description(app, one)]
+    if not others:
+        return ""
+    return (
+        f" {', '.join(others)} came of another kind (an image, a Dockerfile or other compose files)"
+        " than your settings now describe: set what was set then, and deploy."
+    )

@@ -1,0 +1,91 @@
+"""Managed by Terrafirma. A source that somebody sends with a deploy key."""
+
+from __future__ import annotations
+
+import filecmp
+import gzip
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+from terrafirma_host.lease import Lease
+from terrafirma_host.shell import Failed
+from terrafirma_host.spec import Application, tree_digest
+
+# What a deploy key may send: for so many seconds, and so many bytes of all files together.
+LONGEST = 15 * 60
+LARGEST = 2 * 2**30
+
+
+def receive(app: Application, upload: IO[bytes], lease: Lease) -> Application:
+    """The application with the source that comes in as a gzipped tar."""
+    lease.step("upload")
+    with lease.at_most(LONGEST):
+        sent = app.with_source(unpack(app, upload))
+    refuse_other_compose_files(app, sent)
+    return sent
+
+
+def refuse_other_compose_files(app: Application, sent: Application) -> None:
+    """
+    Raise Failed where a source that was sent has other compose files than the deploy.
+
+    A deploy key decides what runs in a container, never what a container may do on the host.
+    The files are compared byte by byte: root does not parse what a key sends.
+    """
+    for name in app.compose:
+        if not filecmp.cmp(Path(app.source, name), Path(sent.source, name), shallow=False):
+            raise Failed(
+                f"{name}, as it was sent, is not that of the deploy: run deploy.py with it"
+            )
+
+
+def unpack(app: Application, upload: IO[bytes]) -> Path:
+    """The directory of a source that came as a gzipped tar, named after the source's content."""
+    sources = app.directory / "sources"
+    sources.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=sources, prefix=".new-") as new:
+        _extract(upload, Path(new))
+        for name in app.compose or ("Dockerfile",):
+            if not (Path(new) / name).is_file():
+                raise Failed(f"the source that was sent has no file {name!r}")
+        directory = sources / tree_digest(Path(new))
+        if not directory.exists():
+            _let_containers_read(Path(new))
+            Path(new).rename(directory)
+            # TemporaryDirectory removes what is at its own path, so something has to be there.
+            Path(new).mkdir()
+    return directory
+
+
+def _extract(upload: IO[bytes], directory: Path) -> None:
+    size = 0
+
+    def measured(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        nonlocal size
+        # Each takes a block at least; a size below zero takes nothing off the sum.
+        size += max(member.size, 0) + 4096
+        if size > LARGEST:
+            raise Failed(f"the source that was sent has more than {LARGEST // 2**20} MB")
+        # Nothing outside of the directory, no devices, no owners.
+        return tarfile.data_filter(member, path)
+
+    try:
+        with gzip.open(upload) as unzipped:
+            with tarfile.open(fileobj=unzipped, mode="r|") as tar:
+                tar.extractall(directory, filter=measured)  # noqa: S202  # the filter refuses what leaves it
+            # Read to the end, where gzip finds out that an upload was cut off.
+            while unzipped.read(2**20):
+                pass
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise Failed(f"the source is no gzipped tar that can be unpacked: {error}") from None
+
+
+def _let_containers_read(directory: Path) -> None:
+    """Containers can read what an image copies or a service mounts; on the host only root can."""
+    for path in directory.rglob("*"):
+        if not path.is_symlink():
+            executable = path.is_dir() or path.stat().st_mode & 0o100
+            path.chmod(0o755 if executable else 0o644)

@@ -1,0 +1,134 @@
+"""What the program on the host is told of an application, and where its source comes from."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+import subprocess
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pyinfra.api import DeployError, Host
+
+from terrafirma.app.left_out import entries
+from terrafirma.app.settings import Application, Guard
+from terrafirma.caddy.sites import guarded
+from terrafirma.host.files import tree_digest
+from terrafirma.users.settings import Users
+
+
+def uploaded_source(app: Application) -> str:
+    """Where the source of `app` is on the host: a directory named after its content; or ""."""
+    if not app.source:
+        return ""
+    return f"{app.directory}/sources/{tree_digest(app.source_directory)}"
+
+
+def description(app: Application, users: Users) -> str:
+    """The content of NAME.json: the fields of files/terrafirma_host/spec.py; nothing secret."""
+    secrets = {name: f"{app.secrets_directory}/{name}" for name in app.secrets}
+    if app.database:
+        secrets["database_url"] = app.database_url
+    data: dict[str, Any] = app.model_dump(
+        include={
+            *("name", "image", "compose", "stateful", "shared", "scratch"),
+            *("migrate", "secrets_env"),
+            *("registry", "registry_user"),
+            *("domain", "smoke_path", "health_path", "container_port", "replicas", "user"),
+            *("memory_mb", "cpus", "timeout_seconds"),
+            *("start_seconds", "drain_seconds", "stop_seconds"),
+        }
+    )
+    data |= {
+        "managed by Terrafirma": "tasks/app.py",
+        "source": uploaded_source(app),
+        "service": app.service or app.name,
+        "env": {name: _text(value) for name, value in app.env.items()},
+        "secrets": secrets,
+        "registry_password": (
+            f"{app.secrets_directory}/.registry_password" if app.registry_password else ""
+        ),
+        "slots": app.slots,
+        "network": app.network,
+        "keep": app.keep_releases,
+        "guarded": any(_covers(guard, app.smoke_path or app.health_path) for guard in app.guards),
+        "automated": any(app.name in account.releases for account in users.accounts),
+    }
+    return json.dumps(data, indent=2, sort_keys=True) + "\n"
+
+
+def refuse_further_files(host: Host, app: Application, users: Users) -> None:
+    """
+    Raise DeployError where a compose file reads others, and a deploy key could say what these are.
+
+    On the host root reads the compose files of the deploy alone, never those that a key sends.
+    """
+    if not any(app.name in account.releases for account in users.accounts):
+        return
+    for name in app.compose:
+        try:
+            further = _reads_further(yaml.compose((app.source_directory / name).read_text()))
+        except (yaml.YAMLError, OSError, ValueError) as error:
+            words = " ".join(str(error).split())
+            raise DeployError(
+                f"{host.name}: {app.key('compose')}: {name} is no YAML: {words}"
+            ) from None
+        if further:
+            raise DeployError(
+                f"{host.name}: {app.key('compose')}: {name} reads further files ({further}), "
+                "which its deploy key could change: list them in compose instead"
+            )
+
+
+def _reads_further(top: yaml.Node | None) -> str:
+    """The word by which a compose file reads others: `include`, or `extends` with a file; or ""."""
+    tops = {id(top)}
+    for node, word, value in entries(top):
+        if word == "<<" and id(node) in tops:
+            # What is merged into the top is of the top.
+            tops |= {id(value), *(id(more) for more in value.value)}
+        if (word == "include" and id(node) in tops) or (
+            word == "extends"
+            and isinstance(value, yaml.MappingNode)
+            and [name.value for name, _ in value.value] != ["service"]
+        ):
+            return str(word)
+    return ""
+
+
+def _covers(guard: Guard, path: str) -> bool:
+    """Whether a guard stands before a page, as Caddy sees it."""
+    bare = path.partition("?")[0].lower()
+    return any(fnmatchcase(bare, one.lower()) for one in guarded(guard))
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def revision(directory: Path) -> str:
+    """The commit of a source, with "+" where files differ from it; empty: it is in no git."""
+
+    def git(*words: str) -> str:
+        result = subprocess.run(
+            ["git", "-C", str(directory), *words], capture_output=True, text=True, check=False
+        )
+        return result.stdout.strip() if result.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit and commit + ("+" if git("status", "--porcelain", "--", ".") else "")
+    except FileNotFoundError:
+        return ""
+
+
+def deployer() -> str:
+    """Who runs pyinfra, for the list of releases."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = "somebody"
+    return f"{name}@{socket.gethostname()}"

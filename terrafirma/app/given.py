@@ -1,0 +1,28 @@
+"""Secrets of an application that the caller brings along."""
+
+from __future__ import annotations
+
+from pyinfra.api import Host
+
+from terrafirma.app.settings import Application
+from terrafirma.host.given import value
+
+
+def secrets(host: Host, app: Application) -> dict[str, str]:
+    """
+    The values of those secrets of `app` that are not generated on the server, by name.
+
+    Raises DeployError, in one line that has no value in it, when there is none or it fits no file.
+    """
+    return {
+        name: value(host, f"{app.key('secrets')}: {name}", source)
+        for name, source in app.secrets.items()
+        if source != "generated"
+    }
+
+
+def registry_password(host: Host, app: Application) -> str:
+    """The password of `app` for its registry, as `secrets` has its values; empty: it needs none."""
+    if not app.registry_password:
+        return ""
+    return value(host, app.key("registry_password"), app.registry_password)

@@ -1,0 +1,150 @@
+"""Release an application, and give it its secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+
+from pyinfra import host
+from pyinfra.api import FunctionCommand, Host, QuoteString, State, StringCommand
+from pyinfra.api.operation import OperationMeta
+
+from terrafirma.app.facts import AppSecrets, DatabaseUrl, ReleaseStatus, owner_of_secrets
+from terrafirma.host.operation import failure, operation
+from terrafirma.host.program import told
+from terrafirma.paths import HOST_PROGRAM, PASSWORDS, SECRETS_PROGRAM
+
+
+@operation
+def release(
+    app: str, *, description: str, revision: str, by: str, after: Sequence[OperationMeta] = ()
+) -> Generator[FunctionCommand | StringCommand]:
+    """
+    An application that serves what its description says: all of it, or as before.
+
+    + description: what NAME.json says, or is going to say
+    + revision: of its source, for the list of releases
+    + by: who releases
+    + after: operations of the same run, whose changes make another release
+
+    pyinfra's docker.compose runs `up` on each run, which stops all containers before new ones run.
+    """
+    known = host.get_fact(ReleaseStatus, app=app, _stdin=[description])
+    planned = any(not meta.is_complete() and meta.will_change for meta in after)
+    if known["withdrawn"]:
+        host.log_styled(
+            f"{app}: release {known['wanted']} was taken back, and {known['serving']} serves: "
+            f"change it, or `terrafirma release {app} --again` on the host",
+            fg="yellow",
+        )
+    if known["trouble"] and not planned:
+        host.log(f"{app}: whether it is current is not known: {known['trouble'].splitlines()[0]}")
+    # A plan shows no failure to come.
+    planned_failure = [] if host.state.is_executing else known["troubles"]
+    for words in [*known["silent"], *planned_failure, *known["notes"]]:
+        host.log_styled(f"{app}: {words}", fg="yellow")
+    if not known["current"] or planned:
+        # What serves in the place of one that was taken back has the settings and secrets of now.
+        how = (
+            ["refresh"] if known["withdrawn"] else ["release", "--revision", QuoteString(revision)]
+        )
+        yield _streamed(*how, QuoteString(app), "--by", QuoteString(by))
+        known = host.get_fact(ReleaseStatus, app=app, _stdin=[description])
+    if known["troubles"]:
+        yield failure(f"{app} does not answer: {'; '.join(known['troubles'])}")
+    else:
+        host.noop(f"release {known['serving']} of {app} serves, and answers")
+
+
+@operation
+def rollback(app: str, *, release: str, by: str) -> Generator[FunctionCommand]:
+    """
+    An earlier release of an application serves again.
+
+    + release: which; empty: the one before
+    """
+    which = [QuoteString(release)] if release else []
+    yield _streamed("rollback", QuoteString(app), *which, "--by", QuoteString(by))
+
+
+@operation
+def refresh(app: str, *, by: str) -> Generator[FunctionCommand]:
+    """The code that serves, with the settings and secrets of now."""
+    yield _streamed("refresh", QuoteString(app), "--by", QuoteString(by))
+
+
+def _streamed(*words: str | QuoteString) -> FunctionCommand:
+    return FunctionCommand(_stream, (StringCommand(HOST_PROGRAM, *words),), {})
+
+
+def _stream(state: State, host: Host, command: StringCommand) -> bool:
+    """Run it, and show what it says as it says it: it may take minutes."""
+    sudo = {key: host.data.get(key) for key in ("_sudo", "_sudo_password") if host.data.get(key)}
+    status, _ = host.run_shell_command(
+        command, print_output=True, print_input=state.print_input, **sudo
+    )
+    return status
+
+
+@operation
+def app_secrets(
+    directory: str,
+    *,
+    secrets: Iterable[str],
+    given: Mapping[str, str],
+    user: str,
+    registry_password: str = "",
+) -> Generator[StringCommand]:
+    """
+    Files with the secrets of an application; those that are not given are made there, once.
+
+    + directory: where, 0700 and root's; it may not be there yet
+    + secrets: the names of all of them
+    + given: the values of those that were chosen elsewhere
+    + user: who alone may read them; empty: every id in a container, as root's 0444
+    + registry_password: goes into `.registry_password`, which is root's alone
+
+    The program on the host does it. Values travel over standard input, and are compared there. A
+    file that is no longer in the settings is reported and left alone.
+    """
+    values = {name: given.get(name) for name in secrets}
+    if registry_password:
+        values[".registry_password"] = registry_password
+    stdin = told(values, user)
+    known = host.get_fact(AppSecrets, directory=directory, _stdin=stdin)
+    if known["other"]:
+        host.log(f"Not in your settings, left alone: {directory}/ {', '.join(known['other'][:10])}")
+    if not known["wrong"]:
+        host.noop(f"{len(values)} secrets in {directory} are as wanted")
+        return
+    if not host.state.is_executing:
+        host.log(f"  {', '.join(known['wrong'])}")
+    yield StringCommand(SECRETS_PROGRAM, "set", QuoteString(directory), _stdin=stdin)
+
+
+@operation
+def database_url(path: str, *, url: str, role: str, user: str) -> Generator[StringCommand]:
+    """
+    A file that holds the URL of a database, with the password that was made on the server.
+
+    + path: the file, in a directory that root alone may enter
+    + url: with `*` where the password goes
+    + role: whose password
+    + user: who alone may read it; empty: every id in a container
+    """
+    known = host.get_fact(DatabaseUrl, path=path, url=url, role=role, user=user)
+    if known == "right":
+        host.noop(f"{path} is right")
+        return
+    # In a dry run on a bare host both are still to come.
+    if host.state.is_executing and known == "no account":
+        yield failure(f"there is no account {user!r}; run tasks/users.py first")
+    if host.state.is_executing and known == "no password":
+        yield failure(f"role {role!r} has no password yet; run tasks/postgres.py first")
+    before, _, after = url.partition("*")
+    mode, owner = owner_of_secrets(user)
+    yield StringCommand(
+        StringCommand("file=", QuoteString(path), _separator=""),
+        '; umask 077; mkdir -p "${file%/*}" &&',
+        f'printf "%s\\n" "{before}$(cat {PASSWORDS}/{role}){after}" > "$file.new" &&',
+        f'chown {owner}: "$file.new" && chmod {mode} "$file.new" && mv -f "$file.new" "$file"',
+    )

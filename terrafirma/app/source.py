@@ -1,0 +1,49 @@
+"""The source of an application, on the host under its content's name."""
+
+from __future__ import annotations
+
+import base64
+import io
+import tarfile
+from collections.abc import Generator
+from pathlib import Path
+
+from pyinfra import host
+from pyinfra.api import QuoteString, StringCommand
+
+from terrafirma.host.files import path_states, source_files
+from terrafirma.host.operation import operation
+
+
+@operation
+def upload_source(directory: Path, *, dest: str) -> Generator[StringCommand]:
+    """
+    A copy of a local directory at `dest`, complete or not there at all.
+
+    + directory: what to copy
+    + dest: where to, named after the digest of the content: what exists there is right
+
+    pyinfra's files.sync asks for each file, and leaves half a copy when it dies.
+    """
+    if dest in path_states([dest]):
+        host.noop(f"{dest} is there")
+        return
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for path in source_files(directory):
+            tar.add(path, path.relative_to(directory), filter=_anonymous)
+    yield StringCommand(
+        "dest=", QuoteString(dest),
+        # Root alone gets there; who runs in a container reads what is copied or mounted of it.
+        '; umask 077; rm -rf "$dest.new"; mkdir -p "$dest.new" && umask 022 && base64 -d |',
+        ' tar -xzf - -C "$dest.new" && mv "$dest.new" "$dest"',
+        _stdin=base64.encodebytes(archive.getvalue()).decode(),
+        _separator="",
+    )  # fmt: skip
+
+
+def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    member.mode = 0o755 if member.mode & 0o100 else 0o644
+    return member

@@ -1,0 +1,71 @@
+"""What leads to containers, and what images are built from."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+
+from pyinfra import host
+from pyinfra.api import QuoteString, StringCommand
+
+from terrafirma.docker.facts import ContainerReach, ContainerReachState
+from terrafirma.docker.reach import Reach, judge
+from terrafirma.host.operation import failure, operation
+from terrafirma.paths import DOCKER_ENGINE
+
+# Of what is wrong, so much is said: a flushed table is a fault of every port.
+SHOWN = 3
+
+_NOT_ANEW = (
+    "the engine's start did not make that anew: take away what is in its way (rules of your own "
+    "belong into the chain DOCKER-USER)"
+)
+
+
+@operation
+def connect(
+    networks: Sequence[str], *, serves: Mapping[int, str], guests: Mapping[int, str]
+) -> Generator[StringCommand]:
+    """
+    Bridge networks that are there, and whose containers reach the world and are reached.
+
+    + networks: their names; an existing one is left as it is
+    + serves: ports on which the host itself answers the world, and who answers there
+    + guests: ports on which it answers its containers, likewise
+
+    pyinfra's docker.network asks for each network, and for nothing that leads there.
+    """
+
+    def wrong() -> tuple[ContainerReachState, Reach]:
+        state = host.get_fact(ContainerReach, names=networks)
+        return state, judge(state["seen"], serves, guests)
+
+    state, found = wrong()
+    if found["settings"] or found["lost"] or found["blocked"]:
+        # A container that came or went between two of the questions is no fault.
+        before, (state, found) = found, wrong()
+        found["lost"] = [one for one in found["lost"] if one in before["lost"]]
+    for words in found["notes"][:SHOWN]:
+        host.log(f"A rule of your own, left alone: {words}")
+    # A plan shows no failure to come.
+    planned_failure = [] if host.state.is_executing else found["blocked"]
+    for words in [*found["settings"], *found["lost"], *planned_failure][:SHOWN]:
+        host.log_styled(f"To be put right: {words}", fg="yellow")
+    if found["settings"]:
+        said_by = ", ".join(state["said_by"])
+        if said_by:
+            host.log_styled(f"net.ipv4.ip_forward = 0 is what {said_by} says", fg="yellow")
+        settings = map(QuoteString, found["settings"])
+        yield StringCommand("sysctl --quiet --write", *settings, "&&", DOCKER_ENGINE, "forward")
+    if found["lost"]:
+        yield StringCommand(DOCKER_ENGINE, "restart")
+    for name in state["missing"]:
+        yield StringCommand("docker network create", QuoteString(name))
+    if found["settings"] or found["lost"]:
+        _, found = wrong()
+    left = [*found["blocked"], *found["lost"], *found["settings"]]
+    if left:
+        more = f"; and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
+        hint = f"; {_NOT_ANEW}" if found["lost"] else ""
+        yield failure(f"containers are not connected: {'; '.join(left[:SHOWN])}{more}{hint}")
+    elif not state["missing"]:
+        host.noop(f"{', '.join(networks) or 'no network'}: there, and connected")

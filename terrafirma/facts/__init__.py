@@ -1,1 +1,0 @@
-"""Facts that pyinfra lacks: each answers all that one operation asks, in one command."""

@@ -1,0 +1,189 @@
+"""The types that settings are made of: names, addresses, paths and keys, each with its check."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    Field,
+)
+
+from terrafirma.host import keys
+from terrafirma.settings import ROOT
+
+# The title of a type says in docs/settings.md what values it takes.
+
+# Names that end up in SQL, in file names, in unit names and in Docker's labels: nothing to quote.
+Identifier = Annotated[
+    str,
+    Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$", title="a-z, 0-9 and `_`, first no digit, at most 63"),
+]
+ApplicationName = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z](-?[a-z0-9]){0,30}$",
+        title="a-z, 0-9 and single `-` between them, first a letter",
+    ),
+]
+AccountName = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z_][a-z0-9_-]{0,31}$",
+        title="a-z, 0-9, `_` and `-`, first a letter or `_`, at most 32",
+    ),
+]
+NetworkName = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9][a-z0-9_.-]*$",
+        title="a-z, 0-9, `_`, `.` and `-`, first a letter or digit",
+    ),
+]
+Port = Annotated[int, Field(ge=1, le=65535)]
+# Below are the ports of the system's own services: SSH, HTTP, HTTPS …
+UserPort = Annotated[int, Field(ge=1024, le=65535)]
+
+
+def _absolute(path: str) -> str:
+    if not re.fullmatch(r"/[\w.@/+-]*", path):
+        raise ValueError(f"{path!r} is not an absolute path of letters, digits and . _ - + @ /")
+    return path
+
+
+def absolute_or_empty(path: str) -> str:
+    return path and _absolute(path)
+
+
+AbsolutePath = Annotated[str, AfterValidator(_absolute), Field(title="absolute path")]
+
+
+def one_line(text: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise ValueError("has a line break or another control character")
+    return text
+
+
+Line = Annotated[str, AfterValidator(one_line), Field(title="one line")]
+PackageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$", title="package name")]
+
+
+def _public_key(value: str) -> str:
+    """The key itself, or the content of the file on this machine that `value` names."""
+    text = value
+    if not re.search(r"(^|\s)(sk-)?(ssh|ecdsa)-\S+\s|PRIVATE KEY|\n", value):
+        try:
+            text = Path(value).expanduser().read_text()
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such user's home
+            reason = getattr(error, "strerror", None) or "not a text file"
+            raise ValueError(
+                f"cannot read {value[:40]!r} ({reason}): name a public key file on this machine, "
+                "or write the key itself ('ssh-ed25519 AAAA…')"
+            ) from None
+    try:
+        return keys.parse(text).text
+    except ValueError as error:
+        shown = "what is there" if "PRIVATE KEY" in value else repr(value[:40])
+        raise ValueError(
+            f"{shown} does not hold one SSH public key ('ssh-ed25519 AAAA…') but {error}"
+        ) from None
+
+
+PublicKey = Annotated[
+    str,
+    AfterValidator(_public_key),
+    Field(title="SSH public key, or the file on this machine that holds it"),
+]
+
+
+def _known_host(line: str) -> str:
+    """ssh passes over a line that it cannot read, and would then trust nothing."""
+    _, _, key = line.removeprefix("@cert-authority ").strip().partition(" ")
+    try:
+        keys.parse(key)
+    except ValueError as error:
+        raise ValueError(
+            f"{line[:40]!r} is no line of a known_hosts file ('HOST ssh-ed25519 AAAA…'): after "
+            f"the name there is {error}"
+        ) from None
+    return line
+
+
+KnownHost = Annotated[
+    Line, AfterValidator(_known_host), Field(title="one line of a known_hosts file")
+]
+
+# Domain names that no public authority signs (RFC 2606, 6761, 6762, 8375, ICANN's .internal).
+_PRIVATE_DOMAINS = ("localhost", "test", "example", "invalid", "local", "internal", "home.arpa")
+_EXAMPLE_DOMAINS = ("example.com", "example.net", "example.org")
+
+
+def is_public(domain: str) -> bool:
+    """Whether a public authority could sign a certificate for `domain`."""
+    try:
+        ip_address(domain)
+    except ValueError:
+        private = (*_PRIVATE_DOMAINS, *_EXAMPLE_DOMAINS)
+        return "." in domain and not any(
+            domain == name or domain.endswith(f".{name}") for name in private
+        )
+    return False
+
+
+def _domain(value: str) -> str:
+    label = r"(?!-)[a-z0-9-]{1,63}(?<!-)"
+    if len(value) > 253 or not re.fullmatch(rf"{label}(\.{label})*", value):
+        raise ValueError(f"{value!r} is not a domain name in lower case, like api.example.com")
+    return value
+
+
+Domain = Annotated[str, AfterValidator(_domain), Field(title="domain name in lower case")]
+# An extension's settings have its name before a dot: auto_explain.log_min_duration.
+SettingName = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$",
+        title="name, perhaps after an extension's and a dot",
+    ),
+]
+
+
+def setting(value: Any) -> Any:
+    if not isinstance(value, bool | int | float | str):
+        given = "None" if value is None else f"a {type(value).__name__}"
+        raise ValueError(f"{given} is no valid value: use True, False, a number or text")
+    return one_line(value) if isinstance(value, str) else value
+
+
+Setting = Annotated[
+    Any, AfterValidator(setting), Field(title="`True`, `False`, number or one line")
+]
+ServerSettings = dict[SettingName, Setting]
+Seconds = Annotated[int, Field(strict=True, ge=1, le=3600)]
+
+
+def here(path: str) -> Path:
+    """A path of this machine, below the project if it is not absolute."""
+    try:
+        return ROOT / Path(path).expanduser()
+    except RuntimeError:
+        # There is no such user's home, and no such file.
+        return ROOT / path
+
+
+def is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def refuse_duplicates(key: str, names: Any) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{key}: {name!r} is there twice")
+        seen.add(name)

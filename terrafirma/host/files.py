@@ -1,0 +1,289 @@
+"""Files and directories as they should be: checked, then replaced as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, TypedDict
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pyinfra import host, logger, state
+from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
+from pyinfra.facts.files import FileContents
+from pyinfra.operations.util.files import generate_color_diff
+from typing_extensions import override
+
+from terrafirma.host.asking import ask, changes_of
+from terrafirma.host.operation import operation
+from terrafirma.paths import OURS
+from terrafirma.settings import ROOT
+
+
+class PathState(TypedDict):
+    kind: str  # "file", "directory" or "other"
+    mode: str  # octal digits, as in "644"
+    user: str
+    group: str
+    sha256: str  # of a file; else empty
+
+
+class PathStates(FactBase[dict[str, PathState]]):
+    """
+    Kind, mode, owner and digest of those of `paths` that exist.
+
+    pyinfra's files.File, Directory and Sha256File answer the same one path and one question at a
+    time, which is three or four round trips for a file.
+    """
+
+    default = dict
+
+    @override
+    def command(self, paths: Sequence[str], patterns: Sequence[str] = ()) -> StringCommand:
+        """`patterns` are what the shell expands: `/etc/caddy/*`."""
+        take = 'test ! -e "$path" || set -- "$@" "$path"; done;'
+        return StringCommand(
+            "set --; for path in", *map(QuoteString, paths), f"; do {take}",
+            # No file of ours has another name, and others may have any.
+            "for path in", *patterns, "; do",
+            'case "$path" in *[!A-Za-z0-9_.,:@/+-]*) continue ;; esac;', take,
+            "test $# = 0 || LC_ALL=C stat -Lc '%a|%U|%G|%F|%n' \"$@\" 2> /dev/null;",
+            # Only files: to read from a pipe would take forever.
+            'for path do shift; test ! -f "$path" || set -- "$@" "$path"; done;',
+            # One that goes away meanwhile is not there, or not as wanted.
+            'test $# = 0 || sha256sum "$@" 2> /dev/null || true',
+        )  # fmt: skip
+
+    @override
+    def process(self, output: list[str]) -> dict[str, PathState]:
+        states: dict[str, PathState] = {}
+        for line in output:
+            parts = line.split("|", 4)
+            digest, _, file = line.partition("  ")
+            if len(parts) == 5:
+                mode, user, group, kind, path = parts
+                kind = {"directory": "directory"}.get(
+                    kind, "file" if "regular" in kind else "other"
+                )
+                states[path] = PathState(kind=kind, mode=mode, user=user, group=group, sha256="")
+            elif file in states:
+                states[file]["sha256"] = digest
+            else:
+                raise FactProcessError(f"not an answer of stat or sha256sum: {line!r}")
+        return states
+
+
+def path_states(paths: Sequence[str]) -> dict[str, PathState]:
+    """
+    PathStates of `paths` on the host at hand.
+
+    As long as a run has changed nothing, one question about all that Terrafirma keeps on a host
+    answers for nearly all of them.
+    """
+    ours = all(any(_matches(path, one) for one in OURS) for path in paths)
+    if changes_of(host) or not ours:
+        return host.get_fact(PathStates, paths=paths)
+    known = ask(host, PathStates, paths=(), patterns=OURS)
+    return {path: known[path] for path in paths if path in known}
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """Whether a shell would find `path`, which has no leading dot in a name that is matched."""
+    return path.count("/") == pattern.count("/") and fnmatchcase(path, pattern)
+
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(ROOT / "templates"),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,  # noqa: S701  # configuration files, not HTML
+)
+
+
+# The bcrypt hash of a password: whoever reads it may try as many passwords as there is time for.
+_HASH = re.compile(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}")
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory with exactly this owner and mode."""
+
+    path: str
+    mode: str = "755"
+    user: str = "root"
+    group: str = "root"
+    as_owner: bool = False
+    """Made by its owner, as for File."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file with exactly this content, owner and mode."""
+
+    path: str
+    content: str
+    mode: str = "644"
+    user: str = "root"
+    group: str = "root"
+    as_owner: bool = False
+    """Written by its owner: who has its directory could lay a link there for root to follow."""
+
+
+@dataclass(frozen=True)
+class Absent:
+    """No file at this path, which is one that only we write."""
+
+    path: str
+
+
+Entry = Directory | File | Absent
+Entries = Sequence[Entry]
+
+
+def template(name: str, path: str, *, data: dict[str, Any] | None = None, **owner: Any) -> File:
+    """A file rendered from `templates/<name>` with `data`; `owner` as for File."""
+    return File(path, render(name, **(data or {})), **owner)
+
+
+def source(name: str, path: str, **owner: Any) -> File:
+    """A file that is a copy of `files/<name>`; `owner` as for File."""
+    return File(path, (ROOT / "files" / name).read_text(), **owner)
+
+
+def render(template_name: str, /, **data: Any) -> str:
+    """The text of that file of `templates`; an unknown name in it raises jinja2.UndefinedError."""
+    return _TEMPLATES.get_template(template_name).render(**data)
+
+
+@operation
+def put(
+    entries: Entries | Callable[[], Entries], *, check: str | None = None
+) -> Generator[StringCommand]:
+    """
+    Directories and files with exact content, owner and mode.
+
+    + entries: what to put; a callable is asked when the operation runs, so that it may read facts
+      that an earlier operation of the same run changes
+    + check: shell command that must accept a new file before it replaces the old one; `$new` is
+      the path of the new file, which has its final owner and mode; run by whoever writes the file
+
+    pyinfra's files.put asks three or four questions for each file, uploads over the old content,
+    sets owner and mode after the content is there, and leaves a broken file where a good one was.
+    Here one command asks about all files, and each is replaced as a whole, after its check. The
+    content travels on standard input: it is in no process list. A file at the same path that we
+    did not write (it does not say "managed by Terrafirma") is kept beside it once, with the suffix
+    `.before-terrafirma`.
+    """
+    wanted = entries() if callable(entries) else entries
+    known = path_states([entry.path for entry in wanted]) if wanted else {}
+    # A plan ends at the first command: what differs is shown before it, all of it.
+    commands: list[StringCommand] = []
+    for entry in wanted:
+        now = known.get(entry.path)
+        match entry:
+            case Absent():
+                if now is not None:
+                    commands.append(StringCommand("rm -f", QuoteString(entry.path)))
+            case Directory():
+                if not _has(entry, now) or now is None or now["kind"] != "directory":
+                    commands.append(_directory(entry))
+            case File():
+                # Standard input is sent in whole lines.
+                content = entry.content if entry.content.endswith("\n") else entry.content + "\n"
+                digest = hashlib.sha256(content.encode()).hexdigest()
+                if _has(entry, now) and now is not None and now["sha256"] == digest:
+                    continue
+                if state.config.DIFF:
+                    _show_difference(entry, content, now)
+                commands.append(_replacement(entry, content, check))
+    if not commands:
+        host.noop(f"{', '.join(entry.path for entry in wanted) or 'nothing'}: as wanted")
+    yield from commands
+
+
+def _has(entry: File | Directory, now: PathState | None) -> bool:
+    return now is not None and (now["mode"], now["user"], now["group"]) == (
+        entry.mode.lstrip("0"),
+        entry.user,
+        entry.group,
+    )
+
+
+def _directory(directory: Directory) -> StringCommand:
+    path = QuoteString(directory.path)
+    if directory.as_owner:
+        script = f'mkdir -p "$1" && chmod {directory.mode} "$1"'
+        return StringCommand(
+            f"runuser -u {directory.user} -- sh -c", QuoteString(script), "sh", path
+        )
+    owner = f"-o {directory.user} -g {directory.group}"
+    return StringCommand(f"install -d -m {directory.mode} {owner}", path)
+
+
+def _replacement(file: File, content: str, check: str | None) -> StringCommand:
+    path = QuoteString(file.path)
+    chown = "" if file.as_owner else f'chown {file.user}:{file.group} "$new" && '
+    script = (
+        'new="$path.terrafirma-new"; umask 022; mkdir -p "${path%/*}" && umask 077 && '
+        # Owner and mode first, then the content: it is never readable for longer than it should be.
+        f'rm -f "$new" && : > "$new" && {chown}chmod {file.mode} "$new" && cat > "$new" && '
+        + (f"( {check} ) && " if check else "")
+        + '{ ! test -f "$path" || grep -qi "managed.by.terrafirma" "$path" || '
+        'test -e "$path.before-terrafirma" || cp -a "$path" "$path.before-terrafirma" || '
+        # What its owner may not read is not lost either.
+        'mv -T "$path" "$path.before-terrafirma"; } && '
+        'mv -fT "$new" "$path" || { rm -f "$new"; exit 1; }'
+    )
+    if file.as_owner:
+        # Not from where we are: programs complain that they may not go there.
+        return StringCommand(
+            f"cd / && runuser -u {file.user} -- sh -c",
+            QuoteString(f"path=$1; {script}"), "sh", path,
+            _stdin=content,
+        )  # fmt: skip
+    return StringCommand(StringCommand("path=", path, _separator=""), f"; {script}", _stdin=content)
+
+
+def _show_difference(file: File, content: str, now: PathState | None) -> None:
+    # Read by whoever writes it.
+    who = {"_su_user": file.user, "_su_shell": "sh"} if file.as_owner else {}
+    known = (host.get_fact(FileContents, path=file.path, **who) or []) if now else []
+    host.log(f"{'Will change' if now else 'Will create'} {file.path}")
+    before = [f"{line}\n" for line in known]
+    for line in generate_color_diff(before, content.splitlines(keepends=True)):
+        logger.info("  %s", _HASH.sub("*MASKED*", line))
+
+
+def tree_digest(directory: Path) -> str:
+    """SHA-256 over names, modes and contents of all files below `directory`: what a build sees."""
+    digest = hashlib.sha256()
+    for path in source_files(directory):
+        if path.is_symlink():
+            line = f"{path.relative_to(directory)}|link|{path.readlink()}\n"
+        else:
+            executable = bool(path.stat().st_mode & 0o100)
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            line = f"{path.relative_to(directory)}|{executable}|{content}\n"
+        # A name need not be UTF-8.
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def source_files(directory: Path) -> list[Path]:
+    """Files and links below `directory` in a fixed order, without caches and what is private."""
+    left_out = {".git", ".venv", ".DS_Store", "__pycache__", "node_modules", ".env"}
+    return sorted(
+        path
+        for path in directory.rglob("*")
+        if (path.is_symlink() or path.is_file())
+        and not left_out & set(path.relative_to(directory).parts)
+        and not any(
+            (part.startswith(".") and part.endswith("_cache")) or part.startswith(".env.")
+            for part in path.relative_to(directory).parts
+        )
+    )

@@ -1,0 +1,108 @@
+"""Machines that Terrafirma can work on, and root's rights there."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from pyinfra.api import DeployError, Host
+
+from terrafirma.host.facts import PACKAGES, Machine, MachineState
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What a supported distribution's own archive holds."""
+
+    postgres: int
+    docker: tuple[str, ...]
+    engine: tuple[int, int]
+    compose: bool = True  # Docker Compose v2 and buildx are among `docker`
+    pooled_statements: bool = True  # PgBouncer 1.21 or newer follows prepared statements
+
+
+# apparmor: Debian's kernels have it on, and no container starts without its parser.
+_ENGINE = ("docker.io", "apparmor", "iptables")
+# What the archives have, which is no pin: `packages` takes names without a version.
+DISTRIBUTIONS = {
+    ("debian", "13"): Distribution(
+        17, (*_ENGINE, "docker-cli", "docker-compose", "docker-buildx"), (26, 1)
+    ),
+    ("debian", "12"): Distribution(15, _ENGINE, (20, 10), compose=False, pooled_statements=False),
+    ("ubuntu", "24.04"): Distribution(
+        16, (*_ENGINE, "docker-compose-v2", "docker-buildx"), (24, 0)
+    ),
+}
+ARCHITECTURES = ("amd64", "arm64")
+
+# Asked once a run for each host: none of it changes while the run lasts.
+_known: WeakKeyDictionary[Host, MachineState] = WeakKeyDictionary()
+
+
+def ready(host: Host, wait_seconds: int) -> MachineState:
+    """
+    What kind of host this is; from here on operations and facts run there as root.
+
+    Waits up to `wait_seconds`, and says so, until cloud-init has finished. Raises DeployError for a
+    host that Terrafirma does not support, and for a user who cannot become root: before anything
+    changes.
+    """
+    if host in _known:
+        return _known[host]
+    # Whoever is connected, also where pyinfra was told to use sudo for everything: that name is the
+    # one that sshd must go on letting in.
+    machine = host.get_fact(Machine, _sudo=False)
+    deadline = time.monotonic() + wait_seconds
+    while machine["booting"]:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise DeployError(
+                f"{host.name}: preflight_wait_seconds: cloud-init is still not finished; "
+                "see `cloud-init status --long` there"
+            )
+        host.log(f"Waiting for cloud-init to finish, {left:.0f} s left")
+        time.sleep(min(5, left))
+        machine = host.get_fact(Machine, _sudo=False)
+    refuse_unsupported(host, machine)
+    if not machine["root"]:
+        # `_sudo` is what pyinfra reads for every operation and fact of this host.
+        host.data._sudo = True
+    _known[host] = machine
+    return machine
+
+
+def refuse_unsupported(host: Host, machine: MachineState) -> None:
+    """Raise DeployError unless the host is one that Terrafirma supports."""
+    supported = ", ".join(f"{name.title()} {version}" for name, version in DISTRIBUTIONS)
+    if (machine["id"], machine["version"]) not in DISTRIBUTIONS:
+        raise DeployError(
+            f"{host.name}: distribution: {machine['name']} is not supported; use {supported}"
+        )
+    if machine["architecture"] not in ARCHITECTURES:
+        raise DeployError(
+            f"{host.name}: architecture: {machine['architecture']} is not supported; "
+            f"use {' or '.join(ARCHITECTURES)}"
+        )
+    if not machine["systemd"]:
+        raise DeployError(
+            f"{host.name}: systemd: it does not run there (a plain container?); "
+            "use a server or a virtual machine that boots with it"
+        )
+    if machine["missing"]:
+        packages = sorted({PACKAGES[program] for program in machine["missing"]})
+        raise DeployError(
+            f"{host.name}: programs: {', '.join(machine['missing'])} missing there; install them "
+            f"first: apt-get install {' '.join(packages)}"
+        )
+    if not (machine["root"] or machine["sudo"] or host.data.get("_sudo_password")):
+        raise DeployError(
+            f"{host.name}: ssh_user: {machine['user']!r} is neither root nor may it use sudo "
+            f"without a password ({machine['sudo_answer'] or 'no answer'}); connect as root "
+            "(--user root) or as an account with sudo"
+        )
+
+
+def distribution(machine: MachineState) -> Distribution:
+    """What the archive of a supported host's distribution holds."""
+    return DISTRIBUTIONS[machine["id"], machine["version"]]

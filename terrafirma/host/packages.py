@@ -1,0 +1,132 @@
+"""Packages of the distribution's archive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING
+
+from pyinfra import host
+from pyinfra.api import FactBase, FunctionCommand, Host, QuoteString, State, StringCommand
+from typing_extensions import override
+
+from terrafirma.host.asking import ask
+from terrafirma.host.operation import operation
+
+if TYPE_CHECKING:
+    from terrafirma.server import Server
+
+
+class InstalledPackages(FactBase[set[str]]):
+    """The names of all packages that are installed."""
+
+    default = set
+
+    @override
+    def command(self) -> str:
+        return "dpkg-query -Wf '${db:Status-Status} ${Package}\\n'"
+
+    @override
+    def process(self, output: list[str]) -> set[str]:
+        return {line.removeprefix("installed ") for line in output if line.startswith("installed ")}
+
+
+# The locks that apt and dpkg take, in the order in which an installation takes them.
+APT_LOCKS = (
+    "/var/lib/apt/lists/lock",
+    "/var/lib/dpkg/lock-frontend",
+    "/var/lib/dpkg/lock",
+    "/var/cache/apt/archives/lock",
+)
+
+
+class AptLockHolder(FactBase[str | None]):
+    """Who holds one of apt's locks, like "unattended-upgr (pid 812)"; None when they are free."""
+
+    @override
+    def command(self) -> str:
+        # The kernel lists lock holders by inode: neither fuser nor lsof need be installed.
+        return (
+            f"for lock in {' '.join(APT_LOCKS)}; do "
+            'inode=$(stat -c %i "$lock" 2> /dev/null) || continue; '
+            'pid=$(awk -v inode="$inode" \'{ n = split($6, part, ":"); '
+            'if ($2 == "POSIX" && part[n] == inode) { print $5; exit } }\' /proc/locks); '
+            'test -z "$pid" || { echo "$(cat "/proc/$pid/comm" 2> /dev/null) (pid $pid)"; exit; }; '
+            "done"
+        )
+
+    @override
+    def process(self, output: list[str]) -> str:
+        return output[0].strip()
+
+
+_APT = "DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 apt-get -y -q -o Acquire::Retries=3"
+
+
+@operation
+def wait_for_apt() -> Generator[FunctionCommand]:
+    """
+    Wait, and say so, while another program holds apt's lock.
+
+    On its first day a server upgrades itself in the background; without this an installation fails
+    at once.
+    """
+    if host.get_fact(AptLockHolder):
+        yield _wait()
+    else:
+        host.noop("apt's locks are free")
+
+
+@operation
+def packages(packages: Sequence[str]) -> Generator[StringCommand | FunctionCommand]:
+    """
+    Install those of `packages` that are missing.
+
+    pyinfra's apt.packages refreshes the package lists even when nothing is missing, which is a
+    change on each run, and neither waits for apt's lock nor finishes what a killed run left.
+    """
+    known = ask(host, InstalledPackages)
+    missing = [name for name in packages if name not in known]
+    if not missing:
+        host.noop(f"{', '.join(packages)}: installed")
+        return
+    yield _wait()
+    recent = f'-name "*_*" -mmin -{_server(host).apt.cache_hours * 60} -print -quit'
+    install = StringCommand(
+        _APT,
+        "install --no-install-recommends --no-remove -o Dpkg::Options::=--force-confold",
+        *map(QuoteString, missing),
+    )
+    yield StringCommand(
+        'test -z "$(dpkg --audit)" || DEBIAN_FRONTEND=noninteractive',
+        "dpkg --force-confdef --force-confold --configure -a < /dev/null &&",
+        # Lists that are too old, or that no longer fit the archive: refresh them, then install.
+        f'if test -z "$(find /var/lib/apt/lists -maxdepth 1 {recent})"; then {_APT} update; fi &&',
+        "{", install, "|| {", _APT, "update &&", install, "; }; }",
+    )  # fmt: skip
+
+
+def _wait() -> FunctionCommand:
+    def wait(state: State, host: Host) -> bool:
+        patience = _server(host).preflight.wait_seconds
+        deadline = time.monotonic() + patience
+        while holder := host.get_fact(AptLockHolder):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                host.log_styled(
+                    f"{holder} has held apt's lock for {patience} s: see what it does, "
+                    "or set preflight_wait_seconds higher",
+                    fg="red",
+                )
+                return False
+            host.log(f"Waiting for apt's lock, held by {holder}, {left:.0f} s left")
+            time.sleep(min(5, left))
+        return True
+
+    return FunctionCommand(wait, (), {})
+
+
+def _server(host: Host) -> Server:
+    from terrafirma.site import site  # noqa: PLC0415  # the site imports what is beside this
+
+    return site(host.inventory)[host.name]

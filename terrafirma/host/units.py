@@ -1,0 +1,165 @@
+"""systemd units that run what their files say."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import TypedDict
+
+from pyinfra import host
+from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
+from pyinfra.api.operation import OperationMeta
+from typing_extensions import override
+
+from terrafirma.host.operation import operation
+
+# A reload leaves no trace in systemd; our own are noted here (see `unit` below). The
+# directory is empty after a reboot, which is right: then the unit has just started.
+RELOADS = "/run/terrafirma"
+DAEMON_RELOAD = f"{RELOADS}/daemon-reload"
+
+
+_NOT_ENABLED = ("", "disabled", "masked", "masked-runtime", "linked", "linked-runtime", "bad")
+
+
+class UnitState(TypedDict):
+    active: bool
+    enabled: bool
+    stale_units: list[str]  # files of `unit_files` that changed since systemd read its units
+    stale: list[str]  # files of `restart_on` that changed since the unit started
+    stale_reload: list[str]  # files of `reload_on` that changed since it started or was reloaded
+
+
+def _changed_since(key: str, paths: Sequence[str], also: str) -> list[str | QuoteString]:
+    if not paths:
+        return []
+    return [
+        "for path in",
+        *map(QuoteString, paths),
+        f'; do test ! -e "$path" || find "$path" -prune -newerct "$since" {also}',
+        f'-printf "{key}=%p\\n"; done;',
+    ]
+
+
+class Unit(FactBase[UnitState]):
+    """
+    State of one unit, and which of the files that it reads are newer than what it runs with.
+
+    Time stamps of systemd and ctimes of files are compared on the host: a restart that was lost
+    because a run died half-way is still due in the next run.
+    """
+
+    @staticmethod
+    @override
+    def default() -> UnitState:
+        return UnitState(active=False, enabled=False, stale_units=[], stale=[], stale_reload=[])
+
+    @override
+    def command(
+        self,
+        unit: str,
+        unit_files: Sequence[str] = (),
+        restart_on: Sequence[str] = (),
+        reload_on: Sequence[str] = (),
+    ) -> StringCommand:
+        show = StringCommand("systemctl show --timestamp=us", QuoteString(unit), "--property")
+        return StringCommand(
+            show,
+            "ActiveState,UnitFileState;",
+            # Its own NeedDaemonReload overlooks a file of ours that now stands before a package's,
+            # and on Debian 12 says so of a new drop-in one command late.
+            "since=$(systemctl show --timestamp=us --property UnitsLoadStartTimestamp --value);",
+            f'after=""; test ! -e {DAEMON_RELOAD} || after="-cnewer {DAEMON_RELOAD}";',
+            *_changed_since("stale_unit", unit_files, "$after"),
+            StringCommand("since=$(", show, " ActiveEnterTimestamp --value);", _separator=""),
+            StringCommand("stamp=", QuoteString(f"{RELOADS}/{unit}.reloaded"), ";", _separator=""),
+            'test -n "$since" || exit 0; echo started;',
+            *_changed_since("stale", restart_on, ""),
+            # What was reloaded since the start counts from the reload on.
+            'after=""; test ! -e "$stamp" || after="-cnewer $stamp";',
+            *_changed_since("stale_reload", reload_on, "$after"),
+        )
+
+    @override
+    def process(self, output: list[str]) -> UnitState:
+        state = self.default()
+        started = False
+        for line in output:
+            key, _, value = line.partition("=")
+            match key:
+                case "ActiveState":
+                    state["active"] = value in ("active", "reloading")
+                case "UnitFileState":
+                    # "enabled-runtime": PostgreSQL's generator enables its instances so.
+                    state["enabled"] = value not in _NOT_ENABLED
+                case "stale_unit":
+                    state["stale_units"].append(value)
+                case "started":
+                    started = True
+                case "stale":
+                    state["stale"].append(value)
+                case "stale_reload":
+                    state["stale_reload"].append(value)
+        if state["active"] and not started:
+            raise FactProcessError(f"systemd does not say since when it is active: {output!r}")
+        return state
+
+
+Watch = Mapping[str, OperationMeta]
+
+
+@operation
+def unit(
+    unit: str,
+    *,
+    unit_files: Watch | None = None,
+    restart_on: Watch | None = None,
+    reload_on: Watch | None = None,
+    restart_command: str | None = None,
+) -> Generator[StringCommand]:
+    """
+    A unit that runs, starts at boot, and runs with the present content of its files.
+
+    + unit: its full name
+    + unit_files: path of each file of systemd's that describes it, and the operation that writes it
+    + restart_on: path of each file that it only reads as it starts, likewise
+    + reload_on: the same for files that a reload reads
+    + restart_command: instead of `systemctl restart`, and of `systemctl start`
+
+    pyinfra's systemd.service restarts or reloads on each run or, with `_if=meta.did_change`,
+    forgets it when a run dies in between. Here time stamps on the host decide. A unit that is not
+    running is started; nothing is restarted where a reload is enough.
+    """
+    unit_files, restart_on, reload_on = unit_files or {}, restart_on or {}, reload_on or {}
+    known = host.get_fact(
+        Unit,
+        unit=unit,
+        unit_files=sorted(unit_files),
+        restart_on=sorted(restart_on),
+        reload_on=sorted(reload_on),
+    )
+    name = QuoteString(unit)
+    commands: list[StringCommand] = []
+    if known["stale_units"] or _planned(unit_files):
+        commands.append(
+            StringCommand("mkdir -p", RELOADS, "&& systemctl daemon-reload && touch", DAEMON_RELOAD)
+        )
+    if not known["enabled"]:
+        commands.append(StringCommand("systemctl enable --quiet", name))
+    if not known["active"]:
+        start = restart_command or StringCommand("systemctl start", name)
+        commands.append(StringCommand("systemctl reset-failed", name, "2> /dev/null;", start))
+    elif known["stale"] or _planned(restart_on):
+        commands.append(StringCommand(restart_command or StringCommand("systemctl restart", name)))
+    elif known["stale_reload"] or _planned(reload_on):
+        stamp = QuoteString(f"{RELOADS}/{unit}.reloaded")
+        commands.append(
+            StringCommand("mkdir -p", RELOADS, "&& systemctl reload", name, "&& touch", stamp)
+        )
+    if not commands:
+        host.noop(f"{unit} runs with the present files")
+    yield from commands
+
+
+def _planned(watch: Watch) -> bool:
+    """Whether an operation that has yet to run is going to write one of the files."""
+    return any(not meta.is_complete() and meta.will_change for meta in watch.values())

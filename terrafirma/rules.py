@@ -1,0 +1,223 @@
+"""
+Rules that join several sections of a server's settings, or several applications of it.
+
+Each is a function of a server that yields a line for whatever is wrong; none of them asks a host.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+
+from terrafirma.app.settings import Application
+from terrafirma.borg.settings import LOST_WITH_IT, repository_host
+from terrafirma.host.facts import HardwareState
+from terrafirma.pgbouncer.pooler import pool_sizes
+from terrafirma.postgres.settings import Database, Role
+from terrafirma.server import ROLES, Server
+
+RESERVED = 10
+"""Connections that are left for a backup, a deploy, whoever looks around, and the superuser."""
+
+OVERLAP = 2
+"""Releases of an application that run at once while one takes over from the other."""
+
+
+def one_port_each(server: Server) -> Iterator[str]:
+    """Two programs cannot listen on one port."""
+    for (before, theirs), (key, own) in combinations(server.reserved.items(), 2):
+        if both := {*theirs} & {*own}:
+            whole = f" ({theirs[0]} to {theirs[-1]})" if len(theirs) > 1 else ""
+            other = "take another, or leave it out" if key.startswith("apps.") else "take another"
+            yield f"{key}: {min(both)} is taken by {before}{whole}; {other}"
+
+
+def one_name_each(server: Server) -> Iterator[str]:
+    """A domain leads to one application."""
+    owners: dict[str, Application] = {}
+    for app in server.apps:
+        names = [("domain", app.domain), *(("redirects", name) for name in app.redirects)]
+        for field, name in names:
+            if (owner := owners.setdefault(name, app)) is not app:
+                yield f"{app.key(field)}: {name!r} is a name of {owner.name} already; take another"
+
+
+def known_names(server: Server) -> Iterator[str]:
+    """What an application or an account names is in the section that describes it."""
+    roles = server.postgres.visitors
+    accounts = {account.name for account in server.users.accounts}
+    for app in server.apps:
+        for field, value, known, where in (
+            ("database", app.database, server.postgres.owners, "postgres_databases"),
+            (
+                "role",
+                app.database and server.role_of(app),
+                [role for database, role in roles if database == app.database],
+                f"the roles that log in to {app.database}",
+            ),
+            ("user", app.user, accounts, "users_accounts"),
+            ("network", app.network, server.docker.networks, "docker_networks"),
+        ):
+            if value and value not in known:
+                listed = ", ".join(sorted(known)) or "empty"
+                yield f"{app.key(field)}: {value!r} is not in {where} ({listed})"
+    apps = [app.name for app in server.apps]
+    for account in server.users.accounts:
+        for name in account.releases:
+            if name not in apps:
+                yield (
+                    f"users_accounts: {account.name} releases {name!r}, which is no application "
+                    f"(apps: {', '.join(apps) or 'none'})"
+                )
+
+
+def pooled(server: Server) -> Iterator[str]:
+    """PgBouncer runs where an application uses it, and no database has its console's name."""
+    if not server.pgbouncer.enabled:
+        for app in server.apps:
+            if app.pgbouncer:
+                yield (
+                    f"{app.key('pgbouncer')}: pgbouncer_enabled is False; set that to True, or "
+                    "this to False"
+                )
+    elif any(database == "pgbouncer" for database, _ in server.postgres.visitors):
+        yield (
+            "postgres_databases: 'pgbouncer' is the name of PgBouncer's console; take another, or "
+            "set pgbouncer_enabled to False"
+        )
+
+
+def enough_connections(server: Server) -> Iterator[str]:
+    """No limit is lower than the number of connections that may be opened."""
+    postgres, applications = server.postgres, server.apps
+    direct = [app for app in applications if app.database and not app.pgbouncer]
+    pools = pool_sizes(server.pgbouncer, postgres)
+    sums = [
+        f"{app.name} {app.replicas} replicas x {app.connections} x {OVERLAP} releases = "
+        f"{connections(app)}"
+        for app in direct
+    ]
+    needed = sum(map(connections, direct)) + RESERVED
+    if pools:
+        of_roles: Counter[str] = Counter()
+        for (_, role), size in pools.items():
+            of_roles[role] += size
+        # A role has two logins while its password is renewed.
+        spare = max(of_roles.values())
+        sums.append(f"{len(pools)} pools of PgBouncer = {sum(pools.values())}")
+        sums.append(f"{spare} while a password is renewed")
+        needed += sum(pools.values()) + spare
+    if needed > postgres.max_connections:
+        lower = " and ".join(
+            [
+                *(["apps.*.connections"] if direct else []),
+                *(["pgbouncer_pool_size"] if pools else []),
+            ]
+        )
+        yield (
+            f"postgres_max_connections: {postgres.max_connections} is too few: "
+            f"{', '.join(sums)}, reserved {RESERVED}; set it to {needed} or more, or lower {lower}"
+        )
+    through = {(app.database, server.role_of(app)) for app in applications if app.pgbouncer}
+    for database in postgres.databases:
+        users = [app for app in applications if app.database == database.name]
+        needed = sum(connections(app) for app in users if not app.pgbouncer)
+        needed += sum(pools.get(pair, 0) for pair in through if pair[0] == database.name)
+        yield from _low("postgres_databases", database, users, needed)
+    for one in postgres.roles:
+        users = [app for app in applications if server.role_of(app) == one.name]
+        needed = sum(connections(app) for app in users if not app.pgbouncer)
+        if needed:
+            # PgBouncer keeps to the limit of a role, but does not know who comes beside it.
+            needed += sum(pools.get(pair, 0) for pair in through if pair[1] == one.name)
+        yield from _low("postgres_roles", one, users, needed)
+
+
+def _low(
+    key: str, one: Database | Role, users: Sequence[Application], needed: int
+) -> Iterator[str]:
+    if 0 <= one.connection_limit < needed:
+        yield (
+            f"{key}: {one.name}: connection_limit {one.connection_limit} is too low for "
+            f"{', '.join(app.name for app in users)}: set it to {needed} or more"
+        )
+
+
+def connections(app: Application) -> int:
+    """How many connections `app` opens at most."""
+    return app.replicas * app.connections * OVERLAP
+
+
+def backed_up_elsewhere(server: Server) -> Iterator[str]:
+    """A backup on the server itself is lost with it."""
+    name = repository_host(server.borg.repository)
+    if name and name in (server.name.lower(), server.address.lower()):
+        yield f"borg_repository: {name} {LOST_WITH_IT}"
+
+
+def whole_platform(server: Server) -> Iterator[str]:
+    """Each host is a whole platform: no task looks at the roles yet."""
+    if server.roles != ROLES:
+        yield (
+            f"inventory: the host is in the group {', '.join(server.roles)}, and a host for one "
+            "part alone is not built yet; put it into a group of another name, like servers"
+        )
+
+
+RULES: tuple[Callable[[Server], Iterator[str]], ...] = (
+    whole_platform,
+    one_port_each,
+    one_name_each,
+    known_names,
+    pooled,
+    enough_connections,
+    backed_up_elsewhere,
+)
+
+
+# --- where the host has its say -------------------------------------------------------------------
+
+
+def enough_hardware(server: Server, known: HardwareState) -> Iterator[str]:
+    """
+    Memory and processors are as many as may be taken.
+
+    What has no limit of its own counts as nothing: nobody knows what it takes.
+    """
+    limited = [app for app in server.apps if app.memory_mb]
+    for app in server.apps:
+        if app.cpus > known["cores"]:
+            yield (
+                f"{app.key('cpus')}: a container may take {app.cpus:g}, but the host has "
+                f"{known['cores']}; set it to {known['cores']} or less"
+            )
+    total = known["memory"] // 1024
+    percent = server.postgres.memory_percent
+    share = total * percent // 100
+    needed = sum(map(memory_mb, limited))
+    if not limited or needed + share <= total:
+        return
+    sums = [
+        f"{app.name} {app.replicas} replicas x {app.memory_mb} MB x {OVERLAP} releases = "
+        f"{memory_mb(app)} MB"
+        for app in limited
+    ]
+    fits = (total - needed) * 100 // total
+    # The least that the setting takes.
+    right = f", or postgres_memory_percent to {fits}" if fits >= 5 else ""
+    yield (
+        f"{limited[0].key('memory_mb')}: {total} MB of memory are too few: {', '.join(sums)}, "
+        f"PostgreSQL {percent} % = {share} MB; lower memory_mb or replicas until the applications "
+        f"take {total - share} MB{right}"
+    )
+
+
+def limits_hardware(server: Server) -> bool:
+    """Whether an application has a limit of memory or processors that the host must have."""
+    return any(app.memory_mb or app.cpus for app in server.apps)
+
+
+def memory_mb(app: Application) -> int:
+    """How much memory the containers of `app` take at most, in MB."""
+    return app.replicas * app.memory_mb * OVERLAP

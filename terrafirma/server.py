@@ -1,0 +1,289 @@
+"""What one host of the site is to be: all its settings, typed, and what follows from several."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any, Literal, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from terrafirma.app.settings import SLOT_PORTS, Application
+from terrafirma.arguments import ARGUMENTS
+from terrafirma.borg.settings import Borg
+from terrafirma.caddy.settings import Caddy
+from terrafirma.docker.settings import Docker
+from terrafirma.fields import ApplicationName
+from terrafirma.host.settings import Apt, Preflight
+from terrafirma.pgbouncer.settings import PgBouncer
+from terrafirma.postgres.settings import Postgres
+from terrafirma.settings import Refused, Settings, build
+from terrafirma.sshd.settings import Sshd
+from terrafirma.users.settings import Users
+
+SECTIONS: tuple[type[Settings], ...] = (
+    *(Preflight, Apt, Users, Sshd, Docker, Postgres, PgBouncer, Caddy, Borg),
+)
+ROLES = ("proxy", "app", "db")
+"""Groups of the inventory; a host in none of them has all three roles. Each host must, so far."""
+
+FIRST_PORT = 8000
+"""Where the ports of applications begin that choose none."""
+PORTS = 2 * SLOT_PORTS
+"""How many each of them has."""
+
+
+Clients = Literal["internet", "containers", "host"]
+
+
+class Socket(NamedTuple):
+    """
+    A row of the table of ports: where something of ours listens, and for whom.
+
+    It opens nothing. Preflight and the rules keep the port free for the unit; tasks/docker.py sees
+    to it that the clients reach it.
+    """
+
+    port: int
+    unit: str
+    key: str
+    """The setting that decides the port; of a fixed one, what it is called."""
+    program: str
+    clients: Clients
+
+
+@dataclass(frozen=True)
+class Server:
+    """One host of the site."""
+
+    name: str
+    roles: tuple[str, ...]
+    address: str
+    """By which the other hosts reach it, as far as the inventory knows."""
+    preflight: Preflight
+    apt: Apt
+    users: Users
+    sshd: Sshd
+    docker: Docker
+    postgres: Postgres
+    pgbouncer: PgBouncer
+    apps: tuple[Application, ...]
+    caddy: Caddy
+    borg: Borg
+
+    @classmethod
+    def of(cls, name: str, data: Mapping[str, Any], groups: Collection[str] = ()) -> Server:
+        """The host of that name with these data; raises Refused for all that is wrong with them."""
+        if odd := [key for key in data if not isinstance(key, str)]:
+            raise Refused(*(f"{key!r}: a key is text, like 'postgres_port'" for key in odd))
+        wrong = list(_unknown_keys(data))
+        data = {key: value for key, value in data.items() if key not in _RENAMED}
+        sections: dict[str, Any] = {}
+        for section in SECTIONS:
+            try:
+                sections[section.prefix] = section.of(data)
+            except Refused as error:
+                wrong += error.words
+        try:
+            sections["apps"] = applications(data)
+        except Refused as error:
+            wrong += error.words
+        if wrong:
+            raise Refused(*wrong)
+        return cls(
+            name=name,
+            roles=tuple(role for role in ROLES if role in groups) or ROLES,
+            address=str(data.get("ssh_hostname") or name),
+            **sections,
+        )
+
+    def role_of(self, app: Application) -> str:
+        """The role as which `app` connects to its database; empty where that is not declared."""
+        return app.role or self.postgres.owners.get(app.database, "")
+
+    def database_url(self, app: Application, login: str) -> str:
+        """The address of the database of `app` for `login`, with `*` for the password."""
+        port = self.pgbouncer.port if app.pgbouncer else self.postgres.port
+        return f"postgresql://{login}:*@host.docker.internal:{port}/{app.database}"
+
+    @property
+    def sockets(self) -> tuple[Socket, ...]:
+        """Every port on which something of ours listens; of applications, those with ports."""
+        return tuple(self._sockets())
+
+    def _sockets(self) -> Iterator[Socket]:
+        world: Clients = "internet" if self.apps else "host"
+        yield Socket(80, "caddy.service", "HTTP", "Caddy", world)
+        yield Socket(443, "caddy.service", "HTTPS", "Caddy", world)
+        ways = {app.pgbouncer for app in self.apps if app.database}
+        direct: Clients = "containers" if False in ways else "host"
+        yield Socket(self.postgres.port, "postgresql", "postgres_port", "PostgreSQL", direct)
+        if self.pgbouncer.enabled:
+            pooled: Clients = "containers" if True in ways else "host"
+            yield Socket(
+                self.pgbouncer.port, "pgbouncer.service", "pgbouncer_port", "PgBouncer", pooled
+            )
+        for app in self.apps:
+            for port in app.ports if app.port else ():
+                yield Socket(port, "docker.service", app.key("port"), app.name, "host")
+
+    @property
+    def reserved(self) -> dict[str, list[int]]:
+        """The ports that nobody else may have, by the setting that decides them."""
+        ports: dict[str, list[int]] = {}
+        for socket in self.sockets:
+            ports.setdefault(socket.key, []).append(socket.port)
+        return ports | {app.key("port"): [*app.reserved_ports] for app in self.apps if app.port}
+
+    def with_ports(self, kept: Mapping[str, int]) -> Server:
+        """
+        The same server, with ports for the applications that choose none.
+
+        An application keeps the port of `kept`: what the host knows of each by name. A new one gets
+        the first ports that are nobody's. Raises Refused where a kept port is somebody else's now.
+        """
+        declared = {app.name for app in self.apps}
+        ports = {app.name: kept[app.name] for app in self.apps if app.name in kept and not app.port}
+        left = {name: first for name, first in kept.items() if name not in declared}
+        taken = {port: key for key, ports in self.reserved.items() for port in ports}
+        for name, first in (ports | left).items():
+            for port in _range(first):
+                if port in taken:
+                    end = f", or end {name} on the host: terrafirma remove {name}"
+                    raise Refused(
+                        f"{taken[port]}: {port} belongs to {name}, which has had {first} to "
+                        f"{_range(first)[-1]} since its first release; take another"
+                        f"{end if name in left else ''}"
+                    )
+            if name in ports:
+                taken |= dict.fromkeys(_range(first), f"apps.{name}.port")
+        # An application that is to move to a port of its settings is on its old ones until then.
+        used = {*taken, *(port for first in kept.values() for port in _range(first))}
+        for app in self.apps:
+            if not app.port and app.name not in kept:
+                ports[app.name] = _first_free(app, used)
+                used |= {*_range(ports[app.name])}
+        apps = (app.model_copy(update={"port": ports.get(app.name, app.port)}) for app in self.apps)
+        return replace(self, apps=tuple(apps))
+
+
+def _first_free(app: Application, used: Collection[int]) -> int:
+    for first in range(FIRST_PORT, 2**16 - PORTS + 1, PORTS):
+        if not any(port in used for port in _range(first)):
+            return first
+    raise Refused(f"{app.key('port')}: from {FIRST_PORT} on no {PORTS} ports are left; set it")
+
+
+def _range(first: int) -> range:
+    return range(first, first + PORTS)
+
+
+# --- applications ---------------------------------------------------------------------------------
+
+
+def applications(data: Mapping[str, Any]) -> tuple[Application, ...]:
+    """
+    The applications in the data of a host: the entries of `apps`, each under its name.
+
+    A key `apps.NAME.FIELD`, which --data can give, replaces one field of one of them.
+    """
+    entries = data.get("apps", {})
+    if not isinstance(entries, dict):
+        raise Refused(
+            f"apps: must be a dictionary, not {type(entries).__name__}: "
+            '{"api": {"source": …, "domain": …}}'
+        )
+    entries = {name: entry.copy() if isinstance(entry, dict) else entry
+               for name, entry in entries.items()}  # fmt: skip
+    wrong = []
+    for key, value in data.items():
+        if not key.startswith("apps."):
+            continue
+        name, _, field = key.removeprefix("apps.").partition(".")
+        if not field or "." in field:
+            wrong.append(f"{key}: write apps.NAME.FIELD; it replaces the whole field")
+        elif name not in entries:
+            wrong.append(f"{key}: {_no_application(name, list(filter(_is_name, entries)))}")
+        elif isinstance(entry := entries[name], dict):
+            entry[field] = value
+    found = []
+    for name, entry in entries.items():
+        if not _is_name(name):
+            wrong.append(
+                f"apps: {name!r} is no name of an application, like 'api' or 'web-2': small "
+                "letters and digits, at most 31, with single hyphens between them"
+            )
+        elif not isinstance(entry, dict):
+            wrong.append(f"apps.{name}: must be a dictionary, not {type(entry).__name__}")
+        elif "name" in entry:
+            wrong.append(
+                f"apps.{name}.name: an application has its name from its key in apps; leave it out"
+            )
+        else:
+            try:
+                found.append(build(Application, {"name": name, **entry}, f"apps.{name}."))
+            except Refused as error:
+                wrong += error.words
+    if wrong:
+        raise Refused(*wrong)
+    return tuple(found)
+
+
+_NAME: TypeAdapter[str] = TypeAdapter(ApplicationName)
+
+
+def _is_name(name: object) -> bool:
+    try:
+        _NAME.validate_python(name, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def _no_application(name: str, known: Collection[str]) -> str:
+    close = get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]}?" if close else f"apps has {', '.join(known) or 'none'}"
+    return f"there is no application {name!r}, {hint}"
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+# What pyinfra itself reads from host data, and `x_` for a user's own tasks.
+_FOREIGN_PREFIXES = ("_", "ssh_", "vagrant_", "podman_", "fake_", "x_")
+# Keys of earlier versions, and what to write now.
+_RENAMED = {
+    "app_name": 'the key of its entry in apps: apps = {"api": {"source": …, "domain": …}}',
+    "app_rollback": "commands/rollback.py --data rollback=APPLICATION",
+    "app_more": 'the entries of apps, by name: apps = {"web": {"source": …, "domain": …}}',
+    "postgres_rotate": "commands/postgres_rotate.py --data rotate=ROLE",
+    "postgres_drop": "commands/postgres_drop.py --data drop=DATABASE --data confirm=DATABASE",
+    "postgres_drop_role": "commands/postgres_drop.py --data drop_role=ROLE --data confirm=ROLE",
+    "postgres_confirm": "commands/postgres_drop.py --data confirm=NAME",
+    "postgres_upgrade": "commands/postgres_upgrade.py --data upgrade=back or clean",
+}
+
+
+def _unknown_keys(data: Mapping[str, Any]) -> Iterator[str]:
+    """A key that nobody reads is a typing error ("postgress_version"), or of an earlier version."""
+    ours = {f"{section.prefix}_{name}" for section in SECTIONS for name in section.model_fields}
+    known = sorted(ours | {"apps"} | {name for model in ARGUMENTS for name in model.model_fields})
+    prefixes = (*(f"{section.prefix}_" for section in SECTIONS), "apps.", *_FOREIGN_PREFIXES)
+    for key in data:
+        if key in _RENAMED:
+            yield f"{key}: there is no such key any more, write {_RENAMED[key]}"
+        elif key.startswith("app_") and (field := _field_like(key.removeprefix("app_"))):
+            name = data.get("app_name")
+            yield (
+                f"{key}: there is no such key any more, write it into the entry of apps: "
+                f'apps = {{"{name if _is_name(name) else "api"}": {{"{field}": …}}}}'
+            )
+        elif key not in known and not key.startswith(prefixes):
+            close = get_close_matches(key, known, 1)
+            hint = f"did you mean {close[0]}?" if close else "keys of your own tasks start with x_"
+            yield f"{key}: there is no such key, {hint}"
+
+
+def _field_like(name: str) -> str:
+    """The field of an application that is called so, or nearly; empty: there is none."""
+    return next(iter(get_close_matches(name, Application.model_fields, 1)), "")

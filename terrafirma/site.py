@@ -1,0 +1,110 @@
+"""
+The site: every host of the inventory as it is to be, read and checked once for a run.
+
+A task begins with `server, machine = begin(host)`: all that it needs to know of settings it asks
+the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+from pyinfra.api import DeployError, Host, Inventory
+
+from terrafirma.app.facts import KeptPorts
+from terrafirma.host.facts import MachineState
+from terrafirma.host.machine import ready
+from terrafirma.rules import RULES
+from terrafirma.server import Server
+from terrafirma.settings import Model, Refused, build
+
+M = TypeVar("M", bound=Model)
+
+Site = Mapping[str, Server]
+"""The servers, by the names of their hosts."""
+
+# Read once: the data of an inventory do not change while a run lasts.
+_sites: WeakKeyDictionary[Inventory, Site] = WeakKeyDictionary()
+# Asked once: what a run releases keeps the ports that it began with.
+_kept: WeakKeyDictionary[Host, Mapping[str, int]] = WeakKeyDictionary()
+
+
+def begin(host: Host) -> tuple[Server, MachineState]:
+    """
+    What `host` is to be, and what kind of machine it is; from here on operations run there as root.
+
+    Waits, and says so, until cloud-init has finished. Raises DeployError, in one line, for all that
+    is wrong with the settings of any host, and for a machine that Terrafirma does not support.
+    """
+    server = site(host.inventory)[host.name]
+    return server, ready(host, server.preflight.wait_seconds)
+
+
+def site(inventory: Inventory) -> Site:
+    """
+    All servers of the inventory; raises DeployError for the first host whose data are wrong.
+
+    A host that --limit leaves out is named instead, and is not in the site.
+    """
+    if inventory not in _sites:
+        servers: dict[str, Server] = {}
+        everywhere = {name for host in inventory for name in _applications(host)}
+        for host in inventory:
+            try:
+                servers[host.name] = _server(host, everywhere)
+            except DeployError as error:
+                if inventory.state.is_host_in_limit(host):
+                    raise
+                host.log_styled(f"not in this run: {error}", fg="yellow")
+        _sites[inventory] = servers
+    return _sites[inventory]
+
+
+def _applications(host: Host) -> Collection[str]:
+    apps = host.data.dict().get("apps")
+    return apps if isinstance(apps, dict) else ()
+
+
+def _server(host: Host, everywhere: Collection[str]) -> Server:
+    data = host.data.dict()
+    # What --data says of an application of another host.
+    elsewhere = {*everywhere} - {*_applications(host)}
+    data = {
+        key: value
+        for key, value in data.items()
+        if not (str(key).startswith("apps.") and str(key).split(".")[1] in elsewhere)
+    }
+    try:
+        server = Server.of(host.name, data, host.groups)
+        if wrong := [words for rule in RULES for words in rule(server)]:
+            raise Refused(*wrong)
+    except Refused as error:
+        raise DeployError(f"{host.name}: {error}") from None
+    return server
+
+
+def placed(host: Host) -> Server:
+    """The server of `host`, with a port for each application: the one that it has there already."""
+    server = site(host.inventory)[host.name]
+    try:
+        return server.with_ports(kept_ports(host) if server.apps else {})
+    except Refused as error:
+        raise DeployError(f"{host.name}: {error}") from None
+
+
+def kept_ports(host: Host) -> Mapping[str, int]:
+    """The first port of each application that the host had before the run, by name."""
+    if host not in _kept:
+        _kept[host] = host.get_fact(KeptPorts)
+    return _kept[host]
+
+
+def arguments(host: Host, model: type[M]) -> M:
+    """What a command is told with --data; raises DeployError."""
+    data = host.data.dict()
+    try:
+        return build(model, {key: data[key] for key in model.model_fields if key in data}, "")
+    except Refused as error:
+        raise DeployError(f"{host.name}: {error}") from None

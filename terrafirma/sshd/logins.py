@@ -1,0 +1,142 @@
+"""What keeps an account out that is to be let in, by what sshd says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+
+from terrafirma.host.keys import Key
+from terrafirma.sshd.facts import LoginsState, LoginState
+
+_NAMES = {"pubkeyacceptedalgorithms": ("pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes")}
+# What each must be for an account of ours whose keys open a session.
+_OURS = {
+    "usepam": "yes",
+    "pubkeyauthentication": "yes",
+    "authorizedkeysfile": ".ssh/authorized_keys",
+    "forcecommand": "none",
+    "chrootdirectory": "none",
+}
+_PASSWORDS = ("passwordauthentication", "kbdinteractiveauthentication")
+# What each must be so that nobody gets in but with a key of the account's.
+_CLOSED = {
+    **dict.fromkeys(_PASSWORDS, "no"),
+    "permitemptypasswords": "no",
+    "hostbasedauthentication": "no",
+    "gssapiauthentication": "no",
+    "kerberosauthentication": "no",
+    "authorizedkeyscommand": "none",
+    "trustedusercakeys": "none",
+}
+_ROOT = ("yes", "without-password", "prohibit-password")
+
+
+def misconfigured(known: LoginsState) -> Iterator[str]:
+    """Why the configuration, whatever it says of whom, would not do."""
+    error = known["error"]
+    if known["unread"]:
+        yield (
+            "/etc/ssh/sshd_config does not read what is in /etc/ssh/sshd_config.d; add the line "
+            "`Include /etc/ssh/sshd_config.d/*.conf` at its beginning"
+        )
+    elif error:
+        # What contradicts something else has no line in sshd's words.
+        named = sorted({keyword for keyword, _ in known["places"] if keyword in error.lower()})
+        where = _where(named[-1], of=known) if named and " line " not in error else ""
+        yield f"sshd does not take its configuration: {error}{where}"
+
+
+def obstacles(
+    name: str, known: LoginsState, *, keys: Sequence[Key], groups: Sequence[str] | None
+) -> Iterator[str]:
+    """
+    Why sshd would not let `name` in; `groups` are those it is going to have, None for an account
+    that is not ours: only who may come is asked then.
+    """
+    state = known["logins"].get(name)
+    if state is None or not state["rules"]:
+        return
+    mine = state["groups"] if groups is None else groups
+    for keyword, value in (*_who(name, state, mine), *_how(state, keys, ours=groups is not None)):
+        yield f"sshd would not let {name} in: {keyword} {value}{_where(keyword, of=known)}"
+
+
+def elsewhere(name: str, known: LoginsState) -> Iterator[str]:
+    """Why the key that `name` is connected with would no longer let it in."""
+    if known["absent"] and name in known["logins"]:
+        where = _where("authorizedkeysfile", "authorizedkeyscommand", "trustedusercakeys", of=known)
+        yield (
+            f"sshd would not let {name} in: the key or certificate that you are connected with is "
+            "not in its ~/.ssh/authorized_keys, where alone sshd is going to look"
+            f"{where}; add the key there, or connect with one that is"
+        )
+
+
+def strangers(users: Sequence[str], known: LoginsState) -> Iterator[str]:
+    """Whom sshd would let in besides `users`."""
+    more = {
+        pattern
+        for login in known["logins"].values()
+        for value in login["rules"].get("allowusers", [])
+        for pattern in value.split()
+    } - {*users}
+    if more:
+        named = " ".join(sorted(more))
+        yield f"sshd would let others in: allowusers {named}{_where('allowusers', of=known)}"
+
+
+def keyless(name: str, known: LoginsState, *, passwords: bool) -> Iterator[str]:
+    """How one would get in as `name` without a key of its own; by a password, if one may."""
+    rules = known["logins"][name]["rules"] if name in known["logins"] else {}
+    for keyword, wanted in _CLOSED.items():
+        value = " ".join(rules.get(keyword, [wanted]))
+        if value != wanted and not (passwords and keyword in _PASSWORDS):
+            where = _where(keyword, of=known)
+            yield f"sshd would let {name} in without one of its keys: {keyword} {value}{where}"
+
+
+def _who(name: str, state: LoginState, groups: Sequence[str]) -> Iterator[tuple[str, str]]:
+    def patterns(keyword: str) -> list[str]:
+        return [word for value in state["rules"].get(keyword, []) for word in value.split()]
+
+    users = [pattern.partition("@")[0] for pattern in patterns("allowusers")]
+    if users and not any(fnmatchcase(name, pattern) for pattern in users):
+        yield "allowusers", " ".join(users)
+    allowed = patterns("allowgroups")
+    if allowed and not any(fnmatchcase(group, one) for one in allowed for group in groups):
+        yield "allowgroups", " ".join(allowed)
+    for pattern in patterns("denyusers"):
+        if fnmatchcase(name, pattern.partition("@")[0]):
+            yield "denyusers", pattern
+    for pattern in patterns("denygroups"):
+        if any(fnmatchcase(group, pattern) for group in groups):
+            yield "denygroups", pattern
+    if state["rules"].get("refuseconnection", ["no"]) != ["no"]:
+        yield "refuseconnection", "yes"
+    root = state["rules"].get("permitrootlogin", ["yes"])[0]
+    if name == "root" and root not in _ROOT:
+        yield "permitrootlogin", root
+
+
+def _how(state: LoginState, keys: Sequence[Key], *, ours: bool) -> Iterator[tuple[str, str]]:
+    rules = {keyword: " ".join(values) for keyword, values in state["rules"].items()}
+    if ours:
+        for keyword, wanted in _OURS.items():
+            if rules.get(keyword, wanted) != wanted:
+                yield keyword, rules[keyword]
+    methods = rules.get("authenticationmethods", "any").split()
+    if not {"any", "publickey"} & set(methods):
+        yield "authenticationmethods", " ".join(methods)
+    accepted = rules.get("pubkeyacceptedalgorithms", rules.get("pubkeyacceptedkeytypes", ""))
+    least = int(rules.get("requiredrsasize") or 0)
+    for kind in sorted({key.kind for key in keys if accepted}):
+        if not any(key.algorithms & set(accepted.split(",")) for key in keys if key.kind == kind):
+            yield "pubkeyacceptedalgorithms", f"without {kind}, which is one of its keys"
+    for bits in sorted({key.bits for key in keys if key.bits and key.bits < least}):
+        yield "requiredrsasize", f"{least}, and one of its keys has {bits}"
+
+
+def _where(*keywords: str, of: LoginsState) -> str:
+    names = [name for keyword in keywords for name in _NAMES.get(keyword, (keyword,))]
+    places = [place for name, place in of["places"] if name in names]
+    return f" ({', '.join(places)})" if places else ""

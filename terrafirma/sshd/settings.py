@@ -1,0 +1,13 @@
+"""How one may log in."""
+
+from __future__ import annotations
+
+from terrafirma.fields import AccountName
+from terrafirma.settings import Settings
+
+
+class Sshd(Settings):
+    prefix = "sshd"
+
+    password_authentication: bool
+    allow_users: tuple[AccountName, ...]

@@ -1,0 +1,101 @@
+"""Files that compose files read, and that stay on the machine of whoever deploys."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pyinfra.api import DeployError
+
+from terrafirma.app.left_out import refuse_files_left_out
+from tests.unit.settings import application
+
+OPTIONAL = "services: {web: {env_file: [{path: .env, required: false}]}}"
+WORDS = "env_file reads .env, which is not uploaded: name its variables (PASSWORD, TOKEN) in env"
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "by itself": ("services: {web: {env_file: .env}}", WORDS, {}),
+    "in a list": ("services: {web: {env_file: [web.env, ./.env]}}", "reads ./.env, which", {}),
+    "optional": (OPTIONAL, WORDS, {}),
+    "half given": (OPTIONAL, "(TOKEN)", {"env": {"PASSWORD": "x"}}),
+    "given": (
+        OPTIONAL,
+        "",
+        {"env": {"PASSWORD": "x"}, "secrets": {"token": "generated"}, "secrets_env": True},
+    ),
+    "a secret that is no variable": (
+        OPTIONAL,
+        "in small letters in secrets with secrets_env",
+        {"env": {"PASSWORD": "x"}, "secrets": {"token": "generated"}},
+    ),
+    "needed, though given": (
+        "services: {web: {env_file: .env}}",
+        "and write `{path: …, required: false}` there",
+        {"env": {"PASSWORD": "x", "TOKEN": "y"}},
+    ),
+    "merged": ("x-a: &a {env_file: .env}\nservices: {web: {<<: *a}}", WORDS, {}),
+    "another of the kind": ("services: {web: {env_file: .env.production}}", "(KEY)", {}),
+    "in a directory that stays": ("services: {web: {env_file: .venv/a.env}}", "(A)", {}),
+    "a developer's, that may be missing": (OPTIONAL.replace(".env", ".env.local"), "", {}),
+    "… of development": (OPTIONAL.replace(".env", ".env.development"), "", {}),
+    "… in a directory": (OPTIONAL.replace(".env", ".venv/a.env"), "", {}),
+    "… of a name of their own": (OPTIONAL.replace(".env", ".env.anna"), "", {}),
+    "a developer's, that has to be there": (
+        "services: {web: {env_file: .env.local}}",
+        "reads .env.local, which is not uploaded: name its variables (LEVEL) in env",
+        {},
+    ),
+    "production's, that may be missing": (
+        OPTIONAL.replace(".env", ".env.production"),
+        "(KEY) in env",
+        {},
+    ),
+    "… as it is called elsewhere": (OPTIONAL.replace(".env", ".venv/prod.env"), "(HOST)", {}),
+    "uploaded": ("services: {web: {env_file: web.env}}", "", {}),
+    "nowhere": ("services: {web: {env_file: [{path: no.env, required: false}]}}", "", {}),
+    "by a variable": ('services: {web: {env_file: "${STAGE}.env"}}', "", {}),
+    "of the host": ("services: {web: {env_file: /etc/shop.env}}", "", {}),
+    "beside": ("services: {web: {env_file: ../a.env}}", "../a.env, which is outside of", {}),
+    "extends": (
+        "services: {web: {extends: {file: ../b.yaml, service: b}}}",
+        "extends reads ../b.yaml, which is outside of",
+        {},
+    ),
+    "include": ("include: [../c.yaml]", "include reads ../c.yaml, which is outside of", {}),
+    "include, in long words": ("include: [{path: [a.yaml, ../c.yaml]}]", "../c.yaml, which", {}),
+    "extends inside": ("services: {web: {extends: {file: b.yaml, service: b}}}", "", {}),
+    "no YAML": ("services: {", "", {}),
+    "nothing": ("", "", {}),
+}
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_files_that_are_not_uploaded(tmp_path: Path, what: str) -> None:
+    text, words, settings = CASES[what]
+    source = tmp_path / "source"
+    (source / ".venv").mkdir(parents=True)
+    for name, content in {
+        "compose.yaml": text,
+        ".env": "# PASSED=1\nPASSWORD=s3cret\nexport TOKEN='s3cret'\n",
+        ".env.production": "KEY=s3cret\n",
+        ".venv/a.env": "A=s3cret\n",
+        ".venv/prod.env": "HOST=s3cret\n",
+        ".env.local": "\n \t\n\n  export LEVEL=s3cret\n",
+        ".env.development": "LEVEL=s3cret\n",
+        ".env.anna": "LEVEL=s3cret\n",
+        "web.env": "B=s3cret\n",
+        "b.yaml": "",
+    }.items():
+        (source / name).write_text(content)
+    app = application("web", source=str(source), compose=["compose.yaml"], **settings)
+    host: Any = SimpleNamespace(name="web1")
+    if not words:
+        refuse_files_left_out(host, app)
+        return
+    with pytest.raises(DeployError) as refused:
+        refuse_files_left_out(host, app)
+    said = str(refused.value)
+    assert said.startswith("web1: apps.web.compose: compose.yaml: ")
+    assert words in said
+    assert "\n" not in said
+    # Names, and nothing of what they are set to.
+    assert "s3cret" not in said

@@ -1,0 +1,322 @@
+"""Which fields an application takes, and what is refused in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from terrafirma.fields import is_public
+from terrafirma.server import applications
+from tests.conftest import ROOT
+from tests.unit.settings import API, application, entry, numbered, refusal_of
+
+# --- bad data -------------------------------------------------------------------------------------
+
+IMAGE = {"source": "", "image": "registry.acme.com/team/api:1.2"}
+PROJECT = {"source": "examples/compose", "compose": ["compose.yaml"]}
+BCRYPT = "$2a$14$" + "a" * 53
+
+BAD_FIELDS: list[tuple[str, Any, str, str]] = [
+    # field of an application, its value; what is wrong in it, what would be right
+    ("image", "Registry.acme.com/api", "", "no image, like registry.example.com/team/api:1.2"),
+    ("image", "registry.acme.com/api:", "", "no image, like"),
+    ("image", "registry.acme.com/api@sha256:12", "", "no image, like"),
+    ("image", "-v", "", "no image, like"),
+    ("image", "api:1.2", "", "web has a source too: it is one or the other"),
+    ("compose", ["docker-compose.txt"], ".0", "does not match"),
+    ("compose", ["/etc/compose.yaml"], ".0", "does not match"),
+    ("compose", "compose.yaml", "", "must be a list"),
+    ("compose", ["no.yaml"], "", "'examples/api' has no file 'no.yaml'"),
+    ("service", "a b", "", "'a b' does not match"),
+    ("stateful", [""], ".0", "does not match"),
+    ("shared", ["uploads/x"], ".0", "does not match"),
+    ("shared", ["../uploads"], ".0", "does not match"),
+    ("shared", ["/"], ".0", "does not match"),
+    ("shared", ["/srv/a b"], ".0", "does not match"),
+    ("shared", "uploads", "", "must be a list"),
+    ("scratch", [""], ".0", "does not match"),
+    ("migrate", "migrate", "", "must be a list"),
+    ("migrate", ["sh", "-c", "a\nb"], ".2", "line break"),
+    ("env", {"LOG-LEVEL": "x"}, ".LOG-LEVEL", "does not match"),
+    ("env", {"2ND": "x"}, ".2ND", "does not match"),
+    ("secrets", {"TOKEN": "generated"}, ".TOKEN", "does not match"),
+    ("secrets", {"../token": "generated"}, ".'../token'", "does not match"),
+    ("secrets", {"token": ""}, ".token", "use 'generated' (made on the server), 'env:NAME'"),
+    ("secrets", {"token": "env:A-B"}, ".token", "use 'generated' (made on the server), 'env:NAME'"),
+    ("secrets", {"token": "command:"}, ".token", "'command:…' (what a command prints here)"),
+    ("secrets", {"token": "command:cat x\ny"}, ".token", "a command is one line"),
+    (
+        "secrets",
+        {"database_url": "generated"},
+        "",
+        "database_url is derived; it cannot be set here",
+    ),
+    ("secrets_env", "some", "", "valid boolean"),
+    ("registry_password", "s3cret", "", "is no source of a secret"),
+    ("redirects", ["www.acme.com", "www.acme.com"], "", "'www.acme.com' is there twice"),
+    ("redirects", ["web.acme.com"], "", "'web.acme.com' is there twice"),
+    ("redirects", ["https://www.acme.com"], ".0", "not a domain name"),
+    ("hsts_seconds", -1, "", "greater than or equal to 0"),
+    ("headers", {"X-A: b": "c"}, ".'X-A: b'", "does not match"),
+    ("max_upload_mb", 0, "", "greater than or equal to 1, not 0"),
+    ("timeout_seconds", 3601, "", "less than or equal to 3600"),
+    ("guards", [{"path": "/admin/*"}], ".0", "/admin/*: neither allow nor users: it guards"),
+    ("guards", [{"path": "/a/*/b/*", "allow": ["10.0.0.1"]}], ".0.path", "does not match"),
+    ("guards", [{"path": "/a//*", "allow": ["10.0.0.1"]}], ".0.path", "it would guard nothing"),
+    ("guards", [{"path": "/a/../b", "allow": ["10.0.0.1"]}], ".0.path", "it would guard nothing"),
+    ("guards", [{"path": "/a/..*", "allow": ["10.0.0.1"]}], ".0.path", "it would guard nothing"),
+    ("guards", [{"path": "admin", "allow": ["10.0.0.1"]}], ".0.path", "does not match"),
+    ("guards", [{"allow": ["10.0.0.1/8"]}], ".0.allow.0", "no address or network, like"),
+    ("guards", [{"allow": ["acme.com"]}], ".0.allow.0", "no address or network, like"),
+    ("guards", [{"users": {"me": "pass"}}], ".0.users.me", "`caddy hash-password` on the server"),
+    ("guards", [{"users": {"me": BCRYPT + "a"}}], ".0.users.me", "is no bcrypt hash"),
+    ("guards", [{"users": {"a b": BCRYPT}}], ".0.users.'a b'", "does not match"),
+    ("static", {"assets": "/srv"}, ".assets", "does not match"),
+    ("static", {"/assets/*": "srv"}, ".'/assets/*'", "'srv' is not an absolute path"),
+    ("snippet", "no/such/file", "", "cannot read 'no/such/file'"),
+    ("snippet", "~nobody-here/snippet", "", "cannot read '~nobody-here/snippet'"),
+    ("snippet", "examples", "", "cannot read 'examples'"),
+    ("smoke_path", "up", "", "'up' does not match"),
+    ("user", "Prod", "", "'Prod' does not match"),
+    ("memory_mb", -1, "", "greater than or equal to 0"),
+    ("cpus", -0.5, "", "greater than or equal to 0"),
+    *((f"{what}_seconds", 0, "", "equal to 1") for what in ("start", "drain", "stop")),
+    *((f"{what}_seconds", "5", "", "valid integer") for what in ("start", "drain", "stop")),
+    ("keep_releases", 0, "", "greater than or equal to 1"),
+    # what runs
+    ("source", "examples", "", "not a directory with a Dockerfile"),
+    ("source", "no/where", "", "not a directory with a Dockerfile"),
+    ("source", "~nobody-here/api", "", "not a directory with a Dockerfile"),
+    ("source", "a\nb", "", "line break"),
+    ("source", "", "", "web has neither source nor image"),
+    ("replicas", 0, "", "greater than or equal to 1"),
+    ("replicas", 65, "", "less than or equal to 64"),
+    ("replicas", 1.5, "", "valid integer"),
+    ("replicas", "many", "", "valid integer, not 'many'"),
+    ("replicas", True, "", "valid integer"),
+    ("replicas", None, "", "valid integer"),
+    ("port", 0, "", "greater than or equal to 1024"),
+    ("port", 80, "", "greater than or equal to 1024"),
+    ("port", 65536, "", "less than or equal to 65535"),
+    ("port", 65409, "", "web has 65409 to 65536, but 65535 is the last"),
+    ("port", 65500, "", "web has 65500 to 65627, but 65535 is the last"),
+    ("container_port", 0, "", "greater than or equal to 1"),
+    ("health_path", "healthz", "", "does not match"),
+    ("health_path", "/a b", "", "does not match"),
+    ("health_path", "/a {", "", "does not match"),
+    ("network", "a b", "", "does not match"),
+    # its database
+    ("database", "postgres", "", "reserved"),
+    ("role", "Api", "", "'Api' is no name of a role"),
+    ("role", "a'b", "", "is no name of a role"),
+    ("role", "a b", "", "is no name of a role"),
+    ("connections", 0, "", "greater than or equal to 1"),
+    ("connections", 1001, "", "less than or equal to 1000"),
+    ("connections", "5", "", "valid integer"),
+    ("pgbouncer", "perhaps", "", "valid boolean"),
+    # its site
+    ("redirects", ["WWW.acme.com"], ".0", "in lower case"),
+    ("headers", {"X Mine": "1"}, ".'X Mine'", "does not match"),
+    ("headers", {"-Server": "1"}, ".-Server", "does not match"),
+    ("headers", {"X-Mine": "a\nb"}, ".X-Mine", "line break"),
+    ("headers", {"X-Mine": "a`b"}, ".X-Mine", "has a backtick"),
+    ("headers", {"X-Mine": "a{$HOME}"}, ".X-Mine", "which Caddy would read"),
+    ("timeout_seconds", 0, "", "greater than or equal to 1"),
+    ("guards", [{"path": "/a"}], ".0", "it guards nothing"),
+    ("guards", [{"path": "a", "allow": ["::1"]}], ".0.path", "does not match"),
+    ("static", {"/a/*": "srv"}, ".'/a/*'", "is not an absolute path"),
+    ("snippet", "~nobody-here/x", "", "cannot read"),
+    ("snippet", "no/where.caddy", "", "cannot read 'no/where.caddy'"),
+]
+BAD_KINDS: list[tuple[dict[str, Any], str, str]] = [
+    # fields of an application that do not fit together; the one that is named, what would be right
+    ({"image": "api:1.2"}, "image", "has a source too: it is one or the other"),
+    (IMAGE | {"compose": ["compose.yaml"]}, "compose", "has no source: name the directory"),
+    ({"service": "web"}, "service", "has no compose files: there is one service"),
+    ({"stateful": ["redis"]}, "stateful", "has no compose files: there is one service"),
+    ({"shared": ["uploads"]}, "shared", "has no compose files: there is one service"),
+    ({"scratch": ["redis"]}, "scratch", "has no compose files: its one service is"),
+    ({"user": ""}, "user", "has none: name one of users_accounts"),
+    ({"database": "", "role": "api"}, "role", "has no database in which it could act"),
+    (
+        {"registry_user": "ci", "registry_password": "env:X"},
+        "registry",
+        "has no image: name the host that registry_user logs in to",
+    ),
+    ({"registry": "acme.com:5000"}, "registry_user", "has a registry, and nobody to log in"),
+    *(
+        (IMAGE | more, key, it)
+        for more, key, it in (
+            ({"registry_user": "ci"}, "registry_password", "belong together"),
+            ({"registry_password": "env:X"}, "registry_password", "belong together"),
+            ({"registry": "acme.com"}, "registry", "an image, whose name says it"),
+            ({"registry": "registry"}, "registry", "no host of a registry, like registry.example"),
+            ({"registry": "https://a.b"}, "registry", "no host of a registry, like registry.exam"),
+            (
+                {"registry_user": "ci", "registry_password": "generated"},
+                "registry_password",
+                "the registry knows it already: env:… or command:…",
+            ),
+        )
+    ),
+    (PROJECT | {"stateful": ["redis"] * 2}, "stateful", "'redis' is there twice"),
+    (PROJECT | {"shared": ["/srv/a"] * 2}, "shared", "'/srv/a' is there twice"),
+    (
+        PROJECT | {"stateful": ["redis"], "scratch": ["redis"]},
+        "scratch",
+        "'redis' is in stateful too",
+    ),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "at", "right"), numbered(BAD_FIELDS, 0))
+def test_a_bad_field_names_the_application_and_what_would_be_right(
+    field: str, value: Any, at: str, right: str
+) -> None:
+    message = refusal_of("web", **{field: value})
+    assert f"apps.web.{field}{at}: " in message
+    assert right in message
+
+
+@pytest.mark.parametrize(("fields", "key", "right"), numbered(BAD_KINDS, 1))
+def test_fields_that_do_not_fit_together(fields: dict[str, Any], key: str, right: str) -> None:
+    for name in ("api", "shop-2"):
+        message = refusal_of(name, **fields)
+        assert message.startswith(f"apps.{name}.{key}: ")
+        assert right in message
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        *("API.acme.com", "a_b.acme.com", "-a.acme.com", "a-.acme.com", "a..acme.com", ".acme.com"),
+        *("acme.com.", "", "a b.acme.com", "*.acme.com", "https://acme.com", "acme.com/api"),
+        *("acme.com:443", "acme.com\n", "acme.com {", "ümlaut.de", f"{'a' * 64}.com", "a." * 127),
+    ],
+)
+def test_what_is_no_domain_is_refused(domain: str) -> None:
+    assert "apps.api.domain: " in refusal_of(domain=domain)
+    assert "apps.api.redirects.0: " in refusal_of(redirects=[domain])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"secrets": {"token": "s3cret-s3cret"}},
+        {"secrets": "s3cret-s3cret"},
+        {"secrets": ["s3cret-s3cret"]},
+        {"secrets": {"token": ["s3cret-s3cret"]}},
+        {"registry_user": "ci", "registry_password": "s3cret-s3cret"},
+        {"registry_user": "ci", "registry_password": ["s3cret-s3cret"]},
+        {"registry_user": "ci", "registry_password": "command: s3cret-s3cret"},
+        {"registry": "https://ci:s3cret@registry.acme.com"},
+        {"source": "", "image": "ci:s3cret@registry.acme.com/api"},
+        {"source": "", "image": "https://ci:s3/cret@registry.acme.com/api"},
+        {"guards": [{"users": {"me": "s3cret-s3cret"}}]},
+        {"guards": [{"users": "me:s3cret-s3cret"}]},
+        {"registry_pasword": "s3cret-s3cret"},
+        {"env": {"TOKEN": "s3cret\n"}},
+        {"env": {"TOKEN": "s3cret\t"}},
+        {"env": {"TOKEN": ["s3cret"]}},
+        {"env": ["TOKEN=s3cret"]},
+    ],
+)
+def test_a_secret_in_the_place_of_its_source_is_not_shown(fields: dict[str, Any]) -> None:
+    assert "s3" not in refusal_of(**fields)
+
+
+# --- good data ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("domain", ["acme.com", "api.acme.io", "xn--bcher-kva.de", "contest.de"])
+def test_a_public_name_gets_a_public_certificate(domain: str) -> None:
+    assert application(domain=domain).domain == domain
+    assert is_public(domain)
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        *("localhost", "api.localhost", "api.terrafirma.test", "db.internal", "nas.local"),
+        *("nas.home.arpa", "www.example.com", "example.org", "a.example", "a.invalid"),
+        *("intranet", "10.0.0.1", "203.0.113.10"),
+    ],
+)
+def test_a_private_name_gets_none(domain: str) -> None:
+    assert application(domain=domain).domain == domain
+    assert not is_public(domain)
+
+
+@pytest.mark.parametrize("domain", ["mytest.com", "test.de", "notexample.com", "local.acme.com"])
+def test_a_name_that_only_looks_private_is_public(domain: str) -> None:
+    assert is_public(domain)
+
+
+# --- applications ---------------------------------------------------------------------------------
+
+
+def test_applications_come_in_their_order() -> None:
+    entries = {"jobs": entry("jobs"), "api": API, "web": entry()}
+    found = applications({"apps": entries})
+    assert [one.name for one in found] == ["jobs", "api", "web"]
+    assert found[2].directory == "/opt/terrafirma/web"
+
+
+def test_an_application_has_two_slots_of_ports() -> None:
+    """One for the release that serves, one for the release that takes over."""
+    found = (application(port=8000), application("web", port=8128, replicas=1))
+    assert [one.ports for one in found] == [
+        [*range(8000, 8008), *range(8064, 8072)],
+        [*range(8128, 8136), *range(8192, 8200)],
+    ]
+    assert [one.reserved_ports for one in found] == [range(8000, 8128), range(8128, 8256)]
+    most = application(port=65408, replicas=64)
+    assert max(most.ports) == most.reserved_ports[-1] == 65535
+
+
+def test_without_an_entry_there_is_no_application() -> None:
+    assert applications({"apps": {}}) == applications({}) == ()
+    assert [one.name for one in applications({"apps": {"web": entry(port=8000)}})] == ["web"]
+    assert application(source="", image="api:1").source == ""
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *("api", "api:1.2", "team/api:v1.2-rc_3", "localhost/api", "localhost:5000/team/api"),
+        *("registry.acme.com:5000/a/b/c:latest", f"ghcr.io/acme/api@sha256:{'0' * 64}"),
+        f"ghcr.io/acme/api:1.2@sha256:{'a1' * 32}",
+    ],
+)
+def test_images(image: str) -> None:
+    assert application(source="", image=image).image == image
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["generated", "env:API_TOKEN", "env:_x", "command:pass show api", "command:op read 'a b'"],
+)
+def test_sources_of_secrets(source: str) -> None:
+    assert application(secrets={"token": source}).secrets == {"token": source}
+
+
+def test_a_project_of_its_own_says_what_it_runs() -> None:
+    project = application(
+        source="examples/compose", compose=["compose.yaml"], service="web", stateful=["redis"],
+        migrate=["migrate"], user="", database="",
+    )  # fmt: skip
+    assert project.compose == ("compose.yaml",)
+    assert (project.service, project.stateful) == ("web", ("redis",))
+
+
+def test_guards() -> None:
+    (guard,) = application(guards=[{"allow": ["10.0.0.0/8", "2001:db8::1"]}]).guards
+    assert (guard.path, guard.allow) == ("/*", ("10.0.0.0/8", "2001:db8::1/128"))
+    (guard,) = application(guards=[{"path": "/a/*", "users": {"me@x": BCRYPT}}]).guards
+    assert guard.users == {"me@x": BCRYPT}
+
+
+def test_a_source_is_found_from_the_project_or_from_the_root(tmp_path: Path) -> None:
+    assert application().source_directory == ROOT / "examples" / "api"
+    (tmp_path / "Dockerfile").touch()
+    assert application(source=str(tmp_path)).source_directory == tmp_path

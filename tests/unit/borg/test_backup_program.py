@@ -1,0 +1,482 @@
+"""The program that makes backups: which repository it goes on with, and how databases are named."""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+from terrafirma.postgres.facts import psql_options
+from tests.conftest import ROOT
+from tests.unit.programs import load
+
+ONE, TWO, THREE = "1" * 64, "2" * 64, "3" * 64
+HERE, THERE, ELSEWHERE = (f"ssh://box@{name}/./web" for name in ("here", "there", "elsewhere"))
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "files/borg"))
+        return load(ROOT / "files/borg/backup")
+
+
+@pytest.fixture(scope="module")
+def store(program: ModuleType) -> ModuleType:
+    return sys.modules["backup_store"]
+
+
+def settings(place: str, wanted: str = "", replaces: str = "") -> dict[str, str]:
+    return {"place": place, "repository_id": wanted, "repository_replaces": replaces}
+
+
+# --- which repository it is -----------------------------------------------------------------------
+
+KNOWN = {ELSEWHERE: THREE, HERE: ONE}
+# What the server remembers, its settings, and the id of what is there.
+GOES_ON: dict[str, tuple[dict[str, str], dict[str, str], str | None]] = {
+    "nothing known, nothing there": ({}, settings(HERE), None),
+    "nothing known, one there": ({}, settings(HERE), ONE),
+    "nothing known, the one that is named": ({}, settings(HERE, ONE), ONE),
+    "as before": (KNOWN, settings(HERE), ONE),
+    "as before, still named": (KNOWN, settings(HERE, ONE), ONE),
+    "back where another one of ours is": (KNOWN, settings(ELSEWHERE), THREE),
+    "moved, and named": (KNOWN, settings(THERE, ONE), ONE),
+    "another one, and named": (KNOWN, settings(THERE, TWO), TWO),
+    "another one at the same place, and named": (KNOWN, settings(HERE, TWO), TWO),
+    "given up for a new place": (KNOWN, settings(THERE, replaces=ONE), None),
+    "lost, and begun anew": (KNOWN, settings(HERE, replaces=ONE), None),
+    "replaced long ago": ({HERE: TWO}, settings(HERE, replaces=ONE), TWO),
+}
+REFUSED: dict[str, tuple[dict[str, str], dict[str, str], str | None, str]] = {
+    "emptied": (KNOWN, settings(HERE), None, f'borg_repository_replaces = "{ONE}"'),
+    "a new place": (KNOWN, settings(THERE), None, f"{ONE} at {HERE}"),
+    "emptied again after it was replaced": (
+        {HERE: TWO},
+        settings(HERE, replaces=ONE),
+        None,
+        f'borg_repository_replaces = "{TWO}"',
+    ),
+    "made anew by others": (KNOWN, settings(HERE), TWO, f'borg_repository_id = "{TWO}"'),
+    "somebody else's": (KNOWN, settings(THERE), TWO, f"this is another repository, {TWO}"),
+    "moved": (KNOWN, settings(THERE), ONE, f"{ONE} was at {HERE}, and is at {THERE} now"),
+    "an older one of ours, moved": (KNOWN, settings(THERE), THREE, f"was at {ELSEWHERE}"),
+    "moved, and another one named": (KNOWN, settings(THERE, TWO), ONE, f"and there is {ONE}"),
+    "named, and not there": (KNOWN, settings(THERE, ONE), None, f"{ONE} is to be at {THERE}"),
+    "named on a new server, and not there": ({}, settings(HERE, ONE), None, "is to be at"),
+    "named on a new server, and another": ({}, settings(HERE, ONE), TWO, "is to be at"),
+    "replaces what is somebody else's": (
+        KNOWN,
+        settings(THERE, replaces=ONE),
+        TWO,
+        "this is another repository",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", GOES_ON)
+def test_it_goes_on(store: ModuleType, what: str) -> None:
+    store.judge(*GOES_ON[what])
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_it_neither_begins_anew_nor_takes_another_one_in_silence(
+    store: ModuleType, what: str
+) -> None:
+    known, data, found, words = REFUSED[what]
+    with pytest.raises(store.Failed) as error:
+        store.judge(known, data, found)
+    assert words in str(error.value)
+    assert str(error.value).startswith(("borg_repository", store.REPOSITORY_GONE))
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_remembered_is_as_long_as_places_were_used(
+    store: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "STATE", tmp_path)
+    monkeypatch.setattr(store, "CONFIG", tmp_path / "config.yaml")
+    monkeypatch.setattr(store.pwd, "getpwuid", lambda _: type("Root", (), {"pw_dir": tmp_path}))
+    assert store.remembered() == {}
+    # A server that was set up before: borg's own memory, of the place that is configured alone.
+    for one, place in ((ONE, HERE), (TWO, THERE)):
+        directory = tmp_path / ".config/borg/security" / one
+        directory.mkdir(parents=True)
+        (directory / "location").write_text(place)
+    assert store.remembered() == {}
+    store.CONFIG.write_text(f'repositories:\n    - path: "{HERE}"\n')
+    assert store.remembered() == {HERE: ONE}
+    store.remember(store.remembered(), THERE, TWO)
+    store.remember(store.remembered(), HERE, THREE)
+    assert list(store.remembered().items()) == [(THERE, TWO), (HERE, THREE)]
+
+
+def test_settings_of_an_older_kind_are_said(store: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("# Managed by Terrafirma: tasks/borg.py\n")
+    with pytest.raises(store.Failed, match="run the deploy"):
+        store.read(tmp_path / "config.yaml")
+
+
+# --- databases ------------------------------------------------------------------------------------
+
+NAMES = [
+    *("api", "a b", 'it\'s "odd"', "-x", "--file=/etc/x", "dbname=api", "all", "a/b", ".", ".."),
+    *("%41", "$(id)", "`id`;&|<>", "ünï", "a\\b", "a\nb", "*", "~", "#", "globals.sql", "a,b", "'"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_survives_borgmatic_the_shell_and_the_file_system(
+    program: ModuleType, name: str
+) -> None:
+    encoded = program.encoded(name)
+    assert unquote(encoded) == name
+    assert shlex.split(encoded) == [encoded] == encoded.split(" ")
+    assert not set(encoded) & set("/*~#$`;&|<>'\"\\")
+    assert encoded not in ("all", ".", "..")
+    assert not encoded.startswith("-")
+
+
+def test_names_that_most_have_stay(program: ModuleType) -> None:
+    for name in ("api", "shop_2", "a-b", "a.b"):
+        assert program.encoded(name) == name
+
+
+def test_a_name_is_no_option_and_no_connection_string(program: ModuleType) -> None:
+    assert program.connection("-x") == "--dbname=dbname='-x'"
+    assert program.connection("host=evil user=x") == "--dbname=dbname='host=evil user=x'"
+    assert program.connection("it's \\") == "--dbname=dbname='it\\'s \\\\'"
+
+
+@pytest.mark.parametrize("version", [15, 16, 17])
+def test_it_comes_to_postgresql_as_all_the_rest_does(program: ModuleType, version: int) -> None:
+    """And neither libraries nor triggers of a database's owner keep a dump from being made."""
+    command = program.postgres(str(version), "pg_dump", "--x")
+    (options,) = [word for word in command if word.startswith("PGOPTIONS=")]
+    ours = {part.strip() for part in options.removeprefix("PGOPTIONS=").split("-c ")}
+    assert {part.strip() for part in psql_options(version).split("-c ")} <= ours
+    assert "session_preload_libraries= " in options
+    assert ("event_triggers=off" in options) is (version >= 17)
+    assert command[-2:] == [f"/usr/lib/postgresql/{version}/bin/pg_dump", "--x"]
+
+
+@pytest.mark.parametrize("sections", [False, True])
+def test_borgmatic_gets_the_databases_that_there_are(program: ModuleType, sections: bool) -> None:
+    given = {"version": "17", "sections": sections}
+    words = program.override(given, ["api", "a b"])
+    assert words[::2] == ["--override", "--override"]
+    values: dict[str, Any] = dict(word.split("=", 1) for word in words[1::2])
+    prefix = "hooks." if sections else ""
+    databases = json.loads(values[f"{prefix}postgresql_databases"])
+    assert [one["name"] for one in databases] == ["api", "a%20b"]
+    assert all(one["pg_dump_command"].endswith(" dump 17") for one in databases)
+    # It waits for a lock, but not for ever.
+    assert all("--lock-wait-timeout=" in one["options"] for one in databases)
+    assert values[f"{prefix}before_backup"] == "[]"
+
+
+# --- with borg itself -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shop(
+    program: ModuleType, store: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
+    """Settings for a repository on a backup host, which a shell in `box` stands for."""
+    if not shutil.which("borg"):
+        pytest.skip("no borg here")
+    box, home = tmp_path / "box", tmp_path / "home"
+    ssh = tmp_path / "ssh"
+    # Options and the host's name come first.
+    ssh.write_text(
+        f"#!/bin/sh\nwhile case $1 in -*) :;; *) ! :;; esac; do shift; done; shift\n"
+        f'cd {box} && exec sh -c "$*"\n'
+    )
+    ssh.chmod(0o755)
+    for directory in (box, home, tmp_path / "state"):
+        directory.mkdir()
+    monkeypatch.setattr(store.pwd, "getpwuid", lambda _: type("Root", (), {"pw_dir": str(home)}))
+    # At each start borg tests itself, and loads what it mounts archives with: half of its time.
+    lean = {"BORG_SELFTEST": "disabled", "BORG_FUSE_IMPL": "none"}
+    plain = store.environment
+    for module in (program, store):
+        monkeypatch.setattr(module, "environment", lambda ours, **more: plain(ours, **more, **lean))
+        monkeypatch.setattr(module, "STATE", tmp_path / "state")
+        monkeypatch.setattr(module, "CONFIG", tmp_path / "config.yaml")
+
+    def configured(place: str, **more: str) -> dict[str, Any]:
+        ours = {
+            "repository": place, "repository_id": "", "repository_replaces": "", "remote_path": "",
+            "known_hosts": [], "ssh_command": str(ssh), "passcommand": "echo x", "directories": [],
+        }  # fmt: skip
+        text = f'# For the program that runs borgmatic: {json.dumps(ours | more)}\n- "{place}"\n'
+        store.CONFIG.write_text(text)
+        settings = store.read(store.CONFIG)
+        assert isinstance(settings, dict)
+        return settings
+
+    return configured
+
+
+A, B = "ssh://box@a.example/./r", "ssh://box@b.example/./r"
+
+
+def test_a_repository_that_moves_back_is_used_there(
+    store: ModuleType, shop: Callable[..., dict[str, Any]]
+) -> None:
+    def prove(place: str, **more: str) -> None:
+        settings = shop(place, **more)
+        store.prove(store.CONFIG)
+        # As every backup does.
+        store.borg(settings, "create", f"::{time.monotonic()}", __file__)
+
+    prove(A)
+    identity = store.remembered()[A]
+    with pytest.raises(store.Failed, match=f'borg_repository_id = "{identity}"'):
+        prove(B)
+    prove(B, repository_id=identity)
+    prove(A)
+    prove(B)
+    prove(A, repository_id=identity)
+    # And where the server's own memory is lost, borg's is not in the way.
+    (store.STATE / "repositories.json").unlink()
+    prove(A)
+
+
+def test_a_memory_that_is_broken_is_borgs_own(
+    store: ModuleType, shop: Callable[..., dict[str, Any]]
+) -> None:
+    shop(A)
+    store.prove(store.CONFIG)
+    known = store.remembered()
+    for broken in ("", "[]", "null", '"x"', "7", "{", '{"a": null}', '{"a": "b"}', "\xff"):
+        (store.STATE / "repositories.json").write_text(broken, encoding="latin-1")
+        assert store.remembered() == known
+    store.prove(store.CONFIG)
+    assert store.remembered() == known
+
+
+@pytest.mark.parametrize("path", ["./r/", "./a/../r", ".//r", "./r/.", "~/r/", "/srv/r/", "srv//r"])
+def test_another_spelling_does_not_begin_anew(
+    store: ModuleType, shop: Callable[..., dict[str, Any]], tmp_path: Path, path: str
+) -> None:
+    """Where borg alone remembers what was there."""
+    settings = shop(f"ssh://box@a.example/{path}")
+    location = tmp_path / f"home/.config/borg/security/{ONE}/location"
+    location.parent.mkdir(parents=True)
+    # Written by borg itself.
+    code = "import sys; from borg.helpers import Location;"
+    code += "print(Location(sys.argv[1]).canonical_path(), end='')"
+    location.write_text(
+        subprocess.check_output(["/usr/bin/python3", "-c", code, settings["repository"]], text=True)
+    )
+    assert store.remembered() == {settings["place"]: ONE}
+
+
+@pytest.mark.parametrize("kind", ["keyfile-blake2", "authenticated-blake2", "repokey", "keyfile"])
+def test_a_repository_that_opened_before_goes_on(
+    store: ModuleType, shop: Callable[..., dict[str, Any]], tmp_path: Path, kind: str
+) -> None:
+    settings = shop(A)
+    store.borg(settings, "init", "--encryption", kind)
+    store.prove(store.CONFIG)
+    # On another server it has to be made possible.
+    shutil.rmtree(tmp_path / "home")
+    shutil.rmtree(tmp_path / "state")
+    (tmp_path / "state").mkdir()
+    if kind == "repokey":
+        store.prove(store.CONFIG)
+        return
+    with pytest.raises(store.Failed, match=r"put it into|is not encrypted"):
+        store.prove(store.CONFIG)
+    assert not (tmp_path / "state/repositories.json").exists()
+
+
+def test_prune_keeps_the_newest_that_has_what_is_missing(
+    program: ModuleType,
+    store: ModuleType,
+    shop: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = shop(A)
+    store.borg(settings, "init", "--encryption", "repokey")
+    dumps = tmp_path / "borgmatic/postgresql_databases/localhost"
+    dumps.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+
+    def add(name: str, *databases: str) -> None:
+        for database in databases:
+            (dumps / program.encoded(database)).write_text(name)
+        environment = store.environment(settings)
+        subprocess.run(["borg", "create", f"::{name}", "borgmatic"], env=environment, check=True)
+        shutil.rmtree(dumps)
+        dumps.mkdir()
+
+    add("web-1", "api", "a b")
+    add("web-2", "api", "apis")
+    add("web-3", "apis")
+    add("web-4")
+    archives = ["web-1", "web-2", "web-3", "web-4"]
+    held = program.holders(settings, archives, dict.fromkeys(["api", "a b", "new"], "why"))
+    assert held == {"api": "web-2", "a b": "web-1"}
+
+    def borgmatic(_: object, action: str) -> None:
+        assert action == "prune"
+        store.borg(settings, "prune", "--keep-last", "1", "--glob-archives", "web-*")
+
+    monkeypatch.setattr(program, "borgmatic", borgmatic)
+    program.prune(settings, {*held.values()})
+    assert sorted(store.look(settings)[1]) == ["web-1", "web-2", "web-4"]
+
+
+# --- what ends a backup ---------------------------------------------------------------------------
+
+
+def test_only_root_keeps_a_backup_from_running_and_not_for_ever(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert program.LOCK.parent == program.STATE
+    assert "TimeoutStartSec=" in (ROOT / "templates/borg/borgmatic.service.j2").read_text()
+    monkeypatch.setattr(program, "PATIENCE", 1)
+    with (tmp_path / "lock").open("w") as one, (tmp_path / "lock").open("w") as other:
+        program.locked(one)
+        with pytest.raises(program.Failed, match="another one has gone on"):
+            program.locked(other)
+        one.close()
+        program.locked(other)
+
+
+@pytest.mark.parametrize(
+    ("action", "left_out", "code"),
+    [
+        ("run", {}, 0),
+        ("run", {"shop": "it allows no connections"}, 1),
+        # The run of a deploy says it and goes on: the repository is proved.
+        ("create", {"shop": "it allows no connections"}, 0),
+    ],
+)
+def test_a_night_without_one_database_is_a_failure(
+    program: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    action: str,
+    left_out: dict[str, str],
+    code: int,
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(program, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(program, "read", lambda _: settings(HERE))
+    monkeypatch.setattr(program, "create", lambda _: (left_out, set()))
+    monkeypatch.setattr(program, "prune", lambda *_: done.append("prune"))
+    monkeypatch.setattr(program, "borgmatic", lambda _, *actions: done.extend(actions))
+    monkeypatch.setattr(sys, "argv", ["backup", action])
+    ended = 0
+    try:
+        program.main()
+    except SystemExit as end:
+        ended = int(end.code or 0)
+    assert ended == code
+    # A failure of one database is no reason to keep everything for ever.
+    assert done == (["prune", "compact", "check"] if action == "run" else [])
+
+
+SAID = """
+pg_dump of "api": pg_dump: error: one
+/root: Error
+ ERROR pg_dump of "a \\"b\\": c": two: 2
+"""
+
+
+def test_what_could_not_be_dumped_is_found(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "SAID", tmp_path / "said")
+    assert program.undumped() == {}
+    program.SAID.write_text(SAID)
+    assert program.undumped() == {"api": "pg_dump: error: one", 'a "b": c': "two: 2"}
+    program.SAID.write_text('no dump\npg_dumpall of the roles: x\npg_dump of "x')
+    assert program.undumped() == {}
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo 'error: FATAL:  no' >&2; exit 1", 'pg_dump of "a b": error: FATAL:  no\n'),
+        ("kill -9 $$", 'pg_dump of "a b": it was killed (exit code -9)\n'),
+        # borg went away: its own words are the cause.
+        ("kill -13 $$", None),
+        ("echo 'pg_dump: error: could not write: Broken pipe' >&2; exit 1", None),
+    ],
+)  # fmt: skip
+def test_a_dump_that_failed_says_why_where_borgmatic_would_not(
+    program: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    said: str | None,
+) -> None:
+    monkeypatch.setattr(program, "SAID", tmp_path / "said")
+    monkeypatch.setattr(program, "postgres", lambda *_: ["sh", "-c", script])
+    assert program.dump("17", ["--format", "custom", "a%20b"]) == 1
+    assert (program.SAID.read_text() if program.SAID.exists() else None) == said
+
+
+@pytest.mark.parametrize(
+    ("broken", "once", "left_out"),
+    [
+        ({}, {}, []),
+        ({"b"}, {}, ["b"]),
+        ({"a", "b"}, {}, ["a", "b"]),
+        ({"a", "b", "c"}, {}, ["a", "b", "c"]),
+        ({}, {"a"}, []),
+        ({"b"}, {"a"}, ["b"]),
+    ],
+)
+def test_one_that_cannot_be_dumped_does_not_end_the_others_backup(
+    program: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: set[str],
+    once: set[str],
+    left_out: list[str],
+) -> None:
+    once = set(once)
+    monkeypatch.setattr(program, "SAID", tmp_path / "said")
+
+    def borgmatic(_: object, *words: str) -> str:
+        names = {one["name"] for one in json.loads(words[1].partition("=")[2])}
+        failing = sorted(names & {*broken, *once})
+        if not failing:
+            return json.dumps([{"archive": {"name": "web-1.checkpoint"}}])
+        once.discard(failing[0])
+        program.SAID.write_text(f"pg_dump of {json.dumps(failing[0])}: corrupt\n")
+        raise program.Failed("borgmatic failed")
+
+    monkeypatch.setattr(program, "databases", lambda _: (["a", "b", "c"], {"shut": "closed"}))
+    monkeypatch.setattr(program, "borgmatic", borgmatic)
+    _, names, missing = program.make({"version": "17", "sections": False})
+    assert names == [one for one in ("a", "b", "c") if one not in left_out]
+    assert missing == {"shut": "closed"} | dict.fromkeys(left_out, "corrupt")
+
+
+def test_another_failure_ends_it(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "SAID", tmp_path / "said")
+
+    def borgmatic(*_: object) -> str:
+        raise program.Failed("the connection ended")
+
+    monkeypatch.setattr(program, "databases", lambda _: (["a"], {}))
+    monkeypatch.setattr(program, "borgmatic", borgmatic)
+    with pytest.raises(program.Failed, match="the connection ended"):
+        program.make({"version": "17", "sections": False})

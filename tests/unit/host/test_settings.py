@@ -1,0 +1,37 @@
+"""What the settings of a host may say: preflight and packages."""
+
+from typing import Any
+
+import pytest
+
+from terrafirma.host.settings import Apt, Preflight
+from terrafirma.settings import Settings
+from tests.unit.settings import numbered, refusal
+
+BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
+    # what host data says; the key that the message names; what would be right
+    (Preflight, {"preflight_free_disk_gb": -1}, "preflight_free_disk_gb", "greater than or equal"),
+    (Preflight, {"preflight_free_disk_gb": "much"}, "preflight_free_disk_gb", ", not 'much'"),
+    (Preflight, {"preflight_wait_seconds": 0}, "preflight_wait_seconds", "greater than or equal"),
+    (
+        Preflight,
+        {"preflight_wait_seconds": 100_000},
+        "preflight_wait_seconds",
+        "less than or equal",
+    ),
+    (Apt, {"apt_source": "vendor"}, "apt_source", "'distro' or 'upstream'"),
+    (Apt, {"apt_cache_hours": 0}, "apt_cache_hours", "greater than or equal"),
+    (Apt, {"apt_packages": "vim"}, "apt_packages", "must be a list"),
+    (Apt, {"apt_packages": ["vim", "a b"]}, "apt_packages.1", "'a b' does not match"),
+    (Apt, {"apt_packages": ["--reinstall"]}, "apt_packages.0", "does not match"),
+    (Apt, {"apt_packages": ["vim\n"]}, "apt_packages.0", "does not match"),
+]
+
+
+@pytest.mark.parametrize(("section", "data", "key", "right"), numbered(BAD, 2))
+def test_bad_data_names_the_key_and_what_would_be_right(
+    section: type[Settings], data: dict[str, Any], key: str, right: str
+) -> None:
+    message = refusal(section, **data)
+    assert key in message
+    assert right in message

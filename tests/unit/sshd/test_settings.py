@@ -1,0 +1,31 @@
+"""Which settings of sshd are refused."""
+
+from typing import Any
+
+import pytest
+
+from terrafirma.settings import Settings
+from terrafirma.sshd.settings import Sshd
+from tests.unit.settings import numbered, refusal
+
+BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
+    # what host data says; the key that the message names; what would be right
+    (Sshd, {"sshd_password_authentication": "perhaps"}, "sshd_password_authentication", "boolean"),
+    (Sshd, {"sshd_allow_users": "me"}, "sshd_allow_users", "must be a list"),
+    (Sshd, {"sshd_allow_users": ["me", "a b"]}, "sshd_allow_users.1", "'a b' does not match"),
+    (
+        Sshd,
+        {"sshd_allow_users": ["me\nPermitRootLogin yes"]},
+        "sshd_allow_users.0",
+        "does not match",
+    ),
+]
+
+
+@pytest.mark.parametrize(("section", "data", "key", "right"), numbered(BAD, 2))
+def test_bad_data_names_the_key_and_what_would_be_right(
+    section: type[Settings], data: dict[str, Any], key: str, right: str
+) -> None:
+    message = refusal(section, **data)
+    assert key in message
+    assert right in message

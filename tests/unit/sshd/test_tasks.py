@@ -1,0 +1,67 @@
+"""sshd as a run plans it: whoever is connected keeps access."""
+
+from collections.abc import Sequence
+from subprocess import CompletedProcess
+
+import pytest
+
+from tests.conftest import Pyinfra
+from tests.unit.fake_host import fake, machine, refusal, written
+
+# --- they refuse ----------------------------------------------------------------------------------
+
+# What is wrong; the page; the host; the key or the thing that is named, and what would be right.
+REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
+    "a login that would be locked out by its password": (
+        "tasks/sshd",
+        fake(machine(root="", sudo="yes", user="me"), ssh_password="s3cret"),
+        ("sshd_password_authentication: ", "with a key"),
+    ),
+    "a root that would be locked out by its password": (
+        "tasks/sshd",
+        fake(machine(), ssh_password="s3cret"),
+        ("sshd_password_authentication: ", "with a key"),
+    ),
+    "a root whose password is nowhere enough": (
+        "tasks/sshd",
+        fake(machine(), ssh_password="s3cret", sshd_password_authentication=True),
+        ("sshd_password_authentication: ", "with a key"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_refuses_in_one_line_before_anything_changes(
+    refused: dict[str, CompletedProcess[str]], what: str
+) -> None:
+    message = refusal(refused[what])
+    first, *more = REFUSALS[what][2]
+    assert message.startswith(f"@fake/host: {first}")
+    for part in more:
+        assert part in message
+
+
+def test_a_password_is_not_repeated(refused: dict[str, CompletedProcess[str]]) -> None:
+    for result in refused.values():
+        assert "s3cret" not in result.stdout + result.stderr
+
+
+# --- whoever is connected keeps access ------------------------------------------------------------
+
+
+def test_a_login_with_a_password_that_stays_enough_goes_on(pyinfra: Pyinfra) -> None:
+    me = machine(root="", sudo="yes", user="me")
+    host = fake(me, ssh_password="s3cret", sshd_password_authentication=True)
+    assert pyinfra.call("@fake/host", "tasks/sshd.py", "--dry", *host).returncode == 0
+
+
+@pytest.mark.parametrize("more", [[], ["--sudo"]])
+def test_sshd_goes_on_letting_in_whoever_is_connected(pyinfra: Pyinfra, more: list[str]) -> None:
+    """With --sudo, too: root is not the one who is connected."""
+    host = fake(machine(root="", sudo="yes", user="admin"))
+    how = ("--dry", "--diff", "-vv")
+    result = pyinfra.call("@fake/host", "tasks/sshd.py", *how, *more, *host)
+    assert "AllowUsers admin dev ingres prod" in written(
+        result, "/etc/ssh/sshd_config.d/00-terrafirma.conf"
+    )
+    assert "Machine (_sudo=False)" in result.stderr

@@ -1,0 +1,99 @@
+"""A host with the program on it; one on which releases are made has a script for Docker."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from terrafirma_host import cli, engine, lease, proxy, release, spec
+from terrafirma_host.spec import Application
+
+from tests.unit.programs import Program
+from tests.unit.terrafirma_host.applications import described, told
+from tests.unit.terrafirma_host.docker import DIGEST
+from tests.unit.terrafirma_host.pages import serving
+from tests.unit.terrafirma_host.releases import Answering
+
+DOCKER = """\
+echo "$*" >> {root}/asked
+case "$*" in
+compose*" config --format json")
+  for one; do case $one in *.yaml) cat "$one" ;; esac; done ;;
+"image ls"*) cat {root}/images ;;
+"manifest inspect"*) cat {root}/manifest ;;
+info*) echo '{{}}' ;;
+"ps --all"*project=api-green*) ;;
+"ps --all"*) echo one ;;
+"container inspect"*) cat {root}/containers ;;
+*inspect*) echo '[{{}}]' ;;
+esac
+"""
+
+
+@pytest.fixture
+def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The program's directories on the host are below this one."""
+    for name, path in {
+        "SPECS": "apps",
+        "ROOT": "opt",
+        "KEY": "secrets/release-key",
+        "SECRETS": "secrets",
+        "SLOT_SECRETS": "secrets/slots",
+        "RUNTIME": "run",
+        "UPSTREAMS": "caddy/upstreams",
+        "MAINTENANCE": "caddy/maintenance",
+        "CADDYFILE": "caddy/Caddyfile",
+    }.items():
+        for module in (spec, lease, engine, proxy, release, cli):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, tmp_path / path)
+    (tmp_path / "apps").mkdir()
+    (tmp_path / "opt" / "api").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.fixture
+def app(roots: Path) -> spec.Application:
+    """An application of one service, with a secret."""
+    secret = roots / "secrets" / "database_url"
+    secret.parent.mkdir(exist_ok=True)
+    secret.write_text("postgresql://s3cret\n")
+    source = roots / "opt" / "api" / "sources" / "0123"
+    return replace(described(), source=str(source), secrets={"database_url": str(secret)}, user="")
+
+
+@pytest.fixture
+def host(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host whose Docker says what is in these files, and whose Caddy does not run."""
+    directory = program("docker", DOCKER.format(root=roots))
+    program("ip", "echo 'docker0 UP 10.210.0.1/24'")
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+    (roots / "manifest").write_text(json.dumps({"Descriptor": {"digest": DIGEST}}))
+    (roots / "containers").write_text("[]")
+    (roots / "images").write_text("")
+    spec.make_key()
+    return roots
+
+
+@pytest.fixture
+def answering(host: Path, app: Application, monkeypatch: pytest.MonkeyPatch) -> Iterator[Answering]:
+    """Makes an application whose replicas answer at once, in either slot."""
+    monkeypatch.setattr(proxy, "NOTICED", 0)
+    with ExitStack() as stack:
+        ports = [stack.enter_context(serving())[0] for _ in range(2)]
+
+        def make(**but: Any) -> Application:
+            data: dict[str, Any] = {
+                "replicas": 1,
+                "slots": dict(zip(("blue", "green"), ports, strict=True)),
+                "health_path": "/200",
+                "start_seconds": 5,
+            }
+            made = replace(app, **data | but)
+            (host / "apps" / "api.json").write_text(told(made))
+            return made
+
+        yield make

@@ -1,0 +1,437 @@
+"""The command `terrafirma`: what it takes, and what a deploy key may have it do."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from terrafirma_host import cli, spec
+from terrafirma_host.shell import Failed
+
+from tests.conftest import ROOT
+from tests.unit.terrafirma_host.applications import records, told
+
+# --- deploy keys ----------------------------------------------------------------------------------
+
+# As sshd and sudo start it, with a program in the place of ours that says what it was started with.
+FORCED = """\
+import sys
+from pathlib import Path
+from terrafirma_host import cli, spec
+
+cli.PROGRAM, spec.SPECS, *names = sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]
+cli._forced(names)
+"""
+BY = "--by=deploy key of ci"
+
+
+@pytest.fixture
+def described(roots: Path, app: spec.Application) -> Path:
+    """Two applications: `api` of a source, `web` of an image."""
+    base = dict.fromkeys(json.loads(told(app)), "")
+    for name, source in (("api", "/opt/terrafirma/api/sources/0123"), ("web", "")):
+        data = base | {"name": name, "source": source, "automated": True}
+        (roots / "apps" / f"{name}.json").write_text(json.dumps(data))
+    return roots
+
+
+def test_a_key_that_the_deploy_does_not_know_of_yet_does_nothing(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tasks/users.py lets it in; tasks/app.py looks at the compose files, and says `automated`."""
+    (roots / "apps" / "api.json").write_text(told(app))
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", "release")
+    with pytest.raises(Failed, match="api is not described as one that a key releases: run deploy"):
+        cli._forced(["api"])
+
+
+# Which applications the key may release; what the client asks for; what is done.
+GOOD: list[tuple[list[str], str, list[str]]] = [
+    (["api"], "release", ["release", "api", BY, "--source=-"]),
+    (["api"], "release api", ["release", "api", BY, "--source=-"]),
+    (
+        ["api"],
+        "release api --revision 1a2b3c",
+        ["release", "api", "--revision=1a2b3c", BY, "--source=-"],
+    ),
+    (
+        ["web"],
+        "release --image registry.acme.com/web:2 --revision 'v2-rc/1'",
+        ["release", "web", "--image=registry.acme.com/web:2", "--revision=v2-rc/1", BY],
+    ),
+    (["api", "web"], "release web", ["release", "web", BY]),
+    (["api"], "rollback", ["rollback", "api", BY]),
+    (["api"], "rollback api 0123456789ab", ["rollback", "api", "0123456789ab", BY]),
+    (["api", "web"], "rollback web", ["rollback", "web", BY]),
+    (["api"], "releases", ["releases", "api"]),
+    (["api", "web"], "releases web", ["releases", "web"]),
+]
+
+
+@pytest.mark.parametrize(("names", "asked", "done"), GOOD)
+def test_what_a_deploy_key_does(
+    described: Path, names: list[str], asked: str, done: list[str]
+) -> None:
+    program = described / "terrafirma"
+    program.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
+    program.chmod(0o755)
+    result = subprocess.run(
+        [sys.executable, "-c", FORCED, str(program), str(described / "apps"), *names],
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT / "files"), "SUDO_USER": "ci", "SSH_ORIGINAL_COMMAND": asked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split("\0")[:-1] == done
+    # And that is what the program takes it for.
+    arguments = cli.parser().parse_args(done)
+    assert arguments.name in names
+    assert arguments.command == done[0]
+    if arguments.command != "releases":
+        assert arguments.by == "deploy key of ci"
+
+
+@pytest.mark.parametrize("names", [["api"], ["api", "web"]])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        # Nothing, or what is no words.
+        *("", " ", "'", '"', "release 'api", "\\"),
+        # What it is not for.
+        *("logs api", "run api -- sh", "console api", "restart api", "maintenance api on", "sh"),
+        *("forced shop", "status api", "recover api", "refresh api", "refresh", "internal-sftp"),
+        *("/usr/local/bin/terrafirma release api", "sudo terrafirma release api", "RELEASE api"),
+        *("scp -t /etc", "rsync --server . /", "bash -c 'terrafirma release api'", "-h", "--help"),
+        # Another application, and more than one.
+        *("release shop", "releases shop", "releases api web", "release api web"),
+        *("release ../api", "release api/../../x", "release API", "rollback api a b"),
+        # More commands.
+        *("release api; reboot", "release api && reboot", "release api | sh", "release $(reboot)"),
+        *("release `reboot`", "release api\nreboot", "release api > /etc/passwd", "release api &"),
+        # Options that there are not, or not for a key.
+        *("release --again", "release api --again", "release api --aga", "release -x", "release -"),
+        *("release --revision", "release --image", "release api --rev 1", "release --source"),
+        *("rollback --again", "rollback api --by", "rollback -x", "release -h"),
+        *("releases --json", "releases api --json"),
+        *("release --source -", "release --source=/etc", "release --by root"),
+        *("release --revision=--by=root", "release --revision --by=root", "rollback -- --by=root"),
+        *("release --revision '$(reboot)'", "release --image 'a;`reboot`'", "rollback --by=root"),
+        "release --revision one --revision two",
+        # It is shown to root, on a terminal.
+        *("release api --revision '\x1b[2J'", "release api --revision 'a\nb'"),
+        "release api --image 'a\x1b]0;x\x07'",
+    ],
+)
+def test_what_a_deploy_key_does_not_do(
+    described: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], asked: str
+) -> None:
+    # Would it be started, it would not be found, and that is no Failed.
+    monkeypatch.setattr(cli, "PROGRAM", str(described / "nowhere"))
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", asked)
+    with pytest.raises(Failed, match=r"^this key may: release \["):
+        cli._forced(names)
+
+
+@pytest.mark.parametrize("asked", ["release", "rollback", "releases", "release --revision 1"])
+def test_a_key_for_two_applications_has_to_say_which(
+    described: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.setattr(cli, "PROGRAM", str(described / "nowhere"))
+    monkeypatch.setenv("SSH_ORIGINAL_COMMAND", asked)
+    with pytest.raises(Failed, match=r"^this key may: release \[api\|web\]"):
+        cli._forced(["api", "web"])
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "parsed"),
+    [
+        ("release api", {"name": "api", "source": "", "image": "", "again": False, "by": ""}),
+        ("release api --source - --again", {"source": "-", "again": True}),
+        ("rollback api", {"release": ""}),
+        ("rollback api 0123 --by me", {"release": "0123", "by": "me"}),
+        ("releases", {"name": None, "json": False}),
+        ("releases api --json", {"name": "api", "json": True}),
+        ("logs api -f -n 7", {"follow": True, "lines": 7}),
+        ("run api -- ls -l", {"words": ["ls", "-l"]}),
+        ("console api", {"words": []}),
+        ("maintenance api on", {"state": "on"}),
+        ("maintenance api", {"state": None}),
+        ("status api --stdin", {"stdin": True}),
+        ("forced api web", {"names": ["api", "web"]}),
+        ("secrets renew /x api", {"words": ["renew", "/x", "api"]}),
+        ("postgres-upgrade recover 15 17", {"words": ["recover", "15", "17"]}),
+    ],
+)
+def test_words(words: str, parsed: dict[str, Any]) -> None:
+    arguments = vars(cli.parser().parse_args(words.split()))
+    assert {name: arguments[name] for name in parsed} == parsed
+    assert arguments["command"] == words.split(maxsplit=1)[0]
+
+
+@pytest.mark.parametrize(
+    "words", ["", "api", "release", "logs", "run api", "maintenance api maybe"]
+)
+def test_words_that_are_refused(words: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as error:
+        cli.main(words.split())
+    assert error.value.code == 2
+    assert "usage: terrafirma" in capsys.readouterr().err
+
+
+def test_what_the_deploy_uses_is_not_in_the_help() -> None:
+    shown = cli.parser().format_help()
+    assert "  rollback " in shown
+    for name in cli.DEPLOY:
+        assert f"  {name}" not in shown
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("releases", "release api", "forced api", "logs api", "secrets check /x"),
+        *("passwords check 17", "postgres-upgrade clean 15 15"),
+    ],
+)
+def test_it_is_for_root(words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cli.main(words.split()) == 1
+    assert capsys.readouterr().err == "terrafirma: run it as root (sudo)\n"
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    # It is this process's.
+    monkeypatch.setattr(os, "umask", lambda _: 0)
+
+
+@pytest.mark.usefixtures("root", "described")
+def test_what_went_wrong_is_one_line(capsys: Any) -> None:
+    for words, wrong in (
+        (["logs", "shop"], "there is no application 'shop'; there are: api, web"),
+        (["logs", "../api"], "'../api' is no application; there are: api, web"),
+        (["logs", "api"], "api has no release yet"),
+        (["console", "web"], "web has no release yet"),
+    ):
+        assert cli.main(words) == 1
+        assert capsys.readouterr().err == f"terrafirma: {wrong}\n"
+
+
+@pytest.mark.usefixtures("root")
+def test_releases_are_shown_with_what_became_of_them(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, program: Any, capsys: Any
+) -> None:
+    # All images are there but that of the first.
+    script = """case "$*" in *:aaa*) echo "Error: No such image" >&2; echo '[]'; exit 1 ;; esac
+        echo '[{}]'"""
+    monkeypatch.setenv("PATH", f"{program('docker', script)}:{os.environ['PATH']}")
+    (roots / "apps" / "api.json").write_text(told(app))
+    for release in ("aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"):
+        records(app, release, withdrawn=release.startswith("c"))
+        spec.append_history(app, "release", release, f"revision-of-{release}", "me@here")
+    spec.append_history(app, "rollback", "bbbbbbbbbbbb", "", "deploy key of ci")
+    spec.Serving("bbbbbbbbbbbb", "blue", 4, 8000).save(app)
+    assert cli.main(["releases"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "api: 4 replicas of bbbbbbbbbbbb"
+    assert [(line.split()[1], line.split()[2]) for line in lines] == [
+        ("rollback", "bbbbbbbbbbbb"),
+        ("release", "cccccccccccc"),
+        ("release", "bbbbbbbbbbbb"),
+        ("release", "aaaaaaaaaaaa"),
+    ]
+    assert "deploy key of ci" in lines[0]
+    assert lines[0].endswith("serves, kept")
+    assert lines[1].endswith("taken back, kept")
+    assert lines[3].rstrip().endswith("me@here")
+    assert cli.main(["releases", "api", "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert (answer["serving"], answer["replicas"]) == ("bbbbbbbbbbbb", 4)
+    assert sorted(answer["kept"]) == ["bbbbbbbbbbbb", "cccccccccccc"]
+    assert answer["withdrawn"] == ["cccccccccccc"]
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "api", "--", "python3", "x.py"], "--entrypoint python3 api x.py"),
+        (["console", "api"], "--entrypoint sh api"),
+    ],
+)
+def test_a_command_is_in_a_project_of_its_own(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch,
+    words: list[str], said: str,
+) -> None:  # fmt: skip
+    """A release clears its slot, with all that is in that project; a console is not to end then."""
+    (roots / "apps" / "api.json").write_text(told(app))
+    records(app, "0123456789ab")
+    spec.Serving("0123456789ab", "green", 4, 8064).save(app)
+
+    def become(program: str, words: list[str], environment: dict[str, str]) -> None:
+        raise SystemExit(" ".join(words))
+
+    monkeypatch.setattr(os, "execve", become)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    command = str(ended.value)
+    assert "--project-name api-run " in command
+    # In the environment and the networks of what serves.
+    assert f"--file {app.directory}/layers/green.yaml run --rm --no-deps" in command
+    assert command.endswith(said)
+
+
+@pytest.mark.usefixtures("root")
+def test_at_boot_all_are_put_right_whatever_becomes_of_others(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, program: Any, capsys: Any
+) -> None:
+    monkeypatch.setenv("PATH", f"{program('docker', 'exit 0')}:{os.environ['PATH']}")
+    (roots / "apps" / "shop.json").write_text(told(replace(app, name="shop")))
+    # One that left the data when this was another version, and one that somebody has spoilt.
+    (roots / "apps" / "api.json").write_text('{"name": "api"}')
+    (roots / "apps" / "old.json").write_text("[]")
+    left = spec.SLOT_SECRETS / "shop" / "green" / "token"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    assert cli.main(["recover"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" is left alone: ")[0] for line in said] == [
+        *("terrafirma: api", "terrafirma: old"),
+    ]
+    assert not left.exists()
+    assert cli.main(["releases", "--json"]) == 0
+    assert [one["application"] for one in json.loads(capsys.readouterr().out)] == ["shop"]
+    # What Docker does not do is a failure, after which systemd tries again.
+    program("docker", "echo no luck >&2; exit 1")
+    assert cli.main(["recover"]) == 1
+    assert "terrafirma: shop: docker ps: no luck" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("root")
+def test_settings_are_refreshed_where_something_serves(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (roots / "apps" / "api.json").write_text(told(app))
+    monkeypatch.setenv(cli.UNIT, "terrafirma-release-api.service")
+    assert cli.main(["refresh", "api"]) == 0
+    assert capsys.readouterr().out == "api has no release yet\n"
+
+
+# --- the unit of a release ------------------------------------------------------------------------
+
+# Stands in for systemd-run: what is after the last option is run, with the variables that it sets.
+RUNS = """
+token=
+while :; do case $1 in
+--setenv=TERRAFIRMA_TOKEN=*) token=${{1##*=}} ;; --*) ;; *) break ;;
+esac; shift; done
+{then}
+"""
+# How a unit ends, as systemd-run sees it, whether that is said, and what whoever waits is told.
+UNITS: dict[str, tuple[str, str, int, str]] = {
+    "a success": ('echo "$token 0" > {end}; exit 0', "inactive", 0, ""),
+    "a failure": ('echo "$token 1" > {end}; exit 1', "inactive", 1, ""),
+    # Whoever is killed after that has done its work.
+    "a success, killed late": ('echo "$token 0" > {end}; exit 255', "inactive", 0, ""),
+    # For systemd it has ended well.
+    "stopped": ("exit 0", "inactive", 1, "was stopped before its end (systemd-run: exit 0)"),
+    "killed": ("exit 255", "inactive", 1, "was stopped before its end (systemd-run: exit 255)"),
+    "not begun": ("exit 1", "inactive", 1, "nothing serves: `journalctl -u terrafirma-release-"),
+    "an end of another": ('echo "0123 0" > {end}; exit 0', "inactive", 1, "was stopped before"),
+    "nonsense": ("echo > {end}; exit 0", "inactive", 1, "was stopped before its end"),
+    "nobody waits": ("kill -9 $$", "active", 1, "nobody waits for the release of api any more"),
+}
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("what", UNITS)
+@pytest.mark.parametrize("words", [["release", "api"], ["rollback", "api"], ["restart", "api"]])
+def test_whoever_waits_is_told_how_it_ended(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, program: Any, capsys: Any,
+    words: list[str], what: str,
+) -> None:  # fmt: skip
+    then, state, status, said = UNITS[what]
+    (roots / "apps" / "api.json").write_text(told(app))
+    spec.RUNTIME.mkdir()
+    then = then.format(end=spec.RUNTIME / "api.end")
+    program("systemctl", f"echo {state}")
+    directory = program("systemd-run", RUNS.format(then=then))
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+    # Left by another.
+    (spec.RUNTIME / "api.end").write_text("4567 0\n")
+    try:
+        ended = cli.main(words)
+    except SystemExit as exit:
+        ended = int(str(exit.code))
+    assert ended == status
+    error = capsys.readouterr().err
+    assert said in error
+    assert bool(error) is bool(said)
+
+
+@pytest.mark.usefixtures("root")
+def test_a_unit_says_how_it_ends(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not the recovery after it, which is in the same unit."""
+    (roots / "apps" / "api.json").write_text(told(app))
+    monkeypatch.setenv(cli.UNIT, "terrafirma-release-api.service")
+    monkeypatch.setenv(cli.TOKEN, "0123")
+    end = spec.RUNTIME / "api.end"
+    assert cli.main(["refresh", "api"]) == 0
+    assert end.read_text() == "0123 0\n"
+    assert cli.main(["rollback", "api"]) == 1
+    assert end.read_text() == "0123 1\n"
+    end.unlink()
+    cli.main(["recover", "api"])
+    assert not end.exists()
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("follow", [[], ["--follow"]])
+def test_logs_are_text(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, program: Any, capsys: Any,
+    follow: list[str],
+) -> None:  # fmt: skip
+    (roots / "apps" / "api.json").write_text(told(app))
+    records(app, "0123456789ab")
+    spec.Serving("0123456789ab", "green", 4, 8064).save(app)
+    script = r"printf 'api-1  | \033[31mred\033[0m\n'; echo $* >&2; exit 3"
+    monkeypatch.setenv("PATH", f"{program('docker', script)}:/usr/bin:/bin")
+    with pytest.raises(SystemExit, match="3"):
+        cli.main(["logs", "api", *follow])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "api-1  | red"
+    assert said[1].startswith("compose --project-name api-green logs --no-color --tail 100")
+
+
+@pytest.mark.usefixtures("root")
+def test_what_somebody_calls_a_release_is_shown_as_text(
+    app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, program: Any, capsys: Any
+) -> None:
+    monkeypatch.setenv("PATH", f"{program('docker', 'exit 0')}:/usr/bin:/bin")
+    (roots / "apps" / "api.json").write_text(told(app))
+    spec.append_history(
+        app, "release", "0123456789ab", "\x1b[31mv1\x1b[0m", "\x1b]0;owned\x07me\u202e@here"
+    )
+    assert cli.main(["releases", "api"]) == 0
+    said = capsys.readouterr().out
+    assert "v1" in said
+    assert "me@here" in said
+    assert said.replace("\n", "").isprintable()
+
+
+def test_the_launcher_finds_its_modules_and_nothing_else() -> None:
+    """Nothing of whoever calls it: neither their directory nor their packages."""
+    first, *lines = (ROOT / "files" / "terrafirma").read_text().splitlines()
+    assert first == "#!/usr/bin/python3 -I"
+    assert 'sys.path.insert(0, "/usr/local/lib/terrafirma")' in lines

@@ -1,0 +1,539 @@
+"""What is asked of Docker, and what its answers mean; a script stands in for it."""
+
+import base64
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from terrafirma_host import engine
+from terrafirma_host.engine import Container, containers, lost_host, registry_of, repository
+from terrafirma_host.shell import Failed
+from terrafirma_host.spec import Application
+
+from tests.unit.programs import Program
+from tests.unit.terrafirma_host.docker import DIGEST, inspected
+
+HUB = "https://index.docker.io/v1/"
+
+
+@pytest.fixture
+def docker(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Has this script answer in the place of Docker; returns the file with what it was asked."""
+    asked = roots / "asked"
+
+    def write(script: str) -> Path:
+        directory = program("docker", f'echo "$*" >> {asked}\n{script}')
+        monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+        return asked
+
+    return write
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "registry", "path"),
+    [
+        ("api", HUB, "api"),
+        ("api:1.2", HUB, "api"),
+        ("team/api:1.2", HUB, "team/api"),
+        # Docker asks for the password of its own under one name alone.
+        ("docker.io/team/api:1.2", HUB, "docker.io/team/api"),
+        ("index.docker.io/team/api", HUB, "index.docker.io/team/api"),
+        ("ghcr.io/acme/api:1.2", "ghcr.io", "ghcr.io/acme/api"),
+        ("localhost/api", "localhost", "localhost/api"),
+        ("localhost:5000/api", "localhost:5000", "localhost:5000/api"),
+        ("registry:5000/a/b/api:1.2", "registry:5000", "registry:5000/a/b/api"),
+        (f"ghcr.io/acme/api@{DIGEST}", "ghcr.io", "ghcr.io/acme/api"),
+        (f"registry:5000/api:1.2@{DIGEST}", "registry:5000", "registry:5000/api"),
+    ],
+)
+def test_where_an_image_comes_from(image: str, registry: str, path: str) -> None:
+    assert registry_of(image) == registry
+    assert repository(image) == path
+
+
+def test_an_image_with_a_digest_is_nobodys_to_ask(docker: Any, app: Application) -> None:
+    asked = docker("exit 1")
+    for tag in ("", ":1.2"):
+        image = f"ghcr.io/acme/api{tag}@{DIGEST}"
+        assert engine.resolve(app, image) == f"ghcr.io/acme/api@{DIGEST}"
+    assert not asked.exists()
+
+
+def manifest(architecture: str, digest: str) -> dict[str, Any]:
+    platform = {"architecture": architecture, "os": "linux"}
+    return {"Descriptor": {"digest": digest, "platform": platform}}
+
+
+ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+MANIFESTS: dict[str, Any] = {
+    "one": manifest(ARCHITECTURE, DIGEST),
+    "several": [
+        manifest("s390x", "sha256:no"),
+        # Of who built it and how.
+        {"Descriptor": {"digest": "sha256:no", "platform": None}},
+        manifest(ARCHITECTURE, DIGEST),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", MANIFESTS)
+@pytest.mark.parametrize("secure", [True, False])
+def test_a_tag_is_what_the_registry_has_now(
+    docker: Any, app: Application, kind: str, secure: bool
+) -> None:
+    known = json.dumps({"registry.test:5000": {"Secure": secure}, "docker.io": {"Secure": True}})
+    asked = docker(
+        f"case $1 in info) echo '{known}' ;; *) echo '{json.dumps(MANIFESTS[kind])}' ;; esac"
+    )
+    image = "registry.test:5000/api:1.2"
+    assert engine.resolve(app, image) == f"registry.test:5000/api@{DIGEST}"
+    words = asked.read_text().splitlines()[-1].split()
+    assert words[:2] == ["manifest", "inspect"]
+    assert words[-1] == image
+    assert ("--insecure" in words) != secure
+
+
+def test_an_image_for_other_machines_is_none(docker: Any, app: Application) -> None:
+    answer = json.dumps([manifest("s390x", DIGEST)])
+    docker(f"case $1 in info) echo '{{}}' ;; *) echo '{answer}' ;; esac")
+    with pytest.raises(Failed, match=rf"api:1: there is none for {os.uname().machine}"):
+        engine.resolve(app, "api:1")
+
+
+def test_a_registry_that_does_not_answer_is_said(docker: Any, app: Application) -> None:
+    docker("case $1 in info) echo '{}' ;; *) echo 'no such manifest: api:1' >&2; exit 1 ;; esac")
+    with pytest.raises(Failed, match="docker manifest: no such manifest: api:1"):
+        engine.resolve(app, "api:1")
+
+
+@pytest.fixture
+def private(app: Application, roots: Path) -> Application:
+    password = roots / "secrets" / ".registry_password"
+    password.write_text("s3cret:s3cret\n")
+    return replace(
+        app.with_image("registry.test:5000/api:1"),
+        registry_user="ci",
+        registry_password=str(password),
+    )
+
+
+def test_a_password_is_there_for_as_long_as_it_is_needed(private: Application) -> None:
+    with suppress(ZeroDivisionError), engine.registry(private) as env:
+        directory = Path(env["DOCKER_CONFIG"])
+        config = directory / "config.json"
+        assert (directory.stat().st_mode & 0o777, config.stat().st_mode & 0o777) == (0o700, 0o600)
+        auths = json.loads(config.read_text())["auths"]
+        assert list(auths) == ["registry.test:5000"]
+        known = base64.b64decode(auths["registry.test:5000"]["auth"])
+        assert known == b"ci:s3cret:s3cret"
+        raise ZeroDivisionError
+    assert not directory.exists()
+
+
+def test_a_source_names_its_registry(private: Application) -> None:
+    source = replace(private, image="", source="/src", registry="registry.test:5001")
+    with engine.registry(source) as env:
+        config = json.loads((Path(env["DOCKER_CONFIG"]) / "config.json").read_text())
+    assert list(config["auths"]) == ["registry.test:5001"]
+
+
+def test_a_password_is_no_argument(docker: Any, private: Application) -> None:
+    asked = docker(
+        """case $1 in
+        image) echo "Error: No such image" >&2; echo '[]'; exit 1 ;;
+        pull) test -s "$DOCKER_CONFIG/config.json" ;;
+        esac"""
+    )
+    assert engine.pull(private, f"registry.test:5000/api@{DIGEST}")
+    assert asked.read_text().splitlines()[-1] == f"pull --quiet registry.test:5000/api@{DIGEST}"
+    assert "s3cret" not in asked.read_text()
+
+
+def test_a_password_that_is_missing_is_named(private: Application) -> None:
+    missing = replace(private, registry_password="/no/where")
+    with (
+        pytest.raises(Failed, match=r"/no/where is missing; run deploy.py"),
+        engine.registry(missing),
+    ):
+        pass
+    with engine.registry(replace(private, registry_user="")) as env:
+        assert env == {}
+
+
+def test_an_image_that_is_here_is_not_pulled(docker: Any, app: Application) -> None:
+    asked = docker("echo '[{}]'")
+    assert not engine.pull(app, f"api@{DIGEST}")
+    assert "pull" not in asked.read_text()
+
+
+def test_what_is_not_there_is_no_failure_and_a_docker_that_fails_is_one(docker: Any) -> None:
+    for words in ("Error: No such image: x", "Error response from daemon: network x not found"):
+        docker(f"echo '{words}' >&2; echo '[]'; exit 1")
+        assert engine.inspect("image", ["x"]) == []
+    docker("echo 'Cannot connect to the Docker daemon' >&2; exit 1")
+    with pytest.raises(Failed, match="docker image inspect: Cannot connect"):
+        engine.inspect("image", ["x"])
+
+
+# --- projects, networks, volumes ------------------------------------------------------------------
+
+
+def test_two_descriptions_are_asked_about_at_once(app: Application, roots: Path) -> None:
+    """A file of its own for each: a dry run does not change what a release is reading."""
+    first, second = (engine.Compose(one).files() for one in (app, replace(app, network="jobs")))
+    assert first != second
+    assert engine.Compose(app).files() == first
+    (path,) = first
+    assert Path(path).parent == roots / "run"
+    assert Path(path).stat().st_mode & 0o777 == 0o600
+    assert app.network in Path(path).read_text()
+
+
+def test_services_with_profiles_are_known(docker: Any, app: Application) -> None:
+    asked = docker("""echo '{"services": {"api": {}}}'""")
+    engine.Compose(app).project()
+    assert "--profile * config --format json" in asked.read_text()
+
+
+def test_what_leads_docker_elsewhere_is_for_the_containers_alone(app: Application) -> None:
+    env = {
+        "DOCKER_HOST": "tcp://evil:1",
+        "COMPOSE_FILE": "/x",
+        "LD_PRELOAD": "/x",
+        "PATH": "/x",
+        "HOME": "/x",
+        "BUILDKIT_HOST": "x",
+        "SSL_CERT_FILE": "/x",
+        "PORT": "8000",
+    }
+    standard = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    own = {"PATH": standard, "HOME": "/root"}
+    assert engine.Compose(replace(app, env=env)).environment() == own | {"PORT": "8000"}
+    # Secrets come under names of ours as well, so that none is missing in a container.
+    file = app.secrets["database_url"]
+    secrets = {"docker_host": file, "google_key": file}
+    told = replace(app, secrets_env=True, secrets=secrets)
+    value = "postgresql://s3cret"
+    assert engine.Compose(told).environment() == own | {
+        "GOOGLE_KEY": value,
+        "TERRAFIRMA_SECRET_DOCKER_HOST": value,
+        "TERRAFIRMA_SECRET_GOOGLE_KEY": value,
+    }
+
+
+def test_a_blank_variable_is_named_where_compose_fails_by_it(docker: Any, app: Application) -> None:
+    source = Path(app.source)
+    source.mkdir(parents=True)
+    (source / "compose.yaml").write_text('services:\n  api:\n    volumes: ["${UPLOADS}:/data"]\n')
+    docker(
+        """case $* in *--no-interpolate*) echo '{}'; exit 0 ;; esac
+        echo 'time="1" level=warning msg="The \\"UPLOADS\\" variable is not set."' >&2
+        echo 'invalid spec: :/data: empty section between colons' >&2; exit 1"""
+    )
+    with pytest.raises(Failed) as said:
+        engine.Compose(replace(app, compose=("compose.yaml",))).project()
+    assert "${UPLOADS} (compose.yaml, line 3) is not set" in str(said.value)
+    assert str(said.value).endswith("(the compose files: invalid spec: :/data: empty section "
+                                    "between colons)")  # fmt: skip
+
+
+def mounted(source: str, **more: Any) -> dict[str, Any]:
+    return {"type": "bind", "source": source, "target": "/data", **more}
+
+
+@pytest.mark.parametrize(
+    ("mount", "refused"),
+    [
+        (mounted("{source}/data"), True),
+        (mounted("{source}"), True),
+        (mounted("{source}/data", read_only=True), False),
+        (mounted("/srv/data"), False),
+        ({"type": "volume", "source": "data", "target": "/data"}, False),
+        ({"type": "volume", "target": "/data"}, False),
+        ({"type": "tmpfs", "target": "/data"}, False),
+    ],
+)
+def test_nothing_is_written_into_a_source(
+    docker: Any, app: Application, mount: dict[str, Any], refused: bool
+) -> None:
+    """The next release has another one."""
+    # Elsewhere several may write, or what is written may be lost.
+    app = replace(app, shared=tuple({mount.get("source", "")} & {"/srv/data"}), scratch=("api",))
+    if mount == {"type": "volume", "source": "data", "target": "/data"}:
+        app = replace(app, shared=("data",))
+    if "source" in mount:
+        mount = mount | {"source": mount["source"].format(source=app.source)}
+    files = {"services": {"api": {"volumes": [mount]}}, "volumes": {"data": {"name": "api_data"}}}
+    docker(f"echo '{json.dumps(files | {'name': 'api'})}'")
+    if refused:
+        with pytest.raises(Failed, match=r"^api: what it writes into /data would go with its"):
+            engine.Compose(app).project()
+    else:
+        engine.Compose(app).project()
+
+
+ADDRESSES = {"ipam": {"config": [{"subnet": "10.9.0.0/24"}]}}
+
+
+def test_a_network_with_addresses_of_its_own_cannot_be_there_twice(
+    docker: Any, app: Application
+) -> None:
+    for network, refused in (
+        (ADDRESSES, True),
+        (ADDRESSES | {"external": True}, False),
+        ({"ipam": {}}, False),
+    ):
+        docker(f"echo '{json.dumps({'services': {'api': {}}, 'networks': {'inner': network}})}'")
+        if refused:
+            with pytest.raises(Failed, match=r"^the network inner has addresses of its own"):
+                engine.Compose(app).project()
+        else:
+            engine.Compose(app).project()
+
+
+ABSENT = "case $* in *inspect*) echo 'Error: No such thing' >&2; echo '[]'; exit 1 ;; esac"
+
+
+def test_networks_and_volumes_are_made_as_the_files_say(docker: Any, app: Application) -> None:
+    project: dict[str, Any] = {
+        "name": "api",
+        "services": {},
+        "networks": {
+            "default": {"name": "api_default", "ipam": {}},
+            "inner": {
+                "name": "api_inner",
+                "internal": True,
+                "enable_ipv6": True,
+                "driver_opts": {"com.docker.network.driver.mtu": "1400"},
+            },
+            "theirs": {"name": "theirs", "external": True},
+        },
+        "volumes": {
+            "data": {"name": "api_data"},
+            "shared": {
+                "name": "api_shared",
+                "driver": "local",
+                "driver_opts": {"type": "nfs", "o": "addr=nas,rw"},
+            },
+            "theirs": {"name": "theirs", "external": True},
+        },
+    }
+    asked = docker(ABSENT)
+    engine.make_networks(app, project, "green")
+    engine.make_volumes(app, project)
+    made = [line for line in asked.read_text().splitlines() if " create " in line]
+    label = "--label terrafirma.app=api"
+    assert made == [
+        f"network create {label} api-green",
+        f"network create {label} --opt=com.docker.network.driver.mtu=1400 --internal --ipv6"
+        " api-green-inner",
+        f"volume create {label} api_data",
+        f"volume create {label} --opt=type=nfs --opt=o=addr=nas,rw --driver=local api_shared",
+    ]
+    # Those that are there are left as they are.
+    asked = docker("echo '[{}]'")
+    asked.unlink()
+    engine.make_networks(app, project, "green")
+    engine.make_volumes(app, project)
+    assert " create " not in asked.read_text()
+
+
+# --- containers -----------------------------------------------------------------------------------
+
+
+def test_the_containers_of_a_project(docker: Any) -> None:
+    answer = [
+        inspected("api-blue-api-1", Health={"Status": "healthy"}),
+        # No health check, and hardly anything said of it.
+        inspected("api-blue-api-2", Status="exited", Health=None) | {"Config": {"Labels": {}}},
+    ]
+    answer[0]["Mounts"] = [{"Source": "/srv/a"}, {"Type": "tmpfs"}]
+    asked = docker(f"case $1 in ps) echo one two ;; *) echo '{json.dumps(answer)}' ;; esac")
+    first, second = containers("api-blue", "api")
+    assert first == Container(
+        id="id-api-blue-api-1", name="api-blue-api-1", service="api", release="0123456789ab",
+        state="running", health="healthy", restarts=0, done=False,
+        hosts="/var/lib/docker/api-blue-api-1/hosts", mounts=("/srv/a", ""),
+    )  # fmt: skip
+    assert (second.service, second.release, second.state, second.health) == ("", "", "exited", "")
+    listed, inspect = asked.read_text().splitlines()
+    # Also those that do not run; of this project alone, and none that `run` started, nor one that
+    # somebody has made in a project that is called the same.
+    assert "label=terrafirma.app" in listed.split()
+    assert "--all" in listed.split()
+    assert "label=com.docker.compose.project=api-blue" in listed.split()
+    assert "label=com.docker.compose.oneoff=False" in listed.split()
+    assert "label=com.docker.compose.service=api" in listed.split()
+    assert inspect == "container inspect one two"
+
+
+ONCE = {"RestartPolicy": {"Name": "no"}}
+
+
+@pytest.mark.parametrize(
+    ("host", "state", "done"),
+    [
+        (ONCE, {"Status": "exited", "ExitCode": 0}, True),
+        ({"RestartPolicy": {"Name": ""}}, {"Status": "exited", "ExitCode": 0}, True),
+        (ONCE, {"Status": "exited", "ExitCode": 1}, False),
+        (ONCE, {"Status": "running", "ExitCode": 0}, False),
+        # Somebody has stopped it: it was to go on.
+        (
+            {"RestartPolicy": {"Name": "unless-stopped"}},
+            {"Status": "exited", "ExitCode": 0},
+            False,
+        ),
+    ],
+)
+def test_what_was_to_run_once_is_done_when_it_has(
+    host: dict[str, Any], state: dict[str, Any], done: bool
+) -> None:
+    answer = inspected("api-blue-seed-1", **state) | {"HostConfig": host}
+    assert engine._container(answer).done is done
+
+
+def test_a_port_without_one_of_the_host_is_none() -> None:
+    """As in a network that is routed."""
+    answer = inspected("api-blue-api-1")
+    answer["NetworkSettings"] = {"Ports": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": ""}]}}
+    assert engine._container(answer).port == 0
+
+
+def stamp(seconds: float) -> str:
+    """That long ago, as Docker writes it."""
+    return f"{datetime.fromtimestamp(time.time() - seconds, UTC):%Y-%m-%dT%H:%M:%S}.123456789Z"
+
+
+STATE = """\
+case "$1 $2" in
+"ps --all") test ! -e {up} || test -e {gone} || echo new ;;
+"container inspect") echo '{answer}' ;;
+"compose "*) case $* in *" up --detach "*) touch {up} ;; esac ;;
+"rm --force") touch {gone} ;;
+"logs "*) echo ModuleNotFoundError ;;
+esac
+"""
+
+
+def test_a_stateful_service_that_was_never_up_is_made_anew_by_the_next_release(
+    docker: Any, app: Application, tmp_path: Path
+) -> None:
+    """It has nothing to keep, and its files are mended until then."""
+    new = inspected("api-state-db-1", Status="restarting", ExitCode=3) | {"RestartCount": 5}
+    new["Config"]["Labels"]["com.docker.compose.service"] = "db"
+    up, gone = tmp_path / "up", tmp_path / "gone"
+    asked = docker(STATE.format(up=up, gone=gone, answer=json.dumps([new | {"Id": "new"}])))
+    files = {"name": "api", "services": {"api": {}, "db": {"build": "db"}}, "networks": {}}
+    with pytest.raises(Failed) as failed:
+        engine.start_state(engine.Compose(replace(app, stateful=("db",))), files)
+    assert str(failed.value) == (
+        "api-state-db-1 does not stay up (it ended, the last time with code 3, and was started 6 "
+        "times); its last words:\nModuleNotFoundError"
+    )
+    asked_for = asked.read_text().splitlines()
+    assert gone.exists()
+    assert "rm --force new" in asked_for
+    # Its image is that of the files as they are now.
+    assert [line for line in asked_for if line.endswith(" build db")]
+
+
+@pytest.mark.parametrize(
+    ("began", "lasts"),
+    [(1, False), (9, False), (12, True), (3600, True), (-3600, True)],
+)
+def test_who_began_in_the_future_did_so_by_another_clock(began: float, lasts: bool) -> None:
+    assert engine._container(inspected("x", StartedAt=stamp(began))).lasts is lasts
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_one_that_was_started_again_shows_whether_it_stays(
+    again: bool, docker: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(engine, "STRETCH", 3)
+    worker = inspected("api-blue-jobs-1", StartedAt=stamp(1)) | {"RestartCount": 5}
+    later = inspected("api-blue-jobs-1", StartedAt=stamp(-3)) | {"RestartCount": 6}
+    answer = json.dumps([later if again else worker])
+    once = tmp_path / "once"
+    docker(
+        f"case $1 in ps) echo one; exit;; esac; test -e {once} && echo '{answer}' ||"
+        f" echo '{json.dumps([worker])}'; touch {once}"
+    )
+    (one,) = engine.stable_containers("api-blue")
+    assert one.up is not again
+
+
+def test_a_project_without_containers_is_not_inspected(docker: Any) -> None:
+    asked = docker("true")
+    assert containers("api-green") == []
+    assert len(asked.read_text().splitlines()) == 1
+
+
+GATEWAY = "10.210.0.1\thost.docker.internal"
+GATEWAY_6 = "fd00::1\thost.docker.internal"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "lost"),
+    [
+        ([GATEWAY], False),
+        ([GATEWAY_6, GATEWAY], False),
+        (["10.210.0.1 host.docker.internal another"], False),
+        # Where docker0 was before the host's last boot; the second is no part of it.
+        (["172.17.0.1\thost.docker.internal"], True),
+        ([GATEWAY_6, "172.17.0.1\thost.docker.internal"], True),
+        (["10.210.0.11\thost.docker.internal"], True),
+        (["0.210.0.1\thost.docker.internal"], True),
+        # An application of somebody who did not ask for that name, and a container without a file.
+        (["172.17.0.5\t0b7ca25ec7af"], False),
+        ([GATEWAY_6], False),
+        ([], False),
+        (None, False),
+    ],
+)
+def test_a_container_that_looks_for_the_host_where_it_is_not(
+    program: Program, roots: Path, monkeypatch: pytest.MonkeyPatch,
+    hosts: list[str] | None, lost: bool,
+) -> None:  # fmt: skip
+    """It keeps the address that docker0 had when it started."""
+    file = roots / "hosts"
+    if hosts is not None:
+        lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost", *hosts, ""]
+        file.write_text("\n".join(lines))
+    directory = program(
+        "ip",
+        """test "$*" = '-brief address' || exit 1
+        echo 'lo               UNKNOWN        127.0.0.1/8 ::1/128'
+        echo 'docker0          UP             10.210.0.1/24 fe80::42:1/64'""",
+    )
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+    answer = inspected("api") | {"HostsPath": str(file)}
+    assert lost_host(engine._container(answer)) is lost
+
+
+@pytest.mark.parametrize(
+    ("since", "all_of_it", "words"),
+    [
+        ("echo now", "echo before; echo now", "now"),
+        # It was started again a moment ago.
+        (":", "echo no config", "no config"),
+        (":", ":", "(none)"),
+    ],
+)
+def test_the_last_words_of_a_container_that_has_just_begun_again_are_those_of_before(
+    docker: Any, since: str, all_of_it: str, words: str
+) -> None:
+    docker(f'case "$*" in *--since*) {since} ;; *) {all_of_it} ;; esac')
+    one = Container(
+        id="1a2b", name="api-blue-api-1", service="api", release="0123456789ab",
+        state="restarting", health="", restarts=3, done=False, hosts="", mounts=(), started=1e9,
+    )  # fmt: skip
+    assert engine.logs(one) == words

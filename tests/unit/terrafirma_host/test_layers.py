@@ -1,0 +1,552 @@
+"""What is laid over a compose project: read as YAML, with Compose's own words for it."""
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import yaml
+from terrafirma_host import layers
+from terrafirma_host.spec import Application
+
+from tests.unit.terrafirma_host.applications import described
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A value behind `!reset` or `!override`."""
+
+    tag: str
+    value: Any
+
+
+class Loader(yaml.SafeLoader):
+    """YAML as Compose reads it."""
+
+
+def _tagged(loader: Loader, tag: str, node: yaml.Node) -> Tagged:
+    if isinstance(node, yaml.ScalarNode):
+        return Tagged(tag, None if node.value == "null" else node.value)
+    if isinstance(node, yaml.SequenceNode):
+        return Tagged(tag, loader.construct_sequence(node, deep=True))
+    assert isinstance(node, yaml.MappingNode)
+    return Tagged(tag, loader.construct_mapping(node, deep=True))
+
+
+Loader.add_multi_constructor("!", _tagged)
+RESET = Tagged("reset", None)
+
+
+def read(text: str) -> dict[str, Any]:
+    answer: dict[str, Any] = yaml.load(text, Loader)
+    return answer
+
+
+APP = described(container_port=8080)
+SHOP = replace(
+    APP, name="shop", source="/opt/terrafirma/shop/sources/0123", compose=("compose.yaml",),
+    service="web", stateful=("redis",), migrate=("migrate",),
+)  # fmt: skip
+# As `docker compose config --format json` says it.
+OWN: dict[str, Any] = {
+    "name": "api",
+    "services": {"api": {"build": {"context": APP.source}, "image": "set-by-the-layer"}},
+    "networks": {"default": {"name": "apps", "external": True}},
+}
+COMPLETED = {"condition": "service_completed_successfully", "required": True}
+HEALTHY = {"condition": "service_healthy", "required": True}
+PROJECT: dict[str, Any] = {
+    "name": "shop",
+    "services": {
+        "web": {
+            "build": {"context": SHOP.source},
+            "depends_on": {"migrate": COMPLETED, "redis": HEALTHY},
+            "networks": {"default": None},
+            "ports": [{"mode": "ingress", "target": 8000, "published": "8080", "protocol": "tcp"}],
+        },
+        "worker": {
+            "build": {"context": SHOP.source},
+            "depends_on": {"web": HEALTHY, "redis": HEALTHY},
+            "deploy": {"replicas": 3},
+        },
+        "Mail": {"image": "mailhog:1", "ports": [{"target": 8025, "published": "8025"}]},
+        "migrate": {"build": {"context": SHOP.source}, "depends_on": {"redis": HEALTHY}},
+        "redis": {"image": "redis:7", "ports": [{"target": 6379, "published": "6379"}]},
+    },
+    "networks": {
+        "default": {"name": "shop_default", "ipam": {}},
+        "inner": {"name": "shop_inner", "ipam": {}},
+        "theirs": {"name": "theirs", "external": True},
+    },
+    "volumes": {
+        "data": {"name": "shop_data"},
+        "chosen": {"name": "by-hand"},
+        "theirs": {"name": "theirs", "external": True},
+    },
+}
+
+
+def layer(app: Application = APP, project: dict[str, Any] = OWN, **but: Any) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "slot": "blue",
+        "release": "0123456789ab",
+        "replicas": 4,
+        "owner": "1000:1001",
+        "images": {app.service: f"terrafirma/{app.name}:0123456789ab"},
+    }
+    return read(layers.slot_layer(app, project, **data | but))
+
+
+def service(app: Application = APP, **but: Any) -> dict[str, Any]:
+    """What is laid over the service of an application that has only one."""
+    answer: dict[str, Any] = layer(app, **but)["services"][app.service]
+    return answer
+
+
+def shop(app: Application = SHOP, **but: Any) -> dict[str, Any]:
+    return layer(app, PROJECT, **but)
+
+
+# --- the project of an application that brings none -----------------------------------------------
+
+
+def test_replicas_can_do_little() -> None:
+    project = json.loads(layers.own_project(APP))
+    (own,) = project["services"].values()
+    together = own | service()
+    assert together["user"] == "1000:1001"
+    assert together["read_only"] is True
+    assert together["tmpfs"] == ["/tmp"]
+    assert together["cap_drop"] == ["ALL"]
+    assert together["security_opt"] == ["no-new-privileges:true"]
+    assert together["restart"] == "unless-stopped"
+    assert together["init"] is True
+    for more in ("privileged", "cap_add", "volumes", "devices", "pid", "ipc", "network_mode"):
+        assert more not in together
+
+
+def test_an_image_is_built_from_the_source_or_not_at_all() -> None:
+    (own,) = json.loads(layers.own_project(APP))["services"].values()
+    assert own["build"] == APP.source
+    (own,) = json.loads(layers.own_project(APP.with_image("api:1")))["services"].values()
+    assert "build" not in own
+
+
+@pytest.mark.parametrize("name", ["apps", "2024", "1e5", "null"])
+def test_replicas_are_in_the_network_of_the_applications(name: str) -> None:
+    """It is somebody else's: a slot makes none of its own, and takes none away."""
+    own = read(layers.own_project(replace(APP, network=name)))
+    assert own["networks"] == {"default": {"name": name, "external": True}}
+    assert "networks" not in layer(project=OWN | {"networks": own["networks"]})
+
+
+# --- a slot ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("slot", "replicas", "ports"),
+    [
+        ("blue", 1, "127.0.0.1:8000:8080"),
+        ("blue", 4, "127.0.0.1:8000-8003:8080"),
+        ("blue", 64, "127.0.0.1:8000-8063:8080"),
+        ("green", 1, "127.0.0.1:8064:8080"),
+        ("green", 2, "127.0.0.1:8064-8065:8080"),
+    ],
+)
+def test_replicas_have_a_loopback_port_each(slot: str, replicas: int, ports: str) -> None:
+    made = service(slot=slot, replicas=replicas)
+    assert made["ports"] == Tagged("override", [ports])
+    assert made["deploy"]["replicas"] == replicas
+    # It would win over the number of replicas.
+    assert made["scale"] == RESET
+    assert made["labels"]["terrafirma.slot"] == slot
+
+
+@pytest.mark.parametrize("release", ["12345678", "1e5", "0x12", "0123456789ab", "null", "no"])
+def test_a_release_is_text_whatever_its_digits(release: str) -> None:
+    made = service(release=release, images={"api": f"terrafirma/api:{release}"})
+    assert made["labels"] == {
+        "terrafirma.app": "api",
+        "terrafirma.slot": "blue",
+        "terrafirma.release": release,
+    }
+    assert made["image"] == f"terrafirma/api:{release}"
+    assert made["environment"]["TERRAFIRMA_RELEASE"] == release
+
+
+@pytest.mark.parametrize("name", ["null", "no", "e5", "y"])
+def test_names_are_text_whatever_yaml_thinks_of_them(name: str) -> None:
+    app = replace(APP, name=name, service=name)
+    project = OWN | {"services": {name: OWN["services"]["api"]}}
+    assert list(layer(app, project)["services"]) == [name]
+    own = read(layers.own_project(app))
+    assert list(own["services"]) == [name]
+
+
+def test_nothing_is_built_as_a_slot_starts() -> None:
+    assert service()["build"] == RESET
+
+
+def test_replicas_find_the_host_and_are_told_apart_by_their_project() -> None:
+    made = service()
+    assert made["extra_hosts"] == ["host.docker.internal:host-gateway"]
+    assert made["container_name"] == RESET
+    assert made["stop_grace_period"] == f"{APP.stop_seconds}s"
+
+
+@pytest.mark.parametrize("owner", ["", "0:0", "1000:1001"])
+def test_replicas_run_as_an_account_or_as_their_image_says(owner: str) -> None:
+    assert service(owner=owner).get("user", "") == owner
+
+
+@pytest.mark.parametrize(
+    ("memory", "cpus", "limits"),
+    [
+        (0, 0.0, None),
+        (512, 0.0, {"memory": "512M"}),
+        (0, 0.5, {"cpus": "0.5"}),
+        (64, 2.0, {"memory": "64M", "cpus": "2.0"}),
+    ],
+)
+def test_limits(memory: int, cpus: float, limits: dict[str, str] | None) -> None:
+    app = replace(SHOP, memory_mb=memory, cpus=cpus)
+    resources = None if limits is None else {"limits": limits}
+    for made in shop(app)["services"].values():
+        if made != RESET:
+            assert made["deploy"].get("resources") == resources
+
+
+# --- secrets and variables ------------------------------------------------------------------------
+
+SECRETS = {
+    "database_url": "/etc/terrafirma/secrets/app/api/database_url",
+    "token": "/etc/terrafirma/secrets/app/api/token",
+}
+
+
+@pytest.mark.parametrize("as_variables", [False, True])
+def test_secrets_are_files_and_their_content_is_nowhere(as_variables: bool) -> None:
+    app = replace(APP, secrets=SECRETS, secrets_env=as_variables)
+    made = layer(app)
+    # Of the slot: those of an older release are not changed with the application's.
+    directory = "/etc/terrafirma/secrets/slots/api/blue"
+    assert made["secrets"] == {name: {"file": f"{directory}/{name}"} for name in SECRETS}
+    replicas = made["services"]["api"]
+    assert replicas["secrets"] == ["database_url", "token"]
+    # Compose takes their values from its own environment.
+    names = ["DATABASE_URL", "TOKEN"] if as_variables else []
+    variables = {name: f"${{TERRAFIRMA_SECRET_{name}}}" for name in names}
+    assert replicas["environment"] == {**variables, "TERRAFIRMA_RELEASE": "0123456789ab"}
+
+
+def test_an_application_without_secrets_has_none() -> None:
+    made = layer(replace(APP, secrets={}))
+    assert "secrets" not in made
+    assert made["services"]["api"]["secrets"] == []
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("a$b", "a$$b"),
+        ("${HOME}", "$${HOME}"),
+        ("$$", "$$$$"),
+        ("no", "no"),
+        ("1e5", "1e5"),
+        ("", ""),
+        ('it\'s "x": # [y] {z} \\ ü\N{SNOWMAN}', 'it\'s "x": # [y] {z} \\ ü\N{SNOWMAN}'),
+    ],
+)
+def test_variables_are_what_they_are_in_the_data(value: str, said: str) -> None:
+    """A dollar sign would be one of Compose's."""
+    assert service(replace(APP, env={"X": value}))["environment"]["X"] == said
+
+
+def test_nobody_replaces_the_release_in_the_environment() -> None:
+    made = service(replace(APP, env={"TERRAFIRMA_RELEASE": "mine"}))
+    assert made["environment"] == {"TERRAFIRMA_RELEASE": "0123456789ab"}
+
+
+# --- a compose project of somebody's own ----------------------------------------------------------
+
+
+def test_what_a_release_recreates() -> None:
+    assert layers.slot_services(SHOP, PROJECT) == ["web", "worker", "Mail"]
+    # A command in words is no service, even when its first word is called like one.
+    app = replace(SHOP, migrate=("worker", "--once"))
+    assert layers.slot_services(app, PROJECT) == ["web", "worker", "Mail", "migrate"]
+    assert not layers.migrates_by_service(APP, OWN)
+    assert not layers.migrates_by_service(replace(APP, migrate=("api",)), OWN)
+
+
+def test_services_that_hold_something_are_no_part_of_a_slot() -> None:
+    assert shop()["services"]["redis"] == RESET
+
+
+def test_a_migration_is_there_for_run_and_not_for_up() -> None:
+    services = shop()["services"]
+    # In the place of those that it has itself: one of them might be switched on.
+    assert services["migrate"]["profiles"] == Tagged("override", ["terrafirma-once"])
+    assert services["migrate"]["restart"] == "no"
+    assert services["migrate"]["secrets"] == list(SHOP.secrets)
+    assert [name for name, one in services.items() if one != RESET and "profiles" in one] == [
+        "migrate"
+    ]
+
+
+def profiled() -> dict[str, Any]:
+    """The project with two services that `up` alone does not start; one of them migrates."""
+    services = PROJECT["services"] | {
+        "debug": {"image": "busybox:1", "profiles": ["debug"]},
+        "migrate": PROJECT["services"]["migrate"] | {"profiles": ["tools"]},
+    }
+    return PROJECT | {"services": services}
+
+
+def test_a_service_with_a_profile_is_not_started_by_itself() -> None:
+    project = profiled()
+    assert layers.slot_services(SHOP, project) == ["web", "worker", "Mail"]
+    services = layer(SHOP, project)["services"]
+    assert services["debug"] == RESET
+    # But for one that migrates: that is run by its name.
+    assert services["migrate"]["profiles"] == Tagged("override", ["terrafirma-once"])
+
+
+def test_a_service_that_is_to_run_once_is_not_started_again() -> None:
+    services = PROJECT["services"] | {"seed": {"image": "busybox:1", "restart": "no"}}
+    made = layer(SHOP, PROJECT | {"services": services})["services"]
+    assert "restart" not in made["seed"]
+    assert made["worker"]["restart"] == "unless-stopped"
+
+
+POLICY = {"restart_policy": {"condition": "on-failure", "max_attempts": 3}}
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "restart", "policy"),
+    [
+        # What serves comes back, and the deployment's policy is the one that counts for Compose.
+        ("web", {"restart": "no"}, "unless-stopped", None),
+        ("web", {"deploy": POLICY}, "unless-stopped", RESET),
+        ("worker", {"deploy": {"restart_policy": {"condition": "any"}}}, "unless-stopped", RESET),
+        ("worker", {"restart": "always"}, "unless-stopped", None),
+        # What may end, and says so, is as its files say.
+        ("Mail", {"deploy": POLICY}, None, None),
+        ("Mail", {"restart": "on-failure:3"}, None, None),
+        # One whose end is awaited comes to it.
+        ("setup", {}, "no", None),
+        ("setup", {"restart": "always"}, "no", None),
+        ("setup", {"deploy": {"restart_policy": {"condition": "any"}}}, "no", RESET),
+        ("setup", {"restart": "on-failure"}, None, None),
+    ],
+)
+def test_who_is_started_again(
+    name: str, files: dict[str, Any], restart: str | None, policy: Tagged | None
+) -> None:
+    services = dict(PROJECT["services"], setup={"image": "busybox:1"})
+    services["worker"] = services["worker"] | {"depends_on": {"setup": COMPLETED}}
+    services[name] = services[name] | files
+    app = replace(SHOP, memory_mb=64)
+    made = layer(app, PROJECT | {"services": services})["services"][name]
+    assert made.get("restart") == restart
+    assert made["deploy"].get("restart_policy") == policy
+    assert made["deploy"]["resources"] == {"limits": {"memory": "64M"}}
+
+
+def test_what_holds_something_is_started_again() -> None:
+    services = dict(PROJECT["services"])
+    for files in ({"restart": "no"}, {"deploy": POLICY}):
+        services["redis"] = PROJECT["services"]["redis"] | files
+        (made,) = (
+            one
+            for one in read(layers.state_layer(SHOP, {"services": services}))["services"].values()
+            if isinstance(one, dict)
+        )
+        assert made["restart"] == "unless-stopped"
+        assert ("deploy" in made) is ("deploy" in files)
+
+
+def test_services_wait_for_what_is_in_the_same_slot_alone() -> None:
+    services = shop()["services"]
+    assert services["web"]["depends_on"] == RESET
+    assert services["worker"]["depends_on"] == Tagged("override", {"web": HEALTHY})
+    assert services["migrate"]["depends_on"] == RESET
+    assert "depends_on" not in services["Mail"]
+
+
+def test_only_the_service_that_serves_has_ports_and_replicas() -> None:
+    """Two slots would publish the same one; and the world comes in through Caddy."""
+    services = shop()["services"]
+    assert services["web"]["ports"] == Tagged("override", ["127.0.0.1:8000-8003:8080"])
+    for name in ("worker", "Mail", "migrate"):
+        assert services[name]["ports"] == Tagged("reset", [])
+        assert "replicas" not in services[name]["deploy"]
+
+
+def test_networks_are_a_slots_own() -> None:
+    for slot in ("blue", "green"):
+        assert shop(slot=slot)["networks"] == {
+            "default": Tagged("override", {"name": f"shop-{slot}", "external": True}),
+            "inner": Tagged("override", {"name": f"shop-{slot}-inner", "external": True}),
+        }
+
+
+def test_volumes_are_the_same_in_every_slot() -> None:
+    """And the one that `docker compose up` of the project has made, or would."""
+    volumes = {
+        "data": Tagged("override", {"name": "shop_data", "external": True}),
+        "chosen": Tagged("override", {"name": "by-hand", "external": True}),
+    }
+    state = read(layers.state_layer(SHOP, PROJECT))
+    assert shop()["volumes"] == shop(slot="green")["volumes"] == state["volumes"] == volumes
+    assert "volumes" not in layer()
+
+
+def test_images_are_those_of_the_release() -> None:
+    services = shop(images={"web": "terrafirma/shop:1", "worker": "terrafirma/shop/worker:1"})
+    services = services["services"]
+    assert services["web"]["image"] == "terrafirma/shop:1"
+    assert services["worker"]["image"] == "terrafirma/shop/worker:1"
+    assert services["Mail"]["image"] == "mailhog:1"
+
+
+def test_what_any_slot_has_in_common_names_none() -> None:
+    """A release is the same in both: its identity goes by this."""
+    data: dict[str, Any] = {"slot": "", "release": "", "replicas": 0, "images": {}, "owner": ""}
+    text = layers.slot_layer(SHOP, PROJECT, **data)
+    assert read(text)
+    for word in ("blue", "green", "terrafirma.release", str(SHOP.slots["blue"])):
+        assert word not in text
+
+
+# --- what is built --------------------------------------------------------------------------------
+
+
+def test_images_that_are_built_are_named_and_labelled() -> None:
+    made = read(layers.build_layer(SHOP, PROJECT, "0123456789ab"))["services"]
+    labels = {"labels": {"terrafirma.app": "shop"}}
+    assert made == {
+        "web": {"image": "terrafirma/shop:0123456789ab", "build": labels},
+        "worker": {"image": "terrafirma/shop/worker:0123456789ab", "build": labels},
+        "migrate": {"image": "terrafirma/shop/migrate:0123456789ab", "build": labels},
+    }
+
+
+def test_a_project_that_builds_nothing_has_a_layer_that_compose_takes() -> None:
+    """Compose refuses `services` without a value."""
+    project = {"services": {"web": {"image": "nginx"}, "redis": {"build": {}}}}
+    assert read(layers.build_layer(SHOP, project, "01")) == {"services": {}}
+
+
+def test_docker_takes_no_capitals_in_the_name_of_an_image() -> None:
+    assert layers.image_name(SHOP, "Mail", "01") == "terrafirma/shop/mail:01"
+
+
+# What the files have, as Compose says it; what is laid over it.
+BOTH: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "nothing": ({}, {"security_opt": ["no-new-privileges:true"], "links": None}),
+    "another option": (
+        {"security_opt": ["seccomp=unconfined"]},
+        {"security_opt": ["no-new-privileges:true"]},
+    ),
+    "the same option": (
+        {"security_opt": ["no-new-privileges:true", "label=disable"]},
+        {"security_opt": Tagged("override", ["label=disable", "no-new-privileges:true"])},
+    ),
+    "its opposite": (
+        {"security_opt": ["no-new-privileges=false"]},
+        {"security_opt": Tagged("override", ["no-new-privileges:true"])},
+    ),
+    "its short form": (
+        {"security_opt": ["no-new-privileges"]},
+        {"security_opt": Tagged("override", ["no-new-privileges:true"])},
+    ),
+    "another host": (
+        {"extra_hosts": ["other=10.0.0.1"]},
+        {"extra_hosts": ["host.docker.internal:host-gateway"]},
+    ),
+    "the same host elsewhere": (
+        {"extra_hosts": ["host.docker.internal=172.17.0.1", "other=10.0.0.1"]},
+        {
+            "extra_hosts": Tagged(
+                "override", ["other=10.0.0.1", "host.docker.internal:host-gateway"]
+            )
+        },
+    ),
+    "the network of another": ({"network_mode": "service:web"}, {"extra_hosts": None}),
+    "limits": (
+        {"mem_limit": "1", "memswap_limit": "2", "cpus": 2, "cpu_quota": 1},
+        {"mem_limit": RESET, "memswap_limit": RESET, "cpus": RESET, "cpu_quota": RESET},
+    ),
+    "a secret in the place of ours": (
+        {"secrets": [{"source": "a", "target": "token"}, {"source": "b", "target": "b"}]},
+        {
+            "secrets": Tagged(
+                "override",
+                [{"source": "b", "target": "b"}, *({"source": name} for name in SECRETS)],
+            )
+        },
+    ),
+    "other secrets": ({"secrets": [{"source": "a", "target": "a"}]}, {"secrets": [*SECRETS]}),
+    "links": (
+        {"links": ["redis:cache", "web"]},
+        {"links": Tagged("override", ["web"])},
+    ),
+    "a link to what runs once": ({"links": ["redis"]}, {"links": RESET}),
+}
+
+
+@pytest.mark.parametrize("what", BOTH)
+def test_what_the_files_have_too_is_there_once(what: str) -> None:
+    """Compose adds lists up, and refuses one with a thing in it twice."""
+    theirs, over = BOTH[what]
+    app = replace(SHOP, secrets=SECRETS, memory_mb=64, cpus=1)
+    worker = PROJECT["services"]["worker"] | theirs
+    project = PROJECT | {"services": PROJECT["services"] | {"worker": worker}}
+    made = layer(app, project)["services"]["worker"]
+    assert {key: made.get(key) for key in over} == over
+
+
+def test_a_secret_of_the_files_is_replaced_as_a_whole() -> None:
+    app = replace(SHOP, secrets=SECRETS)
+    (first, *_) = SECRETS
+    made = layer(app, PROJECT | {"secrets": {first: {"environment": "X"}}})["secrets"]
+    assert isinstance(made[first], Tagged)
+    assert [name for name, one in made.items() if isinstance(one, Tagged)] == [first]
+
+
+def test_what_runs_once_is_called_as_the_files_call_it() -> None:
+    redis = {
+        "container_name": "shop_cache", "networks": {"inner": {"aliases": ["store"]}},
+    }  # fmt: skip
+    services = {"web": {"links": ["redis:cache", "redis"]}, "redis": redis}
+    project = {"services": services}
+    assert layers.aliases(project, "redis", "inner") == ["redis", "shop_cache", "store", "cache"]
+    assert layers.aliases(project, "web", "inner") == ["web"]
+
+
+def test_what_runs_once_is_started_though_it_has_a_profile() -> None:
+    services = PROJECT["services"] | {"redis": {"image": "redis:7", "profiles": ["tools"]}}
+    made = read(layers.state_layer(SHOP, PROJECT | {"services": services}))
+    assert made["services"]["redis"]["profiles"] == Tagged("reset", [])
+
+
+# --- what no release recreates --------------------------------------------------------------------
+
+
+def test_services_that_hold_something_have_a_project_of_their_own() -> None:
+    app = replace(SHOP, stateful=("redis", "Mail"), secrets=SECRETS)
+    services = PROJECT["services"] | {
+        "redis": PROJECT["services"]["redis"] | {"depends_on": {"Mail": HEALTHY, "web": HEALTHY}}
+    }
+    made = read(layers.state_layer(app, PROJECT | {"services": services}))
+    assert [name for name, one in made["services"].items() if one != RESET] == ["Mail", "redis"]
+    redis = made["services"]["redis"]
+    assert redis["ports"] == Tagged("reset", [])
+    assert redis["depends_on"] == Tagged("override", {"Mail": HEALTHY})
+    assert redis["restart"] == "unless-stopped"
+    assert redis["security_opt"] == ["no-new-privileges:true"]
+    # No release of the others changes anything of it: not its image, its variables, its labels.
+    assert redis["labels"] == {"terrafirma.app": "shop", "terrafirma.slot": "state"}
+    assert not redis.keys() & {"image", "build", "environment", "secrets", "user", "deploy"}
+    assert "secrets" not in made

@@ -1,0 +1,44 @@
+"""What a slot has, and what becomes of it."""
+
+from pathlib import Path
+
+import pytest
+from terrafirma_host import slots
+from terrafirma_host.engine import Compose
+from terrafirma_host.shell import Failed
+from terrafirma_host.spec import Application
+
+from tests.unit.terrafirma_host.applications import described
+
+
+def test_the_secrets_of_a_slot_stay_those_of_its_release(host: Path, app: Application) -> None:
+    """Whenever Docker starts one of its containers again."""
+    token = Path(app.secrets["database_url"])
+    token.chmod(0o400)
+    compose = Compose(app)
+    slots.link_secrets(compose, "blue")
+    there = app.slot_secrets("blue") / "database_url"
+    assert there.samefile(token)
+    # As app-secrets writes another value: a new file under the old name.
+    new = token.with_name("new")
+    new.write_text("another")
+    new.rename(token)
+    assert there.read_text() == "postgresql://s3cret\n"
+    assert there.stat().st_mode & 0o777 == 0o400
+    # A release that began before has the name of the value of then.
+    with pytest.raises(
+        Failed, match="the secret database_url was changed while this was under way"
+    ):
+        slots.link_secrets(compose, "green")
+    slots.link_secrets(Compose(app), "green")
+    slots.link_secrets(Compose(app), "blue")
+    assert there.samefile(app.slot_secrets("green") / "database_url")
+    slots.clear(app, "green")
+    assert not app.slot_secrets("green").exists()
+    assert there.read_text() == token.read_text() == "another"
+
+
+def test_an_application_as_it_is_told_has_both_slots() -> None:
+    app = described()
+    assert [slots.other_slot(app, slot) for slot in ("blue", "green")] == ["green", "blue"]
+    assert not set(app.ports("blue", 64)) & set(app.ports("green", 64))

@@ -1,0 +1,325 @@
+"""What services write, and who else may: pure rules, as rows."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from terrafirma_host import stores
+from terrafirma_host.shell import Failed
+from terrafirma_host.spec import Application
+
+from tests.unit.terrafirma_host.projects import SHOP, bind, project, volume
+
+DIGEST = f"sha256:{'0' * 64}"
+DATABASES = """
+postgres postgres:17 postgres:17.2-alpine3.20 library/postgres docker.io/library/postgres:17
+localhost:5000/postgres registry.example.com:5000/mirror/postgres:17 postgis/postgis:17-3.5
+timescale/timescaledb:latest-pg17 timescale/timescaledb-ha pgvector/pgvector:pg17 ankane/pgvector
+supabase/postgres:15.8 bitnami/postgresql:17 bitnamilegacy/postgresql-repmgr quay.io/sclorg/postgresql-15-c9s
+ghcr.io/immich-app/postgres:14 registry.redhat.io/rhel9/postgresql-16 postgres15 tensorchord/pgvecto-rs:pg16
+mysql:8 mysql/mysql-server:8.0 mariadb:11 bitnami/mariadb-galera lscr.io/linuxserver/mariadb percona/percona-server-mongodb
+percona:8 mongo:7 mongodb/mongodb-community-server:7.0-ubi9 redis redis:7-alpine redis/redis-stack-server:latest
+bitnami/redis-cluster redis7 valkey/valkey:8 eqalpha/keydb docker.dragonflydb.io/dragonflydb/dragonfly
+rabbitmq:4-management bitnami/rabbitmq nats:2.10 nats-streaming apache/kafka:3.9 apache/kafka-native confluentinc/cp-kafka:7.7
+confluentinc/cp-zookeeper confluentinc/cp-server wurstmeister/kafka bitnami/kafka docker.redpanda.com/redpandadata/redpanda:v24
+zookeeper:3.9 apachepulsar/pulsar-all apache/activemq-classic apache/activemq-artemis eclipse-mosquitto:2 nsqio/nsq
+docker.elastic.co/elasticsearch/elasticsearch:8.16.1 elasticsearch:8 opensearchproject/opensearch:2 solr:9
+getmeili/meilisearch:v1.11 typesense/typesense:27 qdrant/qdrant semitechnologies/weaviate cr.weaviate.io/semitechnologies/weaviate:1.27
+milvusdb/milvus:v2.4 chromadb/chroma ghcr.io/chroma-core/chroma:0.5 clickhouse/clickhouse-server:24 altinity/clickhouse-server
+influxdb:2 victoriametrics/victoria-metrics:v1 prom/prometheus:v3 minio/minio quay.io/minio/minio:RELEASE.2024-11-07
+quay.io/coreos/etcd:v3.5 bitnami/etcd hashicorp/consul consul:1.15 hashicorp/vault neo4j:5 couchdb:3 cassandra:5 scylladb/scylla
+cockroachdb/cockroach arangodb:3.12 surrealdb/surrealdb rethinkdb mcr.microsoft.com/mssql/server:2022-latest
+mcr.microsoft.com/azure-sql-edge container-registry.oracle.com/database/express:21 questdb/questdb dgraph/dgraph
+acme/postgres crate:5 registry.example.com/hashicorp/vault:1.17 valeriansaliou/sonic mysql-80-c9s sclorg/mongodb-36-centos7
+postgres:17-trixie bitnami/mongodb-sharded mongodb/mongodb-atlas-local apache/druid gvenzl/oracle-xe:21-slim ghcr.io/tursodatabase/libsql-server:v0.24 redislabs/redisearch
+elasticsearch-oss:7 redis-8.2-alpine gvenzl/oracle-free:23-slim citusdata/citus:13 apache/age:release_PG16_1.6.0
+pgautoupgrade/pgautoupgrade:17-alpine cloudamqp/lavinmq:2 quay.io/infinispan/server:15 mcr.microsoft.com/mssql/rhel/server:2022-latest
+container-registry.oracle.com/mysql/community-server:8.4 container-registry.oracle.com/mysql/enterprise-server:8.4
+memgraph/memgraph grafana/loki:3 amazon/dynamodb-local dxflrs/garage:v1 chrislusf/seaweedfs tarantool/tarantool
+""".split()  # noqa: E501
+OTHERS = """
+api web registry.example.com/team/api:1.2 nginx memcached:1.6 bitnami/memcached caddy traefik mailhog/mailhog
+prometheuscommunity/postgres-exporter oliver006/redis_exporter prom/mysqld-exporter mongo-express:1 phpmyadmin
+rediscommander/redis-commander:latest redis/redisinsight provectuslabs/kafka-ui confluentinc/cp-kafka-connect
+confluentinc/cp-kafka-rest opensearchproject/opensearch-dashboards prodrigestivill/postgres-backup-local
+schickling/postgres-backup-s3 mysql/mysql-router minio/mc minio/console natsio/nats-box dpage/pgadmin4 edoburu/pgbouncer
+postgrest/postgrest supabase/postgres-meta supabase/realtime hasura/graphql-engine redpandadata/console
+hashicorp/consul-template bitnami/pgbouncer grafana/grafana acme/redistribution acme/mongoose-api acme/kafkaesque
+ghcr.io/acme/kafka-consumer acme/redis-worker acme/mongo-sync acme/mysql-cdc elasticsearch-indexer natsio/nats-surveyor
+prom/pushgateway prometheus-pushgateway onerahmet/openai-whisper-asr-webservice linuxserver/faster-whisper
+mobz/elasticsearch-head percona/percona-toolkit opensearchproject/logstash-oss-with-opensearch-output-plugin acme/garage
+acme/tempo acme/sonic acme/crate ghcr.io/acme/vault acme/consul-watcher acme/postgres-17-reports acme/my-redis
+registry.example.com:5000/acme/dragonfly postgres/reader acme/etcd-lock grafana/loki-canary acme/loki:3 acme/minio-sync
+acme/server acme/age acme/citus-dashboard
+""".split()  # noqa: E501
+
+
+@pytest.mark.parametrize("image", DATABASES)
+def test_databases_are_known_by_their_names(image: str) -> None:
+    assert stores.is_database(image)
+    assert stores.is_database(f"{image.partition(':')[0] if ':5' not in image else image}@{DIGEST}")
+
+
+@pytest.mark.parametrize("image", OTHERS)
+def test_what_stands_beside_a_database_is_none(image: str) -> None:
+    assert not stores.is_database(image)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "one"),
+    [
+        ("shop_data", "shop_data", True),
+        ("shop_data", "shop_data2", False),
+        ("/srv/data", "/srv/data", True),
+        ("/srv/data/", "/srv/data", True),
+        ("/srv/data", "/srv/data/14/main", True),
+        ("/srv", "/srv/data", True),
+        ("/srv/data", "/srv/database", False),
+        ("srv", "/srv", False),
+    ],
+)
+def test_two_places_are_one_where_one_lies_in_the_other(first: str, second: str, one: bool) -> None:
+    assert stores.overlap(first, second) is stores.overlap(second, first) is one
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ({}, "v"),
+        ({"type": "tmpfs", "device": "tmpfs"}, "v"),
+        ({"type": "none", "o": "bind", "device": "/srv/x"}, "/srv/x"),
+        ({"type": "none", "o": "rw,bind", "device": "/srv/../srv/x"}, "/srv/x"),
+        ({"type": "ext4", "device": "/dev/loop99"}, "/dev/loop99"),
+        ({"type": "nfs", "o": "addr=nas,rw", "device": ":/x"}, "nfs addr=nas :/x"),
+        ({"type": "nfs4", "o": "rw,addr=nas", "device": ":/x"}, "nfs addr=nas :/x"),
+    ],
+)
+def test_a_volume_may_stand_for_a_place_elsewhere(options: dict[str, str], place: str) -> None:
+    assert stores.place_of_volume("v", options) == place
+
+
+def test_links_and_the_engines_own_directory_are_seen_through(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    assert stores.place_of_path(f"{tmp_path}/link/a") == f"{tmp_path}/there/a"
+    assert stores.place_of_path("/var/lib/docker/volumes/shop_data/_data") == "shop_data"
+
+
+@pytest.mark.parametrize(
+    ("service", "left"),
+    [
+        ({}, ["/data", "/var/lib/x"]),
+        ({"volumes": [volume("v", "/data")]}, ["/var/lib/x"]),
+        ({"volumes": [volume("v", "/data/")], "tmpfs": ["/var/lib/x:size=64m"]}, []),
+        ({"tmpfs": "/data"}, ["/var/lib/x"]),
+        # The engine makes one below what is mounted above it, too.
+        ({"volumes": [volume("v", "/var/lib"), volume("v", "/data")]}, ["/var/lib/x"]),
+        ({"volumes": [bind("/srv", read_only=True)]}, ["/var/lib/x"]),
+    ],
+)
+def test_the_volumes_of_an_image_that_nothing_covers(
+    service: dict[str, Any], left: list[str]
+) -> None:
+    assert stores.uncovered(service, ["/data", "/var/lib/x"]) == left
+
+
+WRITES = {
+    "a volume": volume("pg"),
+    "an external one": volume("theirs"),
+    "a path": bind("/srv/pg"),
+    "a cluster's": {"type": "cluster", "source": "pg", "target": "/data"},
+}
+READS = {
+    "a volume": volume("pg", read_only=True),
+    "a path": bind("/srv/pg", read_only=True),
+    "memory": {"type": "tmpfs", "target": "/data"},
+    "a socket": bind("/var/run/docker.sock"),
+    "another": bind("/srv/app/php.sock"),
+    "a device": bind("/dev/dri"),
+    "the clock": bind("/etc/localtime"),
+}
+VOLUMES = {"pg": {"name": "shop_pg"}, "theirs": {"external": True, "name": "theirs"}}
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_what_is_started_anew_shares_what_it_writes(what: str) -> None:
+    mount = WRITES[what]
+    files = project(VOLUMES, db={"image": "x", "volumes": [mount]})
+    with pytest.raises(Failed, match=r"^stateful: db writes the .* and two releases run at"):
+        stores.refuse(SHOP, files)
+    stores.refuse(replace(SHOP, stateful=("db",)), files)
+    stores.refuse(replace(SHOP, shared=(mount["source"],)), files)
+    # The migration, and the one that serves, too.
+    with pytest.raises(Failed, match=r"^shared: db writes .* and ends, and each release"):
+        stores.refuse(replace(SHOP, migrate=("db",)), files)
+    with pytest.raises(Failed, match=r"^shared: db writes .* PostgreSQL"):
+        stores.refuse(replace(SHOP, service="db"), files)
+
+
+COMPLETED = {"condition": "service_completed_successfully"}
+ENDS: dict[str, dict[str, Any]] = {
+    "said by itself": {"restart": "no"},
+    "on failure": {"restart": "on-failure:3"},
+    "as for a swarm": {"deploy": {"restart_policy": {"condition": "none"}}},
+    "awaited": {},
+    "the migration": {"restart": "no"},
+}
+
+
+@pytest.mark.parametrize("what", ENDS)
+def test_what_ends_writes_beside_the_release_before(what: str) -> None:
+    app = replace(SHOP, migrate=("setup",)) if what == "the migration" else SHOP
+    files = project(VOLUMES, setup={"image": "x", "volumes": [volume("pg")]} | ENDS[what])
+    if what == "awaited":
+        files["services"]["web"]["depends_on"] = {"setup": COMPLETED}
+    more = ', or stateful = ["setup"] for what no release runs again' * (app == SHOP)
+    with pytest.raises(Failed) as refused:
+        stores.refuse(app, files)
+    assert str(refused.value) == (
+        "shared: setup writes the volume pg (at /data) and ends, and each release runs it "
+        f'while the one before serves: shared = ["pg"] if it may write there then{more}'
+    )
+    # What is advised is a way out.
+    stores.refuse(replace(app, shared=("pg",)), files)
+    if more:
+        stores.refuse(replace(app, stateful=("setup",)), files)
+
+
+def test_what_prepares_the_store_of_another_ends_before_that_starts() -> None:
+    files = project(
+        VOLUMES,
+        init={"image": "x", "restart": "no", "volumes": [volume("pg")]},
+        db={"image": "postgres:17", "volumes": [volume("pg")], "depends_on": {"init": COMPLETED}},
+    )
+    with pytest.raises(Failed, match=r"and init writes there too: name init in stateful, too$"):
+        stores.refuse(replace(SHOP, stateful=("db",)), files)
+    stores.refuse(replace(SHOP, stateful=("db", "init")), files)
+    files["services"]["db"]["depends_on"] = {"init": {"condition": "service_started"}}
+    with pytest.raises(Failed, match=r"and init writes there too: mount it `:ro` in init$"):
+        stores.refuse(replace(SHOP, stateful=("db", "init")), files)
+
+
+def test_a_name_is_no_dead_end() -> None:
+    """Whatever an image is called: what is no database has a way to be released."""
+    worker = {"image": "acme/redis:1", "volumes": [volume("uploads")]}
+    files = project({"uploads": None}, worker=worker)
+    files["services"]["web"]["volumes"] = [volume("uploads")]
+    app = replace(SHOP, shared=("uploads",))
+    with pytest.raises(Failed, match=r'by the image.s name .* scratch = \["worker"\] if it is'):
+        stores.refuse(app, files)
+    stores.refuse(replace(app, scratch=("worker",)), files)
+    worker["image"] = "acme/redis-worker:1"
+    stores.refuse(app, files)
+    # Elsewhere than in its data directory a database may write what others write, too.
+    worker |= {"image": "redis:8", "volumes": [volume("uploads", "/exports")]}
+    stores.refuse(replace(app, stateful=("worker",)), files)
+
+
+def test_the_socket_of_a_database_is_read_by_others() -> None:
+    db = {"image": "postgres:17", "volumes": [volume("pg", "/var/lib/postgresql/data"),
+                                              volume("sock", "/var/run/postgresql")]}  # fmt: skip
+    files = project(VOLUMES | {"sock": None}, db=db)
+    files["services"]["web"]["volumes"] = [volume("sock", "/sock")]
+    app = replace(SHOP, stateful=("db",))
+    with pytest.raises(Failed, match=r'too: mount it `:ro` in web, or shared = \["sock"\]'):
+        stores.refuse(app, files)
+    stores.refuse(replace(app, shared=("sock",)), files)
+    files["services"]["web"]["volumes"] = [volume("sock", "/sock", read_only=True)]
+    stores.refuse(app, files)
+    # Its data is nobody else's: that is not advised, and not taken.
+    files["services"]["web"]["volumes"] = [volume("pg", "/there")]
+    with pytest.raises(Failed, match=r"and web writes there too: mount it `:ro` in web$"):
+        stores.refuse(app, files)
+    with pytest.raises(Failed, match=r"take pg out of shared, .* mount it `:ro` in others"):
+        stores.refuse(replace(app, shared=("pg",)), files)
+
+
+@pytest.mark.parametrize("what", READS)
+def test_what_is_only_read_is_no_store(what: str) -> None:
+    stores.refuse(SHOP, project(VOLUMES, db={"image": "x", "volumes": [READS[what]]}))
+
+
+def test_all_of_them_are_named_at_once() -> None:
+    files = project(
+        {"a": None, "b": None},
+        one={"image": "x", "volumes": [volume("a")]},
+        two={"image": "x", "volumes": [volume("b")]},
+    )
+    with pytest.raises(Failed) as refused:
+        stores.refuse(SHOP, files)
+    assert json.dumps(["one", "two"]) in str(refused.value)
+    assert json.dumps(["a", "b"]) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+TWO: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], bool]] = [
+    ({}, volume("pg"), volume("pg"), True),
+    ({}, volume("pg"), volume("pg", read_only=True), False),
+    ({"pg": {"name": "x"}, "other": {"name": "x"}}, volume("pg"), volume("other"), True),
+    ({}, bind("/srv/pg"), bind("/srv"), True),
+    ({}, bind("/srv/pg"), bind("/srv/pg2"), False),
+    (
+        {"pg": {"driver_opts": {"o": "bind", "type": "none", "device": "/srv/pg"}}},
+        volume("pg"), bind("/srv/pg/base"), True,
+    ),
+    (
+        {
+            "pg": {"driver_opts": {"type": "nfs", "o": "addr=nas", "device": ":/x"}},
+            "b": {"driver_opts": {"type": "nfs4", "o": "addr=nas,soft", "device": ":/x"}},
+        },
+        volume("pg"), volume("b"), True,
+    ),
+    ({}, bind("/var/lib/docker/volumes/shop_pg/_data"), volume("pg"), True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("volumes", "first", "second", "refused"), TWO)
+def test_two_services_that_run_once_have_a_store_each(
+    volumes: dict[str, Any], first: dict[str, Any], second: dict[str, Any], refused: bool
+) -> None:
+    app = replace(SHOP, stateful=("db", "other"))
+    files = project(
+        VOLUMES | volumes,
+        db={"image": "x", "volumes": [first]}, other={"image": "x", "volumes": [second]},
+    )  # fmt: skip
+    if refused:
+        with pytest.raises(Failed, match=r"^shared: db writes .*, and other writes there too"):
+            stores.refuse(app, files)
+        stores.refuse(replace(app, shared=(first["source"],)), files)
+    else:
+        stores.refuse(app, files)
+
+
+CLIENT = {"image": "mongo:7", "restart": "no", "command": ["mongosh"]}
+
+
+@pytest.mark.parametrize(
+    ("service", "but", "refused"),
+    [
+        ({"image": "mongo:7"}, {}, "stateful: db runs mongo:7, and two releases run at once"),
+        ({"image": "mongo:7"}, {"scratch": ("db",)}, ""),
+        ({"image": "mongo:7"}, {"stateful": ("db",)}, ""),
+        ({"image": "mongo:7"}, {"service": "db"}, "service: db runs mongo:7, and two"),
+        (CLIENT, {}, ""),
+        (CLIENT | {"command": None}, {}, "stateful: db runs mongo:7"),
+        (CLIENT | {"restart": "always"}, {}, "stateful: db runs mongo:7"),
+        ({"image": "mongo:7", "build": {}}, {}, ""),
+        ({"image": "mongo:7", "profiles": ["tools"]}, {}, ""),
+    ],
+)
+def test_a_database_by_its_name(service: dict[str, Any], but: dict[str, Any], refused: str) -> None:
+    app: Application = replace(SHOP, **but)
+    if refused:
+        with pytest.raises(Failed, match=f"^{refused}"):
+            stores.refuse(app, project(db=service))
+    else:
+        stores.refuse(app, project(db=service))
+
+
+def test_an_application_without_compose_files_keeps_nothing_in_a_volume() -> None:
+    app = replace(SHOP, compose=(), service="shop")
+    with pytest.raises(Failed, match=r"/data, which is new and empty .*: keep the data in Postgre"):
+        stores.refuse_nameless(app, "shop", ["/data"])
+    stores.refuse_nameless(replace(app, scratch=("shop",)), "shop", ["/data"])

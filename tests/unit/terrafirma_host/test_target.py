@@ -1,0 +1,85 @@
+"""What makes a release, and the code that a description leaves to a deploy key."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from terrafirma_host.shell import Failed
+from terrafirma_host.spec import Application, Serving, serving_release
+from terrafirma_host.target import with_serving_code
+
+from tests.unit.terrafirma_host.applications import records
+from tests.unit.terrafirma_host.docker import DIGEST
+from tests.unit.terrafirma_host.releases import release_id, uploaded
+
+
+def test_what_makes_another_release(host: Path, app: Application) -> None:
+    token = host / "secrets" / "token"
+    token.write_text("one")
+    several: dict[str, Application] = {
+        "as it is": app,
+        "source": app.with_source(host / "opt" / "api" / "sources" / "4567"),
+        "image": app.with_image("registry.test/api:1"),
+        "migrate": replace(app, migrate=("migrate",)),
+        "env": replace(app, env={"A": "1"}),
+        "secret": replace(app, secrets={**app.secrets, "token": str(token)}),
+        "secrets_env": replace(app, secrets_env=True),
+        "container_port": replace(app, container_port=8080),
+        "network": replace(app, network="jobs"),
+        "user": replace(app, user="root"),
+        "memory": replace(app, memory_mb=64),
+        "cpus": replace(app, cpus=0.5),
+        "stop_seconds": replace(app, stop_seconds=11),
+    }
+    ids = {what: release_id(one) for what, one in several.items()}
+    assert len({*ids.values()}) == len(ids), ids
+    # A tag that moved, and a secret that is another.
+    (host / "manifest").write_text(json.dumps({"Descriptor": {"digest": "sha256:another"}}))
+    assert release_id(several["image"]) != ids["image"]
+    token.write_text("two")
+    assert release_id(several["secret"]) != ids["secret"]
+    assert release_id(app) == ids["as it is"]
+
+
+def test_what_makes_none(host: Path, app: Application) -> None:
+    """More patience, another page or more replicas would replace those that serve."""
+    before = release_id(app)
+    for but in (
+        *({"replicas": 9}, {"start_seconds": 300}, {"drain_seconds": 5}, {"keep": 9}),
+        *({"domain": "www.acme.com"}, {"smoke_path": "/up"}, {"health_path": "/up"}),
+        *({"automated": True}, {"registry_user": "ci"}),
+    ):
+        changed: dict[str, Any] = but
+        assert release_id(replace(app, **changed)) == before, but
+
+
+def test_with_a_deploy_key_the_code_is_that_which_serves(app: Application) -> None:
+    """Else a change of a setting would take back what was released in the meantime."""
+    theirs = uploaded(app.directory / "sources" / "theirs")
+    records(app, "0123456789ab", source=theirs)
+    Serving("0123456789ab", "blue", 4, 8000).save(app)
+    assert with_serving_code(app) == app
+    by_key = replace(app, automated=True)
+    assert with_serving_code(by_key).source == theirs
+    of_a_registry = by_key.with_image("api:1")
+    # One of another kind cannot be run by what is described now: that is released.
+    assert with_serving_code(of_a_registry) == of_a_registry
+    # … nor one whose compose files nobody looked at when the key sent them.
+    (Path(theirs) / "compose.yaml").touch()
+    project = replace(by_key, compose=("compose.yaml",))
+    assert with_serving_code(project) == project
+    records(app, "0123456789ab", source="", image=f"api@{DIGEST}")
+    assert with_serving_code(of_a_registry).image == f"api@{DIGEST}"
+    assert with_serving_code(by_key) == by_key
+
+
+def test_without_a_release_there_is_none(app: Application) -> None:
+    with pytest.raises(Failed, match="api has no release yet"):
+        serving_release(app)
+    Serving("0123456789ab", "blue", 4, 8000).save(app)
+    with pytest.raises(Failed, match="api has no release yet"):
+        serving_release(app)
+    release = records(app, "0123456789ab")
+    assert serving_release(app) == (Serving("0123456789ab", "blue", 4, 8000), release)
