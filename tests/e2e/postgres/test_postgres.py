@@ -768,6 +768,7 @@ WOULD_NOT_START: dict[str, tuple[dict[str, Any], str]] = {
 def test_settings_with_which_it_would_not_start(server: Target, what: str) -> None:
     chosen, words = WOULD_NOT_START[what]
     data = DATA | {"postgres_settings": chosen}
+    server.deploy(POSTGRES, **DATA)
     since = "systemctl show --property ActiveEnterTimestamp,MainPID postgresql@17-main"
     before = server.run(f"{since}; sha256sum {CONF}")
     result = server.pyinfra.imported.call("-y", *options(data), *server.arguments(), POSTGRES)
