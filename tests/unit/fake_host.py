@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from itertools import takewhile
 from subprocess import CompletedProcess
 from typing import Any
@@ -79,6 +80,15 @@ def refusal(result: CompletedProcess[str]) -> str:
     message = re.search(r"pyinfra error.*: (@fake/\w+: .*)$", line)
     assert message, result.stderr
     return message[1]
+
+
+def refuses(result: CompletedProcess[str], parts: Sequence[str]) -> None:
+    """The line of `refusal` begins with the first part, after the host, and has the others."""
+    message = refusal(result)
+    first, *more = parts
+    assert message.startswith(f"@fake/host: {first}"), message
+    for part in more:
+        assert part in message, message
 
 
 def written(result: CompletedProcess[str], path: str, host: str = "host") -> str:

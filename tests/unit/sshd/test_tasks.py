@@ -6,7 +6,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from tests.conftest import Pyinfra
-from tests.unit.fake_host import fake, machine, refusal, written
+from tests.unit.fake_host import fake, machine, refuses, written
 
 # --- they refuse ----------------------------------------------------------------------------------
 
@@ -34,11 +34,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
 def test_refuses_in_one_line_before_anything_changes(
     refused: dict[str, CompletedProcess[str]], what: str
 ) -> None:
-    message = refusal(refused[what])
-    first, *more = REFUSALS[what][2]
-    assert message.startswith(f"@fake/host: {first}")
-    for part in more:
-        assert part in message
+    refuses(refused[what], REFUSALS[what][2])
 
 
 def test_a_password_is_not_repeated(refused: dict[str, CompletedProcess[str]]) -> None:
