@@ -26,8 +26,8 @@ def psql_options(version: int) -> str:
 
 
 # The pid file says where the server of a cluster listens. `--cluster` and pg_lsclusters read the
-# configuration, which is wrong between a change of the port and the restart. A crash may leave a pid
-# file behind, so its process is checked; psql without a port would connect to another cluster.
+# configuration, which is wrong between a change of the port and the restart. A crash may leave a
+# pid file behind, so its process is checked; psql without a port would connect to another cluster.
 # pg_conftool is Perl and slow to start: a command that already knows the directory sets $data.
 _DATA = "data=${{data:-$(pg_conftool -s {version} main show data_directory 2> /dev/null)}}"
 _RUNS = (
@@ -443,8 +443,8 @@ class WrongPasswords(FactBase[list[str]]):
     The roles whose password in the cluster differs from their file, or that have no file.
 
     Standard input has the names of all roles, and the passwords that were passed for some, in the
-    form that `told` writes: `host.get_fact(WrongPasswords, version=17, _stdin=…)`. The answer is all
-    roles if there is no cluster yet, and none if it is down.
+    form that `told` writes: `host.get_fact(WrongPasswords, version=17, _stdin=…)`. The answer is
+    all roles if there is no cluster yet, and none if it is down.
     """
 
     default = list

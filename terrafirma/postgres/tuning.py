@@ -105,9 +105,7 @@ def tune(hardware: Hardware, *, max_connections: int, version: int) -> dict[str,
         "autovacuum_vacuum_cost_limit": Tuned(
             "2000" if hardware.ssd else "200", "vacuum as fast as the disk can bear"
         ),
-        "autovacuum_vacuum_scale_factor": Tuned(
-            "0.1", "tables are vacuumed before they bloat"
-        ),
+        "autovacuum_vacuum_scale_factor": Tuned("0.1", "tables are vacuumed before they bloat"),
         "autovacuum_analyze_scale_factor": Tuned("0.05", "the planner's statistics stay fresh"),
     }
 

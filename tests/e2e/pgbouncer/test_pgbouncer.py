@@ -261,7 +261,7 @@ def test_a_setting_reaches_clients_that_stay(pooled: Pooled) -> None:
     # What only a start reads.
     data = DATA | {"pgbouncer_settings": {"listen_backlog": 256}}
     assert changed(server.deploy(TASK, **data)) == [
-        *("Configure the pools", "Configure where it listens", "Run PgBouncer"),
+        *("Configure the pools", "Configure where PgBouncer listens", "Run PgBouncer"),
     ]
     assert server.run(pid) != first
     assert "listen_backlog|256|" in console(server, "show config")
@@ -351,9 +351,9 @@ def test_a_new_password_reaches_it_with_the_next_run(pooled: Pooled) -> None:
     server.run("rm /etc/terrafirma/secrets/postgres/api")
     assert changed(server.deploy("tasks/postgres.py", **DATA)) == ["Give the roles their passwords"]
     # By a reload: clients stay.
-    assert server.plan(TASK, **DATA) == ["Let in the roles of PostgreSQL", "Run PgBouncer"]
+    assert server.plan(TASK, **DATA) == ["Let PostgreSQL's roles log in", "Run PgBouncer"]
     assert changed(server.deploy(TASK, **DATA)) == [
-        *("Let in the roles of PostgreSQL", "Run PgBouncer"),
+        *("Let PostgreSQL's roles log in", "Run PgBouncer"),
     ]
     assert server.run(STARTED) == started
     assert changed(server.deploy(TASK, **DATA)) == []

@@ -15,4 +15,4 @@ undo_by_hand(
 
 contents(name="Give access", version=17, settings=settings)
 
-twin(name="Let mig~ log in as well", version=17, role=settings.roles[1], settings=settings)
+twin(name="Create the second login mig~", version=17, role=settings.roles[1], settings=settings)

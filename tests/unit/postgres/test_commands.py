@@ -228,20 +228,20 @@ def rotation(*tell: str) -> list[str]:
     """The plan for a new password of api; `tell` is what follows each change of a login."""
     return [
         "Install the command terrafirma",
-        "Let api~ log in as well",
+        "Create the second login api~",
         *(
             step
             for login in ("api~", "api")
             for step in (
                 f"Give {login} a new password",
                 *tell,
-                f"Tell api to come as {login}",
-                f"Let api come as {login}",
-                f"Tell jobs to come as {login}",
-                f"Let jobs come as {login}",
+                f"Set api to connect as {login}",
+                f"Release api to connect as {login}",
+                f"Set jobs to connect as {login}",
+                f"Release jobs to connect as {login}",
             )
         ),
-        "Remove api~",
+        "Remove the second login api~",
         *tell,
     ]
 
@@ -257,7 +257,7 @@ def test_a_new_password_is_told_to_the_pooler_before_anybody_comes_with_it(
 ) -> None:
     host = fake(machine(), rotate="api", **POOLED, **USERS)
     plan = pyinfra.run("@fake/host", "commands/postgres_rotate.py", "--dry", *host)["plan"]
-    tell = ["Give PgBouncer the verifiers", "Let PgBouncer read them"]
+    tell = ["Give PgBouncer the verifiers", "Reload PgBouncer"]
     assert [one["name"] for one in plan] == rotation(*tell)
 
 
@@ -374,7 +374,9 @@ def test_nothing_is_gone_from_a_server_that_is_down(
     data = {key: "old", "confirm": "old"}
     hosts = inventory(down=(machine() | down, data), gone=(machine() | as_declared(ONE), data))
     dry = pyinfra.call(hosts, "commands/postgres_drop.py", "--dry", "-v")
-    assert re.search(r"\[@fake/down\] .*the server is down: what is in it is not seen", dry.stderr)
+    assert re.search(
+        r"\[@fake/down\] .*the server is down: a dry run cannot see what it contains", dry.stderr
+    )
     result = pyinfra.call(hosts, "commands/postgres_drop.py", "-y", "-vv")
     (operation,) = json.loads(result.stdout)["results"]["operations"]
     assert (operation["error"], operation["no_change"]) == (["@fake/down"], ["@fake/gone"])
@@ -464,7 +466,7 @@ RETIRED_15, RETIRED_17 = (
 
 # The host; its data; what is planned; what is said.
 MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
-    "bare": (machine(), {}, [], "no cluster here is ours yet"),
+    "bare": (machine(), {}, [], "Terrafirma manages no cluster here yet"),
     "current": (machine(DEBIAN_13, *ON_17), {}, [], "17/main runs, the distribution's own"),
     "stays": (
         machine(DEBIAN_13, *ON_15),
@@ -476,7 +478,7 @@ MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
     "extensions": (
         machine(DEBIAN_13, *ON_15) | {NEEDS: [*ENOUGH[NEEDS], "package=postgresql-17-cron"]},
         {},
-        [STEPS[0], "Install what the extensions need", *STEPS[1:]],
+        [STEPS[0], "Install the packages of the extensions", *STEPS[1:]],
         "From PostgreSQL 15 to 17",
     ),
     # A copy that shares blocks takes no room: the upgrade tries that before it stops anything.
@@ -485,8 +487,8 @@ MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
         | {NEEDS: ["online=yes", "size=2097152", "free=1048576", "type=xfs", "type=xfs"]},
         {},
         STEPS,
-        "1024 MB are free: it stops before anybody notices, unless the file systems copy by "
-        "sharing blocks",
+        "Only 1024 MB are free: unless the file systems copy by sharing blocks, the upgrade ends "
+        "before the old server stops",
     ),
     "died": (
         machine(DEBIAN_13, *ON_15, *ON_17, "unfinished=17/main") | ENOUGH,
@@ -519,14 +521,14 @@ MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
         {"upgrade": "back", "pgbouncer_enabled": True},
         [
             *("Go back to the old cluster", "Create the roles"),
-            "Let in the roles of PostgreSQL",
+            "Let PostgreSQL's roles log in",
         ],
         "Back to 15/main",
     ),
     "clean": (
         machine(DEBIAN_13, *RETIRED_15),
         {"upgrade": "clean"},
-        ["Remove what is no longer used"],
+        ["Remove the retired clusters"],
         "Removing 15/main, with all its data",
     ),
     "cleaned": (
@@ -598,7 +600,7 @@ def test_an_upgrade_is_followed_to_its_end(pyinfra: Pyinfra, inventory: Any) -> 
     assert set(step["success"]) == {f"@fake/{name}" for name, (_, good) in ENDS.items() if good}
     assert "No space left" in result.stderr
     for name in ("killed", "silent"):
-        assert re.search(rf"\[@fake/{name}\] +it was stopped: journalctl -u", result.stderr)
+        assert re.search(rf"\[@fake/{name}\] +the unit was stopped: journalctl -u", result.stderr)
     (start,) = [
         line
         for line in re.findall(r"\[@fake/done\] +>>> (.*)", result.stderr)

@@ -279,7 +279,7 @@ def test_a_restart_is_announced_only_if_a_setting_asks_for_it(
     change = {one["name"]: set(one["hosts_with_change"]) for one in plan}
     for step, expected in (
         (
-            "Restart it if a setting asks for that",
+            "Restart the server if a setting needs it",
             {name for name, (_, _, restarts, _) in RESTARTS.items() if restarts},
         ),
         (
