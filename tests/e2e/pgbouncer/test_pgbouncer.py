@@ -116,7 +116,7 @@ def serves(server: Target, outsider: Container) -> bool:
     return {status for status, _ in answers} == {200}
 
 
-def test_the_application_answers_through_it(pooled: Pooled, outsider: Container) -> None:
+def test_the_application_answers_through_the_pooler(pooled: Pooled, outsider: Container) -> None:
     server = pooled.server
     assert {status for status, _ in get(outsider, server, 20)} == {200}
     assert ":6432/api" in server.run("cat /etc/terrafirma/secrets/app/api/database_url")
@@ -194,7 +194,7 @@ def stranger(pooled: Pooled) -> dict[str, str]:
 
 @pytest.mark.promise("PgBouncer refuses everybody whom PostgreSQL would refuse")
 @pytest.mark.parametrize("network", ["bridge", "apps"])
-def test_nobody_else_comes_in(pooled: Pooled, stranger: dict[str, str], network: str) -> None:
+def test_all_other_clients_are_refused(pooled: Pooled, stranger: dict[str, str], network: str) -> None:
     cases = {
         "right": ({}, "api"),
         "password": ({"password": "wrong"}, "SASL authentication failed"),
@@ -215,7 +215,7 @@ def test_nobody_else_comes_in(pooled: Pooled, stranger: dict[str, str], network:
         assert "pg_hba.conf" not in answer, what
 
 
-def test_it_listens_for_containers_and_the_host_alone(pooled: Pooled, outsider: Container) -> None:
+def test_the_pooler_listens_for_containers_and_the_host_only(pooled: Pooled, outsider: Container) -> None:
     server = pooled.server
     assert open_ports(outsider, server, 22, 5432, 6432) == [22]
     docker0 = server.run("ip -4 -oneline address show dev docker0").split()[3].split("/")[0]
@@ -224,7 +224,7 @@ def test_it_listens_for_containers_and_the_host_alone(pooled: Pooled, outsider: 
     assert set(listening) <= {f"{docker0}:6432", "127.0.0.1:6432", "[::1]:6432"}
 
 
-def test_the_console_is_for_the_systems_user_alone(pooled: Pooled) -> None:
+def test_the_console_is_open_to_the_system_user_postgres_only(pooled: Pooled) -> None:
     assert "api|api|" in console(pooled.server, "show pools")
     # Not even for root, and nobody comes to a database without a password.
     for who, database in (("pgbouncer", "pgbouncer"), ("postgres", "pgbouncer"), ("api", "api")):
@@ -237,7 +237,7 @@ def test_the_console_is_for_the_systems_user_alone(pooled: Pooled) -> None:
             assert "login rejected" in result.stderr, (who, account)
 
 
-def test_a_setting_reaches_clients_that_stay(pooled: Pooled) -> None:
+def test_a_setting_changes_while_clients_stay_connected(pooled: Pooled) -> None:
     server = pooled.server
     pid = "systemctl show --value --property MainPID pgbouncer.service"
     first = server.run(pid)
@@ -289,7 +289,7 @@ def test_a_broken_file_never_replaces_a_good_one(pooled: Pooled, settings: dict[
     assert server.run("ls -d /tmp/tmp.* 2> /dev/null || true") == ""
 
 
-def test_no_secret_is_shown_by_the_most_talkative_run(pooled: Pooled) -> None:
+def test_no_secret_is_shown_by_the_most_verbose_run(pooled: Pooled) -> None:
     server = pooled.server
     server.run("rm /etc/pgbouncer/userlist.txt /etc/terrafirma/secrets/app/api/database_url")
     again = server.pyinfra.imported.call(
@@ -306,7 +306,7 @@ def test_no_secret_is_shown_by_the_most_talkative_run(pooled: Pooled) -> None:
     assert "postgres" not in server.run('grep -o \'^"[^"]*"\' /etc/pgbouncer/userlist.txt')
 
 
-def test_it_comes_back_after_a_kill(pooled: Pooled, outsider: Container) -> None:
+def test_the_pooler_comes_back_after_a_kill(pooled: Pooled, outsider: Container) -> None:
     server = pooled.server
     pid = server.run("systemctl show --value --property MainPID pgbouncer.service")
     server.run(f"kill -9 {pid}")
@@ -315,14 +315,14 @@ def test_it_comes_back_after_a_kill(pooled: Pooled, outsider: Container) -> None
     eventually(lambda: serves(server, outsider), 30)
 
 
-def test_it_outlives_a_restart_of_postgresql(pooled: Pooled, outsider: Container) -> None:
+def test_the_pooler_survives_a_restart_of_postgresql(pooled: Pooled, outsider: Container) -> None:
     before = pooled.server.run(STARTED)
     pooled.server.run("systemctl restart postgresql@17-main")
     eventually(lambda: serves(pooled.server, outsider), 10)
     assert pooled.server.run(STARTED) == before
 
 
-def test_it_comes_back_after_a_reboot(pooled: Pooled, outsider: Container) -> None:
+def test_the_pooler_comes_back_after_a_reboot(pooled: Pooled, outsider: Container) -> None:
     server = pooled.server
     listening = "ss -Hltn 'sport = :6432' | awk '{ print $4 }' | sort"
     before = server.run(listening)
@@ -345,7 +345,7 @@ def test_a_rotated_password_costs_no_request(pooled: Pooled, outsider: Container
     assert server.run("grep -c '~' /etc/pgbouncer/userlist.txt || true") == "0"
 
 
-def test_a_new_password_reaches_it_with_the_next_run(pooled: Pooled) -> None:
+def test_a_new_password_reaches_the_pooler_with_the_next_run(pooled: Pooled) -> None:
     server = pooled.server
     old, started = password(server), server.run(STARTED)
     server.run("rm /etc/terrafirma/secrets/postgres/api")
@@ -363,7 +363,7 @@ def test_a_new_password_reaches_it_with_the_next_run(pooled: Pooled) -> None:
     assert "SASL authentication failed" in logins(server, {"password": old})[0]
 
 
-def test_it_is_stopped_when_nobody_wants_it(pooled: Pooled, outsider: Container) -> None:
+def test_the_pooler_is_stopped_when_it_is_disabled(pooled: Pooled, outsider: Container) -> None:
     server = pooled.server
     direct = DATA | api(pgbouncer=False)
     # With the password of the last test, too.

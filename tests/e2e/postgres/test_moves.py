@@ -57,7 +57,7 @@ def restarts(operations: list[str]) -> bool:
     "One run moves PostgreSQL to another port and its applications with it, even after a "
     "run that died before the restart"
 )
-def test_another_port_and_another_socket_are_followed(server: Target, outsider: Container) -> None:
+def test_another_port_and_another_socket_need_one_run(server: Target, outsider: Container) -> None:
     """A run asks the server where it is, and moves it; the applications follow."""
     server.run("install -d -o postgres /run/elsewhere")
     data = DATA | {"postgres_port": 6543}
@@ -112,7 +112,7 @@ def test_replicas_follow_docker0(server: Target, outsider: Container) -> None:
     "Containers reach PostgreSQL whether Docker or PostgreSQL starts first, and wherever "
     "docker0 moves, IPv6 included"
 )
-def test_it_listens_whatever_the_order_of_the_boot(server: Target, outsider: Container) -> None:
+def test_postgresql_listens_whatever_starts_first_at_boot(server: Target, outsider: Container) -> None:
     listening = server.psql("show listen_addresses").split(",")[1]
     server.run("systemctl disable --now docker.service docker.socket")
     server.reboot()
@@ -213,8 +213,8 @@ MOVED = DATA | {
 MOVE = """'s|"bip": .*|"bip": "10.99.0.1/24",|'"""
 
 
-@pytest.mark.promise(like=test_it_listens_whatever_the_order_of_the_boot)
-def test_another_docker0_another_pool_and_ipv6_are_followed(
+@pytest.mark.promise(like=test_postgresql_listens_whatever_starts_first_at_boot)
+def test_postgresql_follows_another_docker0_another_pool_and_ipv6(
     server: Target, outsider: Container
 ) -> None:
     """
@@ -269,7 +269,7 @@ networks:
     "The next run lets in the networks of a new compose project, IPv6 included, and a dry "
     "run shows the rule"
 )
-def test_a_compose_project_brings_its_networks_ipv6_too(server: Target) -> None:
+def test_networks_of_a_compose_project_are_admitted_ipv6_too(server: Target) -> None:
     """Out of reach at first, then in the plan, then let in, over both protocols."""
     server.reboot()
     eventually(lambda: server.call("docker info").returncode == 0, 60)

@@ -104,11 +104,11 @@ def test_a_wrong_password(server: Target, role: str) -> None:
     assert f'password authentication failed for user "{role}"' in answer
 
 
-def test_the_world_does_not_reach_it(server: Target, outsider: Container) -> None:
+def test_the_internet_does_not_reach_postgresql(server: Target, outsider: Container) -> None:
     assert open_ports(outsider, server, 22, 5432) == [22]
 
 
-def test_a_role_that_lost_its_access(server: Target) -> None:
+def test_a_role_that_lost_its_access_is_refused(server: Target) -> None:
     data = json.loads(json.dumps(DATA))
     del data["postgres_databases"][0]["access"]["reader"]
     case = [("reader", password(server, "reader"), "api", "select count(*) from notes")]
@@ -125,19 +125,19 @@ def test_a_role_that_lost_its_access(server: Target) -> None:
     assert sessions(server, "apps", case)[0].isdigit()
 
 
-def test_a_given_password_is_the_roles(server: Target) -> None:
+def test_a_given_password_becomes_the_roles_password(server: Target) -> None:
     assert password(server, "ann") == GIVEN
     (answer,) = sessions(server, "apps", [("ann", GIVEN, "api", "select 'in'")])
     assert answer == "in"
 
 
-def test_a_given_password_that_is_missing(server: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_given_password_is_refused(server: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_TEST_ANN")
     line = server.refuse(POSTGRES, **DATA)
     assert "postgres_roles: ann: TF_TEST_ANN is not set" in line
 
 
-def test_another_given_password_is_the_roles_after_the_next_run(
+def test_another_given_password_is_set_by_the_next_run(
     server: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -316,7 +316,7 @@ def test_drift(server: Target, group: str) -> None:
     assert changed(server.deploy(POSTGRES, **DATA)) == []
 
 
-def test_what_somebody_else_handed_on_is_taken_back(server: Target) -> None:
+def test_rights_that_an_undeclared_role_granted_are_revoked(server: Target) -> None:
     """By a role that the data do not name: what it was given itself, it keeps."""
     server.psql(
         "create role dba; grant usage on schema public to dba;"
@@ -429,7 +429,7 @@ def test_an_owner_does_not_become_a_superuser(server: Target) -> None:
     )
 
 
-def test_an_account_of_the_host_is_not_the_role_of_its_name(server: Target) -> None:
+def test_a_system_account_is_not_the_role_of_its_name(server: Target) -> None:
     server.run("useradd --system reader")
     come = "runuser -u reader -- psql -XAtqc 'select current_user' -d api"
     answer = server.call(come)
@@ -444,7 +444,7 @@ def test_an_account_of_the_host_is_not_the_role_of_its_name(server: Target) -> N
 @pytest.mark.promise(
     "Roles and databases that your settings do not mention are listed, and never changed"
 )
-def test_what_is_not_in_the_data_is_reported_and_left_alone(server: Target) -> None:
+def test_undeclared_roles_and_databases_are_listed_and_left_alone(server: Target) -> None:
     server.psql("create role stranger login; create database strange owner stranger;")
     server.psql("create extension hstore;", "api")
     result = server.pyinfra.imported.call("-y", *options(DATA), *server.arguments(), POSTGRES)
@@ -497,7 +497,7 @@ def test_a_dropped_database_leaves_a_dump(server: Target) -> None:
     server.psql("drop extension hstore", "api")
 
 
-def test_another_owner_has_all_that_the_old_one_had(server: Target) -> None:
+def test_a_new_owner_gets_all_objects_of_the_old_one(server: Target) -> None:
     server.psql(
         "set role api; create schema extra; create table extra.things (id serial primary key);"
         "create view seen as select * from extra.things; create type mood as enum ('good');"
@@ -765,7 +765,7 @@ WOULD_NOT_START: dict[str, tuple[dict[str, Any], str]] = {
         for number, what in enumerate(WOULD_NOT_START)
     ],
 )
-def test_settings_with_which_it_would_not_start(server: Target, what: str) -> None:
+def test_settings_with_which_postgresql_would_not_start_are_refused(server: Target, what: str) -> None:
     chosen, words = WOULD_NOT_START[what]
     data = DATA | {"postgres_settings": chosen}
     server.deploy(POSTGRES, **DATA)
@@ -781,7 +781,7 @@ def test_settings_with_which_it_would_not_start(server: Target, what: str) -> No
     assert changed(server.deploy(POSTGRES, **DATA)) == []
 
 
-def test_settings_that_are_tried_touch_nothing_else(server: Target) -> None:
+def test_a_trial_of_settings_touches_nothing_else(server: Target) -> None:
     """With an archive, which the server of the trial would fill, and its pid file."""
     archive = {"archive_mode": "on", "archive_command": "touch /tmp/archived"}
     data = DATA | {"postgres_settings": archive}

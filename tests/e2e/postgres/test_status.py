@@ -121,7 +121,7 @@ def test_connections_are_counted_by_role_and_address(server: Target) -> None:
 
 
 @pytest.mark.promise(like=test_the_tables_are_true)
-def test_bloat_is_about_what_it_is(server: Target) -> None:
+def test_bloat_is_estimated_within_a_few_per_cent(server: Target) -> None:
     """Three of four rows are gone, from every page: no dead rows, and much empty space."""
     server.psql(
         "create table status_bloat with (autovacuum_enabled = off) as select n,"
@@ -151,7 +151,7 @@ def test_bloat_is_about_what_it_is(server: Target) -> None:
         server.psql("drop table status_bloat, status_new", "api")
 
 
-def test_a_slot_that_nobody_reads_is_alarming(server: Target) -> None:
+def test_an_inactive_slot_is_an_alarm(server: Target) -> None:
     server.psql("select pg_create_physical_replication_slot('status_standby', true)")
     try:
         printed = status(server)
@@ -167,7 +167,7 @@ def test_a_slot_that_nobody_reads_is_alarming(server: Target) -> None:
 
 
 @pytest.mark.promise("The status of PostgreSQL shows slow statements without the values in them")
-def test_slow_statements_are_shown_without_what_was_in_them(server: Target) -> None:
+def test_slow_statements_are_shown_without_their_values(server: Target) -> None:
     printed = status(server, "-y", "-vvv")
     assert re.search(r" api +1 +1,?\d+\.\d +1\.\d +\d.* select pg_sleep\(\$1\), \$2 as", printed)
     # They were there to be seen.
@@ -178,7 +178,7 @@ def test_slow_statements_are_shown_without_what_was_in_them(server: Target) -> N
     assert "role status_probe" not in printed
 
 
-def test_a_setting_that_waits_for_a_restart_is_alarming(server: Target) -> None:
+def test_a_setting_that_waits_for_a_restart_is_an_alarm(server: Target) -> None:
     due = "select pending_restart from pg_settings where name = 'max_files_per_process'"
     try:
         server.psql("alter system set max_files_per_process = 999")
@@ -201,7 +201,7 @@ runpy.run_module("pyinfra", run_name="__main__")
 """
 
 
-def test_sessions_that_are_idle_in_a_transaction_and_block_are_alarming(server: Target) -> None:
+def test_idle_and_blocking_sessions_are_alarms(server: Target) -> None:
     lock = "begin; select pg_advisory_lock(4711)"
     waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
     with session(server, "holder", lock), session(server, "waiter", lock):
@@ -233,7 +233,7 @@ def test_sessions_that_are_idle_in_a_transaction_and_block_are_alarming(server: 
     assert re.search(r"^  ! postgres +api +socket +2 +1 +1 +\d+ s +\d+ s$", printed, re.MULTILINE)
 
 
-def test_a_locked_table_keeps_nobody_waiting(server: Target) -> None:
+def test_a_locked_table_does_not_delay_the_status(server: Target) -> None:
     with session(server, "locker", "begin; lock table status_rows in access exclusive mode"):
         granted = "select count(*) from pg_locks where mode = 'AccessExclusiveLock' and granted"
         eventually(lambda: server.psql(granted) == "1", 10)
@@ -246,7 +246,7 @@ def test_a_locked_table_keeps_nobody_waiting(server: Target) -> None:
 NAMES = ['it\'s "a" $(touch /tmp/canary) `touch /tmp/canary`', "back\\slash :x :'x' dbname=x", "Ü"]
 
 
-def test_databases_may_be_called_anything(server: Target) -> None:
+def test_databases_may_have_any_name(server: Target) -> None:
     quoted = ['"' + name.replace('"', '""') + '"' for name in NAMES]
     try:
         for name in quoted:

@@ -104,7 +104,7 @@ def test_a_run_is_refused_and_names_the_task(server: Target, held: list[str]) ->
     assert server.digest() == before
 
 
-def test_the_old_version_goes_on(server: Target) -> None:
+def test_the_old_version_can_stay(server: Target) -> None:
     assert changed(server.deploy("tasks/postgres.py", **STAY)) == []
     # Nothing to upgrade to.
     assert changed(server.deploy(COMMAND, **STAY)) == []
@@ -129,7 +129,7 @@ def test_root_follows_no_link_of_postgres(server: Target) -> None:
     assert changed(server.deploy("tasks/postgres.py", **STAY)) == []
 
 
-def test_a_tablespace_inside_of_the_old_data_is_refused(server: Target) -> None:
+def test_a_tablespace_inside_the_old_data_is_refused(server: Target) -> None:
     place = "/var/lib/postgresql/15/main/near"
     server.run(f"install -d -o postgres -g postgres {place}")
     server.psql(f"create tablespace near location '{place}'")
@@ -149,7 +149,7 @@ def test_a_dry_run_names_the_steps(server: Target) -> None:
     assert server.digest() == before
 
 
-def test_what_cannot_be_upgraded_goes_on_as_it_was(server: Target, held: list[str]) -> None:
+def test_a_cluster_that_cannot_be_upgraded_keeps_serving(server: Target, held: list[str]) -> None:
     server.psql("create table broken (f regproc)", "api")
     # Where its workplace will be, postgres leads root astray.
     server.run("install -d -m 700 /root/precious && touch /root/precious/file")
@@ -174,7 +174,7 @@ def test_what_cannot_be_upgraded_goes_on_as_it_was(server: Target, held: list[st
 
 
 @pytest.mark.promise("A major upgrade that is killed brings the old server back")
-def test_a_kill_on_the_host_brings_the_old_one_back(server: Target, held: list[str]) -> None:
+def test_a_kill_on_the_host_brings_the_old_server_back(server: Target, held: list[str]) -> None:
     run = upgrade(server)
     eventually(lambda: down(server) or run.poll() is not None, 300)
     server.run(f"systemctl kill --signal KILL {UNIT.rpartition('/')[2]}")
@@ -235,7 +235,7 @@ def test_afterwards_there_is_nothing_to_do(server: Target) -> None:
     assert "the retired 15/main, without the rows since the upgrade, comes back with" in line
 
 
-def test_a_reboot_starts_the_new_one_and_not_the_old(server: Target, held: list[str]) -> None:
+def test_a_reboot_starts_the_new_cluster_only(server: Target, held: list[str]) -> None:
     server.reboot()
     eventually(
         lambda: server.call("pg_lsclusters -h 17 main | grep -qw online").returncode == 0, 60
@@ -248,7 +248,7 @@ def test_a_reboot_starts_the_new_one_and_not_the_old(server: Target, held: list[
 
 
 @pytest.mark.promise("Files that the new cluster uses are not removed with the old cluster")
-def test_what_the_new_one_uses_is_not_removed(server: Target, held: list[str]) -> None:
+def test_files_that_the_new_cluster_uses_are_not_removed(server: Target, held: list[str]) -> None:
     place = "/var/lib/postgresql/15/main/near"
     server.run(f"install -d -o postgres -g postgres {place}")
     server.psql(f"create tablespace near location '{place}'")
@@ -307,7 +307,7 @@ def test_the_way_back(server: Target, held: list[str], verifier: str) -> None:
     server.deploy("tasks/pgbouncer.py", **STAY)
 
 
-def test_clean_removes_what_is_retired(server: Target, held: list[str]) -> None:
+def test_clean_removes_retired_clusters(server: Target, held: list[str]) -> None:
     assert server.plan(COMMAND, upgrade="clean") == ["Remove the retired clusters"]
     assert changed(server.deploy(COMMAND, upgrade="clean")) == ["Remove the retired clusters"]
     assert clusters(server) == ["15 5432 online"]
@@ -324,7 +324,7 @@ def archives(server: Target) -> list[dict[str, Any]]:
     return found
 
 
-def test_backups_go_on_with_the_new_one(server: Target, held: list[str]) -> None:
+def test_backups_continue_with_the_new_cluster(server: Target, held: list[str]) -> None:
     server.run(STORAGE.commands)
     data = admit(server, server, "/home/box/upgrade.borg")
     server.deploy("tasks/borg.py", **data, **STAY)

@@ -56,7 +56,7 @@ def users(program: Program, cluster: Cluster, tmp_path: Path) -> Callable[..., A
         (None, "wrong"),
     ],
 )
-def test_a_user_list_agrees_with_the_cluster(
+def test_a_user_list_is_compared_with_the_cluster(
     users: Callable[..., Any], content: str | None, answer: str
 ) -> None:
     assert users(content) == answer
@@ -118,7 +118,7 @@ def test_a_cluster_that_does_not_answer_has_no_user_list(
         ("[databases]\n", True, True, "??5?????? c {file}", False),
     ],
 )
-def test_a_pooler_of_somebody_else_is_seen(
+def test_a_foreign_pooler_is_noticed(
     program: Program,
     tmp_path: Path,
     content: str | None,

@@ -75,20 +75,20 @@ def test_bad_data_names_the_key_and_what_would_be_right(
         ({"pgbouncer_enabled": False}, []),
     ],
 )
-def test_pools_are_as_large_as_they_may_become(data: dict[str, Any], sizes: list[int]) -> None:
+def test_the_size_of_each_pool(data: dict[str, Any], sizes: list[int]) -> None:
     data = POOLS | data
     found = pool_sizes(of(PgBouncer, **data), of(Postgres, **data))
     assert list(found.values()) == sizes
 
 
-def test_a_role_that_may_not_connect_has_a_pool_of_no_limit_of_its_own() -> None:
+def test_a_connection_limit_of_0_is_left_out() -> None:
     """0 would be none to PgBouncer."""
     data = POOLS | {"postgres_roles": [{"name": "api", "connection_limit": 0}, {"name": "web"}]}
     assert role_limits(of(Postgres, **data)) == {}
     assert role_limits(of(Postgres, **POOLS)) == {"web": 7}
 
 
-def test_settings_of_the_pooler_go_where_it_reads_them() -> None:
+def test_settings_of_the_pooler_go_to_the_file_that_applies_them() -> None:
     settings = {"so_reuseport": True, "query_wait_timeout": 1.5, "track_extra_parameters": "x, y"}
     read = of(PgBouncer, pgbouncer_settings=settings)
     assert read.chosen(at_start=True) == {"so_reuseport": "1", "track_extra_parameters": "x, y"}

@@ -108,14 +108,14 @@ def test_refuses_in_one_line_before_anything_changes(
 # --- the pooler -----------------------------------------------------------------------------------
 
 
-def test_a_pooler_that_nobody_wants_costs_no_question(pyinfra: Pyinfra) -> None:
+def test_a_pooler_that_is_not_enabled_costs_no_question(pyinfra: Pyinfra) -> None:
     bare = pyinfra.call("@fake/host", "tasks/pgbouncer.py", "-y", "-vv", *fake(machine()))
     # What kind of host it is, and nothing else.
     assert len(commands(bare)) == 1
     assert json.loads(bare.stdout)["results"]["operations"] == []
 
 
-def test_a_pooler_that_is_no_longer_wanted_is_stopped(pyinfra: Pyinfra) -> None:
+def test_a_pooler_that_is_no_longer_enabled_is_stopped(pyinfra: Pyinfra) -> None:
     runs = {command(Unit, unit="pgbouncer.service"): ["ActiveState=active", "started"]}
     host = fake(machine(DEBIAN_13, "pooler=ours") | runs)
     result = pyinfra.call("@fake/host", "tasks/pgbouncer.py", "-y", "-vv", *host)
@@ -161,7 +161,7 @@ def test_the_pooler_has_postgresqls_rules_and_addresses(pyinfra: Pyinfra) -> Non
     assert command(UserList, version=17, roles=["api", "web"]) in commands(result)
 
 
-def test_old_poolers_do_not_follow_prepared_statements(pyinfra: Pyinfra, inventory: Any) -> None:
+def test_old_poolers_get_no_setting_for_prepared_statements(pyinfra: Pyinfra, inventory: Any) -> None:
     hosts = inventory(
         trixie=(machine(), POOLED), bookworm=(machine(DEBIAN_12), {"apps": {}, **POOLED})
     )
@@ -171,7 +171,7 @@ def test_old_poolers_do_not_follow_prepared_statements(pyinfra: Pyinfra, invento
     assert "max_prepared_statements" not in written(result, pools, "bookworm")
 
 
-def test_the_pooler_follows_its_users_and_rules_by_a_reload(pyinfra: Pyinfra) -> None:
+def test_the_pooler_is_reloaded_for_users_and_rules(pyinfra: Pyinfra) -> None:
     """And is restarted for what it reads only as it starts."""
     unit = {
         "unit": "pgbouncer.service",

@@ -8,7 +8,7 @@ from tests.unit.templates import NETWORKS, VISITORS, rendered, rules, settled
 
 
 @pytest.mark.parametrize("networks", NETWORKS)
-def test_the_pooler_admits_whom_postgresql_admits(networks: list[dict[str, Any]]) -> None:
+def test_the_pooler_admits_the_same_clients_as_postgresql(networks: list[dict[str, Any]]) -> None:
     data = {"networks": networks}
     local, *clients = [line.split() for line in settled(rendered("pgbouncer/hba.conf.j2", **data))]
     theirs = [rule for rule in rules(**data) if rule[-1] == "scram-sha-256"]
@@ -44,7 +44,7 @@ def test_the_pooler_knows_the_declared_databases_and_no_others() -> None:
     assert "users" not in sections(rendered("pgbouncer/terrafirma.ini.j2", limits={}))
 
 
-def test_the_pooler_pools_transactions_for_whoever_proves_a_password() -> None:
+def test_the_pooler_pools_transactions_and_checks_passwords() -> None:
     settings = sections(rendered("pgbouncer/terrafirma.ini.j2"))[""]
     for line in (
         "pool_mode = transaction",
@@ -62,13 +62,13 @@ def test_the_pooler_pools_transactions_for_whoever_proves_a_password() -> None:
         assert name not in text
 
 
-def test_an_old_pooler_is_not_told_what_it_does_not_know() -> None:
+def test_an_old_pooler_gets_no_setting_that_it_does_not_know() -> None:
     text = rendered("pgbouncer/terrafirma.ini.j2", prepared_statements=False, settings={})
     assert "max_prepared_statements" not in text
     assert "pgbouncer_settings" not in text
 
 
-def test_what_a_start_reads_comes_before_what_a_reload_reads() -> None:
+def test_the_file_for_a_start_includes_the_file_for_a_reload() -> None:
     """A section that begins twice forgets what stood in it: there is one, and a file goes on."""
     text = rendered("pgbouncer/pgbouncer.ini.j2")
     found = sections(text)

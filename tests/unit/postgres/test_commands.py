@@ -246,13 +246,13 @@ def rotation(*tell: str) -> list[str]:
     ]
 
 
-def test_a_new_password_is_planned_so_that_nobody_is_ever_refused(pyinfra: Pyinfra) -> None:
+def test_a_rotation_is_planned_so_that_no_connection_is_refused(pyinfra: Pyinfra) -> None:
     host = fake(machine(), rotate="api", **USERS)
     plan = pyinfra.run("@fake/host", "commands/postgres_rotate.py", "--dry", *host)["plan"]
     assert [one["name"] for one in plan] == rotation()
 
 
-def test_a_new_password_is_told_to_the_pooler_before_anybody_comes_with_it(
+def test_the_pooler_gets_a_new_password_before_any_client_uses_it(
     pyinfra: Pyinfra,
 ) -> None:
     host = fake(machine(), rotate="api", **POOLED, **USERS)
@@ -261,7 +261,7 @@ def test_a_new_password_is_told_to_the_pooler_before_anybody_comes_with_it(
     assert [one["name"] for one in plan] == rotation(*tell)
 
 
-def test_a_second_login_acts_as_the_role_wherever_that_comes_in(pyinfra: Pyinfra) -> None:
+def test_a_second_login_acts_as_the_role_in_each_database(pyinfra: Pyinfra) -> None:
     data = {
         "postgres_roles": [
             *({"name": name} for name in ("api", "own", "stats_own")),
@@ -286,7 +286,7 @@ def test_a_second_login_acts_as_the_role_wherever_that_comes_in(pyinfra: Pyinfra
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-def test_a_new_password_reaches_the_replicas_by_a_release_each(
+def test_each_login_reaches_the_replicas_by_a_release(
     pyinfra: Pyinfra, pooled: bool
 ) -> None:
     _, state = json.loads(as_declared(USERS)[command(Roles, version=17)][0]).popitem()
@@ -354,7 +354,7 @@ KINDS = {"drop": "Dump and drop the database", "drop_role": "Drop the role"}
 
 
 @pytest.mark.parametrize("key", KINDS)
-def test_only_what_is_there_is_dropped(pyinfra: Pyinfra, inventory: Any, key: str) -> None:
+def test_only_existing_databases_and_roles_are_dropped(pyinfra: Pyinfra, inventory: Any, key: str) -> None:
     data = {key: "old", "confirm": "old"}
     hosts = inventory(
         there=(machine() | as_declared(OLD), data), gone=(machine() | as_declared(ONE), data)
@@ -366,7 +366,7 @@ def test_only_what_is_there_is_dropped(pyinfra: Pyinfra, inventory: Any, key: st
 
 
 @pytest.mark.parametrize("key", KINDS)
-def test_nothing_is_gone_from_a_server_that_is_down(
+def test_nothing_is_dropped_from_a_server_that_is_down(
     pyinfra: Pyinfra, inventory: Any, key: str
 ) -> None:
     down: Answers = {command(fact, version=17): ["down"] for fact in (Roles, Databases)}

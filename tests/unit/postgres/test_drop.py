@@ -59,7 +59,7 @@ DROPS: dict[str, tuple[tuple[str, ...], int, int, int, list[str], bool]] = {
 
 
 @pytest.mark.parametrize("case", DROPS)
-def test_a_database_is_dropped_or_as_before(tmp_path: Path, case: str) -> None:
+def test_a_database_is_dropped_or_left_unchanged(tmp_path: Path, case: str) -> None:
     connected, limit, dumped, gone, said, kept = DROPS[case]
     for number, words in enumerate(connected, 1):
         if words:

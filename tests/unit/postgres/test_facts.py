@@ -132,7 +132,7 @@ def test_contents_of_the_databases_of_a_cluster() -> None:
     }
 
 
-def test_what_a_server_says_of_its_settings() -> None:
+def test_the_state_of_the_settings_of_a_server() -> None:
     """Of a cluster of PostgreSQL 17, shortened, after a reload with other shared_buffers."""
     answer = (
         '{"pending" : ["shared_buffers"], "restart" : ["archive_mode","port","shared_buffers"], '
@@ -146,7 +146,7 @@ def test_what_a_server_says_of_its_settings() -> None:
 
 
 @pytest.mark.parametrize("fact", [Contents, Databases, Roles, Server])
-def test_a_cluster_that_is_not_there_holds_nothing(
+def test_a_missing_cluster_holds_nothing(
     fact: type[FactBase[Any]], program: Program, cluster: Cluster
 ) -> None:
     program("runuser", "echo 'psql: error: connection to server failed' >&2; exit 2")
@@ -206,7 +206,7 @@ def test_a_server_is_asked_where_it_listens(program: Program, cluster: Cluster) 
     assert said == "hello"
 
 
-def test_no_session_begins_as_the_owner_of_a_database_wants_it() -> None:
+def test_settings_of_a_database_do_not_affect_our_sessions() -> None:
     """With a time limit of 1 ms, or an encoding that does not have all names: none would answer."""
     for one in ("lock_timeout=0", "idle_session_timeout=0", "client_encoding=UTF8"):
         assert f"-c {one}" in psql(15)
@@ -264,7 +264,7 @@ def test_all_databases_are_asked_with_one_command(
     assert query.count("'") % 2 == query.count('"') % 2 == 0
 
 
-def test_a_database_that_the_data_have_is_asked_by_its_line(
+def test_only_databases_in_the_settings_are_asked(
     program: Program, cluster: Cluster
 ) -> None:
     """By exactly that: others are not looked into, and may be broken as they like."""
@@ -279,7 +279,7 @@ def test_a_database_that_the_data_have_is_asked_by_its_line(
     assert sent[::2] == [connect("api")]
 
 
-def test_databases_whose_names_are_not_known_are_no_answer(
+def test_a_failed_list_of_databases_is_no_answer(
     program: Program, cluster: Cluster
 ) -> None:
     """Else a cluster that refuses one more connection would be taken for an empty one."""
@@ -316,7 +316,7 @@ def test_passwords_are_all_wrong_where_there_is_no_cluster(
     assert wrong_passwords(PROGRAM_ASKED, path / "passwords", path) == ["api", "worker"]
 
 
-def test_passwords_are_all_wrong_before_the_program_is_there(
+def test_passwords_are_all_wrong_before_the_program_is_installed(
     program: Program, cluster: Cluster
 ) -> None:
     path = cluster.runs()
@@ -347,7 +347,7 @@ def test_a_program_of_another_version_says_nothing_of_passwords(
 
 
 @pytest.mark.parametrize("line", ["s3cret", "", "wrong", "wrong a b", "right a"])
-def test_another_answer_about_passwords_is_not_repeated(line: str) -> None:
+def test_an_unknown_answer_about_passwords_is_not_shown(line: str) -> None:
     with pytest.raises(FactProcessError) as error:
         WrongPasswords().process([line])
     assert "s3cret" not in str(error.value)
@@ -419,7 +419,7 @@ def needs(program: Program, tmp_path: Path) -> Callable[[], Any]:
     return ask_it
 
 
-def test_what_an_upgrade_needs(needs: Callable[[], Any], tmp_path: Path) -> None:
+def test_the_needs_of_an_upgrade(needs: Callable[[], Any], tmp_path: Path) -> None:
     state = needs()
     assert state["online"]
     assert 3900 < state["size"] < 4200
@@ -441,12 +441,12 @@ def test_what_an_upgrade_needs(needs: Callable[[], Any], tmp_path: Path) -> None
         ([""], False),
     ],
 )
-def test_where_a_copy_may_take_no_room(types: list[str], *, may_share: bool) -> None:
+def test_file_systems_on_which_a_copy_may_take_no_room(types: list[str], *, may_share: bool) -> None:
     lines = ["online=yes", "size=7", "free=1000", *(f"type={one}" for one in types)]
     assert UpgradeState().process(lines)["may_share"] is may_share
 
 
-def test_tablespaces_that_would_go_with_the_old_data(
+def test_tablespaces_inside_the_old_data(
     needs: Callable[[], Any], tmp_path: Path
 ) -> None:
     data = tmp_path / "it's data"
@@ -470,7 +470,7 @@ def test_a_cluster_that_does_not_run_is_not_upgraded(program: Program, answer: s
     assert ask(UpgradeState, path, old=15, new=17) == UpgradeState().default()
 
 
-def test_what_an_upgrade_says(tmp_path: Path) -> None:
+def test_the_progress_of_an_upgrade(tmp_path: Path) -> None:
     """The end of it is not lost: whether it runs is asked before what it says."""
     command = text(UpgradeProgress, seen=1).replace("/run/systemd/transient", str(tmp_path))
     command = command.replace("/var/lib/terrafirma/upgrade/log", f"{tmp_path}/log")

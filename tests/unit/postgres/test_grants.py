@@ -124,7 +124,7 @@ def member_of(*known: Member) -> RoleState:
     return RoleState({**ROLE_NOW, "member_of": [*known]})
 
 
-def test_nothing_is_said_to_a_cluster_that_is_as_declared() -> None:
+def test_a_cluster_in_the_declared_state_needs_no_statement() -> None:
     assert role() == []
     assert list(membership_sql("reader", ["a", "b"], member_of(*plain("b", "a")))) == []
     assert database() == []
@@ -139,7 +139,7 @@ NO_MORE = "nosuperuser nocreatedb nocreaterole noreplication nobypassrls inherit
 ALTER = f"""alter role "reader" login {NO_MORE} connection limit 5 valid until 'infinity';"""
 
 
-def test_a_role_that_is_not_there_is_made() -> None:
+def test_a_missing_role_is_created() -> None:
     assert list(role_sql(Role(name="api"), None)) == [
         f"""create role "api" login {NO_MORE} connection limit -1 valid until 'infinity';"""
     ]
@@ -352,7 +352,7 @@ def test_a_role_is_a_member_of_exactly_its_groups(now: list[Member], said: list[
     assert list(membership_sql("reader", ["a", "b"], member_of(*now))) == said
 
 
-def test_a_name_that_somebody_else_chose_is_only_a_name() -> None:
+def test_any_name_is_quoted() -> None:
     now = member_of(('a" from x; drop role y; --', 'b"', True))
     assert list(membership_sql("reader", [], now)) == [
         'revoke "a"" from x; drop role y; --" from "reader" granted by "b""" cascade;'
@@ -379,7 +379,7 @@ def test_a_new_role_is_a_member_of_its_groups() -> None:
 # --- databases ------------------------------------------------------------------------------------
 
 
-def test_a_database_that_is_not_there_is_made_and_closed() -> None:
+def test_a_missing_database_is_created_and_closed() -> None:
     assert list(database_sql(SHOP, None, DECLARED)) == [
         'create database "shop" owner "owner" template template0 '
         "encoding 'UTF8' locale 'C.UTF-8' connection limit 30;",
@@ -405,7 +405,7 @@ def test_a_database_that_is_not_there_is_made_and_closed() -> None:
         ),
     ],
 )
-def test_a_language_is_icus(encoding: Any, locale: str, said: str) -> None:
+def test_the_locale_of_a_language_comes_from_icu(encoding: Any, locale: str, said: str) -> None:
     one = Database(name="shop", owner="owner", encoding=encoding, locale=locale)
     create, *_ = database_sql(one, None, DECLARED)
     assert said in create
@@ -517,14 +517,14 @@ def test_a_database_changes_its_owner_with_all_that_is_in_it() -> None:
     assert not any("reassign" in line.lower() for line in steps)
 
 
-def test_a_database_that_lets_nobody_in_is_opened_before_it_is_handed_over() -> None:
+def test_a_database_that_refuses_connections_is_opened_before_its_hand_over() -> None:
     acl = [("old" if one == "owner" else one, right) for one, right in SHOP_NOW["acl"]]
     opened, *rest = database(owner="old", acl=acl, connectable=False)
     assert opened == 'alter database "shop" allow_connections true;'
     assert rest == database(owner="old", acl=acl)
 
 
-def test_an_old_owner_that_is_still_declared_is_shut_out() -> None:
+def test_an_old_owner_that_is_still_declared_loses_its_rights() -> None:
     """One that had rights of its own beside those of an owner."""
     acl = [("stranger", right) for _, right in OWNED] + SHOP_NOW["acl"][3:]
     said = database(owner="stranger", acl=acl, role_settings={"mig": ["role=stranger"]})
@@ -533,7 +533,7 @@ def test_an_old_owner_that_is_still_declared_is_shut_out() -> None:
     ]
 
 
-def test_the_maintenance_database_is_closed_to_everybody() -> None:
+def test_the_maintenance_database_is_closed_to_all_roles() -> None:
     closed = ['revoke connect, temporary on database "postgres" from public;']
     assert list(closed_sql("postgres", None, DECLARED)) == closed
     now = DatabaseState(**{**SHOP_NOW, "acl": [("public", "TEMPORARY"), ("public", "CONNECT")]})
@@ -582,7 +582,7 @@ def test_a_new_database_gets_schemas_rights_and_then_extensions() -> None:
     ]
 
 
-def test_a_database_without_access_has_nothing_to_say_about_its_schema() -> None:
+def test_a_database_without_access_needs_no_statement_for_its_schema() -> None:
     assert list(content_sql(Database(name="api", owner="api"), None, DECLARED)) == []
 
 
@@ -600,7 +600,7 @@ def test_an_extension_that_is_not_declared_is_left_alone() -> None:
     assert list(content_sql(SHOP, now, DECLARED)) == []
 
 
-def test_a_schema_that_is_missing_is_made_for_the_owner() -> None:
+def test_a_missing_schema_is_created_for_the_owner() -> None:
     public = {"public": CONTENT_NOW["schemas"]["public"]}
     now = ContentState({**CONTENT_NOW, "schemas": public})
     assert list(content_sql(SHOP, now, DECLARED)) == [
@@ -609,7 +609,7 @@ def test_a_schema_that_is_missing_is_made_for_the_owner() -> None:
     ]
 
 
-def test_others_keep_what_they_have_in_a_schema_that_is_not_declared() -> None:
+def test_other_roles_keep_their_rights_in_an_undeclared_schema() -> None:
     bare = SchemaState(
         {
             **schema("dba", 0, 0),
@@ -630,7 +630,7 @@ def undeclared(one: SchemaState) -> list[str]:
     return list(content_sql(SHOP, ContentState({**CONTENT_NOW, "schemas": schemas}), DECLARED))
 
 
-def test_declared_roles_have_nothing_in_a_schema_that_is_not_declared() -> None:
+def test_declared_roles_have_no_rights_in_an_undeclared_schema() -> None:
     """Such as one that left the data. Its owner, and the database's, keep their ways."""
     left = SchemaState(
         {
@@ -693,12 +693,12 @@ def test_declared_roles_have_nothing_in_a_schema_that_is_not_declared() -> None:
          ['select on all tables in schema "public" from "x"" y"']),
     ],
 )  # fmt: skip
-def test_rights_that_are_handed_on(handed: Any, said: list[str]) -> None:
+def test_the_grant_option_is_revoked_where_a_declared_role_takes_part(handed: Any, said: list[str]) -> None:
     lines = [line for line in content(handed=handed) if not line.startswith("select ")]
     assert lines == [f"revoke grant option for {one} cascade;" for one in said]
 
 
-def test_whoever_is_not_declared_keeps_what_was_handed_on_to_it() -> None:
+def test_undeclared_roles_keep_rights_that_others_granted_them() -> None:
     """The owner grants it first: the cut takes it from all that is in the schema."""
     handed = [
         ("backup", "", "CONNECT"), ("backup", "reader", "CONNECT"),
@@ -725,7 +725,7 @@ def test_whoever_is_not_declared_keeps_what_was_handed_on_to_it() -> None:
     ]
 
 
-def test_a_right_that_somebody_else_granted_is_granted_again() -> None:
+def test_a_declared_right_granted_by_another_role_is_granted_by_the_owner() -> None:
     """With the grant option its grants go."""
     drift = now("table_acl", without=[("reader", "SELECT", 3)])
     assert content(**drift, handed=[("r", "backup", "reader", "SELECT")]) == [
@@ -738,7 +738,7 @@ def test_a_right_that_somebody_else_granted_is_granted_again() -> None:
     ]
 
 
-def test_what_somebody_else_gave_to_everybody() -> None:
+def test_rights_that_another_role_granted_to_public() -> None:
     """Each declared role would have it; what PUBLIC may do with tables is the application's."""
     cut = 'revoke grant option for {} from "backup" cascade;'
     handed = [("backup", "", "CONNECT"), ("backup", "public", "CONNECT")]
@@ -766,7 +766,7 @@ def test_what_somebody_else_gave_to_everybody() -> None:
     assert undeclared(private) == []
 
 
-def test_what_a_role_is_going_to_be_given_it_is_not_to_hand_on() -> None:
+def test_default_rights_have_no_grant_option() -> None:
     drift = now(
         "default_acl",
         without=[("owner", "r", "reader", "SELECT", False)],
@@ -801,7 +801,7 @@ def test_default_rights_in_all_schemas() -> None:
         ("public", "owner", []),
     ],
 )
-def test_a_schema_of_somebody_else(name: str, owner: str, said: list[str]) -> None:
+def test_a_schema_with_another_owner(name: str, owner: str, said: list[str]) -> None:
     assert content(of=name, owner=owner) == said
 
 
@@ -901,7 +901,7 @@ def test_rights_that_are_not_as_declared(drift: dict[str, Any], said: str) -> No
     assert content(**drift) == [said]
 
 
-def test_a_table_more_lacks_every_right() -> None:
+def test_a_new_table_lacks_every_right() -> None:
     """As one that another role than the owner made."""
     assert content(tables=4) == [
         'grant select on all tables in schema "public" to "reader";',
@@ -909,11 +909,11 @@ def test_a_table_more_lacks_every_right() -> None:
     ]
 
 
-def test_a_schema_without_tables_lacks_none() -> None:
+def test_a_schema_without_tables_lacks_no_right() -> None:
     assert content(tables=0, table_acl=[], sequences=0, sequence_acl=[]) == []
 
 
-def test_rights_in_one_schema_are_none_in_another() -> None:
+def test_rights_in_one_schema_do_not_count_in_another() -> None:
     jobs = CONTENT_NOW["schemas"]["jobs"]
     assert content(of="jobs", acl=[one for one in jobs["acl"] if one[0] != "reader"]) == [
         'grant usage on schema "jobs" to "reader";'
@@ -938,7 +938,7 @@ def test_a_reader_that_becomes_a_writer_and_back() -> None:
     assert all(" revoke " in f" {line}" and line.endswith(' from "writer";') for line in said)
 
 
-def test_whoever_comes_to_migrate_keeps_no_rights_of_its_own() -> None:
+def test_a_role_that_starts_to_migrate_loses_its_own_rights() -> None:
     more = SHOP.model_copy(update={"access": {**SHOP.access, "writer": "migrate"}})
     assert list(database_sql(more, SHOP_NOW, DECLARED)) == [
         """alter role "writer" in database "shop" set role to 'owner';""",
@@ -949,14 +949,14 @@ def test_whoever_comes_to_migrate_keeps_no_rights_of_its_own() -> None:
     assert all("revoke " in line and line.endswith(' from "writer";') for line in said)
 
 
-def test_a_declared_role_without_access_is_shut_out() -> None:
+def test_a_declared_role_without_access_cannot_connect() -> None:
     less = SHOP.model_copy(update={"access": {"reader": "read", "mig": "migrate"}})
     assert list(database_sql(less, SHOP_NOW, DECLARED)) == [
         'revoke connect, temporary on database "shop" from "writer";'
     ]
 
 
-def test_a_declared_role_without_access_loses_all_that_it_has_in_the_schemas() -> None:
+def test_a_declared_role_without_access_loses_all_rights_in_the_schemas() -> None:
     """It may still come in, as a member of another one."""
     less = SHOP.model_copy(update={"access": {"reader": "read", "mig": "migrate"}})
     said = list(content_sql(less, CONTENT_NOW, DECLARED))

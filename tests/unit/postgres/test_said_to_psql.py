@@ -114,7 +114,7 @@ def said(pyinfra: Pyinfra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> l
     return [script.splitlines() for script in scripts]
 
 
-def test_what_is_said(said: list[list[str]]) -> None:
+def test_the_statements_sent_to_psql(said: list[list[str]]) -> None:
     undo, access, twin = said
     assert undo == [
         "alter system reset port;",

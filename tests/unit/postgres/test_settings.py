@@ -357,7 +357,7 @@ def test_names_of_postgresqls_own_are_refused(name: str) -> None:
     assert "apps.api.database: " in refusal_of(database=name)
 
 
-def test_a_password_that_stands_in_the_data_is_not_shown() -> None:
+def test_a_password_in_the_settings_is_not_shown() -> None:
     message = refusal(Postgres, postgres_roles=[{"name": "api", "password": "hunter2-in-data"}])
     assert "postgres_roles.0.password: what is there does not match ^$|^env:" in message
     assert "hunter2" not in message
@@ -391,12 +391,12 @@ def cluster(roles: list[dict[str, Any]], *databases: dict[str, Any], **more: Any
 
 
 @pytest.mark.parametrize("value", ["/run/postgresql", "/run/postgresql, /tmp", "/a,/b"])
-def test_the_superuser_may_come_in_through_other_sockets(value: str) -> None:
+def test_the_superuser_may_connect_through_other_sockets(value: str) -> None:
     settings = cluster([{"name": "api"}], postgres_settings={"unix_socket_directories": value})
     assert settings.settings == {"unix_socket_directories": value}
 
 
-def test_whoever_has_rights_in_a_database_comes_in_and_nobody_else() -> None:
+def test_exactly_the_roles_with_rights_in_a_database_connect() -> None:
     settings = cluster(
         [{"name": name} for name in ("api", "jobs", "reader", "writer", "mig", "stranger")],
         {
@@ -412,7 +412,7 @@ def test_whoever_has_rights_in_a_database_comes_in_and_nobody_else() -> None:
     )
 
 
-def test_members_of_members_come_in() -> None:
+def test_members_of_members_connect() -> None:
     """But no group itself, and no role because of one of PostgreSQL's own."""
     settings = cluster(
         [
@@ -433,7 +433,7 @@ def test_members_of_members_come_in() -> None:
     )
 
 
-def test_pooled_roles_are_those_that_come_in_somewhere_once_each() -> None:
+def test_pooled_roles_are_those_that_connect_somewhere_once_each() -> None:
     settings = cluster(
         [
             *({"name": name} for name in ("web", "api", "stranger")),
@@ -447,7 +447,7 @@ def test_pooled_roles_are_those_that_come_in_somewhere_once_each() -> None:
     assert cluster([{"name": "api"}]).pooled_roles == []
 
 
-def test_a_member_of_an_owner_comes_into_all_its_databases() -> None:
+def test_a_member_of_an_owner_connects_to_all_databases_of_the_owner() -> None:
     """It is what the data say: what the owner may do, it may do everywhere."""
     settings = cluster(
         [{"name": "api", "login": False}, {"name": "ops", "member_of": ["api"]}],
@@ -462,7 +462,7 @@ MIGRATES = {"name": "shop", "owner": "api", "access": {"mig": "migrate", "web": 
 
 @pytest.mark.parametrize("access", [{}, {"mig": "read"}, {"web": "migrate"}])
 @pytest.mark.parametrize("turned", [False, True])
-def test_whoever_migrates_one_database_of_an_owner_migrates_all(
+def test_a_role_migrates_all_databases_of_an_owner_or_none(
     access: dict[str, str], turned: bool
 ) -> None:
     """Or would, without a word in the data."""
@@ -480,7 +480,7 @@ def test_whoever_migrates_one_database_of_an_owner_migrates_all(
     )
 
 
-def test_databases_of_other_owners_are_nothing_to_whoever_migrates() -> None:
+def test_migrating_does_not_reach_databases_of_other_owners() -> None:
     settings = cluster(
         [{"name": name} for name in ("api", "jobs", "mig", "web")],
         MIGRATES,
@@ -555,7 +555,7 @@ def test_an_unknown_extension_may_come_from_a_package_that_is_named() -> None:
     assert settings.extensions == ("zzzzzz",)
 
 
-def test_what_every_database_has_may_be_declared() -> None:
+def test_an_extension_of_every_database_may_be_declared() -> None:
     settings = cluster([{"name": "a"}], {"name": "x", "owner": "a", "extensions": ["plpgsql"]})
     assert settings.extensions == ("plpgsql",)
     assert packages_of(settings.extensions, 17) == []
@@ -619,7 +619,7 @@ def test_a_password_comes_from_the_environment() -> None:
         (f"{SECRET}\n", "quotes"),
     ],
 )
-def test_a_password_that_would_not_do_is_not_repeated(value: str | None, wrong: str) -> None:
+def test_an_unsuitable_password_is_not_shown(value: str | None, wrong: str) -> None:
     with pytest.raises(DeployError) as error:
         given(**({} if value is None else {"OPS_PASSWORD": value}))
     message = str(error.value)

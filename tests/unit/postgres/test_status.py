@@ -196,7 +196,7 @@ def test_no_cluster_and_one_that_is_down_are_answers(word: str) -> None:
     assert known == PostgresStatus().default() | {"cluster": word}
 
 
-def test_what_psql_says_is_kept() -> None:
+def test_errors_of_psql_are_kept() -> None:
     refused = 'psql: error: connection to server on socket "/x" failed: FATAL:  too many clients'
     known = PostgresStatus().process(["cluster online", "disk 30 72G", refused])
     assert known["server"] is None
@@ -225,7 +225,7 @@ def test_an_answer_that_makes_no_sense_fails_only_this_host(lines: list[str]) ->
     assert "\n" not in str(error.value)
 
 
-def test_a_default_is_nobody_elses() -> None:
+def test_each_default_is_a_new_object() -> None:
     PostgresStatus().default()["errors"].append("x")
     assert PostgresStatus().default()["errors"] == []
 
@@ -235,7 +235,7 @@ def test_a_default_is_nobody_elses() -> None:
     [(15, "pg_stat_bgwriter"), (16, "pg_stat_bgwriter"), (17, "pg_stat_checkpointer"),
      (18, "pg_stat_checkpointer")],
 )  # fmt: skip
-def test_checkpoints_are_where_the_version_has_them(version: int, view: str) -> None:
+def test_checkpoints_come_from_the_view_of_the_version(version: int, view: str) -> None:
     command = PostgresStatus().command(version=version)
     assert f"from {view}" in command
     assert f"/usr/lib/postgresql/{version}/bin/psql " in command
@@ -308,7 +308,7 @@ def test_durations_are_short(seconds: float | None, words: str) -> None:
     assert duration(seconds) == words
 
 
-def test_columns_are_aligned_and_numbers_end_flush() -> None:
+def test_columns_are_aligned_and_numbers_flush_right() -> None:
     table = Table("Things", "name", ">size", "what")
     table.add("a", "7 kB", "x")
     table.add("longer", 1234, "", alarm="it is too long", when=True)
@@ -340,7 +340,7 @@ def test_names_do_not_move_the_cursor() -> None:
     assert "! database a?[2J?b?: only 0.0 % of its reads hit the cache" in text
 
 
-def test_a_cluster_that_is_well() -> None:
+def test_a_healthy_cluster() -> None:
     text = printed(statements=[STATEMENT])
     assert text.splitlines()[:3] == [
         "web1: PostgreSQL 17.12 (Debian 17.12-0+deb13u1), cluster 17/main",
@@ -364,7 +364,7 @@ def test_a_cluster_that_is_well() -> None:
     assert not any(line != line.rstrip() for line in text.splitlines())
 
 
-def test_where_the_statements_are_not_known_it_says_how_to_know_them() -> None:
+def test_without_pg_stat_statements_the_report_says_how_to_get_it() -> None:
     assert "needs the extension pg_stat_statements in one of postgres_databases" in printed()
     assert "none yet" in printed(statements=[])
 
@@ -493,7 +493,7 @@ ALARMS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", ALARMS)
-def test_what_is_alarming_is_said_first_and_marked(what: str) -> None:
+def test_alarms_come_first_and_mark_their_rows(what: str) -> None:
     but, alarm = ALARMS[what]
     text = printed(**but)
     assert alarms(text.split("\n\n")[0]) == ([alarm] if alarm else [])
@@ -501,7 +501,7 @@ def test_what_is_alarming_is_said_first_and_marked(what: str) -> None:
     assert len(marked) == (1 if alarm and "not known" not in alarm else 0)
 
 
-def test_a_question_that_failed_is_alarming() -> None:
+def test_a_failed_query_is_an_alarm() -> None:
     lines = [line for line in output() if '"wal"' not in line]
     said = "psql:<stdin>:99: ERROR:  canceling statement due to statement timeout"
     text = report("web1", 17, PostgresStatus().process([*lines, said]))
@@ -509,7 +509,7 @@ def test_a_question_that_failed_is_alarming() -> None:
     assert text.endswith("WAL\n    no answer")
 
 
-def test_why_there_is_nothing_to_show() -> None:
+def test_the_reason_why_there_is_no_report() -> None:
     process = PostgresStatus().process
     assert refusal(17, status()) is None
     none = refusal(17, PostgresStatus().default())
@@ -531,7 +531,7 @@ QUESTION = "pg_lsclusters -h 17 main"
 
 
 @pytest.mark.parametrize("how", ["-y", "--dry"])
-def test_one_question_is_all_that_a_host_is_asked(pyinfra: Pyinfra, how: str) -> None:
+def test_a_host_is_asked_one_question(pyinfra: Pyinfra, how: str) -> None:
     answers = CLUSTER | {QUESTION: output(server=SERVER | {"connections": 99})}
     result = pyinfra.call("@fake/host", COMMAND, how, "-vv", *fake(answers))
     assert result.returncode == 0, result.stderr
@@ -542,7 +542,7 @@ def test_one_question_is_all_that_a_host_is_asked(pyinfra: Pyinfra, how: str) ->
     assert json.loads(result.stdout)["plan"] == []
 
 
-def test_a_host_that_is_down_keeps_back_nobody_elses_tables(
+def test_a_host_that_is_down_does_not_hide_the_reports_of_others(
     pyinfra: Pyinfra, tmp_path: Path
 ) -> None:
     hosts = {

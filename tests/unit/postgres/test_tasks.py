@@ -38,7 +38,7 @@ SERVER_CONF = "/etc/postgresql/17/main/conf.d/terrafirma.conf"
 # --- they plan ------------------------------------------------------------------------------------
 
 
-def test_a_docker_that_does_not_answer_closes_postgresql_to_nobody(
+def test_a_silent_docker_locks_no_container_out_of_postgresql(
     pyinfra: Pyinfra, inventory: Any
 ) -> None:
     """When a fact fails on one host of several, pyinfra goes on there with the fact's default."""
@@ -157,7 +157,7 @@ def test_postgresql_listens_on_both_addresses_of_docker0(pyinfra: Pyinfra) -> No
     assert settings["listen_addresses"] == "'localhost,10.210.0.1,fd00::1'"
 
 
-def test_whoever_listens_on_docker0_listens_where_it_is_going_to_be(
+def test_services_listen_on_the_current_and_the_next_address_of_docker0(
     pyinfra: Pyinfra, inventory: Any
 ) -> None:
     """Else no container would reach PostgreSQL between the next boot and the next run."""
@@ -209,7 +209,7 @@ def test_extensions_are_installed_and_loaded(pyinfra: Pyinfra) -> None:
     assert not any("hstore" in word or "contrib" in word for word in words)
 
 
-def test_data_win_over_what_the_host_says(pyinfra: Pyinfra) -> None:
+def test_settings_override_the_values_for_the_hardware(pyinfra: Pyinfra) -> None:
     host = fake(
         machine() | EIGHT_GB,
         postgres_disk="hdd",
@@ -256,7 +256,7 @@ RESTARTS: dict[str, tuple[dict[str, str], list[str] | None, bool, bool]] = {
 }
 
 
-def test_a_restart_is_announced_only_if_a_setting_asks_for_it(
+def test_a_restart_is_announced_only_if_a_setting_needs_it(
     pyinfra: Pyinfra, inventory: Any
 ) -> None:
     def cluster(present: dict[str, str], said: list[str] | None) -> Answers:
@@ -325,7 +325,7 @@ KERNELS: dict[str, tuple[list[int | None], list[str]]] = {
 }
 
 
-def test_the_kernel_is_told_what_it_can_be_told(pyinfra: Pyinfra, inventory: Any) -> None:
+def test_only_settings_that_the_kernel_has_are_written(pyinfra: Pyinfra, inventory: Any) -> None:
     def kernel(values: list[int | None]) -> Answers:
         lines = [
             f"/proc/sys/{name.replace('.', '/')}={value}"
@@ -402,7 +402,7 @@ def test_a_cluster_as_declared_is_left_alone(pyinfra: Pyinfra, inventory: Any) -
     assert change["Create extensions and give access"] == []
 
 
-def test_names_that_others_chose_move_no_cursor(pyinfra: Pyinfra) -> None:
+def test_names_of_others_cannot_move_the_cursor(pyinfra: Pyinfra) -> None:
     data = ONE | {"postgres_roles": [{"name": "api"}, {"name": "reader"}]}
     answers = machine() | as_declared(data)
     question = command(Roles, version=17)
@@ -427,7 +427,7 @@ def in_public(answers: Answers, database: str, **but: Any) -> Answers:
     return answers | {question: [json.dumps(one) for one in contents]}
 
 
-def test_only_declared_roles_lose_rights_that_they_are_not_to_have(
+def test_only_declared_roles_lose_undeclared_rights(
     pyinfra: Pyinfra, inventory: Any
 ) -> None:
     data = {

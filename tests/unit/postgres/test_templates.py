@@ -12,7 +12,7 @@ from tests.unit.templates import NETWORKS, SERVER, VISITORS, rendered, rules, se
 
 
 @pytest.mark.parametrize("networks", NETWORKS)
-def test_each_visitor_comes_into_its_own_databases_alone(networks: list[dict[str, Any]]) -> None:
+def test_each_role_connects_to_its_own_databases_only(networks: list[dict[str, Any]]) -> None:
     local, *clients, last = rules(networks=networks)
     assert local == ["local", "all", "postgres", "peer"]
     assert last == ["host", "all", "all", "all", "reject"]
@@ -26,7 +26,7 @@ def test_each_visitor_comes_into_its_own_databases_alone(networks: list[dict[str
 
 @pytest.mark.parametrize("networks", NETWORKS)
 @pytest.mark.parametrize("visitors", [(), VISITORS])
-def test_nobody_comes_in_from_everywhere_or_as_superuser(
+def test_no_rule_admits_every_address_or_the_superuser(
     visitors: tuple[tuple[str, str], ...], networks: list[dict[str, Any]]
 ) -> None:
     written = rules(visitors=visitors, networks=networks)
@@ -41,7 +41,7 @@ def test_nobody_comes_in_from_everywhere_or_as_superuser(
     assert "trust" not in rendered("postgres/pg_hba.conf.j2", networks=networks)
 
 
-def test_without_docker_only_the_host_itself_comes_in() -> None:
+def test_without_docker_only_the_host_itself_connects() -> None:
     addresses = {
         rule[3] for rule in rules(networks=[]) if rule[0] == "host" and rule[4] != "reject"
     }
@@ -64,7 +64,7 @@ def test_a_database_is_handed_over_as_a_whole_or_not_at_all() -> None:
     assert sum(line in ("begin;", "commit;") for line in lines) == 2
 
 
-def test_whoever_holds_a_table_is_not_waited_for_long() -> None:
+def test_the_wait_for_a_locked_table_is_short() -> None:
     """All of them are locked before the first changes hands, and only within the transaction."""
     text = rendered("postgres/hand_over.sql.j2")
     assert text.index("begin;") < text.index("set local lock_timeout to '5s';")
@@ -95,7 +95,7 @@ def server(**data: Any) -> dict[str, str]:
     return dict(pairs)
 
 
-def test_postgresql_is_told_each_setting_once() -> None:
+def test_each_setting_is_written_once() -> None:
     assert server() == {
         "listen_addresses": "'localhost,10.210.0.1'",
         "port": "5432",
@@ -104,7 +104,7 @@ def test_postgresql_is_told_each_setting_once() -> None:
     }
 
 
-def test_postgresql_listens_where_it_is_told_and_nowhere_else() -> None:
+def test_postgresql_listens_on_the_given_addresses_only() -> None:
     settings = {**SERVER, "listen_addresses": Tuned("'localhost'", "")}
     assert server(settings=settings) == {**server(), "listen_addresses": "'localhost'"}
 
@@ -130,7 +130,7 @@ def test_the_cluster_starts_at_boot() -> None:
     assert rendered("postgres/start.conf.j2").endswith("\n\nauto\n")
 
 
-def test_postgresql_may_bind_an_address_to_come() -> None:
+def test_postgresql_may_bind_an_address_that_does_not_exist_yet() -> None:
     """The dash: systemd-sysctl fails where a kernel lacks one of them, but for such a line."""
     assert settled(rendered("postgres/sysctl.conf.j2", huge_pages=0)) == [
         "net.ipv4.ip_nonlocal_bind = 1",
@@ -138,7 +138,7 @@ def test_postgresql_may_bind_an_address_to_come() -> None:
     ]
 
 
-def test_huge_pages_are_set_apart_where_they_are_worth_it() -> None:
+def test_huge_pages_are_reserved_if_there_are_any() -> None:
     few, many = (settled(rendered("postgres/sysctl.conf.j2", huge_pages=n)) for n in (0, 4506))
     assert many == [*few, "vm.nr_hugepages = 4506"]
 

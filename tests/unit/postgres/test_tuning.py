@@ -115,7 +115,7 @@ def test_a_host_between_two_of_the_table() -> None:
     assert settings["work_mem"] == "14563kB"
 
 
-def test_the_log_of_the_writes_grows_with_the_memory() -> None:
+def test_the_wal_grows_with_the_memory() -> None:
     assert tuned(7.9375)["max_wal_size"] == "4GB"
     assert tuned(8)["max_wal_size"] == "8GB"
 
@@ -135,7 +135,7 @@ def test_huge_pages_are_for_large_shared_buffers(gb: float, pages: int) -> None:
 
 
 @pytest.mark.parametrize(("version", "method"), [(13, "on"), (14, "on"), (15, "lz4"), (17, "lz4")])
-def test_lz4_is_there_since_version_15(version: int, method: str) -> None:
+def test_lz4_is_used_from_version_15_on(version: int, method: str) -> None:
     assert tuned(version=version)["wal_compression"] == method
 
 
@@ -162,7 +162,7 @@ def test_every_setting_has_a_reason_in_one_line() -> None:
         (0, 1, 20, "20 connections leave 0 kB each of PostgreSQL's 0 MB; 0 fit"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_its_numbers(
+def test_too_many_connections_are_refused_with_numbers(
     mb: int, cores: int, connections: int, message: str
 ) -> None:
     with pytest.raises(DoesNotFit) as error:
@@ -171,7 +171,7 @@ def test_what_does_not_fit_is_refused_with_its_numbers(
 
 
 @pytest.mark.parametrize(("mb", "cores", "fit"), [(384, 2, 88), (384, 16, 80), (2048, 4, 504)])
-def test_so_many_as_it_says_fit_and_no_more(mb: int, cores: int, fit: int) -> None:
+def test_the_named_number_of_connections_fits_and_no_more(mb: int, cores: int, fit: int) -> None:
     assert tuned(mb / 1024, cores, connections=fit)["work_mem"] == "1024kB"
     with pytest.raises(DoesNotFit, match=rf"; {fit} fit$"):
         tuned(mb / 1024, cores, connections=fit + 1)
@@ -220,7 +220,7 @@ def test_a_kernel_that_keeps_a_little_more_changes_nothing() -> None:
         (False, "hdd", False),
     ],
 )
-def test_the_kind_of_disk_is_what_the_data_say_or_else_the_host(
+def test_the_setting_for_the_disk_overrides_the_host(
     says: bool, disk: str, ssd: bool
 ) -> None:
     assert hardware(known(8 * GB, ssd=says), 75, disk).ssd is ssd
@@ -230,7 +230,7 @@ def test_cores_are_those_of_the_host() -> None:
     assert hardware(known(8 * GB, cores=6), 75, "").cores == 6
 
 
-def test_a_host_that_says_nothing_has_little_and_gets_settings() -> None:
+def test_a_host_of_unknown_hardware_is_tuned_as_a_small_one() -> None:
     nothing = hardware(None, 75, "")
     assert nothing == Hardware(memory=768 * 1024, cores=1, ssd=True)
     assert tune(nothing, max_connections=100, version=17)["work_mem"].value == "1820kB"
@@ -276,7 +276,7 @@ def postgresql_value(text: str) -> str:
         (r"\'", r"\'"),
     ],
 )
-def test_settings_reach_postgresql_as_they_are(value: Any, read: str) -> None:
+def test_postgresql_reads_each_value_back_unchanged(value: Any, read: str) -> None:
     assert postgresql_value(literal(value)) == read
 
 
