@@ -1,4 +1,4 @@
-"""Major upgrades of PostgreSQL: refused, failed, killed, done, taken back and done again."""
+"""Major upgrades of PostgreSQL: refused, failed, killed, done, undone and done again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.e2e.support import Target, changed, eventually, options, target
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.budget(
-        minutes=4, why="PostgreSQL twice on one server, each upgrade undone or killed once"
+        minutes=4, why="two versions of PostgreSQL on one server, upgrades killed and undone"
     ),
 ]
 
@@ -51,7 +51,7 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
 
 @pytest.fixture(scope="module")
 def held(server: Target) -> list[str]:
-    """What must be there after everything that follows."""
+    """The content that must survive all tests below."""
     return contents(server)
 
 
@@ -71,7 +71,7 @@ def contents(server: Target) -> list[str]:
 
 
 def clusters(server: Target) -> list[str]:
-    """Version, port and state of each."""
+    """Version, port and state of each cluster."""
     lines = server.run("pg_lsclusters -h").splitlines()
     return [" ".join(line.split()[number] for number in (0, 2, 3)) for line in lines]
 
@@ -90,7 +90,7 @@ def upgrade(server: Target, **data: Any) -> subprocess.Popen[str]:
 
 
 def down(server: Target) -> bool:
-    """The old server is stopped: its files are being copied."""
+    """Whether the old server is stopped, so that its files are being copied."""
     return server.call("pg_lsclusters -h 15 main | grep -qw down").returncode == 0
 
 
@@ -110,7 +110,7 @@ def test_the_old_version_can_stay(server: Target) -> None:
     assert changed(server.deploy(COMMAND, **STAY)) == []
 
 
-@pytest.mark.promise("Symbolic links of the user `postgres` cannot lead root astray")
+@pytest.mark.promise("Root does not follow symbolic links of the user `postgres`")
 def test_root_follows_no_link_of_postgres(server: Target) -> None:
     ours, roots = "/etc/postgresql/15/main/conf.d", "/etc/systemd/system/ssh.service.d"
     as_postgres = "runuser -u postgres -- sh -c"
@@ -151,7 +151,7 @@ def test_a_dry_run_names_the_steps(server: Target) -> None:
 
 def test_a_cluster_that_cannot_be_upgraded_keeps_serving(server: Target, held: list[str]) -> None:
     server.psql("create table broken (f regproc)", "api")
-    # Where its workplace will be, postgres leads root astray.
+    # In place of the upgrade's directory, postgres puts a link to a directory of root's.
     server.run("install -d -m 700 /root/precious && touch /root/precious/file")
     server.run("runuser -u postgres -- ln -s /root/precious /var/lib/postgresql/terrafirma-upgrade")
     try:
@@ -161,7 +161,7 @@ def test_a_cluster_that_cannot_be_upgraded_keeps_serving(server: Target, held: l
         assert "failed: checking: pg_upgrade:" in result.stderr
         assert "public.broken.f" in result.stderr
         assert "Traceback" not in result.stderr
-        # It never stopped.
+        # The old server never stopped.
         assert server.psql("select pg_postmaster_start_time()") == started
         precious = "find /root/precious -printf '%f %U %m\\n'"
         assert server.run(precious) == "precious 0 700\nfile 0 644"
@@ -184,7 +184,7 @@ def test_a_kill_on_the_host_brings_the_old_server_back(server: Target, held: lis
     assert "the unit was stopped: journalctl -u" in said
     assert clusters(server) == ["15 5432 online"]
     assert contents(server) == held
-    # Of the program that is ours on the host, and the new packages, this run has no say.
+    # The rest of the upgrade (program, packages) does not matter to this run.
     assert changed(server.deploy("tasks/postgres.py", **STAY)) == []
 
 
@@ -194,7 +194,7 @@ def test_the_upgrade_outlives_pyinfra(server: Target, held: list[str]) -> None:
     eventually(lambda: down(server) or run.poll() is not None, 300)
     run.send_signal(signal.SIGKILL)
     run.communicate()
-    # It is quick, and two runs are not.
+    # The upgrade is quick; stop its program until the two runs below are done.
     kill = f"systemctl kill --kill-whom main {UNIT.rpartition('/')[2]} --signal"
     server.run(f"{kill} STOP")
     try:
@@ -205,7 +205,7 @@ def test_the_upgrade_outlives_pyinfra(server: Target, held: list[str]) -> None:
         server.run(f"{kill} CONT")
     eventually(lambda: server.call(f"test -e {UNIT}").returncode != 0, 300)
     assert server.run("tail -n 1 /var/lib/terrafirma/upgrade/log") == "finished"
-    # What the next run finds is done.
+    # The next run finds nothing to do.
     assert changed(server.deploy(COMMAND)) == []
 
 
@@ -215,7 +215,7 @@ def test_all_rows_are_there(server: Target, held: list[str], verifier: str) -> N
     assert server.psql("show data_checksums") == "on"
     assert contents(server) == held
     assert server.psql("select count(*) > 1 from pg_stats where tablename = 'notes'", "api") == "t"
-    # The password that the applications have.
+    # The applications' password still works.
     assert server.psql(PASSWORD) == verifier
     assert server.run(LOGIN) == "1"
     dump = server.run("stat -c '%a %U' /var/lib/terrafirma/upgrade/15-to-17.sql.gz")
@@ -267,14 +267,14 @@ def test_files_that_the_new_cluster_uses_are_not_removed(server: Target, held: l
     assert contents(server) == held
 
 
-@pytest.mark.promise("A major upgrade can be taken back, and current passwords stay valid")
+@pytest.mark.promise("A major upgrade can be undone, and current passwords stay valid")
 def test_the_way_back(server: Target, held: list[str], verifier: str) -> None:
     data: dict[str, Any] = {
         "pgbouncer_enabled": True,
         "postgres_roles": [{"name": "api"}, {"name": "later"}],
     }
     server.deploy("tasks/postgres.py", "tasks/pgbouncer.py", **data)
-    # What the old one does not know: a role, a password, a row.
+    # Changes that the old cluster lacks: a role, a password, a row.
     server.run("/usr/local/bin/terrafirma passwords renew 17", stdin="generated api\n")
     server.deploy("tasks/pgbouncer.py", **data)
     server.psql("insert into notes (body) values ('after the upgrade')", "api")
@@ -296,7 +296,7 @@ def test_the_way_back(server: Target, held: list[str], verifier: str) -> None:
     tasks = ("tasks/postgres.py", "tasks/pgbouncer.py")
     assert changed(server.deploy(*tasks, **STAY, **data)) == []
     assert server.plan(*tasks, **STAY, **data) == []
-    # Once is enough.
+    # Going back a second time changes nothing.
     assert changed(server.deploy(COMMAND, upgrade="back", **data)) == []
     assert "the retired cluster 17/main is in the way" in server.refuse(COMMAND)
     server.reboot()

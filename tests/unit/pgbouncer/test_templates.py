@@ -1,4 +1,4 @@
-"""PgBouncer's files: whom it admits, and which databases it knows."""
+"""PgBouncer's files: the clients it admits, and the databases it offers."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ def test_the_pooler_admits_the_same_clients_as_postgresql(networks: list[dict[st
     data = {"networks": networks}
     local, *clients = [line.split() for line in settled(rendered("pgbouncer/hba.conf.j2", **data))]
     theirs = [rule for rule in rules(**data) if rule[-1] == "scram-sha-256"]
-    # A line for each visitor and address.
+    # A line for each (database, role) and address.
     assert len(theirs) == len(VISITORS) * (2 + len(networks))
     assert [rule for rule in clients if rule[-1] == "scram-sha-256"] == theirs
-    # Not even through the socket: the console needs no rule.
+    # The socket admits no client; the console needs no rule.
     assert local == ["local", "all", "all", "reject"]
     assert clients[len(theirs) :] == [
         ["host", "all", "all", "0.0.0.0/0", "reject"],
@@ -24,7 +24,7 @@ def test_the_pooler_admits_the_same_clients_as_postgresql(networks: list[dict[st
 
 
 def sections(text: str) -> dict[str, list[str]]:
-    """The lines of an ini file by their section; those before the first one under ""."""
+    """The lines of an ini file by section; lines before the first section under ""."""
     found: dict[str, list[str]] = {"": []}
     for line in settled(text):
         if line.startswith("["):
@@ -55,7 +55,7 @@ def test_the_pooler_pools_transactions_and_checks_passwords() -> None:
         "max_prepared_statements = 200",
     ):
         assert line in settings
-    # The last one counts.
+    # The last line overrides earlier ones.
     assert settings[-1] == "query_wait_timeout = 10"
     text = rendered("pgbouncer/terrafirma.ini.j2") + rendered("pgbouncer/pgbouncer.ini.j2")
     for name in ("admin_users", "stats_users", "auth_user", "auth_query", "trust"):
@@ -69,7 +69,7 @@ def test_an_old_pooler_gets_no_setting_that_it_does_not_know() -> None:
 
 
 def test_the_file_for_a_start_includes_the_file_for_a_reload() -> None:
-    """A section that begins twice forgets what stood in it: there is one, and a file goes on."""
+    """A second heading would reset the section, so the included file continues the first."""
     text = rendered("pgbouncer/pgbouncer.ini.j2")
     found = sections(text)
     assert list(found) == ["", "pgbouncer"]

@@ -1,4 +1,4 @@
-"""What test_said_to_psql.py applies to this machine, whose PostgreSQL is a program of that test."""
+"""Operations that test_said_to_psql.py runs on this machine, with a fake PostgreSQL."""
 
 from pyinfra import host
 

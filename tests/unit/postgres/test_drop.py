@@ -1,4 +1,4 @@
-"""What is dropped on request: nothing that somebody owns, or is connected to."""
+"""Dropping databases and roles: never one with connected sessions, or one that owns something."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from terrafirma.paths import DROPPED
 from terrafirma.postgres.operations import drop_database_script, drop_role_sql
 
-# Whoever is connected is in a file for each time that this is asked.
+# A server whose answers on connected sessions are in the files connected.1, connected.2 …
 SERVER = """\
 #!/bin/sh
 case "$*" in *pg_dump*) echo rows; exit "$DUMPED" ;; esac
@@ -31,7 +31,7 @@ NO_TEMPLATE = 'alter database "shop" is_template false;'
 
 
 def test_a_role_is_dropped_with_its_rights_and_nothing_else() -> None:
-    """PostgreSQL answers the second script, so all that refuses has to be before that."""
+    """PostgreSQL answers the second script, so all refusals come before that."""
     _, owns, closed, _, visit, *drops = drop_role_sql(["shop~", "shop"])
     assert "rolname in ('shop~', 'shop')" in owns
     assert "deptype = 'o'" in owns
@@ -39,15 +39,15 @@ def test_a_role_is_dropped_with_its_rights_and_nothing_else() -> None:
     assert "where not open" in closed
     assert "raise exception 'drop_role: shop has rights in %" in closed
     assert "drop owned" not in owns + closed
-    # In each database: looked at once more, in the same transaction.
+    # Each database is checked once more, in the same transaction.
     begin, check, drop = (visit.index(text) for text in ("begin;", owns, "drop owned by"))
     assert begin < check < drop
     assert 'drop owned by "shop~", "shop";\ncommit;' in visit
     assert drops == ["""select 'drop role "shop~";';""", """select 'drop role "shop";';"""]
 
 
-# Who is connected at the first and second look, the limit, what the dump and the drop end with;
-# what is said to the server, whether the dump stays.
+# Sessions at the first and second check, the connection limit, exit codes of the dump and the drop;
+# the statements sent to the server, whether the dump stays.
 DROPS: dict[str, tuple[tuple[str, ...], int, int, int, list[str], bool]] = {
     "nobody": (("", ""), 7, 0, 0, [CLOSE, NO_TEMPLATE, DROP], True),
     "somebody": ((SOMEBODY, ""), 7, 0, 0, [], False),

@@ -1,4 +1,4 @@
-"""What is read of a cluster: the fact, the tables and the alarms, and the task that prints them."""
+"""The status of a cluster: the fact, the tables, the alarms, and the command that prints them."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from terrafirma.postgres.status_facts import PostgresStatus, StatusState
 from tests.conftest import Pyinfra
 from tests.unit.fake_host import DEBIAN_13, fake, machine
 
-# As a host said it: PostgreSQL 17 with one application.
+# The answers of a real host: PostgreSQL 17 with one application.
 SERVER: dict[str, Any] = {
     "up": 493.626272,
     "size": "29 MB",
@@ -127,7 +127,7 @@ REPLICA = {
 def output(
     disk: str = "disk 30 72G", statements: list[dict[str, Any]] | None = None, **but: Any
 ) -> list[str]:
-    """What the fact's command prints, but for these."""
+    """The output of the fact's command, with the given differences."""
     answers = {
         "server": SERVER,
         "databases": [DATABASE],
@@ -154,7 +154,7 @@ def alarms(text: str) -> list[str]:
 
 
 def row(text: str, *words: str) -> str:
-    """The one line of a table that begins with these words."""
+    """The line of a table that begins with these words; exactly one must."""
     (line,) = [line for line in text.splitlines() if line[4:].split()[: len(words)] == [*words]]
     return line
 
@@ -239,7 +239,7 @@ def test_checkpoints_come_from_the_view_of_the_version(version: int, view: str) 
     command = PostgresStatus().command(version=version)
     assert f"from {view}" in command
     assert f"/usr/lib/postgresql/{version}/bin/psql " in command
-    # What it must not do to somebody else's database is said last, and so it counts.
+    # The restrictions for users' databases come last, so they override the others.
     assert "default_transaction_read_only=off" in command
     assert command.rindex("default_transaction_read_only=on") > command.rindex("_read_only=off")
     assert "@" not in command.replace("'@'", "").replace('"$@"', "")
@@ -256,7 +256,7 @@ esac
 
 
 def run_here(tmp_path: Path, lsclusters: str, databases: int = 0) -> list[str]:
-    """What the command prints on a host with these programs in PostgreSQL's place."""
+    """The output of the command, with fake programs in place of PostgreSQL's."""
     for name, script in {
         "pg_lsclusters": f"#!/bin/sh\necho '{lsclusters}'\n",
         "runuser": PSQL,
@@ -398,7 +398,7 @@ def test_groups_that_are_not_shown_are_counted() -> None:
 
 ARCHIVING = WAL | {"archive_mode": "on", "archived": 9, "archived_ago": 30.0, "failed": 2}
 
-# What is so; the alarm that it is, or none.
+# What differs from a healthy cluster; the alarm, or "" for none.
 ALARMS: dict[str, tuple[dict[str, Any], str]] = {
     "a setting waits for a restart": (
         {"server": SERVER | {"pending_restart": ["max_connections", "shared_buffers"]}},
@@ -423,7 +423,7 @@ ALARMS: dict[str, tuple[dict[str, Any], str]] = {
         {"connections": [CONNECTION | {"longest_idle": 720.0, "longest_idle_pid": 4711}]},
         "api in api from 10.210.1.3: idle in a transaction for 12 min, with its locks (pid 4711)",
     ),
-    "a session that was so a moment ago": (
+    "a session that is idle in a transaction for a moment": (
         {"connections": [CONNECTION | {"longest_idle": 299.0, "longest_idle_pid": 4711}]},
         "",
     ),
@@ -431,7 +431,7 @@ ALARMS: dict[str, tuple[dict[str, Any], str]] = {
         {"blocked": [BLOCKED | {"waited": 45.0}]},
         "api in api (pid 812) has waited 45 s for pid 811",
     ),
-    "a session that waits for nobody's transaction": (
+    "a session that waits for a prepared transaction": (
         {"blocked": [BLOCKED | {"waited": 300.0, "blocker": 0, "blocker_role": None,
                                 "blocker_state": None, "blocker_client": None,
                                 "blocker_open": None}]},
@@ -445,7 +445,7 @@ ALARMS: dict[str, tuple[dict[str, Any], str]] = {
     "a cache that is still cold": (
         {"databases": [DATABASE | {"blocks_hit": 100, "blocks_read": 900}]}, "",
     ),
-    "a database that nobody read": (
+    "a database without reads": (
         {"databases": [DATABASE | {"blocks_hit": 0, "blocks_read": 0}]}, "",
     ),
     "dead rows": (
@@ -458,9 +458,9 @@ ALARMS: dict[str, tuple[dict[str, Any], str]] = {
         "table visits of api: about 82 % of its pages are empty space",
     ),
     "a small table's bloat": ({"tables": [TABLE | {"bloat": 99.0}]}, ""),
-    "bloat that is used again": ({"tables": [TABLE | {"bytes": 2**40, "bloat": 60.0}]}, ""),
+    "bloat at the threshold": ({"tables": [TABLE | {"bytes": 2**40, "bloat": 60.0}]}, ""),
     "a table that was never analyzed": ({"tables": [TABLE | {"bytes": 2**40, "bloat": None}]}, ""),
-    "a slot that nobody reads": (
+    "an inactive slot": (
         {"wal": WAL | {"slots": [SLOT | {"active": False, "retained": "12 GB"}]}},
         "slot standby is inactive and keeps 12 GB WAL",
     ),
@@ -475,7 +475,7 @@ ALARMS: dict[str, tuple[dict[str, Any], str]] = {
         {"wal": ARCHIVING | {"failed_ago": 10.0, "failed_wal": "00A"}},
         "the archiver fails: last archived 30 s ago; WAL piles up",
     ),
-    "an archiver that never did anything else": (
+    "an archiver that has always failed": (
         {"wal": ARCHIVING | {"archived_ago": None, "failed_ago": 10.0, "failed_wal": "00A"}},
         "the archiver fails: last archived never; WAL piles up",
     ),
@@ -537,7 +537,7 @@ def test_a_host_is_asked_one_question(pyinfra: Pyinfra, how: str) -> None:
     assert result.returncode == 0, result.stderr
     assert "@fake/host: PostgreSQL 17.12" in result.stderr
     assert "  ! 99 of 100 connections are used\n" in result.stderr
-    # The host itself, and this.
+    # One question for the machine, and one for PostgreSQL.
     assert result.stderr.count(">>> ") == 2
     assert json.loads(result.stdout)["plan"] == []
 
