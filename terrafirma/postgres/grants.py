@@ -21,7 +21,7 @@ OWN = frozenset({"CREATE", "CONNECT", "TEMPORARY"})
 """The rights of an owner on its database."""
 
 # (kind, right): the rights on a database that PUBLIC must not have.
-_OF_NOBODY = frozenset(("", right) for right in OWN)
+_NOT_OF_PUBLIC = frozenset(("", right) for right in OWN)
 
 # `migrate` needs no grants, since the role is a member of the owner.
 _ON_DATABASE: dict[Access, frozenset[str]] = {
@@ -121,7 +121,7 @@ def database_sql(
         # Before the hand-over, which makes the old owner's grants those of the new owner.
         handed = [("", *one) for one in now["handed"]]
         places = {"": f'on database "{name}"'}
-        yield from _handed_sql(handed, declared - {owner}, places, _OF_NOBODY)
+        yield from _handed_sql(handed, declared - {owner}, places, _NOT_OF_PUBLIC)
         acl = now["acl"]
         if now["owner"] != owner:
             yield from render(
@@ -151,7 +151,7 @@ def closed_sql(name: str, now: DatabaseState | None, declared: AbstractSet[str])
     acl = now["acl"] if now else [("public", "CONNECT"), ("public", "TEMPORARY")]
     if now:
         handed = [("", *one) for one in now["handed"]]
-        yield from _handed_sql(handed, declared, {"": f'on database "{name}"'}, _OF_NOBODY)
+        yield from _handed_sql(handed, declared, {"": f'on database "{name}"'}, _NOT_OF_PUBLIC)
     for role in ("public", *sorted(declared & {role for role, _ in acl})):
         has = {right for one, right in acl if one == role}
         yield from _grant_sql(f'on database "{name}"', role, frozenset(), has)

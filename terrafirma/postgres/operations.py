@@ -235,7 +235,7 @@ end $check$;"""
     closed = f"""do $closed$ declare closed text; begin
   {visited} select string_agg(datname, ', ') into closed from visited where not open;
   if closed is not null then
-    raise exception 'drop_role: {names[-1]} has rights in %, where nobody can connect; '
+    raise exception 'drop_role: {names[-1]} has rights in %, which refuses connections; '
       'see allow_connections of alter database', closed;
   end if;
 end $closed$;"""

@@ -52,7 +52,7 @@ def name_or_empty(name: str) -> str:
     return name and _not_reserved(name)
 
 
-_NAME = "a-z, 0-9 and `_`, not first a digit, at most 63; no name that PostgreSQL reserves"
+_NAME = "a-z, 0-9 and `_`, no digit first, 63 characters at most; no name that PostgreSQL reserves"
 DatabaseName = Annotated[Identifier, AfterValidator(_not_reserved), Field(title=_NAME)]
 SchemaName = Annotated[Identifier, AfterValidator(_schema), Field(title=f"`public`, or {_NAME}")]
 NameOrEmpty = Annotated[str, AfterValidator(name_or_empty), Field(title=f"{_NAME}; or empty")]
@@ -71,7 +71,7 @@ def _group(name: str) -> str:
 
 
 class Role(Model):
-    """A role, and what it may do in the cluster; its rights in a database are settings of that."""
+    """A role and its attributes in the cluster; a database has the rights of roles in it."""
 
     name: DatabaseName
     """Role name."""
@@ -118,7 +118,7 @@ class Database(Model):
     in all databases of this owner, or in none."""
     schemas: tuple[SchemaName, ...] = ("public",)
     """Schemas that `access` covers; a missing one is created, owned by `owner`. In other schemas
-    only their owners have rights, and no other role of `postgres_roles`."""
+    a role of `postgres_roles` has rights only if it owns the schema."""
     extensions: tuple[ExtensionName, ...] = ()
     """Extensions; the packages that ship them are installed."""
     encoding: Literal["UTF8", "LATIN1", "LATIN9", "WIN1252", "SQL_ASCII"] = "UTF8"

@@ -135,7 +135,7 @@ def _server(server: ServerState, status: StatusState) -> Table:
         f"{server['size']}; disk {disk['used_percent']} % full, {disk['free']} free"
         if disk
         else server["size"],
-        alarm=f"the disk below the data is {disk['used_percent'] if disk else 0} % full",
+        alarm=f"the disk with the data is {disk['used_percent'] if disk else 0} % full",
         when=disk is not None and disk["used_percent"] > DISK,
     )
     failures = server["checksum_failures"]
@@ -156,7 +156,7 @@ def _server(server: ServerState, status: StatusState) -> Table:
     table.add(
         "wait for a restart",
         pending or "no settings",
-        alarm=f"these wait for a restart: {pending}",
+        alarm=f"settings wait for a restart: {pending}",
         when=bool(pending),
     )
     oldest, age = server["xid_database"], server["xid_age"]
@@ -305,7 +305,7 @@ def _wal(wal: WalState | None) -> Iterator[Table]:
         slots.add(
             slot["name"], slot["kind"], "yes" if slot["active"] else "no", slot["status"] or "-",
             slot["retained"] or "-",
-            alarm=f"slot {slot['name']} {'lost its WAL: make its replica anew' if lost else idle}",
+            alarm=f"slot {slot['name']} {'lost its WAL: rebuild its replica' if lost else idle}",
             when=lost or not slot["active"],
         )  # fmt: skip
     replicas = Table("Replicas", "name", "client", "state", "sync", ">behind", ">lag")

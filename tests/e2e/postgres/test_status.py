@@ -185,7 +185,7 @@ def test_a_setting_that_waits_for_a_restart_is_an_alarm(server: Target) -> None:
         server.psql("alter system set max_files_per_process = 999")
         server.psql("select pg_reload_conf()")
         eventually(lambda: server.psql(due) == "t", 10)
-        assert "these wait for a restart: max_files_per_process" in alarms(status(server))
+        assert "settings wait for a restart: max_files_per_process" in alarms(status(server))
     finally:
         server.psql("alter system reset max_files_per_process")
         # A value that is reset also waits for a restart.

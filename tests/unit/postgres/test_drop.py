@@ -21,7 +21,7 @@ case $sql in
 *) echo "$sql" >> said; case $sql in drop*) exit "$GONE" ;; esac ;;
 esac
 """
-SOMEBODY = "drop: 1 sessions are connected to shop, from 10.0.0.1 (shop, 1)"
+SESSION = "drop: 1 sessions are connected to shop, from 10.0.0.1 (shop, 1)"
 CLOSE, OPEN, DROP = (
     'alter database "shop" connection limit 0;',
     'alter database "shop" connection limit 7;',
@@ -49,9 +49,9 @@ def test_a_role_is_dropped_with_its_rights_and_nothing_else() -> None:
 # Sessions at the first and second check, the connection limit, exit codes of the dump and the drop;
 # the statements sent to the server, whether the dump stays.
 DROPS: dict[str, tuple[tuple[str, ...], int, int, int, list[str], bool]] = {
-    "nobody": (("", ""), 7, 0, 0, [CLOSE, NO_TEMPLATE, DROP], True),
-    "somebody": ((SOMEBODY, ""), 7, 0, 0, [], False),
-    "somebody came": (("", SOMEBODY), 7, 0, 0, [CLOSE, OPEN], False),
+    "idle": (("", ""), 7, 0, 0, [CLOSE, NO_TEMPLATE, DROP], True),
+    "connected": ((SESSION, ""), 7, 0, 0, [], False),
+    "connected later": (("", SESSION), 7, 0, 0, [CLOSE, OPEN], False),
     "no dump": (("", ""), 7, 1, 0, [CLOSE, OPEN], False),
     "no drop": (("", ""), 7, 0, 1, [CLOSE, NO_TEMPLATE, DROP, OPEN], True),
     "died before": (("", ""), -2, 1, 0, [DROP], False),
@@ -81,7 +81,7 @@ def test_a_database_is_dropped_or_left_unchanged(tmp_path: Path, case: str) -> N
     )
     heard = tmp_path / "said"
     assert (heard.read_text().splitlines() if heard.exists() else []) == said
-    assert (result.returncode == 0) is (case in ("nobody", "died before"))
+    assert (result.returncode == 0) is (case in ("idle", "died before"))
     assert result.stderr.splitlines() == [one for one in connected if one]
     dump = tmp_path / "dropped" / "shop.dump"
     assert dump.exists() is kept

@@ -465,7 +465,7 @@ MIGRATES = {"name": "shop", "owner": "api", "access": {"mig": "migrate", "web": 
 def test_a_role_migrates_all_databases_of_an_owner_or_none(
     access: dict[str, str], turned: bool
 ) -> None:
-    """As a member of the owner it could migrate the others, without a word in the settings."""
+    """As a member of the owner, it could migrate the others without being declared there."""
     databases = [MIGRATES, {"name": "queue", "owner": "api", "access": access}]
     roles = [{"name": name} for name in ("api", "mig", "web")]
     message = refusal(

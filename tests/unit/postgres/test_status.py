@@ -402,7 +402,7 @@ ARCHIVING = WAL | {"archive_mode": "on", "archived": 9, "archived_ago": 30.0, "f
 ALARMS: dict[str, tuple[dict[str, Any], str]] = {
     "a setting waits for a restart": (
         {"server": SERVER | {"pending_restart": ["max_connections", "shared_buffers"]}},
-        "these wait for a restart: max_connections, shared_buffers",
+        "settings wait for a restart: max_connections, shared_buffers",
     ),
     "connections run out": (
         {"server": SERVER | {"connections": 81}},
@@ -418,7 +418,7 @@ ALARMS: dict[str, tuple[dict[str, Any], str]] = {
         "database old: 50 % of the transaction ids are used up; vacuum it",
     ),
     "transaction ids do not run out": ({"server": SERVER | {"xid_age": 200_000_000}}, ""),
-    "a full disk": ({"disk": "disk 91 800M"}, "the disk below the data is 91 % full"),
+    "a full disk": ({"disk": "disk 91 800M"}, "the disk with the data is 91 % full"),
     "a session that is idle in a transaction": (
         {"connections": [CONNECTION | {"longest_idle": 720.0, "longest_idle_pid": 4711}]},
         "api in api from 10.210.1.3: idle in a transaction for 12 min, with its locks (pid 4711)",
@@ -466,7 +466,7 @@ ALARMS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a slot that lost its WAL": (
         {"wal": WAL | {"slots": [SLOT | {"active": False, "status": "lost", "retained": None}]}},
-        "slot standby lost its WAL: make its replica anew",
+        "slot standby lost its WAL: rebuild its replica",
     ),
     "a replica that lags": (
         {"wal": WAL | {"replicas": [REPLICA | {"lag": 180.0}]}}, "replica standby lags 3 min",
