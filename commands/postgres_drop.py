@@ -1,4 +1,4 @@
-"""Remove a database or a role that the settings no longer name: --data drop=NAME."""
+"""Drop a database or a role that your settings no longer name: --data drop=NAME."""
 
 from pyinfra import host
 from pyinfra.api import DeployError
@@ -40,6 +40,6 @@ if given.drop_role:
     drop_role(
         name=f"Drop the role {given.drop_role}",
         version=version,
-        # A rotation that died left a second login.
+        # A rotation that died may have left a second login.
         names=[f"{given.drop_role}~", given.drop_role],
     )

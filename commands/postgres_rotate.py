@@ -1,4 +1,4 @@
-"""A new password for a role while its applications serve: --data rotate=ROLE."""
+"""A new password for a role, without a failed connection: --data rotate=ROLE."""
 
 from pyinfra import host
 from pyinfra.api import DeployError
@@ -37,13 +37,13 @@ double = f"{role.name}~"
 applications = [app for app in server.apps if server.role_of(app) == role.name]
 
 
-def tell_pgbouncer() -> None:
+def update_pgbouncer() -> None:
     if server.pgbouncer.enabled:
         users = user_list(
             name="Give PgBouncer the verifiers", version=version, roles=postgres.pooled_roles
         )
         unit(
-            name="Let PgBouncer read them",
+            name="Reload PgBouncer",
             unit="pgbouncer.service",
             reload_on={POOLER_USERS: users},
         )
@@ -51,7 +51,7 @@ def tell_pgbouncer() -> None:
 
 put(name="Install the command terrafirma", entries=program.entries())
 
-twin(name=f"Let {double} log in as well", version=version, role=role, settings=postgres)
+twin(name=f"Create the second login {double}", version=version, role=role, settings=postgres)
 
 for login in host.loop([double, role.name]):
     passwords(
@@ -59,23 +59,23 @@ for login in host.loop([double, role.name]):
         version=version,
         roles=[login],
         given={},
-        # One that a rotation left behind may be in use: it keeps its password.
+        # A second login that an earlier rotation left may be in use: it keeps its password.
         renew=login == role.name,
     )
 
-    tell_pgbouncer()
+    update_pgbouncer()
 
     for app in host.loop(applications):
         database_url(
-            name=f"Tell {app.name} to come as {login}",
+            name=f"Set {app.name} to connect as {login}",
             path=app.database_url,
             url=server.database_url(app, login),
             role=login,
             user=app.user,
         )
 
-        refresh(name=f"Let {app.name} come as {login}", app=app.name, by=deployer())
+        refresh(name=f"Release {app.name} to connect as {login}", app=app.name, by=deployer())
 
-drop_role(name=f"Remove {double}", version=version, names=[double])
+drop_role(name=f"Remove the second login {double}", version=version, names=[double])
 
-tell_pgbouncer()
+update_pgbouncer()

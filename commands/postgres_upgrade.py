@@ -1,4 +1,4 @@
-"""PostgreSQL's next major version, with all rows, and the way back. Not a part of `deploy.py`."""
+"""Upgrade PostgreSQL to a newer major version, or go back. Not a part of `deploy.py`."""
 
 from pyinfra import host, local
 
@@ -17,7 +17,7 @@ steps = plan(host, server.postgres, machine, arguments(host, Arguments).upgrade)
 own = own_version(machine)
 stamp = f"{UPGRADE_STATE}/{own}.unanalysed"
 
-say(name="What is to be done", message=steps.message)
+say(name="Show the plan", message=steps.message)
 
 if steps.upgrade or steps.back or steps.clean:
     put(
@@ -29,28 +29,28 @@ if steps.upgrade:
     back_up(name="Back up the databases", upgrade=steps.upgrade)
 
     if steps.packages:
-        packages(name="Install what the extensions need", packages=steps.packages)
+        packages(name="Install the packages of the extensions", packages=steps.packages)
 
-    # All that is true of the new cluster; between its configuration and its start, the data move.
+    # This configures the new cluster, and moves the data to it before starting it.
     local.include("tasks/postgres.py")
 
     if server.borg.repository:
-        # It names the cluster, and proves that backups of the new one work.
+        # Backups name the cluster: point them to the new one, and prove that they work.
         local.include("tasks/borg.py")
 
 elif steps.settle:
     if steps.back:
         go_back(name="Go back to the old cluster", upgrade=steps.back)
 
-    # Of passwords, roles and networks that have changed since the upgrade it knows nothing.
+    # The old cluster lacks all changes since the upgrade: passwords, roles, networks, settings.
     local.include("tasks/postgres.py")
 
     if server.pgbouncer.enabled:
-        # It has the verifiers of the new one.
+        # PgBouncer still has the verifiers of the new cluster.
         local.include("tasks/pgbouncer.py")
 
 elif steps.clean:
-    remove_retired(name="Remove what is no longer used", versions=list(steps.clean))
+    remove_retired(name="Remove the retired clusters", versions=list(steps.clean))
 
 elif own and stamp in host.get_fact(PathStates, paths=[stamp]):
     analyse(name="Gather the planner's statistics", upgrade=Upgrade(own, own))

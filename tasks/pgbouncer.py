@@ -1,4 +1,4 @@
-"""PgBouncer, where it is wanted: many clients share few connections to PostgreSQL."""
+"""PgBouncer, if it is enabled: many clients share few connections to PostgreSQL."""
 
 from pyinfra import host
 from pyinfra.api import DeployError
@@ -22,7 +22,7 @@ postgres = server.postgres
 service = "pgbouncer.service"
 pools = "/etc/pgbouncer/terrafirma.ini"
 hba = "/etc/pgbouncer/hba.conf"
-# The service is the user postgres: it reads its configuration, and cannot change it.
+# The service runs as the user postgres: it can read its configuration, and not change it.
 readable = {"mode": "640", "user": "root", "group": "postgres"}
 check = f'{POOLER_CHECK} "$new" "$path"'
 
@@ -46,7 +46,6 @@ def listening() -> list[File]:
 
 
 if not settings.enabled:
-    # What a host never had is known without a question.
     if machine["pooler"]:
         stop(name="Stop PgBouncer, which is no longer enabled", unit=service)
 else:
@@ -69,7 +68,7 @@ else:
     packages(name="Install PgBouncer", packages=["pgbouncer"])
 
     users = user_list(
-        name="Let in the roles of PostgreSQL",
+        name="Let PostgreSQL's roles log in",
         version=version,
         roles=postgres.pooled_roles,
     )
@@ -97,7 +96,7 @@ else:
         check=check,
     )
 
-    configuration = put(name="Configure where it listens", entries=listening, check=check)
+    configuration = put(name="Configure where PgBouncer listens", entries=listening, check=check)
 
     unit(
         name="Run PgBouncer",

@@ -1,4 +1,4 @@
-"""PostgreSQL with the declared databases, for containers and the host itself, and nobody else."""
+"""PostgreSQL with the declared databases, reachable from containers and the host itself only."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ from terrafirma.site import begin
 server, machine = begin(host)
 settings = server.postgres
 version = postgres_version(host, settings, machine)
-upgrade = upgrading(host)  # None, unless commands/postgres_upgrade.py runs this page
+upgrade = upgrading(host)  # None, unless commands/postgres_upgrade.py runs this task
 service = f"postgresql@{version}-main.service"
 directory = f"/etc/postgresql/{version}/main"
 drop_in = f"/etc/systemd/system/{service}.d/terrafirma.conf"
@@ -50,14 +50,14 @@ server_conf = f"{directory}/conf.d/terrafirma.conf"
 hba = f"{directory}/pg_hba.conf"
 data_directory = f"/var/lib/postgresql/{version}/main"
 programs = f"/usr/lib/postgresql/{version}/bin"
-# postgres has the directory: it could have put a link there for root to follow.
+# The directory belongs to the user postgres, who could put a link there: root must not follow it.
 owned: dict[str, Any] = {"user": "postgres", "group": "postgres", "as_owner": True}
 postgres_file = owned | {"mode": "640"}
 
 
 given = passwords_given(host, settings)
 
-# Hardware is there before anything is installed: what does not fit stops the run here.
+# Settings that do not fit the hardware stop the run here, before anything is installed.
 share = hardware(
     host.get_fact(Hardware, path=data_directory), settings.memory_percent, settings.disk
 )
@@ -71,7 +71,7 @@ except DoesNotFit as error:
     raise DeployError(f"{host.name}: postgres_max_connections: {error}") from None
 
 
-# For the shared memory that was derived: whoever chooses it knows what it needs.
+# No huge pages for shared memory of a size that your settings choose: its needs are unknown.
 pages = 0 if {"shared_buffers", "huge_pages"} & set(settings.settings) else huge_pages(share)
 
 
@@ -86,7 +86,7 @@ def server_settings() -> dict[str, Tuned]:
         "password_encryption": Tuned(literal("scram-sha-256"), "nothing weaker is stored"),
         "shared_preload_libraries": Tuned(
             literal(",".join(sorted({"pg_stat_statements", *settings.extensions} & PRELOADED))),
-            "counts statements, and what extensions ask for",
+            "statement statistics, and libraries of extensions",
         ),
     }
     chosen = {
@@ -116,7 +116,7 @@ put(
         Directory(SECRETS, "700"),
         Directory(PASSWORDS, "700"),
         *program.entries(),
-        # Parts of that program by now.
+        # Programs of earlier versions, now parts of the command terrafirma.
         *(
             Absent(f"/usr/local/lib/terrafirma/postgres-{name}")
             for name in ("passwords", "check", "upgrade")
@@ -139,7 +139,7 @@ policy = put(
 )
 
 sysctl(
-    name="Let it listen before Docker is up",
+    name="Let the server listen before Docker is up",
     values={"net.ipv4.ip_nonlocal_bind": 1, "net.ipv6.ip_nonlocal_bind": 1},
 )
 
@@ -161,20 +161,19 @@ else:
     cluster(name="Create the cluster", version=version)
 
 put(
-    name="Start it at boot",
+    name="Start the cluster at boot",
     entries=[template("postgres/start.conf.j2", f"{directory}/start.conf", mode="644", **owned)],
 )
 
-# PostgreSQL starts with the whole configuration, the new file in the old one's place, before it is
-# live.
+# The check starts a PostgreSQL with the whole configuration, before the new file replaces the old.
 configuration = put(
     name="Configure the server",
     entries=server_file,
     check=f'{POSTGRES_CHECK} {version} "$new" "$path"',
 )
 
-# What PostgreSQL itself says of the new file: a server without data, made for the question. The
-# live one can only be asked of its own, which stays what it is until the new one is found right.
+# The check asks a temporary, empty server about the new file. The live server could only check the
+# file it has in place, and a file takes that place after the check.
 access = put(
     name="Configure client access",
     entries=client_access,
@@ -205,7 +204,7 @@ undo_by_hand(
 )
 
 apply_restart(
-    name="Restart it if a setting asks for that",
+    name="Restart the server if a setting needs it",
     version=version,
     unit=service,
     path=server_conf,

@@ -1,4 +1,4 @@
-"""What PgBouncer runs with."""
+"""The user list and configuration of PgBouncer on a host."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def verifiers(version: int, roles: Sequence[str]) -> StringCommand:
     """
     The shell command that prints PgBouncer's user list: a line for each role with a SCRAM verifier.
 
-    It is for `$(…)` on the host: what it prints must not come to pyinfra.
+    Use it in `$(…)` on the host only: the verifiers must not reach pyinfra.
     """
-    # The second login of a role, while its password is renewed, has the name with a ~.
+    # NAME~ is the second login of a role while its password is renewed.
     names = ",".join(f"{role},{role}~" for role in roles)
     query = (
         'select format(\'"%s" "%s"\', rolname, rolpassword) from pg_authid '
@@ -30,9 +30,9 @@ def verifiers(version: int, roles: Sequence[str]) -> StringCommand:
 
 class UserList(FactBase[Literal["right", "wrong", "no verifiers"]]):
     """
-    Whether PgBouncer's user list holds the verifiers of `roles` as cluster `version`/main has them.
+    Whether PgBouncer's user list has the same verifiers of `roles` as cluster `version`/main.
 
-    "no verifiers": one of the roles has none, or the cluster does not run.
+    "no verifiers": a role has none, or the cluster does not run.
     """
 
     @staticmethod
@@ -45,7 +45,7 @@ class UserList(FactBase[Literal["right", "wrong", "no verifiers"]]):
         return StringCommand(
             f"{runs(version)} || exit 0;",
             StringCommand("lines=$(", verifiers(version, roles), ") || exit 1;", _separator=""),
-            # `echo` and `test` are parts of the shell: no verifier is in the process list.
+            # `echo` and `test` are shell builtins: no verifier appears in the process list.
             """test "$(echo "$lines" | grep '^"' |""",
             f"""grep -vc '^"[^"]*~"')" -eq {len(roles)} || exit 0;""",
             f'if test "$(grep -v "^;" {POOLER_USERS} 2> /dev/null)" = "$lines"',
@@ -61,12 +61,12 @@ class UserList(FactBase[Literal["right", "wrong", "no verifiers"]]):
             case ["wrong"]:
                 return "wrong"
             case _:
-                # Whatever it is, it may be what nobody must see.
+                # The output may hold verifiers, so the message does not show it.
                 raise FactProcessError("the user list of PgBouncer cannot be compared")
 
 
 class ForeignPooler(FactBase[bool]):
-    """Whether PgBouncer's configuration is somebody's: neither ours nor the package's."""
+    """Whether PgBouncer's configuration is neither Terrafirma's nor the package's unchanged one."""
 
     default = bool
 

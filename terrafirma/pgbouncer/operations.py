@@ -1,4 +1,4 @@
-"""PgBouncer: who may log in, and the end of it."""
+"""PgBouncer: its user list, and stopping it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from terrafirma.pgbouncer.facts import UserList, verifiers
 @operation
 def user_list(version: int, roles: Sequence[str]) -> Generator[StringCommand]:
     """
-    PgBouncer's user list: the verifiers of `roles`, as cluster `version`/main has them.
+    PgBouncer's user list: the verifiers of `roles` in cluster `version`/main.
 
-    They go from PostgreSQL into the file without leaving the server. The same verifier on both
-    sides is what lets PgBouncer log in with what its client has just proved.
+    The verifiers go from PostgreSQL into the file without leaving the server. PgBouncer can use the
+    proof of its client to log in to PostgreSQL, because both have the same verifier.
     """
     known = host.get_fact(UserList, version=version, roles=roles)
     if known == "right":
         host.noop(f"{POOLER_USERS} has the verifiers of {len(roles)} roles")
         return
-    # In a dry run on a bare host the roles are still to come.
+    # A dry run on a bare host is no failure: the roles do not exist yet.
     if host.state.is_executing and known == "no verifiers":
         yield failure(
             "pgbouncer_enabled: PostgreSQL does not run, or one of the roles has no password yet; "
@@ -35,7 +35,7 @@ def user_list(version: int, roles: Sequence[str]) -> Generator[StringCommand]:
         f"file={POOLER_USERS}; new=$file.terrafirma-new; umask 077;",
         StringCommand("lines=$(", verifiers(version, roles), ") &&", _separator=""),
         'rm -f "$new" && : > "$new" && chown root:postgres "$new" && chmod 640 "$new" &&',
-        # A part of the shell: no verifier is in the process list.
+        # `printf` is a shell builtin: no verifier appears in the process list.
         'printf "%s\\n" "; Managed by Terrafirma: tasks/pgbouncer.py" "$lines" > "$new" &&',
         'mv -fT "$new" "$file"',
     )
@@ -43,7 +43,7 @@ def user_list(version: int, roles: Sequence[str]) -> Generator[StringCommand]:
 
 @operation
 def stop(unit: str) -> Generator[StringCommand]:
-    """A unit that does not run, and does not start at boot; its package stays."""
+    """The unit does not run and does not start at boot; its package stays installed."""
     known = host.get_fact(Unit, unit=unit)
     if known["active"] or known["enabled"]:
         yield StringCommand("systemctl disable --quiet --now", QuoteString(unit))

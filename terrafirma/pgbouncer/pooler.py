@@ -1,4 +1,4 @@
-"""How many connections PgBouncer may take of PostgreSQL's."""
+"""How many of PostgreSQL's connections PgBouncer may use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from terrafirma.postgres.settings import Postgres
 
 
 def pool_sizes(settings: PgBouncer, postgres: Postgres) -> dict[tuple[str, str], int]:
-    """Connections that each pair of a database and a role may take there; none when it is off."""
+    """The pool size of each (database, role); empty if PgBouncer is not enabled."""
     limits = role_limits(postgres)
     return {
         (database, role): min(settings.pool_size, limits.get(role, settings.pool_size))
@@ -19,9 +19,10 @@ def pool_sizes(settings: PgBouncer, postgres: Postgres) -> dict[tuple[str, str],
 
 
 def role_limits(postgres: Postgres) -> Mapping[str, int]:
-    """Connections that a role may hold at once, for the roles that have such a limit."""
+    """The connection limit of each role that has one and may connect to a database."""
     visiting = {role for _, role in postgres.visitors}
-    # 0 would be none to PgBouncer; PostgreSQL lets such a role in nowhere anyway.
+    # A limit of 0 is left out: PgBouncer would read it as no limit, and PostgreSQL refuses the role
+    # anyway.
     return {
         role.name: role.connection_limit
         for role in postgres.roles

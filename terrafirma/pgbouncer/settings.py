@@ -1,4 +1,4 @@
-"""Pools of connections."""
+"""Settings of PgBouncer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pydantic import (
 from terrafirma.fields import Identifier, Setting, UserPort
 from terrafirma.settings import Settings
 
-# What PgBouncer reads only as it starts; everything else follows a reload.
+# Settings that PgBouncer reads only when it starts; it reads all others on a reload, too.
 _READ_AT_START = frozenset(
     {"disable_pqexec", "listen_backlog", "pkt_buf", "resolv_conf", "so_reuseport"}
     | {"track_extra_parameters", "unix_socket_group", "unix_socket_mode"}
 )
-# What tasks/pgbouncer.py says itself, and what would open a way past it.
+# Settings that tasks/pgbouncer.py writes, and settings that would circumvent it.
 _POOLER_DERIVED = frozenset(
     {"listen_addr", "listen_port", "unix_socket_dir", "default_pool_size", "max_client_conn"}
     | {"admin_users", "stats_users", "conffile", "job_name", "service_name", "user"}
@@ -36,7 +36,7 @@ class PgBouncer(Settings):
     settings: dict[Identifier, Setting]
 
     def chosen(self, *, at_start: bool) -> dict[str, str]:
-        """Those of `settings` that only a start reads, or the others, as PgBouncer writes them."""
+        """The settings that need a restart, or else those that do not, in PgBouncer's spelling."""
         return {
             name: str(int(value) if isinstance(value, bool) else value)
             for name, value in self.settings.items()

@@ -1,4 +1,4 @@
-"""Which package of Debian and Ubuntu ships which extension of PostgreSQL."""
+"""Which package of Debian and Ubuntu ships each PostgreSQL extension."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONTRIB = frozenset(
     sslinfo tablefunc tcn tsm_system_rows tsm_system_time unaccent uuid-ossp xml2
     """.split()
 )
-"""Those that come with the server itself."""
+"""Extensions that come with the server itself."""
 
 EXTENSION_PACKAGES = {
     "address_standardizer": "postgresql-{}-postgis-3",
@@ -36,13 +36,13 @@ EXTENSION_PACKAGES = {
     "rum": "postgresql-{}-rum",
     "vector": "postgresql-{}-pgvector",
 }
-"""Package of each of the others, with `{}` for the server's major version."""
+"""The package of each other extension, with `{}` for the server's major version."""
 
 PRELOADED = frozenset({"pg_cron", "pg_stat_statements", "pgaudit"})
-"""Those that work only when the server loads them as it starts."""
+"""Extensions that work only if the server loads them when it starts."""
 
 
 def packages_of(extensions: Iterable[str], version: int) -> list[str]:
-    """The packages that ship `extensions` for a server of that major version, each once."""
+    """The packages that ship `extensions` for major version `version`, each once."""
     packages = {EXTENSION_PACKAGES[name] for name in extensions if name in EXTENSION_PACKAGES}
     return sorted(package.format(version) for package in packages)

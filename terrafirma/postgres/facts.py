@@ -1,4 +1,4 @@
-"""What a PostgreSQL cluster holds."""
+"""The roles, databases, rights and settings of a PostgreSQL cluster."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing_extensions import override
 from terrafirma.host.program import ALL_WRONG, which_are_wrong
 from terrafirma.paths import PASSWORDS_PROGRAM
 
-# Whoever owns a database decides what a session there begins with, and has functions of its own
-# there, which a superuser must not call. These win over the settings of a database or a role.
+# The owner of a database controls the default settings of its sessions, and may define functions
+# that a superuser must not call. These options override the settings of a database or a role.
 PSQL_OPTIONS = (
     "-c search_path=pg_catalog -c role=none -c local_preload_libraries= -c statement_timeout=0 "
     "-c lock_timeout=0 -c idle_session_timeout=0 -c idle_in_transaction_session_timeout=0 "
@@ -21,14 +21,14 @@ PSQL_OPTIONS = (
 
 
 def psql_options(version: int) -> str:
-    """The options of a session in a cluster of `version`: an unknown one would end it."""
+    """The session options that `version` knows; an unknown one would end the session."""
     return PSQL_OPTIONS + (" -c transaction_timeout=0" if version >= 17 else "")
 
 
-# Where the server of a cluster listens is in its pid file. The configuration, which `--cluster` and
-# pg_lsclusters go by, is ahead of it from a new port until the restart. A pid file that was left
-# behind by a crash is no server, and psql without a port would take another cluster's.
-# Perl is slow to start: a command that knows the directory already hands it on.
+# The pid file says where the server of a cluster listens. `--cluster` and pg_lsclusters read the
+# configuration, which is wrong between a change of the port and the restart. A crash may leave a
+# pid file behind, so its process is checked; psql without a port would connect to another cluster.
+# pg_conftool is Perl and slow to start: a command that already knows the directory sets $data.
 _DATA = "data=${{data:-$(pg_conftool -s {version} main show data_directory 2> /dev/null)}}"
 _RUNS = (
     _DATA + ' && test -n "$data" && '
@@ -42,16 +42,16 @@ _AT_SERVER = (
 
 
 def runs(version: int) -> str:
-    """The shell command that succeeds where the server of cluster `version`/main runs."""
+    """The shell command that succeeds if the server of cluster `version`/main runs."""
     return f"{{ {_RUNS.format(version=version)}; }}"
 
 
 def at_server(version: int, program: str, options: str = "") -> str:
     """
-    The command line that runs one of PostgreSQL's programs as superuser at the server that runs.
+    The command line that runs one of PostgreSQL's programs as superuser on the running server.
 
-    + program: its name and arguments
-    + options: further options of the session
+    + program: name and arguments of the program
+    + options: further session options
     """
     options = f"{psql_options(version)} {options}".strip()
     return (
@@ -64,13 +64,13 @@ def at_server(version: int, program: str, options: str = "") -> str:
 def psql(version: int, *more: str, options: str = "") -> str:
     """The command line that runs SQL from standard input in cluster `version`/main as superuser."""
     words = ("psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1", *more)
-    # What we read is UTF-8. pg_dump writes as the database has it.
+    # We read UTF-8. pg_dump, in contrast, keeps the encoding of the database.
     options = f"-c client_encoding=UTF8 {options}".strip()
     return at_server(version, " ".join((*words, "postgres")), options)
 
 
-# A name like `a=b` would be taken for a connection string, so each is made one. It is quoted as
-# pg_dumpall does it: for the connection string, then for psql.
+# psql takes a name like `a=b` for a connection string, so each name is made one. The name is quoted
+# as in pg_dumpall: first for the connection string, then for psql.
 CONNECT = r"""
 select '\connect -reuse-previous=on "' || replace(format('dbname=''%s''',
     replace(replace(datname, '\', '\\'), '''', '\''')), '"', '""') || '"'
@@ -80,14 +80,14 @@ and datname !~ '[\n\r]'
 order by datname
 """
 """
-Asks for the lines that lead psql into each database, one after the other.
+The query for the `\\connect` lines that lead psql into each database, one after the other.
 
-Whoever owns one may call it a template: only PostgreSQL's own are left out.
+It leaves out PostgreSQL's own templates, not others: any owner may mark a database as template.
 """
 
 
 def connect(name: str) -> str:
-    """The line of those that leads into the database `name`, one of the settings'."""
+    """The line in CONNECT's output for the database `name`, a name from your settings."""
     return f"\\connect -reuse-previous=on \"dbname='{name}'\""
 
 
@@ -101,7 +101,7 @@ class RoleState(TypedDict):
     inherit: bool
     expires: bool
     connection_limit: int
-    # (group, who granted it, without options of its own); "" is PostgreSQL itself
+    # (group, grantor, whether it has the default options); the grantor "" is PostgreSQL itself
     member_of: list[tuple[str, str, bool]]
     settings: list[str]  # "work_mem=64MB"
 
@@ -113,40 +113,41 @@ class DatabaseState(TypedDict):
     connection_limit: int
     connectable: bool
     template: bool
-    acl: list[tuple[str, str]]  # (role or "public", "CONNECT"), as the owner granted them
-    handed: list[tuple[str, str, str]]  # who may hand on, or did, to whom, what: see SchemaState
+    acl: list[tuple[str, str]]  # (role or "public", "CONNECT"), granted by the owner
+    handed: list[tuple[str, str, str]]  # (holder, taker, right), as in SchemaState
     settings: list[str]  # "work_mem=64MB"
-    role_settings: dict[str, list[str]]  # those of one role in this database
+    role_settings: dict[str, list[str]]  # settings of one role in this database
 
 
 class SchemaState(TypedDict):
     owner: str
     of_extension: bool
     acl: list[tuple[str, str]]  # (role or "public", "USAGE"), without the owner's own
-    tables: int  # views and foreign tables, too; without those of extensions, like all below
+    tables: int  # includes views and foreign tables; all counts leave out those of extensions
     sequences: int
     table_acl: list[tuple[str, str, int]]  # (role, "SELECT", how many), without the owners' own
     sequence_acl: list[tuple[str, str, int]]
-    # Who may hand a right on, with "" for whom; and who did, to whom: ("r", role, role, "SELECT").
-    # "n" is the schema itself. What was handed on is in none of the lists above.
+    # ("r", holder, taker, "SELECT"): `holder` granted the right to `taker`; with "" as `taker`,
+    # `holder` has the grant option. The kind "n" is the schema itself. Rights granted by anyone but
+    # the owner are in none of the lists above.
     handed: list[tuple[str, str, str, str]]
-    # (who makes it, "r" or "S", role, "SELECT", whether it may hand that on)
+    # (role that creates the object, "r" or "S", grantee, "SELECT", whether with grant option)
     default_acl: list[tuple[str, str, str, str, bool]]
-    strangers: list[tuple[str, str, int]]  # who owns some of them besides the owner: (role, "r", 2)
+    strangers: list[tuple[str, str, int]]  # owners other than the database's: (role, "r", how many)
 
 
 class ContentState(TypedDict):
     extensions: list[str]
     schemas: dict[str, SchemaState]
-    default_acl: list[tuple[str, str, str, str]]  # of all schemas: (who makes it, "r", role, right)
+    default_acl: list[tuple[str, str, str, str]]  # for all schemas: (creator, "r", grantee, right)
 
 
 _DOWN = "down"
 
 
 def _online(version: int) -> str:
-    # No cluster is a valid answer: its roles and databases are still to come. One that is down has
-    # them, but does not show them.
+    # No cluster: it has no roles and databases yet. A cluster that is down has some, and cannot
+    # list them.
     return (
         f"{_DATA.format(version=version)} || exit 0; export data; "
         f"{runs(version)} || {{ echo {_DOWN}; exit 0; }};"
@@ -161,9 +162,10 @@ def _ask(version: int, query: str) -> StringCommand:
 
 def _ask_each(version: int, query: str) -> StringCommand:
     """
-    One line from each database that standard input has the line for, which leads into it.
+    One line of answer from each database whose `connect` line is on standard input.
 
-    Thus the command is as long for two hundred as for one. The others may be broken as they like.
+    So the command is as long for two hundred databases as for one, and no other database can break
+    it.
     """
     return StringCommand(
         "wanted=$(cat);",
@@ -188,7 +190,7 @@ def _answer(output: list[str]) -> dict[str, Any] | None:
 
 
 class Roles(FactBase[dict[str, RoleState] | None]):
-    """The roles of cluster `version`/main; no cluster: none; one that is down: None."""
+    """The roles of cluster `version`/main; empty if there is no cluster, None if it is down."""
 
     default = dict
 
@@ -196,7 +198,7 @@ class Roles(FactBase[dict[str, RoleState] | None]):
     def command(self, version: int) -> StringCommand:
         return _ask(
             version,
-            # Before 16 there is one membership, whoever granted it, and no option but ADMIN.
+            # Before version 16 a membership has one grantor, and ADMIN is its only option.
             """
             select json_object_agg(rolname, json_build_object(
                 'login', rolcanlogin, 'superuser', rolsuper, 'create_database', rolcreatedb,
@@ -227,7 +229,7 @@ class Roles(FactBase[dict[str, RoleState] | None]):
 
 
 class Databases(FactBase[dict[str, DatabaseState] | None]):
-    """The databases of cluster `version`/main; no cluster: none; one that is down: None."""
+    """The databases of cluster `version`/main; empty if there is no cluster, None if it is down."""
 
     default = dict
 
@@ -235,7 +237,7 @@ class Databases(FactBase[dict[str, DatabaseState] | None]):
     def command(self, version: int) -> StringCommand:
         return _ask(
             version,
-            # The column with ICU's locale has another name in each of three versions.
+            # The name of the column with ICU's locale depends on the version.
             """
             select json_object_agg(datname, json_build_object(
                 'owner', pg_get_userbyid(datdba),
@@ -277,10 +279,10 @@ class Databases(FactBase[dict[str, DatabaseState] | None]):
 
 class Contents(FactBase[dict[str, ContentState] | None]):
     """
-    Extensions, schemas and who may do what, in those databases of cluster `version`/main.
+    Extensions, schemas and rights in some databases of cluster `version`/main.
 
-    Which ones comes on standard input, as for WrongPasswords, a line of `connect` for each.
-    No cluster: none; one that is down: None.
+    Standard input has a line of `connect` for each of the databases. Empty if there is no cluster,
+    None if it is down.
     """
 
     default = dict
@@ -395,12 +397,12 @@ class Contents(FactBase[dict[str, ContentState] | None]):
 
 class ServerState(TypedDict):
     pending: list[str]  # settings that wait for a restart
-    restart: list[str]  # those that only a restart changes
-    by_hand: list[str]  # those that ALTER SYSTEM set, which wins over every file of ours
+    restart: list[str]  # settings that only a restart changes
+    by_hand: list[str]  # settings made by ALTER SYSTEM, which overrides every file of ours
 
 
 class Server(FactBase[ServerState]):
-    """What cluster `version`/main says of its settings; nothing where it does not run."""
+    """The state of the settings of cluster `version`/main; empty if it does not run."""
 
     @staticmethod
     @override
@@ -411,8 +413,8 @@ class Server(FactBase[ServerState]):
     def command(self, version: int) -> StringCommand:
         return _ask(
             version,
-            # The first question makes this session read the files: what waits for a restart is
-            # known where a run died before the reload, too. In capitals it is the same setting.
+            # The first query makes this session read the files, so that pending restarts are known
+            # even if a run died before the reload. Names are lowered: their case does not matter.
             """
             do 'begin perform from pg_file_settings; end';
             select json_build_object(
@@ -438,11 +440,11 @@ class Server(FactBase[ServerState]):
 
 class WrongPasswords(FactBase[list[str]]):
     """
-    Those roles whose password in the cluster is not the one in their file, or has no file.
+    The roles whose password in the cluster differs from their file, or that have no file.
 
-    Their names, and the passwords that were given, come on standard input, as `told` says them:
-    `host.get_fact(WrongPasswords, version=17, _stdin=…)`. All of them where there is no cluster
-    yet; none where it is down and does not say.
+    Standard input has the names of all roles, and the passwords that were passed for some, in the
+    form that `told` writes: `host.get_fact(WrongPasswords, version=17, _stdin=…)`. The answer is
+    all roles if there is no cluster yet, and none if it is down.
     """
 
     default = list
@@ -458,5 +460,5 @@ class WrongPasswords(FactBase[list[str]]):
     @override
     def process(self, output: list[str]) -> list[str]:
         if any(len(line.split()) != 2 or not line.startswith("wrong ") for line in output):
-            raise FactProcessError("terrafirma passwords did not answer as it does")
+            raise FactProcessError("terrafirma passwords gave an answer of unknown form")
         return [line.removeprefix("wrong ") for line in output]

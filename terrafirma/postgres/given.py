@@ -1,4 +1,4 @@
-"""Passwords of roles that the caller brings along."""
+"""Passwords that the user passes for roles, in environment variables."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from terrafirma.postgres.settings import Postgres
 
 def passwords(host: Host, settings: Postgres) -> dict[str, str]:
     """
-    The passwords of those roles that name a variable of the environment, by role.
+    The passwords of the roles that name an environment variable, by role.
 
-    Raises DeployError, which names the variable and never its value, when it is missing or could
-    not stand in a URL as it is.
+    Raises DeployError when a variable is missing, or when its value would need quoting in a URL.
+    The error names the variable, and never shows its value.
     """
     given = {}
     for role in settings.roles:
@@ -27,7 +27,7 @@ def passwords(host: Host, settings: Postgres) -> dict[str, str]:
             wrong = "is not set" if not value else "is too short, or would need quotes in a URL"
             raise DeployError(
                 f"{host.name}: postgres_roles: {role.name}: {variable} {wrong}; give it 16 to 200 "
-                "letters, digits and - . _ ~, or leave `password` out: then one is generated there"
+                "letters, digits and - . _ ~, or leave `password` out to have one generated there"
             )
         given[role.name] = value
     return given

@@ -1,8 +1,8 @@
 """
-What has to be said to a PostgreSQL cluster so that it is as declared: SQL, made of plain data.
+The SQL that brings a PostgreSQL cluster to the declared state.
 
-Functions of what a fact saw and of what the settings say; no host is asked here. A role that the
-data does not name is never touched, and nothing is dropped.
+Pure functions of a fact's answer and your settings. A role that your settings do not name is never
+changed, and nothing is dropped.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from terrafirma.postgres.tuning import plain
 Acl = Iterable[tuple[str, str]]
 
 OWN = frozenset({"CREATE", "CONNECT", "TEMPORARY"})
-"""What an owner may do with its database."""
+"""The rights of an owner on its database."""
 
-# Of PUBLIC in a database.
-_OF_NOBODY = frozenset(("", right) for right in OWN)
+# (kind, right): the rights on a database that PUBLIC must not have.
+_NOT_OF_PUBLIC = frozenset(("", right) for right in OWN)
 
-# `migrate` needs no grants, since the role is a member of the owner. A role without access gets
-# none either.
+# `migrate` needs no grants, since the role is a member of the owner.
 _ON_DATABASE: dict[Access, frozenset[str]] = {
     "read": frozenset({"CONNECT"}),
     "write": frozenset({"CONNECT", "TEMPORARY"}),
@@ -46,14 +45,14 @@ _ON_SEQUENCES: dict[Access, frozenset[str]] = {
     "migrate": frozenset(),
 }
 
-# Their value is a list of names, and PostgreSQL keeps it as one.
+# Settings whose value PostgreSQL stores as a list of names.
 _LISTS = frozenset(
     {"local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"}
 )
 
 
 def role_sql(role: Role, now: RoleState | None) -> Iterator[str]:
-    """What makes `role` log in or not, with its limit and settings, and do no more than that."""
+    """SQL that gives `role` exactly its declared attributes, connection limit and settings."""
     wanted = {
         "login": role.login,
         "superuser": False,
@@ -76,9 +75,10 @@ def role_sql(role: Role, now: RoleState | None) -> Iterator[str]:
 
 def membership_sql(role: str, groups: Sequence[str], now: RoleState | None) -> Iterator[str]:
     """
-    What makes `role` a member of exactly `groups`, by nobody's grace but PostgreSQL's.
+    SQL that makes `role` a member of exactly `groups`, granted by PostgreSQL's superuser alone.
 
-    Whoever has ADMIN lets others in, and what somebody else granted ends when that one leaves.
+    A membership with ADMIN would let the role admit others, and one granted by another role would
+    end when that role is dropped.
     """
     known = now["member_of"] if now else []
     right = {group for group, grantor, plain in known if group in groups and not grantor and plain}
@@ -91,7 +91,7 @@ def membership_sql(role: str, groups: Sequence[str], now: RoleState | None) -> I
         yield "begin;"
     for group, grantor in wrong:
         by = f" granted by {_quoted(grantor)}" if grantor else ""
-        # With what this role granted on the strength of it.
+        # `cascade` also revokes the memberships that this role granted through its own.
         yield f'revoke {_quoted(group)} from "{role}"{by} cascade;'
     yield from (f'grant "{group}" to "{role}";' for group in missing)
     if together:
@@ -101,10 +101,10 @@ def membership_sql(role: str, groups: Sequence[str], now: RoleState | None) -> I
 def database_sql(
     database: Database, now: DatabaseState | None, declared: AbstractSet[str]
 ) -> Iterator[str]:
-    """What makes `database` as declared: owner, limit, settings, and who may connect."""
+    """SQL that brings `database` to its declared owner, limit, settings and rights to connect."""
     name, owner = database.name, database.owner
     if now is None:
-        # template0: what somebody put into template1 is not copied into each new database.
+        # From template0: objects that were added to template1 stay out of new databases.
         yield (
             f'create database "{name}" owner "{owner}" template template0 '
             f"encoding '{database.encoding}' {_locale(database.locale)} "
@@ -112,16 +112,16 @@ def database_sql(
         )
         acl: Acl = [("public", "CONNECT"), ("public", "TEMPORARY"), *((owner, one) for one in OWN)]
     else:
-        # First: a hand-over looks into it.
+        # First, because the hand-over connects to it.
         if not now["connectable"]:
             yield f'alter database "{name}" allow_connections true;'
         if now["template"]:
-            # Whoever may make databases could copy it.
+            # A template can be copied by any role that may create databases.
             yield f'alter database "{name}" is_template false;'
-        # By whoever owns it now: a new owner's grants are the old one's.
+        # Before the hand-over, which makes the old owner's grants those of the new owner.
         handed = [("", *one) for one in now["handed"]]
         places = {"": f'on database "{name}"'}
-        yield from _handed_sql(handed, declared - {owner}, places, _OF_NOBODY)
+        yield from _handed_sql(handed, declared - {owner}, places, _NOT_OF_PUBLIC)
         acl = now["acl"]
         if now["owner"] != owner:
             yield from render(
@@ -147,11 +147,11 @@ def database_sql(
 
 
 def closed_sql(name: str, now: DatabaseState | None, declared: AbstractSet[str]) -> Iterator[str]:
-    """What closes the maintenance database to everybody: there is nothing to look at for them."""
+    """SQL that closes the maintenance database to all roles but superusers."""
     acl = now["acl"] if now else [("public", "CONNECT"), ("public", "TEMPORARY")]
     if now:
         handed = [("", *one) for one in now["handed"]]
-        yield from _handed_sql(handed, declared, {"": f'on database "{name}"'}, _OF_NOBODY)
+        yield from _handed_sql(handed, declared, {"": f'on database "{name}"'}, _NOT_OF_PUBLIC)
     for role in ("public", *sorted(declared & {role for role, _ in acl})):
         has = {right for one, right in acl if one == role}
         yield from _grant_sql(f'on database "{name}"', role, frozenset(), has)
@@ -160,20 +160,19 @@ def closed_sql(name: str, now: DatabaseState | None, declared: AbstractSet[str])
 def content_sql(
     database: Database, now: ContentState | None, declared: AbstractSet[str]
 ) -> Iterator[str]:
-    """What gives `database` its extensions and schemas, and its roles their rights in them."""
+    """SQL that gives `database` its extensions and schemas, and the roles their rights there."""
     schemas = now["schemas"] if now else {"public": _NEW_PUBLIC}
     for name in database.schemas:
         if name not in schemas:
             yield f'create schema "{name}" authorization "{database.owner}";'
             yield from _schema_sql(database, name, _NEW, declared)
             continue
-        # A database's own schema belongs to whoever owns the database.
+        # `public` belongs to the owner of the database, through the role pg_database_owner.
         wanted = "pg_database_owner" if name == "public" else database.owner
         if schemas[name]["owner"] not in (wanted, database.owner):
             yield f'alter schema "{name}" owner to "{wanted}";'
         yield from _schema_sql(database, name, schemas[name], declared)
-    # What a role was given there, perhaps while the settings named the schema, is more than they
-    # give.
+    # In a schema that the settings do not name, or no longer name, declared roles have no rights.
     for name in sorted(schemas.keys() - set(database.schemas)):
         if not schemas[name]["of_extension"]:
             yield from _schema_sql(database, name, schemas[name], declared)
@@ -189,7 +188,7 @@ def content_sql(
             yield from _grant_sql(f"on {kind}", role, frozenset(), has, prefix)
     known = now["extensions"] if now else []
     if missing := [name for name in database.extensions if name not in known]:
-        # Else nothing but PostgreSQL's own schema is searched, and they need a place.
+        # Our sessions search only pg_catalog; extensions are created in the first schema searched.
         yield f'set local search_path to "{database.schemas[0]}";'
         yield from (f'create extension "{name}" cascade;' for name in missing)
 
@@ -210,15 +209,16 @@ def _schema_sql(
         "r": f"on all tables in schema {_quoted(name)}",
         "S": f"on all sequences in schema {_quoted(name)}",
     }
-    # Whoever has a schema of its own may do in it what it likes.
+    # The owner of a schema that is not listed keeps all rights in it.
     others = declared - {database.owner, "" if listed else now["owner"]}
     closed = {("n", "CREATE")} if listed else set()
     yield from _handed_sql(now["handed"], others, places, closed, schema=name)
     if listed:
         public = {right for role, right in now["acl"] if role == "public"}
-        # Before PostgreSQL 15 everybody could make tables in it.
+        # Before PostgreSQL 15, PUBLIC could create tables in the schema public.
         yield from _grant_sql(places["n"], "public", public - {"CREATE"}, public)
-    # Whoever lost its access loses what it had, too: it may still come in as a member of another.
+    # A role that is no longer in `access` loses its grants: it may still be able to connect, as a
+    # member of another role.
     granted = {role for role, _ in now["acl"]} | {role for _, _, role, *_ in now["default_acl"]}
     granted |= {role for role, _, _ in (*now["table_acl"], *now["sequence_acl"])}
     allowed = database.access if listed else {}
@@ -232,12 +232,12 @@ def _schema_sql(
         ):
             counts = {right: times for one, right, times in acl if one == role}
             wanted = rights[access]
-            # With its own it may do what it likes.
+            # Tables that the role owns itself need no grant.
             own = sum(times for one, its, times in now["strangers"] if (one, its) == (role, letter))
             complete = {right for right in wanted if counts.get(right, 0) + own == total}
             has = complete | (counts.keys() - wanted)
             yield from _grant_sql(places[letter], role, wanted, has)
-            # The same for what the owner is going to make.
+            # The same rights on objects that the owner will create.
             coming = {
                 right: handed_on
                 for maker, one, grantee, right, handed_on in now["default_acl"]
@@ -260,13 +260,15 @@ def _handed_sql(
     schema: str = "",
 ) -> Iterator[str]:
     """
-    What ends that a declared role hands rights on, or has them from anybody but the owner.
+    SQL after which no declared role can grant rights, or has one from anyone but the owner.
 
-    So it is with the rights in `closed` that PUBLIC has: each declared role has them by that.
+    The same holds for the rights in `closed` that PUBLIC has: through PUBLIC, each declared role
+    has them.
 
-    Who got such a right from whom is a chain that begins at the owner, and only there it is cut:
-    nobody may hand on a right any more that a declared role has a part in. Whoever else got it that
-    way is first given it by the owner: it goes from no object that they have it on.
+    Grants form a chain that begins at the owner. If a declared role is part of the chain of a
+    right, the owner revokes the grant option, and with `cascade` all that was granted through it.
+    Other roles in the chain keep the right: the owner first grants it to them directly, on each
+    object that they have it on.
     """
     handed = list(handed)
     concerned = {
@@ -296,7 +298,7 @@ def _handed_sql(
 
 
 def _keep_sql(schema: str, kind: str, right: str, takers: Sequence[str]) -> str:
-    """What lets the owner of each table, or sequence, grant what `takers` have from others."""
+    """SQL by which the owners of tables or sequences grant what `takers` have from others."""
     what, kinds = ("sequence", "'S'") if kind == "S" else ("table", "'r', 'p', 'v', 'm', 'f'")
     return (
         f"select format('grant {right.lower()} on {what} %s to %s;', pg_class.oid::regclass, who) "
@@ -322,7 +324,7 @@ def _grant_sql(
 def _settings_sql(
     whose: str, wanted: Mapping[str, bool | int | float | str], known: Sequence[str]
 ) -> Iterator[str]:
-    # PostgreSQL keeps its own spelling of a name: TimeZone.
+    # PostgreSQL has its own spelling of some names, such as TimeZone.
     pairs = [line.split("=", 1) for line in known]
     now = {name.lower(): _items(value) if name in _LISTS else value for name, value in pairs}
     for name, value in sorted(wanted.items()):
@@ -333,7 +335,7 @@ def _settings_sql(
         elif now.get(name) != text:
             yield f"alter {whose} set {name} to {_literal(text)};"
     for name in sorted(name for name, _ in pairs if name.lower() not in wanted):
-        # A setting PostgreSQL does not know keeps its spelling, and may be a reserved word.
+        # A setting PostgreSQL does not know keeps its spelling, so quote it.
         yield f"alter {whose} reset {'.'.join(map(_quoted, name.split('.')))};"
 
 
@@ -348,7 +350,7 @@ def _locale(locale: str) -> str:
 
 
 def _quoted(name: str) -> str:
-    """A name that somebody else chose; those of the settings need no more than the quotes."""
+    """Quote a name that may hold any character; names in your settings hold no quotes."""
     return '"' + name.replace('"', '""') + '"'
 
 

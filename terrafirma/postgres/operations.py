@@ -1,4 +1,4 @@
-"""PostgreSQL: cluster, roles, passwords, databases."""
+"""PostgreSQL: the cluster, roles, passwords and databases."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ State = TypeVar("State")
 @operation
 def cluster(version: int) -> Generator[StringCommand]:
     """
-    The cluster `version`/main, with data checksums and UTF-8; an existing one is left as it is.
+    The cluster `version`/main, with data checksums and UTF-8; an existing one is not changed.
 
-    The package would make one without checksums; tasks/postgres.py tells it not to.
+    The package would create one without checksums; a file of tasks/postgres.py prevents that.
     """
     configuration = f"/etc/postgresql/{version}/main/postgresql.conf"
     if configuration in path_states([configuration]):
@@ -59,17 +59,17 @@ def undo_by_hand(
     version: int, *, settings: Callable[[], Mapping[str, str]]
 ) -> Generator[StringCommand]:
     """
-    No declared setting that somebody overrode by ALTER SYSTEM, which wins over every file.
+    No setting of our file is overridden by ALTER SYSTEM, which wins over every file.
 
-    + settings: what our file says
+    + settings: the settings in our file
     """
-    # Wait until new sessions see the reloaded value, or the next fact reads the old one.
+    # The sleep lets new sessions see the reloaded value, or the next fact would read the old one.
     by_hand = set(ask(host, Server, version=version)["by_hand"])
     sql = [f"alter system reset {name};" for name in sorted(by_hand & settings().keys())]
     yield from _run(
         version,
         sql and [*sql, "select pg_reload_conf();", "select pg_sleep(0.2);"],
-        "nothing set by hand",
+        "ALTER SYSTEM overrides no setting",
     )
 
 
@@ -78,14 +78,13 @@ def apply_restart(
     version: int, *, unit: str, path: str, settings: Callable[[], Mapping[str, str]]
 ) -> Generator[StringCommand]:
     """
-    A restart, if a setting waits for one: the server itself says so.
+    A restart, if the server itself reports a setting that waits for one.
 
-    + unit: of the cluster
+    + unit: the unit of the cluster
     + path: the file with our settings
-    + settings: what that file is going to say; asked by a dry run alone, so that the plan announces
-      the restart
+    + settings: the future content of that file; used in a dry run only, to announce the restart
 
-    A time stamp would restart the server for every changed value; most need a reload only.
+    Comparing time stamps would restart the server for every change, and most need a reload only.
     """
     server = ask(host, Server, version=version)
     due = set(server["pending"])
@@ -95,7 +94,8 @@ def apply_restart(
         wanted = settings()
         changing = {name for name, value in wanted.items() if present.get(name) != value}
         changing |= present.keys() - wanted.keys()
-        # What ALTER SYSTEM set will be undone: what runs so needs a restart, what waits no more.
+        # What ALTER SYSTEM set will be undone. If the value is in force, that needs a restart; if
+        # the value waits for one, it no longer does.
         by_hand = wanted.keys() & set(server["by_hand"])
         due = (due - by_hand) | ((changing | (by_hand - due)) & set(server["restart"]))
     if due:
@@ -107,16 +107,16 @@ def apply_restart(
 @operation
 def roles(version: int, settings: Postgres) -> Generator[StringCommand]:
     """
-    Roles, each a member of exactly the declared others, that can do no more than that.
+    The roles, each with exactly its declared attributes and memberships.
 
-    pyinfra's postgres.role never takes an attribute away, does not see LOGIN, SUPERUSER and the
-    limit at all, and costs a round trip for each role.
+    pyinfra's postgres.role never removes an attribute, ignores LOGIN, SUPERUSER and the connection
+    limit, and costs a round trip for each role.
     """
     known = yield from _seen(Roles, version)
     if known is None:
         return
     sql = [line for role in settings.roles for line in role_sql(role, known.get(role.name))]
-    # All of them are there before the first is a member of another.
+    # All roles are created before one becomes a member of another.
     for role in settings.roles:
         sql += membership_sql(role.name, settings.groups(role), known.get(role.name))
     declared = {role.name for role in settings.roles}
@@ -129,11 +129,11 @@ def passwords(
     version: int, roles: Sequence[str], given: Mapping[str, str], *, renew: bool = False
 ) -> Generator[StringCommand]:
     """
-    Passwords that are generated on the server, in files that root alone reads, and never leave it.
+    Passwords of the roles, generated on the server, which they never leave; only root reads them.
 
-    + roles: names of those that log in
-    + given: the passwords that were chosen elsewhere
-    + renew: new ones, also where the present ones are right
+    + roles: names of the roles that log in
+    + given: passwords that the user passed, by role
+    + renew: set new passwords even where the present ones are right
 
     pyinfra's postgres.role sends them in clear text, and sets them on each run.
     """
@@ -150,16 +150,17 @@ def passwords(
 @operation
 def twin(version: int, role: Role, settings: Postgres) -> Generator[StringCommand]:
     """
-    A second login of `role`, as which it acts: `NAME~`, a name that no declared role can have.
+    A second login of `role`, which acts as that role: `NAME~`, a name no declared role can have.
 
-    While a password is renewed there are two, so that no connection is ever refused: PostgreSQL
-    keeps one password for a role.
+    PostgreSQL keeps one password for a role. With a second login while the password is renewed, no
+    connection is ever refused.
     """
     double = role.model_copy(
         update={
             "name": f"{role.name}~",
             "settings": {**role.settings, "role": role.name},
-            # PgBouncer cannot be told of its limit: a ~ is no part of a name in its file.
+            # No limit: PgBouncer could not be given the same one, because its configuration allows
+            # no ~ in names.
             "connection_limit": -1,
         }
     )
@@ -180,9 +181,9 @@ def twin(version: int, role: Role, settings: Postgres) -> Generator[StringComman
 @operation
 def drop_role(version: int, names: Sequence[str]) -> Generator[StringCommand]:
     """
-    Roles that are gone, with their passwords and what they were granted.
+    The roles are dropped, with their passwords and rights.
 
-    One that owns something, wherever that is, is refused: nothing is dropped with it.
+    A role that owns something in any database is refused, so that nothing is dropped with it.
     """
     known = yield from _seen(Roles, version)
     if known is None:
@@ -191,7 +192,7 @@ def drop_role(version: int, names: Sequence[str]) -> Generator[StringCommand]:
     left = [path for path in host.get_fact(PathStates, paths=files) if path in files]
     there = [name for name in names if name in known]
     if there:
-        # PostgreSQL itself says where they have rights, and how to get there.
+        # PostgreSQL writes the second script: it knows in which databases the roles have rights.
         yield StringCommand(
             f"lines=$({psql(version)}) && printf '%s\\n' \"$lines\" | {psql(version)}",
             _stdin=drop_role_sql(there),
@@ -206,8 +207,8 @@ def drop_role_sql(names: Sequence[str]) -> list[str]:
     """
     SQL that fails if one of the roles owns something, else answers the SQL that drops them.
 
-    `drop owned by` takes rights away where nothing is owned. It would drop what is, so that is
-    looked at once more right before, in each database.
+    `drop owned by` removes their rights, and would drop what they own. So each database is checked
+    once more right before, in the same transaction.
     """
     these = ", ".join(f"'{name}'" for name in names)
     quoted = ", ".join(f'"{name}"' for name in names)
@@ -215,7 +216,7 @@ def drop_role_sql(names: Sequence[str]) -> list[str]:
         "pg_shdepend join pg_authid on pg_authid.oid = refobjid "
         f"and refclassid = 'pg_authid'::regclass and rolname in ({these})"
     )
-    # Default privileges are "owned", too.
+    # The catalog counts default privileges as owned; they may be dropped.
     check = f"""do $check$ declare why text; begin
   select string_agg(distinct format('%s owns something in %s', rolname, case
       when classid = 'pg_database'::regclass
@@ -234,11 +235,12 @@ end $check$;"""
     closed = f"""do $closed$ declare closed text; begin
   {visited} select string_agg(datname, ', ') into closed from visited where not open;
   if closed is not null then
-    raise exception 'drop_role: {names[-1]} has rights in %, where nobody can connect; '
+    raise exception 'drop_role: {names[-1]} has rights in %, which refuses connections; '
       'see allow_connections of alter database', closed;
   end if;
 end $closed$;"""
-    # Names are quoted as CONNECT does it. Rights in what databases share go with the first of them.
+    # Names are quoted as in CONNECT. `drop owned` in any database also removes rights on shared
+    # objects, so the database postgres is always among them.
     lines = rf"""{visited}, named as (select datname from visited union select 'postgres')
 select '\connect -reuse-previous=on "' || replace(format('dbname=''%s''',
     replace(replace(datname, '\', '\\'), '''', '\''')), '"', '""') || '"' || $lines$
@@ -253,7 +255,7 @@ commit;$lines$ from named order by datname;"""
 
 @operation
 def drop_database(version: int, database: str) -> Generator[StringCommand]:
-    """A database that is gone, after a last dump below /var/lib/terrafirma/dropped."""
+    """The database is dropped, after a last dump to /var/lib/terrafirma/dropped."""
     known = yield from _seen(Databases, version)
     if known is None:
         return
@@ -264,8 +266,8 @@ def drop_database(version: int, database: str) -> Generator[StringCommand]:
 
 
 def drop_database_script(version: int, database: str) -> str:
-    """The shell commands that drop a database to which nobody is connected, after a last dump."""
-    # It writes no text of its own: a database of SQL_ASCII may hold any bytes.
+    """The shell commands that dump and drop a database, if no session is connected to it."""
+    # A database in SQL_ASCII may hold any bytes: the client encoding SQL_ASCII converts nothing.
     dump = at_server(version, f"pg_dump --format custom {database}", "-c client_encoding=SQL_ASCII")
     connected = f"""
         select 'drop: ' || sum(number) || ' sessions are connected to {database}, from '
@@ -282,14 +284,15 @@ def drop_database_script(version: int, database: str) -> str:
         f'idle() {{ who=$(ask "{" ".join(connected.split())}") &&',
         """{ test -z "$who" || { echo "$who" >&2; false; }; }; };""",
         f'idle && limit=$(ask "{limit}") || exit 1;',
-        # A drop that died in the middle has left nothing that could be dumped, or connected to.
+        # Limit -2: an earlier drop died in the middle. Nothing can connect, so nothing can be
+        # dumped.
         f"""if test "$limit" = -2; then ask 'drop database "{database}"'; exit; fi;""",
         """trap 'test -z "$limit" ||""",
         f"""ask "alter database \\"{database}\\" connection limit $limit"' EXIT;""",
         "trap 'exit 1' HUP INT TERM;",
-        # Nobody writes what the dump does not have.
+        # From here on no session can connect and write rows that the dump would miss.
         f"""ask 'alter database "{database}" connection limit 0' && idle || exit 1;""",
-        # A dump that is there is never overwritten: whoever drops twice has two.
+        # An existing dump is never overwritten: dropping twice leaves two dumps.
         f"umask 077; mkdir -p {DROPPED}; file={DROPPED}/{database}.dump; n=1;",
         f'while test -e "$file"; do n=$((n + 1)); file={DROPPED}/{database}.$n.dump; done;',
         f'{dump} > "$file" && sync "$file" || {{ rm -f "$file"; exit 1; }};',
@@ -304,10 +307,10 @@ def drop_database_script(version: int, database: str) -> str:
 @operation
 def databases(version: int, settings: Postgres) -> Generator[StringCommand]:
     """
-    Databases with their owners, limits and settings, closed to every role that has no access.
+    Databases with their owners, limits and settings, closed to every role without access.
 
     pyinfra's postgres.database leaves CONNECT and TEMPORARY with PUBLIC: any role of the cluster
-    may look around in every database.
+    may connect to every database.
     """
     known = yield from _seen(Databases, version)
     if known is None:
@@ -323,7 +326,7 @@ def databases(version: int, settings: Postgres) -> Generator[StringCommand]:
         ):
             host.log_styled(
                 f"postgres_databases: {database.name} is {now['encoding']}, {now['locale']}, not "
-                f"{database.encoding}, {database.locale}: only a new database can be",
+                f"{database.encoding}, {database.locale}: only a new database can have these",
                 fg="yellow",
             )
     _report("databases", known.keys() - {one.name for one in settings.databases} - {"postgres"})
@@ -333,11 +336,11 @@ def databases(version: int, settings: Postgres) -> Generator[StringCommand]:
 @operation
 def contents(version: int, settings: Postgres) -> Generator[StringCommand]:
     """
-    The extensions and schemas of the databases, and what their roles may do in them.
+    The extensions and schemas of the databases, and the rights of the roles in them.
 
-    Rights that a declared role has beyond its level are taken away. One question for all databases.
+    Rights that a declared role has beyond its level are revoked. One query covers all databases.
     """
-    # Nobody else's database can keep these from being looked into.
+    # Only declared databases are asked, so that a broken other one cannot stop the run.
     asked = [connect(name) for name in ("postgres", *(one.name for one in settings.databases))]
     known = yield from _seen(Contents, version, _stdin=asked)
     if known is None:
@@ -358,7 +361,7 @@ def contents(version: int, settings: Postgres) -> Generator[StringCommand]:
                 for owner, *_ in now["schemas"][name]["strangers"]
             }
             _report(f"tables and sequences in {database.name} that belong to", others)
-    # Its view shows the statements of all databases, to the superuser.
+    # In the database postgres the superuser sees the statements of all databases.
     if "pg_stat_statements" not in known.get("postgres", {"extensions": []})["extensions"]:
         sql += ["\\connect postgres", "create extension pg_stat_statements schema public;"]
     yield from _run(version, sql, f"the contents of {len(settings.databases)} databases as wanted")
@@ -367,12 +370,12 @@ def contents(version: int, settings: Postgres) -> Generator[StringCommand]:
 def _seen(
     fact: type[FactBase[dict[str, State] | None]], version: int, **more: Any
 ) -> Generator[StringCommand, None, dict[str, State] | None]:
-    """What `fact` says; None of a server that is down: the run starts it, a dry run cannot look."""
+    """The answer of `fact`; None if the server is down, which fails a run but not a dry run."""
     known: dict[str, State] | None = host.get_fact(fact, version=version, **more)
     if known is None:
         if host.state.is_executing:
             yield failure("the server does not run: see `journalctl -u 'postgresql@*'`")
-        host.noop("the server is down: what is in it is not seen before it runs")
+        host.noop("the server is down: a dry run cannot see what it contains")
     return known
 
 
@@ -387,8 +390,8 @@ def _run(version: int, sql: list[str], otherwise: str) -> Generator[StringComman
         host.noop(otherwise)
         return
     if not host.state.is_executing:
-        # The name of the operation alone does not say what is wrong. There is no secret in it, but
-        # names that others chose.
+        # Show the statements: the operation's name does not say what differs. They hold no secret,
+        # but names that other people chose, hence `one_line`.
         lines = [line for line in sql if line.startswith(("alter", "create", "grant", "revoke"))]
         for line in lines[:10]:
             host.log(f"  {one_line(line)}")

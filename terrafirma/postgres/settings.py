@@ -1,4 +1,4 @@
-"""Roles, databases, and who may do what in them."""
+"""Settings of PostgreSQL: roles, databases, and who may do what in them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from terrafirma.fields import Identifier, PackageName, ServerSettings, UserPort,
 from terrafirma.postgres.extensions import CONTRIB, EXTENSION_PACKAGES
 from terrafirma.settings import Model, Settings
 
-# Key words that SQL reserves (PostgreSQL's documentation, appendix C): as a name, each would have
-# to be quoted wherever somebody types it.
+# Key words that SQL reserves (PostgreSQL's documentation, appendix C): used as a name, each would
+# need quotes wherever a person types it.
 _KEY_WORDS = frozenset(
     """
     all analyse analyze and any array as asc asymmetric both case cast check collate column
@@ -30,7 +30,7 @@ _KEY_WORDS = frozenset(
     window with
     """.split()
 )
-# What PostgreSQL itself makes, and what pg_hba.conf takes for something else than a name.
+# Names that PostgreSQL itself uses, and key words of pg_hba.conf.
 _TAKEN = frozenset(
     "postgres public none template0 template1 sameuser samerole samegroup replication".split()
 )
@@ -52,12 +52,12 @@ def name_or_empty(name: str) -> str:
     return name and _not_reserved(name)
 
 
-_NAME = "a-z, 0-9 and `_`, first no digit, at most 63; no name that PostgreSQL reserves"
+_NAME = "a-z, 0-9 and `_`, no digit first, 63 characters at most; no name that PostgreSQL reserves"
 DatabaseName = Annotated[Identifier, AfterValidator(_not_reserved), Field(title=_NAME)]
 SchemaName = Annotated[Identifier, AfterValidator(_schema), Field(title=f"`public`, or {_NAME}")]
 NameOrEmpty = Annotated[str, AfterValidator(name_or_empty), Field(title=f"{_NAME}; or empty")]
 
-# Built-in roles that may be granted: the monitoring ones, and `pg_signal_backend`. Roles that write
+# Built-in roles that may be granted: the monitoring ones, and `pg_signal_backend`. Those that write
 # files, run programs or read every table are a superuser by another name.
 _WATCHERS = frozenset(
     """
@@ -71,14 +71,14 @@ def _group(name: str) -> str:
 
 
 class Role(Model):
-    """A role, and what it may do in the cluster; what it may do in a database is said there."""
+    """A role and its attributes in the cluster; a database has the rights of roles in it."""
 
     name: DatabaseName
     """Role name."""
     login: bool = True
-    """False: a group, or an owner as which nobody logs in."""
+    """False: a group, or an owner that cannot log in."""
     member_of: tuple[Annotated[Identifier, AfterValidator(_group), Field(title=_NAME)], ...] = ()
-    """Roles whose rights it has as well: others of `postgres_roles`, or PostgreSQL's `pg_monitor`,
+    """Roles whose rights it inherits: others of `postgres_roles`, or PostgreSQL's `pg_monitor`,
     `pg_read_all_settings`, `pg_read_all_stats`, `pg_stat_scan_tables`, `pg_signal_backend`."""
     connection_limit: int = Field(default=-1, ge=-1)
     """How many connections it may hold at once; -1: no limit of its own."""
@@ -87,7 +87,7 @@ class Role(Model):
     password: Annotated[
         str, Field(pattern=r"^$|^env:[A-Za-z_][A-Za-z0-9_]*$", title="`env:NAME`, or empty")
     ] = ""
-    """Empty: generated on the server. `env:NAME`: that variable of the environment of pyinfra."""
+    """Empty: generated on the server. `env:NAME`: the variable NAME in pyinfra's environment."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -106,7 +106,7 @@ Access = Literal["read", "write", "migrate"]
 
 
 class Database(Model):
-    """A database, who owns it, who else may use it, and what is in it before the first row."""
+    """A database, its owner, who else may use it, and its schemas and extensions."""
 
     name: DatabaseName
     """Database name."""
@@ -114,15 +114,15 @@ class Database(Model):
     """Role that owns it; one of `postgres_roles`."""
     access: dict[DatabaseName, Access] = {}
     """Further roles that may connect. `read`: reads all tables. `write`: reads and writes rows, but
-    changes no table. `migrate`: acts as the owner, so that what it makes is the owner's; in all
-    databases of this owner, or in none."""
+    changes no table. `migrate`: acts as the owner, so that the owner owns what it creates; give it
+    in all databases of this owner, or in none."""
     schemas: tuple[SchemaName, ...] = ("public",)
-    """Schemas that `access` is about; a missing one is made, and is the owner's. In others no role
-    of `postgres_roles` has rights, except their owners."""
+    """Schemas that `access` covers; a missing one is created, owned by `owner`. In other schemas
+    a role of `postgres_roles` has rights only if it owns the schema."""
     extensions: tuple[ExtensionName, ...] = ()
     """Extensions; the packages that ship them are installed."""
     encoding: Literal["UTF8", "LATIN1", "LATIN9", "WIN1252", "SQL_ASCII"] = "UTF8"
-    """Encoding; decided when the database is made."""
+    """Encoding; fixed when the database is created."""
     locale: Annotated[
         str,
         Field(
@@ -130,7 +130,8 @@ class Database(Model):
             title="`C.UTF-8`, `C`, or a language of ICU, like `de-DE`",
         ),
     ] = "C.UTF-8"
-    """Order of text; decided when the database is made. `C.UTF-8` and `C` order by code point."""
+    """Sort order of text; fixed when the database is created. `C.UTF-8` and `C` sort by code
+    point."""
     connection_limit: int = Field(default=-1, ge=-1)
     """How many connections it takes at once; -1: no limit of its own."""
     settings: ServerSettings = {}
@@ -147,8 +148,8 @@ class Database(Model):
         return self
 
 
-# What tasks/postgres.py says itself, or takes to be where Debian has it; what would read further
-# files; and what would make another name of every role.
+# Settings that tasks/postgres.py writes, or whose Debian default it relies on; settings that read
+# further files; and one that changes the name of every role.
 _SERVER_DERIVED = frozenset(
     {"listen_addresses", "port", "max_connections", "password_encryption", "data_directory"}
     | {"config_file", "hba_file", "ident_file", "external_pid_file"}
@@ -177,7 +178,7 @@ class Postgres(Settings):
 
     @property
     def pooled_roles(self) -> list[str]:
-        """The roles that connect to some database, each once."""
+        """The roles that may connect to at least one database, each once."""
         return sorted({role for _, role in self.visitors})
 
     @property
@@ -186,7 +187,7 @@ class Postgres(Settings):
         return tuple(sorted({name for database in self.databases for name in database.extensions}))
 
     def groups(self, role: Role) -> tuple[str, ...]:
-        """The roles that `role` is a member of: by itself, and for the databases it migrates."""
+        """The roles that `role` is a member of: its `member_of`, and owners it migrates for."""
         owners = (one.owner for one in self.databases if one.access.get(role.name) == "migrate")
         return tuple(sorted({*role.member_of, *owners}))
 
@@ -246,12 +247,12 @@ class Postgres(Settings):
         if not re.fullmatch(r"/[^,]*(,\s*/[^,]*)*", str(sockets)):
             raise ValueError(
                 f"postgres_settings: unix_socket_directories: {sockets!r} is no list of absolute "
-                "paths: the superuser comes in through the socket alone"
+                "paths: the superuser connects through a socket only"
             )
         return self
 
     def _refuse_ways_round(self) -> None:
-        """Whoever migrates one database is a member of its owner, so of all its databases."""
+        """A role that migrates one database is a member of its owner: it owns the others, too."""
         migrate = {
             database.name: {role for role, one in database.access.items() if one == "migrate"}
             for database in self.databases

@@ -1,7 +1,7 @@
 """
-What a person reads of a cluster: tables, and before them what is alarming.
+The status report of a cluster for people: first the alarms, then tables.
 
-A function of what the fact PostgresStatus found alone: no host is asked here.
+Pure functions of the answer of the fact PostgresStatus.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from itertools import chain
 
 from terrafirma.postgres.status_facts import ServerState, StatusState, WalState
 
-# From where on a number is alarming.
+# Thresholds past which a number is an alarm.
 IDLE_IN_TRANSACTION = 5 * 60  # s
 BLOCKED = 30  # s
 CONNECTIONS = 80  # % of max_connections
 HIT_RATIO = 0.9
-HIT_BLOCKS = 10_000  # so many reads make a ratio; fewer are those of a cache that is still cold
+HIT_BLOCKS = 10_000  # with fewer reads the cache is still cold, and the ratio means nothing
 DEAD = 20  # % of the rows
-DEAD_ROWS = 1_000  # autovacuum lets small tables be
-BLOAT = 60  # % of the pages; what is free is used again, and the estimate may be a few % wrong
-BLOAT_BYTES = 100 * 1024**2  # with indexes; of smaller tables nobody feels it
-XID_AGE = 1_000_000_000  # of 2^31, where the server refuses to write
+DEAD_ROWS = 1_000  # autovacuum skips small tables
+BLOAT = 60  # % of the pages; free space is reused, and the estimate may be a few % wrong
+BLOAT_BYTES = 100 * 1024**2  # with indexes; bloat in smaller tables does not matter
+XID_AGE = 1_000_000_000  # of 2^31, at which the server refuses to write
 DISK = 90  # % used
 LAG = 60  # s
 
-# Columns of a terminal that the text of a statement may take.
+# Width of the text of a statement, in columns of the terminal.
 _TEXT = 60
 
 
@@ -41,15 +41,15 @@ def duration(seconds: float | None) -> str:
 
 
 def one_line(value: object) -> str:
-    """`value` for whoever reads: names are others' words, and none may move the cursor."""
+    """`value` for a terminal, without control characters: anyone may have chosen a name."""
     return "".join(one if one.isprintable() else "?" for one in str(value))
 
 
 class Table:
-    """Rows below a title, in aligned columns; rows that are alarming begin with "!"."""
+    """A title and rows in aligned columns; a row with an alarm begins with "!"."""
 
     def __init__(self, title: str, *columns: str) -> None:
-        """Columns by their titles; those that begin with ">" hold numbers and end flush."""
+        """Columns by title; a leading ">" marks a column of numbers, aligned right."""
         self.title = title
         self.columns = columns
         self.rows: list[list[str]] = []
@@ -57,13 +57,13 @@ class Table:
         self.notes: list[str] = []
 
     def add(self, *cells: object, alarm: str = "", when: bool = False) -> None:
-        """A row; `alarm` says in one line why it is alarming, `when` it is."""
+        """Add a row; `when` says whether it is an alarm, and `alarm` why, in one line."""
         self.rows.append(["!" if when else "", *map(one_line, cells)])
         if when:
             self.alarms.append(one_line(alarm))
 
     def __str__(self) -> str:
-        """The table with its notes; lines have no spaces at their ends."""
+        """The table with its notes, without trailing spaces."""
         titles = ["", *(column.removeprefix(">") for column in self.columns)]
         lines = [titles, *self.rows] if any(titles) else self.rows
         widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)] if self.rows else []
@@ -80,9 +80,9 @@ class Table:
 
 def report(name: str, version: int, status: StatusState) -> str:
     r"""
-    All tables of the host `name`, headed by what is alarming; lines end with "\\n" but the last.
+    The report for the host `name`: alarms first, then all tables; no newline at the end.
 
-    `status` must be of a cluster that answered: its `server` is not None.
+    `status["server"]` must not be None: the cluster has answered.
     """
     server = status["server"]
     assert server is not None
@@ -109,7 +109,7 @@ def report(name: str, version: int, status: StatusState) -> str:
 
 
 def refusal(version: int, status: StatusState) -> str | None:
-    """One line on why there is nothing to show; None where there is."""
+    """One line on why there is no report; None if there is one."""
     unit = f"postgresql@{version}-main"
     if not status["cluster"]:
         return f"postgres: there is no cluster {version}/main; tasks/postgres.py makes it"
@@ -135,7 +135,7 @@ def _server(server: ServerState, status: StatusState) -> Table:
         f"{server['size']}; disk {disk['used_percent']} % full, {disk['free']} free"
         if disk
         else server["size"],
-        alarm=f"the disk below the data is {disk['used_percent'] if disk else 0} % full",
+        alarm=f"the disk with the data is {disk['used_percent'] if disk else 0} % full",
         when=disk is not None and disk["used_percent"] > DISK,
     )
     failures = server["checksum_failures"]
@@ -156,7 +156,7 @@ def _server(server: ServerState, status: StatusState) -> Table:
     table.add(
         "wait for a restart",
         pending or "no settings",
-        alarm=f"these wait for a restart: {pending}",
+        alarm=f"settings wait for a restart: {pending}",
         when=bool(pending),
     )
     oldest, age = server["xid_database"], server["xid_age"]
@@ -305,7 +305,7 @@ def _wal(wal: WalState | None) -> Iterator[Table]:
         slots.add(
             slot["name"], slot["kind"], "yes" if slot["active"] else "no", slot["status"] or "-",
             slot["retained"] or "-",
-            alarm=f"slot {slot['name']} {'lost its WAL: make its replica anew' if lost else idle}",
+            alarm=f"slot {slot['name']} {'lost its WAL: rebuild its replica' if lost else idle}",
             when=lost or not slot["active"],
         )  # fmt: skip
     replicas = Table("Replicas", "name", "client", "state", "sync", ">behind", ">lag")

@@ -1,4 +1,4 @@
-"""How a PostgreSQL cluster is doing."""
+"""The state of a PostgreSQL cluster: load, locks, sizes, statements, replication."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing_extensions import TypedDict, override
 from terrafirma.postgres.facts import CONNECT, psql
 
 SECONDS = 60
-"""How long the questions to one cluster may take together, over all its databases."""
+"""How long all queries to one cluster may take together, over all its databases."""
 
 
 class DiskState(TypedDict):
     used_percent: int
-    free: str  # as df says it: "4.2G"
+    free: str  # as df prints it: "4.2G"
 
 
 class ServerState(TypedDict):
@@ -39,7 +39,7 @@ class ServerState(TypedDict):
 class DatabaseStatus(TypedDict):
     name: str
     owner: str
-    visited: bool  # it takes connections, so its tables are asked for
+    visited: bool  # it accepts connections, so its tables can be listed
     size: str
     connections: int
     blocks_hit: int
@@ -62,7 +62,7 @@ class ConnectionGroup(TypedDict):
     longest: float | None  # s, of the oldest open transaction
     longest_idle: float | None  # s since a session in a transaction last did something …
     longest_idle_pid: int | None  # … and which session that is
-    groups: int  # how many groups there are; the list is cut
+    groups: int  # how many groups there are in all; the list has the first 20
 
 
 class BlockedSession(TypedDict):
@@ -93,13 +93,13 @@ class TableStatus(TypedDict):
 
 class Statement(TypedDict):
     queryid: str
-    database: str | None  # None: dropped since
+    database: str | None  # None: the database was dropped
     calls: int
     mean_ms: float
     total_s: float
     share: float  # %, of the time of all statements
     text: str  # one line without literals
-    cut: bool  # there is more of it
+    cut: bool  # the statement is longer than `text`
 
 
 class Slot(TypedDict):
@@ -136,8 +136,8 @@ class WalState(TypedDict):
 
 
 class StatusState(TypedDict):
-    cluster: str  # as pg_lsclusters says: "online", "online,recovery", "down"; "": there is none
-    disk: DiskState | None  # below the data
+    cluster: str  # from pg_lsclusters: "online", "online,recovery", "down"; "": no such cluster
+    disk: DiskState | None  # the disk that holds the data
     server: ServerState | None  # None: psql got no answer
     databases: list[DatabaseStatus]  # the biggest first
     connections: list[ConnectionGroup]
@@ -146,14 +146,14 @@ class StatusState(TypedDict):
     tables: list[TableStatus]  # the biggest of all databases, the biggest first
     statements: list[Statement] | None  # None: no database has pg_stat_statements
     wal: WalState | None
-    errors: list[str]  # what psql said of questions that it could not ask
+    errors: list[str]  # error messages of psql
 
 
 _STATUS = TypeAdapter(StatusState)
 _TABLES = 10
 
-# What a superuser's session in somebody else's database should not do: run functions of theirs that
-# are named like PostgreSQL's, write, wait behind a lock, count among the statements that it lists.
+# The superuser's session in a user's database must not call functions there that have the names of
+# PostgreSQL's own, must not write or wait for a lock, and must not appear in pg_stat_statements.
 _OPTIONS = " ".join(
     f"-c {option}"
     for option in (
@@ -167,7 +167,7 @@ _OPTIONS = " ".join(
     )
 )
 
-# Every answer is one line of JSON; a question that fails leaves the others alone.
+# Every query answers with one line of JSON; one that fails does not affect the others.
 _SERVER = r"""
 \set ON_ERROR_STOP off
 \set VERBOSITY terse
@@ -273,17 +273,17 @@ _CHECKPOINTS = {
     17: "select num_timed as timed, num_requested as requested from pg_stat_checkpointer",
 }
 
-# The size of a table is only known to whoever may lock it. For one that is locked against all
-# others, or is about to be, the catalog's last word does: nobody waits.
+# Asking for the size of a table takes a lock on it. If a session holds an ACCESS EXCLUSIVE lock, or
+# waits for one, the size comes from the catalog, as of the last VACUUM or ANALYZE, without waiting.
 #
-# Bloat: how much of a table's pages its rows would not need, as of the last VACUUM or ANALYZE. They
-# are taken to be as wide as ANALYZE found them on average, with their headers. It reads no page of
-# the table, and does not see the padding between columns.
+# Bloat: the share of a table's pages that its rows do not need, as of the last VACUUM or ANALYZE.
+# The estimate takes the average row width of ANALYZE, plus the header. It reads no page of the
+# table, and ignores the padding between columns.
 #
-# pg_stat_statements keeps the statements of all databases; the first one that has it is asked.
-# Statements other than DML are kept there as they were written, with the passwords of ALTER ROLE.
-# Even DML may be, when the statistics were full. So literals never leave the host: the text ends
-# before the first quote or comment, and numbers are masked.
+# pg_stat_statements keeps the statements of all databases, so one database that has it is enough.
+# It stores statements other than DML as written, including the passwords in ALTER ROLE, and
+# possibly DML, too, when its table was full. So literals never leave the host: the text ends before
+# the first quote or comment, and numbers are masked.
 _EACH = r"""
 select jsonb_build_object('database', current_database(),
     'tables', coalesce(jsonb_agg(to_jsonb(one)), '[]'))
@@ -393,11 +393,11 @@ exit 0
 
 class PostgresStatus(FactBase[StatusState]):
     """
-    How cluster `version`/main is doing, all its databases included; asks, and changes nothing.
+    The state of cluster `version`/main and all its databases; changes nothing.
 
-    One command of constant length, however many databases there are; it ends within 75 s. A
-    database that does not answer is missing in `answered`. Where there is no cluster, or a
-    stopped one, `cluster` says so and the rest is empty. No text of a statement has literals in it.
+    The command has the same length for any number of databases, and ends within 75 s. A database
+    that does not answer is missing in `answered`. If the cluster does not exist or is stopped,
+    `cluster` says so and the rest is empty. Statement texts contain no literals.
     """
 
     @staticmethod

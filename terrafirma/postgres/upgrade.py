@@ -1,4 +1,4 @@
-"""What a run of commands/postgres_upgrade.py has to do, or the reason why it must not begin."""
+"""The plan of commands/postgres_upgrade.py, or the reason why it must not begin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPARE = 1024 * MB
 
 
 class Upgrade(NamedTuple):
-    """From one major version of PostgreSQL to a greater one."""
+    """From one major version of PostgreSQL to a newer one."""
 
     old: int
     new: int
@@ -27,24 +27,24 @@ class Upgrade(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done; nothing of it where there is nothing to do."""
+    """The steps to take; all fields but `message` are empty when there is nothing to do."""
 
     message: str
-    """What this is, or why there is nothing to do, for whoever runs it."""
+    """What the command is about to do, or why there is nothing to do."""
     upgrade: Upgrade | None = None
     back: Upgrade | None = None
     clean: tuple[int, ...] = ()
     settle: bool = False
-    """What the settings say is to be made true of a cluster that was away for a while."""
+    """Apply your settings afterwards: they may have changed while the cluster was set aside."""
     packages: tuple[str, ...] = ()
-    """What the extensions of the old databases need in the new version."""
+    """Packages of the new version for the extensions that the old databases use."""
 
 
 _upgrading: WeakKeyDictionary[Host, Upgrade] = WeakKeyDictionary()
 
 
 def upgrading(host: Host) -> Upgrade | None:
-    """The upgrade that commands/postgres_upgrade.py does with tasks/postgres.py; else None."""
+    """The upgrade for which commands/postgres_upgrade.py runs tasks/postgres.py; None otherwise."""
     return _upgrading.get(host)
 
 
@@ -54,8 +54,8 @@ def plan(
     """
     What commands/postgres_upgrade.py has to do on this host.
 
-    From here on tasks/postgres.py is about the version that will serve. Raises DeployError when
-    something stands in the way: before anything changes.
+    From now on tasks/postgres.py configures the version that will serve. Raises DeployError, before
+    anything changes, when something is in the way.
     """
     wanted = wanted_version(host, settings, machine)
     version = own_version(machine)
@@ -63,7 +63,7 @@ def plan(
     if kind == "clean":
         return _clean(machine, retired)
     if version is None:
-        return Plan("There is nothing to upgrade: no cluster here is ours yet")
+        return Plan("There is nothing to upgrade: Terrafirma manages no cluster here yet")
     if kind == "back":
         steps = _back(version, retired)
         if steps.settle:
@@ -88,11 +88,11 @@ def plan(
     choose_postgres(host, wanted)
     _upgrading[host] = upgrade
     tight = (
-        f". {needs['free'] / MB:.0f} MB are free: it stops before anybody notices, unless the file "
-        "systems copy by sharing blocks"
+        f". Only {needs['free'] / MB:.0f} MB are free: unless the file systems copy by sharing "
+        "blocks, the upgrade ends before the old server stops"
     )
     return Plan(
-        f"From PostgreSQL {version} to {wanted}, {needs['size'] / MB:.0f} MB: nobody is served "
+        f"From PostgreSQL {version} to {wanted}, {needs['size'] / MB:.0f} MB: PostgreSQL is down "
         f"while they are copied; {version}/main is kept, switched off"
         f"{tight if needs['free'] < _needed(needs) else ''}",
         upgrade=upgrade,
@@ -112,7 +112,7 @@ def _refuse(host: Host, upgrade: Upgrade, needs: UpgradeNeeds) -> None:
         )
     if needs["inside"]:
         raise DeployError(
-            f"{host.name}: upgrade: the tablespace in {needs['inside'][0]} is inside of "
+            f"{host.name}: upgrade: the tablespace in {needs['inside'][0]} is inside "
             f"the data directory of {upgrade.old}/main, and would be removed with it; move it out"
         )
     needed = _needed(needs)
@@ -124,7 +124,7 @@ def _refuse(host: Host, upgrade: Upgrade, needs: UpgradeNeeds) -> None:
         )
     if needs["missing"]:
         raise DeployError(
-            f"{host.name}: upgrade: the databases use extensions for which there is no "
+            f"{host.name}: upgrade: the databases use extensions, and the package lists have no "
             f"{', '.join(needs['missing'])}; add the source of that package, or drop the extension"
         )
 
@@ -139,7 +139,7 @@ def _current(settings: Postgres, version: int, wanted: int) -> Plan:
 def _back(version: int, retired: list[int]) -> Plan:
     older = [one for one in retired if one < version]
     if newer := [one for one in retired if one > version]:
-        # The same command twice is one way back, not two.
+        # Running the same command twice goes back once.
         return Plan(
             f"{version}/main is back already: {newer[-1]}/main is kept, switched off", settle=True
         )

@@ -1,4 +1,4 @@
-"""What a major upgrade of PostgreSQL needs, and how far it is."""
+"""What a major upgrade of PostgreSQL needs, and its progress."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from terrafirma.paths import UPGRADE_LOG, UPGRADE_UNIT
 from terrafirma.postgres.facts import CONNECT, psql
 
 SHARING = frozenset({"xfs", "btrfs"})
-"""The file systems that may copy a file by sharing its blocks, as stat names them."""
+"""File systems that may copy a file by sharing its blocks; names as `stat` prints them."""
 
 
 class UpgradeNeeds(TypedDict):
     online: bool  # the old server runs
-    size: int  # of its data, in kB
-    free: int  # where the copy goes, in kB
-    may_share: bool  # its file system may be one where a copy shares blocks, and takes no room
-    inside: list[str]  # tablespaces that are in its own data directory
-    packages: list[str]  # those of the new version that give what the old databases use
-    missing: list[str]  # those of them that the package lists do not have
+    size: int  # of the old data, in kB
+    free: int  # on the disk that the copy goes to, in kB
+    may_share: bool  # the file systems may copy by sharing blocks, which takes no space
+    inside: list[str]  # tablespaces inside the old data directory
+    packages: list[str]  # packages of the new version for extensions that the databases use
+    missing: list[str]  # packages among them that the package lists do not offer
 
 
 class UpgradeState(FactBase[UpgradeNeeds]):
-    """What the cluster `old`/main needs to become `new`/main. Asks its databases: it must run."""
+    """What the cluster `old`/main needs to become `new`/main. The old server must run to answer."""
 
     @staticmethod
     @override
@@ -36,7 +36,7 @@ class UpgradeState(FactBase[UpgradeNeeds]):
 
     @override
     def command(self, old: int, new: int) -> StringCommand:
-        # Files that packages have brought, for what the databases use.
+        # Files of the extensions and libraries that the databases use: dpkg knows their packages.
         controls = (
             f"select '/usr/share/postgresql/{old}/extension/' || extname || '.control' "
             "from pg_extension;"
@@ -49,11 +49,11 @@ class UpgradeState(FactBase[UpgradeNeeds]):
         return StringCommand(
             f"set -- $(pg_lsclusters -h {old} main 2> /dev/null); test $# -ge 6 || exit 0;",
             "data=$6; case $4 in online*) ;; *) exit 0 ;; esac; echo online=yes; cd /;",
-            # Files come and go below a running server.
+            # A running server creates and removes files meanwhile: du's complaints are no errors.
             'echo "size=$(du -skL "$data" 2> /dev/null | cut -f 1)";',
             "df -Pk /var/lib/postgresql | awk 'NR == 2 { print \"free=\" $4 }';",
-            # Only a trial copy shows whether blocks can be shared, and a trial writes: the upgrade
-            # makes it before it stops the server.
+            # Only a trial copy proves that blocks can be shared. A fact must not write, so the
+            # upgrade itself makes that copy, before it stops the server.
             'for place in "$data" /var/lib/postgresql; do',
             'echo "type=$(stat -f -c %T "$place" 2> /dev/null)"; done;',
             'own=$(realpath "$data"); for link in "$data"/pg_tblspc/*; do',
@@ -97,7 +97,7 @@ class Progress(TypedDict):
 
 
 class UpgradeProgress(FactBase[Progress]):
-    """Whether an upgrade is going on, and what it, or the last one, said after `seen` lines."""
+    """Whether an upgrade is running, and the log of the last one after its first `seen` lines."""
 
     @staticmethod
     @override
@@ -107,7 +107,7 @@ class UpgradeProgress(FactBase[Progress]):
     @override
     def command(self, seen: int = 0) -> str:
         return (
-            # In this order: what it said last before it ended is not lost.
+            # State first, log second: the last lines before the end are not lost.
             f"if test -e /run/systemd/transient/{UPGRADE_UNIT}; then echo running; "
             f"else echo ended; fi; tail -n +{seen + 1} {UPGRADE_LOG} 2> /dev/null || true"
         )

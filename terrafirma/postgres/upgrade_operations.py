@@ -1,4 +1,4 @@
-"""PostgreSQL: major upgrades, and the way back."""
+"""PostgreSQL: major upgrades, and the way back to the old cluster."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from terrafirma.postgres.upgrade_facts import UpgradeProgress
 
 Commands = Generator[StringCommand | FunctionCommand]
 
-# While the host says nothing new, say that it goes on, so often, in seconds.
+# Seconds of silence after which the user is reminded that the upgrade is still running.
 _PATIENCE = 15
 
 
 @operation
 def back_up(upgrade: Upgrade) -> Commands:
-    """A backup with borgmatic where that is set up, else a dump of all databases on the host."""
+    """A backup with borgmatic where one is configured, else a dump of all databases on the host."""
     yield from _on_host("backup", upgrade)
 
 
 @operation
 def new_cluster(upgrade: Upgrade) -> Generator[StringCommand]:
     """
-    The empty cluster that the data go to, with the encoding, locale and checksums of the old one.
+    An empty cluster for the data, with the encoding, locale and checksums of the old one.
 
-    One that a former upgrade left unfinished is made anew. systemd does not start it yet.
+    A cluster that an earlier upgrade left unfinished is replaced. systemd does not start it yet.
     """
     yield StringCommand(UPGRADE_PROGRAM, "create", str(upgrade.old), str(upgrade.new))
 
@@ -38,17 +38,17 @@ def new_cluster(upgrade: Upgrade) -> Generator[StringCommand]:
 @operation
 def move_data(upgrade: Upgrade) -> Commands:
     """
-    The new cluster serves all that the old one held; on any failure the old one serves as before.
+    The new cluster serves all data of the old one; on any failure the old one serves as before.
 
-    pg_upgrade copies the files. It runs as a unit of its own on the host: neither a connection that
-    breaks nor a pyinfra that is killed stops it half-way.
+    pg_upgrade copies the files. It runs in its own unit on the host, so it continues when the
+    connection breaks or pyinfra is killed.
     """
     yield from _on_host("upgrade", upgrade)
 
 
 @operation
 def analyse(upgrade: Upgrade) -> Commands:
-    """The planner's statistics, where an upgrade was stopped before it had them."""
+    """The planner's statistics, in case an upgrade was stopped before it had collected them."""
     yield from _on_host("analyse", upgrade)
 
 
@@ -60,14 +60,14 @@ def go_back(upgrade: Upgrade) -> Commands:
 
 @operation
 def remove_retired(versions: list[int]) -> Generator[StringCommand]:
-    """The clusters that an upgrade, or the way back, has set aside are gone, with their data."""
+    """Clusters that an upgrade or the way back set aside are removed, with their data."""
     for version in versions:
         yield StringCommand(UPGRADE_PROGRAM, "clean", str(version), str(version))
 
 
 @operation
 def say(message: str) -> Generator[StringCommand]:
-    """Say `message`; changes nothing."""
+    """Print `message`; changes nothing."""
     host.log_styled(message, fg="yellow")
     host.noop(message)
     yield from ()
@@ -77,10 +77,10 @@ def _on_host(action: str, upgrade: Upgrade) -> Commands:
     versions = f"{upgrade.old} {upgrade.new}"
     yield StringCommand(
         f"if test -e /run/systemd/transient/{UPGRADE_UNIT}; then",
-        "echo 'upgrade: one is going on; wait until it has ended' >&2; exit 1; fi;",
+        "echo 'upgrade: another upgrade is running; wait until it has ended' >&2; exit 1; fi;",
         f"install -d -m 700 {UPGRADE_STATE} && : > {UPGRADE_LOG} &&",
         f"systemd-run --quiet --collect --unit {UPGRADE_UNIT}",
-        # Whatever ends it, a kill -9 as well, the server that was there runs again.
+        # However the unit ends, even with kill -9, the old server is started again.
         f"--property 'ExecStopPost={UPGRADE_PROGRAM} recover {versions}'",
         f"--property StandardOutput=append:{UPGRADE_LOG}",
         f"--property StandardError=append:{UPGRADE_LOG}",
@@ -91,7 +91,7 @@ def _on_host(action: str, upgrade: Upgrade) -> Commands:
 
 
 def _follow(state: State, host: Host) -> bool:
-    """Say what the host says until it has ended; whether it ended well."""
+    """Print the host's log until the unit has ended; return whether it succeeded."""
     lines: list[str] = []
     started = heard = time.monotonic()
     while True:
@@ -106,7 +106,7 @@ def _follow(state: State, host: Host) -> bool:
         if progress["lines"]:
             heard = now
         elif now - heard > _PATIENCE:
-            host.log(f"It goes on, since {now - started:.0f} s")
+            host.log(f"Still running, for {now - started:.0f} s")
             heard = now
         if not progress["running"]:
             break
@@ -114,5 +114,5 @@ def _follow(state: State, host: Host) -> bool:
     if "finished" in lines:
         return True
     if not any(line.startswith("failed: ") for line in lines):
-        host.log_styled(f"it was stopped: journalctl -u {UPGRADE_UNIT} on the host", fg="red")
+        host.log_styled(f"the unit was stopped: journalctl -u {UPGRADE_UNIT} on the host", fg="red")
     return False

@@ -1,4 +1,4 @@
-"""Which major version of PostgreSQL a host has, and is to have."""
+"""Which major version of PostgreSQL a host has, and which one it should have."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from terrafirma.host.machine import distribution
 from terrafirma.paths import UPGRADE_LOG
 from terrafirma.postgres.settings import Postgres
 
-# What `choose_postgres` was told.
+# Versions set by `choose_postgres`.
 _chosen: WeakKeyDictionary[Host, int] = WeakKeyDictionary()
 
 
 def own_version(machine: MachineState) -> int | None:
-    """The major version of the cluster N/main that holds our data; None where there is none yet."""
+    """The major version of the cluster N/main that Terrafirma manages; None before the first."""
     aside = {*machine["retired_clusters"], *machine["unfinished_clusters"]}
     mains = [main_version(name) for name in machine["own_clusters"] if name not in aside]
     return max((version for version in mains if version is not None), default=None)
@@ -24,10 +24,10 @@ def own_version(machine: MachineState) -> int | None:
 
 def wanted_version(host: Host, settings: Postgres, machine: MachineState) -> int:
     """
-    The major version that the settings ask for; None is the distribution's own.
+    The major version in your settings; the distribution's own if the setting is None.
 
-    Raises DeployError when the host can have no cluster of it, whatever clusters of ours there are:
-    its archives do not offer it, somebody else's cluster is there, or an upgrade is going on.
+    Raises DeployError when the host cannot have a cluster of this version: its package archives do
+    not offer it, a cluster that Terrafirma did not make is in the way, or an upgrade is running.
     """
     if machine["upgrading"]:
         raise DeployError(
@@ -36,7 +36,7 @@ def wanted_version(host: Host, settings: Postgres, machine: MachineState) -> int
         )
     own = distribution(machine).postgres
     wanted = settings.version or own
-    # Lists that are missing or old say nothing against what the distribution is known to have.
+    # The distribution always has its own version, even if the package lists are missing or old.
     offered = sorted({own, *machine["postgres_offered"]})
     if wanted not in offered:
         versions = [str(version) for version in offered]
@@ -64,11 +64,10 @@ def wanted_version(host: Host, settings: Postgres, machine: MachineState) -> int
 
 def postgres_version(host: Host, settings: Postgres, machine: MachineState) -> int:
     """
-    The major version for this host.
+    The major version that tasks configure on this host.
 
-    Raises DeployError when the archives do not have the wanted one, when our data are in a cluster
-    of another version (a new and empty one beside it is never what was meant), when a cluster is
-    somebody else's, and while a major upgrade is going on.
+    Raises DeployError as `wanted_version` does, and when the data are in a cluster of another
+    version: a new, empty cluster beside it is never intended.
     """
     if host in _chosen:
         return _chosen[host]
@@ -91,8 +90,8 @@ def postgres_version(host: Host, settings: Postgres, machine: MachineState) -> i
             else ""
         )
         raise DeployError(
-            f"{host.name}: postgres_version: the cluster {version}/main holds your data, and there "
-            f"is no way down to {wanted}; set it to {version}{back}"
+            f"{host.name}: postgres_version: the cluster {version}/main holds your data, and "
+            f"cannot be downgraded to {wanted}; set it to {version}{back}"
         )
     raise DeployError(
         f"{host.name}: postgres_version: the cluster {version}/main holds your data, and {wanted} "
@@ -102,12 +101,12 @@ def postgres_version(host: Host, settings: Postgres, machine: MachineState) -> i
 
 
 def choose_postgres(host: Host, version: int) -> None:
-    """From here on this is the version for `host`: that of the cluster to come."""
+    """Make `version` the one that tasks configure on `host`, from now until the run ends."""
     _chosen[host] = version
 
 
 def main_version(name: str) -> int | None:
-    """The version of a cluster that is called N/main."""
+    """The version N of a cluster named N/main; None for any other name."""
     version, _, cluster = name.partition("/")
     return int(version) if cluster == "main" and version.isdigit() else None
 

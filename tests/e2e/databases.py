@@ -47,7 +47,7 @@ DATA: dict[str, Any] = api(replicas=2) | {
 }
 POSTGRES = "tasks/postgres.py"
 DENIED, REJECTED = "permission denied for", "pg_hba.conf rejects connection"
-LISTEN, BOOT = "Let it listen before Docker is up", "Start it at boot"
+LISTEN, BOOT = "Let the server listen before Docker is up", "Start the cluster at boot"
 ROLES, DATABASES, CONTENTS, ACCESS, RELOAD = (
     "Create the roles",
     "Create the databases",
@@ -55,7 +55,7 @@ ROLES, DATABASES, CONTENTS, ACCESS, RELOAD = (
     "Configure client access",
     "Run PostgreSQL",
 )
-UNDO, RESTART = "Undo what ALTER SYSTEM set", "Restart it if a setting asks for that"
+UNDO, RESTART = "Undo what ALTER SYSTEM set", "Restart the server if a setting needs it"
 PASSWORDS, PREPARE, CONFIGURE = (
     "Give the roles their passwords", "Prepare the host", "Configure the server",
 )  # fmt: skip

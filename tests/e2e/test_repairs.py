@@ -125,7 +125,7 @@ def test_only_a_setting_that_needs_it_restarts_the_server(
     announced = [
         "Configure the server",
         "Run PostgreSQL",
-        "Restart it if a setting asks for that",
+        "Restart the server if a setting needs it",
     ]
     assert server.plan("tasks/postgres.py", **hard) == announced
     assert changed(server.deploy("tasks/postgres.py", **hard)) == announced
@@ -137,7 +137,9 @@ def test_only_a_setting_that_needs_it_restarts_the_server(
     server.psql("alter system reset max_wal_senders;")
     eventually(lambda: server.psql("select pending_restart from pg_settings where name ="
                                    " 'max_wal_senders'") == "t", 10)  # fmt: skip
-    assert changed(server.deploy("tasks/postgres.py")) == ["Restart it if a setting asks for that"]
+    assert changed(server.deploy("tasks/postgres.py")) == [
+        "Restart the server if a setting needs it"
+    ]
     assert changed(server.deploy("tasks/postgres.py")) == []
     eventually(lambda: get(outsider, server)[0][0] == 200, 30)
 

@@ -41,7 +41,7 @@ STARTED = "systemctl show --value --property ActiveEnterTimestampMonotonic pgbou
 
 @dataclass(frozen=True)
 class Pooled:
-    """A server after its first run, and what that run, the second and a dry run said."""
+    """A server after its first run, with the output of that run, a second run and a dry run."""
 
     server: Target
     first: str
@@ -65,7 +65,7 @@ def pooled(pyinfra: Pyinfra) -> Iterator[Pooled]:
 
 
 def in_container(server: Target, program: str, *arguments: str, network: str = "apps") -> Any:
-    """What `program` printed in a container of the server, which is JSON."""
+    """The JSON that `program` printed in a container on the server."""
     image = server.run("docker image ls --quiet terrafirma/api | head -n 1")
     answer = server.run(
         f"docker run --rm -i --network {network} --add-host host.docker.internal:host-gateway"
@@ -96,7 +96,7 @@ print(json.dumps(answers))
 
 
 def logins(server: Target, *cases: dict[str, str], network: str = "apps") -> list[str]:
-    """Who each of `cases` is to PostgreSQL, or why the pooler refused it."""
+    """The role of each of `cases` in PostgreSQL, or why PgBouncer refused it."""
     known = {"password": password(server)}
     text = json.dumps([known | case for case in cases])
     return [str(answer) for answer in in_container(server, LOGINS, text, network=network)]
@@ -116,11 +116,11 @@ def serves(server: Target, outsider: Container) -> bool:
     return {status for status, _ in answers} == {200}
 
 
-def test_the_application_answers_through_it(pooled: Pooled, outsider: Container) -> None:
+def test_the_application_answers_through_the_pooler(pooled: Pooled, outsider: Container) -> None:
     server = pooled.server
     assert {status for status, _ in get(outsider, server, 20)} == {200}
     assert ":6432/api" in server.run("cat /etc/terrafirma/secrets/app/api/database_url")
-    # All that PostgreSQL sees of the replicas is the pooler.
+    # PostgreSQL sees no replica, only the pooler.
     seen = server.psql("select distinct client_addr from pg_stat_activity where usename = 'api'")
     assert seen == "127.0.0.1"
 
@@ -175,7 +175,7 @@ asyncio.run(main())
     "With PgBouncer, 200 clients share a handful of connections, prepared statements included"
 )
 def test_many_clients_share_few_connections(pooled: Pooled) -> None:
-    """Twice as many as PostgreSQL takes; each prepares its statement once, and finds it again."""
+    """Twice as many clients as PostgreSQL accepts; each one prepares its statement once."""
     url = f"postgresql://api:{password(pooled.server)}@host.docker.internal:6432/api"
     answer = in_container(pooled.server, CROWD, url, "200", "5")
     assert answer["at once"] == 200
@@ -186,15 +186,17 @@ def test_many_clients_share_few_connections(pooled: Pooled) -> None:
 
 @pytest.fixture(scope="module")
 def stranger(pooled: Pooled) -> dict[str, str]:
-    """A role that was made by hand, with a password that PostgreSQL knows, and its database."""
+    """A role that was created by hand, with a password and a database of its own."""
     pooled.server.psql("create role other login password 'of-its-own'")
     pooled.server.psql("create database other owner other")
     return {"user": "other", "password": "of-its-own"}
 
 
-@pytest.mark.promise("PgBouncer refuses everybody whom PostgreSQL would refuse")
+@pytest.mark.promise("PgBouncer refuses every client that PostgreSQL would refuse")
 @pytest.mark.parametrize("network", ["bridge", "apps"])
-def test_nobody_else_comes_in(pooled: Pooled, stranger: dict[str, str], network: str) -> None:
+def test_all_other_clients_are_refused(
+    pooled: Pooled, stranger: dict[str, str], network: str
+) -> None:
     cases = {
         "right": ({}, "api"),
         "password": ({"password": "wrong"}, "SASL authentication failed"),
@@ -211,11 +213,13 @@ def test_nobody_else_comes_in(pooled: Pooled, stranger: dict[str, str], network:
     answers = logins(pooled.server, *(how for how, _ in cases.values()), network=network)
     for (what, (_, expected)), answer in zip(cases.items(), answers, strict=True):
         assert expected in answer, what
-        # PostgreSQL was not even asked.
+        # PgBouncer refused without asking PostgreSQL.
         assert "pg_hba.conf" not in answer, what
 
 
-def test_it_listens_for_containers_and_the_host_alone(pooled: Pooled, outsider: Container) -> None:
+def test_the_pooler_listens_for_containers_and_the_host_only(
+    pooled: Pooled, outsider: Container
+) -> None:
     server = pooled.server
     assert open_ports(outsider, server, 22, 5432, 6432) == [22]
     docker0 = server.run("ip -4 -oneline address show dev docker0").split()[3].split("/")[0]
@@ -224,9 +228,9 @@ def test_it_listens_for_containers_and_the_host_alone(pooled: Pooled, outsider: 
     assert set(listening) <= {f"{docker0}:6432", "127.0.0.1:6432", "[::1]:6432"}
 
 
-def test_the_console_is_for_the_systems_user_alone(pooled: Pooled) -> None:
+def test_the_console_is_open_to_the_system_user_postgres_only(pooled: Pooled) -> None:
     assert "api|api|" in console(pooled.server, "show pools")
-    # Not even for root, and nobody comes to a database without a password.
+    # Not even root may use it, and the socket opens no database without a password.
     for who, database in (("pgbouncer", "pgbouncer"), ("postgres", "pgbouncer"), ("api", "api")):
         for account in ("root", "prod", "postgres"):
             if (who, account) == ("pgbouncer", "postgres"):
@@ -237,7 +241,7 @@ def test_the_console_is_for_the_systems_user_alone(pooled: Pooled) -> None:
             assert "login rejected" in result.stderr, (who, account)
 
 
-def test_a_setting_reaches_clients_that_stay(pooled: Pooled) -> None:
+def test_a_setting_changes_while_clients_stay_connected(pooled: Pooled) -> None:
     server = pooled.server
     pid = "systemctl show --value --property MainPID pgbouncer.service"
     first = server.run(pid)
@@ -251,17 +255,17 @@ def test_a_setting_reaches_clients_that_stay(pooled: Pooled) -> None:
     eventually(lambda: "max_client_conn|900|" in console(server, "show config"), 5)
     assert "query_wait_timeout|60|" in console(server, "show config")
     assert server.run(pid) == first
-    # A role is pooled within its own limit.
+    # The pool of a role respects the role's own limit.
     server.psql("alter role api connection limit 3")
     server.psql("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'api'")
     url = f"postgresql://api:{password(server)}@host.docker.internal:6432/api"
     answer = in_container(server, CROWD, url, "50", "5")
     assert (answer["at once"], answer["servers"] <= 3) == (50, True)
     server.psql("alter role api connection limit -1")
-    # What only a start reads.
+    # A setting that PgBouncer reads only when it starts.
     data = DATA | {"pgbouncer_settings": {"listen_backlog": 256}}
     assert changed(server.deploy(TASK, **data)) == [
-        *("Configure the pools", "Configure where it listens", "Run PgBouncer"),
+        *("Configure the pools", "Configure where PgBouncer listens", "Run PgBouncer"),
     ]
     assert server.run(pid) != first
     assert "listen_backlog|256|" in console(server, "show config")
@@ -289,7 +293,7 @@ def test_a_broken_file_never_replaces_a_good_one(pooled: Pooled, settings: dict[
     assert server.run("ls -d /tmp/tmp.* 2> /dev/null || true") == ""
 
 
-def test_no_secret_is_shown_by_the_most_talkative_run(pooled: Pooled) -> None:
+def test_no_secret_is_shown_by_the_most_verbose_run(pooled: Pooled) -> None:
     server = pooled.server
     server.run("rm /etc/pgbouncer/userlist.txt /etc/terrafirma/secrets/app/api/database_url")
     again = server.pyinfra.imported.call(
@@ -306,7 +310,7 @@ def test_no_secret_is_shown_by_the_most_talkative_run(pooled: Pooled) -> None:
     assert "postgres" not in server.run('grep -o \'^"[^"]*"\' /etc/pgbouncer/userlist.txt')
 
 
-def test_it_comes_back_after_a_kill(pooled: Pooled, outsider: Container) -> None:
+def test_the_pooler_comes_back_after_a_kill(pooled: Pooled, outsider: Container) -> None:
     server = pooled.server
     pid = server.run("systemctl show --value --property MainPID pgbouncer.service")
     server.run(f"kill -9 {pid}")
@@ -315,14 +319,14 @@ def test_it_comes_back_after_a_kill(pooled: Pooled, outsider: Container) -> None
     eventually(lambda: serves(server, outsider), 30)
 
 
-def test_it_outlives_a_restart_of_postgresql(pooled: Pooled, outsider: Container) -> None:
+def test_the_pooler_survives_a_restart_of_postgresql(pooled: Pooled, outsider: Container) -> None:
     before = pooled.server.run(STARTED)
     pooled.server.run("systemctl restart postgresql@17-main")
     eventually(lambda: serves(pooled.server, outsider), 10)
     assert pooled.server.run(STARTED) == before
 
 
-def test_it_comes_back_after_a_reboot(pooled: Pooled, outsider: Container) -> None:
+def test_the_pooler_comes_back_after_a_reboot(pooled: Pooled, outsider: Container) -> None:
     server = pooled.server
     listening = "ss -Hltn 'sport = :6432' | awk '{ print $4 }' | sort"
     before = server.run(listening)
@@ -345,25 +349,25 @@ def test_a_rotated_password_costs_no_request(pooled: Pooled, outsider: Container
     assert server.run("grep -c '~' /etc/pgbouncer/userlist.txt || true") == "0"
 
 
-def test_a_new_password_reaches_it_with_the_next_run(pooled: Pooled) -> None:
+def test_a_new_password_reaches_the_pooler_with_the_next_run(pooled: Pooled) -> None:
     server = pooled.server
     old, started = password(server), server.run(STARTED)
     server.run("rm /etc/terrafirma/secrets/postgres/api")
     assert changed(server.deploy("tasks/postgres.py", **DATA)) == ["Give the roles their passwords"]
     # By a reload: clients stay.
-    assert server.plan(TASK, **DATA) == ["Let in the roles of PostgreSQL", "Run PgBouncer"]
+    assert server.plan(TASK, **DATA) == ["Let PostgreSQL's roles log in", "Run PgBouncer"]
     assert changed(server.deploy(TASK, **DATA)) == [
-        *("Let in the roles of PostgreSQL", "Run PgBouncer"),
+        *("Let PostgreSQL's roles log in", "Run PgBouncer"),
     ]
     assert server.run(STARTED) == started
     assert changed(server.deploy(TASK, **DATA)) == []
-    # Not only over the connections that are open.
+    # New connections to PostgreSQL use the new password, too.
     server.psql("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'api'")
     eventually(lambda: logins(server, {})[0] == "api", 10)
     assert "SASL authentication failed" in logins(server, {"password": old})[0]
 
 
-def test_it_is_stopped_when_nobody_wants_it(pooled: Pooled, outsider: Container) -> None:
+def test_the_pooler_is_stopped_when_it_is_disabled(pooled: Pooled, outsider: Container) -> None:
     server = pooled.server
     direct = DATA | api(pgbouncer=False)
     # With the password of the last test, too.

@@ -1,4 +1,4 @@
-"""PostgreSQL in reach: its port, Docker's networks or a password change."""
+"""PostgreSQL stays reachable when its port, Docker's networks or a password change."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.e2e.support import (
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.budget(minutes=5, why="moves of its port, socket, addresses and networks; boots"),
+    pytest.mark.budget(minutes=5, why="changes of port, socket, addresses and networks; reboots"),
 ]
 
 
@@ -49,16 +49,16 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
 
 
 def restarts(operations: list[str]) -> bool:
-    """Whether PostgreSQL is among them; in deploy.py their names begin with the task's."""
+    """Whether the restart is among them; in deploy.py their names begin with the task's."""
     return any(one.endswith(RESTART) for one in operations)
 
 
 @pytest.mark.promise(
-    "One run moves PostgreSQL to another port and its applications with it, even after a "
-    "run that died before the restart"
+    "One run moves PostgreSQL and its applications to another port, even after a run that "
+    "died before the restart"
 )
-def test_another_port_and_another_socket_are_followed(server: Target, outsider: Container) -> None:
-    """A run asks the server where it is, and moves it; the applications follow."""
+def test_another_port_and_another_socket_need_one_run(server: Target, outsider: Container) -> None:
+    """A run finds the server at its old port and socket, and moves it with the applications."""
     server.run("install -d -o postgres /run/elsewhere")
     data = DATA | {"postgres_port": 6543}
     assert restarts(server.plan("deploy.py", **data))
@@ -78,7 +78,7 @@ def test_another_port_and_another_socket_are_followed(server: Target, outsider: 
     assert server.plan(POSTGRES, **data) == []
     assert changed(server.deploy(POSTGRES, **data)) == []
 
-    # A run died after the file, another one after the reload.
+    # One run died after it wrote the file, another one after the reload.
     server.deploy(POSTGRES, **DATA)
     for port, command, expected in (
         (6545, ":", [RELOAD, RESTART]),
@@ -87,7 +87,7 @@ def test_another_port_and_another_socket_are_followed(server: Target, outsider: 
     ):  # fmt: skip
         data = DATA | {"postgres_port": port}
         server.run(f"sed -i 's/^port = .*/port = {port}/' {CONF} && {command}")
-        # What else there is to do is seen, too: it is this server that is asked.
+        # The plan has nothing else: the facts reach the server at its old port.
         assert server.plan(POSTGRES, **data) == expected
         assert changed(server.deploy(POSTGRES, **data)) == expected
         assert server.run(f"runuser -u postgres -- psql -p {port} -Atc 'show port'") == str(port)
@@ -99,7 +99,7 @@ def test_another_port_and_another_socket_are_followed(server: Target, outsider: 
 
 
 def test_replicas_follow_docker0(server: Target, outsider: Container) -> None:
-    """A container that knows an address which the host no longer has is started anew."""
+    """A container whose /etc/hosts has an address that the host no longer has is replaced."""
     for name in server.run("docker ps -q --filter label=terrafirma.release").split():
         hosts = server.run(f"docker inspect --format '{{{{.HostsPath}}}}' {name}")
         server.run(f"sed -i 's/^[0-9.]*\\(.host.docker.internal\\)/10.254.0.1\\1/' {hosts}")
@@ -112,7 +112,9 @@ def test_replicas_follow_docker0(server: Target, outsider: Container) -> None:
     "Containers reach PostgreSQL whether Docker or PostgreSQL starts first, and wherever "
     "docker0 moves, IPv6 included"
 )
-def test_it_listens_whatever_the_order_of_the_boot(server: Target, outsider: Container) -> None:
+def test_postgresql_listens_whatever_starts_first_at_boot(
+    server: Target, outsider: Container
+) -> None:
     listening = server.psql("show listen_addresses").split(",")[1]
     server.run("systemctl disable --now docker.service docker.socket")
     server.reboot()
@@ -124,7 +126,7 @@ def test_it_listens_whatever_the_order_of_the_boot(server: Target, outsider: Con
     case = [("api", password(server, "api"), "api", "select 1")]
     assert sessions(server, "bridge", case) == ["1"]
     eventually(lambda: {status for status, _ in get(outsider, server, 8)} == {200}, 60)
-    # What waits for Docker at a boot has not had its turn.
+    # Units that wait for Docker at boot did not run.
     server.deploy(**DATA)
     assert changed(server.deploy(**DATA)) == []
 
@@ -150,8 +152,8 @@ def test_a_lost_connection_between_file_and_restart(server: Target) -> None:
 
 
 @pytest.mark.promise(
-    "The rotation of a password fails no request, and a rotation that died half-way is "
-    "finished by the next run"
+    "No request fails while a password is rotated, and the next run repairs a rotation that "
+    "died half-way"
 )
 def test_a_rotated_password_costs_no_request(server: Target, outsider: Container) -> None:
     rotate = "commands/postgres_rotate.py"
@@ -172,7 +174,7 @@ def test_a_rotated_password_costs_no_request(server: Target, outsider: Container
     assert second == "1"
     assert server.psql("select count(*) from pg_roles where rolname like '%~'") == "0"
     assert changed(server.deploy(**DATA)) == []
-    # None of it was an old connection.
+    # New connections work as well.
     server.run("systemctl restart postgresql@17-main")
     eventually(lambda: {status for status, _ in get(outsider, server, 8)} == {200}, 30)
 
@@ -195,7 +197,7 @@ def test_a_rotation_that_died_is_finished_by_the_next_run(
         assert cut.wait(60) == 0
         assert result.returncode != 0
         server.run(f"test -e {double}")
-        # What it had begun on the server goes on there.
+        # The release that the run had started continues on the server.
         eventually(lambda: not is_releasing(server), 90)
         server.deploy(**DATA)
     assert seen["failed"] == []
@@ -205,7 +207,6 @@ def test_a_rotation_that_died_is_finished_by_the_next_run(
     assert server.call(f"test -e {double}").returncode != 0
 
 
-# What is declared there is kept.
 MOVED = DATA | {
     "docker_daemon": {"ipv6": True, "fixed-cidr-v6": "fd00:c0de:1::/64"},
     "docker_address_pool": "10.98.0.0/16",
@@ -213,14 +214,14 @@ MOVED = DATA | {
 MOVE = """'s|"bip": .*|"bip": "10.99.0.1/24",|'"""
 
 
-@pytest.mark.promise(like=test_it_listens_whatever_the_order_of_the_boot)
-def test_another_docker0_another_pool_and_ipv6_are_followed(
+@pytest.mark.promise(like=test_postgresql_listens_whatever_starts_first_at_boot)
+def test_postgresql_follows_another_docker0_another_pool_and_ipv6(
     server: Target, outsider: Container
 ) -> None:
     """
     Docker moves docker0 only when no container runs: at the next boot.
 
-    PostgreSQL waits for it there already, so nothing is out of reach between the boot and a run.
+    PostgreSQL already listens on the new address, so it is reachable between the boot and a run.
     """
     before = server.psql("show listen_addresses").split(",")
     server.run(f"sed -i {MOVE} /etc/docker/daemon.json")
@@ -246,7 +247,7 @@ def test_another_docker0_another_pool_and_ipv6_are_followed(
     assert changed(server.deploy("deploy.py", **MOVED)) == []
 
 
-# --- networks of others ---------------------------------------------------------------------------
+# --- networks of a compose project ----------------------------------------------------------------
 
 PROJECT = """
 services:
@@ -266,11 +267,11 @@ networks:
 
 
 @pytest.mark.promise(
-    "The next run lets in the networks of a new compose project, IPv6 included, and a dry "
-    "run shows the rule"
+    "The next run admits the networks of a new compose project, IPv6 included, and a dry "
+    "run shows the rules"
 )
-def test_a_compose_project_brings_its_networks_ipv6_too(server: Target) -> None:
-    """Out of reach at first, then in the plan, then let in, over both protocols."""
+def test_networks_of_a_compose_project_are_admitted_ipv6_too(server: Target) -> None:
+    """Its containers are rejected at first, then in the plan, then admitted, over IPv4 and IPv6."""
     server.reboot()
     eventually(lambda: server.call("docker info").returncode == 0, 60)
     image = server.run("docker image ls --format '{{.ID}}' terrafirma/api | head -n 1")

@@ -60,7 +60,7 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.budget(
         minutes=5,
-        why="three runs for each group of what a person may have changed",
+        why="three runs for each group of changes made by hand",
     ),
 ]
 
@@ -73,7 +73,7 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
 
 @pytest.fixture(scope="module")
 def answers(server: Target) -> dict[str, list[str]]:
-    """What containers of three networks got to hear, one of which came after the run."""
+    """PostgreSQL's answers to containers of three networks, one of them created after the run."""
     known = {role["name"]: "" for role in DATA["postgres_roles"]}
     for role in DATA["postgres_roles"]:
         if role.get("login", True):
@@ -104,11 +104,11 @@ def test_a_wrong_password(server: Target, role: str) -> None:
     assert f'password authentication failed for user "{role}"' in answer
 
 
-def test_the_world_does_not_reach_it(server: Target, outsider: Container) -> None:
+def test_the_internet_does_not_reach_postgresql(server: Target, outsider: Container) -> None:
     assert open_ports(outsider, server, 22, 5432) == [22]
 
 
-def test_a_role_that_lost_its_access(server: Target) -> None:
+def test_a_role_that_lost_its_access_is_refused(server: Target) -> None:
     data = json.loads(json.dumps(DATA))
     del data["postgres_databases"][0]["access"]["reader"]
     case = [("reader", password(server, "reader"), "api", "select count(*) from notes")]
@@ -118,26 +118,28 @@ def test_a_role_that_lost_its_access(server: Target) -> None:
         assert REJECTED in sessions(server, "apps", case)[0]
         rights = "select has_table_privilege('reader', 'notes', 'select')"
         assert server.psql(rights, "api") == "f"
-        # Nothing is dropped, and it comes back as it was.
+        # Nothing is dropped, and the role can come back unchanged.
         assert server.psql("select count(*) from pg_roles where rolname = 'reader'") == "1"
     finally:
         server.deploy(POSTGRES, **DATA)
     assert sessions(server, "apps", case)[0].isdigit()
 
 
-def test_a_given_password_is_the_roles(server: Target) -> None:
+def test_a_given_password_becomes_the_roles_password(server: Target) -> None:
     assert password(server, "ann") == GIVEN
     (answer,) = sessions(server, "apps", [("ann", GIVEN, "api", "select 'in'")])
     assert answer == "in"
 
 
-def test_a_given_password_that_is_missing(server: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_given_password_is_refused(
+    server: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("TF_TEST_ANN")
     line = server.refuse(POSTGRES, **DATA)
     assert "postgres_roles: ann: TF_TEST_ANN is not set" in line
 
 
-def test_another_given_password_is_the_roles_after_the_next_run(
+def test_another_given_password_is_set_by_the_next_run(
     server: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -156,8 +158,7 @@ def by_shell(command: str) -> Callable[[Target], object]:
     return lambda server: server.run(command)
 
 
-# What a person may have changed, in groups of what one run puts right together, and the operations
-# that the run needs for it.
+# Changes made by hand, in groups that one run repairs, and the operations of that run.
 DRIFTS: dict[str, tuple[dict[str, Callable[[Target], object]], list[str]]] = {
     "in the databases": (
         {
@@ -226,7 +227,7 @@ DRIFTS: dict[str, tuple[dict[str, Callable[[Target], object]], list[str]]] = {
                 "revoke select on tables from reader",
                 "api",
             ),
-            "table of a stranger": by_sql("create table stray (id int)", "api"),
+            "table of another owner": by_sql("create table stray (id int)", "api"),
             "schema": by_sql("grant create on schema public to public", "api"),
             "extension": by_sql("drop extension pg_trgm", "api"),
         },
@@ -244,7 +245,7 @@ DRIFTS: dict[str, tuple[dict[str, Callable[[Target], object]], list[str]]] = {
             "alter system": by_sql("alter system set work_mem to '64kB'"),
             "alter system in capitals": by_sql("alter system set \"Work_Mem\" to '64kB'"),
             "hba line": by_shell(f"sed -i '/ writer,/d' {HBA}"),
-            "hba line of somebody": by_shell(f"sed -i '1i host all all 0.0.0.0/0 trust' {HBA}"),
+            "foreign hba line": by_shell(f"sed -i '1i host all all 0.0.0.0/0 trust' {HBA}"),
             "mode of pg_hba.conf": by_shell(f"chmod 644 {HBA}"),
         },
         [PREPARE, LISTEN, BOOT, CONFIGURE, ACCESS, RELOAD, UNDO],
@@ -268,7 +269,7 @@ DRIFTS: dict[str, tuple[dict[str, Callable[[Target], object]], list[str]]] = {
     ),
 }  # fmt: skip
 
-# All that a person may have changed above, but for what a password is.
+# Everything that the changes above touch, without the passwords themselves.
 STATE = f"""
 {{ runuser -u postgres -- pg_dumpall --globals-only --no-role-passwords
     runuser -u postgres -- pg_dump --schema-only --create api; }} |
@@ -307,7 +308,7 @@ def test_drift(server: Target, group: str) -> None:
         assert now != before, what
     assert server.plan(POSTGRES, **DATA) == expected
     assert changed(server.deploy(POSTGRES, **DATA)) == expected
-    # What a stranger made is theirs still.
+    # A table keeps its owner.
     if group == "in the databases":
         owner = server.psql("select tableowner from pg_tables where tablename = 'stray'", "api")
         assert owner == "postgres"
@@ -316,8 +317,8 @@ def test_drift(server: Target, group: str) -> None:
     assert changed(server.deploy(POSTGRES, **DATA)) == []
 
 
-def test_what_somebody_else_handed_on_is_taken_back(server: Target) -> None:
-    """By a role that the data do not name: what it was given itself, it keeps."""
+def test_rights_that_an_undeclared_role_granted_are_revoked(server: Target) -> None:
+    """The undeclared role keeps the rights that it was granted itself."""
     server.psql(
         "create role dba; grant usage on schema public to dba;"
         "grant select, insert on notes to dba with grant option;"
@@ -359,8 +360,8 @@ def test_databases_of_others_may_have_any_name(server: Target) -> None:
         server.psql(f'drop database "{quoted}"')
 
 
-# What a superuser's session calls unawares, in a database that begins with another search_path
-# (CVE-2018-1058): each makes its owner a superuser.
+# Functions that a superuser's session would call by mistake in a database with another search_path
+# (CVE-2018-1058): each one makes the database's owner a superuser.
 PLANTED = """
 create function public.seize() returns void language plpgsql as $$ begin
     if (select rolsuper from pg_catalog.pg_roles where rolname operator(pg_catalog.=) current_user)
@@ -387,14 +388,14 @@ create operator public.= (leftarg = oid, rightarg = oid, function = public.same)
     "A database owner cannot become superuser through functions planted for a run to call"
 )
 def test_an_owner_does_not_become_a_superuser(server: Target) -> None:
-    """Neither in its own database nor in one that the data do not name."""
+    """Neither through a declared database nor through one that the settings do not name."""
     server.psql("create database planted owner api")
     for name in ("api", "planted"):
         server.psql(f"set role api; {PLANTED}", name)
         server.psql(f"set role api; alter database {name} set search_path = public, pg_catalog;")
         server.psql(f"alter database {name} set role = 'api'")
     superuser = "select rolsuper from pg_roles where rolname = 'api'"
-    # The trap works: whoever comes in as we do not is caught.
+    # The trap works for a session without our options.
     server.psql("set role postgres; select current_database();", "planted")
     assert server.psql(superuser) == "t"
     server.psql("alter role api nosuperuser")
@@ -405,7 +406,7 @@ def test_an_owner_does_not_become_a_superuser(server: Target) -> None:
     assert server.psql(superuser) == "f"
     server.deploy("commands/postgres_status.py", **DATA)
     assert server.psql(superuser) == "f"
-    # An owner's wishes for the sessions of others do not outlast the run; while they last:
+    # The run resets the owner's settings for sessions. Another operation runs before that:
     server.psql("alter role reader password 'x'")
     assert changed(server.deploy(POSTGRES, **DATA)) == [
         "Give the roles their passwords", *expected,
@@ -429,14 +430,14 @@ def test_an_owner_does_not_become_a_superuser(server: Target) -> None:
     )
 
 
-def test_an_account_of_the_host_is_not_the_role_of_its_name(server: Target) -> None:
+def test_a_system_account_is_not_the_role_of_its_name(server: Target) -> None:
     server.run("useradd --system reader")
-    come = "runuser -u reader -- psql -XAtqc 'select current_user' -d api"
-    answer = server.call(come)
+    connect = "runuser -u reader -- psql -XAtqc 'select current_user' -d api"
+    answer = server.call(connect)
     assert answer.returncode != 0
     assert "no pg_hba.conf entry" in answer.stderr
-    # With its password it comes in, on the host too; a command line ends up in the journal.
-    known = f"read -r PGPASSWORD; export PGPASSWORD; {come} -h localhost"
+    # The password opens localhost. It goes over stdin: a command line ends up in the journal.
+    known = f"read -r PGPASSWORD; export PGPASSWORD; {connect} -h localhost"
     assert server.run(known, stdin=f"{password(server, 'reader')}\n") == "reader"
     server.run("userdel reader")
 
@@ -444,7 +445,7 @@ def test_an_account_of_the_host_is_not_the_role_of_its_name(server: Target) -> N
 @pytest.mark.promise(
     "Roles and databases that your settings do not mention are listed, and never changed"
 )
-def test_what_is_not_in_the_data_is_reported_and_left_alone(server: Target) -> None:
+def test_undeclared_roles_and_databases_are_listed_and_left_alone(server: Target) -> None:
     server.psql("create role stranger login; create database strange owner stranger;")
     server.psql("create extension hstore;", "api")
     result = server.pyinfra.imported.call("-y", *options(DATA), *server.arguments(), POSTGRES)
@@ -474,7 +475,7 @@ def test_a_dropped_database_leaves_a_dump(server: Target) -> None:
     assert server.psql("select count(*) from pg_database where datname = 'strange'") == "0"
     dump = "/var/lib/terrafirma/dropped/strange.dump"
     assert server.run(f"stat -c %a:%U {dump}") == "600:root"
-    # Back again, as it was; what its connections are worth, the next run says that names it.
+    # The dump restores the database; only rights to connect are left to the next run.
     server.run(f"runuser -u postgres -- pg_restore --create --dbname postgres < {dump}")
     assert server.psql("select text from kept", "strange") == "still here"
     assert server.psql("show work_mem", "strange") == "8MB"
@@ -490,14 +491,14 @@ def test_a_dropped_database_leaves_a_dump(server: Target) -> None:
     server.deploy(drop, **DATA, **stranger)
     assert server.psql("select count(*) from pg_roles where rolname like 'stranger%'") == "0"
     assert server.call(f"test -e '{left}'").returncode != 0
-    # The role went, and the connection with it.
+    # As if the connection broke after the role was dropped: the file of the password is left.
     server.run(f"touch '{left}'")
     assert changed(server.deploy(drop, **DATA, **stranger)) == ["Drop the role stranger"]
     assert changed(server.deploy(drop, **DATA, **stranger)) == []
     server.psql("drop extension hstore", "api")
 
 
-def test_another_owner_has_all_that_the_old_one_had(server: Target) -> None:
+def test_a_new_owner_gets_all_objects_of_the_old_one(server: Target) -> None:
     server.psql(
         "set role api; create schema extra; create table extra.things (id serial primary key);"
         "create view seen as select * from extra.things; create type mood as enum ('good');"
@@ -508,7 +509,7 @@ def test_another_owner_has_all_that_the_old_one_had(server: Target) -> None:
     data["postgres_roles"].append({"name": "api_owner", "login": False})
     data["postgres_databases"][0] |= {"owner": "api_owner"}
     data["postgres_databases"][0]["access"]["api"] = "write"
-    # Somebody looks at a table for a long time: the application does not have to wait behind us.
+    # A session holds a table for a long time. The run must not make the application wait.
     holder = subprocess.Popen(
         ["docker", "exec", server.name, "runuser", "-u", "postgres", "--", "psql", "-Xqd", "api",
          "-c", "begin", "-c", "lock table notes in access share mode", "-c", "select pg_sleep(60)"],
@@ -546,7 +547,7 @@ def test_another_owner_has_all_that_the_old_one_had(server: Target) -> None:
 
 
 def test_a_new_network_is_in_the_plan(server: Target) -> None:
-    """Its containers come in at once, by the pool; the run gives it a line of its own."""
+    """A network outside the pool is refused until a run adds a line for it."""
     server.run("docker network create --subnet 10.77.0.0/24 far")
     case = [("api", password(server, "api"), "api", "select 1")]
     assert REJECTED in sessions(server, "far", case)[0]
@@ -561,7 +562,7 @@ def test_a_new_network_is_in_the_plan(server: Target) -> None:
 
 
 def test_a_file_that_is_being_checked_is_not_live(server: Target) -> None:
-    """Killed in the middle of it, by the kernel perhaps, it leaves the old one."""
+    """If the check is killed, perhaps by the kernel, the old file stays."""
     hba = "/etc/postgresql/17/main/pg_hba.conf"
     before = server.run(f"sha256sum {hba}")
     server.run("docker network create --subnet 10.78.0.0/24 killed")
@@ -589,7 +590,7 @@ def test_the_log_is_rotated(server: Target) -> None:
 
 
 @pytest.mark.promise(
-    "500 roles in 200 databases cost at most half as many questions again as two roles do"
+    "A run with 500 more roles and 200 more databases asks at most 1.5 times as many questions"
 )
 @pytest.mark.long
 def test_many_roles_and_databases_cost_no_more_questions(server: Target) -> None:
@@ -620,15 +621,15 @@ def test_many_roles_and_databases_cost_no_more_questions(server: Target) -> None
     assert questions(many) <= few * 1.5
 
 
-# --- who comes from where -------------------------------------------------------------------------
+# --- who connects from where ----------------------------------------------------------------------
 
 
 @pytest.fixture
 def neighbour(server: Target) -> Iterator[Container]:
-    """A container beside the server that knows the way to docker0's address, and has psycopg."""
+    """A container beside the server with psycopg and a route to docker0's address."""
     with bystander("tf-test-neighbour") as container:
         docker0 = networks(server)["bridge"]
-        # Its own container may not set routes; one that shares its network may.
+        # The container itself may not set routes; a second one that shares its network may.
         output(
             "docker", "run", "--rm", "--network", f"container:{container.name}", "--cap-add",
             "NET_ADMIN", BYSTANDER, "ip", "route", "add", docker0, "via", server.address,
@@ -637,9 +638,9 @@ def neighbour(server: Target) -> Iterator[Container]:
 
 
 @pytest.mark.promise(
-    "PostgreSQL accepts each client for its own database only: two applications, other "
+    "PostgreSQL accepts each client for its own database only. Two applications, other "
     "networks, the server's neighbours, the superuser, a wrong password and a role that "
-    "lost its access are tried"
+    "lost its access try it"
 )
 def test_logins(server: Target, neighbour: Container) -> None:
     data = json.loads(json.dumps(DATA))
@@ -696,7 +697,7 @@ print(json.dumps(answers))
 
 @pytest.mark.promise(like=test_logins)
 def test_two_applications_do_not_see_each_other(server: Target) -> None:
-    """Asked in the replicas themselves, each with the URL that it was given."""
+    """The replicas themselves try it, each with its own URL."""
     data = json.loads(json.dumps(DATA))
     data["postgres_databases"][1]["access"]["shop"] = "migrate"
     data |= beside_api(
@@ -734,7 +735,7 @@ def test_two_applications_do_not_see_each_other(server: Target) -> None:
 
 
 def test_a_database_has_its_locale_encoding_and_limit(server: Target) -> None:
-    """Text in the order of its language, or by code point; checksums, and UTF-8."""
+    """Text sorts as in its language, or by code point; the cluster has checksums and UTF-8."""
     assert [server.psql("select 'ä' < 'z', 'a' < 'Z'", name) for name in ("api", "shop")] == [
         "f|f", "t|t",
     ]  # fmt: skip
@@ -746,9 +747,9 @@ def test_a_database_has_its_locale_encoding_and_limit(server: Target) -> None:
     assert server.psql("show data_checksums") == "on"
 
 
-# --- settings with which it would not start -------------------------------------------------------
+# --- settings with which PostgreSQL would not start -----------------------------------------------
 
-# Settings that the parser takes, and PostgreSQL's words when it starts with them.
+# Settings that the parser accepts, and PostgreSQL's error when it starts with them.
 WOULD_NOT_START: dict[str, tuple[dict[str, Any], str]] = {
     "memory": ({"shared_buffers": "4TB"}, "could not map anonymous shared memory"),
     "two that do not fit": ({"wal_level": "minimal"}, 'requires "wal_level" to be "replica"'),
@@ -759,13 +760,15 @@ WOULD_NOT_START: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(
     "what",
-    # The others end in the same place, by other words of PostgreSQL.
+    # All take the same way through the code; only PostgreSQL's message differs.
     [
         pytest.param(what, marks=pytest.mark.long if number else ())
         for number, what in enumerate(WOULD_NOT_START)
     ],
 )
-def test_settings_with_which_it_would_not_start(server: Target, what: str) -> None:
+def test_settings_with_which_postgresql_would_not_start_are_refused(
+    server: Target, what: str
+) -> None:
     chosen, words = WOULD_NOT_START[what]
     data = DATA | {"postgres_settings": chosen}
     server.deploy(POSTGRES, **DATA)
@@ -781,8 +784,8 @@ def test_settings_with_which_it_would_not_start(server: Target, what: str) -> No
     assert changed(server.deploy(POSTGRES, **DATA)) == []
 
 
-def test_settings_that_are_tried_touch_nothing_else(server: Target) -> None:
-    """With an archive, which the server of the trial would fill, and its pid file."""
+def test_a_trial_of_settings_touches_nothing_else(server: Target) -> None:
+    """The trial server archives nothing, and writes no pid file."""
     archive = {"archive_mode": "on", "archive_command": "touch /tmp/archived"}
     data = DATA | {"postgres_settings": archive}
     before = server.run("cat /run/postgresql/17-main.pid")
@@ -792,7 +795,7 @@ def test_settings_that_are_tried_touch_nothing_else(server: Target) -> None:
     )  # fmt: skip
     assert "would not start" in result.stderr
     assert server.run("cat /run/postgresql/17-main.pid") == before
-    # What a person has written there is no reason against the file that mends it.
+    # Broken lines in the present file do not keep a run from replacing it.
     server.run(f"echo \"shared_buffers = '4TB'\" >> {CONF}")
     server.run(f"echo 'no such setting' >> {CONF}")
     assert changed(server.deploy(POSTGRES, **DATA)) == [CONFIGURE, RELOAD]

@@ -1,4 +1,4 @@
-"""Status of PostgreSQL: true numbers, what is alarming, and no change."""
+"""Status of PostgreSQL: true numbers, alarms, and no change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECRETS = ("hunter2-create", "hunter2-alter", "hunter2-literal", "hunter2-into",
 
 
 def status(server: Target, *more: str, rc: int = 0) -> str:
-    """What the command prints."""
+    """The output of the command."""
     result = server.pyinfra.imported.call(*(more or ("-y",)), *server.arguments(), COMMAND)
     assert result.returncode == rc, result.stderr
     assert "Traceback" not in result.stderr
@@ -39,7 +39,7 @@ def alarms(printed: str) -> list[str]:
 
 @contextmanager
 def session(server: Target, name: str, sql: str) -> Iterator[None]:
-    """A session in the database `api` that has said `sql` and stays connected."""
+    """A session in the database `api` that has run `sql` and stays connected."""
     command = f"PGAPPNAME={name} runuser -u postgres -- psql -XAtq -d api"
     process = subprocess.Popen(
         ["docker", "exec", "-i", server.name, "sh", "-c", command],
@@ -54,7 +54,7 @@ def session(server: Target, name: str, sql: str) -> Iterator[None]:
         process.stdin.flush()
         yield
     finally:
-        # It may be waiting for a lock, and would not notice that nobody listens any more.
+        # A session that waits for a lock would not notice that its client is gone.
         server.psql(
             "select pg_terminate_backend(pid) from pg_stat_activity"
             f" where application_name = '{name}'"
@@ -66,9 +66,9 @@ def session(server: Target, name: str, sql: str) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def server(pyinfra: Pyinfra) -> Iterator[Target]:
-    """A deployed server with a table, and statements that nobody is to see."""
+    """A deployed server with a table, and statements with secrets in them."""
     with clone(pyinfra, "tf-test-status", 2457, DEPLOYED) as server:
-        # As the deploy left it: loaded, and asked for in no database of the data.
+        # The deploy loads the library, and creates the extension in `postgres` only.
         assert LIBRARY in server.psql("show shared_preload_libraries")
         has_it = f"select count(*) from pg_extension where extname = '{LIBRARY}'"
         assert [server.psql(has_it, name) for name in ("postgres", "api")] == ["1", "0"]
@@ -77,7 +77,8 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
             " from generate_series(1, 12345) n",
             "api",
         )
-        # In a session of its own: PostgreSQL adds what the same one wrote to what VACUUM counted.
+        # In a session of its own: PostgreSQL adds rows that the same session wrote to VACUUM's
+        # count.
         server.psql("vacuum analyze status_rows", "api")
         create, alter, literal, into, comment = SECRETS
         server.psql(f"create role status_probe password '{create}'", "api")
@@ -107,7 +108,7 @@ def test_the_tables_are_true(server: Target) -> None:
 
 @pytest.mark.promise(like=test_the_tables_are_true)
 def test_connections_are_counted_by_role_and_address(server: Target) -> None:
-    """Those of the replicas, each with its address in Docker's network."""
+    """Each replica appears with its address in Docker's network."""
     sql = (
         "select usename, datname, host(client_addr), count(*) from pg_stat_activity"
         " where client_addr is not null group by 1, 2, 3 order by 3"
@@ -121,8 +122,8 @@ def test_connections_are_counted_by_role_and_address(server: Target) -> None:
 
 
 @pytest.mark.promise(like=test_the_tables_are_true)
-def test_bloat_is_about_what_it_is(server: Target) -> None:
-    """Three of four rows are gone, from every page: no dead rows, and much empty space."""
+def test_bloat_is_estimated_within_a_few_per_cent(server: Target) -> None:
+    """Three of four rows on every page are deleted: no dead rows, and much empty space."""
     server.psql(
         "create table status_bloat with (autovacuum_enabled = off) as select n,"
         " md5(n::text) as one, null::int as nothing, now() as at"
@@ -143,7 +144,7 @@ def test_bloat_is_about_what_it_is(server: Target) -> None:
         server.psql("vacuum full status_bloat", "api")
         after = int(server.psql(pages.format("status_bloat"), "api"))
         assert abs(int(bloat) - 100 * (1 - after / before)) < 5
-        # Nobody knows how wide the rows are.
+        # The width of the rows is unknown before an ANALYZE.
         assert re.search(
             r" status_new +\d+ kB +40,000 +0 % +- +never +never$", printed, re.MULTILINE
         )
@@ -151,7 +152,7 @@ def test_bloat_is_about_what_it_is(server: Target) -> None:
         server.psql("drop table status_bloat, status_new", "api")
 
 
-def test_a_slot_that_nobody_reads_is_alarming(server: Target) -> None:
+def test_an_inactive_slot_is_an_alarm(server: Target) -> None:
     server.psql("select pg_create_physical_replication_slot('status_standby', true)")
     try:
         printed = status(server)
@@ -167,10 +168,10 @@ def test_a_slot_that_nobody_reads_is_alarming(server: Target) -> None:
 
 
 @pytest.mark.promise("The status of PostgreSQL shows slow statements without the values in them")
-def test_slow_statements_are_shown_without_what_was_in_them(server: Target) -> None:
+def test_slow_statements_are_shown_without_their_values(server: Target) -> None:
     printed = status(server, "-y", "-vvv")
     assert re.search(r" api +1 +1,?\d+\.\d +1\.\d +\d.* select pg_sleep\(\$1\), \$2 as", printed)
-    # They were there to be seen.
+    # pg_stat_statements does have them.
     for secret in SECRETS:
         kept = server.psql(f"select count(*) from {LIBRARY} where query ~ '{secret}'")
         assert secret in SECRETS[2:4] or int(kept) > 0, secret
@@ -178,21 +179,21 @@ def test_slow_statements_are_shown_without_what_was_in_them(server: Target) -> N
     assert "role status_probe" not in printed
 
 
-def test_a_setting_that_waits_for_a_restart_is_alarming(server: Target) -> None:
+def test_a_setting_that_waits_for_a_restart_is_an_alarm(server: Target) -> None:
     due = "select pending_restart from pg_settings where name = 'max_files_per_process'"
     try:
         server.psql("alter system set max_files_per_process = 999")
         server.psql("select pg_reload_conf()")
         eventually(lambda: server.psql(due) == "t", 10)
-        assert "these wait for a restart: max_files_per_process" in alarms(status(server))
+        assert "settings wait for a restart: max_files_per_process" in alarms(status(server))
     finally:
         server.psql("alter system reset max_files_per_process")
-        # Even what is taken back waits for a restart.
+        # A value that is reset also waits for a restart.
         server.run(f"systemctl restart {unit(server)}")
     assert "wait for a restart  no settings" in status(server)
 
 
-# The command as it is, but not so patient.
+# The command with alarms after one second.
 IMPATIENT = """
 import runpy
 from terrafirma.postgres import status
@@ -201,7 +202,7 @@ runpy.run_module("pyinfra", run_name="__main__")
 """
 
 
-def test_sessions_that_are_idle_in_a_transaction_and_block_are_alarming(server: Target) -> None:
+def test_idle_and_blocking_sessions_are_alarms(server: Target) -> None:
     lock = "begin; select pg_advisory_lock(4711)"
     waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
     with session(server, "holder", lock), session(server, "waiter", lock):
@@ -233,7 +234,7 @@ def test_sessions_that_are_idle_in_a_transaction_and_block_are_alarming(server: 
     assert re.search(r"^  ! postgres +api +socket +2 +1 +1 +\d+ s +\d+ s$", printed, re.MULTILINE)
 
 
-def test_a_locked_table_keeps_nobody_waiting(server: Target) -> None:
+def test_a_locked_table_does_not_delay_the_status(server: Target) -> None:
     with session(server, "locker", "begin; lock table status_rows in access exclusive mode"):
         granted = "select count(*) from pg_locks where mode = 'AccessExclusiveLock' and granted"
         eventually(lambda: server.psql(granted) == "1", 10)
@@ -246,7 +247,7 @@ def test_a_locked_table_keeps_nobody_waiting(server: Target) -> None:
 NAMES = ['it\'s "a" $(touch /tmp/canary) `touch /tmp/canary`', "back\\slash :x :'x' dbname=x", "Ü"]
 
 
-def test_databases_may_be_called_anything(server: Target) -> None:
+def test_databases_may_have_any_name(server: Target) -> None:
     quoted = ['"' + name.replace('"', '""') + '"' for name in NAMES]
     try:
         for name in quoted:

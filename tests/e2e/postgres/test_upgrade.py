@@ -1,4 +1,4 @@
-"""Major upgrades of PostgreSQL: refused, failed, killed, done, taken back and done again."""
+"""Major upgrades of PostgreSQL: refused, failed, killed, done, undone and done again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.e2e.support import Target, changed, eventually, options, target
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.budget(
-        minutes=4, why="PostgreSQL twice on one server, each upgrade undone or killed once"
+        minutes=4, why="two versions of PostgreSQL on one server, upgrades killed and undone"
     ),
 ]
 
@@ -51,7 +51,7 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
 
 @pytest.fixture(scope="module")
 def held(server: Target) -> list[str]:
-    """What must be there after everything that follows."""
+    """The content that must survive all tests below."""
     return contents(server)
 
 
@@ -71,7 +71,7 @@ def contents(server: Target) -> list[str]:
 
 
 def clusters(server: Target) -> list[str]:
-    """Version, port and state of each."""
+    """Version, port and state of each cluster."""
     lines = server.run("pg_lsclusters -h").splitlines()
     return [" ".join(line.split()[number] for number in (0, 2, 3)) for line in lines]
 
@@ -90,7 +90,7 @@ def upgrade(server: Target, **data: Any) -> subprocess.Popen[str]:
 
 
 def down(server: Target) -> bool:
-    """The old server is stopped: its files are being copied."""
+    """Whether the old server is stopped, so that its files are being copied."""
     return server.call("pg_lsclusters -h 15 main | grep -qw down").returncode == 0
 
 
@@ -104,13 +104,13 @@ def test_a_run_is_refused_and_names_the_task(server: Target, held: list[str]) ->
     assert server.digest() == before
 
 
-def test_the_old_version_goes_on(server: Target) -> None:
+def test_the_old_version_can_stay(server: Target) -> None:
     assert changed(server.deploy("tasks/postgres.py", **STAY)) == []
     # Nothing to upgrade to.
     assert changed(server.deploy(COMMAND, **STAY)) == []
 
 
-@pytest.mark.promise("Symbolic links of the user `postgres` cannot lead root astray")
+@pytest.mark.promise("Root does not follow symbolic links of the user `postgres`")
 def test_root_follows_no_link_of_postgres(server: Target) -> None:
     ours, roots = "/etc/postgresql/15/main/conf.d", "/etc/systemd/system/ssh.service.d"
     as_postgres = "runuser -u postgres -- sh -c"
@@ -129,15 +129,13 @@ def test_root_follows_no_link_of_postgres(server: Target) -> None:
     assert changed(server.deploy("tasks/postgres.py", **STAY)) == []
 
 
-def test_a_tablespace_inside_of_the_old_data_is_refused(server: Target) -> None:
+def test_a_tablespace_inside_the_old_data_is_refused(server: Target) -> None:
     place = "/var/lib/postgresql/15/main/near"
     server.run(f"install -d -o postgres -g postgres {place}")
     server.psql(f"create tablespace near location '{place}'")
     try:
         line = server.refuse(COMMAND)
-        assert (
-            f"127.0.0.1: upgrade: the tablespace in {place} is inside of the data directory" in line
-        )
+        assert f"127.0.0.1: upgrade: the tablespace in {place} is inside the data directory" in line
     finally:
         server.psql("drop tablespace near")
         server.run(f"rmdir {place}")
@@ -151,9 +149,9 @@ def test_a_dry_run_names_the_steps(server: Target) -> None:
     assert server.digest() == before
 
 
-def test_what_cannot_be_upgraded_goes_on_as_it_was(server: Target, held: list[str]) -> None:
+def test_a_cluster_that_cannot_be_upgraded_keeps_serving(server: Target, held: list[str]) -> None:
     server.psql("create table broken (f regproc)", "api")
-    # Where its workplace will be, postgres leads root astray.
+    # In place of the upgrade's directory, postgres puts a link to a directory of root's.
     server.run("install -d -m 700 /root/precious && touch /root/precious/file")
     server.run("runuser -u postgres -- ln -s /root/precious /var/lib/postgresql/terrafirma-upgrade")
     try:
@@ -163,7 +161,7 @@ def test_what_cannot_be_upgraded_goes_on_as_it_was(server: Target, held: list[st
         assert "failed: checking: pg_upgrade:" in result.stderr
         assert "public.broken.f" in result.stderr
         assert "Traceback" not in result.stderr
-        # It never stopped.
+        # The old server never stopped.
         assert server.psql("select pg_postmaster_start_time()") == started
         precious = "find /root/precious -printf '%f %U %m\\n'"
         assert server.run(precious) == "precious 0 700\nfile 0 644"
@@ -176,17 +174,17 @@ def test_what_cannot_be_upgraded_goes_on_as_it_was(server: Target, held: list[st
 
 
 @pytest.mark.promise("A major upgrade that is killed brings the old server back")
-def test_a_kill_on_the_host_brings_the_old_one_back(server: Target, held: list[str]) -> None:
+def test_a_kill_on_the_host_brings_the_old_server_back(server: Target, held: list[str]) -> None:
     run = upgrade(server)
     eventually(lambda: down(server) or run.poll() is not None, 300)
     server.run(f"systemctl kill --signal KILL {UNIT.rpartition('/')[2]}")
     _, said = run.communicate(timeout=300)
     assert run.returncode != 0
     assert "15/main serves as before" in said
-    assert "it was stopped: journalctl -u" in said
+    assert "the unit was stopped: journalctl -u" in said
     assert clusters(server) == ["15 5432 online"]
     assert contents(server) == held
-    # Of the program that is ours on the host, and the new packages, this run has no say.
+    # The rest of the upgrade (program, packages) does not matter to this run.
     assert changed(server.deploy("tasks/postgres.py", **STAY)) == []
 
 
@@ -196,7 +194,7 @@ def test_the_upgrade_outlives_pyinfra(server: Target, held: list[str]) -> None:
     eventually(lambda: down(server) or run.poll() is not None, 300)
     run.send_signal(signal.SIGKILL)
     run.communicate()
-    # It is quick, and two runs are not.
+    # The upgrade is quick; stop its program until the two runs below are done.
     kill = f"systemctl kill --kill-whom main {UNIT.rpartition('/')[2]} --signal"
     server.run(f"{kill} STOP")
     try:
@@ -207,7 +205,7 @@ def test_the_upgrade_outlives_pyinfra(server: Target, held: list[str]) -> None:
         server.run(f"{kill} CONT")
     eventually(lambda: server.call(f"test -e {UNIT}").returncode != 0, 300)
     assert server.run("tail -n 1 /var/lib/terrafirma/upgrade/log") == "finished"
-    # What the next run finds is done.
+    # The next run finds nothing to do.
     assert changed(server.deploy(COMMAND)) == []
 
 
@@ -217,7 +215,7 @@ def test_all_rows_are_there(server: Target, held: list[str], verifier: str) -> N
     assert server.psql("show data_checksums") == "on"
     assert contents(server) == held
     assert server.psql("select count(*) > 1 from pg_stats where tablename = 'notes'", "api") == "t"
-    # The password that the applications have.
+    # The applications' password still works.
     assert server.psql(PASSWORD) == verifier
     assert server.run(LOGIN) == "1"
     dump = server.run("stat -c '%a %U' /var/lib/terrafirma/upgrade/15-to-17.sql.gz")
@@ -233,11 +231,11 @@ def test_afterwards_there_is_nothing_to_do(server: Target) -> None:
     assert server.plan("tasks/postgres.py") == []
     assert server.plan(COMMAND) == []
     line = server.refuse("tasks/postgres.py", **STAY)
-    assert "there is no way down to 15" in line
+    assert "cannot be downgraded to 15" in line
     assert "the retired 15/main, without the rows since the upgrade, comes back with" in line
 
 
-def test_a_reboot_starts_the_new_one_and_not_the_old(server: Target, held: list[str]) -> None:
+def test_a_reboot_starts_the_new_cluster_only(server: Target, held: list[str]) -> None:
     server.reboot()
     eventually(
         lambda: server.call("pg_lsclusters -h 17 main | grep -qw online").returncode == 0, 60
@@ -250,7 +248,7 @@ def test_a_reboot_starts_the_new_one_and_not_the_old(server: Target, held: list[
 
 
 @pytest.mark.promise("Files that the new cluster uses are not removed with the old cluster")
-def test_what_the_new_one_uses_is_not_removed(server: Target, held: list[str]) -> None:
+def test_files_that_the_new_cluster_uses_are_not_removed(server: Target, held: list[str]) -> None:
     place = "/var/lib/postgresql/15/main/near"
     server.run(f"install -d -o postgres -g postgres {place}")
     server.psql(f"create tablespace near location '{place}'")
@@ -269,14 +267,14 @@ def test_what_the_new_one_uses_is_not_removed(server: Target, held: list[str]) -
     assert contents(server) == held
 
 
-@pytest.mark.promise("A major upgrade can be taken back, and current passwords stay valid")
+@pytest.mark.promise("A major upgrade can be undone, and current passwords stay valid")
 def test_the_way_back(server: Target, held: list[str], verifier: str) -> None:
     data: dict[str, Any] = {
         "pgbouncer_enabled": True,
         "postgres_roles": [{"name": "api"}, {"name": "later"}],
     }
     server.deploy("tasks/postgres.py", "tasks/pgbouncer.py", **data)
-    # What the old one does not know: a role, a password, a row.
+    # Changes that the old cluster lacks: a role, a password, a row.
     server.run("/usr/local/bin/terrafirma passwords renew 17", stdin="generated api\n")
     server.deploy("tasks/pgbouncer.py", **data)
     server.psql("insert into notes (body) values ('after the upgrade')", "api")
@@ -298,7 +296,7 @@ def test_the_way_back(server: Target, held: list[str], verifier: str) -> None:
     tasks = ("tasks/postgres.py", "tasks/pgbouncer.py")
     assert changed(server.deploy(*tasks, **STAY, **data)) == []
     assert server.plan(*tasks, **STAY, **data) == []
-    # Once is enough.
+    # Going back a second time changes nothing.
     assert changed(server.deploy(COMMAND, upgrade="back", **data)) == []
     assert "the retired cluster 17/main is in the way" in server.refuse(COMMAND)
     server.reboot()
@@ -309,9 +307,9 @@ def test_the_way_back(server: Target, held: list[str], verifier: str) -> None:
     server.deploy("tasks/pgbouncer.py", **STAY)
 
 
-def test_clean_removes_what_is_retired(server: Target, held: list[str]) -> None:
-    assert server.plan(COMMAND, upgrade="clean") == ["Remove what is no longer used"]
-    assert changed(server.deploy(COMMAND, upgrade="clean")) == ["Remove what is no longer used"]
+def test_clean_removes_retired_clusters(server: Target, held: list[str]) -> None:
+    assert server.plan(COMMAND, upgrade="clean") == ["Remove the retired clusters"]
+    assert changed(server.deploy(COMMAND, upgrade="clean")) == ["Remove the retired clusters"]
     assert clusters(server) == ["15 5432 online"]
     assert changed(server.deploy(COMMAND, upgrade="clean")) == []
     assert server.call("ls /etc/postgresql/17").returncode != 0
@@ -326,7 +324,7 @@ def archives(server: Target) -> list[dict[str, Any]]:
     return found
 
 
-def test_backups_go_on_with_the_new_one(server: Target, held: list[str]) -> None:
+def test_backups_continue_with_the_new_cluster(server: Target, held: list[str]) -> None:
     server.run(STORAGE.commands)
     data = admit(server, server, "/home/box/upgrade.borg")
     server.deploy("tasks/borg.py", **data, **STAY)

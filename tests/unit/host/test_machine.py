@@ -205,11 +205,15 @@ TWO = ("offered=15", "offered=17")
         # The way back was gone.
         ((*OLD, *cluster("17/main", "retired")), None, ("15/main holds", "postgres_version = 15")),
         # No way down.
-        ((*NEW, *TWO), 15, ("17/main holds your data", "no way down to 15", "set it to 17")),
+        (
+            (*NEW, *TWO),
+            15,
+            ("17/main holds your data", "cannot be downgraded to 15", "set it to 17"),
+        ),
         (
             (*NEW, *TWO, *cluster("15/main", "retired")),
             15,
-            ("no way down", "the retired 15/main", "--data upgrade=back"),
+            ("cannot be downgraded", "the retired 15/main", "--data upgrade=back"),
         ),
         # What was in the place of a retired one is gone.
         (cluster("17/main", "retired"), None, ("17/main was set aside", "pg_dropcluster 17 main")),

@@ -1,4 +1,4 @@
-"""PgBouncer's user list as a host answers, and a pooler of somebody else."""
+"""PgBouncer's user list, and a PgBouncer that Terrafirma did not set up."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ VERIFIERS = (
 
 @pytest.fixture
 def users(program: Program, cluster: Cluster, tmp_path: Path) -> Callable[..., Any]:
-    """What the fact says of a user list, and that it says nothing of what is in it."""
+    """The fact's answer about a user list; checks that it shows no verifier."""
 
     def read(
         content: str | None, known: str = VERIFIERS, *, mode: str = "640:root:postgres"
@@ -36,7 +36,7 @@ def users(program: Program, cluster: Cluster, tmp_path: Path) -> Callable[..., A
         output = shell(command.replace(USER_LIST, str(file)), path)
         assert "SCRAM" not in "".join(output)
         query = (path / "runuser.input").read_text()
-        # The second is the same role while its password is renewed.
+        # NAME~ is the second login of the role while its password is renewed.
         assert "rolname = any('{api,api~,worker,worker~}')" in query
         assert "and rolpassword like 'SCRAM-SHA-256$%'" in query
         return UserList().process(output) if output else UserList().default()
@@ -56,7 +56,7 @@ def users(program: Program, cluster: Cluster, tmp_path: Path) -> Callable[..., A
         (None, "wrong"),
     ],
 )
-def test_a_user_list_agrees_with_the_cluster(
+def test_a_user_list_is_compared_with_the_cluster(
     users: Callable[..., Any], content: str | None, answer: str
 ) -> None:
     assert users(content) == answer
@@ -69,7 +69,7 @@ def test_a_user_list_has_both_logins_of_a_role_while_its_password_is_renewed(
     both = "\n".join((api, api.replace("api", "api~").replace("$c3RvcmVk", "$bmV3"), worker))
     assert users(VERIFIERS, known=both) == "wrong"
     assert users(both, known=both) == "right"
-    # The second one is gone again.
+    # The second login has been removed.
     assert users(both) == "wrong"
 
 
@@ -110,15 +110,15 @@ def test_a_cluster_that_does_not_answer_has_no_user_list(
     [
         (None, False, True, "", False),
         ("# Managed by Terrafirma: tasks/pgbouncer.py\n", False, True, "{file}", False),
-        # The package's own, as it was installed.
+        # The package's own file, unchanged.
         ("[databases]\n", False, True, "", False),
         ("[databases]\n", False, True, "??5?????? c {file}", True),
         ("[databases]\n", False, False, "", True),
-        # A run of ours died before it wrote the file.
+        # A run of Terrafirma died before it wrote the file.
         ("[databases]\n", True, True, "??5?????? c {file}", False),
     ],
 )
-def test_a_pooler_of_somebody_else_is_seen(
+def test_a_foreign_pooler_is_noticed(
     program: Program,
     tmp_path: Path,
     content: str | None,

@@ -1,4 +1,4 @@
-"""Which settings of PgBouncer are refused, and how large its pools may become."""
+"""Which settings of PgBouncer are refused, and the sizes of its pools."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tests.unit.settings import POOLS, numbered, of, refusal
 # --- bad data -------------------------------------------------------------------------------------
 
 BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
-    # what host data says; the key that the message names; what would be right
+    # the settings; the key that the message names; what would be right
     (PgBouncer, {"pgbouncer_enabled": "maybe"}, "pgbouncer_enabled", "valid boolean"),
     (PgBouncer, {"pgbouncer_port": 443}, "pgbouncer_port", "greater than or equal to 1024"),
     (PgBouncer, {"pgbouncer_pool_size": 0}, "pgbouncer_pool_size", "greater than or equal to 1"),
@@ -68,27 +68,27 @@ def test_bad_data_names_the_key_and_what_would_be_right(
 @pytest.mark.parametrize(
     ("data", "sizes"),
     [
-        # One for each role that comes into each database, no larger than the role's limit.
+        # One pool for each pair of a database and a role, no larger than the role's limit.
         ({}, [20, 7, 20]),
         ({"pgbouncer_pool_size": 5}, [5, 5, 5]),
         ({"postgres_databases": []}, []),
         ({"pgbouncer_enabled": False}, []),
     ],
 )
-def test_pools_are_as_large_as_they_may_become(data: dict[str, Any], sizes: list[int]) -> None:
+def test_the_size_of_each_pool(data: dict[str, Any], sizes: list[int]) -> None:
     data = POOLS | data
     found = pool_sizes(of(PgBouncer, **data), of(Postgres, **data))
     assert list(found.values()) == sizes
 
 
-def test_a_role_that_may_not_connect_has_a_pool_of_no_limit_of_its_own() -> None:
-    """0 would be none to PgBouncer."""
+def test_a_connection_limit_of_0_is_left_out() -> None:
+    """PgBouncer would read it as no limit."""
     data = POOLS | {"postgres_roles": [{"name": "api", "connection_limit": 0}, {"name": "web"}]}
     assert role_limits(of(Postgres, **data)) == {}
     assert role_limits(of(Postgres, **POOLS)) == {"web": 7}
 
 
-def test_settings_of_the_pooler_go_where_it_reads_them() -> None:
+def test_settings_of_the_pooler_go_to_the_file_that_applies_them() -> None:
     settings = {"so_reuseport": True, "query_wait_timeout": 1.5, "track_extra_parameters": "x, y"}
     read = of(PgBouncer, pgbouncer_settings=settings)
     assert read.chosen(at_start=True) == {"so_reuseport": "1", "track_extra_parameters": "x, y"}

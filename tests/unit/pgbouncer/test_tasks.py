@@ -28,7 +28,7 @@ from tests.unit.fake_host import (
 
 # --- they refuse ----------------------------------------------------------------------------------
 
-# What is wrong; the page; the host; the key or the thing that is named, and what would be right.
+# What is wrong; the task; the host; the key, and words of the message.
 REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "a pooler on PostgreSQL's port": (
         "tasks/pgbouncer",
@@ -40,7 +40,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(), **POOLED, pgbouncer_port=8003, **api(port=8000)),
         ("apps.api.port: ", "8003 is taken by pgbouncer_port; take another, or leave it out"),
     ),
-    "a pooler on an application's port below the platform": (
+    "a pooler on an application's port during deploy.py": (
         "deploy",
         fake(machine(), **POOLED, pgbouncer_port=8127, **api(port=8000)),
         ("apps.api.port: ", "8127 is taken by pgbouncer_port; take another, or leave it out"),
@@ -53,12 +53,12 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         )
         for page in ("tasks/caddy", "tasks/app", "deploy")
     },
-    "the end of a pooler that an application uses": (
+    "disabling a pooler that an application uses": (
         "tasks/pgbouncer",
         fake(machine(DEBIAN_13, "pooler=ours"), **api(pgbouncer=True)),
         ("apps.api.pgbouncer: ", "pgbouncer_enabled is False"),
     ),
-    "a pooler of somebody else": (
+    "a pooler that Terrafirma did not set up": (
         "tasks/pgbouncer",
         fake(machine() | {command(ForeignPooler): ["foreign"]}, **POOLED),
         ("pgbouncer_enabled: ", "/etc/pgbouncer/pgbouncer.ini", "not ours", "move it away"),
@@ -108,14 +108,14 @@ def test_refuses_in_one_line_before_anything_changes(
 # --- the pooler -----------------------------------------------------------------------------------
 
 
-def test_a_pooler_that_nobody_wants_costs_no_question(pyinfra: Pyinfra) -> None:
+def test_a_pooler_that_is_not_enabled_costs_no_question(pyinfra: Pyinfra) -> None:
     bare = pyinfra.call("@fake/host", "tasks/pgbouncer.py", "-y", "-vv", *fake(machine()))
-    # What kind of host it is, and nothing else.
+    # The one command asks for the machine.
     assert len(commands(bare)) == 1
     assert json.loads(bare.stdout)["results"]["operations"] == []
 
 
-def test_a_pooler_that_is_no_longer_wanted_is_stopped(pyinfra: Pyinfra) -> None:
+def test_a_pooler_that_is_no_longer_enabled_is_stopped(pyinfra: Pyinfra) -> None:
     runs = {command(Unit, unit="pgbouncer.service"): ["ActiveState=active", "started"]}
     host = fake(machine(DEBIAN_13, "pooler=ours") | runs)
     result = pyinfra.call("@fake/host", "tasks/pgbouncer.py", "-y", "-vv", *host)
@@ -157,11 +157,13 @@ def test_the_pooler_has_postgresqls_rules_and_addresses(pyinfra: Pyinfra) -> Non
     assert re.findall(r"^(\w+) = max_user_connections=(\d+)$", pools, re.MULTILINE) == [
         ("web", "7")
     ]
-    # Only those that come in somewhere have a place in the user list.
+    # The user list has only roles that connect to at least one database.
     assert command(UserList, version=17, roles=["api", "web"]) in commands(result)
 
 
-def test_old_poolers_do_not_follow_prepared_statements(pyinfra: Pyinfra, inventory: Any) -> None:
+def test_old_poolers_get_no_setting_for_prepared_statements(
+    pyinfra: Pyinfra, inventory: Any
+) -> None:
     hosts = inventory(
         trixie=(machine(), POOLED), bookworm=(machine(DEBIAN_12), {"apps": {}, **POOLED})
     )
@@ -171,8 +173,8 @@ def test_old_poolers_do_not_follow_prepared_statements(pyinfra: Pyinfra, invento
     assert "max_prepared_statements" not in written(result, pools, "bookworm")
 
 
-def test_the_pooler_follows_its_users_and_rules_by_a_reload(pyinfra: Pyinfra) -> None:
-    """And is restarted for what it reads only as it starts."""
+def test_the_pooler_is_reloaded_for_users_and_rules(pyinfra: Pyinfra) -> None:
+    """It is restarted for settings that it reads only when it starts."""
     unit = {
         "unit": "pgbouncer.service",
         "unit_files": ["/etc/systemd/system/pgbouncer.service.d/terrafirma.conf"],

@@ -1,4 +1,4 @@
-"""PgBouncer's files: whom it admits, and which databases it knows."""
+"""PgBouncer's files: the clients it admits, and the databases it offers."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from tests.unit.templates import NETWORKS, VISITORS, rendered, rules, settled
 
 
 @pytest.mark.parametrize("networks", NETWORKS)
-def test_the_pooler_admits_whom_postgresql_admits(networks: list[dict[str, Any]]) -> None:
+def test_the_pooler_admits_the_same_clients_as_postgresql(networks: list[dict[str, Any]]) -> None:
     data = {"networks": networks}
     local, *clients = [line.split() for line in settled(rendered("pgbouncer/hba.conf.j2", **data))]
     theirs = [rule for rule in rules(**data) if rule[-1] == "scram-sha-256"]
-    # A line for each visitor and address.
+    # A line for each (database, role) and address.
     assert len(theirs) == len(VISITORS) * (2 + len(networks))
     assert [rule for rule in clients if rule[-1] == "scram-sha-256"] == theirs
-    # Not even through the socket: the console needs no rule.
+    # The socket admits no client; the console needs no rule.
     assert local == ["local", "all", "all", "reject"]
     assert clients[len(theirs) :] == [
         ["host", "all", "all", "0.0.0.0/0", "reject"],
@@ -24,7 +24,7 @@ def test_the_pooler_admits_whom_postgresql_admits(networks: list[dict[str, Any]]
 
 
 def sections(text: str) -> dict[str, list[str]]:
-    """The lines of an ini file by their section; those before the first one under ""."""
+    """The lines of an ini file by section; lines before the first section under ""."""
     found: dict[str, list[str]] = {"": []}
     for line in settled(text):
         if line.startswith("["):
@@ -44,7 +44,7 @@ def test_the_pooler_knows_the_declared_databases_and_no_others() -> None:
     assert "users" not in sections(rendered("pgbouncer/terrafirma.ini.j2", limits={}))
 
 
-def test_the_pooler_pools_transactions_for_whoever_proves_a_password() -> None:
+def test_the_pooler_pools_transactions_and_checks_passwords() -> None:
     settings = sections(rendered("pgbouncer/terrafirma.ini.j2"))[""]
     for line in (
         "pool_mode = transaction",
@@ -55,21 +55,21 @@ def test_the_pooler_pools_transactions_for_whoever_proves_a_password() -> None:
         "max_prepared_statements = 200",
     ):
         assert line in settings
-    # The last one counts.
+    # The last line overrides earlier ones.
     assert settings[-1] == "query_wait_timeout = 10"
     text = rendered("pgbouncer/terrafirma.ini.j2") + rendered("pgbouncer/pgbouncer.ini.j2")
     for name in ("admin_users", "stats_users", "auth_user", "auth_query", "trust"):
         assert name not in text
 
 
-def test_an_old_pooler_is_not_told_what_it_does_not_know() -> None:
+def test_an_old_pooler_gets_no_setting_that_it_does_not_know() -> None:
     text = rendered("pgbouncer/terrafirma.ini.j2", prepared_statements=False, settings={})
     assert "max_prepared_statements" not in text
     assert "pgbouncer_settings" not in text
 
 
-def test_what_a_start_reads_comes_before_what_a_reload_reads() -> None:
-    """A section that begins twice forgets what stood in it: there is one, and a file goes on."""
+def test_the_file_for_a_start_includes_the_file_for_a_reload() -> None:
+    """A second heading would reset the section, so the included file continues the first."""
     text = rendered("pgbouncer/pgbouncer.ini.j2")
     found = sections(text)
     assert list(found) == ["", "pgbouncer"]

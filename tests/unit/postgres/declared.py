@@ -1,4 +1,4 @@
-"""The answers of a host whose cluster is as declared."""
+"""The answers of a host whose cluster is in the declared state."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ def answer(pending: Sequence[str] = (), by_hand: Sequence[str] = ()) -> list[str
 
 
 def as_declared(data: dict[str, Any]) -> Answers:
-    """The answers of a cluster that has all of `data`, and no table yet."""
+    """The answers of a cluster with everything in `data`, and no table yet."""
     no = dict.fromkeys(
         ("superuser", "create_database", "create_role", "replication", "bypass_rls", "expires"),
         False,

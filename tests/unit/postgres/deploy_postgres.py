@@ -1,4 +1,4 @@
-"""What test_said_to_psql.py applies to this machine, whose PostgreSQL is a program of that test."""
+"""Operations that test_said_to_psql.py runs on this machine, with a fake PostgreSQL."""
 
 from pyinfra import host
 
@@ -15,4 +15,4 @@ undo_by_hand(
 
 contents(name="Give access", version=17, settings=settings)
 
-twin(name="Let mig~ log in as well", version=17, role=settings.roles[1], settings=settings)
+twin(name="Create the second login mig~", version=17, role=settings.roles[1], settings=settings)

@@ -35,9 +35,9 @@ from tests.unit.settings import API
 
 # --- they refuse ----------------------------------------------------------------------------------
 
-# What is wrong; the page; the host; the key or the thing that is named, and what would be right.
+# What is wrong; the task or command; the host; the key, and words of the message.
 REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
-    "a password for nobody": (
+    "a password for no role": (
         "commands/postgres_rotate",
         fake(machine()),
         ("rotate: ", "'' is no role that logs in", "give one of api with --data"),
@@ -95,17 +95,17 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(), rotate="postgres"),
         ("rotate: ", "'postgres' is reserved by PostgreSQL"),
     ),
-    "a database that is dropped without a second word": (
+    "a database that is dropped without confirmation": (
         "commands/postgres_drop",
         fake(machine(), drop="old"),
         ("confirm: ", "'' is not 'old'", "--data confirm=old"),
     ),
-    "a database that is dropped with another word": (
+    "a database that is dropped with a wrong confirmation": (
         "commands/postgres_drop",
         fake(machine(), drop="old", confirm="yes"),
         ("confirm: ", "'yes' is not 'old'"),
     ),
-    "a role that is dropped with another word": (
+    "a role that is dropped with a wrong confirmation": (
         "commands/postgres_drop",
         fake(machine(), drop_role="old", confirm="older"),
         ("confirm: ", "'older' is not 'old'", "--data confirm=old"),
@@ -166,7 +166,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(DEBIAN_13, "cluster=15/main", "own=15/main", "offered=15")),
         ("upgrade: ", "15/main does not run", "systemctl start postgresql@15-main"),
     ),
-    "an upgrade to what the way back left": (
+    "an upgrade to the cluster that a way back retired": (
         "commands/postgres_upgrade",
         fake(
             machine(
@@ -177,7 +177,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         ),
         ("upgrade: ", "17/main is in the way", "upgrade=clean"),
     ),
-    "an upgrade beside somebody else's cluster": (
+    "an upgrade beside a foreign cluster": (
         "commands/postgres_upgrade",
         fake(machine(DEBIAN_13, "cluster=15/main", "own=15/main", "cluster=17/main")),
         ("postgres_adopt: ", "17/main", "not ours"),
@@ -187,7 +187,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(DEBIAN_13, "cluster=15/main", "own=15/main", upgrading="yes")),
         ("upgrade: ", "going on there", "tail -f"),
     ),
-    "an upgrade that is going on below the platform": (
+    "an upgrade that is going on during deploy.py": (
         "deploy",
         fake(machine(DEBIAN_13, "cluster=15/main", "own=15/main", upgrading="yes")),
         ("upgrade: ", "going on there"),
@@ -211,7 +211,7 @@ WEB = {
     "port": 9000,
     "role": "web",
 }
-# One more application of that role, and one of another role.
+# One more application with the role api, and one with another role.
 USERS: dict[str, Any] = {
     "postgres_roles": [{"name": "api"}, {"name": "web"}],
     "postgres_databases": [{"name": "api", "owner": "api", "access": {"web": "write"}}],
@@ -225,43 +225,43 @@ USERS: dict[str, Any] = {
 
 
 def rotation(*tell: str) -> list[str]:
-    """The plan for a new password of api; `tell` is what follows each change of a login."""
+    """The plan for a new password of api; `tell` are the steps after each change of a login."""
     return [
         "Install the command terrafirma",
-        "Let api~ log in as well",
+        "Create the second login api~",
         *(
             step
             for login in ("api~", "api")
             for step in (
                 f"Give {login} a new password",
                 *tell,
-                f"Tell api to come as {login}",
-                f"Let api come as {login}",
-                f"Tell jobs to come as {login}",
-                f"Let jobs come as {login}",
+                f"Set api to connect as {login}",
+                f"Release api to connect as {login}",
+                f"Set jobs to connect as {login}",
+                f"Release jobs to connect as {login}",
             )
         ),
-        "Remove api~",
+        "Remove the second login api~",
         *tell,
     ]
 
 
-def test_a_new_password_is_planned_so_that_nobody_is_ever_refused(pyinfra: Pyinfra) -> None:
+def test_a_rotation_is_planned_so_that_no_connection_is_refused(pyinfra: Pyinfra) -> None:
     host = fake(machine(), rotate="api", **USERS)
     plan = pyinfra.run("@fake/host", "commands/postgres_rotate.py", "--dry", *host)["plan"]
     assert [one["name"] for one in plan] == rotation()
 
 
-def test_a_new_password_is_told_to_the_pooler_before_anybody_comes_with_it(
+def test_the_pooler_gets_a_new_password_before_any_client_uses_it(
     pyinfra: Pyinfra,
 ) -> None:
     host = fake(machine(), rotate="api", **POOLED, **USERS)
     plan = pyinfra.run("@fake/host", "commands/postgres_rotate.py", "--dry", *host)["plan"]
-    tell = ["Give PgBouncer the verifiers", "Let PgBouncer read them"]
+    tell = ["Give PgBouncer the verifiers", "Reload PgBouncer"]
     assert [one["name"] for one in plan] == rotation(*tell)
 
 
-def test_a_second_login_acts_as_the_role_wherever_that_comes_in(pyinfra: Pyinfra) -> None:
+def test_a_second_login_acts_as_the_role_in_each_database(pyinfra: Pyinfra) -> None:
     data = {
         "postgres_roles": [
             *({"name": name} for name in ("api", "own", "stats_own")),
@@ -286,12 +286,10 @@ def test_a_second_login_acts_as_the_role_wherever_that_comes_in(pyinfra: Pyinfra
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-def test_a_new_password_reaches_the_replicas_by_a_release_each(
-    pyinfra: Pyinfra, pooled: bool
-) -> None:
+def test_each_login_reaches_the_replicas_by_a_release(pyinfra: Pyinfra, pooled: bool) -> None:
     _, state = json.loads(as_declared(USERS)[command(Roles, version=17)][0]).popitem()
     answers = machine() | {
-        # The rest of a run that died.
+        # A run that died left the second login.
         command(Roles, version=17): [json.dumps({"api": state, "api~": state})],
         "echo no account": ["wrong"],
         command(WrongPasswords, version=17): ["wrong api~"],
@@ -325,18 +323,18 @@ def test_a_new_password_reaches_the_replicas_by_a_release_each(
             assert port == ("6432" if pooled else "5432")
             done.append(f"url {login}")
         done += [kind for start, kind in kinds.items() if line.startswith(start)][:1]
-    # PgBouncer has to know the new verifier before anybody comes with the password.
+    # PgBouncer must have the new verifier before a client uses the password.
     tell = ["list", "reload"] if pooled else []
     assert done == [
         "sql",
-        # One that is left over keeps its password: somebody may be using it.
+        # A second login that is left over keeps its password, which may be in use.
         *("set", *tell, "url api~", "refresh"),
         *("renew", *tell, "url api", "refresh"),
         *("sql", "forget", *tell),
     ]
 
 
-# --- what is dropped ------------------------------------------------------------------------------
+# --- drops ----------------------------------------------------------------------------------------
 
 
 def dropping(answers: Answers, **data: Any) -> list[str]:
@@ -354,7 +352,9 @@ KINDS = {"drop": "Dump and drop the database", "drop_role": "Drop the role"}
 
 
 @pytest.mark.parametrize("key", KINDS)
-def test_only_what_is_there_is_dropped(pyinfra: Pyinfra, inventory: Any, key: str) -> None:
+def test_only_existing_databases_and_roles_are_dropped(
+    pyinfra: Pyinfra, inventory: Any, key: str
+) -> None:
     data = {key: "old", "confirm": "old"}
     hosts = inventory(
         there=(machine() | as_declared(OLD), data), gone=(machine() | as_declared(ONE), data)
@@ -366,7 +366,7 @@ def test_only_what_is_there_is_dropped(pyinfra: Pyinfra, inventory: Any, key: st
 
 
 @pytest.mark.parametrize("key", KINDS)
-def test_nothing_is_gone_from_a_server_that_is_down(
+def test_nothing_is_dropped_from_a_server_that_is_down(
     pyinfra: Pyinfra, inventory: Any, key: str
 ) -> None:
     down: Answers = {command(fact, version=17): ["down"] for fact in (Roles, Databases)}
@@ -374,7 +374,9 @@ def test_nothing_is_gone_from_a_server_that_is_down(
     data = {key: "old", "confirm": "old"}
     hosts = inventory(down=(machine() | down, data), gone=(machine() | as_declared(ONE), data))
     dry = pyinfra.call(hosts, "commands/postgres_drop.py", "--dry", "-v")
-    assert re.search(r"\[@fake/down\] .*the server is down: what is in it is not seen", dry.stderr)
+    assert re.search(
+        r"\[@fake/down\] .*the server is down: a dry run cannot see what it contains", dry.stderr
+    )
     result = pyinfra.call(hosts, "commands/postgres_drop.py", "-y", "-vv")
     (operation,) = json.loads(result.stdout)["results"]["operations"]
     assert (operation["error"], operation["no_change"]) == (["@fake/down"], ["@fake/gone"])
@@ -405,7 +407,7 @@ def dropper(pyinfra: Pyinfra) -> str:
 
 
 def drop(command: str, directory: Path, runuser: str) -> CompletedProcess[str]:
-    """Runs the command here, with files of this machine and a PostgreSQL that does `runuser`."""
+    """Runs the command on this machine, with the script `runuser` in place of PostgreSQL."""
     program = directory / "programs" / "runuser"
     program.parent.mkdir(exist_ok=True)
     program.write_text(f"#!/bin/sh\n{runuser}\n")
@@ -442,7 +444,7 @@ def test_a_database_that_cannot_be_dumped_is_kept(dropper: str, tmp_path: Path) 
     assert drop(dropper, tmp_path, fails.format(tmp_path)).returncode != 0
     said = (tmp_path / "said").read_text()
     assert "drop database" not in said
-    # Nobody writes while it is dumped, and as many as before afterwards.
+    # No session can connect during the dump; afterwards the old limit is back.
     assert said.index("connection limit 0;") < said.index("connection limit 7;")
     assert list((tmp_path / "dropped").iterdir()) == []
 
@@ -462,9 +464,9 @@ RETIRED_15, RETIRED_17 = (
     for one, other, mark in ((ON_17, ON_15, "retired=15/main"), (ON_15, ON_17, "retired=17/main"))
 )
 
-# The host; its data; what is planned; what is said.
+# The host; its settings; the planned steps; words of the message.
 MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
-    "bare": (machine(), {}, [], "no cluster here is ours yet"),
+    "bare": (machine(), {}, [], "Terrafirma manages no cluster here yet"),
     "current": (machine(DEBIAN_13, *ON_17), {}, [], "17/main runs, the distribution's own"),
     "stays": (
         machine(DEBIAN_13, *ON_15),
@@ -476,17 +478,17 @@ MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
     "extensions": (
         machine(DEBIAN_13, *ON_15) | {NEEDS: [*ENOUGH[NEEDS], "package=postgresql-17-cron"]},
         {},
-        [STEPS[0], "Install what the extensions need", *STEPS[1:]],
+        [STEPS[0], "Install the packages of the extensions", *STEPS[1:]],
         "From PostgreSQL 15 to 17",
     ),
-    # A copy that shares blocks takes no room: the upgrade tries that before it stops anything.
+    # A copy that shares blocks takes no room: the upgrade tries that before the old server stops.
     "no_room_but_shared": (
         machine(DEBIAN_13, *ON_15)
         | {NEEDS: ["online=yes", "size=2097152", "free=1048576", "type=xfs", "type=xfs"]},
         {},
         STEPS,
-        "1024 MB are free: it stops before anybody notices, unless the file systems copy by "
-        "sharing blocks",
+        "Only 1024 MB are free: unless the file systems copy by sharing blocks, the upgrade ends "
+        "before the old server stops",
     ),
     "died": (
         machine(DEBIAN_13, *ON_15, *ON_17, "unfinished=17/main") | ENOUGH,
@@ -510,7 +512,7 @@ MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
     "back_already": (
         machine(DEBIAN_13, *RETIRED_17),
         {"upgrade": "back"},
-        # What a run that died did not come to.
+        # The steps that a run which died did not reach.
         ["Create the roles"],
         "15/main is back already: 17/main is kept",
     ),
@@ -519,14 +521,14 @@ MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
         {"upgrade": "back", "pgbouncer_enabled": True},
         [
             *("Go back to the old cluster", "Create the roles"),
-            "Let in the roles of PostgreSQL",
+            "Let PostgreSQL's roles log in",
         ],
         "Back to 15/main",
     ),
     "clean": (
         machine(DEBIAN_13, *RETIRED_15),
         {"upgrade": "clean"},
-        ["Remove what is no longer used"],
+        ["Remove the retired clusters"],
         "Removing 15/main, with all its data",
     ),
     "cleaned": (
@@ -535,7 +537,7 @@ MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
         [],
         "no retired cluster to remove",
     ),
-    # Unfinished ones are none: they were never used, and the next upgrade removes them.
+    # Unfinished clusters do not count: the next upgrade removes them.
     "clean_after_a_death": (
         machine(DEBIAN_13, *ON_15, *ON_17, "unfinished=17/main"),
         {"upgrade": "clean"},
@@ -598,7 +600,7 @@ def test_an_upgrade_is_followed_to_its_end(pyinfra: Pyinfra, inventory: Any) -> 
     assert set(step["success"]) == {f"@fake/{name}" for name, (_, good) in ENDS.items() if good}
     assert "No space left" in result.stderr
     for name in ("killed", "silent"):
-        assert re.search(rf"\[@fake/{name}\] +it was stopped: journalctl -u", result.stderr)
+        assert re.search(rf"\[@fake/{name}\] +the unit was stopped: journalctl -u", result.stderr)
     (start,) = [
         line
         for line in re.findall(r"\[@fake/done\] +>>> (.*)", result.stderr)
@@ -607,7 +609,7 @@ def test_an_upgrade_is_followed_to_its_end(pyinfra: Pyinfra, inventory: Any) -> 
     assert "'ExecStopPost=/usr/local/bin/terrafirma postgres-upgrade recover 15 17'" in (
         start.replace("'\"'\"'", "'")
     )
-    # What is done afterwards, is done to the one that serves.
+    # Later steps configure the cluster that serves.
     done = "\n".join(re.findall(r"\[@fake/done\] +>>> (.*)", result.stderr))
     assert "/postgresql/15/bin/psql " in done
     assert "/postgresql/17/bin/psql " not in done

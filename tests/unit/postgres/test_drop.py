@@ -1,4 +1,4 @@
-"""What is dropped on request: nothing that somebody owns, or is connected to."""
+"""Dropping databases and roles: never one with connected sessions, or one that owns something."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from terrafirma.paths import DROPPED
 from terrafirma.postgres.operations import drop_database_script, drop_role_sql
 
-# Whoever is connected is in a file for each time that this is asked.
+# A server whose answers on connected sessions are in the files connected.1, connected.2 …
 SERVER = """\
 #!/bin/sh
 case "$*" in *pg_dump*) echo rows; exit "$DUMPED" ;; esac
@@ -21,7 +21,7 @@ case $sql in
 *) echo "$sql" >> said; case $sql in drop*) exit "$GONE" ;; esac ;;
 esac
 """
-SOMEBODY = "drop: 1 sessions are connected to shop, from 10.0.0.1 (shop, 1)"
+SESSION = "drop: 1 sessions are connected to shop, from 10.0.0.1 (shop, 1)"
 CLOSE, OPEN, DROP = (
     'alter database "shop" connection limit 0;',
     'alter database "shop" connection limit 7;',
@@ -31,7 +31,7 @@ NO_TEMPLATE = 'alter database "shop" is_template false;'
 
 
 def test_a_role_is_dropped_with_its_rights_and_nothing_else() -> None:
-    """PostgreSQL answers the second script, so all that refuses has to be before that."""
+    """PostgreSQL answers the second script, so all refusals come before that."""
     _, owns, closed, _, visit, *drops = drop_role_sql(["shop~", "shop"])
     assert "rolname in ('shop~', 'shop')" in owns
     assert "deptype = 'o'" in owns
@@ -39,19 +39,19 @@ def test_a_role_is_dropped_with_its_rights_and_nothing_else() -> None:
     assert "where not open" in closed
     assert "raise exception 'drop_role: shop has rights in %" in closed
     assert "drop owned" not in owns + closed
-    # In each database: looked at once more, in the same transaction.
+    # Each database is checked once more, in the same transaction.
     begin, check, drop = (visit.index(text) for text in ("begin;", owns, "drop owned by"))
     assert begin < check < drop
     assert 'drop owned by "shop~", "shop";\ncommit;' in visit
     assert drops == ["""select 'drop role "shop~";';""", """select 'drop role "shop";';"""]
 
 
-# Who is connected at the first and second look, the limit, what the dump and the drop end with;
-# what is said to the server, whether the dump stays.
+# Sessions at the first and second check, the connection limit, exit codes of the dump and the drop;
+# the statements sent to the server, whether the dump stays.
 DROPS: dict[str, tuple[tuple[str, ...], int, int, int, list[str], bool]] = {
-    "nobody": (("", ""), 7, 0, 0, [CLOSE, NO_TEMPLATE, DROP], True),
-    "somebody": ((SOMEBODY, ""), 7, 0, 0, [], False),
-    "somebody came": (("", SOMEBODY), 7, 0, 0, [CLOSE, OPEN], False),
+    "idle": (("", ""), 7, 0, 0, [CLOSE, NO_TEMPLATE, DROP], True),
+    "connected": ((SESSION, ""), 7, 0, 0, [], False),
+    "connected later": (("", SESSION), 7, 0, 0, [CLOSE, OPEN], False),
     "no dump": (("", ""), 7, 1, 0, [CLOSE, OPEN], False),
     "no drop": (("", ""), 7, 0, 1, [CLOSE, NO_TEMPLATE, DROP, OPEN], True),
     "died before": (("", ""), -2, 1, 0, [DROP], False),
@@ -59,7 +59,7 @@ DROPS: dict[str, tuple[tuple[str, ...], int, int, int, list[str], bool]] = {
 
 
 @pytest.mark.parametrize("case", DROPS)
-def test_a_database_is_dropped_or_as_before(tmp_path: Path, case: str) -> None:
+def test_a_database_is_dropped_or_left_unchanged(tmp_path: Path, case: str) -> None:
     connected, limit, dumped, gone, said, kept = DROPS[case]
     for number, words in enumerate(connected, 1):
         if words:
@@ -81,7 +81,7 @@ def test_a_database_is_dropped_or_as_before(tmp_path: Path, case: str) -> None:
     )
     heard = tmp_path / "said"
     assert (heard.read_text().splitlines() if heard.exists() else []) == said
-    assert (result.returncode == 0) is (case in ("nobody", "died before"))
+    assert (result.returncode == 0) is (case in ("idle", "died before"))
     assert result.stderr.splitlines() == [one for one in connected if one]
     dump = tmp_path / "dropped" / "shop.dump"
     assert dump.exists() is kept

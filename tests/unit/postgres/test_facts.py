@@ -1,4 +1,4 @@
-"""A cluster as it answers, where it runs and where it does not."""
+"""The facts of a PostgreSQL cluster, whether it runs or not."""
 
 import os
 import re
@@ -28,7 +28,7 @@ from terrafirma.postgres.upgrade_facts import UpgradeProgress, UpgradeState
 from tests.unit.facts import Cluster, ask, shell, text
 from tests.unit.programs import Program
 
-# As PostgreSQL 15 answered for a cluster of a test, shortened.
+# Shortened answers of PostgreSQL 15 for a cluster of a test.
 ROLES = """\
 { "postgres" : {"login" : true, "superuser" : true, "create_database" : true, \
 "create_role" : true, "replication" : true, "bypass_rls" : true, "inherit" : true, \
@@ -132,8 +132,8 @@ def test_contents_of_the_databases_of_a_cluster() -> None:
     }
 
 
-def test_what_a_server_says_of_its_settings() -> None:
-    """Of a cluster of PostgreSQL 17, shortened, after a reload with other shared_buffers."""
+def test_the_state_of_the_settings_of_a_server() -> None:
+    """A shortened answer of PostgreSQL 17, after a reload with other shared_buffers."""
     answer = (
         '{"pending" : ["shared_buffers"], "restart" : ["archive_mode","port","shared_buffers"], '
         '"by_hand" : ["work_mem"]}'
@@ -146,7 +146,7 @@ def test_what_a_server_says_of_its_settings() -> None:
 
 
 @pytest.mark.parametrize("fact", [Contents, Databases, Roles, Server])
-def test_a_cluster_that_is_not_there_holds_nothing(
+def test_a_missing_cluster_holds_nothing(
     fact: type[FactBase[Any]], program: Program, cluster: Cluster
 ) -> None:
     program("runuser", "echo 'psql: error: connection to server failed' >&2; exit 2")
@@ -161,9 +161,9 @@ def test_a_cluster_that_is_not_there_holds_nothing(
 def test_a_cluster_that_is_down_does_not_show_what_it_holds(
     fact: type[FactBase[Any]], answer: Any, program: Program, cluster: Cluster, left: bool
 ) -> None:
-    """Taken for empty, all that is in it would be made a second time."""
+    """If it were taken for empty, a run would create its content a second time."""
     program("runuser", "echo 'psql: error: connection to server failed' >&2; exit 2")
-    # After a crash its pid file is still there, and another process may have that number.
+    # After a crash the pid file is left, and another process may have that pid.
     path = cluster.runs(pid=os.getpid()) if left else cluster.is_down()
     assert ask(fact, path, version=17) == answer
 
@@ -172,7 +172,7 @@ def test_a_cluster_that_is_down_does_not_show_what_it_holds(
 def test_the_query_reaches_psql_unharmed(
     fact: type[FactBase[Any]], program: Program, cluster: Cluster
 ) -> None:
-    """It is quoted for a shell, and comes to psql over standard input."""
+    """The query is quoted for the shell, and reaches psql over standard input."""
     cluster.runs()
     path = program("runuser", 'cat > "$0.input"; echo "$*" > "$0.arguments"; echo \'{"a": 1}\'')
     assert shell(text(fact, version=17), path) == ['{"a": 1}']
@@ -187,7 +187,7 @@ def test_the_query_reaches_psql_unharmed(
 
 
 def at_this_server(program: Program, cluster: Cluster) -> str:
-    """A command line for a psql that says where it was sent, and how."""
+    """A command line for a psql that prints where and how it connects."""
     program("runuser", 'test "$1 $2 $3" = "-u postgres --" && shift 3 && exec "$@"')
     program("psql", 'echo "$PGHOST $PGPORT $PGOPTIONS"; echo "$*"; cat')
     return at_server(17, "psql -d 'a b' postgres", "-c jit=off").replace(
@@ -196,7 +196,7 @@ def at_this_server(program: Program, cluster: Cluster) -> str:
 
 
 def test_a_server_is_asked_where_it_listens(program: Program, cluster: Cluster) -> None:
-    """Not where its configuration says that it is going to."""
+    """The configuration may already name the port or socket of the next start."""
     command = at_this_server(program, cluster)
     path = cluster.runs(socket="/run/else where")
     where, arguments, said = shell(f"echo hello | {command}", path)
@@ -206,13 +206,13 @@ def test_a_server_is_asked_where_it_listens(program: Program, cluster: Cluster) 
     assert said == "hello"
 
 
-def test_no_session_begins_as_the_owner_of_a_database_wants_it() -> None:
-    """With a time limit of 1 ms, or an encoding that does not have all names: none would answer."""
+def test_settings_of_a_database_do_not_affect_our_sessions() -> None:
+    """A time limit of 1 ms, or an encoding that lacks characters, would break them."""
     for one in ("lock_timeout=0", "idle_session_timeout=0", "client_encoding=UTF8"):
         assert f"-c {one}" in psql(15)
-    # A name that PostgreSQL does not know ends the session.
+    # PostgreSQL ends a session with an unknown setting.
     assert [one for one in (15, 16, 17, 18) if "-c transaction_timeout=0" in psql(one)] == [17, 18]
-    # A last dump is in the database's own encoding: of SQL_ASCII there is no other.
+    # A last dump keeps the database's own encoding: SQL_ASCII cannot be converted.
     assert "client_encoding" not in at_server(17, "pg_dump api")
 
 
@@ -229,7 +229,7 @@ def test_no_other_server_is_asked_instead(program: Program, cluster: Cluster, wh
         shell(f"echo hello | {command}", path)
 
 
-# Both run side by side; the first is told apart by its question.
+# Both run at the same time; the first is recognised by its query.
 TWO_PSQLS = """\
 case $* in */17/bin/psql*postgres) ;; *) exit 9 ;; esac
 cat > "$0.$$"
@@ -244,7 +244,7 @@ esac"""
 def test_all_databases_are_asked_with_one_command(
     program: Program, cluster: Cluster, no_canary: None
 ) -> None:
-    """The names come from the cluster itself: whoever may create a database chose them."""
+    """The names come from the cluster itself: any role that may create databases chose them."""
     cluster.runs()
     path = program("runuser", TWO_PSQLS)
     wanted = '\\connect "a b"\n\\connect "new"\n\\connect "tab\\t%s$(touch canary)"\n  blanks \n'
@@ -264,10 +264,8 @@ def test_all_databases_are_asked_with_one_command(
     assert query.count("'") % 2 == query.count('"') % 2 == 0
 
 
-def test_a_database_that_the_data_have_is_asked_by_its_line(
-    program: Program, cluster: Cluster
-) -> None:
-    """By exactly that: others are not looked into, and may be broken as they like."""
+def test_only_databases_in_the_settings_are_asked(program: Program, cluster: Cluster) -> None:
+    """Lines are matched exactly, so a broken other database does not matter."""
     assert connect("api") == """\\connect -reuse-previous=on "dbname='api'\""""
     cluster.runs()
     lines = "".join(f"{connect(name)}\n" for name in ("api", "api2", "xapi", "a.i"))
@@ -279,10 +277,8 @@ def test_a_database_that_the_data_have_is_asked_by_its_line(
     assert sent[::2] == [connect("api")]
 
 
-def test_databases_whose_names_are_not_known_are_no_answer(
-    program: Program, cluster: Cluster
-) -> None:
-    """Else a cluster that refuses one more connection would be taken for an empty one."""
+def test_a_failed_list_of_databases_is_no_answer(program: Program, cluster: Cluster) -> None:
+    """Otherwise a cluster that refuses one more connection would be taken for an empty one."""
     cluster.runs()
     failing = "select*) echo 'psql: error: too many clients already' >&2; exit 2"
     path = program("runuser", TWO_PSQLS.replace("select*) ", f"{failing} ;;\nnever) "))
@@ -298,13 +294,13 @@ def wrong_passwords(stdin: str, program: Path, path: Path | None = None) -> list
     command = text(WrongPasswords, version=17)
     assert command.count(PASSWORDS_PROGRAM) == 1
     command = command.replace(PASSWORDS_PROGRAM, str(program))
-    # Whether it starts at all is asked of itself.
+    # `--help` shows whether the program starts at all.
     command = command.replace(f"{HOST_PROGRAM} --help", f"{program} --help")
     return WrongPasswords().process(shell(command, path, stdin))
 
 
 def test_the_command_that_asks_for_passwords_is_the_same_for_any_role() -> None:
-    """It is in the list of processes, and pyinfra prints it; the passwords come over stdin."""
+    """The process list and pyinfra show the command; passwords go over standard input."""
     assert "czNjcmV0" not in text(WrongPasswords, version=17)
 
 
@@ -316,7 +312,7 @@ def test_passwords_are_all_wrong_where_there_is_no_cluster(
     assert wrong_passwords(PROGRAM_ASKED, path / "passwords", path) == ["api", "worker"]
 
 
-def test_passwords_are_all_wrong_before_the_program_is_there(
+def test_passwords_are_all_wrong_before_the_program_is_installed(
     program: Program, cluster: Cluster
 ) -> None:
     path = cluster.runs()
@@ -329,14 +325,14 @@ def test_passwords_are_all_wrong_before_the_program_is_there(
         ("exit 2", True),
         ('test "$1" = --help || exit 1', False),
         ('test "$1" = --help || exit 3', False),
-        # One that a killed run left half replaced: it does not start.
+        # A program that a killed run left half replaced does not start.
         ("exit 1", True),
     ],
 )
 def test_a_program_of_another_version_says_nothing_of_passwords(
     program: Program, cluster: Cluster, script: str, *, known: bool
 ) -> None:
-    """It ends as with any words that it does not know; what fails otherwise is a failure."""
+    """An older program refuses unknown arguments; any other failure is a failure of the fact."""
     path = cluster.runs()
     program("passwords", script)
     if known:
@@ -347,7 +343,7 @@ def test_a_program_of_another_version_says_nothing_of_passwords(
 
 
 @pytest.mark.parametrize("line", ["s3cret", "", "wrong", "wrong a b", "right a"])
-def test_another_answer_about_passwords_is_not_repeated(line: str) -> None:
+def test_an_unknown_answer_about_passwords_is_not_shown(line: str) -> None:
     with pytest.raises(FactProcessError) as error:
         WrongPasswords().process([line])
     assert "s3cret" not in str(error.value)
@@ -378,7 +374,7 @@ def test_no_role_has_no_wrong_password(program: Program, cluster: Cluster) -> No
 
 @pytest.fixture
 def needs(program: Program, tmp_path: Path) -> Callable[[], Any]:
-    """Asks a host whose database `shop` uses two extensions, and whose data are here."""
+    """Asks a host whose database `shop` uses two extensions, and whose data are on this machine."""
     data = tmp_path / "it's data"
     data.mkdir()
     (data / "rows").write_bytes(b"x" * 4_000_000)
@@ -410,7 +406,7 @@ def needs(program: Program, tmp_path: Path) -> Callable[[], Any]:
     path = program("apt-cache", 'echo "$2" | grep -v cron; echo "$2-dbgsym"')
 
     def ask_it() -> Any:
-        # A name without blanks, as Debian makes them.
+        # A path without blanks, as on Debian.
         link = tmp_path / "data"
         link.symlink_to(data)
         command = text(UpgradeState, old=15, new=17).replace("/var/lib/postgresql", str(tmp_path))
@@ -419,7 +415,7 @@ def needs(program: Program, tmp_path: Path) -> Callable[[], Any]:
     return ask_it
 
 
-def test_what_an_upgrade_needs(needs: Callable[[], Any], tmp_path: Path) -> None:
+def test_the_needs_of_an_upgrade(needs: Callable[[], Any], tmp_path: Path) -> None:
     state = needs()
     assert state["online"]
     assert 3900 < state["size"] < 4200
@@ -441,19 +437,19 @@ def test_what_an_upgrade_needs(needs: Callable[[], Any], tmp_path: Path) -> None
         ([""], False),
     ],
 )
-def test_where_a_copy_may_take_no_room(types: list[str], *, may_share: bool) -> None:
+def test_file_systems_on_which_a_copy_may_take_no_room(
+    types: list[str], *, may_share: bool
+) -> None:
     lines = ["online=yes", "size=7", "free=1000", *(f"type={one}" for one in types)]
     assert UpgradeState().process(lines)["may_share"] is may_share
 
 
-def test_tablespaces_that_would_go_with_the_old_data(
-    needs: Callable[[], Any], tmp_path: Path
-) -> None:
+def test_tablespaces_inside_the_old_data(needs: Callable[[], Any], tmp_path: Path) -> None:
     data = tmp_path / "it's data"
     for number, place in enumerate((tmp_path, data), 1):
         (place / "far").mkdir()
         (data / "pg_tblspc" / str(number)).symlink_to(place / "far")
-    # One in place, as only developers have it.
+    # A tablespace in place, which only developers use.
     (data / "pg_tblspc" / "3").mkdir()
     assert needs()["inside"] == [f"{data}/far", f"{data}/pg_tblspc/3"]
 
@@ -470,8 +466,8 @@ def test_a_cluster_that_does_not_run_is_not_upgraded(program: Program, answer: s
     assert ask(UpgradeState, path, old=15, new=17) == UpgradeState().default()
 
 
-def test_what_an_upgrade_says(tmp_path: Path) -> None:
-    """The end of it is not lost: whether it runs is asked before what it says."""
+def test_the_progress_of_an_upgrade(tmp_path: Path) -> None:
+    """The state is read before the log, so the last lines are not lost."""
     command = text(UpgradeProgress, seen=1).replace("/run/systemd/transient", str(tmp_path))
     command = command.replace("/var/lib/terrafirma/upgrade/log", f"{tmp_path}/log")
     assert UpgradeProgress().process(shell(command)) == {"running": False, "lines": []}

@@ -1,4 +1,4 @@
-"""What is said to a cluster: nothing when it is as declared, one statement for one difference."""
+"""SQL for a cluster: none in the declared state, and one statement for one difference."""
 
 from copy import deepcopy
 from typing import Any, cast
@@ -15,7 +15,7 @@ from terrafirma.postgres.grants import (
 )
 from terrafirma.postgres.settings import Database, Role
 
-# --- what is declared, and the answers of a PostgreSQL 15 that is as declared ---------------------
+# --- the declared state, and the matching answers of PostgreSQL 15 --------------------------------
 
 ROLE = Role(
     name="reader",
@@ -64,7 +64,7 @@ WRITES = ("INSERT", "SELECT", "UPDATE", "DELETE")
 
 
 def schema(owner: str, tables: int, sequences: int, *acl: tuple[str, str]) -> SchemaState:
-    """A schema with as many tables and sequences, all of them as `access` has it."""
+    """A schema with so many tables and sequences, all with the rights that `access` gives."""
     return SchemaState(
         owner=owner,
         of_extension=False,
@@ -97,7 +97,7 @@ CONTENT_NOW = ContentState(
 
 
 def role(**but: Any) -> list[str]:
-    """What is said to a cluster that differs in that."""
+    """The SQL for a cluster whose role has these differences."""
     return list(role_sql(ROLE, cast("RoleState", {**ROLE_NOW, **but})))
 
 
@@ -106,7 +106,7 @@ def database(**but: Any) -> list[str]:
 
 
 def content(*, of: str = "public", **but: Any) -> list[str]:
-    """What is said to a database of which one schema differs in that."""
+    """The SQL for a database whose schema `of` has these differences."""
     now = deepcopy(CONTENT_NOW)
     now["schemas"][of] = cast("SchemaState", {**now["schemas"][of], **but})
     return list(content_sql(SHOP, now, DECLARED))
@@ -116,7 +116,7 @@ Member = tuple[str, str, bool]
 
 
 def plain(*groups: str) -> list[Member]:
-    """Memberships as we grant them."""
+    """Memberships in the form that Terrafirma grants."""
     return [(group, "", True) for group in groups]
 
 
@@ -124,7 +124,7 @@ def member_of(*known: Member) -> RoleState:
     return RoleState({**ROLE_NOW, "member_of": [*known]})
 
 
-def test_nothing_is_said_to_a_cluster_that_is_as_declared() -> None:
+def test_a_cluster_in_the_declared_state_needs_no_statement() -> None:
     assert role() == []
     assert list(membership_sql("reader", ["a", "b"], member_of(*plain("b", "a")))) == []
     assert database() == []
@@ -139,7 +139,7 @@ NO_MORE = "nosuperuser nocreatedb nocreaterole noreplication nobypassrls inherit
 ALTER = f"""alter role "reader" login {NO_MORE} connection limit 5 valid until 'infinity';"""
 
 
-def test_a_role_that_is_not_there_is_made() -> None:
+def test_a_missing_role_is_created() -> None:
     assert list(role_sql(Role(name="api"), None)) == [
         f"""create role "api" login {NO_MORE} connection limit -1 valid until 'infinity';"""
     ]
@@ -209,12 +209,12 @@ def test_settings_of_a_role(settings: list[str], said: list[str]) -> None:
 @pytest.mark.parametrize(
     ("now", "said"),
     [
-        # PostgreSQL 15 spells these two so, however they were said.
+        # PostgreSQL 15 stores these two names with capitals.
         (["TimeZone=UTC", "DateStyle=ISO, DMY"], []),
         (["timezone=UTC", "datestyle=ISO, DMY"], []),
         (["TimeZone=Europe/Berlin", "DateStyle=ISO, DMY"], ["set timezone to 'UTC'"]),
         (["DateStyle=ISO, DMY"], ["set timezone to 'UTC'"]),
-        # Its value is text: only names of a list are taken apart.
+        # The value is text, not a list of names, so spaces matter.
         (["TimeZone=UTC", "DateStyle=ISO,DMY"], ["set datestyle to 'ISO, DMY'"]),
         (
             ["TimeZone=UTC", "DateStyle=ISO, DMY", "IntervalStyle=iso_8601"],
@@ -240,7 +240,7 @@ def test_the_name_of_a_setting_is_the_same_however_it_is_spelled(
     ],
 )
 def test_a_list_is_the_same_however_it_is_quoted(name: str) -> None:
-    """And no other in another order."""
+    """The order of the names matters."""
     one = Role(name="reader", connection_limit=5, settings={name: "B x, $user,a"})
     for stored, same in (
         ('"B x", "$user", a', True),
@@ -267,7 +267,7 @@ def test_a_setting_that_is_no_longer_declared_is_reset() -> None:
 @pytest.mark.parametrize(
     ("value", "stored", "said"),
     [
-        # As `ALTER … SET` stores it: measured on PostgreSQL 15.
+        # As PostgreSQL 15 stores it after `ALTER … SET`.
         ("$user, public", '"$user", public', "'$user', 'public'"),
         ("$user,public", '"$user", public', "'$user', 'public'"),
         ("public", "public", "'public'"),
@@ -291,7 +291,7 @@ def test_a_search_path_is_kept_as_a_list_of_names(value: str, stored: str, said:
         (False, "off", "'off'"),
         (200, "200", "'200'"),
         (1.5, "1.5", "'1.5'"),
-        # Only names of a list are taken apart.
+        # The value is text, not a list of names.
         ("a, b", "a, b", "'a, b'"),
         ("it's $5", "it's $5", "'it''s $5'"),
         ("", "", "''"),
@@ -317,18 +317,18 @@ BY = 'revoke "{}" from "reader" granted by "{}" cascade;'
         (plain("a", "b"), []),
         (plain("a"), ['grant "b" to "reader";']),
         ([], ['grant "a" to "reader";', 'grant "b" to "reader";']),
-        # Such as one that was given by hand.
+        # A membership that was granted by hand.
         (plain("a", "b", "pg_read_all_data"), [REVOKE.format("pg_read_all_data")]),
         (
             plain("c"),
             [REVOKE.format("c"), 'grant "a" to "reader";', 'grant "b" to "reader";'],
         ),
-        # With ADMIN, or without INHERIT or SET: nobody is without a right between the two.
+        # With ADMIN, or without INHERIT or SET: one transaction, so the right is never missing.
         (
             [("a", "", False), *plain("b")],
             ["begin;", REVOKE.format("a"), 'grant "a" to "reader";', "commit;"],
         ),
-        # By somebody else, beside ours or instead of it; and what nobody wants.
+        # Granted by another role, beside our grant or instead of it; and an undeclared membership.
         ([*plain("a", "b"), ("a", "x", True)], [BY.format("a", "x")]),
         (
             [("a", "x", True), *plain("b")],
@@ -352,7 +352,7 @@ def test_a_role_is_a_member_of_exactly_its_groups(now: list[Member], said: list[
     assert list(membership_sql("reader", ["a", "b"], member_of(*now))) == said
 
 
-def test_a_name_that_somebody_else_chose_is_only_a_name() -> None:
+def test_any_name_is_quoted() -> None:
     now = member_of(('a" from x; drop role y; --', 'b"', True))
     assert list(membership_sql("reader", [], now)) == [
         'revoke "a"" from x; drop role y; --" from "reader" granted by "b""" cascade;'
@@ -379,7 +379,7 @@ def test_a_new_role_is_a_member_of_its_groups() -> None:
 # --- databases ------------------------------------------------------------------------------------
 
 
-def test_a_database_that_is_not_there_is_made_and_closed() -> None:
+def test_a_missing_database_is_created_and_closed() -> None:
     assert list(database_sql(SHOP, None, DECLARED)) == [
         'create database "shop" owner "owner" template template0 '
         "encoding 'UTF8' locale 'C.UTF-8' connection limit 30;",
@@ -405,7 +405,7 @@ def test_a_database_that_is_not_there_is_made_and_closed() -> None:
         ),
     ],
 )
-def test_a_language_is_icus(encoding: Any, locale: str, said: str) -> None:
+def test_the_locale_of_a_language_comes_from_icu(encoding: Any, locale: str, said: str) -> None:
     one = Database(name="shop", owner="owner", encoding=encoding, locale=locale)
     create, *_ = database_sql(one, None, DECLARED)
     assert said in create
@@ -425,9 +425,9 @@ def test_a_language_is_icus(encoding: Any, locale: str, said: str) -> None:
             {"settings": [*SHOP_NOW["settings"], "work_mem=1GB"]},
             ['alter database "shop" reset "work_mem";'],
         ),
-        # What an owner may do is not taken from it.
+        # The owner's missing right is restored.
         ({"acl": SHOP_NOW["acl"][1:]}, ['grant create on database "shop" to "owner";']),
-        # Given by hand: to everybody, to a declared role, to a reader more than it should have.
+        # Granted by hand: to PUBLIC, to a declared role, and too much to a reader.
         (
             {"acl": [*SHOP_NOW["acl"], ("public", "CONNECT")]},
             ['revoke connect on database "shop" from public;'],
@@ -448,12 +448,12 @@ def test_a_language_is_icus(encoding: Any, locale: str, said: str) -> None:
             {"acl": [*SHOP_NOW["acl"], ("writer", "CREATE")]},
             ['revoke create on database "shop" from "writer";'],
         ),
-        # Of itself: it comes in as a member of the owner.
+        # A role that migrates needs no right of its own: it connects as a member of the owner.
         (
             {"acl": [*SHOP_NOW["acl"], ("mig", "CONNECT")]},
             ['revoke connect on database "shop" from "mig";'],
         ),
-        # Taken away by hand.
+        # Revoked by hand.
         (
             {"acl": [one for one in SHOP_NOW["acl"] if one[0] != "reader"]},
             ['grant connect on database "shop" to "reader";'],
@@ -462,7 +462,7 @@ def test_a_language_is_icus(encoding: Any, locale: str, said: str) -> None:
             {"acl": [one for one in SHOP_NOW["acl"] if one != ("writer", "TEMPORARY")]},
             ['grant temporary on database "shop" to "writer";'],
         ),
-        # Whoever migrates acts as the owner in this database alone.
+        # A role that migrates acts as the owner in this database.
         (
             {"role_settings": {}},
             ["""alter role "mig" in database "shop" set role to 'owner';"""],
@@ -475,7 +475,7 @@ def test_a_language_is_icus(encoding: Any, locale: str, said: str) -> None:
             {"role_settings": {"mig": ["role=owner", "jit=off"]}},
             ['alter role "mig" in database "shop" reset "jit";'],
         ),
-        # No longer, such as one that migrated before.
+        # Roles that no longer migrate.
         (
             {"role_settings": {**SHOP_NOW["role_settings"], "writer": ["role=owner"]}},
             ['alter role "writer" in database "shop" reset "role";'],
@@ -498,7 +498,7 @@ def test_roles_that_are_not_declared_are_left_alone() -> None:
     defaults = [
         *CONTENT_NOW["schemas"]["public"]["default_acl"],
         ("owner", "r", "backup", "SELECT", False),
-        # Of what another one makes.
+        # For objects that another role creates.
         ("dba", "r", "writer", "TRUNCATE", False),
     ]
     schema_acl = [*CONTENT_NOW["schemas"]["public"]["acl"], ("backup", "USAGE")]
@@ -513,19 +513,19 @@ def test_a_database_changes_its_owner_with_all_that_is_in_it() -> None:
     # PostgreSQL itself turns the old owner's rights into the new one's: nothing to grant.
     assert (commit, back) == ("commit;", "\\connect postgres")
     assert any("= 'old'" in line for line in steps)
-    # Not `reassign owned`, which would take the old owner's other databases along.
+    # `reassign owned` would also change the owner of the old owner's other databases.
     assert not any("reassign" in line.lower() for line in steps)
 
 
-def test_a_database_that_lets_nobody_in_is_opened_before_it_is_handed_over() -> None:
+def test_a_database_that_refuses_connections_is_opened_before_its_hand_over() -> None:
     acl = [("old" if one == "owner" else one, right) for one, right in SHOP_NOW["acl"]]
     opened, *rest = database(owner="old", acl=acl, connectable=False)
     assert opened == 'alter database "shop" allow_connections true;'
     assert rest == database(owner="old", acl=acl)
 
 
-def test_an_old_owner_that_is_still_declared_is_shut_out() -> None:
-    """One that had rights of its own beside those of an owner."""
+def test_an_old_owner_that_is_still_declared_loses_its_rights() -> None:
+    """The declared role `stranger` owned the database, without access to it."""
     acl = [("stranger", right) for _, right in OWNED] + SHOP_NOW["acl"][3:]
     said = database(owner="stranger", acl=acl, role_settings={"mig": ["role=stranger"]})
     assert said[said.index("\\connect postgres") + 1 :] == [
@@ -533,7 +533,7 @@ def test_an_old_owner_that_is_still_declared_is_shut_out() -> None:
     ]
 
 
-def test_the_maintenance_database_is_closed_to_everybody() -> None:
+def test_the_maintenance_database_is_closed_to_all_roles() -> None:
     closed = ['revoke connect, temporary on database "postgres" from public;']
     assert list(closed_sql("postgres", None, DECLARED)) == closed
     now = DatabaseState(**{**SHOP_NOW, "acl": [("public", "TEMPORARY"), ("public", "CONNECT")]})
@@ -558,7 +558,7 @@ RIGHTS = 'alter default privileges for role "owner" in schema "{}" grant '
 
 
 def first_grants(name: str) -> list[str]:
-    """What is said of a schema in which nothing is yet."""
+    """The SQL for an empty schema."""
     rights = RIGHTS.format(name)
     return [
         f'grant usage on schema "{name}" to "reader";',
@@ -571,7 +571,7 @@ def first_grants(name: str) -> list[str]:
 
 
 def test_a_new_database_gets_schemas_rights_and_then_extensions() -> None:
-    """An extension may be made in a schema that is declared, and with a type of another one."""
+    """An extension may need a declared schema, and types of another extension."""
     assert list(content_sql(SHOP, None, DECLARED)) == [
         *first_grants("public"),
         'create schema "jobs" authorization "owner";',
@@ -582,13 +582,13 @@ def test_a_new_database_gets_schemas_rights_and_then_extensions() -> None:
     ]
 
 
-def test_a_database_without_access_has_nothing_to_say_about_its_schema() -> None:
+def test_a_database_without_access_needs_no_statement_for_its_schema() -> None:
     assert list(content_sql(Database(name="api", owner="api"), None, DECLARED)) == []
 
 
 def test_an_extension_that_is_missing() -> None:
     now = ContentState(**{**CONTENT_NOW, "extensions": ["plpgsql", "pg_trgm"]})
-    # A superuser's session searches nobody else's schema, but an extension needs a place.
+    # Our sessions search only pg_catalog, but an extension needs a schema.
     assert list(content_sql(SHOP, now, DECLARED)) == [
         'set local search_path to "public";',
         'create extension "hstore" cascade;',
@@ -600,7 +600,7 @@ def test_an_extension_that_is_not_declared_is_left_alone() -> None:
     assert list(content_sql(SHOP, now, DECLARED)) == []
 
 
-def test_a_schema_that_is_missing_is_made_for_the_owner() -> None:
+def test_a_missing_schema_is_created_for_the_owner() -> None:
     public = {"public": CONTENT_NOW["schemas"]["public"]}
     now = ContentState({**CONTENT_NOW, "schemas": public})
     assert list(content_sql(SHOP, now, DECLARED)) == [
@@ -609,7 +609,7 @@ def test_a_schema_that_is_missing_is_made_for_the_owner() -> None:
     ]
 
 
-def test_others_keep_what_they_have_in_a_schema_that_is_not_declared() -> None:
+def test_other_roles_keep_their_rights_in_an_undeclared_schema() -> None:
     bare = SchemaState(
         {
             **schema("dba", 0, 0),
@@ -625,13 +625,13 @@ def test_others_keep_what_they_have_in_a_schema_that_is_not_declared() -> None:
 
 
 def undeclared(one: SchemaState) -> list[str]:
-    """What is said of a schema that the data do not name."""
+    """The SQL for a schema that the settings do not name."""
     schemas = {**CONTENT_NOW["schemas"], "private": one}
     return list(content_sql(SHOP, ContentState({**CONTENT_NOW, "schemas": schemas}), DECLARED))
 
 
-def test_declared_roles_have_nothing_in_a_schema_that_is_not_declared() -> None:
-    """Such as one that left the data. Its owner, and the database's, keep their ways."""
+def test_declared_roles_have_no_rights_in_an_undeclared_schema() -> None:
+    """The owners of the schema and of the database keep their rights."""
     left = SchemaState(
         {
             **schema("mig", 2, 1, ("public", "USAGE"), ("owner", "USAGE"), ("mig", "CREATE")),
@@ -652,16 +652,17 @@ def test_declared_roles_have_nothing_in_a_schema_that_is_not_declared() -> None:
         'revoke select, update, usage on all sequences in schema "private" from "writer";',
         f'{default}select, update, usage on sequences from "writer";',
     ]
-    # What an extension brings is its own affair.
+    # Schemas of extensions are not changed.
     assert undeclared(SchemaState({**left, "of_extension": True})) == []
 
 
 @pytest.mark.parametrize(
     ("handed", "said"),
     [
-        # Nobody declared has a part in it.
+        # No declared role takes part.
         ([("r", "backup", "", "SELECT"), ("r", "backup", "auditor", "SELECT")], []),
-        # It may hand it on; it has it from somebody else, who may hand on something else as well.
+        # A declared role has the grant option; or has the right from a role with the option, whose
+        # other grant options stay.
         (
             [("n", "writer", "", "USAGE")],
             ['usage on schema "public" from "writer"'],
@@ -675,7 +676,7 @@ def test_declared_roles_have_nothing_in_a_schema_that_is_not_declared() -> None:
             ],
             ['select on all tables in schema "public" from "backup"'],
         ),
-        # A chain: cut where it begins.
+        # A chain of grants: the owner revokes each option in it.
         (
             [
                 ("S", "backup", "", "USAGE"),
@@ -687,19 +688,21 @@ def test_declared_roles_have_nothing_in_a_schema_that_is_not_declared() -> None:
                 'usage on all sequences in schema "public" from "dba"',
             ],
         ),
-        # The owner itself has it from somebody whom it trusted.
+        # The owner has the right from a role that it gave the option.
         ([("r", "backup", "owner", "SELECT")], []),
         ([("r", 'x" y', "reader", "SELECT")],
          ['select on all tables in schema "public" from "x"" y"']),
     ],
 )  # fmt: skip
-def test_rights_that_are_handed_on(handed: Any, said: list[str]) -> None:
+def test_the_grant_option_is_revoked_where_a_declared_role_takes_part(
+    handed: Any, said: list[str]
+) -> None:
     lines = [line for line in content(handed=handed) if not line.startswith("select ")]
     assert lines == [f"revoke grant option for {one} cascade;" for one in said]
 
 
-def test_whoever_is_not_declared_keeps_what_was_handed_on_to_it() -> None:
-    """The owner grants it first: the cut takes it from all that is in the schema."""
+def test_undeclared_roles_keep_rights_that_others_granted_them() -> None:
+    """The owner grants the right first, because the cascade would take it away."""
     handed = [
         ("backup", "", "CONNECT"), ("backup", "reader", "CONNECT"),
         ("backup", 'x" y', "CONNECT"), ("backup", "public", "CONNECT"),
@@ -711,7 +714,7 @@ def test_whoever_is_not_declared_keeps_what_was_handed_on_to_it() -> None:
     inside: list[tuple[str, str, str, str]] = [
         *(("n", *one) for one in (("backup", "reader", "USAGE"), ("backup", "public", "USAGE"))),
         *(("r", "backup", taker, "SELECT") for taker in ("reader", "it's", "public")),
-        # Nobody declared has a part in that.
+        # No declared role takes part in this one.
         ("r", "backup", "auditor", "UPDATE"),
     ]
     usage, keep, *cut = content(handed=inside)
@@ -725,8 +728,8 @@ def test_whoever_is_not_declared_keeps_what_was_handed_on_to_it() -> None:
     ]
 
 
-def test_a_right_that_somebody_else_granted_is_granted_again() -> None:
-    """With the grant option its grants go."""
+def test_a_declared_right_granted_by_another_role_is_granted_by_the_owner() -> None:
+    """Revoking the grant option also revokes the grants made with it."""
     drift = now("table_acl", without=[("reader", "SELECT", 3)])
     assert content(**drift, handed=[("r", "backup", "reader", "SELECT")]) == [
         'revoke grant option for select on all tables in schema "public" from "backup" cascade;',
@@ -738,8 +741,8 @@ def test_a_right_that_somebody_else_granted_is_granted_again() -> None:
     ]
 
 
-def test_what_somebody_else_gave_to_everybody() -> None:
-    """Each declared role would have it; what PUBLIC may do with tables is the application's."""
+def test_rights_that_another_role_granted_to_public() -> None:
+    """Through PUBLIC each declared role has them. Rights of PUBLIC on tables are left alone."""
     cut = 'revoke grant option for {} from "backup" cascade;'
     handed = [("backup", "", "CONNECT"), ("backup", "public", "CONNECT")]
     assert database(handed=handed) == [cut.format('connect on database "shop"')]
@@ -766,7 +769,7 @@ def test_what_somebody_else_gave_to_everybody() -> None:
     assert undeclared(private) == []
 
 
-def test_what_a_role_is_going_to_be_given_it_is_not_to_hand_on() -> None:
+def test_default_rights_have_no_grant_option() -> None:
     drift = now(
         "default_acl",
         without=[("owner", "r", "reader", "SELECT", False)],
@@ -776,7 +779,7 @@ def test_what_a_role_is_going_to_be_given_it_is_not_to_hand_on() -> None:
 
 
 def test_default_rights_in_all_schemas() -> None:
-    """They are nobody's in the data; of other makers, and for others, they are left alone."""
+    """Declared roles have none in all schemas; those of other creators or grantees stay."""
     default = [
         ("owner", "r", "reader", "SELECT"), ("owner", "r", "writer", "INSERT"),
         ("owner", "r", "writer", "DELETE"), ("owner", "n", "mig", "USAGE"),
@@ -797,16 +800,16 @@ def test_default_rights_in_all_schemas() -> None:
         ("jobs", "dba", ['alter schema "jobs" owner to "owner";']),
         ("jobs", "pg_database_owner", ['alter schema "jobs" owner to "owner";']),
         ("public", "postgres", ['alter schema "public" owner to "pg_database_owner";']),
-        # Who owns the database owns what is that role's, too.
+        # The owner of the database may own the schema directly.
         ("public", "owner", []),
     ],
 )
-def test_a_schema_of_somebody_else(name: str, owner: str, said: list[str]) -> None:
+def test_a_schema_with_another_owner(name: str, owner: str, said: list[str]) -> None:
     assert content(of=name, owner=owner) == said
 
 
 def now(kind: str, *, without: Any = (), more: Any = ()) -> dict[str, Any]:
-    """A list of rights in the schema public, with a difference."""
+    """A list of rights in the schema public, with differences."""
     have: Any = CONTENT_NOW["schemas"]["public"][kind]  # type: ignore[literal-required]
     assert set(without) <= set(have)
     return {kind: [*(one for one in have if one not in without), *more]}
@@ -835,7 +838,7 @@ DEFAULT = 'alter default privileges for role "owner" in schema "public" '
             now("acl", more=[("mig", "CREATE"), ("mig", "USAGE")]),
             'revoke create, usage on schema "public" from "mig";',
         ),
-        # tables: one of three is a new one, by somebody else
+        # tables: another role has created one of the three
         (
             now("table_acl", without=[("reader", "SELECT", 3)], more=[("reader", "SELECT", 2)]),
             'grant select on all tables in schema "public" to "reader";',
@@ -869,7 +872,7 @@ DEFAULT = 'alter default privileges for role "owner" in schema "public" '
             now("sequence_acl", more=[("reader", "USAGE", 1)]),
             'revoke usage on all sequences in schema "public" from "reader";',
         ),
-        # what is going to be made
+        # future objects
         (
             now("default_acl", without=[("owner", "r", "reader", "SELECT", False)]),
             f'{DEFAULT}grant select on tables to "reader";',
@@ -886,7 +889,7 @@ DEFAULT = 'alter default privileges for role "owner" in schema "public" '
             now("default_acl", more=[("owner", "S", "mig", "USAGE", False)]),
             f'{DEFAULT}revoke usage on sequences from "mig";',
         ),
-        # Those of what another role makes do not count for the owner's.
+        # Default rights on objects that another role creates do not count.
         (
             now(
                 "default_acl",
@@ -901,19 +904,19 @@ def test_rights_that_are_not_as_declared(drift: dict[str, Any], said: str) -> No
     assert content(**drift) == [said]
 
 
-def test_a_table_more_lacks_every_right() -> None:
-    """As one that another role than the owner made."""
+def test_a_new_table_lacks_every_right() -> None:
+    """For example one that another role created."""
     assert content(tables=4) == [
         'grant select on all tables in schema "public" to "reader";',
         'grant delete, insert, select, update on all tables in schema "public" to "writer";',
     ]
 
 
-def test_a_schema_without_tables_lacks_none() -> None:
+def test_a_schema_without_tables_lacks_no_right() -> None:
     assert content(tables=0, table_acl=[], sequences=0, sequence_acl=[]) == []
 
 
-def test_rights_in_one_schema_are_none_in_another() -> None:
+def test_rights_in_one_schema_do_not_count_in_another() -> None:
     jobs = CONTENT_NOW["schemas"]["jobs"]
     assert content(of="jobs", acl=[one for one in jobs["acl"] if one[0] != "reader"]) == [
         'grant usage on schema "jobs" to "reader";'
@@ -921,7 +924,7 @@ def test_rights_in_one_schema_are_none_in_another() -> None:
 
 
 def test_a_reader_that_becomes_a_writer_and_back() -> None:
-    """Every right is said once, and none of another role."""
+    """Each right is granted once, and only to this role."""
     up = SHOP.model_copy(
         update={"access": {"reader": "write", "writer": "write", "mig": "migrate"}}
     )
@@ -938,7 +941,7 @@ def test_a_reader_that_becomes_a_writer_and_back() -> None:
     assert all(" revoke " in f" {line}" and line.endswith(' from "writer";') for line in said)
 
 
-def test_whoever_comes_to_migrate_keeps_no_rights_of_its_own() -> None:
+def test_a_role_that_starts_to_migrate_loses_its_own_rights() -> None:
     more = SHOP.model_copy(update={"access": {**SHOP.access, "writer": "migrate"}})
     assert list(database_sql(more, SHOP_NOW, DECLARED)) == [
         """alter role "writer" in database "shop" set role to 'owner';""",
@@ -949,15 +952,15 @@ def test_whoever_comes_to_migrate_keeps_no_rights_of_its_own() -> None:
     assert all("revoke " in line and line.endswith(' from "writer";') for line in said)
 
 
-def test_a_declared_role_without_access_is_shut_out() -> None:
+def test_a_declared_role_without_access_cannot_connect() -> None:
     less = SHOP.model_copy(update={"access": {"reader": "read", "mig": "migrate"}})
     assert list(database_sql(less, SHOP_NOW, DECLARED)) == [
         'revoke connect, temporary on database "shop" from "writer";'
     ]
 
 
-def test_a_declared_role_without_access_loses_all_that_it_has_in_the_schemas() -> None:
-    """It may still come in, as a member of another one."""
+def test_a_declared_role_without_access_loses_all_rights_in_the_schemas() -> None:
+    """The role may still connect, as a member of another role."""
     less = SHOP.model_copy(update={"access": {"reader": "read", "mig": "migrate"}})
     said = list(content_sql(less, CONTENT_NOW, DECLARED))
     default = 'alter default privileges for role "owner" in schema "{}" revoke '
@@ -973,14 +976,14 @@ def test_a_declared_role_without_access_loses_all_that_it_has_in_the_schemas() -
             f'{default.format(name)}select, update, usage on sequences from "writer";',
         )
     ]
-    # Of one that is not declared it is not known what it is for.
+    # Undeclared roles keep their rights.
     assert list(content_sql(less, CONTENT_NOW, DECLARED - {"writer"})) == []
 
 
 @pytest.mark.parametrize(
     ("drift", "said"),
     [
-        # Each of them alone is enough to be seen.
+        # Each right alone is noticed.
         (
             now("acl", more=[("stranger", "USAGE")]),
             'revoke usage on schema "public" from "stranger";',
@@ -997,11 +1000,11 @@ def test_a_declared_role_without_access_loses_all_that_it_has_in_the_schemas() -
             now("default_acl", more=[("owner", "r", "stranger", "SELECT", False)]),
             f'{DEFAULT}revoke select on tables from "stranger";',
         ),
-        # What another role makes is not said to be the owner's.
+        # Default rights on objects that another role creates are left alone.
         (now("default_acl", more=[("dba", "r", "stranger", "SELECT", False)]), None),
-        # What it owns is its own.
+        # The role keeps the tables that it owns.
         ({"strangers": [("stranger", "r", 2)]}, None),
-        # The owner of the database, of whom PostgreSQL says it where others own the schema.
+        # The owner of the database appears in the list if another role owns the schema.
         (now("acl", more=[("owner", "USAGE"), ("owner", "CREATE")]), None),
         (now("table_acl", more=[("owner", "SELECT", 1)]), None),
     ],
@@ -1015,7 +1018,7 @@ def test_rights_of_declared_roles_that_have_no_access(
 @pytest.mark.parametrize(
     ("drift", "said"),
     [
-        # Two of three are its own: who owns a table is in nobody's list of rights.
+        # The role owns two of three tables: an owner is not in the list of rights.
         (
             {
                 **now(
@@ -1027,7 +1030,7 @@ def test_rights_of_declared_roles_that_have_no_access(
             },
             [],
         ),
-        # All of them.
+        # The role owns all tables.
         (
             {
                 **now("table_acl", without=[("reader", "SELECT", 3)]),
@@ -1035,7 +1038,7 @@ def test_rights_of_declared_roles_that_have_no_access(
             },
             [],
         ),
-        # One of three lacks the right, for all that.
+        # One of three tables still lacks the right.
         (
             {
                 **now(
@@ -1047,7 +1050,7 @@ def test_rights_of_declared_roles_that_have_no_access(
             },
             ['grant select on all tables in schema "public" to "reader";'],
         ),
-        # Those of another one do not count, nor do sequences for tables.
+        # Tables of another role do not count, nor do sequences instead of tables.
         (
             {
                 **now(
@@ -1060,7 +1063,7 @@ def test_rights_of_declared_roles_that_have_no_access(
             },
             ['grant select on all tables in schema "public" to "reader";'],
         ),
-        # A sequence of its own.
+        # The role owns the sequence.
         (
             {
                 **now("sequence_acl", without=[("reader", "SELECT", 1)]),
@@ -1068,7 +1071,7 @@ def test_rights_of_declared_roles_that_have_no_access(
             },
             [],
         ),
-        # More than `read` on what others own is taken away, its own or not.
+        # More than `read` on tables of others is revoked, even if the role owns some.
         (
             {
                 **now("table_acl", more=[("reader", "INSERT", 1)]),

@@ -1,4 +1,4 @@
-"""What the operations send to psql over standard input, which no output of pyinfra shows."""
+"""The statements that operations send to psql over standard input: pyinfra does not print them."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 from terrafirma.postgres.facts import connect
 from tests.conftest import Pyinfra
 
-# A PostgreSQL that answers each question of a fact, and keeps all that is said to it.
+# A psql that answers the queries of facts, and records all other statements.
 PSQL = """\
 #!/bin/sh
 input=$(cat)
@@ -47,7 +47,7 @@ PUBLIC = {
 DATABASES: list[dict[str, Any]] = [
     {"name": "api", "owner": "own", "access": {"mig": "migrate"}},
     {"name": "shop", "owner": "shop_own", "access": {"mig": "migrate"}},
-    # What it does here it does as itself.
+    # In this database `mig` acts as itself.
     {"name": "stats", "owner": "stats_own", "access": {"mig": "read"}},
 ]
 DATA = {
@@ -70,7 +70,7 @@ DATA = {
 
 @pytest.fixture
 def said(pyinfra: Pyinfra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The statements of each command, of a run in which everything is asked and done."""
+    """The statements of each command in a real run."""
     none: dict[str, Any] = {"default_acl": []}
     contents = [
         {"database": "postgres", "extensions": ["pg_stat_statements"], "schemas": {}, **none},
@@ -98,7 +98,7 @@ def said(pyinfra: Pyinfra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> l
     ):
         (programs / name).write_text(script)
         (programs / name).chmod(0o755)
-    # The server is the tests themselves, for all that is asked of it.
+    # The process of the tests stands in for the server's.
     (tmp_path / "postmaster.pid").write_text(f"{os.getpid()}\n")
     monkeypatch.chdir(tmp_path)
     data = [
@@ -114,16 +114,16 @@ def said(pyinfra: Pyinfra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> l
     return [script.splitlines() for script in scripts]
 
 
-def test_what_is_said(said: list[list[str]]) -> None:
+def test_the_statements_sent_to_psql(said: list[list[str]]) -> None:
     undo, access, twin = said
     assert undo == [
         "alter system reset port;",
         "alter system reset work_mem;",
-        # The next session, which is asked what waits for a restart, is not to start before that.
+        # The next session, which is asked for pending restarts, must start after the reload.
         "select pg_reload_conf();",
         "select pg_sleep(0.2);",
     ]
-    # Declared, and without access; of `stranger` it is not known what it is for.
+    # `former` is declared, without access. `stranger` is not declared, and keeps its rights.
     assert [line for line in access if "former" in line or "stranger" in line] == [
         'revoke select on all tables in schema "public" from "former";'
     ]
@@ -132,11 +132,11 @@ def test_what_is_said(said: list[list[str]]) -> None:
     assert twin == [
         f"create role \"mig~\" login {no_more} connection limit -1 valid until 'infinity';",
         """alter role "mig~" set jit to 'off';""",
-        # What it makes is that role's …
+        # The role `mig` owns what `mig~` creates …
         """alter role "mig~" set role to 'mig';""",
-        # … through which it is a member of whatever that is: what it loses, this loses.
+        # … and passes its memberships on; `mig~` loses them together with `mig`.
         'grant "mig" to "mig~";',
-        # … and where that one acts as the owner, the owner's.
+        # Where `mig` acts as the owner, the owner owns it.
         'alter role "mig~" in database "api" set role to own;',
         'alter role "mig~" in database "shop" set role to shop_own;',
     ]

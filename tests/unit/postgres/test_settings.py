@@ -1,4 +1,4 @@
-"""Which roles and databases the settings may declare, and who comes into which of them."""
+"""Which roles and databases the settings may declare, and which role connects to which database."""
 
 import re
 from itertools import pairwise
@@ -16,12 +16,12 @@ from tests.unit.settings import HOST, numbered, of, refusal, refusal_of
 # --- bad data -------------------------------------------------------------------------------------
 
 BAD_ROLES: list[tuple[Any, str, str]] = [
-    # what it is, after one that is right; the key; what would be right
+    # a bad role, after a good one; the key; what would be right
     ("worker", "postgres_roles.1", "valid dictionary"),
     ({}, "postgres_roles.1.name", "Field required"),
     ({"name": "api~"}, "postgres_roles.1.name", "'api~' does not match"),
     ({"name": "grant"}, "postgres_roles.1.name", "'grant' is reserved"),
-    # With a ~ it is one more, and PostgreSQL cuts off what is longer than 63.
+    # The second login adds a ~, and PostgreSQL cuts names to 63 characters.
     ({"name": "a" * 63}, "postgres_roles.1", "is too long: 62 characters fit"),
     ({"name": "a", "login": "perhaps"}, "postgres_roles.1.login", "valid boolean"),
     ({"name": "a", "member_of": "api"}, "postgres_roles.1.member_of", "must be a list"),
@@ -40,7 +40,7 @@ BAD_ROLES: list[tuple[Any, str, str]] = [
         "postgres_roles: ",
         "a role cannot be a member of itself: a in a (",
     ),
-    # They write any file, run any program, read every table.
+    # Roles that write any file, run any program or read every table.
     *(
         (
             {"name": "a", "member_of": [name]},
@@ -84,7 +84,7 @@ BAD_ROLES: list[tuple[Any, str, str]] = [
     ),
 ]
 BAD_DATABASES: list[tuple[dict[str, Any], str, str]] = [
-    # what it is, after one that is right; the key; what would be right
+    # a bad database, after a good one; the key; what would be right
     ({}, "postgres_databases.1.name", "Field required"),
     ({"name": "a-b"}, "postgres_databases.1.name", "'a-b' does not match"),
     ({"name": "template1"}, "postgres_databases.1.name", "reserved"),
@@ -171,7 +171,7 @@ BAD_DATABASES: list[tuple[dict[str, Any], str, str]] = [
     ),
 ]
 BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
-    # what host data says; the key that the message names; what would be right
+    # the settings; the key that the message names; what would be right
     (Postgres, {"postgres_version": "new"}, "postgres_version", "valid integer"),
     (Postgres, {"postgres_version": 9}, "postgres_version", "greater than or equal to 15"),
     (Postgres, {"postgres_version": 99}, "postgres_version", "less than or equal to 30, not 99"),
@@ -284,7 +284,7 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         )
         for base, key, right in BAD_DATABASES
     ),
-    # Whoever migrates is a member of the owner.
+    # A role that migrates is a member of the owner.
     (
         Postgres,
         {
@@ -344,20 +344,20 @@ def test_bad_data_names_the_key_and_what_would_be_right(
     [
         *("postgres", "public", "none", "template0", "template1", "pg_monitor", "pg_x"),
         *("all", "sameuser", "samerole", "replication", "user", "current_user", "session_user"),
-        # Key words, each of which somebody would type without quotes.
+        # Key words, which people type without quotes.
         *("order", "select", "table", "grant", "group", "end", "default", "analyze", "limit"),
         *("system_user", "lateral", "window", "offset", "references", "placing", "primary"),
     ],
 )
 def test_names_of_postgresqls_own_are_refused(name: str) -> None:
-    """As a role, as a database, and where an application names one."""
+    """As a role, as a database, and as the database of an application."""
     assert name in refusal(Postgres, postgres_roles=[{"name": name}], postgres_databases=[])
     databases = [{"name": name, "owner": "api"}]
     assert "reserved" in refusal(Postgres, postgres_databases=databases)
     assert "apps.api.database: " in refusal_of(database=name)
 
 
-def test_a_password_that_stands_in_the_data_is_not_shown() -> None:
+def test_a_password_in_the_settings_is_not_shown() -> None:
     message = refusal(Postgres, postgres_roles=[{"name": "api", "password": "hunter2-in-data"}])
     assert "postgres_roles.0.password: what is there does not match ^$|^env:" in message
     assert "hunter2" not in message
@@ -383,7 +383,7 @@ def test_one_role_may_own_two_databases() -> None:
     assert len(of(Postgres, postgres_databases=databases).databases) == 2
 
 
-# --- who comes in ---------------------------------------------------------------------------------
+# --- who connects ---------------------------------------------------------------------------------
 
 
 def cluster(roles: list[dict[str, Any]], *databases: dict[str, Any], **more: Any) -> Postgres:
@@ -391,12 +391,12 @@ def cluster(roles: list[dict[str, Any]], *databases: dict[str, Any], **more: Any
 
 
 @pytest.mark.parametrize("value", ["/run/postgresql", "/run/postgresql, /tmp", "/a,/b"])
-def test_the_superuser_may_come_in_through_other_sockets(value: str) -> None:
+def test_the_superuser_may_connect_through_other_sockets(value: str) -> None:
     settings = cluster([{"name": "api"}], postgres_settings={"unix_socket_directories": value})
     assert settings.settings == {"unix_socket_directories": value}
 
 
-def test_whoever_has_rights_in_a_database_comes_in_and_nobody_else() -> None:
+def test_exactly_the_roles_with_rights_in_a_database_connect() -> None:
     settings = cluster(
         [{"name": name} for name in ("api", "jobs", "reader", "writer", "mig", "stranger")],
         {
@@ -412,8 +412,8 @@ def test_whoever_has_rights_in_a_database_comes_in_and_nobody_else() -> None:
     )
 
 
-def test_members_of_members_come_in() -> None:
-    """But no group itself, and no role because of one of PostgreSQL's own."""
+def test_members_of_members_connect() -> None:
+    """Groups themselves do not, nor does a membership in one of PostgreSQL's roles suffice."""
     settings = cluster(
         [
             {"name": "owners", "login": False},
@@ -433,7 +433,7 @@ def test_members_of_members_come_in() -> None:
     )
 
 
-def test_pooled_roles_are_those_that_come_in_somewhere_once_each() -> None:
+def test_pooled_roles_are_those_that_connect_somewhere_once_each() -> None:
     settings = cluster(
         [
             *({"name": name} for name in ("web", "api", "stranger")),
@@ -447,8 +447,8 @@ def test_pooled_roles_are_those_that_come_in_somewhere_once_each() -> None:
     assert cluster([{"name": "api"}]).pooled_roles == []
 
 
-def test_a_member_of_an_owner_comes_into_all_its_databases() -> None:
-    """It is what the data say: what the owner may do, it may do everywhere."""
+def test_a_member_of_an_owner_connects_to_all_databases_of_the_owner() -> None:
+    """A member has all rights of the owner, in every database."""
     settings = cluster(
         [{"name": "api", "login": False}, {"name": "ops", "member_of": ["api"]}],
         {"name": "shop", "owner": "api"},
@@ -462,10 +462,10 @@ MIGRATES = {"name": "shop", "owner": "api", "access": {"mig": "migrate", "web": 
 
 @pytest.mark.parametrize("access", [{}, {"mig": "read"}, {"web": "migrate"}])
 @pytest.mark.parametrize("turned", [False, True])
-def test_whoever_migrates_one_database_of_an_owner_migrates_all(
+def test_a_role_migrates_all_databases_of_an_owner_or_none(
     access: dict[str, str], turned: bool
 ) -> None:
-    """Or would, without a word in the data."""
+    """As a member of the owner, it could migrate the others without being declared there."""
     databases = [MIGRATES, {"name": "queue", "owner": "api", "access": access}]
     roles = [{"name": name} for name in ("api", "mig", "web")]
     message = refusal(
@@ -480,7 +480,7 @@ def test_whoever_migrates_one_database_of_an_owner_migrates_all(
     )
 
 
-def test_databases_of_other_owners_are_nothing_to_whoever_migrates() -> None:
+def test_migrating_does_not_reach_databases_of_other_owners() -> None:
     settings = cluster(
         [{"name": name} for name in ("api", "jobs", "mig", "web")],
         MIGRATES,
@@ -555,7 +555,7 @@ def test_an_unknown_extension_may_come_from_a_package_that_is_named() -> None:
     assert settings.extensions == ("zzzzzz",)
 
 
-def test_what_every_database_has_may_be_declared() -> None:
+def test_an_extension_of_every_database_may_be_declared() -> None:
     settings = cluster([{"name": "a"}], {"name": "x", "owner": "a", "extensions": ["plpgsql"]})
     assert settings.extensions == ("plpgsql",)
     assert packages_of(settings.extensions, 17) == []
@@ -578,7 +578,7 @@ def test_roles_may_have_a_name_that_only_looks_reserved() -> None:
     assert len(cluster(roles).roles) == 5
 
 
-# --- passwords that are brought along -------------------------------------------------------------
+# --- given passwords ------------------------------------------------------------------------------
 
 SECRET = "s3cret.Chosen_elsewhere~-1"
 
@@ -619,7 +619,7 @@ def test_a_password_comes_from_the_environment() -> None:
         (f"{SECRET}\n", "quotes"),
     ],
 )
-def test_a_password_that_would_not_do_is_not_repeated(value: str | None, wrong: str) -> None:
+def test_an_unsuitable_password_is_not_shown(value: str | None, wrong: str) -> None:
     with pytest.raises(DeployError) as error:
         given(**({} if value is None else {"OPS_PASSWORD": value}))
     message = str(error.value)

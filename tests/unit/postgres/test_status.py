@@ -1,4 +1,4 @@
-"""What is read of a cluster: the fact, the tables and the alarms, and the task that prints them."""
+"""The status of a cluster: the fact, the tables, the alarms, and the command that prints them."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from terrafirma.postgres.status_facts import PostgresStatus, StatusState
 from tests.conftest import Pyinfra
 from tests.unit.fake_host import DEBIAN_13, fake, machine
 
-# As a host said it: PostgreSQL 17 with one application.
+# The answers of a real host: PostgreSQL 17 with one application.
 SERVER: dict[str, Any] = {
     "up": 493.626272,
     "size": "29 MB",
@@ -127,7 +127,7 @@ REPLICA = {
 def output(
     disk: str = "disk 30 72G", statements: list[dict[str, Any]] | None = None, **but: Any
 ) -> list[str]:
-    """What the fact's command prints, but for these."""
+    """The output of the fact's command, with the given differences."""
     answers = {
         "server": SERVER,
         "databases": [DATABASE],
@@ -154,7 +154,7 @@ def alarms(text: str) -> list[str]:
 
 
 def row(text: str, *words: str) -> str:
-    """The one line of a table that begins with these words."""
+    """The line of a table that begins with these words; exactly one must."""
     (line,) = [line for line in text.splitlines() if line[4:].split()[: len(words)] == [*words]]
     return line
 
@@ -196,7 +196,7 @@ def test_no_cluster_and_one_that_is_down_are_answers(word: str) -> None:
     assert known == PostgresStatus().default() | {"cluster": word}
 
 
-def test_what_psql_says_is_kept() -> None:
+def test_errors_of_psql_are_kept() -> None:
     refused = 'psql: error: connection to server on socket "/x" failed: FATAL:  too many clients'
     known = PostgresStatus().process(["cluster online", "disk 30 72G", refused])
     assert known["server"] is None
@@ -225,7 +225,7 @@ def test_an_answer_that_makes_no_sense_fails_only_this_host(lines: list[str]) ->
     assert "\n" not in str(error.value)
 
 
-def test_a_default_is_nobody_elses() -> None:
+def test_each_default_is_a_new_object() -> None:
     PostgresStatus().default()["errors"].append("x")
     assert PostgresStatus().default()["errors"] == []
 
@@ -235,11 +235,11 @@ def test_a_default_is_nobody_elses() -> None:
     [(15, "pg_stat_bgwriter"), (16, "pg_stat_bgwriter"), (17, "pg_stat_checkpointer"),
      (18, "pg_stat_checkpointer")],
 )  # fmt: skip
-def test_checkpoints_are_where_the_version_has_them(version: int, view: str) -> None:
+def test_checkpoints_come_from_the_view_of_the_version(version: int, view: str) -> None:
     command = PostgresStatus().command(version=version)
     assert f"from {view}" in command
     assert f"/usr/lib/postgresql/{version}/bin/psql " in command
-    # What it must not do to somebody else's database is said last, and so it counts.
+    # The restrictions for users' databases come last, so they override the others.
     assert "default_transaction_read_only=off" in command
     assert command.rindex("default_transaction_read_only=on") > command.rindex("_read_only=off")
     assert "@" not in command.replace("'@'", "").replace('"$@"', "")
@@ -256,7 +256,7 @@ esac
 
 
 def run_here(tmp_path: Path, lsclusters: str, databases: int = 0) -> list[str]:
-    """What the command prints on a host with these programs in PostgreSQL's place."""
+    """The output of the command, with fake programs in place of PostgreSQL's."""
     for name, script in {
         "pg_lsclusters": f"#!/bin/sh\necho '{lsclusters}'\n",
         "runuser": PSQL,
@@ -308,7 +308,7 @@ def test_durations_are_short(seconds: float | None, words: str) -> None:
     assert duration(seconds) == words
 
 
-def test_columns_are_aligned_and_numbers_end_flush() -> None:
+def test_columns_are_aligned_and_numbers_flush_right() -> None:
     table = Table("Things", "name", ">size", "what")
     table.add("a", "7 kB", "x")
     table.add("longer", 1234, "", alarm="it is too long", when=True)
@@ -340,7 +340,7 @@ def test_names_do_not_move_the_cursor() -> None:
     assert "! database a?[2J?b?: only 0.0 % of its reads hit the cache" in text
 
 
-def test_a_cluster_that_is_well() -> None:
+def test_a_healthy_cluster() -> None:
     text = printed(statements=[STATEMENT])
     assert text.splitlines()[:3] == [
         "web1: PostgreSQL 17.12 (Debian 17.12-0+deb13u1), cluster 17/main",
@@ -364,7 +364,7 @@ def test_a_cluster_that_is_well() -> None:
     assert not any(line != line.rstrip() for line in text.splitlines())
 
 
-def test_where_the_statements_are_not_known_it_says_how_to_know_them() -> None:
+def test_without_pg_stat_statements_the_report_says_how_to_get_it() -> None:
     assert "needs the extension pg_stat_statements in one of postgres_databases" in printed()
     assert "none yet" in printed(statements=[])
 
@@ -398,11 +398,11 @@ def test_groups_that_are_not_shown_are_counted() -> None:
 
 ARCHIVING = WAL | {"archive_mode": "on", "archived": 9, "archived_ago": 30.0, "failed": 2}
 
-# What is so; the alarm that it is, or none.
+# What differs from a healthy cluster; the alarm, or "" for none.
 ALARMS: dict[str, tuple[dict[str, Any], str]] = {
     "a setting waits for a restart": (
         {"server": SERVER | {"pending_restart": ["max_connections", "shared_buffers"]}},
-        "these wait for a restart: max_connections, shared_buffers",
+        "settings wait for a restart: max_connections, shared_buffers",
     ),
     "connections run out": (
         {"server": SERVER | {"connections": 81}},
@@ -418,12 +418,12 @@ ALARMS: dict[str, tuple[dict[str, Any], str]] = {
         "database old: 50 % of the transaction ids are used up; vacuum it",
     ),
     "transaction ids do not run out": ({"server": SERVER | {"xid_age": 200_000_000}}, ""),
-    "a full disk": ({"disk": "disk 91 800M"}, "the disk below the data is 91 % full"),
+    "a full disk": ({"disk": "disk 91 800M"}, "the disk with the data is 91 % full"),
     "a session that is idle in a transaction": (
         {"connections": [CONNECTION | {"longest_idle": 720.0, "longest_idle_pid": 4711}]},
         "api in api from 10.210.1.3: idle in a transaction for 12 min, with its locks (pid 4711)",
     ),
-    "a session that was so a moment ago": (
+    "a session that is idle in a transaction for a moment": (
         {"connections": [CONNECTION | {"longest_idle": 299.0, "longest_idle_pid": 4711}]},
         "",
     ),
@@ -431,7 +431,7 @@ ALARMS: dict[str, tuple[dict[str, Any], str]] = {
         {"blocked": [BLOCKED | {"waited": 45.0}]},
         "api in api (pid 812) has waited 45 s for pid 811",
     ),
-    "a session that waits for nobody's transaction": (
+    "a session that waits for a prepared transaction": (
         {"blocked": [BLOCKED | {"waited": 300.0, "blocker": 0, "blocker_role": None,
                                 "blocker_state": None, "blocker_client": None,
                                 "blocker_open": None}]},
@@ -445,7 +445,7 @@ ALARMS: dict[str, tuple[dict[str, Any], str]] = {
     "a cache that is still cold": (
         {"databases": [DATABASE | {"blocks_hit": 100, "blocks_read": 900}]}, "",
     ),
-    "a database that nobody read": (
+    "a database without reads": (
         {"databases": [DATABASE | {"blocks_hit": 0, "blocks_read": 0}]}, "",
     ),
     "dead rows": (
@@ -458,15 +458,15 @@ ALARMS: dict[str, tuple[dict[str, Any], str]] = {
         "table visits of api: about 82 % of its pages are empty space",
     ),
     "a small table's bloat": ({"tables": [TABLE | {"bloat": 99.0}]}, ""),
-    "bloat that is used again": ({"tables": [TABLE | {"bytes": 2**40, "bloat": 60.0}]}, ""),
+    "bloat at the threshold": ({"tables": [TABLE | {"bytes": 2**40, "bloat": 60.0}]}, ""),
     "a table that was never analyzed": ({"tables": [TABLE | {"bytes": 2**40, "bloat": None}]}, ""),
-    "a slot that nobody reads": (
+    "an inactive slot": (
         {"wal": WAL | {"slots": [SLOT | {"active": False, "retained": "12 GB"}]}},
         "slot standby is inactive and keeps 12 GB WAL",
     ),
     "a slot that lost its WAL": (
         {"wal": WAL | {"slots": [SLOT | {"active": False, "status": "lost", "retained": None}]}},
-        "slot standby lost its WAL: make its replica anew",
+        "slot standby lost its WAL: rebuild its replica",
     ),
     "a replica that lags": (
         {"wal": WAL | {"replicas": [REPLICA | {"lag": 180.0}]}}, "replica standby lags 3 min",
@@ -475,7 +475,7 @@ ALARMS: dict[str, tuple[dict[str, Any], str]] = {
         {"wal": ARCHIVING | {"failed_ago": 10.0, "failed_wal": "00A"}},
         "the archiver fails: last archived 30 s ago; WAL piles up",
     ),
-    "an archiver that never did anything else": (
+    "an archiver that has always failed": (
         {"wal": ARCHIVING | {"archived_ago": None, "failed_ago": 10.0, "failed_wal": "00A"}},
         "the archiver fails: last archived never; WAL piles up",
     ),
@@ -493,7 +493,7 @@ ALARMS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", ALARMS)
-def test_what_is_alarming_is_said_first_and_marked(what: str) -> None:
+def test_alarms_come_first_and_mark_their_rows(what: str) -> None:
     but, alarm = ALARMS[what]
     text = printed(**but)
     assert alarms(text.split("\n\n")[0]) == ([alarm] if alarm else [])
@@ -501,7 +501,7 @@ def test_what_is_alarming_is_said_first_and_marked(what: str) -> None:
     assert len(marked) == (1 if alarm and "not known" not in alarm else 0)
 
 
-def test_a_question_that_failed_is_alarming() -> None:
+def test_a_failed_query_is_an_alarm() -> None:
     lines = [line for line in output() if '"wal"' not in line]
     said = "psql:<stdin>:99: ERROR:  canceling statement due to statement timeout"
     text = report("web1", 17, PostgresStatus().process([*lines, said]))
@@ -509,7 +509,7 @@ def test_a_question_that_failed_is_alarming() -> None:
     assert text.endswith("WAL\n    no answer")
 
 
-def test_why_there_is_nothing_to_show() -> None:
+def test_the_reason_why_there_is_no_report() -> None:
     process = PostgresStatus().process
     assert refusal(17, status()) is None
     none = refusal(17, PostgresStatus().default())
@@ -531,18 +531,18 @@ QUESTION = "pg_lsclusters -h 17 main"
 
 
 @pytest.mark.parametrize("how", ["-y", "--dry"])
-def test_one_question_is_all_that_a_host_is_asked(pyinfra: Pyinfra, how: str) -> None:
+def test_a_host_is_asked_one_question(pyinfra: Pyinfra, how: str) -> None:
     answers = CLUSTER | {QUESTION: output(server=SERVER | {"connections": 99})}
     result = pyinfra.call("@fake/host", COMMAND, how, "-vv", *fake(answers))
     assert result.returncode == 0, result.stderr
     assert "@fake/host: PostgreSQL 17.12" in result.stderr
     assert "  ! 99 of 100 connections are used\n" in result.stderr
-    # The host itself, and this.
+    # One question for the machine, and one for PostgreSQL.
     assert result.stderr.count(">>> ") == 2
     assert json.loads(result.stdout)["plan"] == []
 
 
-def test_a_host_that_is_down_keeps_back_nobody_elses_tables(
+def test_a_host_that_is_down_does_not_hide_the_reports_of_others(
     pyinfra: Pyinfra, tmp_path: Path
 ) -> None:
     hosts = {

@@ -38,10 +38,10 @@ SERVER_CONF = "/etc/postgresql/17/main/conf.d/terrafirma.conf"
 # --- they plan ------------------------------------------------------------------------------------
 
 
-def test_a_docker_that_does_not_answer_closes_postgresql_to_nobody(
+def test_a_silent_docker_locks_no_container_out_of_postgresql(
     pyinfra: Pyinfra, inventory: Any
 ) -> None:
-    """When a fact fails on one host of several, pyinfra goes on there with the fact's default."""
+    """If a fact fails on one of several hosts, pyinfra continues there with the fact's default."""
     silent = {"success": False, "stderr": "Cannot connect to the Docker daemon"}
     broken = machine() | {"docker": silent}
     hosts = inventory(broken=(broken, {}), fine=(machine(), {}))
@@ -53,7 +53,7 @@ def test_a_docker_that_does_not_answer_closes_postgresql_to_nobody(
 
 # --- they refuse ----------------------------------------------------------------------------------
 
-# What is wrong; the page; the host; the key or the thing that is named, and what would be right.
+# What is wrong; the task; the host; the key, and words of the message.
 REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "a foreign cluster of the same version": (
         "tasks/postgres",
@@ -70,7 +70,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine() | {HARDWARE: ["memory=524288", "cores=2"]}),
         ("postgres_max_connections: ", "100 connections", "910 kB", "384 MB", "88 fit"),
     ),
-    "connections that do not fit below the platform": (
+    "connections that do not fit during deploy.py": (
         "deploy",
         fake(machine() | {HARDWARE: ["memory=2097152", "cores=4"]}, postgres_max_connections=500),
         ("postgres_max_connections: ", "500 connections", "1536 MB", "376 fit"),
@@ -80,7 +80,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(), postgres_max_connections=49),
         ("postgres_max_connections: ", "49 is too few", "api 4 replicas x 5 x 2", "50 or more"),
     ),
-    "a password that nobody gave": (
+    "a password whose variable is not set": (
         "tasks/postgres",
         fake(machine(), postgres_roles=[{"name": "api", "password": "env:TF_NO_SUCH_PASSWORD"}]),
         ("postgres_roles: ", "api: TF_NO_SUCH_PASSWORD is not set", "16 to 200"),
@@ -90,7 +90,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(DEBIAN_13, "cluster=15/main", "own=15/main", "offered=15")),
         ("postgres_version: ", "15/main", "17", "commands/postgres_upgrade.py"),
     ),
-    "a kind of disk that there is not": (
+    "an unknown kind of disk": (
         "tasks/postgres",
         fake(machine(), postgres_disk="nvme"),
         ("postgres_disk: ", "'ssd' or 'hdd'"),
@@ -157,10 +157,10 @@ def test_postgresql_listens_on_both_addresses_of_docker0(pyinfra: Pyinfra) -> No
     assert settings["listen_addresses"] == "'localhost,10.210.0.1,fd00::1'"
 
 
-def test_whoever_listens_on_docker0_listens_where_it_is_going_to_be(
+def test_services_listen_on_the_current_and_the_next_address_of_docker0(
     pyinfra: Pyinfra, inventory: Any
 ) -> None:
-    """Else no container would reach PostgreSQL between the next boot and the next run."""
+    """Otherwise no container would reach PostgreSQL between the next boot and the next run."""
     moving = ['daemon={"bip": "10.9.0.1/24"}', *ON_210[DOCKER0][1:]]
     networks = json.dumps([{"Name": "bridge", "IPAM": {"Config": [{"Subnet": "10.210.0.0/24"}]}}])
     answers = {DOCKER0: moving, command(DockerNetworks): [moving[0], "null", networks]}
@@ -209,7 +209,7 @@ def test_extensions_are_installed_and_loaded(pyinfra: Pyinfra) -> None:
     assert not any("hstore" in word or "contrib" in word for word in words)
 
 
-def test_data_win_over_what_the_host_says(pyinfra: Pyinfra) -> None:
+def test_settings_override_the_values_for_the_hardware(pyinfra: Pyinfra) -> None:
     host = fake(
         machine() | EIGHT_GB,
         postgres_disk="hdd",
@@ -231,12 +231,12 @@ def test_data_win_over_what_the_host_says(pyinfra: Pyinfra) -> None:
     assert settings | expected == settings
 
 
-# What the file says else than it is going to; what the server says, None: there is none; whether it
-# restarts, and whether something is undone.
+# Differences between the present file and the future one; the server's answer (None: no server);
+# whether it restarts, and whether ALTER SYSTEM is undone.
 RESTARTS: dict[str, tuple[dict[str, str], list[str] | None, bool, bool]] = {
-    # Its first start is the right one.
+    # A new cluster starts with the right settings.
     "no_cluster": ({}, None, False, False),
-    # One that is down says nothing, and reads its file when it starts.
+    # A server that is down reads its file when it starts.
     "down": ({}, ["down"], False, False),
     "converged": ({}, answer(), False, False),
     "memory": ({"shared_buffers": "512MB"}, answer(), True, False),
@@ -247,16 +247,16 @@ RESTARTS: dict[str, tuple[dict[str, str], list[str] | None, bool, bool]] = {
     "died": ({}, answer(["shared_buffers"]), True, False),
     "by_hand": ({}, answer(by_hand=["shared_buffers"]), True, True),
     "by_hand_reload": ({}, answer(by_hand=["work_mem"]), False, True),
-    # Nobody restarted it since: undone, it waits for nothing.
+    # The value is not in force yet: once undone, nothing waits for a restart.
     "by_hand_waiting": ({}, answer(["port"], by_hand=["port"]), False, True),
     "by_hand_waiting_and_more": ({}, answer(["port", "wal_level"], ["port"]), True, True),
     "by_hand_waiting_and_new": ({"port": "1"}, answer(["port"], ["port"]), True, True),
-    # Nobody declared it: whoever set it has reasons.
+    # An undeclared setting is left alone.
     "by_hand_else": ({}, answer(by_hand=["wal_level"]), False, False),
 }
 
 
-def test_a_restart_is_announced_only_if_a_setting_asks_for_it(
+def test_a_restart_is_announced_only_if_a_setting_needs_it(
     pyinfra: Pyinfra, inventory: Any
 ) -> None:
     def cluster(present: dict[str, str], said: list[str] | None) -> Answers:
@@ -279,7 +279,7 @@ def test_a_restart_is_announced_only_if_a_setting_asks_for_it(
     change = {one["name"]: set(one["hosts_with_change"]) for one in plan}
     for step, expected in (
         (
-            "Restart it if a setting asks for that",
+            "Restart the server if a setting needs it",
             {name for name, (_, _, restarts, _) in RESTARTS.items() if restarts},
         ),
         (
@@ -291,12 +291,12 @@ def test_a_restart_is_announced_only_if_a_setting_asks_for_it(
 
 
 def test_postgresql_restarts_if_the_server_itself_says_so(pyinfra: Pyinfra, inventory: Any) -> None:
-    """Whatever the file said before: the reload that read it is over."""
+    """The file no longer tells: a reload has already read it."""
     hosts = inventory(
         none=(machine() | {SERVER: answer()}, {}),
         one=(machine() | {SERVER: answer(["shared_buffers"])}, {}),
         two=(machine() | {SERVER: answer(["port", "max_connections"])}, {}),
-        # It is no longer what it was when the plan was made.
+        # The real run undoes the setting first, so no restart is pending.
         by_hand=(machine() | {SERVER: answer(by_hand=["shared_buffers"])}, {}),
     )
     result = pyinfra.call(hosts, "tasks/postgres.py", "-y", "-vv")
@@ -315,7 +315,7 @@ def test_postgresql_restarts_if_the_server_itself_says_so(pyinfra: Pyinfra, inve
 
 BIND = [f"net.ipv{number}.ip_nonlocal_bind" for number in (4, 6)]
 KERNEL = command(KernelSettings, names=BIND)
-# What the kernel says of the two settings, None: it has no such one; what is set.
+# The kernel's values of the two settings (None: the setting does not exist); the values written.
 KERNELS: dict[str, tuple[list[int | None], list[str]]] = {
     "new": ([0, 0], [f"{BIND[0]}=1", f"{BIND[1]}=1"]),
     "as_wanted": ([1, 1], []),
@@ -325,7 +325,7 @@ KERNELS: dict[str, tuple[list[int | None], list[str]]] = {
 }
 
 
-def test_the_kernel_is_told_what_it_can_be_told(pyinfra: Pyinfra, inventory: Any) -> None:
+def test_only_settings_that_the_kernel_has_are_written(pyinfra: Pyinfra, inventory: Any) -> None:
     def kernel(values: list[int | None]) -> Answers:
         lines = [
             f"/proc/sys/{name.replace('.', '/')}={value}"
@@ -364,7 +364,7 @@ MANY: dict[str, Any] = {
 def test_hundreds_of_databases_cost_no_question_and_no_command_more(
     pyinfra: Pyinfra, inventory: Any, how: str
 ) -> None:
-    """Each is a round trip."""
+    """Each question and each command is a round trip."""
     hosts = inventory(
         one=(machine(), ONE),
         many=(machine(), MANY),
@@ -375,7 +375,7 @@ def test_hundreds_of_databases_cost_no_question_and_no_command_more(
     for kind in ("", "_converged"):
         one, many = (commands(result, f"{which}{kind}") for which in ("one", "many"))
         assert len(one) > 10
-        # Not even a longer one: a command line has an end, which standard input has not.
+        # Nor is a command longer: unlike standard input, command lines have a limit.
         assert one == many
     if how == "-y":
         done = {kind: commands(result, f"many{kind}") for kind in ("", "_converged")}
@@ -391,7 +391,7 @@ def test_a_cluster_as_declared_is_left_alone(pyinfra: Pyinfra, inventory: Any) -
     other = {**MANY, "postgres_roles": [*MANY["postgres_roles"], {"name": "new"}]}
     hosts = inventory(
         same=(machine() | as_declared(MANY), MANY),
-        # A role of somebody else.
+        # A role that the settings do not name.
         less=(machine() | as_declared(other), MANY),
         more=(machine() | as_declared(MANY), other),
     )
@@ -402,7 +402,7 @@ def test_a_cluster_as_declared_is_left_alone(pyinfra: Pyinfra, inventory: Any) -
     assert change["Create extensions and give access"] == []
 
 
-def test_names_that_others_chose_move_no_cursor(pyinfra: Pyinfra) -> None:
+def test_names_of_others_cannot_move_the_cursor(pyinfra: Pyinfra) -> None:
     data = ONE | {"postgres_roles": [{"name": "api"}, {"name": "reader"}]}
     answers = machine() | as_declared(data)
     question = command(Roles, version=17)
@@ -418,7 +418,7 @@ def test_names_that_others_chose_move_no_cursor(pyinfra: Pyinfra) -> None:
 
 
 def in_public(answers: Answers, database: str, **but: Any) -> Answers:
-    """These answers, of a cluster that differs in the schema public of `database`."""
+    """The same answers, with differences in the schema public of `database`."""
     question = command(Contents, version=17)
     contents = [json.loads(line) for line in answers[question]]
     for one in contents:
@@ -427,9 +427,7 @@ def in_public(answers: Answers, database: str, **but: Any) -> Answers:
     return answers | {question: [json.dumps(one) for one in contents]}
 
 
-def test_only_declared_roles_lose_rights_that_they_are_not_to_have(
-    pyinfra: Pyinfra, inventory: Any
-) -> None:
+def test_only_declared_roles_lose_undeclared_rights(pyinfra: Pyinfra, inventory: Any) -> None:
     data = {
         "postgres_roles": [{"name": name} for name in ("api", "reader", "former")],
         "postgres_databases": [{"name": "api", "owner": "api", "access": {"reader": "read"}}],
@@ -447,7 +445,7 @@ def test_only_declared_roles_lose_rights_that_they_are_not_to_have(
             ),
             data,
         ),
-        # One of the two is its own.
+        # `reader` owns one of the two tables.
         owns=(in_public(right, "api", **mine, strangers=[("reader", "r", 1)]), data),
         lacks=(in_public(right, "api", **mine, strangers=[("former", "r", 1)]), data),
     )
@@ -463,7 +461,7 @@ def test_only_declared_roles_lose_rights_that_they_are_not_to_have(
         'revoke select on all tables in schema "public" from "former";',
         'grant select on all tables in schema "public" to "reader";',
     ]
-    # Theirs they keep.
+    # They keep the tables that they own.
     reported = re.findall(r"@fake/(\w+)\].* sequences in api that belong to (\w+)\n", result.stderr)
     assert sorted(reported) == [("lacks", "former"), ("owns", "reader")]
     assert said_to_psql(result, "lacks") == [
@@ -485,7 +483,7 @@ def test_a_server_that_is_down_is_not_taken_for_an_empty_one(
     assert [line for line in done if "the server does not run" in line]
 
 
-# --- a password that is given ---------------------------------------------------------------------
+# --- given passwords ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["--dry", "-y"])
@@ -494,12 +492,12 @@ def test_a_password_that_is_given_is_not_shown(pyinfra: Pyinfra, how: str) -> No
         machine() | {f"{PASSWORDS_PROGRAM} check": ["wrong api"]},
         postgres_roles=[{"name": "api", "password": "env:TF_API_PASSWORD"}],
     )
-    # With -vv pyinfra repeats all that it asks and does, with the arguments of facts.
+    # With -vv pyinfra prints all commands, and the arguments of facts.
     call = ("@fake/host", "tasks/postgres.py", how, "--diff", "-vv", *host)
     result = pyinfra.call(*call, TF_API_PASSWORD="s3cret-s3cret-s3cret")
     done = commands(result)
     assert [line for line in done if f"{PASSWORDS_PROGRAM} check 17" in line]
     assert (how == "-y") == bool([line for line in done if f"{PASSWORDS_PROGRAM} set 17" in line])
     assert "s3cret" not in result.stdout + result.stderr
-    # And not because pyinfra does not repeat them any more.
+    # pyinfra did print the arguments of this fact, without the password.
     assert "WrongPasswords (_stdin=…, version=17)" in result.stderr

@@ -1,4 +1,4 @@
-"""PostgreSQL's files: who comes in, what is handed over, and each setting once."""
+"""PostgreSQL's files: who may connect, what a new owner gets, and each setting once."""
 
 import re
 from typing import Any
@@ -12,13 +12,13 @@ from tests.unit.templates import NETWORKS, SERVER, VISITORS, rendered, rules, se
 
 
 @pytest.mark.parametrize("networks", NETWORKS)
-def test_each_visitor_comes_into_its_own_databases_alone(networks: list[dict[str, Any]]) -> None:
+def test_each_role_connects_to_its_own_databases_only(networks: list[dict[str, Any]]) -> None:
     local, *clients, last = rules(networks=networks)
     assert local == ["local", "all", "postgres", "peer"]
     assert last == ["host", "all", "all", "all", "reject"]
     assert {(kind, method) for kind, _, _, _, method in clients} == {("host", "scram-sha-256")}
     sources = ["127.0.0.1/32", "::1/128", *(network["subnet"] for network in networks)]
-    # The second name is the same role while its password is renewed.
+    # The second name is the second login of the role while its password is renewed.
     assert sorted((name, roles, source) for _, name, roles, source, _ in clients) == sorted(
         (name, f"{role},{role}~", source) for name, role in VISITORS for source in sources
     )
@@ -26,7 +26,7 @@ def test_each_visitor_comes_into_its_own_databases_alone(networks: list[dict[str
 
 @pytest.mark.parametrize("networks", NETWORKS)
 @pytest.mark.parametrize("visitors", [(), VISITORS])
-def test_nobody_comes_in_from_everywhere_or_as_superuser(
+def test_no_rule_admits_every_address_or_the_superuser(
     visitors: tuple[tuple[str, str], ...], networks: list[dict[str, Any]]
 ) -> None:
     written = rules(visitors=visitors, networks=networks)
@@ -41,7 +41,7 @@ def test_nobody_comes_in_from_everywhere_or_as_superuser(
     assert "trust" not in rendered("postgres/pg_hba.conf.j2", networks=networks)
 
 
-def test_without_docker_only_the_host_itself_comes_in() -> None:
+def test_without_docker_only_the_host_itself_connects() -> None:
     addresses = {
         rule[3] for rule in rules(networks=[]) if rule[0] == "host" and rule[4] != "reject"
     }
@@ -54,7 +54,7 @@ def test_without_docker_only_the_host_itself_comes_in() -> None:
 def test_a_database_is_handed_over_as_a_whole_or_not_at_all() -> None:
     lines = rendered("postgres/hand_over.sql.j2").splitlines()
     assert lines[:2] == ['\\connect "shop"', "begin;"]
-    # What comes after it in the same script is said to the maintenance database.
+    # Later statements of the same script go to the maintenance database.
     assert lines[-3:] == [
         'alter database "shop" owner to "shop_owner";',
         "commit;",
@@ -64,8 +64,8 @@ def test_a_database_is_handed_over_as_a_whole_or_not_at_all() -> None:
     assert sum(line in ("begin;", "commit;") for line in lines) == 2
 
 
-def test_whoever_holds_a_table_is_not_waited_for_long() -> None:
-    """All of them are locked before the first changes hands, and only within the transaction."""
+def test_the_wait_for_a_locked_table_is_short() -> None:
+    """All tables are locked before the first changes its owner, and only in the transaction."""
     text = rendered("postgres/hand_over.sql.j2")
     assert text.index("begin;") < text.index("set local lock_timeout to '5s';")
     assert text.index("lock table") < text.index("\\gexec")
@@ -79,7 +79,7 @@ def test_only_what_the_old_owner_has_is_handed_over() -> None:
     assert len(questions) == 4
     for question in questions:
         assert re.search(r"pg_get_userbyid\(\w+owner\) = 'api'", question)
-        # Not what is PostgreSQL's own, nor what belongs to an extension.
+        # PostgreSQL's own objects, and those of extensions, are left out.
         assert "nspname !~ '^pg_'" in question
         assert 'owner to "shop_owner";' in question
     assert "reassign" not in text
@@ -95,7 +95,7 @@ def server(**data: Any) -> dict[str, str]:
     return dict(pairs)
 
 
-def test_postgresql_is_told_each_setting_once() -> None:
+def test_each_setting_is_written_once() -> None:
     assert server() == {
         "listen_addresses": "'localhost,10.210.0.1'",
         "port": "5432",
@@ -104,7 +104,7 @@ def test_postgresql_is_told_each_setting_once() -> None:
     }
 
 
-def test_postgresql_listens_where_it_is_told_and_nowhere_else() -> None:
+def test_postgresql_listens_on_the_given_addresses_only() -> None:
     settings = {**SERVER, "listen_addresses": Tuned("'localhost'", "")}
     assert server(settings=settings) == {**server(), "listen_addresses": "'localhost'"}
 
@@ -115,7 +115,7 @@ def test_each_setting_of_postgresql_has_its_reason_above_it() -> None:
         at = lines.index(f"{name} = {value}")
         if name not in ("listen_addresses", "port"):
             assert lines[at - 1] == f"# {reason}"
-    # The comment on both of these is the template's own.
+    # The comment above these two is in the template itself.
     assert (
         lines.index("port = 5432") == lines.index("listen_addresses = 'localhost,10.210.0.1'") + 1
     )
@@ -125,20 +125,20 @@ def test_each_setting_of_postgresql_has_its_reason_above_it() -> None:
 
 
 def test_the_cluster_starts_at_boot() -> None:
-    """One word, in a file whose other lines the upgrade leaves as they are."""
+    """The upgrade changes this one word, and keeps the other lines."""
     assert settled(rendered("postgres/start.conf.j2")) == ["auto"]
     assert rendered("postgres/start.conf.j2").endswith("\n\nauto\n")
 
 
-def test_postgresql_may_bind_an_address_to_come() -> None:
-    """The dash: systemd-sysctl fails where a kernel lacks one of them, but for such a line."""
+def test_postgresql_may_bind_an_address_that_does_not_exist_yet() -> None:
+    """The dash lets systemd-sysctl succeed on a kernel without IPv6."""
     assert settled(rendered("postgres/sysctl.conf.j2", huge_pages=0)) == [
         "net.ipv4.ip_nonlocal_bind = 1",
         "-net.ipv6.ip_nonlocal_bind = 1",
     ]
 
 
-def test_huge_pages_are_set_apart_where_they_are_worth_it() -> None:
+def test_huge_pages_are_reserved_if_there_are_any() -> None:
     few, many = (settled(rendered("postgres/sysctl.conf.j2", huge_pages=n)) for n in (0, 4506))
     assert many == [*few, "vm.nr_hugepages = 4506"]
 

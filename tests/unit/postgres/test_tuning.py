@@ -1,9 +1,9 @@
 """
-PostgreSQL's settings for the hardware: numbers that were worked out by hand, not by the code.
+PostgreSQL's settings for the hardware, compared with numbers that were calculated by hand.
 
 pgtune for its profile "web": https://github.com/le0pard/pgtune,
 src/features/configuration/configurationSlice.js. PostgreSQL: "Resource Consumption",
-"Write Ahead Log", "Automatic Vacuuming". Where ours is another number, the table says so.
+"Write Ahead Log", "Automatic Vacuuming". A comment marks each number that differs from theirs.
 """
 
 from itertools import product
@@ -24,18 +24,18 @@ from terrafirma.postgres.tuning import (
 
 GB = 1024 * 1024  # kB
 
-# PostgreSQL's share in GB: a quarter of it, three quarters, and a sixteenth. pgtune gives the last
-# one up to 8 GB and a separate limit of 2 GB to autovacuum; here 2 GB are the limit of both.
+# PostgreSQL's share in GB: a quarter, three quarters and a sixteenth of it. pgtune limits the last
+# to 8 GB, and that of autovacuum to 2 GB; here 2 GB is the limit of both.
 MEMORY = {
     2: ("512MB", "1536MB", "128MB"),
     8: ("2048MB", "6144MB", "512MB"),
     32: ("8192MB", "24576MB", "2048MB"),
     128: ("32768MB", "98304MB", "2048MB"),
 }
-# pgtune has 1 GB and 4 GB for "web", 2 GB and 8 GB for "oltp": ours go over at 8 GB of memory.
+# pgtune has 1 GB and 4 GB for "web", 2 GB and 8 GB for "oltp"; ours change at 8 GB of memory.
 WAL = {2: ("1GB", "4GB"), 8: ("2GB", "8GB"), 32: ("2GB", "8GB"), 128: ("2GB", "8GB")}
-# Cores: max_worker_processes, max_parallel_workers, and both kinds of workers of one statement.
-# pgtune says nothing below 4 cores, and 4 processes for 4 cores; PostgreSQL's default is 8.
+# Cores: max_worker_processes, max_parallel_workers, and both kinds of workers for one statement.
+# pgtune sets nothing below 4 cores, and 4 processes for 4 cores; PostgreSQL's default is 8.
 CORES = {
     1: ("8", "1", "1"),
     2: ("8", "2", "1"),
@@ -115,7 +115,7 @@ def test_a_host_between_two_of_the_table() -> None:
     assert settings["work_mem"] == "14563kB"
 
 
-def test_the_log_of_the_writes_grows_with_the_memory() -> None:
+def test_the_wal_grows_with_the_memory() -> None:
     assert tuned(7.9375)["max_wal_size"] == "4GB"
     assert tuned(8)["max_wal_size"] == "8GB"
 
@@ -135,7 +135,7 @@ def test_huge_pages_are_for_large_shared_buffers(gb: float, pages: int) -> None:
 
 
 @pytest.mark.parametrize(("version", "method"), [(13, "on"), (14, "on"), (15, "lz4"), (17, "lz4")])
-def test_lz4_is_there_since_version_15(version: int, method: str) -> None:
+def test_lz4_is_used_from_version_15_on(version: int, method: str) -> None:
     assert tuned(version=version)["wal_compression"] == method
 
 
@@ -153,7 +153,7 @@ def test_every_setting_has_a_reason_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("mb", "cores", "connections", "message"),
     [
-        # 288 MB over 324 shares; 3 MB each are enough for 96 of them, and 8 are the processes'.
+        # 288 MB over 324 shares; at 3 MB each, 96 fit, of which 8 are for the worker processes.
         (384, 2, 100, "100 connections leave 910 kB each of PostgreSQL's 384 MB; 88 fit"),
         (384, 16, 100, "100 connections leave 847 kB each of PostgreSQL's 384 MB; 80 fit"),
         (2048, 4, 1000, "1000 connections leave 520 kB each of PostgreSQL's 2048 MB; 504 fit"),
@@ -162,7 +162,7 @@ def test_every_setting_has_a_reason_in_one_line() -> None:
         (0, 1, 20, "20 connections leave 0 kB each of PostgreSQL's 0 MB; 0 fit"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_its_numbers(
+def test_too_many_connections_are_refused_with_numbers(
     mb: int, cores: int, connections: int, message: str
 ) -> None:
     with pytest.raises(DoesNotFit) as error:
@@ -171,7 +171,7 @@ def test_what_does_not_fit_is_refused_with_its_numbers(
 
 
 @pytest.mark.parametrize(("mb", "cores", "fit"), [(384, 2, 88), (384, 16, 80), (2048, 4, 504)])
-def test_so_many_as_it_says_fit_and_no_more(mb: int, cores: int, fit: int) -> None:
+def test_the_named_number_of_connections_fits_and_no_more(mb: int, cores: int, fit: int) -> None:
     assert tuned(mb / 1024, cores, connections=fit)["work_mem"] == "1024kB"
     with pytest.raises(DoesNotFit, match=rf"; {fit} fit$"):
         tuned(mb / 1024, cores, connections=fit + 1)
@@ -187,11 +187,11 @@ def known(kb: int, *, cores: int = 4, ssd: bool = True) -> HardwareState:
 @pytest.mark.parametrize(
     ("kb", "percent", "mb"),
     [
-        # MemTotal of a target of the tests with 24 GB: 18079 MB are 282.5 times 64 MB.
+        # MemTotal of a test machine with 24 GB: 18079 MB are 282.5 times 64 MB.
         (24684092, 75, 18048),
         (24684092, 90, 21632),
         (24684092, 5, 1152),
-        # Nominal 2 GB and 8 GB, less what the kernel keeps.
+        # Nominal 2 GB and 8 GB, minus the kernel's reserve.
         (2014576, 75, 1472),
         (8148804, 75, 5952),
         # Exactly, and one kB less.
@@ -220,9 +220,7 @@ def test_a_kernel_that_keeps_a_little_more_changes_nothing() -> None:
         (False, "hdd", False),
     ],
 )
-def test_the_kind_of_disk_is_what_the_data_say_or_else_the_host(
-    says: bool, disk: str, ssd: bool
-) -> None:
+def test_the_setting_for_the_disk_overrides_the_host(says: bool, disk: str, ssd: bool) -> None:
     assert hardware(known(8 * GB, ssd=says), 75, disk).ssd is ssd
 
 
@@ -230,7 +228,7 @@ def test_cores_are_those_of_the_host() -> None:
     assert hardware(known(8 * GB, cores=6), 75, "").cores == 6
 
 
-def test_a_host_that_says_nothing_has_little_and_gets_settings() -> None:
+def test_a_host_of_unknown_hardware_is_tuned_as_a_small_one() -> None:
     nothing = hardware(None, 75, "")
     assert nothing == Hardware(memory=768 * 1024, cores=1, ssd=True)
     assert tune(nothing, max_connections=100, version=17)["work_mem"].value == "1820kB"
@@ -276,7 +274,7 @@ def postgresql_value(text: str) -> str:
         (r"\'", r"\'"),
     ],
 )
-def test_settings_reach_postgresql_as_they_are(value: Any, read: str) -> None:
+def test_postgresql_reads_each_value_back_unchanged(value: Any, read: str) -> None:
     assert postgresql_value(literal(value)) == read
 
 
