@@ -214,7 +214,7 @@ def test_a_rollback(site: Site) -> None:
     assert site.serving["release"] == old
     shown = site.server.run("terrafirma releases api")
     assert re.search(rf"rollback +{old}", shown)
-    assert re.search(rf"{new} .*taken back, kept", shown)
+    assert re.search(rf"{new} .*rolled back, kept", shown)
     # By name, it comes back.
     site.deploy("commands/rollback.py", rollback=f"api:{new}")
     assert site.serving["release"] == new

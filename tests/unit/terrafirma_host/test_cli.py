@@ -251,7 +251,7 @@ def test_releases_are_shown_with_what_became_of_them(
     ]
     assert "deploy key of ci" in lines[0]
     assert lines[0].endswith("serves, kept")
-    assert lines[1].endswith("taken back, kept")
+    assert lines[1].endswith("rolled back, kept")
     assert lines[3].rstrip().endswith("me@here")
     assert cli.main(["releases", "api", "--json"]) == 0
     (answer,) = json.loads(capsys.readouterr().out)

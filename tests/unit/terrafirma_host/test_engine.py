@@ -105,7 +105,7 @@ def test_a_tag_is_what_the_registry_has_now(
 def test_an_image_for_other_machines_is_none(docker: Any, app: Application) -> None:
     answer = json.dumps([manifest("s390x", DIGEST)])
     docker(f"case $1 in info) echo '{{}}' ;; *) echo '{answer}' ;; esac")
-    with pytest.raises(Failed, match=rf"api:1: there is none for {os.uname().machine}"):
+    with pytest.raises(Failed, match=rf"api:1: the registry has none for {os.uname().machine}"):
         engine.resolve(app, "api:1")
 
 

@@ -113,7 +113,7 @@ def test_a_volume_that_stands_for_a_directory(host: Path) -> None:
     options = {"type": "none", "o": "bind", "device": "/srv/pg"}
     (host / "volumes").write_text(json.dumps([{"Name": "other", "Options": options}]))
     runs(host, mount("other"))
-    with pytest.raises(Failed, match="the container theirs writes there just now"):
+    with pytest.raises(Failed, match="the container theirs writes there now"):
         holders.in_the_way(ONCE, project(db={"image": "x", "volumes": [bind("/srv/pg")]}))
 
 

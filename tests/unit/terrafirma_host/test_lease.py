@@ -92,7 +92,7 @@ def test_a_lease_says_what_is_being_done(app: Application, roots: Path) -> None:
         assert (data["application"], data["holder"], data["what"]) == ("api", "me", "release")
         assert (data["step"], data["pid"]) == ("switch", os.getpid())
     assert not state.exists()
-    assert describe(app) == "somebody who has just begun"
+    assert describe(app) == "its first step has not begun yet"
 
 
 def test_what_a_release_said_is_kept_until_the_next_one(app: Application) -> None:

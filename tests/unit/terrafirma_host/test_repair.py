@@ -198,6 +198,6 @@ def test_a_repair_is_planned_before_anything_changes(host: Path, app: Applicatio
         assert files(host) == before
     assert not (host / "asked").exists()
     assert str(plan) == (
-        "start   start what is missing in blue; what runs stays\n"
-        "health  wait for 2 replicas that answer"
+        "start   start missing containers in blue; others stay\n"
+        "health  wait until 2 replicas answer"
     )

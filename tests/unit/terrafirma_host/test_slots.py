@@ -27,7 +27,7 @@ def test_the_secrets_of_a_slot_stay_those_of_its_release(host: Path, app: Applic
     assert there.stat().st_mode & 0o777 == 0o400
     # A release that began before has the name of the value of then.
     with pytest.raises(
-        Failed, match="the secret database_url was changed while this was under way"
+        Failed, match="the secret database_url was changed during this release"
     ):
         slots.link_secrets(compose, "green")
     slots.link_secrets(Compose(app), "green")

@@ -58,8 +58,8 @@ def test_the_plan_of_a_first_release(host: Path, app: Application) -> None:
         "start    start 4 replicas of release ID in blue\n"
         "health   wait until each answers /healthz\n"
         "switch   let Caddy send requests to blue\n"
-        "smoke    ask for https://www.acme.com/up\n"
-        "commit   write that blue serves\n"
+        "smoke    request https://www.acme.com/up\n"
+        "commit   record that blue serves\n"
         "prune    keep 3 earlier releases"
     )
     assert only_questions(host)
@@ -74,9 +74,9 @@ def test_the_plan_of_the_next_release(host: Path, app: Application) -> None:
         "start    start 2 replicas of release ID in green\n"
         "health   wait until each answers /healthz\n"
         "switch   let Caddy send requests to green\n"
-        "smoke    ask for https://www.acme.com/healthz\n"
-        "commit   write that green serves\n"
-        "drain    wait for what is under way in blue, at most 30 s\n"
+        "smoke    request https://www.acme.com/healthz\n"
+        "commit   record that green serves\n"
+        "drain    wait for requests under way in blue, at most 30 s\n"
         "stop     stop the replicas in blue\n"
         f"prune    keep {app.keep} earlier releases"
     )
