@@ -41,7 +41,7 @@ RESTARTS = 2
 # A file in the directory of an application, with a line for each image from a registry.
 FETCHED = "fetched"
 
-# Host, path, tag and digest, as in terrafirma/settings.py.
+# Host, path, tag and digest, as in terrafirma/app/settings.py.
 IMAGE = r"[a-z0-9][a-z0-9._:-]*(/[a-z0-9._-]+)*(:[\w.-]{1,128})?(@sha256:[0-9a-f]{64})?"
 
 # Variables that Docker, Compose and the Go runtime read themselves.

@@ -214,7 +214,7 @@ def remove(app: Application, *, by: str) -> None:
 
 
 def status(app: Application) -> dict[str, object]:
-    """Which release serves, which should serve, whether both are the same, and whether it answers."""
+    """The release that serves, the one that should, whether they agree, and whether it answers."""
     serving = Serving.load(app)
     wanted, withdrawn, current, trouble = "", False, False, ""
     found = answers.Found()

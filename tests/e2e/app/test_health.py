@@ -202,8 +202,8 @@ def test_caddy_asks_the_same_question(shop: Shop) -> None:
             f"it answers 308 to https://{DOMAIN}/healthz/: set health_path to /healthz/",
         ),
         pytest.param("302 /login", "that it answers itself, without a login", marks=long),
-        pytest.param("401", "it answers 401 to /healthz: set health_path to one", marks=long),
-        pytest.param("404", "it answers 404 to /healthz: set health_path to one", marks=long),
+        pytest.param("401", "it answers 401 to /healthz: set health_path to a path", marks=long),
+        pytest.param("404", "it answers 404 to /healthz: set health_path to a path", marks=long),
         pytest.param("405", "it answers 405 to /healthz: its health path has", marks=long),
     ],
 )

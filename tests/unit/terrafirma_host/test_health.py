@@ -103,7 +103,7 @@ WORDS: dict[str, tuple[bytes, str, bool]] = {
     "a login": (
         status("302 Found", "Location: /login?next=%2Fhealthz"),
         f"it answers 302 to https://{DOMAIN}/login?next=%2Fhealthz: set health_path to "
-        "one that it answers itself, without a login",
+        "a path that it answers itself, without a login",
         True,
     ),
     "www": (
@@ -143,17 +143,17 @@ WORDS: dict[str, tuple[bytes, str, bool]] = {
     "401": (
         status("401 Unauthorized", body='{"detail": "Not authenticated"}'),
         'it answers 401 to /healthz ({"detail": "Not authenticated"}): set health_path to '
-        "one that needs no login",
+        "a path that needs no login",
         True,
     ),
     "403": (
         status("403 Forbidden"),
-        "it answers 403 to /healthz: set health_path to one that needs no login",
+        "it answers 403 to /healthz: set health_path to a path that needs no login",
         True,
     ),
     "404": (
         status("404 Not Found", body="<html><body><h1>Not&nbsp;Found</h1>"),
-        "it answers 404 to /healthz (Not Found): set health_path to one that it knows",
+        "it answers 404 to /healthz (Not Found): set health_path to a path that it has",
         True,
     ),
     "405": (
@@ -194,7 +194,7 @@ WORDS: dict[str, tuple[bytes, str, bool]] = {
     ),
     "a page of its own": (
         status("403 Forbidden", body="<title>Sign in</title><p>Hosted by Acme"),
-        "it answers 403 to /healthz (Sign in): set health_path to one that needs no login",
+        "it answers 403 to /healthz (Sign in): set health_path to a path that needs no login",
         True,
     ),
     "a packed page": (
@@ -257,7 +257,7 @@ WORDS: dict[str, tuple[bytes, str, bool]] = {
     "a login that ends alike": (
         status("302 Found", "Location: /login/healthz"),
         f"it answers 302 to https://{DOMAIN}/login/healthz: set health_path to "
-        "one that it answers itself, without a login",
+        "a path that it answers itself, without a login",
         True,
     ),
     "a port that is none": (

@@ -97,7 +97,7 @@ def test_somebody_is_in_the_way(host: Path, what: str) -> None:
     with pytest.raises(Failed) as refused:
         holders.in_the_way(ONCE, project(VOLUMES, db=DB))
     said = str(refused.value)
-    assert said.startswith("db writes the volume pg, and the container theirs writes there just")
+    assert said.startswith("db writes the volume pg, and the container theirs writes there now")
     assert way in said
     assert "\n" not in said
 
@@ -151,7 +151,7 @@ def test_a_service_finds_what_it_has_written(host: Path, elsewhere: dict[str, An
 def test_what_runs_once_is_not_started_by_a_release_as_well(host: Path) -> None:
     runs(host, name="shop-state-db-1", app="shop", project="shop-state", service="db")
     files = project(VOLUMES, db={"image": "x"}, other=DB)
-    with pytest.raises(Failed, match=r"^stateful: db runs as shop-state-db-1, and is not"):
+    with pytest.raises(Failed, match=r"^stateful: db still runs as shop-state-db-1, and is no"):
         holders.in_the_way(replace(SHOP, stateful=("other",)), files)
 
 

@@ -188,7 +188,7 @@ def test_what_takes_too_long_is_not_refused(on_host: Host) -> None:
 
 def test_without_a_server_to_try_it_is_refused(on_host: Host) -> None:
     on_host.are(NO_ROOM="yes")
-    assert "no server could be made to try it with" in on_host.refusal()
+    assert "no scratch server to check with could be made" in on_host.refusal()
 
 
 @pytest.mark.parametrize(

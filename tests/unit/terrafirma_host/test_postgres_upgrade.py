@@ -392,7 +392,7 @@ def test_a_cluster_with_another_file_system_in_it_is_not_removed(
     old, _ = retired
     monkeypatch.setattr(type(old), "data", Path(place).parent)
     with pytest.raises(Failed, match="is a file system of its own"):
-        program.refuse_to_take_along(old)
+        program.refuse_foreign_data(old)
 
 
 def test_a_configuration_that_is_not_ours_is_left_alone(
@@ -548,7 +548,7 @@ def test_root_opens_nothing_in_the_directories_of_postgres(server: Server) -> No
         patch.setattr(shutil, "rmtree", None)
         program.switch(old, new)
         with program.workplace():
-            program.tell_what_stays(old)
+            program.warn_of_alter_system(old)
             assert program.files("*.txt", program.WORK) == []
         with pytest.raises(Failed, match=r"^15/main does not run"):
             old.address()

@@ -62,7 +62,7 @@ def test_the_host_is_told_what_it_asks_for_and_nothing_else(kind: str) -> None:
     for name in data:
         value = getattr(app, name)
         assert value == (tuple(data[name]) if isinstance(value, tuple) else data[name])
-    with pytest.raises(Failed, match=r"described for another version \(compose_in\): deploy.py"):
+    with pytest.raises(Failed, match=r"for another version \(compose_in\): run deploy.py"):
         Application.of(data | {"compose_in": "/etc"})
 
 
