@@ -161,10 +161,10 @@ def site(app: Application, found: Found) -> None:
     if not proxy.has_site(app):
         return
     if not proxy.runs():
-        found.notes.append(f"Caddy does not run: https://{app.domain} is not asked for")
+        found.notes.append(f"Caddy does not run: https://{app.domain} is not requested")
         return
     if proxy.maintenance(app).exists():
-        found.notes.append(f"maintenance of {app.name} is on: its page is not asked for")
+        found.notes.append(f"maintenance of {app.name} is on: its page is not requested")
         return
     where = f"https://{app.domain}{app.smoke_path or app.health_path}"
     deadline = time.monotonic() + PATIENCE
@@ -175,7 +175,7 @@ def site(app: Application, found: Found) -> None:
                 return
         except ssl.SSLError as error:
             found.notes.append(f"https://{app.domain} has no certificate ({error.reason}): see "
-                               "`journalctl -u caddy`; the page was not asked for")  # fmt: skip
+                               "`journalctl -u caddy`; the page was not requested")  # fmt: skip
             return
         except (OSError, http.client.HTTPException) as error:
             status, text = 0, str(error) or type(error).__name__

@@ -449,12 +449,12 @@ def _await_state(app: Application, restarts: Mapping[str, int]) -> None:
         one = waiting[0]
         if one.restarts > restarts.get(one.id, 0) + RESTARTS:
             raise Failed(f"{one.name} does not stay up (it ended, the last time with code "
-                         f"{one.code}, and was started {one.restarts + 1} times); its last words:\n"
+                         f"{one.code}, and was started {one.restarts + 1} times); its log:\n"
                          f"{logs(one)}")  # fmt: skip
         # A container without a health check has to run for a while to show that it stays up.
         if time.monotonic() > deadline and not (one.up and not one.health):
             raise Failed(f"{one.name} is not healthy within {app.start_seconds} s "
-                         f"(start_seconds); its last words:\n{logs(one)}")  # fmt: skip
+                         f"(start_seconds); its log:\n{logs(one)}")  # fmt: skip
         time.sleep(0.2)
 
 

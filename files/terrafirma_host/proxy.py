@@ -254,13 +254,13 @@ def smoke(app: Application) -> bool:
     Returns whether the page was requested.
     """
     if not runs():
-        say("warning: Caddy does not run: the page is not asked for")
+        say("warning: Caddy does not run: the page is not requested")
         return False
     if not has_site(app):
-        say(f"warning: Caddy has no site of {app.name} yet: the page is not asked for")
+        say(f"warning: Caddy has no site of {app.name} yet: the page is not requested")
         return False
     if maintenance(app).exists():
-        say("maintenance is on: the page is not asked for")
+        say("maintenance is on: the page is not requested")
         return False
     path = app.smoke_path or app.health_path
     deadline = time.monotonic() + CERTIFICATE
@@ -271,7 +271,7 @@ def smoke(app: Application) -> bool:
             if time.monotonic() > deadline:
                 # Wrong DNS, for example: not the fault of the release, and older than it.
                 say(f"warning: https://{app.domain} has no certificate ({error.reason}): see "
-                    "`journalctl -u caddy`; the page was not asked for")  # fmt: skip
+                    "`journalctl -u caddy`; the page was not requested")  # fmt: skip
                 return False
             time.sleep(0.5)
             continue

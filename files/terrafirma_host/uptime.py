@@ -156,7 +156,7 @@ class Watch:
     def _refuse(self, one: Container | None, what: str) -> NoReturn:
         name, words = (one.name, engine.logs(one)) if one else ("a replica", "(none)")
         state = f"\n({self._state(one)})" if one and self._state(one) else ""
-        raise Failed(f"release {self.release}: {name} {what}; its last words:\n{words}{state}")
+        raise Failed(f"release {self.release}: {name} {what}; its log:\n{words}{state}")
 
     def _state(self, one: Container) -> str:
         """What else is known of a refused container, or ""."""

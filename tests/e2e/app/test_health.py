@@ -324,7 +324,7 @@ def test_a_worker_that_ends(shop: Shop, worker: dict[str, Any], words: str) -> N
             "sleep infinity",
             "others wait for the end of setup, for which it has 5 s (start_seconds)",
         ),
-        ("echo why; exit 7", "setup-1 failed with code 7; its last words:"),
+        ("echo why; exit 7", "setup-1 failed with code 7; its log:"),
     ],
 )
 def test_one_that_others_wait_for_in_vain(shop: Shop, command: str, words: str) -> None:

@@ -441,7 +441,7 @@ def broken(site: Site, name: str) -> dict[str, Any]:
         pytest.param(
             "crashes at its start",
             (),
-            "does not stay up; its last words",
+            "does not stay up; its log",
             id="crashes",
             marks=pytest.mark.smoke,
         ),

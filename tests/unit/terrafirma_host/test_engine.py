@@ -437,7 +437,7 @@ def test_a_stateful_service_that_was_never_up_is_made_anew_by_the_next_release(
         engine.start_state(engine.Compose(replace(app, stateful=("db",))), files)
     assert str(failed.value) == (
         "api-state-db-1 does not stay up (it ended, the last time with code 3, and was started 6 "
-        "times); its last words:\nModuleNotFoundError"
+        "times); its log:\nModuleNotFoundError"
     )
     asked_for = asked.read_text().splitlines()
     assert gone.exists()

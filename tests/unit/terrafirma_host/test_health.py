@@ -64,7 +64,7 @@ def test_caddy_reads_these_lines_as_they_are_meant(asked: Application, tmp_path:
 
 
 def test_every_health_path_means_the_same_to_caddy() -> None:
-    """`//name/path` is an address for whoever parses it."""
+    """A parser takes `//name/path` for a path on another host."""
     with pytest.raises(Exception, match="health_path"):
         described(health_path="//healthz")
 

@@ -161,10 +161,10 @@ def test_a_followed_command_ends_with_its_listener() -> None:
 @pytest.mark.parametrize("directory", [False, True])
 def test_a_lock_is_held_once_and_let_go_of(tmp_path: Path, *, directory: bool) -> None:
     path = tmp_path if directory else tmp_path / "lock"
-    busy = Failed("somebody else has it")
+    busy = Failed("another process has it")
     with (
         locked(path),
-        pytest.raises(Failed, match="somebody else has it"),
+        pytest.raises(Failed, match="another process has it"),
         locked(path, lambda: busy),
     ):
         pass

@@ -101,7 +101,7 @@ def test_a_replica_that_does_not_stay_up_is_quoted(host: Path, app: Application)
     program = host / "programs" / "docker"
     program.write_text(f"{program.read_text()}case $1 in logs) echo 'no such table' ;; esac\n")
     containers(host, FINE, {"state": "exited", "health": ""})
-    with pytest.raises(Failed, match="api-blue-api-2 does not stay up; its last words:\nno such"):
+    with pytest.raises(Failed, match="api-blue-api-2 does not stay up; its log:\nno such"):
         watch(app).until_up()
 
 

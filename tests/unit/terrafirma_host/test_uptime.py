@@ -121,17 +121,16 @@ AGAIN = [one("worker", ran=0.1, restarts=n) for n in range(4)]
 DOWN: dict[str, tuple[list[list[dict[str, Any]]], str]] = {
     "a worker that has ended": (
         [[one("worker", "exited", code=1)]],
-        "api-blue-worker-1 does not stay up; its last words:\nits first words\n"
-        "(it ended with code 1)",
+        "api-blue-worker-1 does not stay up; its log:\nits first words\n(it ended with code 1)",
     ),
     "a worker that ends again and again": (
         [[AGAIN[0]], [one("worker", "restarting", code=7)], *[[again] for again in AGAIN]],
-        "api-blue-worker-1 does not stay up; its last words:\nits first words\n"
+        "api-blue-worker-1 does not stay up; its log:\nits first words\n"
         "(it ended with code 7, and was started 4 times)",
     ),
-    "a worker that runs each time somebody looks": (
+    "a worker that runs at each look": (
         [[again] for again in AGAIN],
-        "does not stay up; its last words:\nits first words\n(it was started 4 times)",
+        "does not stay up; its log:\nits first words\n(it was started 4 times)",
     ),
     "a worker that is done": (
         [[AGAIN[0]], [one("worker", "restarting", code=0)], *[[again] for again in AGAIN]],
@@ -143,24 +142,24 @@ DOWN: dict[str, tuple[list[list[dict[str, Any]]], str]] = {
     ),
     "a replica that ends again and again": (
         [[one("api", "restarting", restarts=n)] for n in range(4)],
-        "api-blue-api-1 does not stay up; its last words",
+        "api-blue-api-1 does not stay up; its log",
     ),
     "one that waits to be started again": (
         [[one("worker", "restarting", ran=50, restarts=9, code=3)]],
-        "is not healthy within 2 s; its last words:\nits first words\n"
+        "is not healthy within 2 s; its log:\nits first words\n"
         "(it ended with code 3, and was started 10 times)",
     ),
     "one that is started again once, and no more": (
         [[one("worker", ran=0.1)], [one("worker", ran=0.1, restarts=1)]],
-        "is not healthy within 2 s; its last words:\nits first words\n(it was started 2 times)",
+        "is not healthy within 2 s; its log:\nits first words\n(it was started 2 times)",
     ),
     "one that fails once": (
         [[one("seed", "exited", code=3, policy="no")]],
-        "api-blue-seed-1 failed with code 3; its last words",
+        "api-blue-seed-1 failed with code 3; its log",
     ),
     "one that has failed each time": (
         [[one("tries", "exited", restarts=3, code=4, policy="on-failure")]],
-        "api-blue-tries-1 failed with code 4; its last words",
+        "api-blue-tries-1 failed with code 4; its log",
     ),
     "one that would be tried for ever": (
         [[one("tries", "restarting", restarts=n, code=4, policy="on-failure")] for n in range(9)],
@@ -243,7 +242,7 @@ def test_the_replica_that_answers_no_success_is_named(watch: Looks) -> None:
             watch([fine, guilty], port=port).until_up()
     assert str(failed.value) == (
         f"release 0123456789ab: api-blue-api-1 is not healthy within 2 s (no success from /healthz "
-        f"on port {port}): it answers 503 to /healthz (no database); its last words:\n"
+        f"on port {port}): it answers 503 to /healthz (no database); its log:\n"
         "its first words"
     )
 
