@@ -1,6 +1,6 @@
 """
-The program `terrafirma` on the host: releases, and what one does with them every day; secrets and
-PostgreSQL, for the deploy.
+The program `terrafirma` on the host: it releases applications, and looks after secrets and
+PostgreSQL for the deploy.
 
-Managed by Terrafirma: terrafirma/host/program.py. It needs Python's standard library alone.
+Managed by Terrafirma: terrafirma/host/program.py. The program needs only Python's standard library.
 """

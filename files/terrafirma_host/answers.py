@@ -1,8 +1,9 @@
 """
-Managed by Terrafirma. Whether what runs also answers: its replicas, its site, and its way out.
+Managed by Terrafirma. Whether an application answers: its replicas, its site, and the replicas'
+way out to the internet.
 
-A run changes something, or fails, on the strength of this. So whatever does not answer is asked
-again for a while, and what the host cannot do itself is no fault of a container.
+A run replaces replicas, or fails, because of these answers. So a question without an answer is
+repeated for a while, and a container is not blamed for a place that the host cannot reach either.
 """
 
 from __future__ import annotations
@@ -27,35 +28,34 @@ from terrafirma_host import engine, health, proxy
 from terrafirma_host.engine import Container
 from terrafirma_host.spec import Application, Serving
 
-# For so long an answer may be missing, in seconds: a replica may be busy, and Caddy about to ask.
+# Seconds that an answer may be missing: a replica may be busy, or Caddy about to check it.
 PATIENCE = 10
-AGAIN = 0.5
-# Caddy's own answer, and somebody's elsewhere that the host reaches.
-SITE = 5
-AWAY = 1
-# As long as Docker's own resolver takes at most for a name that it knows.
+AGAIN = 0.5  # seconds between two tries
+SITE = 5  # seconds for an answer through Caddy
+AWAY = 1  # seconds to connect to a place on the internet
+# Seconds that Docker's own resolver takes at most for a name that it knows.
 RESOLVER = 2
 
-# A place in the world: an address, and a port.
+# A place on the internet: an address, and a port.
 Place = tuple[str, int]
 
 
 @dataclass
 class Found:
-    """What does not answer, in words."""
+    """Lines about whatever does not answer."""
 
-    silent: list[str] = field(default_factory=list)  # replicas that others can replace
-    troubles: list[str] = field(default_factory=list)  # what no release puts right
-    notes: list[str] = field(default_factory=list)  # what may be meant to be so
+    silent: list[str] = field(default_factory=list)  # replicas that new ones can replace
+    troubles: list[str] = field(default_factory=list)  # problems that no release repairs
+    notes: list[str] = field(default_factory=list)  # states that may be intended
 
 
 def look(app: Application, serving: Serving) -> Found:
-    """What is wrong with what serves, which runs as it should."""
+    """What is wrong with the release that serves, whose containers all run."""
     app = proxy.as_asked(app, serving.slot)
     found = Found()
     there = replicas(app, serving)
     with ThreadPoolExecutor(2) as pool:
-        # Mostly they wait, and not for each other.
+        # Both mostly wait, so ask at the same time.
         asked = pool.submit(_replicas, app, there)
         pool.submit(way_out, there, found).result()
         found.silent, cut_off = asked.result()
@@ -66,13 +66,13 @@ def look(app: Application, serving: Serving) -> Found:
 
 
 def silent(app: Application, serving: Serving) -> list[str]:
-    """The replicas that run and do not answer, where others would, in words."""
+    """Lines about replicas that run and do not answer, where new ones would."""
     app = proxy.as_asked(app, serving.slot)
     return _replicas(app, replicas(app, serving))[0]
 
 
 def replicas(app: Application, serving: Serving) -> list[Container]:
-    """Those that should answer; one that is paused looks to Docker as if somebody wanted that."""
+    """The replicas that should answer, paused ones included: Docker never resumes these itself."""
     return [
         one for one in engine.containers(app.project(serving.slot), app.service)
         if one.state in ("running", "paused")
@@ -83,7 +83,7 @@ def replicas(app: Application, serving: Serving) -> list[Container]:
 
 
 def _replicas(app: Application, there: Sequence[Container]) -> tuple[list[str], list[str]]:
-    """Those that others are to replace, and what others would not be better at."""
+    """Lines about replicas to replace, and about problems that new replicas would have, too."""
     gone = [f"{one.name} is paused" for one in there if one.state == "paused"]
     gone += [f"{one.name} is in no network" for one in there if one.pid and not one.port]
     runs = {one.port: one for one in there if one.state == "running" and one.port}
@@ -104,8 +104,8 @@ def _replicas(app: Application, there: Sequence[Container]) -> tuple[list[str], 
 
 
 def _asked(app: Application, runs: Mapping[int, Container]) -> list[health.Answer]:
-    """The last answer of each."""
-    # One that has just been started may take as long as at a release.
+    """The last answer of each replica."""
+    # A replica that has just started has as much time as in a release.
     begun = max((one.started for one in runs.values() if one.health != "healthy"), default=0)
     patience = max(PATIENCE, begun + app.start_seconds - time.time())
     deadline = time.monotonic() + patience
@@ -125,14 +125,14 @@ MAKE_ANEW = (
 
 
 def answers_inside(app: Application, one: Container) -> bool:
-    """Whether a replica that the host does not reach answers itself, and is in a network at all."""
+    """Whether a replica answers within its own network, and that network leads anywhere."""
     with suppress(OSError), inside(one):
         return health.ask(app, app.container_port).good and _has_a_way()
     return False
 
 
 def resolves(app: Application, one: Container) -> bool:
-    """Whether Docker's resolver answers a container, if it has that: rules there lead to it."""
+    """Whether Docker's resolver, which needs rules in the container's network, answers there."""
     try:
         if "127.0.0.11" not in _text(Path(one.hosts).with_name("resolv.conf")):
             return True
@@ -157,14 +157,14 @@ def resolves(app: Application, one: Container) -> bool:
 
 
 def site(app: Application, found: Found) -> None:
-    """What Caddy answers in the name of an application whose replicas answer."""
+    """Whether Caddy answers for an application whose replicas answer."""
     if not proxy.has_site(app):
         return
     if not proxy.runs():
-        found.notes.append(f"Caddy does not run: https://{app.domain} is not asked for")
+        found.notes.append(f"Caddy does not run: https://{app.domain} is not requested")
         return
     if proxy.maintenance(app).exists():
-        found.notes.append(f"maintenance of {app.name} is on: its page is not asked for")
+        found.notes.append(f"maintenance of {app.name} is on: its page is not requested")
         return
     where = f"https://{app.domain}{app.smoke_path or app.health_path}"
     deadline = time.monotonic() + PATIENCE
@@ -175,7 +175,7 @@ def site(app: Application, found: Found) -> None:
                 return
         except ssl.SSLError as error:
             found.notes.append(f"https://{app.domain} has no certificate ({error.reason}): see "
-                               "`journalctl -u caddy`; the page was not asked for")  # fmt: skip
+                               "`journalctl -u caddy`; the page was not requested")  # fmt: skip
             return
         except (OSError, http.client.HTTPException) as error:
             status, text = 0, str(error) or type(error).__name__
@@ -203,7 +203,7 @@ def _ask(app: Application) -> int:
 
 
 def way_out(there: Sequence[Container], found: Found) -> None:
-    """What keeps containers from the world, if the host itself reaches it."""
+    """What keeps containers from the internet, if the host itself reaches it."""
     one = next((one for one in there if one.state == "running" and one.port), None)
     there_too = reached(places()) if one else []
     if not one or not there_too:
@@ -217,24 +217,24 @@ def way_out(there: Sequence[Container], found: Found) -> None:
         time.sleep(AGAIN)
     else:
         return
-    places_told = ", ".join(f"{address}:{port}" for address, port in there_too)
+    shown = ", ".join(f"{address}:{port}" for address, port in there_too)
     words = (
-        f"containers have no way out: the host reaches {places_told}, and {one.name} does not: "
+        f"containers have no way out: the host reaches {shown}, and {one.name} does not: "
         f"{' and '.join(suspects()) or 'a rule or a route of the host is in the way'}; rules of "
         "your own belong into the chain DOCKER-USER"
     )
-    # A resolver alone says little: containers may be kept from that.
+    # A resolver alone proves little: a firewall may keep containers from it on purpose.
     only_resolvers = all(port == 53 for _, port in there_too)
     (found.notes if only_resolvers else found.troubles).append(words)
 
 
 def _goes_out(one: Container, there_too: Sequence[Place]) -> bool:
-    """Whether a container reaches one of those places, or is not meant to reach any."""
+    """Whether a container reaches one of these places, or has no route out on purpose."""
     for place in there_too:
         try:
             with inside(one):
                 if not _has_a_way():
-                    # A network of its own that leads nowhere is meant to.
+                    # An internal network is meant to lead nowhere.
                     return True
                 sock = socket.socket()
         except OSError:
@@ -247,7 +247,7 @@ def _goes_out(one: Container, there_too: Sequence[Place]) -> bool:
 
 
 def places(etc: Path = Path("/etc"), run: Path = Path("/run")) -> Iterator[Place]:
-    """Where the host itself goes: its resolvers, and where its packages come from."""
+    """Places that the host itself uses: its resolvers, and the sources of its packages."""
     for path in (etc / "resolv.conf", run / "systemd/resolve/resolv.conf"):
         for address in re.findall(r"(?m)^nameserver\s+([0-9.]+)$", _text(path)):
             if not address.startswith("127."):
@@ -272,8 +272,8 @@ def _text(path: Path) -> str:
 
 
 def reached(places: Iterator[Place]) -> list[Place]:
-    """Those that let the host in within a short time, by their addresses: one for each port."""
-    # A resolver that is gone takes longer to say so than there is time.
+    """The places to which the host can connect quickly, by address: one for each port."""
+    # Not `with`: it would wait for the lookup of a name, which may take long without a resolver.
     pool = ThreadPoolExecutor(8)
     try:
         asked = [pool.submit(_reaches, place) for place in [*places][:8]]
@@ -292,7 +292,7 @@ def _reaches(place: Place) -> Place | None:
     try:
         with socket.create_connection(place, AWAY) as connection:
             address = connection.getpeername()[0]
-            # The host's own is in no container's way.
+            # An address of the host itself does not test the way out.
             return None if connection.getsockname()[0] == address or ":" in address else (
                 address, place[1])  # fmt: skip
     except OSError:
@@ -300,13 +300,13 @@ def _reaches(place: Place) -> Place | None:
 
 
 def own_rules() -> bool:
-    """Whether somebody has rules where Docker says that they belong: what they drop is meant."""
+    """Whether the chain that Docker leaves to users has rules: what these drop is intended."""
     said = _said("iptables", "-w", "5", "-S", "DOCKER-USER").splitlines()
     return any(not line.startswith("-N") and "-j RETURN" not in line for line in said)
 
 
 def suspects() -> list[str]:
-    """What on a host is known to come between, in words."""
+    """Lines about known causes on a host why packets do not arrive."""
     found = []
     table = chain = ""
     for line in _said("nft", "list", "chains").splitlines():
@@ -343,9 +343,9 @@ _NETWORK = 0x40000000  # CLONE_NEWNET
 @contextmanager
 def inside(one: Container) -> Iterator[None]:
     """
-    What this thread opens meanwhile, it opens in the network of a container, and keeps there.
+    Within the block, this thread opens sockets in the network of a container.
 
-    In the image there may be no program that could ask.
+    A command in the container would not do: its image may have no suitable program.
     """
     enter: Callable[[int, int], int] = ctypes.CDLL(None, use_errno=True).setns
     own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
@@ -366,7 +366,7 @@ def inside(one: Container) -> Iterator[None]:
 
 
 def _has_a_way() -> bool:
-    """Whether there is a route to the world where this thread is; nothing is sent."""
+    """Whether this thread's network has a route to the internet; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, suppress(OSError):
         sock.connect(("192.0.2.1", 9))
         return True

@@ -1,9 +1,9 @@
 """
 Managed by Terrafirma. The command `terrafirma` on a server.
 
-    terrafirma releases api            what ran when, and what can be gone back to
-    terrafirma rollback api            the release before this one serves again
-    terrafirma logs api --follow       what all replicas say
+    terrafirma releases api            what ran when, and which releases a rollback can reach
+    terrafirma rollback api            let the release before this one serve again
+    terrafirma logs api --follow       the log of all replicas
     terrafirma run api -- CMD …        a command in the release's environment
 """
 
@@ -46,10 +46,10 @@ from terrafirma_host.target import fits_description, with_code_of, with_serving_
 
 PROGRAM = "/usr/local/bin/terrafirma"
 UNIT = "TERRAFIRMA_UNIT"
-# By which whoever waits for a unit knows that what it reports of its end is of this one.
+# Tells the process that waits for a unit that the reported end is that of its own unit.
 TOKEN = "TERRAFIRMA_TOKEN"
 
-# What the deploy has the host do, and no help lists: each takes the words after its name.
+# Commands for the deploy, which the help does not list. Each takes the arguments after its name.
 DEPLOY = {
     "secrets": secrets.main,
     "passwords": postgres_passwords.main,
@@ -57,7 +57,7 @@ DEPLOY = {
     "postgres-upgrade": postgres_upgrade.main,
 }
 
-# What a file of ours brings about that somebody has changed.
+# The errors to which a file of ours leads that was edited by hand.
 DAMAGED = (AttributeError, LookupError, TypeError)
 
 
@@ -76,35 +76,35 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--image", default="", help="the same image by another tag or digest")
     one.add_argument("--revision", default="", help="of the source, for the list of releases")
     one.add_argument("--by", default="", help="who asks for it")
-    one.add_argument("--again", action="store_true", help="also one that was taken back")
-    one = command("refresh", "what serves, with the settings and secrets of now")
+    one.add_argument("--again", action="store_true", help="even code that was rolled back")
+    one = command("refresh", "give the code that serves the current settings and secrets")
     one.add_argument("--by", default="", help="who asks for it")
     one = command("rollback", "let an earlier release serve again")
-    one.add_argument("release", nargs="?", default="", help="the one before, if not named")
+    one.add_argument("release", nargs="?", default="", help="its ID; without it, the one before")
     one.add_argument("--by", default="", help="who asks for it")
     one = command("releases", "show what ran when, and what is kept", optional=True)
     one.add_argument("--json", action="store_true", help="for programs")
-    one = command("logs", "show what all containers of the release say")
-    one.add_argument("-f", "--follow", action="store_true", help="go on as they say more")
+    one = command("logs", "show the logs of all containers of the release")
+    one.add_argument("-f", "--follow", action="store_true", help="go on with new lines")
     one.add_argument("-n", "--lines", type=int, default=100, help="so many of each (100)")
-    one.add_argument("-t", "--timestamps", action="store_true", help="when each was said")
+    one.add_argument("-t", "--timestamps", action="store_true", help="with the time of each line")
     one = command("run", "run a command in the release's environment, in a container of its own")
     one.add_argument("words", nargs="+", metavar="WORD", help="the command; put -- before it")
-    one = command("console", "a shell in the release's environment")
+    one = command("console", "open a shell in the release's environment")
     one.add_argument("words", nargs="*", metavar="WORD", help="instead of sh")
-    one = command("restart", "new containers of the release that serves, without a failed request")
+    one = command("restart", "replace the containers that serve, without a failed request")
     one.add_argument("--by", default="", help="who asks for it")
-    one = command("maintenance", "answer with a page for maintenance, or no longer")
-    one.add_argument("state", nargs="?", choices=["on", "off"], help="without it: which it is")
+    one = command("maintenance", "switch the page for maintenance on or off")
+    one.add_argument("state", nargs="?", choices=["on", "off"], help="without it: show the state")
     one = command(
         "remove",
-        "end an application that is no longer in your settings; its volumes and secrets stay",
+        "remove an application that is no longer in your settings; its volumes and secrets stay",
     )
     one.add_argument("--confirm", default="", metavar="APPLICATION", help="its name once more")
-    command("recover", "put right what a release left that was killed", optional=True)
-    one = command("status", "for the deploy: whether the description is what runs")
-    one.add_argument("--stdin", action="store_true", help="the description is standard input")
-    one = commands.add_parser("forced", help="what a deploy key may do: sshd runs this")
+    command("recover", "clean up after a release that was killed", optional=True)
+    one = command("status", "for the deploy: tell whether the described release serves")
+    one.add_argument("--stdin", action="store_true", help="read the description from stdin")
+    one = commands.add_parser("forced", help="for sshd: run what a deploy key may do")
     one.add_argument("names", nargs="+", metavar="APPLICATION")
     for name in DEPLOY:
         commands.add_parser(name).add_argument("words", nargs="*")
@@ -113,17 +113,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(words)
-    # Whoever writes PostgreSQL's configuration tries it: that is its owner.
+    # The account postgres, which writes PostgreSQL's configuration, also tries it.
     if os.geteuid() != 0 and arguments.command != "postgres-check":
         print("terrafirma: run it as root (sudo)", file=sys.stderr)
         return 1
     os.umask(0o077)
     status = 0
-    # People, sudo and systemd call this, each with a language of their own.
+    # People, sudo and systemd call this program, each with a locale of their own.
     os.environ["LC_ALL"] = "C.UTF-8"
     try:
         if arguments.command in DEPLOY:
-            # They run programs as accounts that may not go everywhere.
+            # They run programs as accounts that may not enter every directory.
             os.chdir("/")
             DEPLOY[arguments.command](arguments.words)
         else:
@@ -134,13 +134,13 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         status = 130
     if os.environ.get(UNIT) and arguments.command != "recover":
-        # One that is stopped, or killed, does not get as far.
+        # A process that is stopped or killed writes no such file.
         write(_end(arguments.name), f"{os.environ.get(TOKEN)} {status}\n", 0o600)
     return status
 
 
 def _end(name: str) -> Path:
-    """Where a unit says that it has come to its end, and with what exit code."""
+    """The file in which a unit that has come to its end writes its exit code."""
     return RUNTIME / f"{name}.end"
 
 
@@ -184,7 +184,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _all() -> Iterator[Application]:
-    """All applications; one that left the settings may be described for another version of this."""
+    """All applications but those that another version of this program has described."""
     for name in names():
         try:
             yield Application.load(name)
@@ -193,13 +193,13 @@ def _all() -> Iterator[Application]:
 
 
 def _recover_all() -> None:
-    """At boot: each of them, whatever becomes of the others."""
+    """At boot: recover each application, also where another one fails."""
     troubles = []
     for app in _all():
         try:
             release.recover(app, by=_who(""))
         except Busy as error:
-            # Each release begins by putting right what the one before it left.
+            # The release under way began by cleaning up after the one before.
             say(str(error))
         except (*BROKEN, *DAMAGED) as error:
             troubles.append(f"{app.name}: {error}")
@@ -208,7 +208,7 @@ def _recover_all() -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
-    """What changes which containers serve: in a unit of its own, which outlives the connection."""
+    """Run a command that replaces containers, in a unit of its own that outlives the connection."""
     app = Application.load(arguments.name)
     if not os.environ.get(UNIT):
         _become_unit(app, sys.argv[1:])
@@ -236,7 +236,7 @@ def _serve(arguments: argparse.Namespace) -> None:
                 source = sys.stdin.buffer
             if not arguments.image and not source:
                 asked, app = app, with_serving_code(app)
-                # What is said of the source here is not said of the code that a key brought.
+                # This revision is that of the source here, not of the code that a key sent.
                 revision = arguments.revision if app is asked else ""
             release.release(app, by=by, revision=revision, again=arguments.again, source=source)
 
@@ -252,10 +252,10 @@ def _become_unit(app: Application, words: Sequence[str]) -> NoReturn:
         [
             "systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={unit}",
             f"--description=Release of {app.name}",
-            # Whatever ends it, a kill -9 as well, the release that served serves.
+            # Whatever ends the unit, kill -9 included, the release that served goes on to serve.
             f"--property=ExecStopPost={PROGRAM} recover {app.name}",
             f"--property=RuntimeMaxSec={LONGEST + 600}",
-            # What nobody must find there once it has ended, whatever ended it.
+            # For the registry's password: systemd removes the directory however the unit ends.
             f"--property=RuntimeDirectory=terrafirma/releases/{app.name}",
             "--property=RuntimeDirectoryMode=0700",
             f"--property=TimeoutStopSec={app.drain_seconds + app.stop_seconds + 600}",
@@ -265,26 +265,26 @@ def _become_unit(app: Application, words: Sequence[str]) -> NoReturn:
         ],
         check=False,
     )  # fmt: skip
-    # Not by its exit code: for systemd one that was stopped has ended well.
+    # The exit code of systemd-run does not tell: for systemd a stopped unit has succeeded.
     try:
-        told, status = _end(app.name).read_text().split()
+        found, status = _end(app.name).read_text().split()
     except (FileNotFoundError, ValueError):
-        told, status = "", ""
-    if told == token:
+        found, status = "", ""
+    if found == token:
         raise SystemExit(int(status))
     if engine.unit_runs(unit):
         raise Failed(f"nobody waits for the release of {app.name} any more, and it goes on: "
                      f"`terrafirma releases {app.name}` will show it")  # fmt: skip
     serving = Serving.load(app)
     raise Failed(
-        f"what was asked for {app.name} was stopped before its end (systemd-run: exit "
+        f"the {words[0]} of {app.name} was stopped before its end (systemd-run: exit "
         f"{waited.returncode}); {serving.release if serving else 'nothing'} serves: "
         f"`journalctl -u {unit}`"
     )
 
 
 def _who(by: str) -> str:
-    """Who asks: as they say, or the account that became root."""
+    """Who asks for the command: the given name, or the account that became root."""
     return by or os.environ.get("TERRAFIRMA_BY") or os.environ.get("SUDO_USER") or "root"
 
 
@@ -296,17 +296,17 @@ def _refuse_other_image(app: Application, image: str) -> None:
                      f"{engine.repository(image)}")  # fmt: skip
 
 
-# What a client may say of a revision or a release: it is shown on other people's terminals.
+# A client's names of a revision and a release are shown on other people's terminals.
 REVISION = r"[A-Za-z0-9][\w./+-]{0,99}"
 RELEASE = r"[0-9a-f]{6,12}"
 
 
 def _forced(allowed: Sequence[str]) -> None:
-    """The one thing that a deploy key is for; what it asks for comes from the client."""
+    """Do what the client with a deploy key asks for, where the key allows it."""
     words = forced(allowed, os.environ.get("SSH_ORIGINAL_COMMAND", ""))
     app = Application.load(words[1])
     if not app.automated:
-        # Until then nobody has seen to it that its compose files read nothing that a key sends.
+        # Only tasks/app.py checks that the compose files read nothing that a key sends.
         raise Failed(f"{app.name} is not described as one that a key releases: run deploy.py first")
     by = f"--by=deploy key of {os.environ.get('SUDO_USER', 'root')}"
     if words[0] != "releases":
@@ -317,12 +317,12 @@ def _forced(allowed: Sequence[str]) -> None:
 
 
 def forced(allowed: Sequence[str], asked: str) -> list[str]:
-    """The command that a client asked for, in our words; raises Failed where it may not."""
+    """The client's command as arguments of this program; raises Failed where it is not allowed."""
     usage = Failed(
         f"this key may: release [{'|'.join(allowed)}] [--image REF] [--revision REV]; "
         "rollback [APPLICATION] [RELEASE]; releases [APPLICATION]"
     )
-    # What it says is shown to root, on a terminal.
+    # The client's text is shown to root, on a terminal.
     if not asked.isprintable():
         raise Failed(usage)
     try:
@@ -364,7 +364,7 @@ def _logs(app: Application, arguments: argparse.Namespace) -> NoReturn:
             for line in plain_lines(process.stdout):
                 print(line, flush=True)
         except BrokenPipeError:
-            # Whoever listened has heard enough.
+            # The reader of the pipe has closed it.
             process.kill()
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(process.returncode)
@@ -376,10 +376,10 @@ def _container(app: Application, words: Sequence[str]) -> NoReturn:
     compose = Compose(app)
     layer = str(compose.work / f"{serving.slot}.yaml")
     terminal = [] if sys.stdin.isatty() else ["--no-TTY"]
-    # As `docker exec` does: the image's own entry point may be the server.
+    # Replace the entry point, as `docker exec` does: the image's own may be the server.
     program, *rest = words
     compose.become(
-        # A project of its own: the next release lets it end by itself.
+        # In a project of its own, so that the next release does not stop it.
         app.project("run"), layer, "run", "--rm", "--no-deps", *terminal,
         "--entrypoint", program, app.service, *rest,
     )  # fmt: skip
@@ -401,7 +401,7 @@ def _show_releases(name: str | None, *, as_json: bool) -> None:
                 mark
                 for mark, marked in (
                     ("serves", one == answer["serving"]),
-                    ("taken back", one in answer["withdrawn"]),
+                    ("rolled back", one in answer["withdrawn"]),
                     ("kept", one in answer["kept"]),
                 )
                 if marked and one not in shown

@@ -1,4 +1,4 @@
-"""Managed by Terrafirma. What is asked of the Docker engine and of Compose."""
+"""Managed by Terrafirma. Questions and orders to the Docker engine and to Compose."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from terrafirma_host import layers, references, stores
 from terrafirma_host.shell import Failed, ends, last, run, say, succeeds, write
 from terrafirma_host.spec import RUNTIME, Application, Release
 
-# How long an engine may take for what it does at once, and for what has to be fetched or built.
+# Seconds that the engine may take for a quick command, and for one that fetches or builds.
 PROMPT = 120
 PATIENT = 3600
 
-# What `up` may take by itself, beside the time that services wait for one another.
+# Seconds that `up` may take, beside the time that services wait for one another.
 CREATING = 30
 
-# Of what a container says, to see how it begins.
+# Bytes of a container's log that show how it begins.
 FIRST = 64 * 1024
 
-# Docker waits longer and longer before it starts a container again, until one has run so long: one
-# that ends sooner ends again and again.
+# Docker waits longer before each restart of a container, until the container has run for so many
+# seconds. One that ends sooner is in a restart loop.
 STRETCH = 10
-# One that has been started again more often does not stay up.
+# A container with more restarts than this does not stay up.
 RESTARTS = 2
 
-# In the directory of an application: a line for each image that a registry gave us.
+# A file in the directory of an application, with a line for each image from a registry.
 FETCHED = "fetched"
 
-# Host, path, tag and digest, as in terrafirma/settings.py.
+# Host, path, tag and digest, as in terrafirma/app/settings.py.
 IMAGE = r"[a-z0-9][a-z0-9._:-]*(/[a-z0-9._-]+)*(:[\w.-]{1,128})?(@sha256:[0-9a-f]{64})?"
 
-# Variables that Docker, Compose and what they are written in read themselves.
+# Variables that Docker, Compose and the Go runtime read themselves.
 OWN = frozenset(
     {"PATH", "HOME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"}
     | {"GODEBUG", "GOGC", "GOMAXPROCS", "GOMEMLIMIT", "GOTRACEBACK"}
@@ -58,17 +58,17 @@ class Compose:
     def __init__(self, app: Application) -> None:
         self.app = app
         self.work = app.directory / "layers"
-        # A release is named after these, and has these, whatever is put there meanwhile.
+        # Read once: the release's ID and its containers have these values, whatever changes later.
         self.secrets = app.values()
-        # For whoever releases: what the files say that has no effect.
+        # Lines for the output of a release, about keys of the files that have no effect.
         self.notes: list[str] = []
 
     def files(self) -> list[str]:
         app = self.app
         if app.compose:
             return [f"{app.compose_in or app.source}/{name}" for name in app.compose]
-        # Made anew for each question, and nothing that a dry run leaves behind.
-        # Called after its content: somebody else may ask at the same moment.
+        # In /run, so that a dry run leaves nothing that lasts. Named after its content: another
+        # process may need another one at the same moment.
         text = layers.own_project(app)
         own = RUNTIME / f"{app.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
         write(own, text, 0o600)
@@ -76,7 +76,7 @@ class Compose:
 
     def command(self, project: str, layer: str = "") -> list[str]:
         words = ["docker", "compose", "--project-name", project, "--progress", "plain"]
-        # No `.env`: a deploy uploads none, and with a key it would say what else is filled in.
+        # No `.env`: a deploy uploads none, and one that a deploy key sends would set variables.
         words += ["--env-file", "/dev/null"]
         words += ["--project-directory", self.app.source or str(self.app.directory)]
         for file in (*self.files(), *([layer] if layer else [])):
@@ -85,16 +85,16 @@ class Compose:
 
     def environment(self) -> dict[str, str]:
         """
-        What `${…}` in the files stands for, and what a layer leaves for it to fill in.
+        The variables for `${…}` in the files and in a layer.
 
-        Nothing of whoever called us: a release is the same whoever makes it.
+        None come from the caller's environment: a release is the same for every caller.
         """
         app = self.app
         hidden = {}
         if app.secrets_env:
             hidden = {name.upper(): text.rstrip("\n") for name, text in self.secrets.items()}
         return {
-            # Those that are Docker's own would lead root elsewhere.
+            # Variables that Docker reads itself would change what it does as root.
             **{
                 name: str(value)
                 for name, value in {**app.env, **hidden}.items()
@@ -106,9 +106,9 @@ class Compose:
         }
 
     def project(self) -> layers.Project:
-        """What the files say, together; raises Failed, in one line, where that cannot be run."""
+        """The merged compose files; raises Failed, in one line, where they cannot be run."""
         with ThreadPoolExecutor(1) as beside:
-            # Each takes a moment, and so both are asked at once.
+            # Each question takes a moment, so ask both at once.
             written = beside.submit(self.as_written if self.app.compose else dict)
             text, said = self.config("--format", "json")
         project: dict[str, Any] = json.loads(text)
@@ -134,7 +134,7 @@ class Compose:
         return project
 
     def config(self, *options: str) -> tuple[str, str]:
-        """What `docker compose config` says on its two outputs, of all services."""
+        """The standard output and error of `docker compose config` for all services."""
         result = subprocess.run(
             [*self.command(self.app.name), "--profile", "*", "config", *options],
             executable=shutil.which("docker"),
@@ -143,13 +143,17 @@ class Compose:
         )  # fmt: skip
         if result.returncode:
             error = f"the compose files: {references.errors(self.app, result.stderr)}"
-            # A variable that leaves a field blank may be why.
+            # The cause may be a variable that is not set and leaves a field blank.
             references.refuse_blank(self.as_read({}, {}, result.stderr), error)
             raise Failed(error)
         return result.stdout, result.stderr
 
     def as_written(self) -> references.Raw:
-        """The files' own words, where Compose can say them: `ulimits` by a variable it cannot."""
+        """
+        The merged files with their variables not filled in.
+
+        Empty where Compose cannot print that, as with a variable in `ulimits`.
+        """
         words = ("--no-interpolate", "--no-path-resolution", "--no-normalize", "--no-consistency")
         try:
             return dict(json.loads(self.config("--format", "json", *words)[0]))
@@ -157,10 +161,10 @@ class Compose:
             return {}
 
     def look(self, project: dict[str, Any], raw: references.Raw, said: str) -> None:
-        """Raise Failed where the files refer to what is not there; `notes` has what is lost."""
+        """Raise Failed for references that lead nowhere; `notes` gets the keys without effect."""
         app = self.app
         for name in {*app.secrets} & {*(raw.get("secrets") or {})}:
-            # Compose leaves out what no service names; it collides with ours all the same.
+            # Compose leaves out a secret that no service names, yet it still collides with ours.
             project.setdefault("secrets", {}).setdefault(name, raw["secrets"][name])
         files = self.as_read(project, raw, said)
         references.check(files)
@@ -175,7 +179,7 @@ class Compose:
         )  # fmt: skip
 
     def agree(self, project: layers.Project) -> None:
-        """Raise Failed where the files and what is laid over them do not go together."""
+        """Raise Failed where Compose cannot merge our layers over the files."""
         app = self.app
         images = {name: layers.image_name(app, name, "none") for name in project["services"]}
         slot = layers.slot_layer(
@@ -189,7 +193,7 @@ class Compose:
                 self.run(app.name, self.layer("check", text), "config", "--quiet")
             except Failed as error:
                 words = references.errors(app, str(error))
-                raise Failed(f"the compose files and what is laid over them: {words}") from None
+                raise Failed(f"the compose files with our layer over them: {words}") from None
 
     def layer(self, name: str, text: str) -> str:
         path = self.work / f"{name}.yaml"
@@ -205,12 +209,12 @@ class Compose:
         return run(*command, env=env, inherit=False, timeout=timeout, lines=20)
 
     def fetch(self, project: str, layer: str, *words: str) -> str:
-        """`run`, for what may need a registry: the base of a build, a stateful service."""
+        """`run` with the registry's login: for the base of a build, or a stateful service."""
         with registry(self.app) as login:
             return self.run(project, layer, *words, timeout=PATIENT, login=login)
 
     def become(self, project: str, layer: str, *words: str) -> NoReturn:
-        """Become that command, for a terminal."""
+        """Replace this process with that command, so that it has the terminal."""
         command = [*self.command(project, layer), *words]
         terminal = {"TERM": os.environ.get("TERM", "dumb")}
         os.execve(shutil.which("docker") or "docker", command, self.environment() | terminal)
@@ -225,20 +229,20 @@ class Container:
     state: str  # "running", "exited", "restarting" …
     health: str  # "healthy", "starting", "unhealthy" or ""
     restarts: int
-    done: bool  # it may end, and has, with success
+    done: bool  # it was allowed to end, and has ended with success
     hosts: str  # path of its /etc/hosts
-    mounts: tuple[str, ...]  # of the host
-    code: int = 0  # with which it ended
-    memory: bool = False  # it was ended for want of memory
-    retried: bool = False  # started again where it fails, and only then
-    started: float = 0  # when it last began, in seconds of the epoch
+    mounts: tuple[str, ...]  # paths of the host
+    code: int = 0  # its last exit code
+    memory: bool = False  # it was killed for lack of memory
+    retried: bool = False  # restarted only when it fails
+    started: float = 0  # when it last started, in seconds since the epoch
     pid: int = 0
-    port: int = 0  # of the host, that leads to it
+    port: int = 0  # the host's port that leads to it
 
     @property
     def lasts(self) -> bool:
-        """It has run for a stretch in which one that ends again and again would have ended."""
-        # One that began in the future did so before somebody put the clock right.
+        """It has run for longer than a container in a restart loop can."""
+        # A start in the future was before a correction of the clock.
         return self.state == "running" and not -1 <= self.age < STRETCH
 
     @property
@@ -247,12 +251,12 @@ class Container:
 
     @property
     def up(self) -> bool:
-        """It runs, and has not just been started again."""
+        """It runs, and was not restarted just now."""
         return self.state == "running" and (not self.restarts or self.lasts)
 
 
 def containers(project: str, service: str = "") -> list[Container]:
-    """Those of a compose project, whatever their state; one-off ones are not among them."""
+    """The containers of a compose project in any state, without those of `docker compose run`."""
     words = ["docker", "ps", "--all", "--quiet", "--no-trunc"]
     words += ["--filter", f"label=com.docker.compose.project={project}"]
     words += [
@@ -269,9 +273,9 @@ def containers(project: str, service: str = "") -> list[Container]:
 
 def stable_containers(project: str) -> list[Container]:
     """
-    The containers of a compose project, once each that was just restarted had time to fail again.
+    The containers of a compose project, after a just restarted one had time to fail again.
 
-    One that ends each minute by design counts as up; one that ends again and again does not.
+    A container that ends each minute by design counts as up; one in a restart loop does not.
     """
     there = containers(project)
     fresh = [STRETCH - one.age for one in there if one.state == "running" and not one.up]
@@ -285,7 +289,7 @@ def _container(one: Mapping[str, Any]) -> Container:
     labels, state = one["Config"]["Labels"], one["State"]
     policy = one.get("HostConfig", {}).get("RestartPolicy", {}).get("Name", "")
     published = one.get("NetworkSettings", {}).get("Ports") or {}
-    # Where a network is routed, there is none of the host.
+    # In a routed network a container has no port of the host.
     ports = [int(two["HostPort"]) for both in published.values() for two in both or ()
              if two["HostPort"]]  # fmt: skip
     return Container(
@@ -311,7 +315,7 @@ def _container(one: Mapping[str, Any]) -> Container:
 
 
 def _time(text: str) -> float:
-    """A moment as Docker writes it, in seconds of the epoch; 0: never."""
+    """A time as Docker writes it, in seconds since the epoch; 0: never."""
     try:
         # In UTC, with nine digits after the point.
         return datetime.fromisoformat(f"{text[:19]}+00:00").timestamp()
@@ -320,7 +324,7 @@ def _time(text: str) -> float:
 
 
 def lost_host(container: Container) -> bool:
-    """Whether its host.docker.internal is no address of this host any more: docker0 has moved."""
+    """Whether its host.docker.internal is no longer an address of this host: docker0 has moved."""
     try:
         lines = Path(container.hosts).read_text().splitlines()
     except OSError:
@@ -331,7 +335,7 @@ def lost_host(container: Container) -> bool:
 
 
 def inspect(kind: str, names: Sequence[str]) -> list[dict[str, Any]]:
-    """What the engine says of those that are there."""
+    """`docker inspect` of those objects that exist."""
     if not names:
         return []
     result = subprocess.run(
@@ -352,9 +356,9 @@ def unit_runs(unit: str) -> bool:
 
 def logs(container: Container) -> str:
     """
-    The first and the last words of a container since it last began, by either stream.
+    The first and the last log lines of a container since its last start, from both streams.
 
-    One that has just begun again has said nothing yet: the words are those of the time before.
+    A container that has just restarted has no lines yet: then the lines are from before that.
     """
     since = ["--since", str(int(container.started))] if container.started > 0 else []
     return _logs(container, since) or _logs(container, ["--tail", "20"]) or "(none)"
@@ -366,7 +370,7 @@ def _logs(container: Container, part: list[str]) -> str:
         [*words, container.id], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         assert process.stdout
-        # It may have said gigabytes.
+        # The log may have gigabytes.
         said = process.stdout.read(FIRST)
         process.kill()
     if len(said) == FIRST:
@@ -400,20 +404,20 @@ def make_volumes(app: Application, project: layers.Project) -> None:
 
 
 def start_state(compose: Compose, project: layers.Project) -> None:
-    """The services that no release recreates run; those that run are left as they are."""
+    """Start the stateful services that do not run; running ones are left as they are."""
     app = compose.app
     if not app.stateful:
         return
     before = containers(app.project("state"))
     there = {one.service for one in before if one.up or one.done}
-    # None but these: what has done its work would do it again beside those that run.
+    # Only these: a service that has done its work would do it again beside the running ones.
     missing = [name for name in app.stateful if name not in there]
     try:
         if missing:
             _start_missing(compose, project, missing, {one.service for one in before})
         _await_state(app, {one.id: one.restarts for one in before})
     except BaseException:
-        # One that has never been up has nothing to keep: the next release makes it anew.
+        # A container that was never up has no data to keep: the next release makes a new one.
         ids = {one.id for one in before}
         for one in containers(app.project("state")):
             if one.id not in ids:
@@ -426,7 +430,7 @@ def _start_missing(
 ) -> None:
     app = compose.app
     layer = compose.layer("state", layers.state_layer(app, project))
-    # To fetch and to build may take long; to wait for one another may not.
+    # Fetching and building may take long; waiting for one another may not.
     new = [one for one in missing if one not in known and "build" in project["services"][one]]
     if new:
         compose.fetch(app.project("state"), layer, "build", *new)
@@ -445,22 +449,22 @@ def _await_state(app: Application, restarts: Mapping[str, int]) -> None:
         one = waiting[0]
         if one.restarts > restarts.get(one.id, 0) + RESTARTS:
             raise Failed(f"{one.name} does not stay up (it ended, the last time with code "
-                         f"{one.code}, and was started {one.restarts + 1} times); its last words:\n"
+                         f"{one.code}, and was started {one.restarts + 1} times); its log:\n"
                          f"{logs(one)}")  # fmt: skip
-        # One that runs and has no health check needs a little time to show that it goes on to.
+        # A container without a health check has to run for a while to show that it stays up.
         if time.monotonic() > deadline and not (one.up and not one.health):
             raise Failed(f"{one.name} is not healthy within {app.start_seconds} s "
-                         f"(start_seconds); its last words:\n{logs(one)}")  # fmt: skip
+                         f"(start_seconds); its log:\n{logs(one)}")  # fmt: skip
         time.sleep(0.2)
 
 
 def join_state(app: Application, project: layers.Project, slot: str) -> None:
-    """The services that no release recreates answer in a slot's networks, by their names."""
+    """Connect the stateful services to a slot's networks, under their names."""
     named = layers.network_names(app, project, slot)
     for container in containers(app.project("state")) if app.stateful else []:
         service = project["services"].get(container.service)
         if service is None:
-            say(f"{container.name} is in no compose file any more; it is left alone")
+            say(f"{container.name} is no longer in a compose file; it is left alone")
             continue
         connected = inspect("container", [container.id])[0]["NetworkSettings"]["Networks"]
         for key in service.get("networks", {"default": None}):
@@ -475,12 +479,12 @@ def join_state(app: Application, project: layers.Project, slot: str) -> None:
 
 @contextmanager
 def registry(app: Application) -> Iterator[dict[str, str]]:
-    """The environment in which Docker knows the password of the registry, for as long as needed."""
+    """The environment in which Docker knows the password of the registry, within the block."""
     if not app.registry_user:
         yield {}
         return
     RUNTIME.mkdir(parents=True, exist_ok=True)
-    # In memory, for root alone, and gone with the block; after a kill, with the release's unit.
+    # In memory, for root only. It is removed with the block; after a kill, with the release's unit.
     parent = os.environ.get("RUNTIME_DIRECTORY", str(RUNTIME))
     directory = Path(tempfile.mkdtemp(prefix="registry-", dir=parent))
     try:
@@ -496,7 +500,7 @@ def registry(app: Application) -> Iterator[dict[str, str]]:
 
 
 def registry_of(image: str) -> str:
-    """The host that keeps an image; without one in its name it is Docker's own."""
+    """The host of an image's registry; Docker Hub where the name has none."""
     host, slash, _ = image.partition("/")
     named = slash and ("." in host or ":" in host or host == "localhost")
     own = not named or host in ("docker.io", "index.docker.io")
@@ -511,7 +515,7 @@ def repository(image: str) -> str:
 
 
 def resolve(app: Application, image: str) -> str:
-    """`image` by its digest, as the registry has it now: a tag may move."""
+    """`image` with the digest that its tag has in the registry now."""
     if "@sha256:" in image:
         return f"{repository(image)}@{image.partition('@')[2]}"
     with registry(app) as env:
@@ -527,7 +531,7 @@ def resolve(app: Application, image: str) -> str:
             if (one["Descriptor"].get("platform") or {}).get("architecture") == architecture
         ]  # fmt: skip
         if not fitting:
-            raise Failed(f"{image}: there is none for {os.uname().machine}")
+            raise Failed(f"{image}: the registry has none for {os.uname().machine}")
         answer = fitting[0]
     return f"{repository(image)}@{answer['Descriptor']['digest']}"
 
@@ -538,11 +542,11 @@ def _insecure() -> set[str]:
 
 
 def pull(app: Application, image: str) -> bool:
-    """Whether the registry was needed: an image that is here by its digest is what it says."""
+    """Pull an image that is not here yet, named by its digest. Returns whether it was pulled."""
     if inspect("image", [image]):
         return False
     say(f"pulling {image}")
-    # Noted before it is there: whatever ends this release, the next one knows whose it is.
+    # Noted before the pull: after a kill, the next release still knows whose image it is.
     with (app.directory / FETCHED).open("a") as note:
         note.write(f"{image}\n")
     with registry(app) as env:
@@ -551,7 +555,7 @@ def pull(app: Application, image: str) -> bool:
 
 
 def fetched(app: Application) -> set[str]:
-    """What a registry gave us for an application, and may still be here."""
+    """The images that were pulled for an application, and may still be here."""
     try:
         return set((app.directory / FETCHED).read_text().splitlines())
     except FileNotFoundError:
@@ -560,12 +564,12 @@ def fetched(app: Application) -> set[str]:
 
 def remove_images(images: Sequence[str]) -> None:
     for image in images:
-        # One that is in use, or has another name as well, stays.
+        # An image that is in use, or has another name as well, stays.
         succeeds("docker", "image", "rm", image)
 
 
 def our_images(app: Application) -> list[str]:
-    """The images that are called after an application, whichever release made them."""
+    """All images named after an application, of any release."""
     words = ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]
     for pattern in (f"terrafirma/{app.name}", f"terrafirma/{app.name}/*"):
         words += ["--filter", f"reference={pattern}"]
@@ -573,7 +577,7 @@ def our_images(app: Application) -> list[str]:
 
 
 def has_images(release: Release) -> bool:
-    """Whether a release can be run again: it has been prepared, and its images are still here."""
+    """Whether a release can be run again: it was prepared, and its images are still here."""
     return bool(release.images) and all(
         inspect("image", [image]) for image in release.images.values()
     )

@@ -1,11 +1,11 @@
 """
 Managed by Terrafirma. What healthy means: for a release, for a run, and for Caddy.
 
-A replica is healthy when a GET of the health path is answered with 2xx, in time and without a
-redirect. This module asks that question, and writes the lines by which Caddy asks the same one.
-Some Caddys (2.6) follow a redirect and judge what they find there, others (from 2.8 on) do not; so
-a redirect is never healthy here. Where this is unsure of an answer it says no: whatever it accepts,
-every Caddy accepts.
+A replica is healthy when it answers a GET of the health path with 2xx, in time and without a
+redirect. This module makes that check, and writes the lines by which Caddy makes the same one.
+Caddy 2.6 follows a redirect and judges the page behind it, Caddy from 2.8 on does not; so a
+redirect is never healthy here. Every Caddy must accept what this module accepts, so an answer in
+doubt is not healthy.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from urllib.parse import urljoin, urlsplit
 from terrafirma_host.shell import plain
 from terrafirma_host.spec import Application
 
-# Caddy asks each replica so often, in seconds …
+# Seconds between Caddy's checks of a replica …
 INTERVAL = 1
-# … and waits so long for the head of the answer: all of it, not each part. The transport of the
-# site limits it as well, by `dial_timeout` and by `response_header_timeout` (timeout_seconds).
+# … and for the whole head of the answer. The site's transport limits it as well, by `dial_timeout`
+# and by `response_header_timeout` (timeout_seconds).
 TIMEOUT = 4
 CONNECT = 1
 
-# More than any head has; Caddy takes more.
+# Bytes of a head: more than any real one has, and less than Caddy accepts.
 HEAD = 256 * 1024
 
-# As much of an error page is read.
+# Bytes that are read of an error page.
 PAGE = 16 * 1024
 
 CLOSED = "the connection is closed without an answer"
 
-# An answer of these kinds is about the moment: too early, too much, try again.
+# Answers that may change at the next try: too early, too many requests, locked.
 PASSING = frozenset({408, 423, 425, 429})
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a replica says to the question whether it can serve."""
+    """A replica's answer to a health check."""
 
     port: int
-    status: int = 0  # 0: it answers no HTTP
+    status: int = 0  # 0: no answer in HTTP
     location: str = ""
-    body: str = ""  # the first words of one that is not good
+    body: str = ""  # its first words, where the answer is not good
     error: str = ""  # why there is no status
     seconds: float = 0
 
@@ -61,17 +61,17 @@ class Answer:
 
     @property
     def final(self) -> bool:
-        """Whether it says nothing of the moment: the same question has the same answer later."""
+        """Whether a later check would have the same answer."""
         return 300 <= self.status < 500 and self.status not in PASSING
 
 
 def headers(app: Application) -> dict[str, str]:
-    """As a visitor of the site comes through Caddy; by name, so that whoever filters lets it in."""
+    """The headers of a visitor who comes through Caddy, and a name that filters can admit."""
     return {"Host": app.domain, "User-Agent": "terrafirma", "X-Forwarded-Proto": "https"}
 
 
 def lines(app: Application) -> str:
-    """The question, for a Caddyfile."""
+    """The health check, for a Caddyfile."""
     sent = "".join(f"\t{name} {value}\n" for name, value in headers(app).items())
     return (
         f"health_uri {app.health_path}\n"
@@ -83,7 +83,7 @@ def lines(app: Application) -> str:
 
 
 def configured(app: Application) -> dict[str, object]:
-    """The question, as Caddy shows it in its configuration."""
+    """The health check, as Caddy shows it in its configuration."""
     return {
         "uri": app.health_path,
         "expect_status": 2,
@@ -94,7 +94,7 @@ def configured(app: Application) -> dict[str, object]:
 
 
 def ask(app: Application, port: int) -> Answer:
-    """What a replica answers, when it is asked as Caddy asks."""
+    """Check a replica as Caddy does; returns its answer."""
     sent = "".join(f"{name}: {value}\r\n" for name, value in headers(app).items())
     request = f"GET {app.health_path} HTTP/1.1\r\n{sent}Accept-Encoding: gzip\r\n\r\n"
     began = time.monotonic()
@@ -121,7 +121,7 @@ def ask(app: Application, port: int) -> Answer:
 
 
 def ask_all(app: Application, ports: Iterable[int]) -> list[Answer]:
-    """What several answer, all asked at once: one that hangs takes no time of the others'."""
+    """Check several replicas at once, so that one that hangs does not delay the others."""
     ports = list(ports)
     if not ports:
         return []
@@ -129,11 +129,11 @@ def ask_all(app: Application, ports: Iterable[int]) -> list[Answer]:
         return list(pool.map(lambda port: ask(app, port), ports))
 
 
-# --- how the head of an answer is read: strictly, so that no Caddy is stricter --------------------
+# --- reading the head of an answer: strictly, so that no Caddy is stricter ------------------------
 
 
 class _NoHttp(Exception):
-    """What came is no answer of HTTP/1, in words."""
+    """The reason why an answer is not HTTP/1."""
 
 
 _END = re.compile(rb"\r?\n\r?\n")
@@ -146,7 +146,7 @@ Fields = dict[str, list[str]]
 
 
 def _head(connection: socket.socket, until: float) -> tuple[int, Fields, bytes]:
-    """Status, headers, and what is already there of the body."""
+    """Status, headers, and the part of the body that has arrived."""
     received, interim = b"", 0
     while True:
         if not b"HTTP/1.".startswith(received[:7]):
@@ -154,7 +154,7 @@ def _head(connection: socket.socket, until: float) -> tuple[int, Fields, bytes]:
         if end := _END.search(received):
             status, fields = _parse(received[: end.start()])
             received = received[end.end() :]
-            # Early hints and the like come before the answer.
+            # Interim responses, like early hints, come before the answer.
             if status >= 200 or status == 101:
                 return status, fields, received
             interim += 1
@@ -199,7 +199,7 @@ def _parse(head: bytes) -> tuple[int, Fields]:
 
 
 def _speaks(received: bytes) -> str:
-    """What begins so, in words."""
+    """Which protocol these first bytes are of, as a message."""
     if received[:2] in (b"\x15\x03", b"\x16\x03"):
         return "it speaks TLS there: let it speak plain HTTP, Caddy has the certificate"
     if received[3:5] == b"\x04\x00" and received[5:9] == b"\x00" * 4:
@@ -212,7 +212,7 @@ def _quote(received: bytes) -> str:
 
 
 def _more(connection: socket.socket) -> bytes:
-    """What follows of a body, if it is there."""
+    """The rest of a body that arrives within a moment."""
     until, body = time.monotonic() + 0.3, b""
     try:
         while len(body) < PAGE and (left := until - time.monotonic()) > 0:
@@ -226,7 +226,7 @@ def _more(connection: socket.socket) -> bytes:
 
 
 def _decoded(fields: Fields, body: bytes) -> bytes:
-    """A body, or how it begins, without what it was packed in; empty where that is not known."""
+    """A body, or its beginning, without chunking and compression; empty for an unknown encoding."""
     if "transfer-encoding" in fields:
         chunks, rest = [], body
         while size := re.match(rb"0*([1-9a-fA-F][0-9a-fA-F]{0,7})\b[^\n]*\n", rest):
@@ -245,7 +245,7 @@ def _decoded(fields: Fields, body: bytes) -> bytes:
     return b""
 
 
-# How a framework says that it does not know the host that it was asked for.
+# The words by which frameworks refuse an unknown host name.
 _HOST = re.compile(
     r"(?i)\b((blocked|invalid|disallowed|unknown|untrusted|bad) ?hosts?\b"
     r"|(this |the )?host\b.{0,100}\bnot (allowed|permitted|trusted)\b|allowed.?hosts\b)"
@@ -253,7 +253,7 @@ _HOST = re.compile(
 
 
 def _first_words(body: bytes) -> str:
-    """Of an error page its title, or what it says of the host; of anything else how it begins."""
+    """The title of an error page, or its words about the host name; else the first words."""
     text = body[:PAGE].decode(errors="replace")
     title = re.search(r"(?i)<title[^<>]*>([^<]*)", text)
     text = re.sub(r"(?is)<(style|script)\b.*?(</\1>|$)", " ", text)
@@ -275,7 +275,7 @@ def words(app: Application, answer: Answer, pid: int = 0) -> str:
     """
     What is wrong with an answer, and what would be right, in a line.
 
-    + pid: of the container's first process: where nothing answers, it is asked where it listens
+    + pid: the container's first process; where nothing answers, its network tells what listens
     """
     if answer.good:
         return f"it answers {answer.status}"
@@ -291,9 +291,9 @@ def words(app: Application, answer: Answer, pid: int = 0) -> str:
         case 403 if app.domain in answer.body or _HOST.search(answer.body):
             return f"{what}: it was asked with Host: {app.domain}, which it has to accept"
         case 401 | 403:
-            return f"{what}: set health_path to one that needs no login"
+            return f"{what}: set health_path to a path that needs no login"
         case 404 | 410:
-            return f"{what}: set health_path to one that it knows"
+            return f"{what}: set health_path to a path that it has"
         case 405 | 501:
             return f"{what}: its health path has to answer GET"
         case 429:
@@ -339,11 +339,11 @@ def _redirect(app: Application, answer: Answer) -> str:
     same = parts.path.strip("/").lower() == bare.lower() or parts.path.endswith(f"/{bare}")
     if bare and same and not parts.query and not _LOGIN.search(parts.path):
         return f"{what}: set health_path to {parts.path}"
-    return f"{what}: set health_path to one that it answers itself, without a login"
+    return f"{what}: set health_path to a path that it answers itself, without a login"
 
 
 def elsewhere(app: Application, pid: int) -> str:
-    """Where a container listens, if not where it should."""
+    """A message about the addresses on which a container listens instead of the right one."""
     port = app.container_port
     found = listening(pid)
     if not found:
@@ -369,7 +369,7 @@ Address = IPv4Address | IPv6Address
 
 
 def listening(pid: int, proc: Path = Path("/proc")) -> list[tuple[Address, int]]:
-    """Where the processes in a container's network listen, Docker's own resolver left out."""
+    """The addresses on which a container's processes listen, without Docker's own resolver."""
     found = []
     for table in ("tcp", "tcp6"):
         try:

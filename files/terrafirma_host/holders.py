@@ -1,9 +1,9 @@
 """
-Managed by Terrafirma. Who writes a store just now: what runs once is never run twice.
+Managed by Terrafirma. Which containers write a store now: a stateful service never runs twice.
 
-The engine is asked, whatever the files say: an earlier release, another application or somebody's
-own container may write there. A service that an earlier release started, and that runs once from
-now on, is stopped and started on the same store; what serves finds it under the same name.
+The engine is asked, whatever the files say: an earlier release, another application or a container
+started by hand may write there. When a service becomes stateful, its container of an earlier
+release is stopped, and it starts again on the same store and under the same name.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from terrafirma_host.spec import Application, names
 from terrafirma_host.stores import Store
 
 Inspected = Mapping[str, Any]
-"""What `docker container inspect` says of one."""
+"""The output of `docker container inspect` for one container."""
 
-# What a database may take to end well; Docker kills it after that.
+# Seconds that a database may take to stop cleanly; Docker kills it after that.
 GRACE = 60
 
-# In the directory of an application: the containers that are stopped for others, while they are.
+# A file in the directory of an application: the containers that are stopped while services move.
 MOVING = "moving"
 
 SERVICE = "com.docker.compose.service"
@@ -35,7 +35,7 @@ PROJECT = "com.docker.compose.project"
 
 
 def refuse_images(app: Application, project: Project, images: Mapping[str, str]) -> None:
-    """Raise Failed where an image has a VOLUME that no mount covers: new with each release."""
+    """Raise Failed where an image has a VOLUME that no mount covers: empty in each release."""
     wanted = {name: images[name] for name in stores.started(app, project) if name in images}
     known = {
         tag: (one.get("Config") or {}).get("Volumes") or {}
@@ -48,17 +48,17 @@ def refuse_images(app: Application, project: Project, images: Mapping[str, str])
 
 
 def start_state(compose: Compose, project: Project, slot: str) -> None:
-    """The services that no release recreates run, and answer in the networks of a slot."""
+    """Start the stateful services, and connect them to the networks of a slot."""
     app = compose.app
     moved = in_the_way(app, project)
     before = {one.id for one in engine.containers(app.project("state"))} if app.stateful else set()
     engine.make_networks(app, project, slot)
     engine.make_volumes(app, project)
     if moved:
-        # What has to be fetched or built is there before anything stops.
+        # Fetch and build images before anything stops.
         layer = compose.layer("state", layers.state_layer(app, project))
         compose.fetch(app.project("state"), layer, "up", "--no-start", "--no-recreate")
-        # Noted before the first one stops: whatever ends this release, the next one knows which.
+        # Noted before the first one stops: after a kill, the next release knows the containers.
         write(app.directory / MOVING, "".join(f"{one['Id']}\n" for one in moved), 0o600)
     try:
         for one in moved:
@@ -80,22 +80,22 @@ def start_state(compose: Compose, project: Project, slot: str) -> None:
 
 
 def _say_nameless(app: Application, before: set[str]) -> None:
-    """A volume without a name of a service that runs once lasts as long as its container."""
+    """Warn of anonymous volumes of new stateful containers: they last as long as the container."""
     new = [one.id for one in engine.containers(app.project("state")) if one.id not in before]
     for one in engine.inspect("container", new):
         for mount in one.get("Mounts") or []:
             if _is_nameless(mount):
-                say(f"{_label(one, SERVICE)}: what it writes to {mount['Destination']} lasts as "
-                    "long as its container: mount a volume with a name there")  # fmt: skip
+                say(f"{_label(one, SERVICE)}: its data in {mount['Destination']} lasts as long as "
+                    "its container: mount a volume with a name there")  # fmt: skip
 
 
 def settle(app: Application) -> None:
-    """After a release that was killed while a service moved: it runs, by the one or the other."""
+    """Finish or undo the move of a service that a killed release began, so that it runs."""
     try:
         moved = (app.directory / MOVING).read_text().split()
     except FileNotFoundError:
         return
-    # What ended by itself, or was stopped by hand, is none of these, and is left as it is.
+    # Only containers that a move stopped: one that ended otherwise is left as it is.
     for one in engine.inspect("container", moved):
         there = engine.containers(app.project("state"), _label(one, SERVICE))
         if any(new.state == "running" for new in there):
@@ -112,13 +112,13 @@ def _forget(app: Application) -> None:
 
 def in_the_way(app: Application, project: Project) -> list[Inspected]:
     """
-    The containers of earlier releases of services that are about to run once, on the same store.
+    The containers of earlier releases that use the store of a service that becomes stateful.
 
-    Raises Failed where somebody else writes what a service is to write alone.
+    Raises Failed where another container writes a store that a service has to itself.
     """
     there = engine.containers(app.project("state")) if app.stateful else []
     gone = ("created", "exited", "dead")
-    # What has done its work is not started again.
+    # A service that has done its work is not started again.
     runs = {one.service for one in there if one.done or one.state not in gone}
     lasting = [name for name in app.stateful if name not in runs]
     begun = stores.started(app, project)
@@ -135,7 +135,7 @@ def in_the_way(app: Application, project: Project) -> list[Inspected]:
         if stores.shared(app, store) and (theirs in ("", app.name) or _shares(theirs, store)):
             continue
         if one in moving:
-            # It stops before any of them starts.
+            # It stops before any stateful service starts.
             found[one["Id"]] = one
             continue
         name = _name(one)
@@ -145,7 +145,7 @@ def in_the_way(app: Application, project: Project) -> list[Inspected]:
             if theirs in ("", app.name)
             else f"only one of the two may, unless shared of both names {store.key}"
         )
-        raise Failed(f"{store}, and the container {name} writes there just now: {way}")
+        raise Failed(f"{store}, and the container {name} writes there now: {way}")
     for one in moving:
         _refuse_another_place(app, project, one, conflicts)
     return [*found.values()]
@@ -159,13 +159,13 @@ def _running() -> list[Inspected]:
 def _conflicts(
     running: Sequence[Inspected], written: Sequence[Store]
 ) -> list[tuple[Inspected, Mapping[str, Any], Store]]:
-    """Containers that write a store, with the mount by which they do."""
+    """Containers that write one of these stores, with the mount and the store."""
     mounts = [
         (one, mount) for one in running for mount in one.get("Mounts") or [] if mount.get("RW")
     ]
     volumes = {mount.get("Name") for _, mount in mounts} | {one.place for one in written}
     known = engine.inspect("volume", sorted(one for one in volumes if one and "/" not in one))
-    # A volume that somebody else has made says here only what it is.
+    # Two volumes may stand for one place, so compare places and not names.
     places = {one["Name"]: stores.place_of_volume(one["Name"], one.get("Options") or {})
               for one in known if "Name" in one}  # fmt: skip
     found = []
@@ -181,12 +181,12 @@ def _conflicts(
 
 
 def _refuse_left(app: Application, running: Sequence[Inspected], begun: Sequence[str]) -> None:
-    """Raise Failed where a release would start what runs once already, and is not to any more."""
+    """Raise Failed where a slot would start a service that still runs as a stateful one."""
     for one in running:
         service, name = _label(one, SERVICE), _name(one)
         if _label(one, PROJECT) == app.project("state") and service in begun:
             raise Failed(
-                f"stateful: {service} runs as {name}, and is not named any more: name it "
+                f"stateful: {service} still runs as {name}, and is no longer named: name it "
                 f"again, or end it first (`docker rm --force {name}`; its volumes stay)"
             )
 
@@ -195,7 +195,7 @@ def _refuse_another_place(
     app: Application, project: Project, one: Inspected,
     conflicts: Sequence[tuple[Inspected, Mapping[str, Any], Store]],
 ) -> None:  # fmt: skip
-    """Raise Failed where a service would not find what it has written so far."""
+    """Raise Failed where a service would lose its data because its mount has another source."""
     service, name = _label(one, SERVICE), _name(one)
     kept = {
         mount["Destination"]
@@ -220,13 +220,13 @@ def _is_nameless(mount: Mapping[str, Any]) -> bool:
 
 
 def _is_empty(mount: Mapping[str, Any]) -> bool:
-    """Whether it is a volume without a name, of an image's VOLUME, that has no file."""
+    """Whether a mount is an anonymous volume without a file."""
     path = Path(mount.get("Source") or "/")
     return _is_nameless(mount) and path.is_dir() and not any(rest[1] for _, *rest in os.walk(path))
 
 
 def _shares(application: str, store: Store) -> bool:
-    """Whether another application lets several containers write there, too."""
+    """Whether another application also shares this store between containers."""
     if application not in names():
         return False
     other = Application.load(application)
@@ -239,13 +239,13 @@ def _shares(application: str, store: Store) -> bool:
 
 def _stop(app: Application, one: Inspected) -> None:
     patience = max(app.stop_seconds, GRACE)
-    say(f"{_label(one, SERVICE)} runs once from now on: {_name(one)} stops, and it starts again "
-        "on the same store; until then it does not answer")  # fmt: skip
+    say(f"{_label(one, SERVICE)} becomes stateful: {_name(one)} stops, and the service starts "
+        "again on the same store; until then it does not answer")  # fmt: skip
     run("docker", "stop", "--time", str(patience), one["Id"], timeout=patience + engine.PROMPT)
 
 
 def _take_place(app: Application, one: Inspected) -> None:
-    """The service that runs once answers where one that has stopped did, under its names."""
+    """Connect the new stateful container to the networks of the stopped one, under its names."""
     service = _label(one, SERVICE)
     for new in engine.containers(app.project("state"), service):
         (inspected,) = engine.inspect("container", [new.id])
@@ -258,12 +258,12 @@ def _take_place(app: Application, one: Inspected) -> None:
 
 
 def _come_back(app: Application, one: Inspected) -> None:
-    """What has stopped runs again, and what was to run in its place does not."""
+    """Start the stopped container again, and stop the one that was to replace it."""
     there = [new.id for new in engine.containers(app.project("state"), _label(one, SERVICE))]
     for new in engine.inspect("container", there):
         succeeds("docker", "stop", "--time", str(GRACE), new["Id"])
         if new["Created"] > one["Created"]:
-            # Made for this: the next release makes another, as its files say then.
+            # It was made for this move: the next release makes another one from its files.
             succeeds("docker", "rm", "--force", new["Id"])
     say(f"starting {_name(one)} again")
     run("docker", "start", one["Id"], timeout=engine.PROMPT)

@@ -1,4 +1,4 @@
-"""Managed by Terrafirma. What is kept of an application's releases, and what is removed."""
+"""Managed by Terrafirma. Which releases, images and sources are kept, and which are removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from terrafirma_host.spec import Application, Release, Serving, known_releases
 
 def prune(app: Application) -> None:
     """
-    The last releases are kept, one of each code, with their images and sources.
+    Keep the last releases, one for each code, with their images and sources.
 
     Volumes are never touched.
     """
@@ -33,9 +33,9 @@ def prune(app: Application) -> None:
 
 def remove_unused_images(app: Application, dropped: Sequence[Release] = ()) -> None:
     """
-    Every image of the application is one that a known release needs.
+    Remove the images of the application that no known release needs.
 
-    A release that failed or was killed leaves images behind, as does one that is no longer kept.
+    They are left by a release that failed, was killed, or is no longer kept.
     """
     needed = {image for one in known_releases(app) for image in (*one.images.values(), *one.pulled)}
     fetched = engine.fetched(app) | {image for one in dropped for image in one.pulled}
@@ -49,9 +49,9 @@ def remove_unused_images(app: Application, dropped: Sequence[Release] = ()) -> N
 
 
 def _remove_unused_sources(app: Application, kept: Sequence[Release]) -> None:
-    # tasks/app.py has uploaded a source, even where a deploy key has sent a later one.
+    # Also keep the source from tasks/app.py: a deploy key may have sent a later one.
     needed = {one.source for one in kept} | {app.source, Application.load(app.name).source}
-    # A stateful service goes on with the files that it has mounted: no release recreates it.
+    # No release recreates a stateful service, so it keeps the files that it has mounted.
     mounts = [mount for one in engine.containers(app.project("state")) for mount in one.mounts]
     for path in (app.directory / "sources").glob("*"):
         mounted = any(Path(mount).is_relative_to(path) for mount in mounts)

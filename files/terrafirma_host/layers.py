@@ -1,9 +1,9 @@
 """
-Managed by Terrafirma. What is laid over a compose project so that it runs in production.
+Managed by Terrafirma. The layers that Compose merges over a project so that it runs in production.
 
-Pure functions: of what the application is to be and what `docker compose config` says of the files
-that are there. Nobody's files are edited: Compose merges ours over them. JSON is YAML, and `!reset`
-and `!override` are Compose's own words for what a layer takes away or replaces.
+Pure functions of the application's description and of `docker compose config`. The project's own
+files stay as they are: Compose merges ours over them. JSON is YAML, and `!reset` and `!override`
+are Compose's tags for keys that a layer removes or replaces.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 from terrafirma_host.spec import Application
 
 Project = Mapping[str, Any]
-"""What `docker compose config --format json` prints."""
+"""The output of `docker compose config --format json`."""
 
 GONE = "!reset null"
 
 
 def own_project(app: Application) -> str:
-    """The project of an application that brings none: one service, as little as it needs."""
+    """The project of an application without compose files: one service with few privileges."""
     service = {
         "image": "set-by-the-layer",
-        # Unprivileged, in a container that cannot be changed.
+        # Unprivileged, in a read-only container.
         "init": True,
         "read_only": True,
         "tmpfs": ["/tmp"],
@@ -38,27 +38,27 @@ def own_project(app: Application) -> str:
 
 
 def slot_services(app: Application, project: Project) -> list[str]:
-    """What is started anew by each release."""
+    """The services that each release starts anew."""
     once = set(app.migrate) if migrates_by_service(app, project) else set()
     return [
         name
         for name, service in project["services"].items()
-        # One with a profile is not started by itself.
+        # Compose does not start a service with a profile unless it is named.
         if name not in {*app.stateful, *once} and not service.get("profiles")
     ]
 
 
 def once(app: Application, project: Project) -> set[str]:
-    """The services of a slot that end by themselves when they have done what they are for."""
+    """The services of a slot that end when they have done their work."""
     return ending(app, project).intersection(slot_services(app, project))
 
 
 def ending(app: Application, project: Project) -> set[str]:
     """
-    The services that may end, in whatever way the files say it.
+    The services that may end.
 
-    Others wait for their end, or nothing starts them again after it. Never what serves: what is
-    stateful, or awaited as healthy, does, too.
+    The files say so by a restart policy, or by another service that waits for the end. A service
+    that serves may not end: the web service, a stateful one, or one that others need healthy.
     """
     serving = {app.service, *app.stateful, *awaited(project, "service_healthy")}
     named = {name for name, one in project["services"].items() if policy(one)} - serving
@@ -66,7 +66,7 @@ def ending(app: Application, project: Project) -> set[str]:
 
 
 def awaited(project: Project, condition: str) -> set[str]:
-    """The services for which others wait so."""
+    """The services that others wait for with this condition."""
     return {
         name
         for service in project["services"].values()
@@ -78,14 +78,14 @@ def awaited(project: Project, condition: str) -> set[str]:
 def policy(service: Mapping[str, Any]) -> str:
     """The restart policy of a service that may end, "no" or "on-failure"; "" for any other."""
     own = (service.get("deploy") or {}).get("restart_policy")
-    # Compose goes by this one, where there is one.
+    # Where both are set, Compose uses that of `deploy`.
     name = str(own.get("condition") if own else service.get("restart"))
     name = {"none": "no"}.get(name, name).partition(":")[0]
     return name if name in ("no", "on-failure") else ""
 
 
 def mended(app: Application, project: Project) -> list[str]:
-    """What is laid over the restart policies of the files that would let what serves die, said."""
+    """Lines about restart policies that are replaced because they would let a service stay down."""
     ends = ending(app, project)
     return [
         f"{name} serves: its restart policy is unless-stopped here, not {policy(service)}"
@@ -95,7 +95,7 @@ def mended(app: Application, project: Project) -> list[str]:
 
 
 def limited(app: Application, project: Project) -> list[str]:
-    """What has a limit that its author may not expect, said: a migration as a service, say."""
+    """Lines about services with a time limit that their author may not expect, like a migration."""
     waited = awaited(project, "service_completed_successfully")
     return [
         f"others wait for the end of {name}, for which it has {app.start_seconds} s (start_seconds)"
@@ -105,7 +105,7 @@ def limited(app: Application, project: Project) -> list[str]:
 
 
 def lasting(app: Application, project: Project) -> list[str]:
-    """The services of a slot that do not end, each as often as it runs there, in order."""
+    """The services of a slot that do not end, sorted, one entry for each container."""
     names: list[str] = []
     for name in slot_services(app, project):
         own = times(project["services"][name])
@@ -114,7 +114,7 @@ def lasting(app: Application, project: Project) -> list[str]:
 
 
 def times(service: Mapping[str, Any]) -> int:
-    """How many containers of a service its files ask for."""
+    """The number of containers that the files ask for."""
     number: int = service.get("scale", (service.get("deploy") or {}).get("replicas", 1))
     return number
 
@@ -137,7 +137,7 @@ def build_layer(app: Application, project: Project, release: str) -> str:
 
 
 def image_name(app: Application, service: str, release: str) -> str:
-    # A part of its own, so that no other application's name can be meant.
+    # A separate path component, so that the name cannot be that of another application.
     part = "" if service == app.service else f"/{service.lower()}"
     return f"terrafirma/{app.name}{part}:{release}"
 
@@ -146,7 +146,7 @@ def slot_layer(
     app: Application, project: Project, *, slot: str, release: str, replicas: int,
     images: Mapping[str, str], owner: str,
 ) -> str:  # fmt: skip
-    """The layer for one of the two slots; with `slot` empty, what any slot's has in common."""
+    """The layer for one of the two slots; with an empty `slot`, the part that both share."""
     running = slot_services(app, project)
     once = [name for name in app.migrate if migrates_by_service(app, project)]
     ends = ending(app, project)
@@ -163,25 +163,25 @@ def slot_layer(
             "links": _links(service, {*running}),
             "depends_on": _dependencies(service, {*running} - {name}),
             "user": _text(owner) if owner else None,
-            # One that two slots published would collide.
+            # A port that both slots publish would collide.
             "ports": "!reset []",
         }
         if name == app.service:
             first = app.slots.get(slot, 0)
             ports = str(first) if replicas == 1 else f"{first}-{first + replicas - 1}"
-            # Loopback only: the world comes in through Caddy.
+            # Loopback only: the internet connects through Caddy.
             layer["ports"] = f"!override {_text([f'127.0.0.1:{ports}:{app.container_port}'])}"
             layer["scale"] = GONE
-        # Compose takes a limit from one place.
+        # Compose refuses a limit that is set in two places.
         limited = ["mem_limit", "mem_reservation", "memswap_limit"] * bool(app.memory_mb)
         limited += ["cpus", "cpu_period", "cpu_quota"] * bool(app.cpus)
         layer |= {key: GONE for key in limited if key in service}
         if name in once:
-            # Not started by `up`, but there for `run`.
+            # `run` starts it, `up` does not.
             layer |= {"profiles": '!override ["terrafirma-once"]', "restart": '"no"'}
         deploy = _text(_deploy(app, replicas if name == app.service else None))
         if more := layer.get("deploy"):
-            # The policy there would be the one that counts.
+            # A restart policy in `deploy` would override ours.
             deploy = f"{deploy[:-1]}{', ' if len(deploy) > 2 else ''}{more[1:]}"
         layer["deploy"] = deploy
         lines.append(f"  {_text(name)}:")
@@ -191,7 +191,7 @@ def slot_layer(
     if app.secrets:
         directory = app.slot_secrets(slot)
         files = {name: {"file": str(directory / name)} for name in app.secrets}
-        # One that the files have, too, is ours as a whole.
+        # A secret that the files also have is replaced as a whole.
         theirs = project.get("secrets") or {}
         lines += ["secrets:"] + [
             f"  {_text(name)}: {'!override ' * (name in theirs)}{_text(file)}"
@@ -201,7 +201,7 @@ def slot_layer(
 
 
 def state_layer(app: Application, project: Project) -> str:
-    """The layer for the services that no release recreates."""
+    """The layer for the stateful services, which no release recreates."""
     ends = ending(app, project)
     lines = ["services:"]
     for name, service in project["services"].items():
@@ -212,7 +212,7 @@ def state_layer(app: Application, project: Project) -> str:
             "ports": "!reset []",
             "depends_on": _dependencies(service, {*app.stateful} - {name}),
             "links": _links(service, {*app.stateful}),
-            # It runs, whatever it needs elsewhere to be started.
+            # It runs without a profile being named.
             "profiles": "!reset []" if service.get("profiles") else None,
         }
         lines.append(f"  {_text(name)}:")
@@ -228,7 +228,7 @@ def _common(
     if release:
         labels["terrafirma.release"] = release
     restart = {}
-    # One that may end, and says so itself, is left as it is.
+    # A service that may end, and has a restart policy for that, keeps the policy.
     if not (ends and policy(service)):
         restart["restart"] = '"no"' if ends else '"unless-stopped"'
         if (service.get("deploy") or {}).get("restart_policy"):
@@ -237,7 +237,7 @@ def _common(
         "container_name": GONE,
         "labels": _text(labels),
         **restart,
-        # PostgreSQL listens on docker0's address, which this name stands for in every network.
+        # PostgreSQL listens on docker0's address, to which this name resolves in every network.
         "extra_hosts": _hosts(service),
         "security_opt": _security(service),
         "stop_grace_period": _text(f"{app.stop_seconds}s"),
@@ -247,7 +247,7 @@ def _common(
 def _hosts(service: Mapping[str, Any]) -> str | None:
     ours = "host.docker.internal:host-gateway"
     if str(service.get("network_mode", "")).startswith(("service:", "container:")):
-        # It has those of the container that it joins.
+        # It has the hosts of the container that it joins.
         return None
     theirs = service.get("extra_hosts") or []
     kept = [one for one in theirs if not re.match(r"host\.docker\.internal[=:]", one)]
@@ -258,7 +258,7 @@ def _security(service: Mapping[str, Any]) -> str:
     ours = "no-new-privileges:true"
     theirs = service.get("security_opt") or []
     kept = [one for one in theirs if not re.match(r"no-new-privileges\b", one)]
-    # Compose refuses a list with one thing in it twice.
+    # Compose refuses a list with a duplicate.
     return f"{'!override ' * (kept != theirs)}{_text([*(kept if kept != theirs else []), ours])}"
 
 
@@ -272,7 +272,7 @@ def _secrets(app: Application, service: Mapping[str, Any]) -> str:
 
 
 def _links(service: Mapping[str, Any], there: set[str]) -> str | None:
-    """A service that runs once is found by its name, and by what a link calls it."""
+    """The links within a slot; a stateful service is found by a network alias instead."""
     theirs = service.get("links") or []
     kept = [one for one in theirs if one.partition(":")[0] in there]
     if kept == theirs:
@@ -281,7 +281,7 @@ def _links(service: Mapping[str, Any], there: set[str]) -> str | None:
 
 
 def aliases(project: Project, name: str, network: str) -> list[str]:
-    """What the others of a project call a service that runs once, in one of its networks."""
+    """The names by which other services reach a stateful service in one of its networks."""
     service = project["services"][name]
     found = [name, service.get("container_name") or name]
     found += ((service.get("networks") or {}).get(network) or {}).get("aliases") or []
@@ -292,18 +292,18 @@ def aliases(project: Project, name: str, network: str) -> list[str]:
 
 
 def hidden(name: str) -> str:
-    """The variable of Compose's own environment that has a secret: no name that Docker reads."""
+    """The variable that gives a secret to Compose, under a name that Docker does not read."""
     return f"TERRAFIRMA_SECRET_{name.upper()}"
 
 
 def _environment(app: Application, release: str) -> dict[str, str]:
     environment = {
-        # A dollar sign is not one of Compose's.
+        # Escaped, so that Compose does not read a dollar sign as a variable.
         name: str(value).replace("$", "$$")
         for name, value in app.env.items()
     }
     if app.secrets_env:
-        # Compose takes them from its own environment, and no file has them.
+        # Compose takes the values from its own environment, so no file has them.
         environment |= {name.upper(): f"${{{hidden(name)}}}" for name in app.secrets}
     return environment | {"TERRAFIRMA_RELEASE": release}
 
@@ -327,7 +327,7 @@ def _dependencies(service: Mapping[str, Any], there: set[str]) -> str | None:
 
 
 def network_names(app: Application, project: Project, slot: str) -> dict[str, str]:
-    """The project's own networks, and what each is called in a slot; ours to make."""
+    """The project's own networks, with their names in a slot; engine.make_networks creates them."""
     return {
         key: app.project(slot) if key == "default" else f"{app.project(slot)}-{key}"
         for key, network in project.get("networks", {}).items()
@@ -336,7 +336,7 @@ def network_names(app: Application, project: Project, slot: str) -> dict[str, st
 
 
 def volume_names(app: Application, project: Project) -> dict[str, str]:
-    """The project's own volumes, and what each is called: the same one in every slot."""
+    """The project's own volumes, with their names, which are the same in every slot."""
     named = {}
     for key, volume in project.get("volumes", {}).items():
         if not (volume or {}).get("external"):

@@ -1,8 +1,8 @@
 """
-Managed by Terrafirma. One release at a time, of each application.
+Managed by Terrafirma. One release of each application at a time.
 
-The kernel holds the lock and lets go of it with the process, whatever ends that: it cannot stick.
-The lease ends by itself after a time, and says who holds it and what is being done.
+The kernel releases the lock when the process ends, however it ends, so a lock cannot stick. The
+lease has a time limit, and says who holds it and which step is under way.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Any
 from terrafirma_host.shell import LOG, Expired, Failed, write
 from terrafirma_host.spec import RUNTIME, Application
 
-# Longer than any release takes that still makes progress: building, pulling, migrating, draining
-# and stopping may take an hour each.
+# Longer than any release that makes progress: building, pulling, migrating, draining and stopping
+# may take an hour each.
 LONGEST = 6 * 3600
 
 
 class Busy(Failed):
-    """Somebody else has the lease."""
+    """Another process has the lease."""
 
 
-# What ends a program that does not know better: `systemctl stop`, a terminal that goes, Ctrl-C.
+# The signals of `systemctl stop`, a closed terminal, and Ctrl-C.
 ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
@@ -46,11 +46,11 @@ class Lease:
 
     @property
     def current(self) -> str:
-        """The step that was begun last."""
+        """The step that began last."""
         return str(self.data["step"])
 
     def step(self, name: str) -> None:
-        """Show a step as begun; raises Expired where time is up, or somebody stopped this."""
+        """Show that a step begins; raises Expired when time is up or the process was stopped."""
         if self.over:
             raise Expired(self.over)
         self.data["step"] = name
@@ -58,7 +58,7 @@ class Lease:
 
     @contextmanager
     def at_most(self, seconds: int) -> Iterator[None]:
-        """What is done in the block has less time than the whole."""
+        """Allow less time for the block than for the whole."""
         began, whole = time.monotonic(), self.seconds
         left = signal.alarm(seconds)
         self.seconds = seconds
@@ -71,7 +71,7 @@ class Lease:
 
 @contextmanager
 def lease(app: Application, holder: str, what: str, seconds: int = LONGEST) -> Iterator[Lease]:
-    """One process has the application, for at most `seconds`; raises Busy where another has it."""
+    """Hold the lease of an application for at most `seconds`; raises Busy where another does."""
     RUNTIME.mkdir(parents=True, exist_ok=True)
     mine = Lease(app, holder, what, seconds)
     with (RUNTIME / f"{app.name}.lock").open("w") as lock:
@@ -84,7 +84,7 @@ def lease(app: Application, holder: str, what: str, seconds: int = LONGEST) -> I
             what = f"not done within {mine.seconds} s"
             if number in ENDS:
                 what = f"stopped by {signal.Signals(number).name}"
-                # Once: what is done now is to leave all as it was.
+                # A second signal must not interrupt the undoing that follows.
                 for one in ENDS:
                     signal.signal(one, signal.SIG_IGN)
             mine.over = f"{what}, at the step {mine.data.get('step')!r}"
@@ -93,8 +93,8 @@ def lease(app: Application, holder: str, what: str, seconds: int = LONGEST) -> I
         before = {one: signal.signal(one, expire) for one in ENDS}
         signal.signal(signal.SIGALRM, expire)
         signal.alarm(seconds)
-        # What is said from now on; of the last one only, so that it does not grow. A recovery
-        # follows each release, and adds to what that one said.
+        # The log has the output of the last release only, so that it does not grow. A recovery
+        # follows each release, and its output is appended.
         log = app.directory / "log"
         app.directory.mkdir(parents=True, exist_ok=True)
         if what != "recovery":
@@ -116,11 +116,11 @@ def lease(app: Application, holder: str, what: str, seconds: int = LONGEST) -> I
 
 
 def describe(app: Application) -> str:
-    """Who holds the lease, in words."""
+    """Who holds the lease, as a phrase."""
     try:
         data = json.loads((RUNTIME / f"{app.name}.json").read_text())
     except (OSError, ValueError):
-        return "somebody who has just begun"
+        return "its first step has not begun yet"
     return (
         f"{data['holder']} does the {data['what']} since {data['since']}, "
         f"now at the step {data.get('step')!r} (process {data['pid']})"

@@ -1,5 +1,5 @@
 """
-Managed by Terrafirma. A plan: the steps of a release, which can be read before one is taken.
+Managed by Terrafirma. A plan: the steps of a release, to read before any of them runs.
 
 Making a plan changes nothing on the host.
 """
@@ -15,9 +15,9 @@ from terrafirma_host.lease import Lease
 @dataclass(frozen=True)
 class Step:
     name: str  # the lease shows it while the step runs
-    what: str  # for whoever reads the plan
+    what: str  # a line for the reader of the plan
     run: Callable[[], object]
-    # Run in this order if the release fails; each is harmless where the step has done nothing yet.
+    # Run in this order if the release fails; each is harmless where the step has done nothing.
     undo: tuple[Callable[[], object], ...] = ()
 
     def take(self, lease: Lease) -> None:
@@ -27,10 +27,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps in their order, in three parts that differ in what a failure means."""
+    """The steps in their order, in three parts that handle a failure differently."""
 
-    preparation: tuple[Step, ...] = ()  # containers that serve notice nothing of it
-    takeover: tuple[Step, ...] = ()  # undone as a whole, whichever step fails
+    preparation: tuple[Step, ...] = ()  # does not affect the containers that serve
+    takeover: tuple[Step, ...] = ()  # a failure of any step undoes all of them
     completion: tuple[Step, ...] = ()  # the release serves already: a failure is a warning
 
     @property

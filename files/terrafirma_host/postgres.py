@@ -1,4 +1,4 @@
-"""Managed by Terrafirma. A cluster of PostgreSQL, and what root has a superuser do there."""
+"""Managed by Terrafirma. A cluster of PostgreSQL, and sessions of a superuser in it."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ ETC = Path("/etc/postgresql")
 LIB = Path("/usr/lib/postgresql")
 AS_POSTGRES = ("runuser", "-u", "postgres", "--")
 
-# As terrafirma/postgres/facts.py has it: whoever owns a database must not choose what a superuser
-# calls there, nor when that ends.
+# The same as in terrafirma/postgres/facts.py: the owner of a database must not choose which
+# functions a superuser calls there, nor when the superuser's session ends.
 OPTIONS = (
     "-c search_path=pg_catalog -c role=none -c local_preload_libraries= -c statement_timeout=0 "
     "-c lock_timeout=0 -c idle_session_timeout=0 -c idle_in_transaction_session_timeout=0 "
     "-c default_transaction_read_only=off -c standard_conforming_strings=on "
-    # It would keep ALTER ROLE with its verifier, for all who may read it.
+    # The extension would show ALTER ROLE, with its verifier, to all who may read the statistics.
     "-c pg_stat_statements.track=none"
 )
 
-# Where a server is: socket directory and port.
+# The address of a server: socket directory and port.
 Address = tuple[str, str]
 
 
 def as_postgres(*command: str | Path, **how: Any) -> str:
-    """What a command printed that was run as postgres; `how` as for `run`."""
+    """Run a command as postgres; returns its output. `how` is that of `run`."""
     return run(*AS_POSTGRES, *command, **how)
 
 
 def session(version: str, encoding: str = "UTF8") -> dict[str, str]:
-    """The environment in which a superuser's session is ours: of a server of that version."""
+    """The environment for a superuser's session on a server of that version."""
     options = f"{OPTIONS} -c client_encoding={encoding}"
-    # Before that the option is unknown, and would end the session.
+    # A server before 17 does not know the option, and would refuse the session.
     return {"PGOPTIONS": options + (" -c transaction_timeout=0" if int(version) >= 17 else "")}
 
 
@@ -49,16 +49,17 @@ class Cluster:
     @property
     def data(self) -> Path:
         command = ("pg_conftool", "-s", self.version, self.cluster, "show", "data_directory")
-        # Of one whose creation was cut short nothing is said; it is where they all are.
+        # A cluster whose creation was interrupted has no such setting: it has the default place.
         answer = as_postgres(*command, check=False).rstrip("\n")
         return Path(answer or f"/var/lib/postgresql/{self.name}")
 
     def address(self) -> Address:
         """
-        Where the server listens that runs: raises Failed where none does.
+        Where the running server listens; raises Failed where none runs.
 
-        The configuration is ahead of it, from a new port until the restart. A crash leaves the file
-        behind: at that port may be another cluster's server by now.
+        The server's own pid file tells: the configuration may name a new port that waits for a
+        restart. A crash leaves the pid file behind, and another cluster may use that port by now;
+        so the process must have this data directory.
         """
         data = self.data
         lines = as_postgres("cat", data / "postmaster.pid", check=False).splitlines()
@@ -71,7 +72,7 @@ class Cluster:
     def client(
         self, program: str, *words: str, address: Address | None = None
     ) -> tuple[str | Path, ...]:
-        """A program of PostgreSQL's that comes to the server: to this address, or where it runs."""
+        """The command of a PostgreSQL client: to this address, or to where the server listens."""
         directory, port = address or self.address()
         return (*AS_POSTGRES, self.programs / program, *words, "-h", directory, "-p", port)
 
@@ -83,5 +84,5 @@ class Cluster:
         ).strip()
 
     def ask(self, query: str, **where: Any) -> Any:
-        """The JSON that a query answers."""
+        """The JSON value that a query returns."""
         return json.loads(self.sql(query, **where))

@@ -3,11 +3,11 @@ Managed by Terrafirma. Whether PostgreSQL starts with the file NEW in the place 
 
     terrafirma postgres-check VERSION NEW PATH
 
-PostgreSQL's parser accepts much with which it cannot start. So a server without data, made for the
-question, starts with the whole configuration, for nobody: it listens nowhere, archives nothing, and
-is gone as soon as it is up. The live server holds its memory meanwhile. What is only short because
-of that is no reason to refuse: the memory is mapped, not used, and huge pages are left to the live
-server.
+PostgreSQL's parser accepts many settings with which the server cannot start. So the check starts a
+scratch server without data, with the whole configuration. It listens nowhere, archives nothing, and
+stops as soon as it is up. The live server keeps its memory meanwhile, and memory that is short only
+for that reason must not fail the check: the scratch server maps its memory without using it, and
+leaves huge pages to the live server.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from terrafirma_host.shell import Failed, run
 
 PROC = Path("/proc")
 PAGES = Path("/sys/kernel/mm/hugepages")
-PATIENCE = 60  # seconds; one that is neither up nor down by then is not refused
+PATIENCE = 60  # seconds; a server that is neither up nor down by then is accepted
 SSL_FILES = (
     *("ssl_cert_file", "ssl_key_file", "ssl_ca_file", "ssl_crl_file", "ssl_crl_dir"),
     "ssl_dh_params_file",
@@ -36,7 +36,7 @@ SSL_FILES = (
 
 
 def said(*command: str | Path) -> str:
-    """What a command printed; nothing if it failed."""
+    """The output of a command, which may fail."""
     return run(*command, check=False).strip()
 
 
@@ -48,9 +48,9 @@ def read(path: Path) -> str:
 
 
 def configuration(scratch: Path, new: Path, path: Path) -> Path:
-    """A copy of all configuration, with the new file in it: includes are relative to their file."""
+    """A copy of all configuration with the new file in it: includes may be relative paths."""
     copy = scratch / "etc"
-    # What postgres may not read it may not include either: it says so then.
+    # A file that postgres cannot read stays out of the copy; an include of it is an error then.
     with suppress(shutil.Error):
         shutil.copytree(ETC, copy, ignore_dangling_symlinks=True)
     file = copy / path.relative_to(ETC)
@@ -60,7 +60,7 @@ def configuration(scratch: Path, new: Path, path: Path) -> Path:
 
 
 def by_hand(data: Path, new: str) -> str:
-    """What ALTER SYSTEM set, without what the run undoes: the settings that our file has."""
+    """The lines of ALTER SYSTEM, without settings that our file has: the run resets these."""
     ours = {line.split("=")[0].strip().lower() for line in new.splitlines()}
     lines = read(data / "postgresql.auto.conf").splitlines()
     return "".join(
@@ -69,18 +69,18 @@ def by_hand(data: Path, new: str) -> str:
 
 
 def segment(programs: Path, data: Path) -> int:
-    """Megabytes of a segment of the WAL, on which the bounds of some settings depend."""
+    """The size of a WAL segment in megabytes: the bounds of some settings depend on it."""
     found = re.search(r"WAL segment:\s+(\d+)", said(programs / "pg_controldata", "-D", data))
     return int(found[1]) // 1024**2 if found else 16
 
 
 def memory() -> Iterator[str]:
-    """Overrides for what there may be too little of only while the live server runs."""
-    # Really taken from the start, unlike the buffers.
+    """Overrides for memory that may be short only because the live server runs, too."""
+    # The server takes this memory at its start, unlike the buffers.
     yield "min_dynamic_shared_memory=0"
     # By default the kernel judges each mapping by itself: ours fits if that of a restart does.
-    # Where it adds them up, the live server's is in the sum; where it refuses none, what describes
-    # the buffers, a hundredth of them, would really be taken.
+    # In other modes the buffers do harm: where the kernel adds mappings up, the live server's are
+    # in the sum; where it refuses none, the headers of the buffers, a hundredth, take real memory.
     if read(PROC / "sys/vm/overcommit_memory").strip() != "0":
         yield "shared_buffers=16MB"
     pages = (read(file).strip() for file in PAGES.glob("*/nr_*hugepages"))
@@ -103,7 +103,7 @@ def settings(programs: Path, scratch: Path, config: Path, data: Path) -> list[st
     ]
     words = [part for word in words for part in ("-c", word)]
     if said(programs / "postgres", *words, "-C", "ssl") == "on":
-        # Relative to the data directory, where ours has none.
+        # Relative paths are below the data directory, and the scratch server's has no such files.
         for name in SSL_FILES:
             value = said(programs / "postgres", *words, "-C", name)
             if value and not value.startswith("/"):
@@ -116,11 +116,11 @@ def up(data: Path) -> bool:
 
 
 def start(command: list[str | Path], scratch: Path) -> str:
-    """Start it and stop it; what it said if it ended by itself, for a reason that it gave."""
+    """Start a server and stop it. Returns its reason if it ended by itself and gave one."""
     log = scratch / "log"
     with log.open("w") as output:
         server = subprocess.Popen(
-            # Whatever becomes of us, it does not stay.
+            # The server ends even when this process is killed.
             ["setpriv", "--pdeathsig", "QUIT", *command],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output,
         )  # fmt: skip
@@ -141,7 +141,7 @@ def start(command: list[str | Path], scratch: Path) -> str:
 
 
 def reason(log: str) -> str:
-    """PostgreSQL's own words, in one line."""
+    """The reason in PostgreSQL's log, in one line."""
     parts = [line.partition(":") for line in log.splitlines()]
     lines = [(kind.strip(), words.strip()) for kind, _, words in parts]
     fatal = [number for number, (kind, _) in enumerate(lines) if kind in ("FATAL", "PANIC")]
@@ -149,7 +149,7 @@ def reason(log: str) -> str:
         return ""
     first = fatal[0]
     errors = [words for kind, words in lines[:first] if kind == "LOG"]
-    # What they are, it has said before.
+    # The lines before name the errors.
     if "contains errors" in lines[first][1] and errors:
         return "; ".join(errors)
     more = [words for kind, words in lines[first + 1 :] if kind in ("DETAIL", "HINT")]
@@ -160,7 +160,7 @@ def check(version: str, new: Path, path: Path) -> None:
     programs = LIB / version / "bin"
     found = said("pg_conftool", "-s", version, "main", "show", "data_directory")
     data = Path(found or f"/var/lib/postgresql/{version}/main")
-    # If memory runs out after all, the kernel ends us, and nobody else.
+    # If memory runs out after all, the kernel kills this process before any other.
     with suppress(OSError):
         (PROC / "self/oom_score_adj").write_text("1000")
     with tempfile.TemporaryDirectory(prefix="terrafirma-", ignore_cleanup_errors=True) as place:
@@ -173,7 +173,7 @@ def check(version: str, new: Path, path: Path) -> None:
                 *("--wal-segsize", str(segment(programs, data))),
             )
         except Failed as error:
-            raise Failed(f"no server could be made to try it with: {error}") from None
+            raise Failed(f"no scratch server to check with could be made: {error}") from None
         auto = scratch / "data/postgresql.auto.conf"
         auto.write_text(by_hand(data, read(new)))
         config = copy / version / "main/postgresql.conf"

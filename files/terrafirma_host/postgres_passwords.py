@@ -1,11 +1,11 @@
 """
 Managed by Terrafirma. The passwords of PostgreSQL's roles are those in their files.
 
-    terrafirma passwords check VERSION    print `wrong ROLE` for each whose password differs from
-                                          its file, or whose file is not root's alone
-    terrafirma passwords set VERSION      make a missing file, close one that is open, and give the
-                                          roles its password
-    terrafirma passwords renew VERSION    generate new ones, and give them to the roles
+    terrafirma passwords check VERSION    print `wrong ROLE` for each role whose password differs
+                                          from its file, or whose file others can read
+    terrafirma passwords set VERSION      create missing files, close readable ones, and give the
+                                          roles the passwords in their files
+    terrafirma passwords renew VERSION    generate new passwords, and give them to the roles
 
 Standard input is that of `terrafirma secrets`, with the roles as names. Clear text stays in the
 files: PostgreSQL is sent SCRAM verifiers (RFC 5803), over standard input.
@@ -60,16 +60,16 @@ def main(words: Sequence[str]) -> None:
     if action == "check" and not DIRECTORY.is_dir():
         sys.stdout.writelines(f"wrong {role}\n" for role in values)
         return
-    # One at a time: else the file could have the password of one, and the role that of the other.
+    # One run at a time: of two, one could win in the file and the other in PostgreSQL.
     with locked(DIRECTORY):
         if action != "check":
             store.put(values, renew=action == "renew")
-        # A name may have line breaks in it, of those that others chose.
+        # As JSON: the name of another program's role may have line breaks.
         known = cluster.ask(
             "select json_object_agg(rolname, coalesce(rolpassword, '')) from pg_authid"
         )
         passwords = {role: store.value(role).decode() for role in values}
-        # Another verifier of the same password would be news to whoever has a copy of it.
+        # A right password keeps its verifier: PgBouncer, for one, has a copy of it.
         differ = [role for role in values if not matches(passwords[role], known.get(role, ""))]
         if action == "check":
             for role, value in values.items():

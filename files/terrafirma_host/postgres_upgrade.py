@@ -4,20 +4,20 @@ rows, and back.
 
     terrafirma postgres-upgrade ACTION OLD NEW
 
-    backup     a backup with borgmatic where that is set up, else a dump
-    create     NEW/main, empty, of the encoding and locale of OLD/main
+    backup     make a backup with borgmatic where that is set up, else a dump
+    create     create NEW/main, empty, with the encoding and locale of OLD/main
     upgrade    check, stop OLD/main, copy, start NEW/main, gather statistics
-    recover    whichever of the two is not set aside runs
+    recover    start the one of the two that is not set aside
     back       stop NEW/main, start OLD/main as it was
-    analyse    the planner's statistics of NEW/main
-    clean      remove OLD/main, if it was set aside
+    analyse    gather the planner's statistics of NEW/main
+    clean      remove OLD/main, if it is set aside
 
-A cluster is set aside by a file beside its restart policy: systemd does not start it while that is
-there. To rename that file from the one cluster to the other is all that decides which of them
-is the server; at every moment before and after, a reboot starts the right one and no other.
+A drop-in of its systemd unit sets a cluster aside: systemd does not start a unit that has this
+file. Renaming the file from one cluster's unit to the other's is the only step that decides which
+cluster is the server. So a reboot at any moment starts the right one, and only that.
 
-Configuration, data and workplace are in directories of postgres, who could put a link there for
-root to follow: all that is read, written or removed in them is so as postgres.
+Configuration, data and workplace are in directories of the account postgres, which could place a
+link there for root to follow. So everything there is read, written and removed as postgres.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ BORGMATIC = Path("/etc/borgmatic/config.yaml")
 BORGMATIC_UNIT = Path("/etc/systemd/system/borgmatic.service")
 LOCK = Path("/run/terrafirma-postgres-upgrade.lock")
 SPARE = 1024**3  # bytes that stay free beside the copy
-PORT = "50432"  # of a server that only we talk to
+PORT = "50432"  # of a server that only this program connects to
 FREE_PORT = "50433"
-# What runs for a cluster, if somebody enabled it.
+# The units that may be enabled for a cluster.
 UNITS = ("postgresql@{}", "pg_receivewal@{}", "pg_basebackup@{}.timer", "pg_dump@{}.timer")
 MARK = """\
 # Managed by Terrafirma: commands/postgres_upgrade.py
@@ -63,12 +63,12 @@ def read(path: Path, **how: Any) -> str:
 
 
 def unconverted(version: str) -> dict[str, str]:
-    """The session of what writes text as it is: a database of SQL_ASCII may hold any bytes."""
+    """A session without conversion of text: a database of SQL_ASCII may hold any bytes."""
     return session(version, "SQL_ASCII")
 
 
 def files(name: str, *directories: Path) -> list[Path]:
-    """Files of that name below, the newest first."""
+    """Files with this name below the directories, the newest first."""
     how = ("-type", "f", "-name", name, "-printf", "%T@ %p\\n")
     lines = as_postgres("find", *directories, *how, check=False).splitlines()
     return [Path(line.partition(" ")[2]) for line in sorted(lines, reverse=True)]
@@ -81,7 +81,7 @@ class Cluster(postgres.Cluster):
         self.drop_ins = Path(f"/etc/systemd/system/{self.unit}.d")
         self.retired = self.drop_ins / "terrafirma-retired.conf"
         self.unfinished = self.drop_ins / "terrafirma-unfinished.conf"
-        # There until the planner has its statistics.
+        # Exists until the planner has its statistics.
         self.unanalysed = STATE / f"{version}.unanalysed"
 
     def exists(self) -> bool:
@@ -106,13 +106,13 @@ class Cluster(postgres.Cluster):
         return [Path(os.path.realpath(link)) for link in (self.data / "pg_tblspc").glob("*")]
 
     def drop(self) -> None:
-        """Remove it, with its configuration; what is not set aside is never removed."""
+        """Remove the cluster and its configuration; only a cluster that is set aside."""
         if not self.set_aside():
             raise Failed(f"{self.name} is not set aside: it is not removed")
         if self.online():
             raise Failed(f"{self.name} runs: it is not removed")
         if self.exists():
-            refuse_to_take_along(self)
+            refuse_foreign_data(self)
             data = self.data
             for unit in UNITS:
                 unit = unit.format(f"{self.version}-{self.cluster}")
@@ -120,18 +120,18 @@ class Cluster(postgres.Cluster):
             try:
                 as_postgres("pg_dropcluster", self.version, self.cluster)
             except Failed:
-                # In a directory that is not its own postgres leaves an empty one.
+                # Where postgres does not own the parent directory, an empty one stays: no error.
                 if not data.is_dir() or any(data.iterdir()):
                     raise
             run("/usr/share/postgresql-common/pg_updateaptconfig", check=False)
-        # That leaves files which it does not know.
+        # pg_dropcluster leaves files that it does not know.
         as_postgres("rm", "-rf", self.etc)
         with suppress(OSError):
             self.etc.parent.rmdir()
 
 
-def refuse_to_take_along(cluster: Cluster) -> None:
-    """Raise Failed if what is removed with a cluster holds what anybody else has there."""
+def refuse_foreign_data(cluster: Cluster) -> None:
+    """Raise Failed if removing a cluster would also remove data of another one or a file system."""
     data = cluster.data
     gone = {Path(os.path.realpath(path)) for path in (cluster.etc, data, data / "pg_wal")}
     for place in cluster.tablespaces():
@@ -152,7 +152,7 @@ def refuse_to_take_along(cluster: Cluster) -> None:
             continue
         other = Cluster(version, name)
         check(other.data, f"holds {other.name}")
-        # Its tablespaces are links, too.
+        # The other cluster's tablespaces are links, too.
         places = [place for place in (other.etc, other.data) if place.is_dir()]
         links = run("find", *places, "-ignore_readdir_race", "-type", "l", "-print0")
         for link in links.split("\0")[:-1]:
@@ -188,7 +188,7 @@ def start(cluster: Cluster) -> None:
 def stop(cluster: Cluster) -> None:
     run("systemctl", "stop", cluster.unit)
     if cluster.online():
-        # Somebody started it without systemd.
+        # The server was started without systemd.
         run(
             *("pg_ctlcluster", "--skip-systemctl-redirect", "-m", "fast"),
             *(cluster.version, "main", "stop"),
@@ -198,7 +198,7 @@ def stop(cluster: Cluster) -> None:
 
 
 def size(path: Path) -> int:
-    # Files come and go below a running server: what du says of those is of no interest.
+    # Files come and go below a running server, so ignore errors of du about them.
     words = as_postgres("du", "-skL", path, check=False).splitlines()
     return int(words[-1].split()[0]) * 1024 if words and words[-1].split()[0].isdigit() else 0
 
@@ -212,7 +212,7 @@ def need_room(old: Cluster, new: Cluster) -> None:
         )
 
 
-def tell_what_stays(old: Cluster) -> None:
+def warn_of_alter_system(old: Cluster) -> None:
     lines = read(old.data / "postgresql.auto.conf", check=False).splitlines()
     names = [line.partition("=")[0].strip() for line in lines if re.match(r"[a-z]", line)]
     if names:
@@ -220,7 +220,7 @@ def tell_what_stays(old: Cluster) -> None:
 
 
 def clones(old: Cluster, new: Cluster) -> bool:
-    """Whether all file systems that hold data copy a file there by sharing its blocks."""
+    """Whether all file systems with data can copy a file by sharing its blocks."""
     try_it = (
         'echo x > "$1.from" && cp --reflink=always "$1.from" "$2.to"; no=$?; '
         'rm -f "$1.from" "$2.to"; exit $no'
@@ -228,7 +228,7 @@ def clones(old: Cluster, new: Cluster) -> bool:
     ask = (*postgres.AS_POSTGRES, "sh", "-c", try_it, "sh")
     return all(
         succeeds(*ask, *(one / "terrafirma-clone" for one in pair))
-        # What is in a tablespace is copied to beside itself.
+        # Files of a tablespace are copied within the tablespace.
         for pair in ((old.data, new.data), *((place, place) for place in old.tablespaces()))
     )
 
@@ -245,7 +245,7 @@ def workplace() -> Iterator[None]:
 
 @contextmanager
 def alone(cluster: Cluster, *settings: str) -> Iterator[Address]:
-    """The server of a cluster, for us alone: on a socket that nobody else may open."""
+    """Run the server of a cluster on a private socket, to which only this program connects."""
     settings = (
         f"config_file={cluster.etc}/postgresql.conf",
         *("listen_addresses=", f"unix_socket_directories={WORK}", f"port={PORT}"),
@@ -255,12 +255,12 @@ def alone(cluster: Cluster, *settings: str) -> Iterator[Address]:
     log = WORK / "server.log"
     control = (cluster.programs / "pg_ctl", "-D", cluster.data, "-w", "-t", "600")
     options = " ".join(f"-c {setting}" for setting in settings)
-    # Its output would keep our pipe open for as long as the server runs.
+    # With our pipe as its output, the server would keep the pipe open while it runs.
     unheard = ("sh", "-c", 'exec "$@" > /dev/null 2>&1', "sh")
     try:
         as_postgres(*unheard, *control, "-l", log, "-o", options, "start")
     except Failed:
-        words = last(read(log, check=False)) or "it says nothing"
+        words = last(read(log, check=False)) or "its log is empty"
         raise Failed(f"{cluster.name} does not start: {words}") from None
     try:
         yield str(WORK), PORT
@@ -269,7 +269,7 @@ def alone(cluster: Cluster, *settings: str) -> Iterator[Address]:
 
 
 def contents(cluster: Cluster, address: Address | None = None) -> dict[str, dict[str, Any]]:
-    """Databases with the number of their relations of each kind, and roles with their verifiers."""
+    """Databases with their number of relations by kind, and roles with their verifiers' digests."""
     names = cluster.ask(
         "select json_agg(datname order by datname) from pg_database where datallowconn",
         address=address,
@@ -290,7 +290,7 @@ def contents(cluster: Cluster, address: Address | None = None) -> dict[str, dict
 
 
 def pg_upgrade(old: Cluster, new: Cluster, *options: str, socket: Path | str = WORK) -> None:
-    """Run it, and pass on what it says; raises Failed with its last words and its reports."""
+    """Run pg_upgrade and show its progress; raises Failed with its last lines and its reports."""
     said = []
 
     def heard(line: str) -> None:
@@ -308,7 +308,7 @@ def pg_upgrade(old: Cluster, new: Cluster, *options: str, socket: Path | str = W
             *("-o", f"-c config_file={old.etc}/postgresql.conf"),
             *("-O", f"-c config_file={new.etc}/postgresql.conf"),
             heard=heard,
-            # It talks to both servers, and so do the programs that it calls: the older one decides.
+            # pg_upgrade and its programs connect to both servers; the older knows fewer options.
             env=unconverted(old.version),
         )
     except Failed:
@@ -323,7 +323,7 @@ def pg_upgrade(old: Cluster, new: Cluster, *options: str, socket: Path | str = W
 
 @contextmanager
 def progress(path: Path, total: int) -> Iterator[None]:
-    """Say every ten seconds how much of the copy is there."""
+    """Show every ten seconds how much has been copied."""
     done = threading.Event()
 
     def watch() -> None:
@@ -401,7 +401,7 @@ def create(old: Cluster, new: Cluster) -> None:
             initdb += ["--icu-rules", known["daticurules"]]
     elif provider == "b":
         initdb += ["--locale-provider", "builtin", "--builtin-locale", locale]
-    # The mark comes first, so that a run that dies in between finds its own.
+    # The mark comes first: after a kill, the next run knows that the cluster is its own.
     write(new.unfinished, MARK)
     reload()
     run(
@@ -425,8 +425,8 @@ def upgrade(old: Cluster, new: Cluster) -> None:
     with workplace():
         step = "checking"
         try:
-            say(f"Checking that {new.name} starts with its configuration, for nobody but us")
-            # Beside the old server, so with little memory.
+            say(f"Checking that {new.name} starts with its configuration, on a private socket")
+            # With little memory, because the old server runs, too.
             with alone(new, "shared_buffers=16MB", "huge_pages=off") as address:
                 wrong = new.sql(
                     "select line_number, error from pg_hba_file_rules where error is not null",
@@ -438,16 +438,16 @@ def upgrade(old: Cluster, new: Cluster) -> None:
             directory, port = old.address()
             pg_upgrade(old, new, "--check", "-p", port, "-P", PORT, socket=directory)
             need_room(old, new)
-            tell_what_stays(old)
+            warn_of_alter_system(old)
             total = size(old.data)
 
             step = "copying"
             say(f"Stopping {old.name}")
             stopped = time.monotonic()
             stop(old)
-            # Nobody may start it while it is copied: not by hand, not with its package.
+            # Nothing may start the server during the copy: no person, and no package script.
             run("systemctl", "mask", "--runtime", "--quiet", old.unit)
-            # Not before: until then applications made and dropped tables.
+            # Counted after the stop: until then applications could create and drop tables.
             with alone(old) as address:
                 wanted = contents(old, address)
             how = ["--clone"] if clones(old, new) else []
@@ -456,7 +456,7 @@ def upgrade(old: Cluster, new: Cluster) -> None:
                 pg_upgrade(old, new, *how, "-p", PORT, "-P", FREE_PORT)
 
             step = "comparing"
-            say("Comparing databases and roles, for nobody but us")
+            say("Comparing databases and roles, on a private socket")
             with alone(new) as address:
                 found = contents(new, address)
             for what in wanted:
@@ -468,17 +468,17 @@ def upgrade(old: Cluster, new: Cluster) -> None:
             step = "starting"
             say(f"Starting {new.name}")
             switch(old, new)
-            say(f"{new.name} serves; nobody did for {time.monotonic() - stopped:.1f} s")
+            say(f"{new.name} serves; PostgreSQL was down for {time.monotonic() - stopped:.1f} s")
         except (Failed, OSError, ValueError, IndexError) as error:
             raise Failed(f"{step}: {error}") from error
-        # pg_upgrade writes it where there is something to update.
+        # pg_upgrade writes this file where there is something to update.
         if files("update_extensions.sql", WORK):
             update_extensions(new, read(WORK / "update_extensions.sql"))
     analyse(old, new)
 
 
 def switch(old: Cluster, new: Cluster) -> None:
-    """From here on the new one is the server, or everything is as before."""
+    """Make the new cluster the server; if it does not start, everything is as before."""
     STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
     new.unanalysed.touch()
     new.start_conf("auto")
@@ -504,7 +504,7 @@ def retire(cluster: Cluster) -> None:
 
 
 def point_backups(before: Cluster, after: Cluster) -> None:
-    """borgmatic names the cluster; the next run of tasks/borg.py would write the same."""
+    """Name the new cluster in borgmatic's configuration, as the next run of tasks/borg.py would."""
     if not BORGMATIC.exists():
         return
     text = BORGMATIC.read_text()
@@ -524,12 +524,12 @@ def update_extensions(new: Cluster, sql: str) -> None:
 
 def analyse(old: Cluster, new: Cluster) -> None:
     def heard(line: str) -> None:
-        # What the server warns of is said once, below.
+        # Warnings of the server are left out: `warn_of_order` reports once.
         if line.startswith("vacuumdb:"):
             say(f"  {line.removeprefix('vacuumdb: ').removeprefix('processing ')}")
 
     say("Gathering the planner's statistics")
-    # From 18 on pg_upgrade takes most of them along: first what is missing, then all the rest.
+    # From 18 on pg_upgrade copies most statistics: gather the missing ones first, then all.
     steps = (
         [["--analyze-in-stages"]]
         if int(new.version) < 18
@@ -545,11 +545,11 @@ def analyse(old: Cluster, new: Cluster) -> None:
         except Failed as error:
             raise Failed(f"statistics: {error}") from None
     new.unanalysed.unlink(missing_ok=True)
-    tell_of_order(new)
+    warn_of_order(new)
 
 
-def tell_of_order(cluster: Cluster) -> None:
-    """Indexes of text that was sorted by another version of the system's rules may be wrong."""
+def warn_of_order(cluster: Cluster) -> None:
+    """Warn of databases whose text the system now sorts otherwise: their indexes may be wrong."""
     if int(cluster.version) < 15:
         return
     names = cluster.ask("""
@@ -564,7 +564,7 @@ def tell_of_order(cluster: Cluster) -> None:
 
 def back(old: Cluster, new: Cluster) -> None:
     if not old.retired.exists() or not old.exists() or new.set_aside():
-        raise Failed(f"{old.name} is not what {new.name} came from")
+        raise Failed(f"{new.name} was not upgraded from {old.name}, so there is no way back")
     say(f"Stopping {new.name}")
     stop(new)
     say(f"Starting {old.name}")
@@ -586,7 +586,7 @@ def back(old: Cluster, new: Cluster) -> None:
 
 
 def recover(old: Cluster, new: Cluster) -> None:
-    """After success there is nothing to do; after anything else, what is not set aside runs."""
+    """After a failure, start the cluster that is not set aside; after success, do nothing."""
     live = new if old.set_aside() else old
     run("systemctl", "unmask", "--runtime", "--quiet", old.unit, check=False)
     if live.exists() and not live.online():
@@ -595,12 +595,12 @@ def recover(old: Cluster, new: Cluster) -> None:
         say(f"{live.name} serves as before")
     away = old if live is new else new
     if away.retired.exists() and os.environ.get("SERVICE_RESULT", "") != "success":
-        # It may have ended between the rename and these.
+        # The upgrade may have ended after the rename and before these two steps.
         retire(away)
         point_backups(away, live)
     if new.unfinished.exists() and os.environ.get("SERVICE_RESULT", "") != "success":
         remove_unfinished(new)
-        say(f"{new.name}, which nobody had used yet, is removed")
+        say(f"{new.name}, which was not in use yet, is removed")
     as_postgres("rm", "-rf", WORK, check=False)
 
 
@@ -626,11 +626,11 @@ def main(words: Sequence[str]) -> None:
     right = [version for version in versions if re.fullmatch(r"[0-9]+", version)]
     if action not in ACTIONS or len(right) != 2 or right != versions:
         sys.exit(__doc__)
-    # What is written for systemd, and for whoever looks at it.
+    # Drop-ins for systemd are readable for all.
     os.umask(0o022)
-    # As systemd ends us; servers that are ours alone are stopped on the way out.
+    # systemd ends this program with SIGTERM; private servers are stopped on the way out.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Whatever is going on is let be; what cleans up after it comes when it has ended.
+    # Only one upgrade at a time. A recovery runs without the lock, after its upgrade has ended.
     recovery = action == "recover"
     alone = locked(LOCK, lambda: Failed("another upgrade is going on"))
     try:
@@ -640,7 +640,7 @@ def main(words: Sequence[str]) -> None:
         say(f"failed: {error}")
         sys.exit(1)
     except (OSError, ValueError, IndexError) as error:
-        # Nothing that we thought of; where it happened is of use then.
+        # An unexpected error: the traceback tells where it happened.
         say(f"failed: {error!r}")
         traceback.print_exc()
         sys.exit(1)

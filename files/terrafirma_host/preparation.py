@@ -1,4 +1,4 @@
-"""Managed by Terrafirma. The images and the migration of a release, while the one before serves."""
+"""Managed by Terrafirma. A release's images and migration, while the one before serves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from terrafirma_host.target import Target
 
 
 def provide_images(target: Target) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Builds or fetches the images of a release; returns them by service, and what was fetched."""
+    """Build or fetch the images of a release. Returns them by service, and the fetched ones."""
     app, project = target.app, target.project
     app.directory.mkdir(parents=True, exist_ok=True)
     images: dict[str, str] = {}
@@ -35,14 +35,14 @@ def provide_images(target: Target) -> tuple[dict[str, str], tuple[str, ...]]:
 
 
 def migrate(target: Target, images: Mapping[str, str], slot: str) -> None:
-    """The migration runs once, in a container of its own in the slot that is free."""
+    """Run the migration once, in a container of its own in the free slot."""
     app = target.app
     say(f"migrating: {' '.join(app.migrate)}")
     layer = slots.set_up(target, images, slot)
     words = (
         [app.migrate[0]]
         if layers.migrates_by_service(app, target.project)
-        # The image's entry point may be the server.
+        # Replace the entry point: the image's own may be the server.
         else ["--entrypoint", app.migrate[0], app.service, *app.migrate[1:]]
     )
     try:

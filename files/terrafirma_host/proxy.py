@@ -1,4 +1,4 @@
-"""Managed by Terrafirma. Where Caddy sends the requests of an application, and what it answers."""
+"""Managed by Terrafirma. Caddy in front of an application: its routing, reloads and answers."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ UPSTREAMS = Path("/etc/caddy/upstreams")
 MAINTENANCE = Path("/etc/caddy/maintenance")
 CADDYFILE = Path("/etc/caddy/Caddyfile")
 
-# How long a site may take to get its first certificate.
+# Seconds that a site may take to get its first certificate.
 CERTIFICATE = 30
 
 
 def point(app: Application, slot: str) -> None:
     """
-    Caddy sends what comes from now on to this slot.
+    Caddy sends new requests to this slot.
 
-    A file is there or not; Caddy looks for each request. So nothing is reloaded: no connection is
-    closed, and what is under way stays where it is.
+    Caddy checks with each request whether the marker file exists. So a switch needs no reload: no
+    connection is closed, and requests under way stay with their replica.
     """
     path = marker(app)
     if slot == "green":
@@ -44,16 +44,17 @@ def point(app: Application, slot: str) -> None:
 
 def expect(app: Application, slot: str) -> bool:
     """
-    Caddy asks the replicas of a slot whether they can serve as their own release wants it.
+    Caddy checks the health of a slot's replicas in the way that their own release describes.
 
-    A reload, but only where that is another way than before: it is seldom. Returns whether.
+    Returns whether Caddy was reloaded. It is reloaded only where the health check changes, which
+    is rare.
     """
-    # The first release says it for both slots, so that the second one is no reload; what another
-    # version of this has said of the other slot is said in today's words.
+    # The first release writes the file of both slots, so that the second one needs no reload. A
+    # file that another version of this program wrote for the other slot is written anew.
     texts = {one: _question(app if one == slot else as_asked(app, one)) for one in app.slots}
     changed = [one for one, text in texts.items() if _said(asking(app, one)) != text]
     make_directories()
-    # What was killed between the file and the reload is caught up with.
+    # A run that was killed between the file and the reload left Caddy with the old check.
     if not changed and not (runs() and not _asks(app, slot)):
         return False
     other = next(one for one in app.slots if one != slot)
@@ -76,7 +77,7 @@ def _question(app: Application) -> str:
 
 
 def make_directories() -> None:
-    """Caddy reads there under its own name; perhaps it is not installed yet."""
+    """The directories exist and Caddy's own user can read them, even before Caddy is installed."""
     for directory in (CADDYFILE.parent, UPSTREAMS, MAINTENANCE):
         if not directory.exists():
             directory.mkdir(parents=True)
@@ -84,7 +85,7 @@ def make_directories() -> None:
 
 
 def _asks(app: Application, slot: str) -> bool:
-    """Whether Caddy as it runs asks the replicas of a slot so, if it knows them."""
+    """Whether the running Caddy checks a slot's replicas so; true where it has no such replicas."""
     first = f"127.0.0.1:{app.slots[slot]}"
 
     def proxies(node: Any) -> Iterator[dict[str, Any]]:
@@ -103,12 +104,12 @@ def _asks(app: Application, slot: str) -> bool:
 
 
 def expects(app: Application, slot: str) -> bool:
-    """Whether Caddy's file says how to ask the replicas of a slot, in today's words."""
+    """Whether the slot's file has the health check that this version writes."""
     return _said(asking(app, slot)) == _question(as_asked(app, slot))
 
 
 def as_asked(app: Application, slot: str) -> Application:
-    """The application with the path and the name under which the replicas of a slot are asked."""
+    """The application with the health path and the domain with which Caddy now checks a slot."""
     said = _said(asking(app, slot))
     path = re.search(r"^health_uri (\S+)$", said, re.MULTILINE)
     name = re.search(r"^\tHost (\S+)$", said, re.MULTILINE)
@@ -127,7 +128,7 @@ def _said(path: Path) -> str:
 
 
 def slot_of(app: Application) -> str:
-    """The slot that Caddy sends to."""
+    """The slot to which Caddy sends requests."""
     return "green" if marker(app).exists() else "blue"
 
 
@@ -148,7 +149,7 @@ def has_site(app: Application) -> bool:
 
 
 def forget(app: Application) -> None:
-    """No file of an application whose site is gone."""
+    """Remove all files of an application whose site is gone."""
     slots = (asking(app, slot) for slot in ("blue", "green"))
     for path in (marker(app), *slots, maintenance(app)):
         path.unlink(missing_ok=True)
@@ -169,11 +170,11 @@ def maintain(app: Application, on: bool) -> None:
 
 
 def _put(path: Path, content: str | None) -> None:
-    """A file of Caddy's and a reload; whatever fails, the file is what it was."""
+    """Write or remove a file of Caddy's and reload; if anything fails, the old file is back."""
     before = path.with_name(f".{path.name}.before")
     before.unlink(missing_ok=True)
     if path.exists():
-        # The same file under another name: the way back needs no room on a full disk.
+        # A hard link: restoring the file needs no room on a full disk.
         before.hardlink_to(path)
     try:
         if content is None:
@@ -191,11 +192,11 @@ def _put(path: Path, content: str | None) -> None:
 
 
 def reload() -> None:
-    """Caddy goes by its files, if it accepts them."""
+    """Caddy serves by its current files; raises Failed where it does not accept them."""
     if not runs():
         say("Caddy does not run: it reads the file when it starts")
         return
-    # As the user that serves: validating opens the log files and Caddy's own authority.
+    # As Caddy's own user: validating opens the log files and Caddy's own certificate authority.
     run(
         "runuser", "-u", "caddy", "--", "env", "HOME=/var/lib/caddy",
         "caddy", "validate", "--adapter", "caddyfile", "--config", CADDYFILE,
@@ -205,7 +206,7 @@ def reload() -> None:
 
 
 def runs() -> bool:
-    """Whether Caddy serves; one that is just starting may have read the files already."""
+    """Whether Caddy serves. Waits for a start: Caddy may have read the old files already."""
     if not CADDYFILE.exists():
         return False
     deadline = time.monotonic() + 60
@@ -225,13 +226,13 @@ def _is_address(name: str) -> bool:
 
 
 class _Local(http.client.HTTPSConnection):
-    """To this host's own Caddy, under a site's name."""
+    """A connection to this host's own Caddy, under a site's name."""
 
     def connect(self) -> None:
-        # A site that has an address for its name is known by that alone.
+        # A site whose name is an IP address is reached at that address only.
         address = self.host if _is_address(self.host) else "127.0.0.1"
         self.sock = socket.create_connection((address, 443), self.timeout)
-        # Whether the certificate is one that clients trust is the authority's affair.
+        # A certificate that clients do not trust yet is no fault of the release.
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -239,7 +240,7 @@ class _Local(http.client.HTTPSConnection):
 
 
 def watch(app: Application, seconds: float) -> None:
-    """It goes on to answer for so long."""
+    """The application answers through Caddy for so many seconds on end."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         time.sleep(0.5)
@@ -250,16 +251,16 @@ def smoke(app: Application) -> bool:
     """
     The application answers under its public name; raises Failed where it does not.
 
-    Returns whether it was asked.
+    Returns whether the page was requested.
     """
     if not runs():
-        say("warning: Caddy does not run: the page is not asked for")
+        say("warning: Caddy does not run: the page is not requested")
         return False
     if not has_site(app):
-        say(f"warning: Caddy has no site of {app.name} yet: the page is not asked for")
+        say(f"warning: Caddy has no site of {app.name} yet: the page is not requested")
         return False
     if maintenance(app).exists():
-        say("maintenance is on: the page is not asked for")
+        say("maintenance is on: the page is not requested")
         return False
     path = app.smoke_path or app.health_path
     deadline = time.monotonic() + CERTIFICATE
@@ -268,15 +269,15 @@ def smoke(app: Application) -> bool:
             status = _ask(app.domain, path)
         except ssl.SSLError as error:
             if time.monotonic() > deadline:
-                # Wrong DNS, say. It is no fault of the release, and was so before it.
+                # Wrong DNS, for example: not the fault of the release, and older than it.
                 say(f"warning: https://{app.domain} has no certificate ({error.reason}): see "
-                    "`journalctl -u caddy`; the page was not asked for")  # fmt: skip
+                    "`journalctl -u caddy`; the page was not requested")  # fmt: skip
                 return False
             time.sleep(0.5)
             continue
         except (OSError, http.client.HTTPException) as error:
             raise Failed(f"https://{app.domain}{path}: {error or type(error).__name__}") from None
-        # A guard's answer, before the application is reached: there is no more to be learnt.
+        # With a guard, Caddy itself answers 401 or 403 before the application is reached.
         if status < 400 or (app.guarded and status in (401, 403)):
             return True
         why = ": Caddy finds no replica that can serve" if status == 503 else ""
@@ -287,31 +288,32 @@ def _ask(domain: str, path: str) -> int:
     connection = _Local(domain, timeout=30)
     try:
         connection.request("GET", path, headers={"User-Agent": "terrafirma"})
-        # Its body may have no end.
+        # The status is enough: the body may have no end.
         return connection.getresponse().status
     finally:
         connection.close()
 
 
-# Caddy takes the replicas of a slot that have just come for absent, until it has asked them again.
-# After a reload it takes all of them for healthy, until its first question is answered. It asks
-# that one while it reads its files, before the reload returns; a replica that hangs has so long.
+# Caddy takes new replicas of a slot for absent until its next health check.
+# After a reload Caddy takes all replicas for healthy until its first check ends. That check begins
+# before the reload returns; a replica that hangs fails the check at its timeout.
 NOTICED = health.INTERVAL + 0.5
 SETTLED = health.TIMEOUT + 0.5
 
-# What has been read but not yet sent on is not seen.
+# A request that Caddy has read but not yet sent on is not counted, so wait until the count has been
+# zero for so many seconds.
 QUIET = 1
 
 
 def requests(ports: Iterable[int]) -> dict[int, int]:
-    """How many requests Caddy has under way at each of these ports that it knows, streams too."""
+    """The number of requests under way, streams included, at each port that Caddy knows."""
     known = {one["address"]: one["num_requests"] for one in _admin("/reverse_proxy/upstreams")}
     addresses = {port: f"127.0.0.1:{port}" for port in ports}
     return {port: known[address] for port, address in addresses.items() if address in known}
 
 
 def _admin(path: str) -> Any:
-    """What Caddy says of itself."""
+    """The answer of Caddy's admin interface."""
     connection = http.client.HTTPConnection("127.0.0.1", 2019, timeout=5)
     try:
         connection.request("GET", path, headers={"Host": "localhost:2019"})
@@ -321,12 +323,12 @@ def _admin(path: str) -> Any:
 
 
 def drain(ports: Iterable[int], seconds: float) -> None:
-    """Wait until nothing has been under way there for a while, for at most so long."""
+    """Wait until no request has been under way at these ports for a while, at most `seconds`."""
     if not runs():
         return
     ports = list(ports)
     started = time.monotonic()
-    # Since when nothing is: from the first answer that says so, however long that took to come.
+    # The time since which nothing is under way, counted from the first answer that says so.
     quiet = float("inf")
     while time.monotonic() - quiet < QUIET:
         try:
@@ -336,8 +338,8 @@ def drain(ports: Iterable[int], seconds: float) -> None:
             time.sleep(seconds)
             return
         if 0 < len(counted) < len(ports):
-            # Fewer replicas: what is under way at the others goes on, but is not counted any more.
-            say(f"Caddy has left out some of the replicas: waiting {seconds:.0f} s for them")
+            # After a reload to fewer replicas Caddy no longer counts the requests at the others.
+            say(f"Caddy no longer counts the requests at all replicas: waiting {seconds:.0f} s")
             time.sleep(seconds)
             return
         left = sum(counted.values())

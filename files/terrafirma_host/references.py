@@ -1,7 +1,7 @@
 """
-Managed by Terrafirma. What compose files refer to: variables, files, secrets; and what is refused.
+Managed by Terrafirma. The variables, files and secrets that compose files refer to, and checks.
 
-Pure functions of what Compose says of the files: resolved, as they are written, and its warnings.
+Pure functions of Compose's answers: the resolved files, the unresolved ones, and the warnings.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from terrafirma_host.shell import Failed
 from terrafirma_host.spec import ROOT, Application
 
 Raw = Mapping[str, Any]
-"""What the files say before anything is filled in; empty where Compose cannot say it."""
+"""The merged files before variables are filled in; empty where Compose cannot print them."""
 
-# Compose's words for what is as well as it was.
+# Warnings of Compose that change nothing.
 HARMLESS = ("`version` is obsolete", "external.name is deprecated")
 BLANK = re.compile(r'The "([^"]+)" variable is not set')
 NAME = "[A-Za-z_][A-Za-z0-9_]*"
 VARIABLE = re.compile(rf"\$\$|\$\{{({NAME})(:?[-+?])?|\$({NAME})|[{{}}]")
-# What is root's on the host, and not that of whoever wrote the files.
+# Variables that have another value for root on the host than for the author of the files.
 HOSTS = {"HOME": "is /root", "PWD": "is not set"}
 
 
@@ -41,9 +41,9 @@ class Files:
     project: Project  # resolved
     raw: Raw
     warnings: Sequence[str]
-    given: Mapping[str, str] = field(repr=False)  # variables that are filled in, secrets among them
+    given: Mapping[str, str] = field(repr=False)  # variables that are filled in, secrets included
     kept: frozenset[str]  # variables that the settings name, and that are not filled in
-    notes: list[str] = field(default_factory=list)  # lines for whoever releases
+    notes: list[str] = field(default_factory=list)  # lines for the output of a release
 
     @property
     def used(self) -> list[str]:
@@ -52,7 +52,7 @@ class Files:
 
 
 def warnings(said: str) -> list[str]:
-    """The warnings in what Compose wrote on standard error, each once."""
+    """The warnings in Compose's standard error, each once."""
     found = []
     for line in said.splitlines():
         match = re.search(r'level=warning msg=("(?:[^"\\]|\\.)*"|\S+)', line)
@@ -63,7 +63,7 @@ def warnings(said: str) -> list[str]:
 
 
 def errors(app: Application, said: str) -> str:
-    """What Compose wrote on standard error, without its warnings, in one line."""
+    """Compose's standard error without the warnings, in one line."""
     lines = [line.strip() for line in said.splitlines() if "level=warning" not in line]
     text = " ".join(line for line in lines if line)
     beside = re.search(rf"{re.escape(str(ROOT))}/[^\s:]+", text.replace(f"{app.source}/", ""))
@@ -77,7 +77,7 @@ def errors(app: Application, said: str) -> str:
 
 
 def unknown(said: Iterable[str]) -> list[str]:
-    """The warnings that are shown: neither judged here nor harmless."""
+    """The warnings to show: neither handled here nor harmless."""
     return [
         one for one in said
         if not BLANK.search(one) and not any(words in one for words in HARMLESS)
@@ -85,7 +85,7 @@ def unknown(said: Iterable[str]) -> list[str]:
 
 
 def check(files: Files) -> None:
-    """Raise Failed, in one line, where the files refer to what is not there; note what is lost."""
+    """Raise Failed, in one line, for references that lead nowhere; note keys without effect."""
     _refuse_variables(files)
     _refuse_paths(files)
     _refuse_secrets(files)
@@ -95,7 +95,7 @@ def check(files: Files) -> None:
 
 
 def refuse_blank(files: Files, error: str) -> None:
-    """Raise Failed where Compose named a blank variable before this error of its."""
+    """Raise Failed if Compose warned of a blank variable before this error."""
     if any(map(BLANK.search, files.warnings)):
         try:
             _refuse_variables(files)
@@ -126,15 +126,15 @@ def _strings(value: Any) -> Iterator[str]:
 
 def variables(value: Any, given: Mapping[str, str] | None = None) -> set[str]:
     """
-    The variables in a part of what the files say, those in a default that is not needed left out.
+    The variables in a part of the files, without those in a default that is not needed.
 
-    Without `given` each counts.
+    Without `given` every variable counts.
     """
     return {name for text in _strings(value) for name in _variables(text, given)}
 
 
 def _variables(text: str, given: Mapping[str, str] | None) -> Iterator[str]:
-    counts = [True]  # whether what is written here is used, for each brace that is open
+    counts = [True]  # for each open brace, whether the text inside is used
     for token in VARIABLE.finditer(text):
         braced, how, plain = token.groups()
         if counts[-1] and (braced or plain):
@@ -151,7 +151,7 @@ def _variables(text: str, given: Mapping[str, str] | None) -> Iterator[str]:
 
 
 def _users(files: Files) -> dict[str, list[str]]:
-    """Which parts of what is started name a variable; no parts where Compose cannot say it."""
+    """For each variable, the parts of started services that name it; no parts without `raw`."""
     if not files.raw:
         return {name: [] for name in variables(_lines(files), files.given)}
     found: dict[str, list[str]] = {}
@@ -181,7 +181,7 @@ def _names(files: Files, service: str, kind: str, key: str) -> bool:
 
 
 def _place(files: Files, variable: str) -> str:
-    """Where a variable is: file and line."""
+    """The file and line that name a variable."""
     for path in (*files.paths, *_env_files(files), *_further(files)):
         try:
             lines = Path(path).read_text(errors="replace").splitlines()
@@ -195,7 +195,7 @@ def _place(files: Files, variable: str) -> str:
 
 
 def _further(files: Files) -> list[str]:
-    """Compose files that others read."""
+    """Further compose files, which others may include or extend."""
     source = Path(files.app.source)
     found = sorted([*source.glob("**/*.yaml"), *source.glob("**/*.yml")])
     return [str(path) for path in found if "node_modules" not in path.parts][:200]
@@ -210,7 +210,7 @@ def _env_files(files: Files) -> list[str]:
 
 
 def _env_file(files: Files, service: str) -> list[tuple[str, bool]]:
-    """The paths of a service's env_file as they are written, and whether each has to be there."""
+    """The paths of a service's env_file as they are written, and whether each is required."""
     entries = ((files.raw.get("services") or {}).get(service) or {}).get("env_file") or []
     return [
         (one, True) if isinstance(one, str) else (one.get("path", ""), one.get("required", True))
@@ -219,7 +219,7 @@ def _env_file(files: Files, service: str) -> list[tuple[str, bool]]:
 
 
 def _refuse_kept(files: Files) -> None:
-    """Names that Docker reads itself are not filled in, whatever the settings say they are."""
+    """Refuse variables in the settings that Docker reads itself: these are never filled in."""
     users = _users(files)
     for name in sorted(files.kept & users.keys()):
         where = ", ".join([_place(files, name), *users[name]])
@@ -247,7 +247,7 @@ def _refuse_blank(files: Files) -> None:
         for path in _env_files(files)
         for name in variables(_read(path), files.given)
     }  # fmt: skip
-    # Compose names what stands in a default that is not needed, too.
+    # Compose also warns of variables in a default that is not needed.
     unused = set() if files.raw else variables(_lines(files)) - users.keys()
     said = []
     for name in sorted(blank):
@@ -274,7 +274,7 @@ def _read(path: str) -> str:
 
 
 def _refuse_paths(files: Files) -> None:
-    """What would be beside the source, which is a directory of its own on the host."""
+    """Refuse paths outside of the source: only the source is on the host."""
     app = files.app
     for name in files.used:
         service = files.project["services"][name]
@@ -335,7 +335,7 @@ def _has_tilde(files: Files) -> bool:
 
 
 def _used_files(files: Files) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Secrets and configs that are used; without those secrets that are ours in what uses them."""
+    """The secrets and configs in use, without those that the settings replace in a slot."""
     for kind in ("secrets", "configs"):
         for key, one in (files.project.get(kind) or {}).items():
             users = [name for name in files.used if _names(files, name, kind, key)]
@@ -346,7 +346,7 @@ def _used_files(files: Files) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 
 
 def _refuse_word(app: Application, what: str, word: str, *, mount: bool = False) -> None:
-    """Raise Failed for a path, as it is written, that leads out of the source."""
+    """Raise Failed for an unresolved path that leads out of the source."""
     if word.startswith("~"):
         raise Failed(f"{what}: {word} is below /root on the host: {_instead(mount)}")
     if "://" in word or word.startswith(("/", "$", "git@")) or not word:
@@ -359,7 +359,7 @@ def _refuse_word(app: Application, what: str, word: str, *, mount: bool = False)
 
 
 def _refuse_path(app: Application, what: str, path: str, *, mount: bool = False) -> None:
-    """Raise Failed for a path, resolved, that is beside the source, or a link out of it."""
+    """Raise Failed for a resolved path beside the source, or a link that leads out of it."""
     if not path.startswith("/") or not app.source:
         return
     path = posixpath.normpath(path)
@@ -405,7 +405,7 @@ def _refuse_secrets(files: Files) -> None:
 
 
 def refuse_joined(app: Application, project: Project) -> None:
-    """Raise Failed where a service joins one that runs once: a container of another project."""
+    """Raise Failed where a service joins a stateful one, which is in another project."""
     begun = stores.started(app, project)
     for name in begun:
         service = project["services"][name]
@@ -422,11 +422,11 @@ def refuse_joined(app: Application, project: Project) -> None:
                 raise Failed(f"{name}: {key} joins {other}, which is not started with it: {how}")
 
 
-# --- what is said ---------------------------------------------------------------------------------
+# --- notes ----------------------------------------------------------------------------------------
 
 
 def _missing(files: Files) -> Iterator[str]:
-    """Optional files that are not there, and variables that nothing sets."""
+    """Lines about optional files that are missing, and variables that nothing sets."""
     for name in files.used:
         for path, _ in _env_file(files, name):
             if "$" not in path and not Path(files.app.source, path).exists():
@@ -440,7 +440,7 @@ def _missing(files: Files) -> Iterator[str]:
 
 
 def _dropped(files: Files) -> Iterator[str]:
-    """Keys of the files that have no effect here."""
+    """Lines about keys of the files that have no effect here."""
     app = files.app
     for key in sorted({*(files.project.get("secrets") or {})} & {*app.secrets}):
         yield f"secrets: {key} is that of the settings, not that of the compose files"

@@ -1,8 +1,8 @@
 """
 Managed by Terrafirma. Releases: release, rollback, restart, refresh, recover, remove, status.
 
-Each command holds the lease, puts right what a killed release left, decides what is to run
-(target.py), and lets it take over (takeover.py). What serves is what serving.json says.
+Each command holds the lease, cleans up after a killed release, decides what is to run (target.py),
+and lets that take over (takeover.py). serving.json says which release serves.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def release(
     again: bool = False,
     source: IO[bytes] | None = None,
 ) -> None:
-    """What the description asks for serves, or the source that comes in as a gzipped tar."""
+    """Release the described code, or the source that arrives as a gzipped tar."""
     with lease(app, by, "release") as held:
         make_key()
         restore_serving_state(app)
@@ -57,27 +57,27 @@ def release(
 
 
 def release_record(target: Target, serving: Serving | None, by: str, revision: str) -> Release:
-    """The record of a target's release: the known one while its images are here, or a new one."""
+    """The record of a target's release: the known one if its images are still here, else a new."""
     known = Release.load(target.app, target.id)
     record = target.new_record(by=by, revision=revision)
     if known and engine.has_images(known):
         record = known
     if serving and serving.release == target.id:
         return record
-    # Without a revision, that of the same code under other settings.
+    # Without a revision, take that of an earlier release of the same code.
     revision = revision or revision_of(target.app, target.code)
     return replace(record, by=by, revision=revision, withdrawn=False)
 
 
 def refuse_withdrawn(target: Target) -> None:
-    """Raise Failed where the code was rolled back, with the ways to release it all the same."""
+    """Raise Failed where the code was rolled back, and say how to release it all the same."""
     app = target.app
     if not is_withdrawn(app, target.code):
         return
     same = next(one.id for one in known_releases(app) if one.code == target.code)
     again = f"rollback {app.name} {same}" if app.automated else f"release {app.name} --again"
     raise Failed(
-        f"the code of release {target.id} was taken back: change it, or let it serve all the "
+        f"the code of release {target.id} was rolled back: change it, or let it serve all the "
         f"same with `terrafirma {again}`"
     )
 
@@ -118,8 +118,8 @@ def rollback(app: Application, wanted: str, *, by: str) -> None:
             there = ", ".join(one.id for one in kept) or "none"
             raise Failed(
                 f"there is no such release to go back to; kept are: {there}.{unfit_releases(app)} "
-                "(Settings and secrets are always those of your settings: change them there, and "
-                "deploy.)"
+                "(A rollback keeps the current settings and secrets: change those in your "
+                "settings, and deploy.)"
             )
         earlier = choice[0]
         since = f"{earlier.revision[:12] or 'no revision'}, of {earlier.at[:19]}"
@@ -129,14 +129,14 @@ def rollback(app: Application, wanted: str, *, by: str) -> None:
 
 
 def earlier_releases(app: Application, serving: Serving, kept: Sequence[Release]) -> list[Release]:
-    """The releases of other code before the one that serves, newest first; no withdrawn one."""
+    """The releases of other code before the one that serves, newest first, but no withdrawn one."""
     current = Release.load(app, serving.release)
     return [
         one
         for one in kept
         if one.id != serving.release
         and not one.withdrawn
-        # Of the same code there are other settings and secrets, and a rollback keeps the current.
+        # A release of the same code differs in settings and secrets only, which a rollback keeps.
         and (not current or (one.at <= current.at and one.code != current.code))
     ]
 
@@ -151,7 +151,7 @@ def restart(app: Application, *, by: str) -> None:
 
 
 def refresh(app: Application, *, by: str) -> None:
-    """The code that serves is complete, and has the current settings and secrets."""
+    """Give the code that serves the current settings and secrets, and repair its replicas."""
     with lease(app, by, "refresh") as held:
         restore_serving_state(app)
         serving, current = serving_release(app)
@@ -160,17 +160,17 @@ def refresh(app: Application, *, by: str) -> None:
 
 
 def recover(app: Application, *, by: str) -> None:
-    """After a release that was killed: Caddy and containers are as serving.json says."""
+    """After a killed release: make Caddy and the containers agree with serving.json."""
     with lease(app, by, "recovery") as held:
         held.step("settle")
         restore_serving_state(app)
 
 
 def restore_serving_state(app: Application) -> None:
-    """Caddy sends requests to what serving.json names, and no other slot has containers."""
+    """Caddy sends requests to the slot in serving.json, and the other slot has no containers."""
     serving = Serving.load(app)
     if serving and proxy.slot_of(app) != serving.slot:
-        say(f"putting Caddy back to release {serving.release}")
+        say(f"pointing Caddy at release {serving.release}")
         proxy.point(app, serving.slot)
     holders.settle(app)
     for slot in app.slots:
@@ -180,7 +180,7 @@ def restore_serving_state(app: Application) -> None:
         if serving and replicas:
             proxy.drain(app.ports(slot, replicas), app.drain_seconds)
         slots.clear(app, slot)
-    # A rollback may have been killed after it had marked the code that still serves.
+    # A rollback that was killed may have marked the code that still serves as withdrawn.
     with suppress(*BROKEN, TypeError):
         if serving and (current := Release.load(app, serving.release)):
             set_withdrawn(app, current.code, withdrawn=False)
@@ -188,9 +188,9 @@ def restore_serving_state(app: Application) -> None:
 
 def remove(app: Application, *, by: str) -> None:
     """
-    An application runs no more, and its code is gone.
+    An application no longer runs, and its code is gone.
 
-    Volumes, secrets and the database stay: nobody could make these again.
+    Volumes, secrets and the database stay: they cannot be made again.
     """
     with lease(app, by, "removal"):
         if proxy.has_site(app):
@@ -205,7 +205,7 @@ def remove(app: Application, *, by: str) -> None:
         proxy.forget(app)
         shutil.rmtree(app.slot_secrets(""), ignore_errors=True)
         shutil.rmtree(app.directory)
-        # Last: as long as it is there, the same command completes a removal that was killed.
+        # The description goes last: after a kill, the same command can still complete the removal.
         (SPECS / f"{app.name}.json").unlink()
     volumes = run("docker", "volume", "ls", "--quiet", *ours).split()
     secrets = SECRETS / app.name
@@ -214,7 +214,7 @@ def remove(app: Application, *, by: str) -> None:
 
 
 def status(app: Application) -> dict[str, object]:
-    """What serves, what should serve, whether they are the same, and whether it answers."""
+    """The release that serves, the one that should, whether they agree, and whether it answers."""
     serving = Serving.load(app)
     wanted, withdrawn, current, trouble = "", False, False, ""
     found = answers.Found()
@@ -223,7 +223,7 @@ def status(app: Application) -> dict[str, object]:
         target = Target.described(app)
         wanted, withdrawn = target.id, is_withdrawn(app, target.code)
         if withdrawn:
-            # Another release serves in its place, and needs the current settings and secrets.
+            # Its predecessor serves instead, and needs the current settings and secrets.
             target = Target.of_release(app, serving_release(app)[1])
         if (
             serving

@@ -1,4 +1,4 @@
-"""Managed by Terrafirma. Whether what serves is complete, and a repair that no request notices."""
+"""Managed by Terrafirma. Whether the release that serves is complete, and its repair in place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from terrafirma_host.uptime import Watch
 
 
 def is_serving(target: Target, serving: Serving) -> bool:
-    """Whether serving.json names the target's release, on the ports that are described."""
+    """Whether serving.json names the target's release, on the described ports."""
     return serving.release == target.id and has_described_ports(target.app, serving)
 
 
@@ -25,7 +25,7 @@ def has_described_ports(app: Application, serving: Serving) -> bool:
 
 
 def is_complete(app: Application, project: layers.Project, serving: Serving) -> bool:
-    """Whether everything runs that should, and Caddy sends requests to it."""
+    """Whether all containers run that should, and Caddy sends requests to them."""
     return (
         _all_services_run(app, project, serving)
         and not engine.containers(app.project(slots.other_slot(app, serving.slot)))
@@ -46,7 +46,7 @@ def _all_services_run(app: Application, project: layers.Project, serving: Servin
     ]  # fmt: skip
     return (
         sorted(healthy) == sorted(one.service for one in expected) == layers.lasting(app, project)
-        # One that has done its work may have been removed.
+        # A container that has done its work may have been removed.
         and all(one.done or one.up for one in containers if one.service in once)
         and _stateful_services_run(app)
     )
@@ -61,10 +61,10 @@ def _stateful_services_run(app: Application) -> bool:
 
 def needs_replacement(app: Application, serving: Serving) -> bool:
     """
-    Whether a replica is beyond repair, so that new replicas take over as in a release.
+    Whether a replica cannot be repaired in place, so that new replicas take over as in a release.
 
-    It is frozen, or looks for the host at an address that the host has no longer, or says itself
-    that it is unhealthy: all replicas may say that, and still serve better than none.
+    Such a replica is paused, looks for the host at an address that the host has lost, or fails its
+    own health check. An unhealthy one goes on to serve until then: it may be better than none.
     """
     containers = engine.containers(app.project(serving.slot))
     sick = any(one.service == app.service and one.health == "unhealthy" for one in containers)
@@ -76,7 +76,7 @@ def needs_replacement(app: Application, serving: Serving) -> bool:
 
 @dataclass(frozen=True)
 class Repair:
-    """Containers that somebody stopped, broke or removed run again, beside those that serve."""
+    """Start containers that were stopped, broken or removed; those that serve keep running."""
 
     target: Target
     release: Release
@@ -87,8 +87,8 @@ class Repair:
         app, slot = self.target.app, self.serving.slot
         return Plan(
             takeover=(
-                Step("start", f"start what is missing in {slot}; what runs stays", self.start),
-                Step("health", f"wait for {app.replicas} replicas that answer", self.await_health),
+                Step("start", f"start missing containers in {slot}; others stay", self.start),
+                Step("health", f"wait until {app.replicas} replicas answer", self.await_health),
             )
         )
 
@@ -103,12 +103,12 @@ class Repair:
         app, slot = self.target.app, self.serving.slot
         containers = engine.containers(app.project(slot))
         slots.stop(app, [one.id for one in containers if one.health == "unhealthy"])
-        # Running containers stay, even where Compose would recreate them by now.
+        # Running containers stay, even where Compose would recreate them for a changed setting.
         slots.start(self.target, self.release.images, slot, "--no-recreate")
 
     def await_health(self) -> None:
         slot = self.serving.slot
-        # The path that Caddy asks for now: a different one is left to the next release.
+        # Check the path that Caddy checks now: a changed path is for the next release.
         app = proxy.as_asked(self.target.app, slot)
         Watch(app, self.target.project, self.target.id, slot).until_up()
         proxy.expect(app, slot)

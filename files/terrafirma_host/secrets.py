@@ -1,15 +1,16 @@
 """
-Managed by Terrafirma. Secrets in files, one in each, in a directory that root alone enters.
+Managed by Terrafirma. Secrets in files, one in each, in a directory that only root enters.
 
-    terrafirma secrets check DIRECTORY          print `wrong NAME` for each that is not as it should
-                                                be, `other NAME` for each that nobody asked about
-    terrafirma secrets set DIRECTORY            put right what is wrong
-    terrafirma secrets renew DIRECTORY NAME…    generate new ones in place of those that are there
+    terrafirma secrets check DIRECTORY          print `wrong NAME` for each secret that is not as it
+                                                should be, `other NAME` for each unlisted file
+    terrafirma secrets set DIRECTORY            repair the secrets that are wrong
+    terrafirma secrets renew DIRECTORY NAME…    replace these secrets with newly generated ones
 
-Standard input of `check` and `set` has a line for each: `generated NAME`, for one that is made
-here, once; `given NAME BASE64`, for one that has this value; and `owner ACCOUNT`, who alone may
-read them. Without an owner they are readable for every id in a container, and the directory keeps
-everybody else on the host away from them. One whose name starts with a dot is root's.
+Standard input of `check` and `set` has a line for each secret: `generated NAME` for one that is
+generated here, once; `given NAME BASE64` for one with this value. The line `owner ACCOUNT` names
+the only account that may read the secrets. Without an owner every user in a container can read
+them, and the directory keeps the accounts of the host out. A name that starts with a dot is of a
+secret for root only.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ from secrets import token_urlsafe
 
 from terrafirma_host.shell import Failed, locked, write
 
-# Lies there too, and is seen to by tasks/app.py itself.
+# Another file in that directory, which tasks/app.py writes itself.
 BESIDE = "database_url"
 ROOT = 0, 0
 
 Rights = tuple[int, int, int]  # mode, user id, group id
-Values = dict[str, bytes | None]  # by name; None is generated here
+Values = dict[str, bytes | None]  # by name; None: generated here
 
 RANDOM_BYTES = 32
-"""Of each password and secret that is generated: 43 characters. The passphrase of backups is made
-in terrafirma/borg/operations.py."""
+"""The length of each generated password and secret, which is 43 characters as text. The passphrase
+of backups is generated in terrafirma/borg/operations.py."""
 
 
 def asked() -> tuple[Values, str]:
-    """What standard input says of each secret; and the account that owns them, or ""."""
+    """The secrets that standard input lists; and the account that owns them, or ""."""
     values: Values = {}
     owner = ""
     for line in sys.stdin:
@@ -51,7 +52,7 @@ def asked() -> tuple[Values, str]:
             case ["owner", account]:
                 owner = account
             case _:
-                raise Failed("standard input has a line that says nothing of a secret")
+                raise Failed("standard input has a line that describes no secret")
     return values, owner
 
 
@@ -61,9 +62,9 @@ class Store:
 
     directory: Path
     rights: Callable[[str], Rights | None]
-    """Those of the file of that name; None where they cannot be given yet."""
+    """The rights of the file of that name; None where its owner does not exist yet."""
     end: bytes = b""
-    """What each file ends with, behind its secret."""
+    """The end of each file, after its secret."""
 
     def value(self, name: str) -> bytes:
         """The secret; empty where there is none."""
@@ -78,7 +79,7 @@ class Store:
         return stat.S_ISREG(now.st_mode) and _rights(now) == self.rights(name)
 
     def put(self, values: Values, *, renew: bool = False) -> None:
-        """Put right what is wrong; one that is generated here is made anew to renew it alone."""
+        """Repair wrong secrets. A generated one keeps its value unless it is renewed."""
         for left in self.directory.glob(".*.new"):
             left.unlink()
         for name, wanted in values.items():

@@ -1,4 +1,4 @@
-"""Managed by Terrafirma. Commands, and what is said of them."""
+"""Managed by Terrafirma. Commands, their output, and files that are written safely."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-# A line that is longer is shown by its two ends, in characters.
+# Characters that are shown of a longer line, from its two ends.
 HEAD, TAIL = 400, 100
 READ = 64 * 1024
 
-# What a terminal takes for orders: strings (a title, a link) that end in their line; colours and
-# movements; and the rest of what begins with ESC.
+# Control sequences of a terminal: strings (a title, a link) that end in their line; colours and
+# cursor movements; and all others that begin with ESC.
 ORDERS = re.compile(
     r"(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\n\r\x07\x1b\x80-\x9f]*(?:\x07|\x1b\\|\x9c)"
     r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
@@ -30,7 +30,7 @@ ORDERS = re.compile(
 
 
 class _Visible(dict[int, int | None]):
-    """For `str.translate`: no character that is an order, or changes the order of others."""
+    """For `str.translate`: drops control characters, and those that change the text's direction."""
 
     def __missing__(self, code: int) -> int | None:
         hidden = unicodedata.category(chr(code)) in ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -42,7 +42,7 @@ VISIBLE = _Visible()
 
 
 def plain(text: str) -> str:
-    """Text of anybody's, for a terminal: no control sequences, and no line without an end."""
+    """Untrusted text, safe for a terminal: no control sequences, and no endless line."""
     text = ORDERS.sub("", text.replace("\r\n", "\n")).replace("\r", "\n").translate(VISIBLE)
     return "\n".join(map(_short, text.split("\n")))
 
@@ -54,7 +54,7 @@ def _short(line: str) -> str:
 
 
 def plain_lines(stream: IO[bytes]) -> Iterator[str]:
-    """Each line that comes, as `plain` shows it; of one without an end what begins it."""
+    """Each line of a stream through `plain`; of an endless line only its beginning."""
     while begins := stream.readline(READ):
         rest = begins
         while len(rest) == READ and not rest.endswith(b"\n"):
@@ -63,7 +63,7 @@ def plain_lines(stream: IO[bytes]) -> Iterator[str]:
 
 
 def ends(text: str, first: int = 10, last: int = 20) -> str:
-    """The first and the last lines: some programs say first what went wrong, others last."""
+    """The first and the last lines: some programs name the error first, others last."""
     lines = [line for line in plain(text).splitlines() if line.strip()]
     left = len(lines) - first - last
     if left > 0:
@@ -72,22 +72,22 @@ def ends(text: str, first: int = 10, last: int = 20) -> str:
 
 
 class Failed(Exception):
-    """What went wrong, in words for whoever releases; these may quote anybody."""
+    """An error with a message for the user; the message may quote untrusted text."""
 
     def __init__(self, words: object) -> None:
         super().__init__(plain(str(words)))
 
 
 class Expired(Failed):
-    """A release is over before its end, whatever was under way: out of time, or stopped."""
+    """A release was stopped, or ran out of time, whatever was under way."""
 
 
-# What can go wrong without a fault of this program: each is undone, and said in one line.
+# Errors that are not bugs of this program. Each is undone, and reported in one line.
 BROKEN = (Failed, OSError, ValueError, subprocess.SubprocessError)
 
 
 LOG: list[Path] = []
-"""Where what is said is written, too: whoever listens may lose the connection."""
+"""Files that also get the output: the connection may break before the end."""
 
 
 def say(text: str) -> None:
@@ -95,7 +95,7 @@ def say(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError:
-        # Nobody listens any more, which is no failure at the end of the program either.
+        # The reader is gone. With /dev/null, flushing at exit does not fail either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     for path in LOG:
         with suppress(OSError), path.open("a") as log:
@@ -112,22 +112,22 @@ def run(
     check: bool = True,
 ) -> str:
     """
-    What a command printed on standard output; raises Failed with its last words.
+    Run a command; returns its standard output, and raises Failed with its last lines.
 
-    Its environment is `env`, and where it inherits, that of whoever called us. Without `check` it
-    may fail, and what it printed until then is the answer.
+    The environment is `env`; with `inherit` it is added to the caller's. Without `check` the
+    command may fail, and the output until then is returned.
     """
     words = [str(word) for word in command]
     try:
         process = subprocess.Popen(
-            # There is nobody to ask: its standard input is at its end.
+            # Without `stdin` the input is empty, so that a command cannot wait for an answer.
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            # Found by our own environment, whatever the command's says.
+            # Found on our own PATH, whatever the command's environment says.
             executable=shutil.which(words[0]),
-            # Whatever a migration prints, it has run.
+            # A migration that prints invalid UTF-8 has still run.
             text=True, errors="replace",
             env={**(os.environ if inherit else {}), **(env or {})},
-            # What it started itself ends with it: Compose is not the process that we start.
+            # A group, so that its children end with it: `docker` starts Compose as a child.
             process_group=0,
         )  # fmt: skip
     except FileNotFoundError:
@@ -143,7 +143,7 @@ def run(
     if check and process.returncode:
         said = err.strip() or out.strip()
         if lines > 5:
-            # A build says on the one what failed, and on the other why.
+            # A build names the failed step on one stream, and the reason on the other.
             said = f"{out}\n{err}"
         said = ends(said, first=lines // 2, last=lines) if lines > 5 else last(said, lines)
         raise Failed(f"{named(words)}: {said or f'exit {process.returncode}'}")
@@ -153,7 +153,7 @@ def run(
 def follow(
     *command: str | Path, heard: Callable[[str], None], env: Mapping[str, str] | None = None
 ) -> None:
-    """Hand on each line of a command as it comes; raises Failed with the last of them."""
+    """Pass each output line of a command to `heard`; raises Failed with the last lines."""
     words = [str(word) for word in command]
     said: deque[str] = deque(maxlen=5)
     with subprocess.Popen(
@@ -173,7 +173,7 @@ def follow(
 
 
 def _end(process: subprocess.Popen[Any]) -> None:
-    """With all that it has started."""
+    """Kill a command and all its children."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -189,7 +189,7 @@ def succeeds(*command: str | Path) -> bool:
 
 
 def named(words: Sequence[str]) -> str:
-    """The command in short, whoever it runs as: its options may be long."""
+    """A short name of a command, without `runuser` and without options."""
     if words[0] == "runuser":
         words = words[words.index("--") + 1 :]
     words = [Path(words[0]).name, *words[1:2]]
@@ -203,9 +203,9 @@ def last(text: str, lines: int = 5) -> str:
 @contextmanager
 def locked(path: Path, busy: Callable[[], Failed] | None = None) -> Iterator[None]:
     """
-    The file or directory at `path` is locked; the kernel lets go of it with the process.
+    Hold a lock on the file or directory at `path`; the kernel releases it with the process.
 
-    + busy: what to raise where somebody else has it; without it, that is waited for
+    + busy: makes the error to raise where another process has the lock; without it, wait
     """
     how = os.O_RDONLY if path.is_dir() else os.O_RDONLY | os.O_CREAT
     descriptor = os.open(path, how, 0o600)
@@ -223,9 +223,9 @@ def locked(path: Path, busy: Callable[[], Failed] | None = None) -> Iterator[Non
 def write(
     path: Path, content: str | bytes, mode: int = 0o644, owner: tuple[int, int] | None = None
 ) -> None:
-    """A file that is complete, with its mode and owner (user and group), or as it was."""
+    """Write a file with its mode and owner (user and group): completely, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Somebody else may write the same file at the same moment.
+    # A name of our own: another process may write the same file at the same moment.
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -240,7 +240,7 @@ def write(
 
 
 def sync(directory: Path) -> None:
-    """What was renamed or removed there outlives a power cut, too."""
+    """Make renames and removals in a directory survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Managed by Terrafirma. The two slots of an application: what a slot needs, its start, its end."""
+"""Managed by Terrafirma. The two slots of an application: their setup, start and end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def other_slot(app: Application, slot: str) -> str:
 
 
 def start(target: Target, images: Mapping[str, str], slot: str, *options: str) -> None:
-    """Everything that a slot runs is started; whether it stays up is `Watch`'s question."""
+    """Start all containers of a slot; `Watch` tells whether they stay up."""
     app = target.app
     layer = set_up(target, images, slot)
     try:
@@ -29,13 +29,13 @@ def start(target: Target, images: Mapping[str, str], slot: str, *options: str) -
     except Expired:
         raise
     except Failed:
-        # A container that others wait for may be to blame, and its own words say more.
+        # The cause may be a container that others depend on, and its log says more than Compose.
         Watch(app, target.project, target.id, slot).refuse_awaited()
         raise
 
 
 def set_up(target: Target, images: Mapping[str, str], slot: str) -> str:
-    """A slot has its networks, volumes, secrets and stateful services; returns its layer's path."""
+    """A slot has its networks, volumes, secrets and stateful services. Returns its layer's path."""
     app, project = target.app, target.project
     holders.refuse_images(app, project, images)
     holders.start_state(target.compose, project, slot)
@@ -51,7 +51,8 @@ def link_secrets(compose: Compose, slot: str) -> None:
     """
     A slot's containers keep the secrets of their release, however often Docker restarts them.
 
-    Each is a hard link: a new value is a new file under the old name, and the link keeps the old.
+    Each secret is a hard link. A changed secret is a new file under the old name, so the link keeps
+    the old value.
     """
     app = compose.app
     directory = app.slot_secrets(slot)
@@ -62,12 +63,12 @@ def link_secrets(compose: Compose, slot: str) -> None:
             link.unlink(missing_ok=True)
             link.hardlink_to(path)
         if link.read_text() != compose.secrets[name]:
-            raise Failed(f"the secret {name} was changed while this was under way: run it again")
+            raise Failed(f"the secret {name} was changed during this release: run it again")
 
 
 def clear(app: Application, slot: str) -> None:
     """A slot has no container and no secret; each container is asked to stop first."""
-    # All of its project: a migration that was killed leaves a container there, too.
+    # Find containers by their project: a killed migration leaves a container there, too.
     stop(app, run(
         "docker", "ps", "--all", "--quiet", "--no-trunc", "--filter",
         f"label=com.docker.compose.project={app.project(slot)}",
@@ -76,7 +77,7 @@ def clear(app: Application, slot: str) -> None:
 
 
 def stop(app: Application, containers: Sequence[str]) -> None:
-    """These containers are stopped, and removed."""
+    """Stop and remove these containers."""
     if containers:
         patience = app.stop_seconds + engine.PROMPT
         run("docker", "stop", "--time", str(app.stop_seconds), *containers, timeout=patience)

@@ -1,4 +1,4 @@
-"""Managed by Terrafirma. What an application is to be, and what is known of its releases."""
+"""Managed by Terrafirma. The description of an application, and the records of its releases."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ SLOT_SECRETS = Path("/etc/terrafirma/secrets/slots")
 
 @dataclass(frozen=True)
 class Application:
-    """What /etc/terrafirma/apps/NAME.json says; tasks/app.py writes it."""
+    """The description in /etc/terrafirma/apps/NAME.json, which tasks/app.py writes."""
 
     name: str
     source: str  # directory on the host, named after the digest of its content; or ""
     image: str  # of a registry; or ""
     compose: tuple[str, ...]  # files in the source
-    service: str  # the one that serves HTTP
+    service: str  # the service that serves HTTP
     stateful: tuple[str, ...]
     shared: tuple[str, ...]  # volumes and paths that several containers may write at once
-    scratch: tuple[str, ...]  # services of which each release may have its own, empty store
+    scratch: tuple[str, ...]  # services that may begin with an empty store in each release
     migrate: tuple[str, ...]
     env: Mapping[str, str]
     secrets: Mapping[str, str]  # name → file on the host
     secrets_env: bool
-    registry: str  # host, where no image says it; or ""
+    registry: str  # host, where no image names it; or ""
     registry_user: str
     registry_password: str  # file on the host; or ""
     domain: str
     smoke_path: str
-    guarded: bool  # Caddy wants a login there, or lets in some addresses only
+    guarded: bool  # Caddy asks for a login at that path, or admits some addresses only
     health_path: str
     container_port: int
     replicas: int
@@ -60,8 +60,8 @@ class Application:
     drain_seconds: int
     stop_seconds: int
     keep: int
-    automated: bool  # its code comes with a deploy key
-    compose_in: str = ""  # where its compose files are, if not in the source; in no description
+    automated: bool  # a deploy key sends its code
+    compose_in: str = ""  # directory of its compose files, if not the source; in no description
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -73,21 +73,21 @@ class Application:
         if data.keys() != cls.required_fields():
             other = ", ".join(sorted(data.keys() ^ cls.required_fields()))
             raise Failed(
-                f"{data.get('name')} is described for another version ({other}): deploy.py"
+                f"{data.get('name')} is described for another version ({other}): run deploy.py"
             )
         lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
         return cls(**(data | lists))
 
     @classmethod
     def of_any_version(cls, name: str) -> Self:
-        """What is known of one that left the settings, perhaps before fields came or went."""
+        """An application that left the settings, perhaps described by another version."""
         blank = dict.fromkeys(cls.required_fields(), "") | {"stop_seconds": 10}
         known = description(name)
         return cls.of(blank | {key: known[key] for key in blank.keys() & known.keys()})
 
     @classmethod
     def required_fields(cls) -> set[str]:
-        """What a description has to say."""
+        """The fields that a description must have."""
         return {field.name for field in fields(cls) if field.default is MISSING}
 
     @property
@@ -105,11 +105,11 @@ class Application:
         return range(self.slots[slot], self.slots[slot] + replicas)
 
     def slot_secrets(self, slot: str) -> Path:
-        """Where the secrets are that the containers of a slot have."""
+        """The directory with the secrets of a slot's containers."""
         return SLOT_SECRETS / self.name / slot
 
     def owner(self) -> str:
-        """Under which numbers its containers run; empty: as their images say."""
+        """User and group id of its containers; empty: as their images say."""
         if not self.user:
             return ""
         try:
@@ -119,7 +119,7 @@ class Application:
         return f"{account.pw_uid}:{account.pw_gid}"
 
     def values(self) -> dict[str, str]:
-        """Its secrets."""
+        """The secrets by name."""
         try:
             return {name: Path(path).read_text() for name, path in self.secrets.items()}
         except FileNotFoundError as error:
@@ -127,8 +127,10 @@ class Application:
 
     def with_source(self, source: Path) -> Self:
         """
-        With other code. What a container may do on the host is said by the deploy's compose files,
-        and never by those of whoever sends code with a key: root does not even read them.
+        The application with other code.
+
+        Compose files decide what a container may do on the host. So where a deploy key sends the
+        code, the files are those of the deploy, and root does not even read the sent ones.
         """
         compose_in = (self.compose_in or self.source) if self.automated else ""
         return replace(self, source=str(source), image="", compose_in=compose_in)
@@ -138,7 +140,7 @@ class Application:
 
 
 def description(name: str) -> dict[str, Any]:
-    """What the deploy has said of an application, as it is written; raises Failed without it."""
+    """The description of an application as it was written; raises Failed without one."""
     known = f"there are: {', '.join(names()) or 'none'}"
     if not re.fullmatch(r"[a-z](-?[a-z0-9]){0,30}", name):
         raise Failed(f"{name!r} is no application; {known}")
@@ -155,19 +157,19 @@ def names() -> list[str]:
 
 @dataclass(frozen=True)
 class Release:
-    """What can be run again: /opt/terrafirma/NAME/releases/ID.json."""
+    """A release that can be run again: /opt/terrafirma/NAME/releases/ID.json."""
 
     id: str
     source: str
-    image: str  # as it was asked for
+    image: str  # as it was requested
     images: Mapping[str, str]  # service → image on this host
-    pulled: tuple[str, ...]  # what a registry gave us for it, to be removed with it
-    code: str  # digest of what runs, whatever its settings and secrets
-    migrate: str  # what ran for it before
+    pulled: tuple[str, ...]  # images from a registry, which are removed with it
+    code: str  # digest of the code, without settings and secrets
+    migrate: str  # the migration that ran for it
     revision: str
     by: str
     at: str  # when it last began to serve: "2026-01-31T12:00:00.000Z"
-    withdrawn: bool  # somebody went back from it
+    withdrawn: bool  # it was rolled back
     compose: tuple[str, ...] = ()  # files in the source
 
     @classmethod
@@ -185,13 +187,13 @@ class Release:
 
 
 def known_releases(app: Application) -> list[Release]:
-    """Those that can be run again, the newest first."""
+    """The releases that can be run again, the newest first."""
     found = (Release.load(app, path.stem) for path in app.releases.glob("*.json"))
     return sorted((one for one in found if one), key=lambda one: (one.at, one.id), reverse=True)
 
 
 def is_withdrawn(app: Application, code: str) -> bool:
-    """Whether that code was rolled back, under whatever settings it ran."""
+    """Whether that code was rolled back, under any settings."""
     return any(one.withdrawn for one in known_releases(app) if one.code == code)
 
 
@@ -202,19 +204,19 @@ def set_withdrawn(app: Application, code: str, *, withdrawn: bool) -> None:
 
 
 def revision_of(app: Application, code: str) -> str:
-    """The revision of that code, as the newest release of it that has one says; or ""."""
+    """The revision in the newest release of that code that has one; or ""."""
     known = (one.revision for one in known_releases(app) if one.code == code)
     return next((revision for revision in known if revision), "")
 
 
 @dataclass(frozen=True)
 class Serving:
-    """What Caddy's requests go to: /opt/terrafirma/NAME/serving.json; it decides, after a crash."""
+    """The slot that serves: /opt/terrafirma/NAME/serving.json, which decides after a crash."""
 
     release: str
     slot: str
     replicas: int
-    port: int  # the first of them; the description may have others by now
+    port: int  # the first replica's; the description may have other ports by now
 
     @property
     def ports(self) -> range:
@@ -233,7 +235,7 @@ class Serving:
 
 
 def serving_release(app: Application) -> tuple[Serving, Release]:
-    """What serves, and its record; raises Failed where nothing does."""
+    """The slot and the release that serve; raises Failed where none does."""
     serving = Serving.load(app)
     release = Release.load(app, serving.release) if serving else None
     if not serving or not release:
@@ -242,10 +244,10 @@ def serving_release(app: Application) -> tuple[Serving, Release]:
 
 
 def append_history(app: Application, action: str, release: str, revision: str, by: str) -> None:
-    """A line of the history: what began to serve when, and who asked for it."""
+    """Add a line to the history: which release began to serve, when, and for whom."""
     line = {"at": now(), "action": action, "release": release, "revision": revision, "by": by}
     path = app.directory / "history.jsonl"
-    # A line that a full disk or a power cut left without its end stays by itself.
+    # A full disk or a power cut may have torn the last line: begin a new one after it.
     torn = path.exists() and not path.read_bytes().endswith(b"\n")
     with path.open("a") as history:
         history.write("\n" * torn + json.dumps(line) + "\n")
@@ -269,7 +271,7 @@ def now() -> str:
 
 
 def make_key() -> None:
-    """The key of `identity`, once for the host; of two that make one, the first."""
+    """Generate the host's key for `identity`, once; of two at the same moment, the first wins."""
     if not KEY.exists():
         new = KEY.with_name(f"{KEY.name}.{secrets.token_hex(4)}")
         write(new, secrets.token_hex(32), 0o600)
@@ -280,8 +282,10 @@ def make_key() -> None:
 
 def identity(*parts: str) -> str:
     """
-    A digest of what makes a release, secrets too: with a key that never leaves the host, so that
-    nobody who sees it can try what a secret may have been.
+    A digest of all that makes a release, its secrets included.
+
+    It is keyed, and the key never leaves the host: so a reader of the digest cannot test guesses of
+    a secret.
     """
     try:
         key = KEY.read_bytes()
@@ -294,7 +298,7 @@ def identity(*parts: str) -> str:
 
 
 def tree_digest(directory: Path) -> str:
-    """SHA-256 over names, modes and contents of all files: as pyinfra's side names a source."""
+    """SHA-256 of names, modes and contents of all files, as terrafirma/app names a source, too."""
     digest = hashlib.sha256()
     for path in sorted(one for one in directory.rglob("*") if one.is_symlink() or one.is_file()):
         if path.is_symlink():

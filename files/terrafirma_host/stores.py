@@ -1,8 +1,8 @@
 """
-Managed by Terrafirma. What services write that outlives a container, and who else may write it.
+Managed by Terrafirma. The stores that outlive a container, and which services may write them.
 
-Pure functions of what `docker compose config` says and of the VOLUMEs of images. Two releases run
-at once while one takes over: a service that each release starts anew is there twice.
+Pure functions of `docker compose config` and of the VOLUMEs of images. Two releases run at once
+while one takes over: a service that each release starts anew then runs twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from terrafirma_host.layers import Project
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
 
-# Files and directories of a host that containers are often given, and that hold no data.
+# Files and directories of a host that containers often mount, and that hold no data.
 SYSTEM = tuple(
     "/dev /proc /sys /run /var/run /tmp/.X11-unix /lib/modules /usr/share/zoneinfo /etc/localtime"
     " /etc/timezone /etc/machine-id /etc/hostname /etc/hosts /etc/resolv.conf /etc/passwd"
@@ -51,14 +51,14 @@ DATABASES = (
     " clickhouse influxdb victoria-metrics victoria-logs victoriametrics questdb tdengine"
     " prometheus minio rustfs seaweedfs azurite openldap iotdb greptimedb vmstorage openobserve"
 ).split()
-# What follows that in the name of one that is such a database all the same.
+# Suffixes of image names that are still such a database.
 VARIANTS = (
     "all alpha alpine artemis atlas beta broker bundle bullseye bookworm trixie classic cluster"
     " cloud community core db debian edge enterprise free galera ha kraft lite local management"
     " mongodb native ndb nightly oss pgvector postgis repmgr replicaset server sharded single slim"
     " ssl stack standalone timescaledb ubuntu ubi"
 ).split()
-# Common words, which are databases under the name of their publisher only; "library" is Docker's.
+# Common words that name a database only with their publisher; "library" is Docker's own.
 PUBLISHED = frozenset(
     "library/crate crate/crate library/consul hashicorp/consul library/vault hashicorp/vault"
     " grafana/loki grafana/tempo grafana/mimir dxflrs/garage valeriansaliou/sonic apache/ignite"
@@ -72,7 +72,8 @@ PUBLISHED = frozenset(
 DATABASE = re.compile(
     rf"({'|'.join(DATABASES)})\d*([-_.]({'|'.join(VARIANTS)}|v?\d+|(c|el|rhel|ubi|centos|pg)\d+s?))*"
 )
-# Where they keep what a second process would destroy; elsewhere they have sockets, say, or copies.
+# The data directories of databases, which a second process would destroy. A mount elsewhere holds a
+# socket, for example, or copies.
 DATA = (
     "/data /var/lib /var/opt/mssql /var/solr /bitnami /prometheus /loki /etcd-data /cockroach"
     " /usr/share/elasticsearch/data /usr/share/opensearch/data /qdrant/storage /meili_data"
@@ -80,18 +81,18 @@ DATA = (
     " /opt/oracle/oradata /mosquitto/data /pulsar/data /opt/emqx/data /home/postgres/pgdata"
     " /opt/infinispan/server/data /rqlite/file /pb_data /victoria-metrics-data".split()
 )
-# Why an image is taken for one, where its name alone says so.
+# The reason in a message where only an image's name tells that it is a database.
 BY_NAME = "(by the image's name it is a database)"
 
 
 @dataclass(frozen=True)
 class Store:
-    """What a service can write that outlives its container."""
+    """A directory or volume that a service can write, and that outlives its container."""
 
     service: str
-    target: str  # where the service has it
-    key: str  # what the compose files call it: the key of a volume, a path; "": it has no name
-    place: str  # the same for two that are one: a path of the host, the name of a volume
+    target: str  # the path in the container
+    key: str  # its name in the compose files: the key of a volume, or a path; "": anonymous
+    place: str  # equal for two names of one store: a path of the host, or the name of a volume
 
     def __str__(self) -> str:
         what = "the directory" if self.key.startswith("/") else "the volume"
@@ -99,13 +100,13 @@ class Store:
 
 
 def started(app: Application, project: Project) -> list[str]:
-    """What each release starts, the migration among it."""
+    """The services that each release starts, its migration included."""
     once = list(app.migrate) if layers.migrates_by_service(app, project) else []
     return [*layers.slot_services(app, project), *once]
 
 
 def of_services(app: Application, project: Project, names: Iterable[str]) -> list[Store]:
-    """What these services write, without what has no name."""
+    """The stores that these services write, without anonymous volumes."""
     return [
         store for name in names for store in of_service(app, project, name) if store.key
     ]  # fmt: skip
@@ -114,7 +115,7 @@ def of_services(app: Application, project: Project, names: Iterable[str]) -> lis
 def of_service(
     app: Application, project: Project, name: str, seen: frozenset[str] = frozenset()
 ) -> list[Store]:
-    """What a service writes, that of the services whose volumes it takes over among it."""
+    """The stores that a service writes, also by `volumes_from`."""
     service = project["services"].get(name) or {}
     found = []
     for mount in service.get("volumes") or []:
@@ -143,14 +144,14 @@ def of_service(
 
 
 def place_of_path(path: str) -> str:
-    """What a path of the host is, whatever links lead there."""
+    """The place of a host's path, with links resolved."""
     real = os.path.realpath(path)
     volume = re.search(r"/volumes/([^/]+)/_data(/|$)", real)
     return volume[1] if volume else real
 
 
 def place_of_volume(name: str, options: Mapping[str, Any]) -> str:
-    """What a volume is: several may stand for one directory, or one export."""
+    """The place of a volume: several volumes may stand for one directory, or one NFS export."""
     device, words = str(options.get("device") or ""), str(options.get("o") or "").split(",")
     kind = str(options.get("type") or "")
     if device.startswith("/") and kind != "tmpfs":
@@ -162,12 +163,12 @@ def place_of_volume(name: str, options: Mapping[str, Any]) -> str:
 
 
 def is_system(path: str) -> bool:
-    """Whether a path of the host is a socket, a device or a setting: nothing that lasts."""
+    """Whether a path of the host is a socket, a device or a setting, and holds no data."""
     return path.endswith(".sock") or any(PurePosixPath(path).is_relative_to(one) for one in SYSTEM)
 
 
 def overlap(first: str, second: str) -> bool:
-    """Whether two places are one, or one lies in the other."""
+    """Whether two places are the same, or one is inside the other."""
     one, other = PurePosixPath(first), PurePosixPath(second)
     return one == other or (
         first.startswith("/")
@@ -177,7 +178,7 @@ def overlap(first: str, second: str) -> bool:
 
 
 def shared(app: Application, store: Store) -> bool:
-    """Whether several containers may write there at once, as the settings say."""
+    """Whether your settings allow several containers to write this store at once."""
     return any(
         store.key == entry
         or (entry.startswith("/") and PurePosixPath(store.key).is_relative_to(entry))
@@ -186,7 +187,7 @@ def shared(app: Application, store: Store) -> bool:
 
 
 def is_database(image: str) -> bool:
-    """Whether an image is, by its name, that of a database, a queue or a search engine."""
+    """Whether an image's name is that of a database, a queue or a search engine."""
     head, _, last = image.partition("@")[0].lower().rpartition("/")
     last = last.partition(":")[0]
     publisher = head.rpartition("/")[2] or "library"
@@ -194,14 +195,14 @@ def is_database(image: str) -> bool:
 
 
 def database(project: Project, name: str) -> str:
-    """The image of a service, where that is a database's; what is built is known by its VOLUMEs."""
+    """The image of a service, if it is a database's; else "", as for an image that is built."""
     service = project["services"][name]
     image: str = service.get("image") or ""
     return image if "build" not in service and is_database(image) else ""
 
 
 def uncovered(service: Mapping[str, Any], volumes: Iterable[str]) -> list[str]:
-    """The VOLUMEs of an image that no mount of a service covers: new and empty in a container."""
+    """The VOLUMEs of an image without a mount: each new container begins with them empty."""
     mounts = [mount["target"] for mount in service.get("volumes") or []]
     tmpfs = service.get("tmpfs") or []
     mounts += [one.partition(":")[0] for one in ([tmpfs] if isinstance(tmpfs, str) else tmpfs)]
@@ -213,7 +214,7 @@ def uncovered(service: Mapping[str, Any], volumes: Iterable[str]) -> list[str]:
 
 
 def refuse(app: Application, project: Project) -> None:
-    """Raise Failed, in one line, where two containers would write what is one's alone."""
+    """Raise Failed, in one line, where two containers would write a store that is not shared."""
     _refuse_unknown(app, project)
     names = started(app, project)
     lasting = of_services(app, project, app.stateful)
@@ -304,7 +305,7 @@ def _refuse_shared_databases(app: Application, project: Project, stores: Sequenc
             raise Failed(
                 f"shared: {store} as {image}, which no second process may write {BY_NAME}: "
                 f"take {store.key} out of shared, name {store.service} in stateful, and "
-                f"mount it `:ro` in others; scratch = {_list([store.service])} if it is none"
+                f"mount it `:ro` in others; scratch = {_list([store.service])} if it is no database"
             )
 
 
@@ -328,7 +329,7 @@ def _refuse_databases(app: Application, project: Project, names: Sequence[str]) 
             ways += f", or scratch = {_list(empty)} where each release may have its "
             ways += "own, empty store"
         if kept := [name for name, _, named in found if named]:
-            ways += f", or scratch = {_list(kept)} if it is none"
+            ways += f", or scratch = {_list(kept)} if it is no database"
         said = " and ".join(words for _, words, _ in found)
         raise Failed(f"stateful: {said}, and two releases run at once {BY_NAME}: {ways}")
 
@@ -356,13 +357,13 @@ def _refuse_two_services(
 
 
 def _ends_before(project: Project, first: str, second: str) -> bool:
-    """Whether a service is started when the other has done its work, and not before."""
+    """Whether the second service starts only after the first has done its work."""
     waits = project["services"][second].get("depends_on") or {}
     return bool(waits.get(first, {}).get("condition") == "service_completed_successfully")
 
 
 def _is_data(app: Application, project: Project, store: Store) -> bool:
-    """Whether a database has its data there, and not its socket or copies, say."""
+    """Whether a store is the data directory of a database, not a socket or copies."""
     name = store.service
     asks = name in app.scratch or _is_client(app, project, name)
     known = bool(database(project, name)) and not asks
@@ -380,7 +381,7 @@ def _refuse_several(app: Application, project: Project, lasting: Sequence[Store]
 
 
 def _is_client(app: Application, project: Project, name: str) -> bool:
-    """Whether a service ends by itself, with a command of its own: it asks a database, say."""
+    """Whether a database's image runs as a client: with its own command, and it ends by itself."""
     service = project["services"][name]
     ends = name in layers.once(app, project) or name in app.migrate
     return ends and bool(service.get("command") or service.get("entrypoint"))
@@ -391,5 +392,5 @@ def _said(stores: Sequence[Store]) -> str:
 
 
 def _list(words: Iterable[str]) -> str:
-    """As it is written in the settings."""
+    """A list as your settings write it."""
     return json.dumps(list(dict.fromkeys(words)))

@@ -1,9 +1,9 @@
 """
 Managed by Terrafirma. A takeover: all requests go to the old replicas, or all go to the new ones.
 
-serving.json decides which of them serve. Before `commit` writes that file, a failure undoes every
-step; after a kill, `terrafirma recover` puts Caddy and the containers back to what the file says.
-From `commit` on the new replicas serve, and the next release stops whatever is left of the old.
+serving.json decides which replicas serve. Before `commit` writes that file, a failure undoes every
+step, and after a kill `terrafirma recover` makes Caddy and the containers agree with the file.
+From `commit` on the new replicas serve, and the next release stops any that are left of the old.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Takeover:
     """
     The replicas of a target start beside those that serve, and then serve in their place.
 
-    A release is prepared first: its images, then its migration. A rollback, a restart and a refresh
-    have images already, and never migrate.
+    A release first prepares images and runs its migration. A rollback, a restart and a refresh have
+    images already, and never migrate.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Takeover:
     ) -> None:
         self.target = target
         self.release = release  # the record that `commit` saves
-        self.serving = serving  # what serves until `commit`
+        self.serving = serving  # the release that serves until `commit`
         self.lease = lease
         self.app = target.app
         self.old = Release.load(self.app, serving.release) if serving else None
@@ -44,7 +44,7 @@ class Takeover:
         self.watch = Watch(self.app, target.project, target.id, self.slot)
         self.reloaded = 0.0  # when Caddy was reloaded for the new replicas, if it was
 
-    # --- the plan: to make it changes nothing -----------------------------------------------------
+    # --- the plan: making it changes nothing ------------------------------------------------------
 
     def plan(self) -> Plan:
         return Plan(self._preparation(), self._takeover(), self._completion())
@@ -69,8 +69,8 @@ class Takeover:
             Step("start", start, self.start, undo=emptied),
             Step("health", f"wait until each answers {app.health_path}", self.await_health),
             Step("switch", f"let Caddy send requests to {slot}", self.switch, undo=back),
-            Step("smoke", f"ask for {page}", self.smoke),
-            Step("commit", f"write that {slot} serves", self.commit, undo=(self.reinstate_old,)),
+            Step("smoke", f"request {page}", self.smoke),
+            Step("commit", f"record that {slot} serves", self.commit, undo=(self.reinstate_old,)),
         )
 
     def _completion(self) -> tuple[Step, ...]:
@@ -78,7 +78,7 @@ class Takeover:
         prune = Step("prune", f"keep {app.keep} earlier releases", lambda: keep.prune(app))
         if not old:
             return (prune,)
-        drain = f"wait for what is under way in {old.slot}, at most {app.drain_seconds} s"
+        drain = f"wait for requests under way in {old.slot}, at most {app.drain_seconds} s"
         return (
             Step("drain", drain, lambda: proxy.drain(old.ports, app.drain_seconds)),
             Step("stop", f"stop the replicas in {old.slot}", lambda: slots.clear(app, old.slot)),
@@ -86,16 +86,16 @@ class Takeover:
         )
 
     def needs_migration(self) -> bool:
-        """Whether the release that serves is of other code, or ran another migration."""
+        """Whether the target has other code, or another migration, than the release that serves."""
         ran = (self.old.code, self.old.migrate) if self.old else None
         return bool(self.app.migrate) and ran != (self.target.code, " ".join(self.app.migrate))
 
     def is_same_release(self) -> bool:
-        """Whether new replicas of the release that serves take over, as after a repair."""
+        """Whether new replicas of the release that serves take over, as in a repair."""
         return self.serving is not None and self.serving.release == self.target.id
 
     def is_committed(self) -> bool:
-        """Whether serving.json names the new replicas, whatever went wrong after it was written."""
+        """Whether serving.json names the new replicas: then no later failure undoes the release."""
         serving = Serving.load(self.app)
         named = (serving.release, serving.slot) if serving else None
         return named == (self.target.id, self.slot)
@@ -134,7 +134,7 @@ class Takeover:
                 raise Failed(f"at the step {failed!r}: {error}") from None
 
     def undo(self, steps: Sequence[Step]) -> None:
-        """Everything is as it was. What cannot be undone is said, and the rest is undone anyway."""
+        """Undo these steps. A step that cannot be undone is a warning, and the others still are."""
         for step in reversed(steps):
             for undo in step.undo:
                 try:
@@ -160,7 +160,7 @@ class Takeover:
             for line in self.watch.notes():
                 say(line)
         except BROKEN as error:
-            # The next release, or the next boot, stops and removes what is left.
+            # The next release, or the next boot, stops and removes the old containers.
             say(f"warning: {error}")
 
     # --- the steps, each followed by what undoes it -----------------------------------------------
@@ -197,7 +197,7 @@ class Takeover:
         time.sleep(self._noticed())
 
     def _noticed(self) -> float:
-        """Seconds in which Caddy asks each replica once more, and gets its answer."""
+        """Seconds in which Caddy checks each replica once more, and gets its answer."""
         return proxy.NOTICED + self.watch.slowest
 
     def switch(self) -> None:
@@ -211,7 +211,7 @@ class Takeover:
 
     def smoke(self) -> None:
         if proxy.smoke(self.app):
-            # Caddy asks every replica once more; after a reload it first has to get to know each.
+            # Caddy checks every replica once more; after a reload its first check takes longer.
             settled = self.reloaded + proxy.SETTLED - time.monotonic()
             proxy.watch(self.app, max(self._noticed(), settled))
         self.watch.still_up()
@@ -222,7 +222,7 @@ class Takeover:
         if rolled_back and rolled_back.code != self.release.code:
             set_withdrawn(self.app, rolled_back.code, withdrawn=True)
         new = Serving(self.target.id, self.slot, self.app.replicas, self.app.slots[self.slot])
-        # The moment that decides: until here the old replicas serve, from here on the new ones do.
+        # This write decides: before it the old replicas serve, after it the new ones do.
         new.save(self.app)
 
     def reinstate_old(self) -> None:

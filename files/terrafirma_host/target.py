@@ -1,4 +1,4 @@
-"""Managed by Terrafirma. What is to run: a release's code, with current settings and secrets."""
+"""Managed by Terrafirma. A target: the code of a release, with current settings and secrets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Target:
     compose: Compose
     project: layers.Project
     id: str
-    code: str  # digest of what runs, whatever its settings and secrets
+    code: str  # digest of the code, without settings and secrets
     image: str = ""  # with a digest
     others: Mapping[str, str] = field(
         default_factory=dict
@@ -33,7 +33,7 @@ class Target:
 
     @classmethod
     def described(cls, app: Application) -> Self:
-        """What the description asks for. Registries are asked for digests; nothing is fetched."""
+        """The described target. Registries are asked for digests; no image is fetched."""
         compose = Compose(app)
         project = compose.project()
         image = engine.resolve(app, app.image) if app.image else ""
@@ -51,8 +51,8 @@ class Target:
         """
         The code of a known release, under the current settings and secrets.
 
-        Its images are those of the release, wherever tags point by now. Nothing is migrated, so the
-        migration in its ID is the one that ran: a different command is left to the next release.
+        Its images are those of the release, wherever tags point by now. No migration runs, so the
+        one in the ID is the migration that ran; a changed command is for the next release.
         """
         if not fits_description(app, release):
             raise Failed(f"release {release.id} is of another kind, or has other compose files, "
@@ -67,7 +67,7 @@ class Target:
         return cls(compose, project, target, release.code)
 
     def new_record(self, *, by: str, revision: str) -> Release:
-        """The record of its release, as long as it has no images."""
+        """A record of its release that has no images yet."""
         app = self.app
         return Release(
             id=self.id, source=app.source, image=self.image, images={}, pulled=(), code=self.code,
@@ -80,12 +80,12 @@ def _release_id(compose: Compose, project: layers.Project, code: str, migrated: 
     app = compose.app
     shape = layers.slot_layer(app, project, slot="", release="", replicas=0, images={},
                               owner=app.owner())  # fmt: skip
-    # The layer shows what is laid over the files; this adds all that the files say themselves.
+    # The layer has what we change; add the files themselves.
     shape += json.dumps(project, sort_keys=True)
     return identity(code, migrated, shape, json.dumps(compose.secrets, sort_keys=True))
 
 
-# --- the code of a release, under the description of now ------------------------------------------
+# --- the code of a release, under the current description -----------------------------------------
 
 
 def with_code_of(app: Application, release: Release) -> Application:
@@ -106,17 +106,17 @@ def fits_description(app: Application, release: Release) -> bool:
     """
     Whether a release is of the described kind: image or Dockerfile, and the same compose files.
 
-    Compose files that a deploy key sent and the description does not list were never checked.
+    Other compose files, which a deploy key may have sent, were never checked.
     """
     return bool(release.source) == bool(app.source) and release.compose == app.compose
 
 
 def unfit_releases(app: Application) -> str:
-    """A sentence about the kept releases that a rollback leaves out, as they do not fit; or ""."""
+    """A sentence about kept releases that do not fit the description, or ""."""
     others = [one.id for one in known_releases(app) if not fits_description(app, one)]
     if not others:
         return ""
     return (
         f" {', '.join(others)} came of another kind (an image, a Dockerfile or other compose files)"
-        " than your settings now describe: set what was set then, and deploy."
+        " than your settings now describe: restore the settings of then, and deploy."
     )

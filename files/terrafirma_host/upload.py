@@ -1,4 +1,4 @@
-"""Managed by Terrafirma. A source that somebody sends with a deploy key."""
+"""Managed by Terrafirma. Sources that arrive with a deploy key."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from terrafirma_host.lease import Lease
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application, tree_digest
 
-# What a deploy key may send: for so many seconds, and so many bytes of all files together.
+# Limits of an upload with a deploy key: seconds, and bytes of all files together.
 LONGEST = 15 * 60
 LARGEST = 2 * 2**30
 
 
 def receive(app: Application, upload: IO[bytes], lease: Lease) -> Application:
-    """The application with the source that comes in as a gzipped tar."""
+    """The application with the source that arrives as a gzipped tar."""
     lease.step("upload")
     with lease.at_most(LONGEST):
         sent = app.with_source(unpack(app, upload))
@@ -43,7 +43,7 @@ def refuse_other_compose_files(app: Application, sent: Application) -> None:
 
 
 def unpack(app: Application, upload: IO[bytes]) -> Path:
-    """The directory of a source that came as a gzipped tar, named after the source's content."""
+    """Unpack a gzipped tar into a directory named after its content; returns the directory."""
     sources = app.directory / "sources"
     sources.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=sources, prefix=".new-") as new:
@@ -55,7 +55,7 @@ def unpack(app: Application, upload: IO[bytes]) -> Path:
         if not directory.exists():
             _let_containers_read(Path(new))
             Path(new).rename(directory)
-            # TemporaryDirectory removes what is at its own path, so something has to be there.
+            # TemporaryDirectory removes its own path at the end, so the path has to exist.
             Path(new).mkdir()
     return directory
 
@@ -65,18 +65,18 @@ def _extract(upload: IO[bytes], directory: Path) -> None:
 
     def measured(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
         nonlocal size
-        # Each takes a block at least; a size below zero takes nothing off the sum.
+        # Each file takes a block at least; a forged negative size must not reduce the sum.
         size += max(member.size, 0) + 4096
         if size > LARGEST:
             raise Failed(f"the source that was sent has more than {LARGEST // 2**20} MB")
-        # Nothing outside of the directory, no devices, no owners.
+        # The filter refuses paths outside of the directory and devices, and drops owners.
         return tarfile.data_filter(member, path)
 
     try:
         with gzip.open(upload) as unzipped:
             with tarfile.open(fileobj=unzipped, mode="r|") as tar:
-                tar.extractall(directory, filter=measured)  # noqa: S202  # the filter refuses what leaves it
-            # Read to the end, where gzip finds out that an upload was cut off.
+                tar.extractall(directory, filter=measured)  # noqa: S202  # filtered above
+            # Read to the end: only there gzip notices that an upload was cut off.
             while unzipped.read(2**20):
                 pass
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
@@ -84,7 +84,7 @@ def _extract(upload: IO[bytes], directory: Path) -> None:
 
 
 def _let_containers_read(directory: Path) -> None:
-    """Containers can read what an image copies or a service mounts; on the host only root can."""
+    """Make files readable in containers. On the host only root enters the directory above."""
     for path in directory.rglob("*"):
         if not path.is_symlink():
             executable = path.is_dir() or path.stat().st_mode & 0o100

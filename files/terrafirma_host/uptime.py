@@ -1,9 +1,9 @@
 """
-Managed by Terrafirma. Whether the containers of a release run, and go on to.
+Managed by Terrafirma. Whether the containers of a release are up, and stay up.
 
-One that runs at the moment says little: Docker starts again what has died. So a replica counts when
-it answers; a container with a health check when that is content; one without when it has run for
-longer than one that ends again and again; one that may end, when it has ended with 0.
+A running container proves little: Docker restarts one that has died. So a replica is up when it
+answers; a container with a health check, when the check passes; one without, when it has run for
+longer than a container in a restart loop can; and one that may end, when it has ended with 0.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from terrafirma_host.engine import Container
 from terrafirma_host.shell import Failed, plain
 from terrafirma_host.spec import Application
 
-# An answer that does not depend on the moment, 404 say, is the last word when it has been the same
-# for a sixth of start_seconds, and for so long: some frameworks have no routes yet at first.
+# A lasting answer like 404 is final when it has been the same for a sixth of start_seconds, and for
+# at least so many seconds: some frameworks have no routes yet at first.
 SAME = 5
 
 
 @dataclass
 class Watch:
-    """The containers of a slot, as they start: `until_up` first, `still_up` before they count."""
+    """The containers of a starting slot: wait with `until_up`, and check `still_up` later."""
 
     app: Application
     project: layers.Project
     release: str  # its ID
     slot: str
-    restarts: dict[str, int] = field(default_factory=dict)  # before, by container
-    codes: dict[str, int] = field(default_factory=dict)  # with which it last ended
+    restarts: dict[str, int] = field(default_factory=dict)  # earlier restarts, by container
+    codes: dict[str, int] = field(default_factory=dict)  # the last exit code, by container
     answers: dict[int, health.Answer] = field(default_factory=dict)  # the last one, by port
-    since: dict[int, float] = field(default_factory=dict)  # when that one was first given
+    since: dict[int, float] = field(default_factory=dict)  # time of the first such answer, by port
 
     @property
     def slowest(self) -> float:
@@ -42,9 +42,9 @@ class Watch:
         return max((one.seconds for one in self.answers.values()), default=0)
 
     def until_up(self) -> None:
-        """Raises Failed with what is wrong, and the words of the container that it is about."""
+        """Wait until all are up; raises Failed with the cause, and the log of the container."""
         deadline = time.monotonic() + self.app.start_seconds
-        # One that has served for months may have been started again before.
+        # A container that has served for months may have restarted before.
         self.restarts = {one.id: one.restarts for one in self.look()}
         while True:
             there = self.look()
@@ -57,13 +57,13 @@ class Watch:
             late = time.monotonic() > deadline
             self._refuse_answers(there, late=late)
             for one in waiting:
-                # Who only has to show that it goes on to run is given the time for that.
+                # A running container without a health check may take its time to prove itself.
                 if late and (one.state != "running" or one.health or self._again(one)):
                     self._refuse(one, f"is not healthy within {self.app.start_seconds} s")
             time.sleep(0.2)
 
     def still_up(self) -> None:
-        """Nothing has ended since; raises Failed otherwise."""
+        """Raise Failed if a container has ended since `until_up`."""
         there = self.look()
         self._refuse_dead(there)
         for one in there:
@@ -71,7 +71,7 @@ class Watch:
                 self._refuse(one, "does not stay up")
 
     def refuse_awaited(self) -> None:
-        """Raises Failed about a container that others wait for in vain, if there is one."""
+        """Raise Failed about a container that others depend on, if one did not do its part."""
         ends = layers.awaited(self.project, "service_completed_successfully")
         lasts = layers.awaited(self.project, "service_healthy")
         within = f"within {self.app.start_seconds} s"
@@ -87,7 +87,7 @@ class Watch:
                 self._refuse(one, f"has not done its work {within}, and others wait for that")
 
     def notes(self) -> list[str]:
-        """What may end, and runs on: somebody may have meant it to last."""
+        """Lines about containers that may end, but go on to run: they may be meant to last."""
         ends = layers.once(self.app, self.project)
         return [
             f"{one.name} runs on, and may end: to have it started again, and after each boot, "
@@ -102,11 +102,11 @@ class Watch:
         return there
 
     def _again(self, one: Container) -> int:
-        """How often it has been started again."""
+        """How often it has restarted since `until_up` began."""
         return one.restarts - self.restarts.get(one.id, 0)
 
     def _waits(self, one: Container) -> bool:
-        """Whether it has not shown yet that it runs."""
+        """Whether a container has yet to prove that it is up."""
         if one.done:
             return False
         if one.state != "running" or one.health not in ("", "healthy"):
@@ -120,12 +120,12 @@ class Watch:
             over = one.state in ("exited", "dead") and not one.done
             if over and one.service in ends:
                 self._refuse(one, f"failed with code {one.code}")
-            # One that is to be tried again where it fails has all the time there is.
+            # A container with the policy on-failure may fail until start_seconds are over.
             if over or (self._again(one) > engine.RESTARTS and not one.retried):
                 self._refuse(one, "does not stay up")
 
     def _ask(self) -> None:
-        """The replicas that have not said yes, or not just now."""
+        """Check the replicas whose last answer was not good, or is too old."""
         now = time.monotonic()
         wanted = [
             port
@@ -156,10 +156,10 @@ class Watch:
     def _refuse(self, one: Container | None, what: str) -> NoReturn:
         name, words = (one.name, engine.logs(one)) if one else ("a replica", "(none)")
         state = f"\n({self._state(one)})" if one and self._state(one) else ""
-        raise Failed(f"release {self.release}: {name} {what}; its last words:\n{words}{state}")
+        raise Failed(f"release {self.release}: {name} {what}; its log:\n{words}{state}")
 
     def _state(self, one: Container) -> str:
-        """What else is known of a container that is refused; or ""."""
+        """What else is known of a refused container, or ""."""
         if one.memory:
             return f"it took more memory than it may have: memory_mb is {self.app.memory_mb}"
         if one.id in self.codes:
@@ -174,7 +174,7 @@ class Watch:
 
 
 def _last_check(one: Container) -> str:
-    """What a container's own health check said last."""
+    """The last output of a container's own health check."""
     found = engine.inspect("container", [one.id])
     log = ((found[0]["State"].get("Health") or {}).get("Log") or [{}]) if found else [{}]
     said = " ".join(plain(str(log[-1].get("Output", ""))).split())

@@ -202,8 +202,8 @@ def test_caddy_asks_the_same_question(shop: Shop) -> None:
             f"it answers 308 to https://{DOMAIN}/healthz/: set health_path to /healthz/",
         ),
         pytest.param("302 /login", "that it answers itself, without a login", marks=long),
-        pytest.param("401", "it answers 401 to /healthz: set health_path to one", marks=long),
-        pytest.param("404", "it answers 404 to /healthz: set health_path to one", marks=long),
+        pytest.param("401", "it answers 401 to /healthz: set health_path to a path", marks=long),
+        pytest.param("404", "it answers 404 to /healthz: set health_path to a path", marks=long),
         pytest.param("405", "it answers 405 to /healthz: its health path has", marks=long),
     ],
 )
@@ -324,7 +324,7 @@ def test_a_worker_that_ends(shop: Shop, worker: dict[str, Any], words: str) -> N
             "sleep infinity",
             "others wait for the end of setup, for which it has 5 s (start_seconds)",
         ),
-        ("echo why; exit 7", "setup-1 failed with code 7; its last words:"),
+        ("echo why; exit 7", "setup-1 failed with code 7; its log:"),
     ],
 )
 def test_one_that_others_wait_for_in_vain(shop: Shop, command: str, words: str) -> None:

@@ -214,7 +214,7 @@ def test_a_rollback(site: Site) -> None:
     assert site.serving["release"] == old
     shown = site.server.run("terrafirma releases api")
     assert re.search(rf"rollback +{old}", shown)
-    assert re.search(rf"{new} .*taken back, kept", shown)
+    assert re.search(rf"{new} .*rolled back, kept", shown)
     # By name, it comes back.
     site.deploy("commands/rollback.py", rollback=f"api:{new}")
     assert site.serving["release"] == new
@@ -441,7 +441,7 @@ def broken(site: Site, name: str) -> dict[str, Any]:
         pytest.param(
             "crashes at its start",
             (),
-            "does not stay up; its last words",
+            "does not stay up; its log",
             id="crashes",
             marks=pytest.mark.smoke,
         ),

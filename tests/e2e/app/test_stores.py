@@ -228,7 +228,7 @@ def test_a_store_that_somebody_else_writes(shop: Shop) -> None:
     )
     result = shop.call(stateful=["db"])
     assert result.returncode != 0
-    words = "db writes the volume data, and the container theirs writes there just now: end that"
+    words = "db writes the volume data, and the container theirs writes there now: end that"
     assert words in result.stderr
     assert "shop-blue-db-1" in shop.container()
     shop.server.run("docker rm --force theirs")
@@ -239,7 +239,7 @@ def test_a_service_that_runs_once_from_now_on(shop: Shop) -> None:
     """It moves: the old container stops, another has the same store, and no row is lost."""
     with shop.ledger() as acknowledged:
         said = shop.deploy(stateful=["db"])
-    assert "db runs once from now on: shop-blue-db-1 stops, and it starts again" in said
+    assert "db becomes stateful: shop-blue-db-1 stops, and the service starts again" in said
     assert len(acknowledged) > 20
     assert {*acknowledged} <= {*shop.rows()}
     assert shop.container().split()[0] == "shop-state-db-1"
@@ -258,7 +258,7 @@ def test_a_service_that_runs_once(shop: Shop) -> None:
     shop.refuse("stateful: db writes the volume data")
     result = shop.call(shared=["data"])
     assert result.returncode != 0
-    assert "stateful: db runs as shop-state-db-1, and is not named any more" in result.stderr
+    assert "stateful: db still runs as shop-state-db-1, and is no longer named" in result.stderr
     assert shop.container() == before
 
 

@@ -11,19 +11,19 @@ from tests.unit.settings import API, server
 
 
 def described(**fields: Any) -> spec.Application:
-    """The application `api` as the program on the host is told of it, with these fields."""
+    """The application `api` as its description gives it, with these fields."""
     placed = server(apps={"api": API | fields}).with_ports({})
     (app,) = placed.apps
     return spec.Application.of(json.loads(description(app, placed.users)))
 
 
 def told(app: spec.Application) -> str:
-    """The file by which the program is told of an application."""
+    """The content of an application's description."""
     return json.dumps({name: getattr(app, name) for name in spec.Application.required_fields()})
 
 
 def records(app: spec.Application, release: str, **but: Any) -> spec.Release:
-    """A release that is known on the host."""
+    """A record of a release."""
     made = spec.Release(
         id=release, source=app.source, image="", images={"api": f"terrafirma/api:{release}"},
         pulled=(), code="c0de", migrate="", revision="", by="me@here",

@@ -1,4 +1,4 @@
-"""A host with the program on it; one on which releases are made has a script for Docker."""
+"""A host with the program; for releases, a script stands in for Docker."""
 
 import json
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def app(roots: Path) -> spec.Application:
 
 @pytest.fixture
 def host(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host whose Docker says what is in these files, and whose Caddy does not run."""
+    """A host whose Docker answers from these files, and whose Caddy does not run."""
     directory = program("docker", DOCKER.format(root=roots))
     program("ip", "echo 'docker0 UP 10.210.0.1/24'")
     monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")

@@ -1,4 +1,4 @@
-"""What Docker says of images and containers."""
+"""Answers of Docker about images and containers."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ DIGEST = f"sha256:{'a1' * 32}"
 
 
 def inspected(name: str, **state: Any) -> dict[str, Any]:
-    """What `docker container inspect` says of one, as far as it is read."""
+    """The parts of `docker container inspect` that the program reads."""
     labels = {"com.docker.compose.service": "api", "terrafirma.release": "0123456789ab"}
     return {
         "Id": f"id-{name}",

@@ -1,6 +1,6 @@
 """
-Servers that answer the question for their health in many ways, and what we and a real Caddy make of
-each. The module runs on a target as well, so it has the standard library alone.
+Servers that answer a health check in many ways, and how we and a real Caddy judge
+each. The module also runs on a target, so it uses only the standard library.
 
     python3 health_kinds.py CADDY DIRECTORY_OF_TERRAFIRMA_HOST
 """
@@ -33,7 +33,7 @@ def status(line: str, *headers: str, body: str = "") -> bytes:
 
 
 def later(seconds: float, *parts: bytes) -> Sends:
-    """Each part so long after the one before."""
+    """Send each part after this pause."""
 
     def send(connection: socket.socket, request: bytes) -> None:
         for part in parts:
@@ -70,7 +70,7 @@ def endless(connection: socket.socket, request: bytes) -> None:
 
 
 HERE = f"Location: https://{DOMAIN}/healthz"
-# What is sent to whoever asks for /healthz, and whether that is healthy.
+# The answer to a GET of /healthz, and whether it is healthy.
 KINDS: dict[str, tuple[bytes | Sends, bool]] = {
     "200": (OK, True),
     "204": (b"HTTP/1.1 204 No Content\r\n\r\n", True),
@@ -173,7 +173,7 @@ KINDS: dict[str, tuple[bytes | Sends, bool]] = {
     "GET alone": (only_if(b"GET /healthz HTTP/1.1", status("405 Not")), True),
     "nobody from this address": (unless(b"X-Forwarded-For", status("403 Not")), True),
 }
-# Where Caddy 2.6 says yes all the same: it follows redirects, and may look less closely at headers.
+# Answers that Caddy 2.6 still accepts: it follows redirects, and checks headers less strictly.
 LENIENT = {
     *("302 to a page that answers", "302 to a login", "303"),
     *("a header without a name", "a NUL in a header"),
@@ -182,7 +182,7 @@ LENIENT = {
 
 @contextmanager
 def serving(answer: bytes | Sends) -> Iterator[int]:
-    """The port of a server that sends this for its health, and is fine otherwise."""
+    """The port of a server that sends this to a health check, and else answers well."""
 
     def handle(connection: socket.socket) -> None:
         with connection, suppress(OSError):
@@ -201,7 +201,7 @@ def serving(answer: bytes | Sends) -> Iterator[int]:
                     answer(connection, request)
                 else:
                     connection.sendall(answer)
-                # So that whatever was sent arrives, and no reset comes before it.
+                # Close gently, so that no reset overtakes the answer.
                 connection.shutdown(socket.SHUT_WR)
                 while connection.recv(65536):
                     pass
@@ -233,7 +233,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def caddy_says(caddy: str, lines: str, ports: dict[str, int]) -> dict[str, bool]:
-    """Whether a real Caddy, which asks in these words, sends visitors to each of these servers."""
+    """Whether a real Caddy with this health check sends visitors to each of these servers."""
     fronts = dict(zip(ports, free_ports(len(ports)), strict=True))
     sites = "".join(
         f"http://127.0.0.1:{fronts[name]} {{\n"
@@ -252,7 +252,7 @@ def caddy_says(caddy: str, lines: str, ports: dict[str, int]) -> dict[str, bool]
             )  # fmt: skip
         try:
             _until_it_listens(fronts, process, log)
-            # Until the first answers are there, however late these are.
+            # Wait for the slowest first answer.
             time.sleep(6)
             return {name: _visit(port) for name, port in fronts.items()}
         finally:
@@ -279,7 +279,7 @@ def _visit(port: int) -> bool:
 
 
 def application(**but: Any) -> Any:
-    """As much of an application as the question needs."""
+    """The fields of an application that a health check needs."""
     data = {"domain": DOMAIN, "health_path": "/healthz", "container_port": 8000}
     return SimpleNamespace(**{**data, "timeout_seconds": 60, **but})
 

@@ -1,4 +1,4 @@
-"""A web server that answers with the status that it is asked for."""
+"""A web server that answers with the status in the path."""
 
 import ssl
 import threading
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 
 class Site(BaseHTTPRequestHandler):
-    """Answers /503 with 503, and remembers who asked for what."""
+    """Answers /503 with 503, and remembers the requests."""
 
     asked: ClassVar[list[tuple[str, str]]]
 

@@ -1,4 +1,4 @@
-"""What the tests of releases ask of a host, and put there."""
+"""Questions and files of the tests of releases."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ RELEASE = "0123456789ab"
 
 
 def target_of(app: Application, project: Project | None = None) -> Target:
-    """What `RELEASE` runs."""
+    """The services of `RELEASE`."""
     compose = Compose(app)
     return Target(compose, project or compose.project(), RELEASE, "c0de")
 
@@ -32,7 +32,7 @@ def release_id(app: Application) -> str:
 
 
 def containers(host: Path, *states: dict[str, Any]) -> None:
-    """Docker says that these are there, in the slot blue."""
+    """Docker lists these containers in the slot blue."""
     answer = []
     for number, state in enumerate(states, 1):
         one = inspected(f"api-blue-api-{number}", Health={"Status": state.get("health", "healthy")})
@@ -54,7 +54,7 @@ ALONE: dict[str, Any] = {"services": {"api": {}}}
 
 
 def uploaded(path: Path) -> str:
-    """The source of an application that is there."""
+    """Create the source of an application."""
     path.mkdir(parents=True)
     (path / "Dockerfile").touch()
     return str(path)
@@ -78,12 +78,12 @@ def migrations(host: Path) -> list[str]:
 
 
 def files(host: Path) -> dict[str, str]:
-    """All files of a host, apart from what is noted of the questions to Docker."""
+    """All files of a host, without the log of questions to Docker."""
     found = (path for path in host.rglob("*") if path.is_file() and path.name != "asked")
     return {str(path.relative_to(host)): path.read_text() for path in found}
 
 
 def only_questions(host: Path) -> bool:
-    """Whether Docker was asked for nothing that changes anything."""
+    """Whether no question to Docker changes anything."""
     harmless = ("ps ", "container inspect ", "image inspect ", "manifest inspect ", "info ")
     return all(line.startswith(harmless) or " config " in line for line in asked(host))

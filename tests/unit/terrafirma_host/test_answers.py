@@ -1,4 +1,4 @@
-"""Whether what runs answers: real servers are asked; what a host has beside them is in files."""
+"""Whether applications answer: real servers are asked; files stand in for the rest of a host."""
 
 import os
 import socket
@@ -57,7 +57,7 @@ def running(*kinds: bytes | Sends | None) -> Iterator[list[Container]]:
         yield there
 
 
-# What the replicas do; how many others are to replace; whether that would be no better.
+# What the replicas do; how many are to be replaced; whether new ones would be no better.
 REPLICAS: dict[str, tuple[tuple[bytes | Sends | None, ...], int, bool]] = {
     "all answer": ((OK, OK, OK), 0, False),
     "one hangs": ((OK, hangs, OK), 1, False),
@@ -75,7 +75,9 @@ REPLICAS: dict[str, tuple[tuple[bytes | Sends | None, ...], int, bool]] = {
 
 
 @pytest.mark.parametrize("case", REPLICAS)
-def test_who_does_not_answer_is_replaced_where_others_would(asked: Application, case: str) -> None:
+def test_silent_replicas_are_replaced_where_new_ones_would_answer(
+    asked: Application, case: str
+) -> None:
     kinds, silent, trouble = REPLICAS[case]
     with running(*kinds) as there:
         gone, troubles = answers._replicas(asked, there)
@@ -85,7 +87,7 @@ def test_who_does_not_answer_is_replaced_where_others_would(asked: Application, 
         assert "it answers 503 to /healthz (no database)" in words
 
 
-def test_who_is_busy_for_a_moment_is_asked_again(
+def test_a_replica_that_is_busy_for_a_moment_is_asked_again(
     asked: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "PATIENCE", 10)
@@ -101,7 +103,7 @@ def test_who_is_busy_for_a_moment_is_asked_again(
     assert len(seen) == 3
 
 
-def test_who_has_just_been_started_has_the_time_of_a_start(asked: Application) -> None:
+def test_a_replica_that_just_started_may_take_start_seconds(asked: Application) -> None:
     began = time.monotonic()
 
     def at_last(connection: socket.socket, _: bytes) -> None:
@@ -113,7 +115,7 @@ def test_who_has_just_been_started_has_the_time_of_a_start(asked: Application) -
         assert answers._replicas(asked, [young]) == ([], [])
 
 
-def test_who_is_paused_or_in_no_network_needs_no_question(asked: Application) -> None:
+def test_a_paused_or_unconnected_replica_is_silent_without_a_question(asked: Application) -> None:
     with running(OK) as (fine,):
         there = [fine, replica(8001, state="paused"), replica(0, name="api-blue-api-2")]
         gone, troubles = answers._replicas(asked, there)
@@ -121,7 +123,7 @@ def test_who_is_paused_or_in_no_network_needs_no_question(asked: Application) ->
     assert troubles == []
 
 
-# --- where a host itself goes ---------------------------------------------------------------------
+# --- places that a host itself uses ---------------------------------------------------------------
 
 PLACES: dict[str, tuple[dict[str, str], list[answers.Place]]] = {
     "nothing": ({}, []),
@@ -167,8 +169,8 @@ def test_a_resolver_behind_the_hosts_own_is_one(tmp_path: Path) -> None:
     assert list(answers.places(tmp_path, tmp_path)) == [("192.0.2.1", 53)]
 
 
-def test_what_the_host_does_not_reach_is_no_measure() -> None:
-    """Nor is what it has itself: no container's way out leads there."""
+def test_only_places_that_the_host_reaches_count() -> None:
+    """An address of the host itself does not count: no container's way out leads there."""
     with socket.create_server(("127.0.0.1", 0)) as own:
         began = time.monotonic()
         nowhere = ("no-such-host.invalid", 80)
@@ -218,7 +220,7 @@ def test_no_way_out_is_a_trouble_and_no_resolver_a_note(monkeypatch: pytest.Monk
         (words,) = found.troubles
         assert f"the host reaches {closed[0]}:{closed[1]}, 127.0.0.1:1, and" in words
         assert "a rule; rules of your own belong into the chain DOCKER-USER" in words
-    # Nobody answers there, either.
+    # Nothing answers there, either.
     found = Way(monkeypatch, ("127.0.0.1", 53)).out()
     assert (found.troubles, len(found.notes)) == ([], 1)
 
@@ -231,12 +233,12 @@ def test_one_place_for_each_port_is_enough() -> None:
             assert answers.reached(iter(places)) == places[:1]
 
 
-def test_what_a_container_writes_into_its_files_is_read(tmp_path: Path) -> None:
+def test_a_resolv_conf_that_is_no_text_is_no_failure(tmp_path: Path) -> None:
     (tmp_path / "resolv.conf").write_bytes(b"nameserver \xff\xfe\n")
     assert answers.resolves(described(), replica(8000, hosts=str(tmp_path / "hosts")))
 
 
-# --- what may be in the way -----------------------------------------------------------------------
+# --- known causes ---------------------------------------------------------------------------------
 
 CHAINS = """\
 table ip filter {

@@ -1,4 +1,4 @@
-"""The command `terrafirma`: what it takes, and what a deploy key may have it do."""
+"""The command `terrafirma`: its arguments, and the commands of a deploy key."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.unit.terrafirma_host.applications import records, told
 
 # --- deploy keys ----------------------------------------------------------------------------------
 
-# As sshd and sudo start it, with a program in the place of ours that says what it was started with.
+# Start it as sshd and sudo do; a program in the place of ours prints its arguments.
 FORCED = """\
 import sys
 from pathlib import Path
@@ -42,14 +42,14 @@ def described(roots: Path, app: spec.Application) -> Path:
 def test_a_key_that_the_deploy_does_not_know_of_yet_does_nothing(
     app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """tasks/users.py lets it in; tasks/app.py looks at the compose files, and says `automated`."""
+    """tasks/users.py admits the key; tasks/app.py checks the compose files and sets `automated`."""
     (roots / "apps" / "api.json").write_text(told(app))
     monkeypatch.setenv("SSH_ORIGINAL_COMMAND", "release")
     with pytest.raises(Failed, match="api is not described as one that a key releases: run deploy"):
         cli._forced(["api"])
 
 
-# Which applications the key may release; what the client asks for; what is done.
+# The applications that the key may release; the client's command; the resulting command.
 GOOD: list[tuple[list[str], str, list[str]]] = [
     (["api"], "release", ["release", "api", BY, "--source=-"]),
     (["api"], "release api", ["release", "api", BY, "--source=-"]),
@@ -73,7 +73,7 @@ GOOD: list[tuple[list[str], str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("names", "asked", "done"), GOOD)
-def test_what_a_deploy_key_does(
+def test_the_commands_of_a_deploy_key(
     described: Path, names: list[str], asked: str, done: list[str]
 ) -> None:
     program = described / "terrafirma"
@@ -89,7 +89,7 @@ def test_what_a_deploy_key_does(
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split("\0")[:-1] == done
-    # And that is what the program takes it for.
+    # The program parses that command, too.
     arguments = cli.parser().parse_args(done)
     assert arguments.name in names
     assert arguments.command == done[0]
@@ -101,9 +101,9 @@ def test_what_a_deploy_key_does(
 @pytest.mark.parametrize(
     "asked",
     [
-        # Nothing, or what is no words.
+        # Nothing, or no valid words.
         *("", " ", "'", '"', "release 'api", "\\"),
-        # What it is not for.
+        # Other commands.
         *("logs api", "run api -- sh", "console api", "restart api", "maintenance api on", "sh"),
         *("forced shop", "status api", "recover api", "refresh api", "refresh", "internal-sftp"),
         *("/usr/local/bin/terrafirma release api", "sudo terrafirma release api", "RELEASE api"),
@@ -114,7 +114,7 @@ def test_what_a_deploy_key_does(
         # More commands.
         *("release api; reboot", "release api && reboot", "release api | sh", "release $(reboot)"),
         *("release `reboot`", "release api\nreboot", "release api > /etc/passwd", "release api &"),
-        # Options that there are not, or not for a key.
+        # Options that do not exist, or not for a key.
         *("release --again", "release api --again", "release api --aga", "release -x", "release -"),
         *("release --revision", "release --image", "release api --rev 1", "release --source"),
         *("rollback --again", "rollback api --by", "rollback -x", "release -h"),
@@ -123,15 +123,15 @@ def test_what_a_deploy_key_does(
         *("release --revision=--by=root", "release --revision --by=root", "rollback -- --by=root"),
         *("release --revision '$(reboot)'", "release --image 'a;`reboot`'", "rollback --by=root"),
         "release --revision one --revision two",
-        # It is shown to root, on a terminal.
+        # The text is shown to root, on a terminal.
         *("release api --revision '\x1b[2J'", "release api --revision 'a\nb'"),
         "release api --image 'a\x1b]0;x\x07'",
     ],
 )
-def test_what_a_deploy_key_does_not_do(
+def test_commands_that_a_deploy_key_may_not_run(
     described: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], asked: str
 ) -> None:
-    # Would it be started, it would not be found, and that is no Failed.
+    # A program that was started would not be found, which is another error than Failed.
     monkeypatch.setattr(cli, "PROGRAM", str(described / "nowhere"))
     monkeypatch.setenv("SSH_ORIGINAL_COMMAND", asked)
     with pytest.raises(Failed, match=r"^this key may: release \["):
@@ -148,7 +148,7 @@ def test_a_key_for_two_applications_has_to_say_which(
         cli._forced(["api", "web"])
 
 
-# --- words ----------------------------------------------------------------------------------------
+# --- arguments ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_words_that_are_refused(words: str, capsys: Any) -> None:
     assert "usage: terrafirma" in capsys.readouterr().err
 
 
-def test_what_the_deploy_uses_is_not_in_the_help() -> None:
+def test_commands_of_the_deploy_are_not_in_the_help() -> None:
     shown = cli.parser().format_help()
     assert "  rollback " in shown
     for name in cli.DEPLOY:
@@ -210,12 +210,12 @@ def test_it_is_for_root(words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 @pytest.fixture
 def root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    # It is this process's.
+    # The umask is this process's.
     monkeypatch.setattr(os, "umask", lambda _: 0)
 
 
 @pytest.mark.usefixtures("root", "described")
-def test_what_went_wrong_is_one_line(capsys: Any) -> None:
+def test_an_error_is_one_line(capsys: Any) -> None:
     for words, wrong in (
         (["logs", "shop"], "there is no application 'shop'; there are: api, web"),
         (["logs", "../api"], "'../api' is no application; there are: api, web"),
@@ -227,10 +227,10 @@ def test_what_went_wrong_is_one_line(capsys: Any) -> None:
 
 
 @pytest.mark.usefixtures("root")
-def test_releases_are_shown_with_what_became_of_them(
+def test_releases_are_shown_with_their_state(
     app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, program: Any, capsys: Any
 ) -> None:
-    # All images are there but that of the first.
+    # All images exist but that of the first.
     script = """case "$*" in *:aaa*) echo "Error: No such image" >&2; echo '[]'; exit 1 ;; esac
         echo '[{}]'"""
     monkeypatch.setenv("PATH", f"{program('docker', script)}:{os.environ['PATH']}")
@@ -251,7 +251,7 @@ def test_releases_are_shown_with_what_became_of_them(
     ]
     assert "deploy key of ci" in lines[0]
     assert lines[0].endswith("serves, kept")
-    assert lines[1].endswith("taken back, kept")
+    assert lines[1].endswith("rolled back, kept")
     assert lines[3].rstrip().endswith("me@here")
     assert cli.main(["releases", "api", "--json"]) == 0
     (answer,) = json.loads(capsys.readouterr().out)
@@ -272,7 +272,7 @@ def test_a_command_is_in_a_project_of_its_own(
     app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch,
     words: list[str], said: str,
 ) -> None:  # fmt: skip
-    """A release clears its slot, with all that is in that project; a console is not to end then."""
+    """A release clears its slot with all containers of that project, but must not end a console."""
     (roots / "apps" / "api.json").write_text(told(app))
     records(app, "0123456789ab")
     spec.Serving("0123456789ab", "green", 4, 8064).save(app)
@@ -285,18 +285,18 @@ def test_a_command_is_in_a_project_of_its_own(
         cli.main(words)
     command = str(ended.value)
     assert "--project-name api-run " in command
-    # In the environment and the networks of what serves.
+    # In the environment and the networks of the release that serves.
     assert f"--file {app.directory}/layers/green.yaml run --rm --no-deps" in command
     assert command.endswith(said)
 
 
 @pytest.mark.usefixtures("root")
-def test_at_boot_all_are_put_right_whatever_becomes_of_others(
+def test_at_boot_each_application_is_recovered_even_if_another_fails(
     app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, program: Any, capsys: Any
 ) -> None:
     monkeypatch.setenv("PATH", f"{program('docker', 'exit 0')}:{os.environ['PATH']}")
     (roots / "apps" / "shop.json").write_text(told(replace(app, name="shop")))
-    # One that left the data when this was another version, and one that somebody has spoilt.
+    # An application that another version described, and one with a broken file.
     (roots / "apps" / "api.json").write_text('{"name": "api"}')
     (roots / "apps" / "old.json").write_text("[]")
     left = spec.SLOT_SECRETS / "shop" / "green" / "token"
@@ -310,7 +310,7 @@ def test_at_boot_all_are_put_right_whatever_becomes_of_others(
     assert not left.exists()
     assert cli.main(["releases", "--json"]) == 0
     assert [one["application"] for one in json.loads(capsys.readouterr().out)] == ["shop"]
-    # What Docker does not do is a failure, after which systemd tries again.
+    # A failure of Docker fails the command, so that systemd tries again.
     program("docker", "echo no luck >&2; exit 1")
     assert cli.main(["recover"]) == 1
     assert "terrafirma: shop: docker ps: no luck" in capsys.readouterr().err
@@ -328,7 +328,7 @@ def test_settings_are_refreshed_where_something_serves(
 
 # --- the unit of a release ------------------------------------------------------------------------
 
-# Stands in for systemd-run: what is after the last option is run, with the variables that it sets.
+# Stands in for systemd-run: runs the command after the last option, with the variables of --setenv.
 RUNS = """
 token=
 while :; do case $1 in
@@ -336,13 +336,13 @@ while :; do case $1 in
 esac; shift; done
 {then}
 """
-# How a unit ends, as systemd-run sees it, whether that is said, and what whoever waits is told.
+# The unit's script; its state; the client's exit code; the client's message.
 UNITS: dict[str, tuple[str, str, int, str]] = {
     "a success": ('echo "$token 0" > {end}; exit 0', "inactive", 0, ""),
     "a failure": ('echo "$token 1" > {end}; exit 1', "inactive", 1, ""),
-    # Whoever is killed after that has done its work.
+    # The unit had done its work when it was killed.
     "a success, killed late": ('echo "$token 0" > {end}; exit 255', "inactive", 0, ""),
-    # For systemd it has ended well.
+    # For systemd the unit has succeeded.
     "stopped": ("exit 0", "inactive", 1, "was stopped before its end (systemd-run: exit 0)"),
     "killed": ("exit 255", "inactive", 1, "was stopped before its end (systemd-run: exit 255)"),
     "not begun": ("exit 1", "inactive", 1, "nothing serves: `journalctl -u terrafirma-release-"),
@@ -355,7 +355,7 @@ UNITS: dict[str, tuple[str, str, int, str]] = {
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("what", UNITS)
 @pytest.mark.parametrize("words", [["release", "api"], ["rollback", "api"], ["restart", "api"]])
-def test_whoever_waits_is_told_how_it_ended(
+def test_a_waiting_client_gets_the_result_of_the_unit(
     app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, program: Any, capsys: Any,
     words: list[str], what: str,
 ) -> None:  # fmt: skip
@@ -366,7 +366,7 @@ def test_whoever_waits_is_told_how_it_ended(
     program("systemctl", f"echo {state}")
     directory = program("systemd-run", RUNS.format(then=then))
     monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
-    # Left by another.
+    # Left by another unit.
     (spec.RUNTIME / "api.end").write_text("4567 0\n")
     try:
         ended = cli.main(words)
@@ -382,7 +382,7 @@ def test_whoever_waits_is_told_how_it_ended(
 def test_a_unit_says_how_it_ends(
     app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But not the recovery after it, which is in the same unit."""
+    """The recovery after it, in the same unit, does not."""
     (roots / "apps" / "api.json").write_text(told(app))
     monkeypatch.setenv(cli.UNIT, "terrafirma-release-api.service")
     monkeypatch.setenv(cli.TOKEN, "0123")
@@ -415,7 +415,7 @@ def test_logs_are_text(
 
 
 @pytest.mark.usefixtures("root")
-def test_what_somebody_calls_a_release_is_shown_as_text(
+def test_a_revision_is_shown_as_plain_text(
     app: spec.Application, roots: Path, monkeypatch: pytest.MonkeyPatch, program: Any, capsys: Any
 ) -> None:
     monkeypatch.setenv("PATH", f"{program('docker', 'exit 0')}:/usr/bin:/bin")
@@ -431,7 +431,7 @@ def test_what_somebody_calls_a_release_is_shown_as_text(
 
 
 def test_the_launcher_finds_its_modules_and_nothing_else() -> None:
-    """Nothing of whoever calls it: neither their directory nor their packages."""
+    """It ignores the caller's directory and packages."""
     first, *lines = (ROOT / "files" / "terrafirma").read_text().splitlines()
     assert first == "#!/usr/bin/python3 -I"
     assert 'sys.path.insert(0, "/usr/local/lib/terrafirma")' in lines

@@ -1,4 +1,4 @@
-"""What is asked of Docker, and what its answers mean; a script stands in for it."""
+"""Questions to Docker, and the meaning of its answers; a script stands in for Docker."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ HUB = "https://index.docker.io/v1/"
 
 @pytest.fixture
 def docker(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Has this script answer in the place of Docker; returns the file with what it was asked."""
+    """Lets a script answer in the place of Docker; returns the file with the questions."""
     asked = roots / "asked"
 
     def write(script: str) -> Path:
@@ -44,7 +44,7 @@ def docker(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> An
         ("api", HUB, "api"),
         ("api:1.2", HUB, "api"),
         ("team/api:1.2", HUB, "team/api"),
-        # Docker asks for the password of its own under one name alone.
+        # Docker Hub's password has one fixed name.
         ("docker.io/team/api:1.2", HUB, "docker.io/team/api"),
         ("index.docker.io/team/api", HUB, "index.docker.io/team/api"),
         ("ghcr.io/acme/api:1.2", "ghcr.io", "ghcr.io/acme/api"),
@@ -60,7 +60,7 @@ def test_where_an_image_comes_from(image: str, registry: str, path: str) -> None
     assert repository(image) == path
 
 
-def test_an_image_with_a_digest_is_nobodys_to_ask(docker: Any, app: Application) -> None:
+def test_an_image_with_a_digest_needs_no_registry(docker: Any, app: Application) -> None:
     asked = docker("exit 1")
     for tag in ("", ":1.2"):
         image = f"ghcr.io/acme/api{tag}@{DIGEST}"
@@ -78,7 +78,7 @@ MANIFESTS: dict[str, Any] = {
     "one": manifest(ARCHITECTURE, DIGEST),
     "several": [
         manifest("s390x", "sha256:no"),
-        # Of who built it and how.
+        # An attestation about the build.
         {"Descriptor": {"digest": "sha256:no", "platform": None}},
         manifest(ARCHITECTURE, DIGEST),
     ],
@@ -87,7 +87,7 @@ MANIFESTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", MANIFESTS)
 @pytest.mark.parametrize("secure", [True, False])
-def test_a_tag_is_what_the_registry_has_now(
+def test_a_tag_becomes_the_digest_in_the_registry(
     docker: Any, app: Application, kind: str, secure: bool
 ) -> None:
     known = json.dumps({"registry.test:5000": {"Secure": secure}, "docker.io": {"Secure": True}})
@@ -102,14 +102,14 @@ def test_a_tag_is_what_the_registry_has_now(
     assert ("--insecure" in words) != secure
 
 
-def test_an_image_for_other_machines_is_none(docker: Any, app: Application) -> None:
+def test_an_image_for_another_architecture_is_refused(docker: Any, app: Application) -> None:
     answer = json.dumps([manifest("s390x", DIGEST)])
     docker(f"case $1 in info) echo '{{}}' ;; *) echo '{answer}' ;; esac")
-    with pytest.raises(Failed, match=rf"api:1: there is none for {os.uname().machine}"):
+    with pytest.raises(Failed, match=rf"api:1: the registry has none for {os.uname().machine}"):
         engine.resolve(app, "api:1")
 
 
-def test_a_registry_that_does_not_answer_is_said(docker: Any, app: Application) -> None:
+def test_a_registry_that_does_not_answer_is_reported(docker: Any, app: Application) -> None:
     docker("case $1 in info) echo '{}' ;; *) echo 'no such manifest: api:1' >&2; exit 1 ;; esac")
     with pytest.raises(Failed, match="docker manifest: no such manifest: api:1"):
         engine.resolve(app, "api:1")
@@ -175,7 +175,7 @@ def test_an_image_that_is_here_is_not_pulled(docker: Any, app: Application) -> N
     assert "pull" not in asked.read_text()
 
 
-def test_what_is_not_there_is_no_failure_and_a_docker_that_fails_is_one(docker: Any) -> None:
+def test_a_missing_object_is_no_failure_but_a_failing_docker_is(docker: Any) -> None:
     for words in ("Error: No such image: x", "Error response from daemon: network x not found"):
         docker(f"echo '{words}' >&2; echo '[]'; exit 1")
         assert engine.inspect("image", ["x"]) == []
@@ -188,7 +188,7 @@ def test_what_is_not_there_is_no_failure_and_a_docker_that_fails_is_one(docker: 
 
 
 def test_two_descriptions_are_asked_about_at_once(app: Application, roots: Path) -> None:
-    """A file of its own for each: a dry run does not change what a release is reading."""
+    """Each has a file of its own, so a dry run does not change the file of a release under way."""
     first, second = (engine.Compose(one).files() for one in (app, replace(app, network="jobs")))
     assert first != second
     assert engine.Compose(app).files() == first
@@ -204,7 +204,7 @@ def test_services_with_profiles_are_known(docker: Any, app: Application) -> None
     assert "--profile * config --format json" in asked.read_text()
 
 
-def test_what_leads_docker_elsewhere_is_for_the_containers_alone(app: Application) -> None:
+def test_variables_that_docker_reads_reach_only_the_containers(app: Application) -> None:
     env = {
         "DOCKER_HOST": "tcp://evil:1",
         "COMPOSE_FILE": "/x",
@@ -218,7 +218,7 @@ def test_what_leads_docker_elsewhere_is_for_the_containers_alone(app: Applicatio
     standard = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     own = {"PATH": standard, "HOME": "/root"}
     assert engine.Compose(replace(app, env=env)).environment() == own | {"PORT": "8000"}
-    # Secrets come under names of ours as well, so that none is missing in a container.
+    # Secrets also have names of ours, so that a container gets each of them.
     file = app.secrets["database_url"]
     secrets = {"docker_host": file, "google_key": file}
     told = replace(app, secrets_env=True, secrets=secrets)
@@ -265,8 +265,8 @@ def mounted(source: str, **more: Any) -> dict[str, Any]:
 def test_nothing_is_written_into_a_source(
     docker: Any, app: Application, mount: dict[str, Any], refused: bool
 ) -> None:
-    """The next release has another one."""
-    # Elsewhere several may write, or what is written may be lost.
+    """The next release has another source."""
+    # In other places several may write, or the data may be lost.
     app = replace(app, shared=tuple({mount.get("source", "")} & {"/srv/data"}), scratch=("api",))
     if mount == {"type": "volume", "source": "data", "target": "/data"}:
         app = replace(app, shared=("data",))
@@ -339,7 +339,7 @@ def test_networks_and_volumes_are_made_as_the_files_say(docker: Any, app: Applic
         f"volume create {label} api_data",
         f"volume create {label} --opt=type=nfs --opt=o=addr=nas,rw --driver=local api_shared",
     ]
-    # Those that are there are left as they are.
+    # Existing ones are left as they are.
     asked = docker("echo '[{}]'")
     asked.unlink()
     engine.make_networks(app, project, "green")
@@ -353,7 +353,7 @@ def test_networks_and_volumes_are_made_as_the_files_say(docker: Any, app: Applic
 def test_the_containers_of_a_project(docker: Any) -> None:
     answer = [
         inspected("api-blue-api-1", Health={"Status": "healthy"}),
-        # No health check, and hardly anything said of it.
+        # A container without a health check, and with few fields.
         inspected("api-blue-api-2", Status="exited", Health=None) | {"Config": {"Labels": {}}},
     ]
     answer[0]["Mounts"] = [{"Source": "/srv/a"}, {"Type": "tmpfs"}]
@@ -366,8 +366,8 @@ def test_the_containers_of_a_project(docker: Any) -> None:
     )  # fmt: skip
     assert (second.service, second.release, second.state, second.health) == ("", "", "exited", "")
     listed, inspect = asked.read_text().splitlines()
-    # Also those that do not run; of this project alone, and none that `run` started, nor one that
-    # somebody has made in a project that is called the same.
+    # Stopped containers, too; only those of this project, without those of `run`, and without those
+    # of a foreign project with the same name.
     assert "label=terrafirma.app" in listed.split()
     assert "--all" in listed.split()
     assert "label=com.docker.compose.project=api-blue" in listed.split()
@@ -386,7 +386,7 @@ ONCE = {"RestartPolicy": {"Name": "no"}}
         ({"RestartPolicy": {"Name": ""}}, {"Status": "exited", "ExitCode": 0}, True),
         (ONCE, {"Status": "exited", "ExitCode": 1}, False),
         (ONCE, {"Status": "running", "ExitCode": 0}, False),
-        # Somebody has stopped it: it was to go on.
+        # It was stopped by hand, and was meant to last.
         (
             {"RestartPolicy": {"Name": "unless-stopped"}},
             {"Status": "exited", "ExitCode": 0},
@@ -394,7 +394,7 @@ ONCE = {"RestartPolicy": {"Name": "no"}}
         ),
     ],
 )
-def test_what_was_to_run_once_is_done_when_it_has(
+def test_a_service_that_may_end_is_done_after_a_success(
     host: dict[str, Any], state: dict[str, Any], done: bool
 ) -> None:
     answer = inspected("api-blue-seed-1", **state) | {"HostConfig": host}
@@ -402,14 +402,14 @@ def test_what_was_to_run_once_is_done_when_it_has(
 
 
 def test_a_port_without_one_of_the_host_is_none() -> None:
-    """As in a network that is routed."""
+    """As in a routed network."""
     answer = inspected("api-blue-api-1")
     answer["NetworkSettings"] = {"Ports": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": ""}]}}
     assert engine._container(answer).port == 0
 
 
 def stamp(seconds: float) -> str:
-    """That long ago, as Docker writes it."""
+    """The time so many seconds ago, as Docker writes it."""
     return f"{datetime.fromtimestamp(time.time() - seconds, UTC):%Y-%m-%dT%H:%M:%S}.123456789Z"
 
 
@@ -427,7 +427,7 @@ esac
 def test_a_stateful_service_that_was_never_up_is_made_anew_by_the_next_release(
     docker: Any, app: Application, tmp_path: Path
 ) -> None:
-    """It has nothing to keep, and its files are mended until then."""
+    """It has no data to keep, and its files may be repaired until then."""
     new = inspected("api-state-db-1", Status="restarting", ExitCode=3) | {"RestartCount": 5}
     new["Config"]["Labels"]["com.docker.compose.service"] = "db"
     up, gone = tmp_path / "up", tmp_path / "gone"
@@ -437,12 +437,12 @@ def test_a_stateful_service_that_was_never_up_is_made_anew_by_the_next_release(
         engine.start_state(engine.Compose(replace(app, stateful=("db",))), files)
     assert str(failed.value) == (
         "api-state-db-1 does not stay up (it ended, the last time with code 3, and was started 6 "
-        "times); its last words:\nModuleNotFoundError"
+        "times); its log:\nModuleNotFoundError"
     )
     asked_for = asked.read_text().splitlines()
     assert gone.exists()
     assert "rm --force new" in asked_for
-    # Its image is that of the files as they are now.
+    # The image is the one in the current files.
     assert [line for line in asked_for if line.endswith(" build db")]
 
 
@@ -450,12 +450,14 @@ def test_a_stateful_service_that_was_never_up_is_made_anew_by_the_next_release(
     ("began", "lasts"),
     [(1, False), (9, False), (12, True), (3600, True), (-3600, True)],
 )
-def test_who_began_in_the_future_did_so_by_another_clock(began: float, lasts: bool) -> None:
+def test_a_start_in_the_future_was_before_a_correction_of_the_clock(
+    began: float, lasts: bool
+) -> None:
     assert engine._container(inspected("x", StartedAt=stamp(began))).lasts is lasts
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_one_that_was_started_again_shows_whether_it_stays(
+def test_a_restarted_container_has_to_prove_that_it_stays_up(
     again: bool, docker: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(engine, "STRETCH", 3)
@@ -487,23 +489,23 @@ GATEWAY_6 = "fd00::1\thost.docker.internal"
         ([GATEWAY], False),
         ([GATEWAY_6, GATEWAY], False),
         (["10.210.0.1 host.docker.internal another"], False),
-        # Where docker0 was before the host's last boot; the second is no part of it.
+        # An address of docker0 before the last boot, and a longer name that only contains ours.
         (["172.17.0.1\thost.docker.internal"], True),
         ([GATEWAY_6, "172.17.0.1\thost.docker.internal"], True),
         (["10.210.0.11\thost.docker.internal"], True),
         (["0.210.0.1\thost.docker.internal"], True),
-        # An application of somebody who did not ask for that name, and a container without a file.
+        # A container without that name, and one without the file.
         (["172.17.0.5\t0b7ca25ec7af"], False),
         ([GATEWAY_6], False),
         ([], False),
         (None, False),
     ],
 )
-def test_a_container_that_looks_for_the_host_where_it_is_not(
+def test_a_container_with_an_old_address_of_the_host_is_found(
     program: Program, roots: Path, monkeypatch: pytest.MonkeyPatch,
     hosts: list[str] | None, lost: bool,
 ) -> None:  # fmt: skip
-    """It keeps the address that docker0 had when it started."""
+    """It keeps the address that docker0 had at its start."""
     file = roots / "hosts"
     if hosts is not None:
         lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost", *hosts, ""]
@@ -523,7 +525,7 @@ def test_a_container_that_looks_for_the_host_where_it_is_not(
     ("since", "all_of_it", "words"),
     [
         ("echo now", "echo before; echo now", "now"),
-        # It was started again a moment ago.
+        # It restarted a moment ago.
         (":", "echo no config", "no config"),
         (":", ":", "(none)"),
     ],

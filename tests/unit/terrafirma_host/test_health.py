@@ -1,4 +1,4 @@
-"""What healthy means: real servers are asked, by us and by a real Caddy; nothing is pretended."""
+"""What healthy means: we and a real Caddy check real servers."""
 
 import gzip
 import json
@@ -38,8 +38,8 @@ def asked() -> Application:
     return described(domain=DOMAIN)
 
 
-def test_what_is_healthy(asked: Application) -> None:
-    """And the newest Caddy says the same; Debian's is asked in tests/e2e/app/test_health.py."""
+def test_which_answers_are_healthy(asked: Application) -> None:
+    """The newest Caddy agrees; tests/e2e/app/test_health.py asks Debian's."""
     with all_kinds() as ports:
         theirs = caddy_says(CADDY, health.lines(asked), ports)
         ours = dict(zip(ports, health.ask_all(asked, ports.values()), strict=True))
@@ -49,10 +49,10 @@ def test_what_is_healthy(asked: Application) -> None:
 
 
 def test_caddy_reads_these_lines_as_they_are_meant(asked: Application, tmp_path: Path) -> None:
-    """By that, a Caddy which has not read them yet is told from one that has."""
+    """The configuration shows whether Caddy has read the lines yet."""
     asked = replace(asked, health_path="/up", domain="www.acme.com")
     file = tmp_path / "Caddyfile"
-    # What the template says before it counts for nothing.
+    # The lines override the template's earlier ones.
     before = "health_interval 7s\nhealth_timeout 9s\n"
     file.write_text(f":80 {{\nreverse_proxy 127.0.0.1:1 {{\n{before}{health.lines(asked)}}}\n}}\n")
     said = subprocess.run(
@@ -63,8 +63,8 @@ def test_caddy_reads_these_lines_as_they_are_meant(asked: Application, tmp_path:
     assert health.configured(asked).items() <= active.items()
 
 
-def test_no_path_that_caddy_would_read_otherwise() -> None:
-    """`//name/path` is an address for whoever parses it."""
+def test_every_health_path_means_the_same_to_caddy() -> None:
+    """A parser takes `//name/path` for a path on another host."""
     with pytest.raises(Exception, match="health_path"):
         described(health_path="//healthz")
 
@@ -76,7 +76,7 @@ def packed(body: bytes, *headers: str) -> bytes:
     return "\r\n".join(["HTTP/1.1 500 Error", *headers, "", ""]).encode() + body
 
 
-# What a replica sends; the words about it; whether it would be the same later.
+# A replica's answer; the message about it; whether a later answer would be the same.
 HERE = f"Location: https://{DOMAIN}/healthz"
 WORDS: dict[str, tuple[bytes, str, bool]] = {
     "a slash": (
@@ -103,7 +103,7 @@ WORDS: dict[str, tuple[bytes, str, bool]] = {
     "a login": (
         status("302 Found", "Location: /login?next=%2Fhealthz"),
         f"it answers 302 to https://{DOMAIN}/login?next=%2Fhealthz: set health_path to "
-        "one that it answers itself, without a login",
+        "a path that it answers itself, without a login",
         True,
     ),
     "www": (
@@ -143,17 +143,17 @@ WORDS: dict[str, tuple[bytes, str, bool]] = {
     "401": (
         status("401 Unauthorized", body='{"detail": "Not authenticated"}'),
         'it answers 401 to /healthz ({"detail": "Not authenticated"}): set health_path to '
-        "one that needs no login",
+        "a path that needs no login",
         True,
     ),
     "403": (
         status("403 Forbidden"),
-        "it answers 403 to /healthz: set health_path to one that needs no login",
+        "it answers 403 to /healthz: set health_path to a path that needs no login",
         True,
     ),
     "404": (
         status("404 Not Found", body="<html><body><h1>Not&nbsp;Found</h1>"),
-        "it answers 404 to /healthz (Not Found): set health_path to one that it knows",
+        "it answers 404 to /healthz (Not Found): set health_path to a path that it has",
         True,
     ),
     "405": (
@@ -194,7 +194,7 @@ WORDS: dict[str, tuple[bytes, str, bool]] = {
     ),
     "a page of its own": (
         status("403 Forbidden", body="<title>Sign in</title><p>Hosted by Acme"),
-        "it answers 403 to /healthz (Sign in): set health_path to one that needs no login",
+        "it answers 403 to /healthz (Sign in): set health_path to a path that needs no login",
         True,
     ),
     "a packed page": (
@@ -257,7 +257,7 @@ WORDS: dict[str, tuple[bytes, str, bool]] = {
     "a login that ends alike": (
         status("302 Found", "Location: /login/healthz"),
         f"it answers 302 to https://{DOMAIN}/login/healthz: set health_path to "
-        "one that it answers itself, without a login",
+        "a path that it answers itself, without a login",
         True,
     ),
     "a port that is none": (
@@ -310,7 +310,7 @@ WORDS: dict[str, tuple[bytes, str, bool]] = {
 
 
 @pytest.mark.parametrize("name", WORDS)
-def test_what_is_said_of_an_answer(asked: Application, name: str) -> None:
+def test_the_message_about_an_answer(asked: Application, name: str) -> None:
     sent, words, final = WORDS[name]
     with serving(sent) as port:
         answer = health.ask(asked, port)
@@ -319,7 +319,7 @@ def test_what_is_said_of_an_answer(asked: Application, name: str) -> None:
     assert answer.good is (name == "204")
 
 
-def test_time_is_for_the_whole_head(asked: Application) -> None:
+def test_the_timeout_covers_the_whole_head(asked: Application) -> None:
     sends, _ = KINDS["drips, 7 s in all"]
     with serving(sends) as port:
         started = time.monotonic()
@@ -329,7 +329,7 @@ def test_time_is_for_the_whole_head(asked: Application) -> None:
     assert health.words(asked, answer) == ("on port 8000, asked for /healthz: no answer within 4 s")
 
 
-def test_a_site_that_may_take_less_time_waits_for_less(asked: Application) -> None:
+def test_a_shorter_timeout_of_the_site_limits_the_check(asked: Application) -> None:
     """`response_header_timeout` of its transport ends Caddy's question, too."""
     sends, good = KINDS["after 2.5 s"]
     with serving(sends) as port:
@@ -338,7 +338,7 @@ def test_a_site_that_may_take_less_time_waits_for_less(asked: Application) -> No
         assert health.ask(short, port).error == "no answer within 1 s"
 
 
-def test_one_that_hangs_takes_no_time_of_the_others(asked: Application) -> None:
+def test_a_hanging_replica_does_not_delay_the_others(asked: Application) -> None:
     sends, _ = KINDS["after 5 s"]
     with ExitStack() as stack:
         ports = [stack.enter_context(serving(sends)) for _ in range(8)]
@@ -365,7 +365,7 @@ print(flush=True); sys.stdin.read()
 
 @pytest.fixture
 def listens() -> Iterator[object]:
-    """A process that listens there alone: it has a network of its own."""
+    """A process in a network of its own that listens on these addresses only."""
     if os.geteuid() != 0:
         pytest.skip("a network of its own takes root")
     with ExitStack() as stack:
@@ -402,12 +402,12 @@ def listens() -> Iterator[object]:
          "of its container"),
         (["127.0.0.1@5000"], "it listens on 127.0.0.1:5000 alone: let it listen on 0.0.0.0:8000"),
         (["0.0.0.0@8000"], "it listens on 0.0.0.0:8000, and closes connections without an answer"),
-        # Docker's resolver is in each container of a network.
+        # Docker's resolver listens in each container of a network.
         (["127.0.0.11@40000"], "it does not listen on port 8000"),
         ([], "it does not listen on port 8000"),
     ],
 )  # fmt: skip
-def test_where_it_listens_instead(
+def test_the_message_about_a_wrong_address(
     asked: Application, listens: object, where: list[str], words: str
 ) -> None:
     assert callable(listens)

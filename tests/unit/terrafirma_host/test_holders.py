@@ -1,4 +1,4 @@
-"""Who writes a store just now, as the engine says; a script stands in for Docker."""
+"""Which containers write a store now; a script stands in for Docker."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def host(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def runs(host: Path, *mounts: dict[str, Any], name: str = "theirs", **labels: str) -> None:
-    """Let this container be the one that runs."""
+    """Let only this container run."""
     words = {"app": "terrafirma.app", "project": holders.PROJECT, "service": holders.SERVICE}
     one = {
         "Id": "id", "Name": f"/{name}", "Mounts": mounts,
@@ -60,7 +60,7 @@ VOLUMES = {"pg": {"name": "shop_pg"}}
 ONCE = replace(SHOP, stateful=("db",))
 
 
-def test_nobody_is_in_the_way(host: Path) -> None:
+def test_no_container_is_in_the_way(host: Path) -> None:
     files = project(VOLUMES, db=DB)
     assert holders.in_the_way(ONCE, files) == []
     runs(host, mount("shop_pg", writes=False))
@@ -70,7 +70,11 @@ def test_nobody_is_in_the_way(host: Path) -> None:
 
 
 IN_THE_WAY: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
-    "somebody's own": (mount("shop_pg"), {}, "end that container first (`docker stop theirs`"),
+    "a container started by hand": (
+        mount("shop_pg"),
+        {},
+        "end that container first (`docker stop theirs`",
+    ),
     "an older release": (
         mount("shop_pg"),
         {"app": "shop", "project": "shop-blue", "service": "another"},
@@ -91,19 +95,19 @@ IN_THE_WAY: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
 
 
 @pytest.mark.parametrize("what", IN_THE_WAY)
-def test_somebody_is_in_the_way(host: Path, what: str) -> None:
+def test_a_container_in_the_way_is_refused(host: Path, what: str) -> None:
     there, labels, way = IN_THE_WAY[what]
     runs(host, there, **labels)
     with pytest.raises(Failed) as refused:
         holders.in_the_way(ONCE, project(VOLUMES, db=DB))
     said = str(refused.value)
-    assert said.startswith("db writes the volume pg, and the container theirs writes there just")
+    assert said.startswith("db writes the volume pg, and the container theirs writes there now")
     assert way in said
     assert "\n" not in said
 
 
 @pytest.mark.parametrize("above", ["/srv/pg", "/srv", "/srv/pg/base"])
-def test_a_directory_that_somebody_else_writes(host: Path, above: str) -> None:
+def test_a_directory_that_another_container_writes_is_refused(host: Path, above: str) -> None:
     runs(host, mount(above))
     with pytest.raises(Failed, match=r"^db writes the directory /srv/pg, and the container theirs"):
         holders.in_the_way(ONCE, project(db={"image": "x", "volumes": [bind("/srv/pg")]}))
@@ -113,7 +117,7 @@ def test_a_volume_that_stands_for_a_directory(host: Path) -> None:
     options = {"type": "none", "o": "bind", "device": "/srv/pg"}
     (host / "volumes").write_text(json.dumps([{"Name": "other", "Options": options}]))
     runs(host, mount("other"))
-    with pytest.raises(Failed, match="the container theirs writes there just now"):
+    with pytest.raises(Failed, match="the container theirs writes there now"):
         holders.in_the_way(ONCE, project(db={"image": "x", "volumes": [bind("/srv/pg")]}))
 
 
@@ -125,7 +129,7 @@ def test_a_service_of_an_earlier_release_moves(host: Path) -> None:
     assert [one["Name"] for one in holders.in_the_way(ONCE, project(VOLUMES, db=DB))] == [
         "/shop-blue-db-1"
     ]
-    # Several may write there: it is in nobody's way.
+    # A shared store: no container is in the way.
     shared = replace(ONCE, shared=("pg",))
     assert holders.in_the_way(shared, project(VOLUMES, db=DB)) == []
 
@@ -140,7 +144,7 @@ def test_a_service_of_an_earlier_release_moves(host: Path) -> None:
     ],
 )
 def test_a_service_finds_what_it_has_written(host: Path, elsewhere: dict[str, Any]) -> None:
-    """It would begin with an empty store, without a word."""
+    """Otherwise the service would begin with an empty store, without a warning."""
     both = [elsewhere] if elsewhere["Destination"] != "/more" else [mount("shop_pg"), elsewhere]
     runs(host, *both, **SLOT)
     words = rf"shop-blue-db-1 has written to {elsewhere['Destination']}, which is"
@@ -148,10 +152,10 @@ def test_a_service_finds_what_it_has_written(host: Path, elsewhere: dict[str, An
         holders.in_the_way(ONCE, project(VOLUMES, db=DB))
 
 
-def test_what_runs_once_is_not_started_by_a_release_as_well(host: Path) -> None:
+def test_a_stateful_service_must_not_also_be_in_a_slot(host: Path) -> None:
     runs(host, name="shop-state-db-1", app="shop", project="shop-state", service="db")
     files = project(VOLUMES, db={"image": "x"}, other=DB)
-    with pytest.raises(Failed, match=r"^stateful: db runs as shop-state-db-1, and is not"):
+    with pytest.raises(Failed, match=r"^stateful: db still runs as shop-state-db-1, and is no"):
         holders.in_the_way(replace(SHOP, stateful=("other",)), files)
 
 
@@ -169,7 +173,7 @@ def test_two_applications_that_share_a_store_say_so_both(host: Path) -> None:
     assert holders.in_the_way(shop, project(volumes, db=DB)) == []
     with pytest.raises(Failed, match="unless shared of both names pg"):
         holders.in_the_way(ONCE, project(volumes, db=DB))
-    # One that left the data, and one that does not share it.
+    # An application that left the settings, and one that does not share the store.
     (host / "apps" / "depot.json").unlink()
     with pytest.raises(Failed, match="unless shared of both names pg"):
         holders.in_the_way(shop, project(volumes, db=DB))
@@ -187,7 +191,7 @@ def test_the_volumes_of_images_are_seen(host: Path) -> None:
 
 
 def test_an_empty_volume_of_an_image_is_no_reason_to_stay(host: Path) -> None:
-    """As a database has one at a VOLUME that it never wrote to: there is nothing to lose."""
+    """A database that never wrote to a VOLUME has such a volume: no data would be lost."""
     there = host / "anonymous"
     (there / "db").mkdir(parents=True)
     empty = mount("0" * 64, to="/data/configdb") | {"Source": str(there)}
@@ -196,7 +200,7 @@ def test_an_empty_volume_of_an_image_is_no_reason_to_stay(host: Path) -> None:
     (there / "db" / "rows").touch()
     with pytest.raises(Failed, match="shop-blue-db-1 has written to /data/configdb, which is 00"):
         holders.in_the_way(ONCE, project(VOLUMES, db=DB))
-    # One with a name, and one that cannot be looked into, may be somebody's.
+    # A named volume, and one that cannot be read, may hold data.
     (there / "db" / "rows").unlink()
     for other in (empty | {"Name": "kept"}, empty | {"Source": "/no/where"}):
         runs(host, mount("shop_pg"), other, **SLOT)
@@ -204,7 +208,7 @@ def test_an_empty_volume_of_an_image_is_no_reason_to_stay(host: Path) -> None:
             holders.in_the_way(ONCE, project(VOLUMES, db=DB))
 
 
-# What Docker is asked to do, and which containers are noted just then.
+# Docker's commands, with the containers that are noted at that moment.
 NOTES = """\
 case "$*" in
 stop*|start*|rm*|"network connect"*) echo "$1 $(cat {root}/opt/shop/moving 2>&-)" >> {root}/asked ;;
@@ -222,10 +226,10 @@ def noting(host: Path, program: Program) -> Path:
     return host
 
 
-def test_what_moves_is_noted_as_long_as_it_does(
+def test_moving_containers_are_noted_during_the_move(
     noting: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whenever the release is killed, what it has stopped is known, and nothing else."""
+    """After a kill at any moment, exactly the containers that the release stopped are known."""
     (noting / "project").write_text(json.dumps(project(VOLUMES, db=DB)))
     runs(noting, mount("shop_pg"), **SLOT)
     files, app = project(VOLUMES, db=DB), replace(ONCE, secrets={})
@@ -233,7 +237,7 @@ def test_what_moves_is_noted_as_long_as_it_does(
     holders.start_state(Compose(app), files, "green")
     assert asked(noting) == ["stop id", "rm id"]
     assert not moving.exists()
-    # What cannot take its place.
+    # A service that cannot replace it.
     (noting / "asked").unlink()
 
     def fails(*_: object) -> None:
@@ -246,15 +250,15 @@ def test_what_moves_is_noted_as_long_as_it_does(
     assert not moving.exists()
 
 
-def test_only_what_was_stopped_for_another_starts_again(noting: Path) -> None:
-    """What has ended, and what somebody has stopped, is as dead as it was."""
+def test_only_containers_that_a_move_stopped_start_again(noting: Path) -> None:
+    """A container that ended, or was stopped by hand, is not started."""
     runs(noting, mount("shop_pg"), **SLOT)
     holders.settle(ONCE)
     assert asked(noting) == []
     moving = noting / "opt" / "shop" / "moving"
     moving.parent.mkdir(parents=True, exist_ok=True)
     moving.write_text("id\n")
-    # Named no more, too: it served, and is to.
+    # Also when it is no longer named: it served, and has to serve.
     holders.settle(SHOP)
     assert asked(noting) == ["start id"]
     assert not moving.exists()
@@ -270,8 +274,10 @@ esac
 """
 
 
-def test_what_prepared_a_store_is_done_with_it(host: Path, program: Program) -> None:
-    """It is not started again, and in nobody's way: neither as the store moves nor later."""
+def test_a_service_that_has_prepared_a_store_is_not_started_again(
+    host: Path, program: Program
+) -> None:
+    """It does not start again and is not in the way, neither during the move nor later."""
     files = project(VOLUMES, init={"image": "x", "volumes": [volume("pg")]}, db=DB)
     both = replace(SHOP, stateful=("init", "db"))
     runs(host, mount("shop_pg"), **SLOT)
@@ -285,14 +291,14 @@ def test_what_prepared_a_store_is_done_with_it(host: Path, program: Program) -> 
     db["Config"]["Labels"] = {holders.SERVICE: "db"}
     (host / "ended").write_text(json.dumps([ended, db]))
     assert holders.in_the_way(both, files) == []
-    # One that has failed is: it would start again beside what runs.
+    # A failed one is in the way: it would start again beside the running service.
     ended["State"]["ExitCode"] = 1
     (host / "ended").write_text(json.dumps([ended, db]))
     with pytest.raises(Failed, match="init writes the volume pg, and the container db-1 writes"):
         holders.in_the_way(both, files)
 
 
-# Two containers, each a file that has its state; it kills who asks, before or after a change.
+# Two containers, each a file with its state; the script kills its caller before or after a change.
 ENGINE = """\
 cd {root}/engine
 changes() {{
@@ -321,10 +327,10 @@ exit 0
 
 
 @pytest.mark.parametrize("moment", range(1, 13))
-def test_whenever_it_is_killed_one_writes_the_store(
+def test_after_a_kill_at_any_point_one_container_writes_the_store(
     host: Path, program: Program, moment: int
 ) -> None:
-    """After any change, or before it: the next command finds one that runs, and goes on from it."""
+    """Before or after any change: the next command finds one that runs, and continues."""
     directory = host / "engine"
     directory.mkdir()
     (directory / "kill").write_text(f"{moment} {'after' if moment % 2 == 0 else 'before'}")

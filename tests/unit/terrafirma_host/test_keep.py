@@ -1,4 +1,4 @@
-"""What is kept of the releases of an application."""
+"""Which releases of an application are kept, and with what."""
 
 import json
 from dataclasses import replace
@@ -12,7 +12,9 @@ from tests.unit.terrafirma_host.docker import inspected
 from tests.unit.terrafirma_host.releases import asked
 
 
-def test_the_last_releases_are_kept_and_what_they_need(host: Path, app: Application) -> None:
+def test_the_last_releases_are_kept_with_their_images_and_sources(
+    host: Path, app: Application
+) -> None:
     app = replace(app, keep=2)
     sources = app.directory / "sources"
     for name in ("s1", "s2", "s3", "s4", "stray", Path(app.source).name):
@@ -23,12 +25,12 @@ def test_the_last_releases_are_kept_and_what_they_need(host: Path, app: Applicat
             at=f"2026-01-0{number}T00:00:00.000Z", code=f"code{number}",
             images={"api": f"terrafirma/api:{number}"}, pulled=("base",) if number < 3 else (),
         )  # fmt: skip
-    # Of the same code, with other settings: a way back leads to none of these.
+    # The same code with other settings: no target of a rollback.
     records(app, "release0", source=str(sources / "s4"), at="2026-01-03T01:00:00.000Z",
             code="code4", images={"api": "terrafirma/api:0"})  # fmt: skip
     tags = "".join(f"terrafirma/api:{number}\n" for number in range(5))
     (host / "images").write_text(tags)
-    # The oldest serves, after a way back: it is kept beside the two.
+    # The oldest serves, after a rollback: it is kept beside the two.
     Serving("release1", "blue", 4, 8000).save(app)
     (host / "apps" / "api.json").write_text(told(app))
     keep.prune(app)
@@ -37,13 +39,13 @@ def test_the_last_releases_are_kept_and_what_they_need(host: Path, app: Applicat
     ]  # fmt: skip
     kept = {"s1", "s3", "s4", Path(app.source).name}
     assert {one.name for one in sources.iterdir()} == kept
-    # What the one that is kept needs as well stays; and nothing but images is removed.
+    # Images that a kept release also needs stay; and only images are removed.
     removed = [line for line in asked(host) if " rm " in line or "prune" in line]
     assert removed == ["image rm terrafirma/api:0", "image rm terrafirma/api:2"]
 
 
 def test_a_source_that_a_stateful_service_has_mounted_is_kept(host: Path, app: Application) -> None:
-    """No release recreates it: it goes on with the files of then."""
+    """No release recreates the service: it keeps its files."""
     sources = app.directory / "sources"
     for name in ("theirs", "theirs-2", Path(app.source).name):
         (sources / name / "conf").mkdir(parents=True)
@@ -61,7 +63,7 @@ def test_images_of_a_release_that_never_served_go_with_it(host: Path, app: Appli
     (host / "images").write_text("terrafirma/api:0123456789ab\nterrafirma/api:ba9876543210\n")
     (app.directory / "fetched").write_text("x:1\ny:1\nz:1\n")
     records(app, "0123456789ab", pulled=("x:1",))
-    # One that somebody uses does not go yet.
+    # An image in use is not removed yet.
     program = host / "programs" / "docker"
     program.write_text(
         program.read_text().replace("*inspect*)", "*'inspect y:1') echo '[]' ;;\n*inspect*)")

@@ -1,4 +1,4 @@
-"""What is laid over a compose project: read as YAML, with Compose's own words for it."""
+"""The layers over a compose project, read as YAML with Compose's own tags."""
 
 import json
 from dataclasses import dataclass, replace
@@ -47,7 +47,7 @@ SHOP = replace(
     APP, name="shop", source="/opt/terrafirma/shop/sources/0123", compose=("compose.yaml",),
     service="web", stateful=("redis",), migrate=("migrate",),
 )  # fmt: skip
-# As `docker compose config --format json` says it.
+# As `docker compose config --format json` prints it.
 OWN: dict[str, Any] = {
     "name": "api",
     "services": {"api": {"build": {"context": APP.source}, "image": "set-by-the-layer"}},
@@ -98,7 +98,7 @@ def layer(app: Application = APP, project: dict[str, Any] = OWN, **but: Any) -> 
 
 
 def service(app: Application = APP, **but: Any) -> dict[str, Any]:
-    """What is laid over the service of an application that has only one."""
+    """The layer over the only service of an application."""
     answer: dict[str, Any] = layer(app, **but)["services"][app.service]
     return answer
 
@@ -107,7 +107,7 @@ def shop(app: Application = SHOP, **but: Any) -> dict[str, Any]:
     return layer(app, PROJECT, **but)
 
 
-# --- the project of an application that brings none -----------------------------------------------
+# --- the project of an application without compose files ------------------------------------------
 
 
 def test_replicas_can_do_little() -> None:
@@ -134,7 +134,7 @@ def test_an_image_is_built_from_the_source_or_not_at_all() -> None:
 
 @pytest.mark.parametrize("name", ["apps", "2024", "1e5", "null"])
 def test_replicas_are_in_the_network_of_the_applications(name: str) -> None:
-    """It is somebody else's: a slot makes none of its own, and takes none away."""
+    """The network is not the slot's: the slot neither makes nor removes one."""
     own = read(layers.own_project(replace(APP, network=name)))
     assert own["networks"] == {"default": {"name": name, "external": True}}
     assert "networks" not in layer(project=OWN | {"networks": own["networks"]})
@@ -157,7 +157,7 @@ def test_replicas_have_a_loopback_port_each(slot: str, replicas: int, ports: str
     made = service(slot=slot, replicas=replicas)
     assert made["ports"] == Tagged("override", [ports])
     assert made["deploy"]["replicas"] == replicas
-    # It would win over the number of replicas.
+    # `scale` would override the number of replicas.
     assert made["scale"] == RESET
     assert made["labels"]["terrafirma.slot"] == slot
 
@@ -228,7 +228,7 @@ SECRETS = {
 def test_secrets_are_files_and_their_content_is_nowhere(as_variables: bool) -> None:
     app = replace(APP, secrets=SECRETS, secrets_env=as_variables)
     made = layer(app)
-    # Of the slot: those of an older release are not changed with the application's.
+    # In the slot's directory: a changed secret does not reach an older release.
     directory = "/etc/terrafirma/secrets/slots/api/blue"
     assert made["secrets"] == {name: {"file": f"{directory}/{name}"} for name in SECRETS}
     replicas = made["services"]["api"]
@@ -257,35 +257,35 @@ def test_an_application_without_secrets_has_none() -> None:
         ('it\'s "x": # [y] {z} \\ ü\N{SNOWMAN}', 'it\'s "x": # [y] {z} \\ ü\N{SNOWMAN}'),
     ],
 )
-def test_variables_are_what_they_are_in_the_data(value: str, said: str) -> None:
-    """A dollar sign would be one of Compose's."""
+def test_variables_have_the_values_of_the_settings(value: str, said: str) -> None:
+    """Compose would read a single dollar sign as a variable."""
     assert service(replace(APP, env={"X": value}))["environment"]["X"] == said
 
 
-def test_nobody_replaces_the_release_in_the_environment() -> None:
+def test_settings_cannot_replace_the_release_in_the_environment() -> None:
     made = service(replace(APP, env={"TERRAFIRMA_RELEASE": "mine"}))
     assert made["environment"] == {"TERRAFIRMA_RELEASE": "0123456789ab"}
 
 
-# --- a compose project of somebody's own ----------------------------------------------------------
+# --- a user's compose project ---------------------------------------------------------------------
 
 
-def test_what_a_release_recreates() -> None:
+def test_the_services_that_a_release_recreates() -> None:
     assert layers.slot_services(SHOP, PROJECT) == ["web", "worker", "Mail"]
-    # A command in words is no service, even when its first word is called like one.
+    # A command of several words is no service, even if its first word is the name of one.
     app = replace(SHOP, migrate=("worker", "--once"))
     assert layers.slot_services(app, PROJECT) == ["web", "worker", "Mail", "migrate"]
     assert not layers.migrates_by_service(APP, OWN)
     assert not layers.migrates_by_service(replace(APP, migrate=("api",)), OWN)
 
 
-def test_services_that_hold_something_are_no_part_of_a_slot() -> None:
+def test_stateful_services_are_not_in_a_slot() -> None:
     assert shop()["services"]["redis"] == RESET
 
 
 def test_a_migration_is_there_for_run_and_not_for_up() -> None:
     services = shop()["services"]
-    # In the place of those that it has itself: one of them might be switched on.
+    # It replaces the profiles of the files: one of them might be active.
     assert services["migrate"]["profiles"] == Tagged("override", ["terrafirma-once"])
     assert services["migrate"]["restart"] == "no"
     assert services["migrate"]["secrets"] == list(SHOP.secrets)
@@ -308,7 +308,7 @@ def test_a_service_with_a_profile_is_not_started_by_itself() -> None:
     assert layers.slot_services(SHOP, project) == ["web", "worker", "Mail"]
     services = layer(SHOP, project)["services"]
     assert services["debug"] == RESET
-    # But for one that migrates: that is run by its name.
+    # Except a migration: that is run by its name.
     assert services["migrate"]["profiles"] == Tagged("override", ["terrafirma-once"])
 
 
@@ -325,22 +325,22 @@ POLICY = {"restart_policy": {"condition": "on-failure", "max_attempts": 3}}
 @pytest.mark.parametrize(
     ("name", "files", "restart", "policy"),
     [
-        # What serves comes back, and the deployment's policy is the one that counts for Compose.
+        # A service that serves is restarted; Compose uses the policy in `deploy`.
         ("web", {"restart": "no"}, "unless-stopped", None),
         ("web", {"deploy": POLICY}, "unless-stopped", RESET),
         ("worker", {"deploy": {"restart_policy": {"condition": "any"}}}, "unless-stopped", RESET),
         ("worker", {"restart": "always"}, "unless-stopped", None),
-        # What may end, and says so, is as its files say.
+        # A service that may end, and says so, keeps the policy of its files.
         ("Mail", {"deploy": POLICY}, None, None),
         ("Mail", {"restart": "on-failure:3"}, None, None),
-        # One whose end is awaited comes to it.
+        # A service whose end is awaited may end.
         ("setup", {}, "no", None),
         ("setup", {"restart": "always"}, "no", None),
         ("setup", {"deploy": {"restart_policy": {"condition": "any"}}}, "no", RESET),
         ("setup", {"restart": "on-failure"}, None, None),
     ],
 )
-def test_who_is_started_again(
+def test_the_restart_policies_of_a_slot(
     name: str, files: dict[str, Any], restart: str | None, policy: Tagged | None
 ) -> None:
     services = dict(PROJECT["services"], setup={"image": "busybox:1"})
@@ -353,7 +353,7 @@ def test_who_is_started_again(
     assert made["deploy"]["resources"] == {"limits": {"memory": "64M"}}
 
 
-def test_what_holds_something_is_started_again() -> None:
+def test_stateful_services_are_restarted() -> None:
     services = dict(PROJECT["services"])
     for files in ({"restart": "no"}, {"deploy": POLICY}):
         services["redis"] = PROJECT["services"]["redis"] | files
@@ -366,7 +366,7 @@ def test_what_holds_something_is_started_again() -> None:
         assert ("deploy" in made) is ("deploy" in files)
 
 
-def test_services_wait_for_what_is_in_the_same_slot_alone() -> None:
+def test_services_only_depend_on_services_in_the_same_slot() -> None:
     services = shop()["services"]
     assert services["web"]["depends_on"] == RESET
     assert services["worker"]["depends_on"] == Tagged("override", {"web": HEALTHY})
@@ -375,7 +375,7 @@ def test_services_wait_for_what_is_in_the_same_slot_alone() -> None:
 
 
 def test_only_the_service_that_serves_has_ports_and_replicas() -> None:
-    """Two slots would publish the same one; and the world comes in through Caddy."""
+    """Two slots would publish the same port, and the internet connects through Caddy."""
     services = shop()["services"]
     assert services["web"]["ports"] == Tagged("override", ["127.0.0.1:8000-8003:8080"])
     for name in ("worker", "Mail", "migrate"):
@@ -392,7 +392,7 @@ def test_networks_are_a_slots_own() -> None:
 
 
 def test_volumes_are_the_same_in_every_slot() -> None:
-    """And the one that `docker compose up` of the project has made, or would."""
+    """They are those that `docker compose up` of the project makes."""
     volumes = {
         "data": Tagged("override", {"name": "shop_data", "external": True}),
         "chosen": Tagged("override", {"name": "by-hand", "external": True}),
@@ -410,8 +410,8 @@ def test_images_are_those_of_the_release() -> None:
     assert services["Mail"]["image"] == "mailhog:1"
 
 
-def test_what_any_slot_has_in_common_names_none() -> None:
-    """A release is the same in both: its identity goes by this."""
+def test_the_common_part_of_both_slots_names_no_slot() -> None:
+    """A release is the same in both slots: its ID is a digest of this."""
     data: dict[str, Any] = {"slot": "", "release": "", "replicas": 0, "images": {}, "owner": ""}
     text = layers.slot_layer(SHOP, PROJECT, **data)
     assert read(text)
@@ -442,7 +442,7 @@ def test_docker_takes_no_capitals_in_the_name_of_an_image() -> None:
     assert layers.image_name(SHOP, "Mail", "01") == "terrafirma/shop/mail:01"
 
 
-# What the files have, as Compose says it; what is laid over it.
+# A part of the files, as Compose prints it; the layer over it.
 BOTH: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nothing": ({}, {"security_opt": ["no-new-privileges:true"], "links": None}),
     "another option": (
@@ -497,8 +497,8 @@ BOTH: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("what", BOTH)
-def test_what_the_files_have_too_is_there_once(what: str) -> None:
-    """Compose adds lists up, and refuses one with a thing in it twice."""
+def test_a_layer_repeats_nothing_of_the_files(what: str) -> None:
+    """Compose merges lists, and refuses one with a duplicate."""
     theirs, over = BOTH[what]
     app = replace(SHOP, secrets=SECRETS, memory_mb=64, cpus=1)
     worker = PROJECT["services"]["worker"] | theirs
@@ -515,7 +515,7 @@ def test_a_secret_of_the_files_is_replaced_as_a_whole() -> None:
     assert [name for name, one in made.items() if isinstance(one, Tagged)] == [first]
 
 
-def test_what_runs_once_is_called_as_the_files_call_it() -> None:
+def test_a_stateful_service_has_the_names_of_the_files() -> None:
     redis = {
         "container_name": "shop_cache", "networks": {"inner": {"aliases": ["store"]}},
     }  # fmt: skip
@@ -525,16 +525,16 @@ def test_what_runs_once_is_called_as_the_files_call_it() -> None:
     assert layers.aliases(project, "web", "inner") == ["web"]
 
 
-def test_what_runs_once_is_started_though_it_has_a_profile() -> None:
+def test_a_stateful_service_with_a_profile_is_started() -> None:
     services = PROJECT["services"] | {"redis": {"image": "redis:7", "profiles": ["tools"]}}
     made = read(layers.state_layer(SHOP, PROJECT | {"services": services}))
     assert made["services"]["redis"]["profiles"] == Tagged("reset", [])
 
 
-# --- what no release recreates --------------------------------------------------------------------
+# --- stateful services ----------------------------------------------------------------------------
 
 
-def test_services_that_hold_something_have_a_project_of_their_own() -> None:
+def test_stateful_services_have_a_project_of_their_own() -> None:
     app = replace(SHOP, stateful=("redis", "Mail"), secrets=SECRETS)
     services = PROJECT["services"] | {
         "redis": PROJECT["services"]["redis"] | {"depends_on": {"Mail": HEALTHY, "web": HEALTHY}}
@@ -546,7 +546,7 @@ def test_services_that_hold_something_have_a_project_of_their_own() -> None:
     assert redis["depends_on"] == Tagged("override", {"Mail": HEALTHY})
     assert redis["restart"] == "unless-stopped"
     assert redis["security_opt"] == ["no-new-privileges:true"]
-    # No release of the others changes anything of it: not its image, its variables, its labels.
+    # A release changes nothing of it: not its image, variables or labels.
     assert redis["labels"] == {"terrafirma.app": "shop", "terrafirma.slot": "state"}
     assert not redis.keys() & {"image", "build", "environment", "secrets", "user", "deploy"}
     assert "secrets" not in made

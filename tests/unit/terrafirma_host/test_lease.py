@@ -1,4 +1,4 @@
-"""One release at a time: real processes that hold the lease, and die of it."""
+"""One release at a time: real processes hold the lease, and are killed."""
 
 import json
 import os
@@ -27,7 +27,7 @@ lease.RUNTIME = Path(sys.argv[1])
 api = SimpleNamespace(name="api", directory=lease.RUNTIME)
 with lease.lease(api, "ci@runner", "rollback", 600) as held:
     held.step("health")
-    # What it started may outlive it.
+    # Its child may outlive it.
     child = subprocess.Popen(["sleep", "60"])
     print(child.pid, flush=True)
     time.sleep(60)
@@ -50,7 +50,7 @@ def holder(roots: Path) -> Iterator[subprocess.Popen[str]]:
         os.kill(child, signal.SIGKILL)
 
 
-def test_a_second_holder_is_refused_and_told_who_the_first_one_is(
+def test_a_second_holder_is_refused_and_the_error_names_the_first(
     holder: subprocess.Popen[str], app: Application
 ) -> None:
     started = time.monotonic()
@@ -60,7 +60,7 @@ def test_a_second_holder_is_refused_and_told_who_the_first_one_is(
     message = str(error.value)
     assert message.startswith("another release of api is going on: ci@runner does the rollback")
     assert message.endswith(f", now at the step 'health' (process {holder.pid})")
-    # And the first one is still described as it is.
+    # The first holder is still described correctly.
     assert "ci@runner" in describe(app)
 
 
@@ -74,7 +74,7 @@ def test_another_application_is_not_held_up(
 def test_a_holder_that_was_killed_holds_nothing(
     holder: subprocess.Popen[str], app: Application
 ) -> None:
-    """Although its file is still there, and what it started still runs."""
+    """Although its file still exists, and its child still runs."""
     holder.kill()
     holder.wait()
     assert "ci@runner" in describe(app)
@@ -83,7 +83,7 @@ def test_a_holder_that_was_killed_holds_nothing(
         assert describe(app).startswith("me does the release")
 
 
-def test_a_lease_says_what_is_being_done(app: Application, roots: Path) -> None:
+def test_a_lease_shows_its_current_step(app: Application, roots: Path) -> None:
     state = roots / "run" / "api.json"
     with lease(app, "me", "release", 60) as held:
         assert json.loads(state.read_text())["step"] == "lock"
@@ -92,11 +92,11 @@ def test_a_lease_says_what_is_being_done(app: Application, roots: Path) -> None:
         assert (data["application"], data["holder"], data["what"]) == ("api", "me", "release")
         assert (data["step"], data["pid"]) == ("switch", os.getpid())
     assert not state.exists()
-    assert describe(app) == "somebody who has just begun"
+    assert describe(app) == "its first step has not begun yet"
 
 
-def test_what_a_release_said_is_kept_until_the_next_one(app: Application) -> None:
-    """A recovery follows each, and is none."""
+def test_the_output_of_a_release_is_kept_until_the_next_one(app: Application) -> None:
+    """A recovery follows each release, and does not replace its output."""
 
     def release(number: int) -> None:
         with lease(app, "me", "release", 60):
@@ -136,7 +136,7 @@ def test_a_part_has_less_time_than_the_whole(app: Application) -> None:
     [
         lambda: time.sleep(30),
         lambda: run("sleep", "30"),
-        # Else the release went on as if a program had answered "no", and for ever.
+        # Otherwise the release would go on for ever, as if a program had answered "no".
         lambda: succeeds("sleep", "30"),
     ],
 )
@@ -155,7 +155,7 @@ def test_a_lease_ends_by_itself(app: Application, wait: Callable[[], object]) ->
         assert describe(app).startswith("you ")
 
 
-# One that is stopped as it waits, in one of several ways, and undoes what it did.
+# A process that is stopped while it waits, in several ways, and undoes its work.
 STOPPED = """\
 import signal, sys, time
 from contextlib import suppress
@@ -165,7 +165,7 @@ from terrafirma_host import lease
 from terrafirma_host.shell import Failed, run, succeeds
 
 def swallows():
-    # What takes all there is for a failure of no account.
+    # A part that ignores every failure.
     with suppress(Failed):
         time.sleep(30)
 
@@ -181,7 +181,7 @@ try:
             held.step("commit")
         except Failed:
             print("undoes", flush=True)
-            # Whoever stops it once more does not disturb that.
+            # A second signal does not interrupt that.
             sys.stdin.readline()
             print("undone", flush=True)
             raise
@@ -195,7 +195,7 @@ assert [signal.getsignal(one) for one in lease.ENDS] == before
 @pytest.mark.parametrize(
     "wait", ["time.sleep(30)", 'run("sleep", "30")', 'succeeds("sleep", "30")', "swallows()"]
 )
-def test_who_is_stopped_has_failed(
+def test_a_stopped_process_has_failed(
     app: Application, roots: Path, wait: str, number: signal.Signals
 ) -> None:
     with subprocess.Popen(

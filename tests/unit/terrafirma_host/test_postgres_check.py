@@ -1,4 +1,4 @@
-"""A file of settings is tried on the host: what is started, and when it is refused."""
+"""The check of a file of settings: how the scratch server starts, and what is refused."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from tests.unit.programs import terrafirma
 
 OLD, NEW = "shared_buffers = 1MB\nold_line = 1\n", "work_mem = 4MB\nshared_buffers = 2MB\n"
 
-# In the place of PostgreSQL's: `-C name` prints what the test says, everything else is a start.
+# Stands in for PostgreSQL: `-C name` prints the test's value, all else is a start.
 POSTGRES = """#!/bin/sh
 case "$*" in
 *"-C ssl") echo $SSL; exit ;;
@@ -75,7 +75,7 @@ class Host:
             ("ETC", self.etc), ("LIB", place / "lib"), ("PAGES", self.pages), ("PROC", self.proc),
         ):  # fmt: skip
             patch.setattr(program, name, value)
-        # Who tries it is no root; it goes to /: with the test it comes back.
+        # The check is not for root only; it changes to /, and the test changes back.
         patch.setattr(os, "geteuid", lambda: 1000)
         patch.setattr(os, "umask", lambda _: 0)
         patch.chdir(place)
@@ -90,9 +90,9 @@ class Host:
             self.patch.setenv(name, value)
 
     def refusal(self) -> str:
-        """Why the new file is refused; empty if it is not."""
+        """The reason why the new file is refused; empty if it is accepted."""
         status = cli.main(["postgres-check", "17", str(self.new), str(self.live)])
-        # Nothing stays, and nothing of the live server is another.
+        # Nothing is left, and the live server's files are unchanged.
         assert list(self.scratch.iterdir()) == []
         assert self.live.read_text() == OLD
         said: str = self.capsys.readouterr().err
@@ -126,7 +126,7 @@ def test_it_is_the_whole_configuration_with_the_new_file(on_host: Host) -> None:
     assert "--wal-segsize 64" in (on_host.said / "initdb").read_text()
 
 
-def test_it_is_nobodys_but_ours(on_host: Host) -> None:
+def test_the_scratch_server_is_isolated(on_host: Host) -> None:
     on_host.refusal()
     arguments = on_host.arguments()
     assert {
@@ -139,7 +139,7 @@ def test_it_is_nobodys_but_ours(on_host: Host) -> None:
     assert (on_host.proc / "self" / "oom_score_adj").read_text() == "1000"
 
 
-def test_what_alter_system_set_counts_unless_the_run_undoes_it(on_host: Host) -> None:
+def test_alter_system_counts_unless_our_file_sets_the_same(on_host: Host) -> None:
     (on_host.data / "postgresql.auto.conf").write_text(
         "# Do not edit\nmax_wal_senders = '0'\nWork_Mem = '1MB'\nshared_buffers = '500GB'\n"
     )
@@ -176,19 +176,19 @@ def test_the_reason_is_postgresqls_own_in_one_line(on_host: Host, what: str) -> 
 @pytest.mark.parametrize(
     "how", [{"KILLED": "yes"}, {"WORDS": "LOG:  something\\n"}], ids=["killed", "for no reason"]
 )
-def test_what_ends_without_a_reason_is_not_refused(on_host: Host, how: dict[str, str]) -> None:
+def test_an_end_without_a_reason_is_accepted(on_host: Host, how: dict[str, str]) -> None:
     on_host.are(**how)
     assert on_host.refusal() == ""
 
 
-def test_what_takes_too_long_is_not_refused(on_host: Host) -> None:
+def test_a_slow_start_is_accepted(on_host: Host) -> None:
     on_host.patch.setattr(program, "PATIENCE", 0)
     assert on_host.refusal() == ""
 
 
-def test_without_a_server_to_try_it_is_refused(on_host: Host) -> None:
+def test_without_a_scratch_server_the_file_is_refused(on_host: Host) -> None:
     on_host.are(NO_ROOM="yes")
-    assert "no server could be made to try it with" in on_host.refusal()
+    assert "no scratch server to check with could be made" in on_host.refusal()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Passwords of roles on the host: their verifiers are the ones that PostgreSQL makes."""
+"""Passwords of roles on the host: the verifiers are those that PostgreSQL makes."""
 
 import base64
 import fcntl
@@ -71,7 +71,7 @@ def test_salts_and_iterations_are_part_of_the_verifier() -> None:
         VERIFIER.replace("SHA-256", "SHA-512"),
     ],
 )
-def test_what_is_no_verifier_of_it_does_not_match(known: str) -> None:
+def test_another_verifier_does_not_match(known: str) -> None:
     assert not program.matches(PASSWORD, known)
 
 
@@ -79,7 +79,7 @@ def test_a_role_without_a_file_has_no_password(tmp_path: Path) -> None:
     assert Store(tmp_path, lambda _: None).value("api") == b""
 
 
-# --- as it is called ------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 class Program:
@@ -108,7 +108,7 @@ class Program:
         return ""
 
     def __call__(self, verb: str, *roles: str, **given: str) -> None:
-        """With the roles whose password is generated, and the passwords of the others."""
+        """Run it with roles whose password is generated, and given passwords of others."""
         lines = told({**dict.fromkeys(roles), **given})
         self.patch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
         program.main([verb, "17"])
@@ -117,7 +117,7 @@ class Program:
         return (self.directory / role).read_text().removesuffix("\n")
 
     def password(self, role: str) -> str:
-        """That of the file, which the cluster has to have, too."""
+        """The password in the file; the cluster must have the same."""
         password = self.read(role)
         assert program.matches(password, self.cluster[role])
         return password
@@ -140,7 +140,7 @@ def test_a_new_password_is_long_and_closed_to_others(called: tuple[Program, Path
     assert {path.stat().st_mode & 0o777 for path in directory.iterdir()} == {0o600}
     api, worker = run.password("api"), run.password("worker")
     assert api != worker
-    # It goes into a URL as it is.
+    # It needs no escaping in a URL.
     for password in (api, worker):
         assert len(password) >= 40
         assert password.replace("-", "").replace("_", "").isalnum()
@@ -164,7 +164,7 @@ def test_a_password_that_a_killed_run_left_half_written_is_replaced(
 
 
 def test_set_keeps_the_password_that_is_there(called: tuple[Program, Path]) -> None:
-    """Else every application would have to be told a new one."""
+    """Otherwise every application would need a new one."""
     run, directory = called
     (directory / "api").write_text("there-is-one\n")
     run("set", "api")
@@ -218,7 +218,7 @@ def test_a_role_with_a_tilde_is_one_of_its_own(called: tuple[Program, Path]) -> 
     assert run.password("api~") != double
 
 
-# What is in the file, in the cluster and given; whether it is wrong.
+# The password in the file, in the cluster, and given; whether it is wrong.
 CHECKS: dict[str, tuple[str | None, str | None, str | None, bool]] = {
     "as in its file": (GIVEN, GIVEN, None, False),
     "no file": (None, GIVEN, None, True),
@@ -270,7 +270,7 @@ if os.getuid() == 0:
 def test_a_file_that_others_may_read_is_closed(
     called: tuple[Program, Path], capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
-    """With the password that it has: the role's stays, down to its verifier."""
+    """The password stays, and so does the role's verifier."""
     run, directory = called
     run("set", api=GIVEN)
     before = dict(run.cluster)
@@ -286,7 +286,7 @@ def test_a_file_that_others_may_read_is_closed(
     assert capsys.readouterr().out == ""
 
 
-def test_nobody_is_asked_about(
+def test_no_role_on_standard_input(
     called: tuple[Program, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, _ = called
@@ -298,13 +298,13 @@ def test_nobody_is_asked_about(
     "words", [[], ["check"], ["chek", "17"], ["set", "17", "api"], ["renew", "17", "api", "worker"]]
 )
 def test_refuses_another_command_line(words: list[str]) -> None:
-    """Such as one with the roles in it: they come over standard input. And needs no package."""
+    """Such as one with roles: they come over standard input. The program needs no package."""
     result = terrafirma("passwords", *words)
     assert result.returncode == 1
     assert "terrafirma passwords check VERSION" in result.stderr
 
 
-# --- as it comes to PostgreSQL --------------------------------------------------------------------
+# --- the connection to PostgreSQL -----------------------------------------------------------------
 
 RUNUSER = """\
 #!/bin/sh
@@ -324,7 +324,7 @@ echo answer
 
 
 class Host:
-    """A host whose server is the tests themselves, for all that is asked of it."""
+    """A host on which the test's own process stands in for the server."""
 
     def __init__(self, place: Path, patch: pytest.MonkeyPatch) -> None:
         self.data = place / "data"
@@ -352,8 +352,8 @@ def on_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     return Host(tmp_path, monkeypatch)
 
 
-def test_it_comes_to_postgresql_as_all_the_rest_does(on_host: Host) -> None:
-    """And pg_stat_statements, which keeps such a statement as it is, does not see its verifiers."""
+def test_it_connects_with_the_same_session_settings(on_host: Host) -> None:
+    """And pg_stat_statements, which would keep the statement, does not see the verifiers."""
     on_host.listens(os.getpid())
     assert postgres.Cluster("17").sql("alter …") == "answer"
     assert on_host.said("words") == "-XAtq -v ON_ERROR_STOP=1 -h /sockets -p 5433"
@@ -362,7 +362,7 @@ def test_it_comes_to_postgresql_as_all_the_rest_does(on_host: Host) -> None:
 
 
 @pytest.mark.parametrize("version", [15, 17])
-def test_its_sessions_are_ours_as_all_others_are(version: int) -> None:
+def test_its_sessions_have_all_settings_of_ours(version: int) -> None:
     more = "-c pg_stat_statements.track=none -c client_encoding=UTF8"
     options = postgres.session(str(version))["PGOPTIONS"].replace("-c ", "\n-c ").split("\n")
     expected = f"{psql_options(version)} {more}".replace("-c ", "\n-c ").split("\n")
@@ -372,9 +372,9 @@ def test_its_sessions_are_ours_as_all_others_are(version: int) -> None:
 
 @pytest.mark.parametrize("what", ["no file", "a crash", "no socket", "a server that starts"])
 def test_no_other_server_is_taken_for_the_one_that_does_not_run(on_host: Host, what: str) -> None:
-    """Its port may be that of another cluster by now."""
+    """Its port may belong to another cluster by now."""
     if what == "a crash":
-        # Somebody is there under that number, elsewhere.
+        # Another process has that id now, in another directory.
         on_host.listens(1)
     if what == "no socket":
         on_host.listens(os.getpid(), "")
@@ -385,7 +385,7 @@ def test_no_other_server_is_taken_for_the_one_that_does_not_run(on_host: Host, w
     assert not on_host.psql.with_name("psql.words").exists()
 
 
-def test_names_that_others_chose_are_no_lines_of_its_own(
+def test_a_line_break_in_a_role_name_is_harmless(
     called: tuple[Program, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, _ = called
@@ -398,7 +398,7 @@ def test_names_that_others_chose_are_no_lines_of_its_own(
 
 
 def test_one_run_waits_for_the_other(called: tuple[Program, Path]) -> None:
-    """Until it ends, in whichever way."""
+    """Until it ends, in any way."""
     run, directory = called
     lock = os.open(directory, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""The program that moves a cluster: which one is the server, at every step and after every end."""
+"""The upgrade of a cluster: which cluster is the server, at each step and after each failure."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tests.unit.programs import terrafirma
 
 
 class Server:
-    """A host whose clusters are directories, and whose systemd starts what is not set aside."""
+    """A host whose clusters are directories, and whose systemd starts clusters not set aside."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -51,7 +51,7 @@ class Server:
         return self.directory / "data" / version / "main"
 
     def tablespace(self, version: str, place: Path) -> None:
-        """One of that cluster, with a file of its own, as PostgreSQL makes them."""
+        """A tablespace of that cluster with a file in it, as PostgreSQL makes them."""
         place.mkdir(exist_ok=True)
         (self.data(version) / "pg_tblspc" / "16400").symlink_to(place)
         (place / f"PG_{version}_202209061").mkdir()
@@ -59,7 +59,7 @@ class Server:
 
     def run(self, *command: Any, check: bool = True, stdin: str = "", **_: Any) -> str:
         words = [str(word) for word in command]
-        # The rights are the host's affair: here both are ours.
+        # In the test one account owns both.
         if words[:4] == ["runuser", "-u", "postgres", "--"]:
             words = words[4:]
         if words[0] in ("cat", "find", "rm", "tee", "mv", "mkdir"):
@@ -108,7 +108,7 @@ def start_conf(cluster: Any) -> str:
 
 @pytest.fixture
 def half_way(server: Server) -> tuple[Any, Any]:
-    """The new cluster is complete, and nobody runs."""
+    """The new cluster is complete, and no server runs."""
     old, new = server.cluster("15"), server.cluster("17")
     new.unfinished.write_text(program.MARK)
     return old, new
@@ -134,7 +134,7 @@ def test_the_new_one_serves_after_the_switch(server: Server, half_way: tuple[Any
     assert config.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_switch_that_fails_is_none(server: Server, half_way: tuple[Any, Any]) -> None:
+def test_a_failed_switch_changes_nothing(server: Server, half_way: tuple[Any, Any]) -> None:
     old, new = half_way
     server.broken.add("17/main")
     with pytest.raises(Failed):
@@ -147,10 +147,10 @@ def test_a_switch_that_fails_is_none(server: Server, half_way: tuple[Any, Any]) 
     assert not new.set_aside()
 
 
-def test_what_changes_until_the_stop_is_no_difference(
+def test_changes_until_the_stop_are_no_difference(
     server: Server, half_way: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An application makes tables for as long as it is served."""
+    """An application can make tables until the server stops."""
     old, new = half_way
     server.running.add("15/main")
     old.address = lambda: ("/run", "5432")
@@ -180,7 +180,7 @@ def test_what_changes_until_the_stop_is_no_difference(
 
 
 @pytest.mark.parametrize("result", ["exit-code", "signal", "oom-kill", ""])
-def test_whatever_ends_it_before_the_switch_the_old_one_serves(
+def test_an_upgrade_that_ends_before_the_switch_leaves_the_old_one_serving(
     server: Server, half_way: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, result: str
 ) -> None:
     old, new = half_way
@@ -197,7 +197,7 @@ def test_a_kill_after_the_switch_goes_on_with_the_new_one(
     config = server.directory / "config.yaml"
     config.write_text("# Managed by Terrafirma: x\n- pg_dump --cluster 15/main\n")
     new.unfinished.rename(old.retired)
-    # Once more, and nothing is different.
+    # A second recovery changes nothing.
     for _ in range(2):
         program.recover(old, new)
         assert server.running == {"17/main"}
@@ -225,7 +225,7 @@ def test_a_kill_on_the_way_back_goes_on_with_the_old_one(
 def test_after_success_nothing_is_recovered(
     server: Server, half_way: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A backup is made while the cluster of a former run may still be there."""
+    """A backup may run while the cluster of an earlier run still exists."""
     old, new = half_way
     server.running.add("15/main")
     monkeypatch.setenv("SERVICE_RESULT", "success")
@@ -268,17 +268,17 @@ def test_nothing_that_is_in_use_is_removed_or_replaced(server: Server) -> None:
     # Set aside, and started by hand.
     refused(server, program.clean, old, new)
     server.running.clear()
-    # Then it may be all that is left.
+    # Then the old cluster may be all that is left.
     refused(server, program.clean, old, new)
     server.running.add("17/main")
     program.clean(old, new)
     assert (old.exists(), old.drop_ins.exists(), new.exists()) == (False, False, True)
 
 
-def test_one_whose_creation_was_cut_short_is_removed(
+def test_a_cluster_with_an_interrupted_creation_is_removed(
     server: Server, half_way: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its configuration does not say yet where the data are."""
+    """Its configuration does not name the data directory yet."""
     old, new = half_way
     really = server.data
     known = server.run
@@ -312,7 +312,7 @@ def test_with_a_cluster_only_its_own_part_of_a_tablespace_is_removed(
     assert [path.name for path in (server.directory / "far").iterdir()] == ["PG_17_202209061"]
 
 
-# Links, with where they lead; what is said.
+# Links with their targets; the message.
 USES: dict[str, tuple[dict[str, str], str]] = {
     "a tablespace of the new one": (
         {"{new}/pg_tblspc/16400": "{old}/far"},
@@ -384,7 +384,7 @@ def says_why(server: Server, old: Any, new: Any, words: str) -> None:
 def test_a_cluster_with_another_file_system_in_it_is_not_removed(
     server: Server, retired: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Mounting one is not for tests; the kernel's list of them says where they are.
+    # A test cannot mount, so it replaces the kernel's list of mounts.
     place = next(
         line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
         if line.split()[4].count("/") > 1
@@ -392,7 +392,7 @@ def test_a_cluster_with_another_file_system_in_it_is_not_removed(
     old, _ = retired
     monkeypatch.setattr(type(old), "data", Path(place).parent)
     with pytest.raises(Failed, match="is a file system of its own"):
-        program.refuse_to_take_along(old)
+        program.refuse_foreign_data(old)
 
 
 def test_a_configuration_that_is_not_ours_is_left_alone(
@@ -404,8 +404,8 @@ def test_a_configuration_that_is_not_ours_is_left_alone(
     assert config.read_text() == "- pg_dump --cluster 15/main\n"
 
 
-def test_a_warning_is_no_answer() -> None:
-    """A server whose system sorts text otherwise warns whoever connects."""
+def test_a_warning_is_not_part_of_an_answer() -> None:
+    """A server whose system sorts text otherwise warns each client."""
     assert run("sh", "-c", "echo '[1]'; echo 'WARNING:  collation' >&2") == "[1]\n"
     with pytest.raises(Failed, match=r"^sh: no room$"):
         run("sh", "-c", "echo no room >&2; exit 1")
@@ -495,19 +495,19 @@ def named(options: str) -> set[str]:
     return {word.partition("=")[0] for word in words[1::2]}
 
 
-def test_sessions_of_an_upgrade_are_no_less_ours_than_all_others() -> None:
+def test_sessions_of_an_upgrade_have_all_settings_of_ours() -> None:
     assert set(PSQL_OPTIONS.split()) <= set(postgres.OPTIONS.split())
     for version, timeout in (("15", False), ("16", False), ("17", True), ("18", True)):
         for environment in (postgres.session(version), program.unconverted(version)):
             assert named(postgres.OPTIONS) <= named(environment["PGOPTIONS"])
-            # A server that does not know it would refuse the session.
+            # A server that does not know the option would refuse the session.
             assert ("transaction_timeout" in named(environment["PGOPTIONS"])) is timeout
 
 
 def test_pg_upgrade_and_pg_dumpall_run_in_such_sessions(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both servers have to know all of it: it is the older one's."""
+    """Both servers must know all options, so they are those of the older one."""
     monkeypatch.setattr(postgres, "AS_POSTGRES", ())
     program.WORK.mkdir()
     program.STATE.mkdir()
@@ -525,7 +525,7 @@ def test_pg_upgrade_and_pg_dumpall_run_in_such_sessions(
         assert options.strip() == program.unconverted("15")["PGOPTIONS"]
 
 
-# --- what postgres could put in the way of root ---------------------------------------------------
+# --- links that postgres could place for root -----------------------------------------------------
 
 
 def test_root_opens_nothing_in_the_directories_of_postgres(server: Server) -> None:
@@ -548,7 +548,7 @@ def test_root_opens_nothing_in_the_directories_of_postgres(server: Server) -> No
         patch.setattr(shutil, "rmtree", None)
         program.switch(old, new)
         with program.workplace():
-            program.tell_what_stays(old)
+            program.warn_of_alter_system(old)
             assert program.files("*.txt", program.WORK) == []
         with pytest.raises(Failed, match=r"^15/main does not run"):
             old.address()

@@ -28,7 +28,7 @@ from tests.unit.terrafirma_host.pages import serving
 
 @pytest.fixture
 def caddy(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Has Caddy run; what it is asked for is in the file that is returned."""
+    """Lets Caddy run; the returned file has the commands."""
     asked = roots / "asked"
 
     def run(state: str = "active", accepts: str = "true", reloads: str = "true") -> Path:
@@ -58,10 +58,10 @@ def there(roots: Path, directory: str = "upstreams") -> list[str]:
 def test_a_file_says_which_slot_serves_and_nothing_is_reloaded(
     caddy: Callable[..., Path], app: Application, roots: Path
 ) -> None:
-    # Whatever Caddy would say to a reload.
+    # Even if Caddy refused a reload.
     asked = caddy(accepts="false", reloads="false")
     assert proxy.slot_of(app) == "blue"
-    # The first release: its directory may not even be there.
+    # At the first release the directory may not exist.
     proxy.point(app, "blue")
     assert proxy.slot_of(app) == "blue"
     for _ in range(2):
@@ -69,7 +69,7 @@ def test_a_file_says_which_slot_serves_and_nothing_is_reloaded(
         assert proxy.slot_of(app) == "green"
         assert there(roots) == ["api.green"]
     file = roots / "caddy" / "upstreams" / "api.green"
-    # For the user that serves.
+    # Readable for Caddy's own user.
     assert file.stat().st_mode & 0o777 == 0o644
     assert file.read_text().startswith("# Managed by Terrafirma")
     for _ in range(2):
@@ -91,7 +91,7 @@ def test_one_application_is_not_pointed_elsewhere_with_another(
 
 
 def test_a_file_that_is_there_is_not_written_again(app: Application, roots: Path) -> None:
-    """Whoever settles on a full disk has nothing to write."""
+    """A recovery on a full disk then needs no room."""
     proxy.point(app, "green")
     file = roots / "caddy" / "upstreams" / "api.green"
     before = file.stat()
@@ -99,7 +99,7 @@ def test_a_file_that_is_there_is_not_written_again(app: Application, roots: Path
     assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_what_a_kill_left_is_nothing_that_caddy_looks_for(app: Application, roots: Path) -> None:
+def test_files_that_a_kill_left_do_not_affect_caddy(app: Application, roots: Path) -> None:
     proxy.point(app, "green")
     proxy.point(app, "blue")
     (roots / "caddy" / "upstreams" / ".api.green.123.new").write_text("")
@@ -115,7 +115,7 @@ def test_a_reload_that_fails_leaves_the_old_file(
     asked = caddy(**failing)
     with pytest.raises(Failed, match=r"no such directive|systemctl reload"):
         proxy.maintain(app, on=True)
-    # There was none.
+    # There was no file.
     assert there(roots, "maintenance") == []
     caddy()
     proxy.maintain(app, on=True)
@@ -128,7 +128,7 @@ def test_a_reload_that_fails_leaves_the_old_file(
             proxy.maintain(app, on=on)
         assert page.read_text() == "the one before\n"
         assert there(roots, "maintenance") == ["api.caddy"]
-    # What it refuses it is not told to read.
+    # A refused file is not reloaded.
     assert ("reload caddy" in asked.read_text()) == ("reloads" in failing)
 
 
@@ -147,9 +147,9 @@ def test_an_end_in_the_middle_leaves_the_old_file(
     caddy: Callable[..., Path], app: Application, roots: Path, program: Program
 ) -> None:
     caddy()
-    # Ctrl-C, as the terminal sends it to all.
+    # Ctrl-C, which the terminal sends to all processes.
     program("runuser", "kill -INT $PPID; sleep 5")
-    # What a shell starts in the background ignores it.
+    # A background process of a shell ignores it.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -175,7 +175,7 @@ def test_a_caddy_that_does_not_run_reads_the_file_when_it_starts(
 def test_a_caddy_that_is_just_starting_is_waited_for(
     caddy: Callable[..., Path], app: Application, roots: Path
 ) -> None:
-    """It may have read the files before ours was there."""
+    """It may have read its files before ours existed."""
     started = roots / "started"
     state = f"(test -e {started} && echo active || {{ echo activating; touch {started}; }})"
     asked = caddy(state=state)
@@ -204,7 +204,7 @@ def test_maintenance_is_switched_on_and_off(
     assert list(page.parent.iterdir()) == []
 
 
-# --- what is under way ----------------------------------------------------------------------------
+# --- requests under way ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def port(server: socket.socket) -> int:
 
 
 class Admin:
-    """Caddy's commands: what is under way at which port, and how it was asked."""
+    """Caddy's admin interface: the requests under way at each port, and the questions."""
 
     def __init__(self) -> None:
         self.busy: dict[int, int] = {}
@@ -263,7 +263,7 @@ def admin(behind: Callable[..., None]) -> Iterator[Admin]:
 
 
 def running(app: Application, path: str, host: str) -> bytes:
-    """Caddy's configuration, in which blue is asked for `path`."""
+    """Caddy's configuration, with `path` as the health path of blue."""
     asked = replace(described(), health_path=path, domain=host)
     active = health.configured(asked) | {"max_size": 1}
     one: dict[str, Any] = {"handler": "reverse_proxy", "health_checks": {"active": active}}
@@ -273,7 +273,7 @@ def running(app: Application, path: str, host: str) -> bytes:
     return json.dumps({"apps": {"http": {"servers": {"srv0": {"routes": routes}}}}}).encode()
 
 
-def test_a_slot_is_asked_as_its_release_wants(
+def test_each_slot_is_checked_as_its_own_release_describes(
     caddy: Callable[..., Path], app: Application, roots: Path, admin: Admin
 ) -> None:
     asked = caddy()
@@ -285,14 +285,14 @@ def test_a_slot_is_asked_as_its_release_wants(
         return (roots / "caddy" / "upstreams" / "api.blue.caddy").read_text()
 
     admin.body = running(app, "/healthz", app.domain)
-    # The first release says it for both, with one reload.
+    # The first release writes both files, with one reload.
     proxy.expect(app, "blue")
     assert there(roots) == ["api.blue.caddy", "api.green.caddy"]
     assert (blue().count("health_uri /healthz\n"), reloads()) == (1, 1)
     proxy.expect(app, "green")
     proxy.expect(app, "blue")
     assert reloads() == 1
-    # Another path is that slot's alone, and its release's.
+    # A changed path only counts for the slot of its release.
     other = replace(app, health_path="/up")
     admin.body = running(app, "/up", app.domain)
     proxy.expect(other, "blue")
@@ -305,7 +305,7 @@ def test_a_slot_is_asked_as_its_release_wants(
     admin.body = running(app, "/up", "old.test")
     proxy.expect(other, "blue")
     assert reloads() == 4
-    # A site that is not there yet is not waited for.
+    # A missing site is not waited for.
     admin.body = b"null"
     proxy.expect(other, "blue")
     assert reloads() == 4
@@ -321,10 +321,10 @@ health_headers {
 """
 
 
-def test_what_another_version_said_is_said_anew_and_means_the_same(
+def test_a_file_of_another_version_is_rewritten_with_the_same_check(
     caddy: Callable[..., Path], app: Application, roots: Path, admin: Admin
 ) -> None:
-    """Path and name are those of the release in the slot; the rest is what healthy means now."""
+    """Path and domain are those of the release in the slot; the rest is the current check."""
     asked = caddy()
     admin.body = b"null"
     blue, green = (proxy.asking(app, slot) for slot in ("blue", "green"))
@@ -334,7 +334,7 @@ def test_what_another_version_said_is_said_anew_and_means_the_same(
     assert not proxy.expects(app, "blue")
     serving = proxy.as_asked(app, "blue")
     assert (serving.health_path, serving.domain) == ("/old", "old.test")
-    # As a run does it, for what serves …
+    # By a run, for the slot that serves …
     assert proxy.expect(serving, "blue")
     for path in (blue, green):
         text = path.read_text()
@@ -342,14 +342,14 @@ def test_what_another_version_said_is_said_anew_and_means_the_same(
         assert "\tHost old.test\n" in text
     assert proxy.expects(app, "blue")
     assert not proxy.expect(serving, "blue")
-    # … or a release, which has its own path.
+    # … or by a release, which has its own path.
     for path in (blue, green):
         path.write_text(OLD)
     assert proxy.expect(app, "green")
     assert f"health_uri {app.health_path}\nhealth_status 2xx\n" in green.read_text()
     assert "health_uri /old\nhealth_status 2xx\n" in blue.read_text()
     assert asked.read_text().count("reload caddy") == 2
-    # What is spoilt, or not there, is no way to ask.
+    # A broken or missing file has no check.
     blue.write_text("nonsense")
     assert not proxy.expects(app, "blue")
     blue.unlink()
@@ -362,14 +362,14 @@ def test_requests_are_counted_at_these_ports_alone(admin: Admin) -> None:
     assert proxy.requests(range(8000, 8064)) == {8000: 2, 8001: 1}
     assert proxy.requests([8064]) == {8064: 4}
     assert proxy.requests([]) == proxy.requests([9000]) == {}
-    # Caddy answers nobody who calls it otherwise.
+    # Caddy refuses other Host headers.
     assert {*admin.asked} == {("localhost:2019", "/reverse_proxy/upstreams")}
 
 
 def test_nothing_under_way_is_waited_for_a_little(
     caddy: Callable[..., Path], admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What Caddy has read and not yet sent on is not counted."""
+    """Caddy does not count a request that it has read but not yet sent on."""
     caddy()
     monkeypatch.setattr(proxy, "QUIET", 0.5)
     # Of the slot that serves.
@@ -380,7 +380,7 @@ def test_nothing_under_way_is_waited_for_a_little(
     assert len(admin.asked) > 2
 
 
-def test_what_is_under_way_is_waited_for(
+def test_requests_under_way_are_waited_for(
     caddy: Callable[..., Path], admin: Admin, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     caddy()
@@ -393,7 +393,7 @@ def test_what_is_under_way_is_waited_for(
     assert capsys.readouterr().out == ""
 
 
-def test_one_that_does_not_end_is_waited_for_no_longer_than_it_may_take(
+def test_a_request_that_does_not_end_is_waited_for_until_the_limit(
     caddy: Callable[..., Path], admin: Admin, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     caddy()
@@ -405,28 +405,28 @@ def test_one_that_does_not_end_is_waited_for_no_longer_than_it_may_take(
     assert "3 requests are still under way after 1 s" in capsys.readouterr().out
 
 
-def test_what_is_not_counted_any_more_has_all_the_time_there_is(
+def test_requests_that_caddy_no_longer_counts_get_the_full_time(
     caddy: Callable[..., Path], admin: Admin, capsys: Any
 ) -> None:
-    """With fewer replicas Caddy forgets some of them, and what is under way there goes on."""
+    """With fewer replicas Caddy forgets some of them, while requests there go on."""
     caddy()
     admin.busy = {8000: 0, 8001: 0}
     started = time.monotonic()
     proxy.drain(range(8000, 8004), 3)
     assert 3 <= time.monotonic() - started < 10
-    assert "has left out some of the replicas: waiting 3 s" in capsys.readouterr().out
-    # Where it knows none, nothing comes through it.
+    assert "no longer counts the requests at all replicas: waiting 3 s" in capsys.readouterr().out
+    # If Caddy knows none of them, no request comes through it.
     started = time.monotonic()
     proxy.drain(range(9000, 9004), 30)
     assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[{", None])
-def test_a_caddy_that_does_not_say_what_is_under_way_costs_time(
+def test_without_a_count_the_full_time_is_waited(
     caddy: Callable[..., Path], admin: Admin, behind: Callable[..., None],
     listener: socket.socket, body: bytes | None, capsys: Any,
 ) -> None:  # fmt: skip
-    """All that the application allows: nothing is cut off that could have been waited for."""
+    """No request is cut off before the time that the application allows."""
     caddy()
     admin.body = body
     if body is None:
@@ -455,7 +455,7 @@ def test_without_caddy_nothing_is_under_way(caddy: Callable[..., Path], admin: A
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate that nobody trusts, with its key."""
+    """An untrusted certificate, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "another.test")])
     now = datetime.now(UTC)
@@ -485,7 +485,7 @@ def tls(certificate: Path) -> ssl.SSLContext:
 
 @pytest.fixture
 def behind(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Has that port of this machine answer in the place of 443, or another one of Caddy's."""
+    """Lets a port of this machine answer in the place of a port of Caddy's, like 443."""
     connect = socket.create_connection
 
     def use(number: int, instead_of: int = 443) -> None:
@@ -506,7 +506,7 @@ def test_a_page_that_answers(
     caddy: Callable[..., Path], app: Application, tls: ssl.SSLContext,
     behind: Callable[..., None], status: int, guarded: bool,
 ) -> None:  # fmt: skip
-    """401 and 403 are a guard's, where there is one. Who signed the certificate is not asked."""
+    """With a guard, 401 and 403 are good. Any issuer of the certificate is."""
     caddy()
     names: list[str | None] = []
     tls.sni_callback = lambda _, name, __: names.append(name)
@@ -526,7 +526,7 @@ def test_a_page_that_answers_with_an_error(
     with serving(tls) as (number, asked):
         behind(number)
         with pytest.raises(Failed, match=f"https://{app.domain}/{status} answers {status}"):
-            # Without one of its own it is the path that says whether a replica can serve.
+            # Without a smoke_path, the health path is requested.
             proxy.smoke(replace(app, health_path=f"/{status}"))
     assert len(asked) == 1
 
@@ -535,7 +535,7 @@ def test_a_page_has_to_go_on_to_answer(
     caddy: Callable[..., Path], app: Application, tls: ssl.SSLContext,
     behind: Callable[..., None],
 ) -> None:  # fmt: skip
-    """As it does not where Caddy has noticed by then that no replica can serve."""
+    """It does not if Caddy notices meanwhile that no replica can serve."""
     caddy()
     with serving(tls) as (number, asked):
         behind(number)
@@ -565,7 +565,7 @@ def test_a_site_without_a_certificate_is_no_fault_of_the_release(
     caddy: Callable[..., Path], app: Application, tls: ssl.SSLContext,
     behind: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: Any,
 ) -> None:  # fmt: skip
-    """As Caddy does while it has none: it ends the handshake with an alert."""
+    """Caddy without a certificate ends the handshake with an alert."""
     monkeypatch.setattr(proxy, "CERTIFICATE", 0.1)
     caddy()
     tls.sni_callback = lambda *_: ssl.AlertDescription.ALERT_DESCRIPTION_INTERNAL_ERROR

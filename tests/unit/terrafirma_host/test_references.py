@@ -1,4 +1,4 @@
-"""What compose files refer to; `tests/e2e/projects.py` has Compose itself read such files."""
+"""References of compose files; in `tests/e2e/projects.py` Compose itself reads such files."""
 
 import time
 from dataclasses import replace
@@ -30,7 +30,7 @@ def test_warnings_of_compose_are_told_from_its_errors() -> None:
     assert references.errors(SHOP, SAID) == (
         'service "web" depends on undefined service "db": invalid compose project'
     )
-    # What is not known is shown, whatever it is.
+    # Unknown warnings are shown.
     assert references.unknown(said) == [
         '"yes" for boolean is not supported by YAML 1.2, please use `true`',
         "mystery",
@@ -91,7 +91,7 @@ def test_a_long_line_takes_no_longer(tmp_path: Path, line: str) -> None:
 def test_the_home_of_a_default_counts_where_it_is_needed() -> None:
     raw = {"services": {"web": {"volumes": [{"source": "${DATA:-$HOME/data}"}]}}}
     references.check(files(raw))
-    # Compose warns of each, needed or not.
+    # Compose warns of each variable, needed or not.
     references.check(files(raw | {"services": {"web": {"image": "${DATA:-${PWD}}"}}}, "PWD"))
     raw["services"]["web"]["volumes"] = [{"source": "${OTHER:-$HOME/data}"}]
     with pytest.raises(Failed, match=r"^\$HOME \(the compose files, web\) is /root on the host"):
@@ -165,7 +165,7 @@ def test_a_blank_variable_counts_where_it_is_used() -> None:
     references.check(files(raw, "B", tools={"profiles": ["x"]}))
     with pytest.raises(Failed, match=r"^env: \$\{A\} \(the compose files, web\) is not set"):
         references.check(files(raw, "A", "B", tools={"profiles": ["x"]}))
-    # Where Compose cannot say the words of the files, each counts.
+    # Where Compose cannot print the files unresolved, each counts.
     with pytest.raises(Failed, match=r"\$\{B\} \(the compose files\) is not set"):
         references.check(files({}, "B"))
 
@@ -182,7 +182,7 @@ def test_a_blank_variable_counts_where_it_is_used() -> None:
 def test_a_variable_that_leaves_a_field_blank_is_named_with_the_error(
     tmp_path: Path, line: str, name: str, words: str
 ) -> None:
-    """Compose ends before it says what the files are."""
+    """Compose fails before it prints the files."""
     (tmp_path / "compose.yaml").write_text(f"{line}\n")
     app = replace(SHOP, source=str(tmp_path))
     asked = Files(
@@ -210,7 +210,7 @@ def test_a_variable_that_leaves_a_field_blank_is_named_with_the_error(
         ({"container_name": "w", "environment": {"A": "1"}}, ""),
     ],
 )
-def test_what_has_no_effect_is_said(service: dict[str, Any], line: str) -> None:
+def test_a_key_without_effect_is_noted(service: dict[str, Any], line: str) -> None:
     asked = files({"services": {"w": {}}}, w=service)
     references.check(asked)
     if line:
@@ -227,7 +227,7 @@ def test_the_port_that_serves_is_published() -> None:
     assert asked.notes == ["web: port 9090 is not published: Caddy is the way in"]
 
 
-def test_a_secret_of_both_is_ours(app: Any) -> None:
+def test_a_secret_in_both_files_and_settings_is_that_of_the_settings(app: Any) -> None:
     theirs = dict(project()) | {"secrets": {"token": {"file": "/no/where"}}}
     theirs["services"]["web"]["secrets"] = [{"source": "token"}]
     asked = Files(SHOP, [], theirs, {}, [], {}, frozenset())

@@ -1,4 +1,4 @@
-"""Releases, rollbacks, restarts and the rest, from one to the next; and what ends all of them."""
+"""Sequences of releases, rollbacks, restarts and refreshes; and the removal."""
 
 import json
 from dataclasses import replace
@@ -27,20 +27,20 @@ from tests.unit.terrafirma_host.releases import (
 
 
 def test_other_ports_are_those_of_the_next_release(host: Path, app: Application) -> None:
-    """It moves them; on the way back Caddy is told the slot in which those that serve are."""
+    """It moves the replicas; a recovery points Caddy at the slot that serves."""
     serves = Serving("0123456789ab", "blue", 2, 8000)
     serves.save(app)
     containers(host, FINE, FINE)
     moved = replace(app, replicas=2, slots={"blue": 9000, "green": 9064}, drain_seconds=1)
     assert not is_complete(moved, ALONE, serves)
-    # What a release left that died after it had switched.
+    # The state after a release that died after its switch.
     proxy.point(moved, "green")
     release.restore_serving_state(moved)
     assert proxy.slot_of(moved) == "blue"
 
 
-def test_there_and_back(host: Path, answering: Answering) -> None:
-    """A way back leads to the code of then, under the settings of now, and is called after both."""
+def test_a_release_and_its_rollback(host: Path, answering: Answering) -> None:
+    """A rollback runs the old code under the current settings, and its ID is a digest of both."""
     first = answering()
     release.release(first, by="me", revision="r1")
     one = current(first)
@@ -59,16 +59,16 @@ def test_there_and_back(host: Path, answering: Answering) -> None:
     assert slot == proxy.slot_of(now) == "blue"
     assert back == release_id(replace(first, env={"A": "1"})) != one[0]
     assert (known(now, back).images, known(now, back).revision) == (images, "r1")
-    # What was taken back is its code, whatever settings it ran under.
+    # The code is withdrawn, under any settings.
     assert known(now, two[0]).withdrawn
     assert not known(now, back).withdrawn
     for again in (second, replace(second, env={"B": "2"})):
-        with pytest.raises(Failed, match="was taken back: change it, or let it serve all the same"):
+        with pytest.raises(Failed, match="was rolled back: change it, or let it serve"):
             release.release(again, by="me")
-    # So there is nothing earlier; one that differs in settings alone is no step back.
-    with pytest.raises(Failed, match=r"no such release to go back to; kept are: .*Settings and"):
+    # So there is no earlier release: other settings alone do not make one.
+    with pytest.raises(Failed, match=r"no such release to go back to; kept are: .*A rollback"):
         release.rollback(now, "", by="me")
-    # Once somebody insists, it is taken back no more.
+    # After `--again` the code is no longer withdrawn.
     release.release(second, by="me", again=True)
     assert current(second) == (two[0], "green")
     assert not known(second, two[0]).withdrawn
@@ -85,12 +85,12 @@ def test_a_restart_is_under_the_settings_of_now(host: Path, answering: Answering
     release.restart(now, by="me")
     assert current(now) == (release_id(now), "blue")
     assert known(now, release_id(now)).revision == "r1"
-    # A run has nothing to do then.
+    # The next run has nothing to do.
     release.release(now, by="me")
     assert current(now) == (release_id(now), "blue")
 
 
-def test_settings_and_secrets_reach_what_serves_after_a_way_back(
+def test_settings_and_secrets_reach_the_release_after_a_rollback(
     host: Path, answering: Answering
 ) -> None:
     first = answering(source=uploaded(host / "opt" / "api" / "sources" / "0123"))
@@ -104,20 +104,22 @@ def test_settings_and_secrets_reach_what_serves_after_a_way_back(
     (host / "asked").unlink()
     release.refresh(now, by="me")
     assert current(now) == (release_id(replace(first, env={"A": "1"})), "green")
-    # With the image of then.
+    # With the old image.
     assert not [line for line in asked(host) if " build " in line]
     assert spec.history(now)[0]["action"] == "refresh"
     assert spec.is_withdrawn(now, known(second, release_id(second)).code)
-    # A tag that has moved since is the next release's.
+    # A tag that has moved since counts for the next release.
     (host / "manifest").write_text(json.dumps({"Descriptor": {"digest": "sha256:another"}}))
-    # What a way back had marked that died before it served is marked no more.
+    # A mark of a rollback that died before it served is removed.
     spec.set_withdrawn(now, known(now, current(now)[0]).code, withdrawn=True)
     release.restore_serving_state(now)
     assert not spec.is_withdrawn(now, known(now, current(now)[0]).code)
 
 
-def test_an_application_that_left_the_data_is_removed_on_demand(host: Path, capsys: Any) -> None:
-    """As another version described it, and wherever a removal was killed before."""
+def test_an_application_that_left_the_settings_is_removed_on_demand(
+    host: Path, capsys: Any
+) -> None:
+    """Also one that another version described, and after a killed removal."""
     (host / "apps" / "api.json").write_text('{"name": "api", "stop_seconds": 5, "gone": 1}')
     (host / "secrets" / "api").mkdir(parents=True)
     (host / "secrets" / "api" / "token").touch()
@@ -145,8 +147,8 @@ def test_an_application_that_left_the_data_is_removed_on_demand(host: Path, caps
         Application.of_any_version("api")
 
 
-def test_a_release_of_another_kind_is_nothing_to_go_back_to(host: Path, app: Application) -> None:
-    """Nor is what a deploy key sent in files that nobody looked at then."""
+def test_a_release_of_another_kind_is_no_target_of_a_rollback(host: Path, app: Application) -> None:
+    """Nor is one with compose files that a deploy key sent, which were never checked."""
     uploaded(Path(app.source))
     (Path(app.source) / "compose.yaml").touch()
     records(app, "0123456789ab")
@@ -161,7 +163,7 @@ def test_a_release_of_another_kind_is_nothing_to_go_back_to(host: Path, app: App
             release.rollback(app, other, by="me")
 
 
-def test_what_serves_in_another_kinds_place_is_not_refreshed(host: Path, app: Application) -> None:
+def test_a_release_of_another_kind_is_not_refreshed(host: Path, app: Application) -> None:
     records(app, "0123456789ab")
     Serving("0123456789ab", "blue", 1, 8000).save(app)
     other = app.with_image("registry.test/api:1")
@@ -170,20 +172,22 @@ def test_what_serves_in_another_kinds_place_is_not_refreshed(host: Path, app: Ap
             what(other, by="me")
 
 
-def test_a_tag_that_moved_is_the_next_releases(host: Path, answering: Answering) -> None:
+def test_a_moved_tag_counts_for_the_next_release(host: Path, answering: Answering) -> None:
     app = answering(source="", image="registry.test/api:1")
     release.release(app, by="me")
     (host / "manifest").write_text(json.dumps({"Descriptor": {"digest": "sha256:another"}}))
     now = replace(app, env={"A": "1"})
     release.refresh(now, by="me")
-    # It is not called after what it does not run.
+    # The ID is not that of the moved tag.
     assert current(now)[0] != release_id(now)
     release.release(now, by="me")
     assert current(now)[0] == release_id(now)
 
 
-def test_a_release_without_an_image_that_is_needed_by_now(host: Path, answering: Answering) -> None:
-    """What was stateful then was not built then."""
+def test_a_release_without_an_image_that_is_now_needed_is_refused(
+    host: Path, answering: Answering
+) -> None:
+    """A service that was stateful then was not built for it."""
     app = answering()
     release.release(app, by="me")
     records(app, "00000000000a", images={"redis": "terrafirma/api/redis:0"}, code="other")

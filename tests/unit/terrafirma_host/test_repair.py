@@ -1,4 +1,4 @@
-"""Whether what serves is complete, and what is done where it is not."""
+"""Whether the release that serves is complete, and its repair."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -62,7 +62,7 @@ def test_whether_a_release_is_complete(host: Path, app: Application, what: str) 
     worker = {"restart": "no"} if "run once" in what else {}
     project = {"services": ALONE["services"] | ({"w": worker} if "worker" in what else {})}
     assert is_complete(app, project, serves) is complete
-    # Nor where Caddy sends requests elsewhere, or another number is wanted.
+    # Nor where Caddy sends requests to the other slot, or the number of replicas has changed.
     assert not is_complete(replace(app, replicas=3), project, serves)
     proxy.point(app, "green")
     assert not is_complete(app, project, serves)
@@ -112,7 +112,7 @@ def test_only_spoilt_replicas_are_removed(host: Path, app: Application) -> None:
         containers(host, FINE, WORKER | {"health": "unhealthy"}, {"state": "exited", "health": ""})
         held = stack.enter_context(lease(app, "me", "release", 60))
         repair = Repair(target_of(app), record, serves, held)
-        # What it starts is healthy.
+        # The started container is healthy.
         answers = host / "containers"
         script = (host / "programs" / "docker").read_text()
         (host / "programs" / "docker").write_text(
@@ -127,14 +127,14 @@ def test_only_spoilt_replicas_are_removed(host: Path, app: Application) -> None:
     (up,) = [line for line in done if " up " in line]
     assert "--project-name api-blue " in up
     assert "--no-build --pull never" in up
-    # Those that run are left alone, whatever Compose would make of them by now.
+    # Running containers stay, even if Compose would recreate them.
     assert up.split()[-1] == "--no-recreate"
     assert done.index(up) > done.index("rm --force id-api-blue-api-2")
     assert proxy.slot_of(app) == "blue"
 
 
-def test_a_repair_asks_as_what_serves_was_asked(host: Path, app: Application) -> None:
-    """Another path is that of the next release; Caddy's file says how, in today's words."""
+def test_a_repair_checks_the_path_that_caddy_checks(host: Path, app: Application) -> None:
+    """A changed path is for the next release; Caddy's file is in the current form."""
     with ExitStack() as stack:
         port, requests = stack.enter_context(serving())
         app = replace(app, replicas=1, slots={"blue": port, "green": port + 64})
@@ -158,7 +158,7 @@ def test_a_repair_asks_as_what_serves_was_asked(host: Path, app: Application) ->
 
 @pytest.mark.parametrize("what", STATES)
 def test_a_question_changes_nothing(host: Path, app: Application, what: str) -> None:
-    """Not even where the answer is that something is missing."""
+    """Even if a container is missing."""
     proxy.expect(app, "blue")
     serves = Serving(RELEASE, "blue", 2, 8000)
     serves.save(app)
@@ -175,7 +175,7 @@ def test_a_question_changes_nothing(host: Path, app: Application, what: str) -> 
 
 
 def test_whether_it_is_the_release_that_serves(host: Path, app: Application) -> None:
-    """On other ports new replicas have to take over, though the release is the same."""
+    """With other ports new replicas have to take over, though the release is the same."""
     app = replace(app, replicas=2, slots={"blue": 8000, "green": 8064})
     target = target_of(app, ALONE)
     for serves, same in (
@@ -198,6 +198,6 @@ def test_a_repair_is_planned_before_anything_changes(host: Path, app: Applicatio
         assert files(host) == before
     assert not (host / "asked").exists()
     assert str(plan) == (
-        "start   start what is missing in blue; what runs stays\n"
-        "health  wait for 2 replicas that answer"
+        "start   start missing containers in blue; others stay\n"
+        "health  wait until 2 replicas answer"
     )

@@ -1,4 +1,4 @@
-"""Secrets of an application on the host: they are in their files, as its containers read them."""
+"""The files of an application's secrets, with the rights that its containers need."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from tests.unit.programs import terrafirma
 
 
 class Program:
-    """The command, with whoever runs the tests as root and `prod`, in a directory of its own."""
+    """The command in its own directory; the account of the tests stands in for root and `prod`."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Program:
         patch.setattr(os, "geteuid", lambda: 0)
         patch.setattr(program, "ROOT", (os.getuid(), os.getgid()))
         patch.setattr("pwd.getpwnam", self._account)
-        # It goes to /: with the test it comes back.
+        # The program changes to /; the test changes back.
         patch.chdir(directory.parent.parent)
 
     @staticmethod
@@ -78,7 +78,7 @@ ODD = 'it\'s\n"s3cret" $HOME \\ ünïcode\n'
 ALL = ("owner prod", "generated key", given("token", ODD), given(".registry_password", "s3cret"))
 
 
-def test_what_is_set_is_right(run: Program) -> None:
+def test_secrets_are_right_after_set(run: Program) -> None:
     assert run("check", *ALL) == ["wrong key", "wrong token", "wrong .registry_password"]
     assert not run.directory.exists()
     assert run("set", *ALL) == []
@@ -105,7 +105,7 @@ def test_without_an_owner_every_id_reads_them_but_for_the_registrys(run: Program
     assert run("check", *ALL) == ["wrong key", "wrong token"]
 
 
-def test_what_is_made_here_is_made_once(run: Program) -> None:
+def test_a_secret_is_generated_once(run: Program) -> None:
     run("set", *ALL)
     before, inode = run.read("key"), (run.directory / "key").stat().st_ino
     run("set", *ALL)
@@ -116,14 +116,14 @@ def test_what_is_made_here_is_made_once(run: Program) -> None:
     assert (run.read("key"), run.mode("key")) == (before, 0o400)
 
 
-def test_two_that_are_made_here_differ(run: Program) -> None:
+def test_two_generated_secrets_differ(run: Program) -> None:
     run("set", "generated a", "generated b")
     assert run.read("a") != run.read("b")
 
 
 def test_another_value_replaces_a_file_as_a_whole(run: Program) -> None:
     run("set", *ALL)
-    # What a container that runs has mounted.
+    # The file that a running container has mounted.
     before = (run.directory / "token").open()
     later = given("token", "other")
     assert run("check", *ALL[:2], later, ALL[3]) == ["wrong token"]
@@ -132,7 +132,7 @@ def test_another_value_replaces_a_file_as_a_whole(run: Program) -> None:
     assert before.read() == ODD
 
 
-def test_what_a_killed_run_left_is_in_nobodys_way(run: Program) -> None:
+def test_files_that_a_killed_run_left_are_removed(run: Program) -> None:
     run("set", *ALL)
     (run.directory / ".token.new").write_text("half")
     (run.directory / "token").unlink()
@@ -151,7 +151,7 @@ def test_an_empty_file_is_none(run: Program) -> None:
     assert len(run.read("key")) == 43
 
 
-def test_files_of_nobody_are_named_and_left_alone(run: Program) -> None:
+def test_unlisted_files_are_named_and_left_alone(run: Program) -> None:
     run("set", *ALL)
     (run.directory / "database_url").write_text("x")
     assert run("check", "owner prod", "generated key") == [
@@ -211,7 +211,7 @@ def test_renew_makes_another(run: Program) -> None:
 @pytest.mark.parametrize(
     "name", ["kye", "", ".registry_password", "database_url", "../api/key", "/etc/passwd"]
 )
-def test_renew_makes_none_that_is_not_there(run: Program, name: str) -> None:
+def test_renew_refuses_a_secret_that_does_not_exist(run: Program, name: str) -> None:
     run("set", *ALL)
     (run.directory / "database_url").write_text("x")
     before = {path: path.read_bytes() for path in run.directory.iterdir()}
@@ -224,7 +224,7 @@ def test_renew_makes_none_that_is_not_there(run: Program, name: str) -> None:
     "words", [[], ["check"], ["chek", "/x"], ["set", "/x", "y"], ["renew", "/x"]]
 )
 def test_refuses_another_command_line(words: list[str]) -> None:
-    """And needs no package."""
+    """The program needs no package."""
     result = terrafirma("secrets", *words)
     assert result.returncode == 1
     assert "terrafirma secrets check DIRECTORY" in result.stderr

@@ -1,4 +1,4 @@
-"""What is said of foreign words: as text, bounded, with the lines that matter."""
+"""Untrusted output is shown as text, bounded, with the lines that matter."""
 
 import io
 import json
@@ -18,14 +18,14 @@ from terrafirma_host.shell import Failed, ends, follow, locked, plain, plain_lin
     [
         ("as it is\n\tand so on", "as it is\n\tand so on"),
         ("Größe 5 µs ✓ 日本 🙂", "Größe 5 µs ✓ 日本 🙂"),
-        # Colours, movements, and what is cut off of them.
+        # Colours, cursor movements, and truncated ones.
         ("\x1b[31mred\x1b[0m", "red"),
         ("\x1b[38;2;1;2;3mred\x1b[m", "red"),
         ("a\x1b[2J\x1b[1;1Hb\x1b[?25l", "ab"),
         ("\x9b31mred", "red"),
         ("cut off \x1b[3", "cut off "),
         ("cut off \x1b", "cut off "),
-        # Titles, links, the clipboard, and one that has no end.
+        # Titles, links, the clipboard, and a string without an end.
         ("\x1b]0;owned\x07text", "text"),
         ("\x1b]8;;https://x.test\x1b\\text\x1b]8;;\x1b\\", "text"),
         ("\x1b]52;c;cm0gLXJm\x07text", "text"),
@@ -33,11 +33,11 @@ from terrafirma_host.shell import Failed, ends, follow, locked, plain, plain_lin
         ("\x1bP+q544e\x1b\\text", "text"),
         ("\x1b]0;no end\nError", "0;no end\nError"),
         ("\x1b(Btext\x1b7\x1b8\x1bc", "text"),
-        # Lines that would be written over, and other characters of control.
+        # Lines that would be overwritten, and other control characters.
         ("hidden\rshown", "hidden\nshown"),
         ("one\r\ntwo\r\n", "one\ntwo\n"),
         ("a\x08b\x07c\x00d\x7fe\x0bf\x0cg\x85h", "abcdefgh"),
-        # The order of characters, what is between them unseen, and other ends of lines.
+        # Direction marks, invisible characters, and other ends of lines.
         ("\u202egnorw\u202c \u2066x\u2069 \u200fy\u200e", "gnorw x y"),
         ("a\u200bb\ufeffc\u00add\u2060e", "abcde"),
         ("a\u2028b\u2029c", "abc"),
@@ -96,15 +96,15 @@ def test_a_program_that_fails_is_quoted_as_text(lines: int) -> None:
     said = str(failed.value)
     assert "\x1b" not in said
     assert said.endswith("frame\nlast")
-    # What is built or migrated says first what is wrong, or last.
+    # A build or a migration names the error first, or last.
     assert ("KeyError: first" in said) is (lines == 20)
 
 
-def test_what_a_program_has_started_ends_with_it() -> None:
+def test_the_children_of_a_program_end_with_it() -> None:
     """`docker compose` is a program that another one starts."""
     started = time.monotonic()
     with pytest.raises(Failed, match="sh: not done within 1 s"):
-        # It would hold the pipes open.
+        # The child would keep the pipes open.
         run("sh", "-c", "sleep 30 & sleep 30", timeout=1)
     assert time.monotonic() - started < 10
 
@@ -123,7 +123,7 @@ def test_lines_that_come_are_text_as_they_come() -> None:
     assert last == "last, without an end"
 
 
-def test_a_command_that_may_fail_answers_what_it_printed() -> None:
+def test_a_command_that_may_fail_returns_its_output() -> None:
     assert run("sh", "-c", "echo half; echo no luck >&2; exit 1", check=False) == "half\n"
 
 
@@ -135,7 +135,7 @@ def test_a_command_that_may_fail_answers_what_it_printed() -> None:
         (["runuser", "-u", "postgres", "--", "cat", "/x"], "cat /x"),
     ],
 )
-def test_a_command_is_named_in_short_whoever_it_runs_as(words: list[str], shown: str) -> None:
+def test_the_short_name_of_a_command(words: list[str], shown: str) -> None:
     assert shell.named(words) == shown
 
 
@@ -147,7 +147,7 @@ def test_lines_of_a_command_are_heard_as_they_come() -> None:
         follow("sh", "-c", "seq 6; exit 3", heard=heard.append)
 
 
-def test_what_is_followed_ends_with_whoever_listens() -> None:
+def test_a_followed_command_ends_with_its_listener() -> None:
     started = time.monotonic()
 
     def stop(line: str) -> None:
@@ -161,10 +161,10 @@ def test_what_is_followed_ends_with_whoever_listens() -> None:
 @pytest.mark.parametrize("directory", [False, True])
 def test_a_lock_is_held_once_and_let_go_of(tmp_path: Path, *, directory: bool) -> None:
     path = tmp_path if directory else tmp_path / "lock"
-    busy = Failed("somebody else has it")
+    busy = Failed("another process has it")
     with (
         locked(path),
-        pytest.raises(Failed, match="somebody else has it"),
+        pytest.raises(Failed, match="another process has it"),
         locked(path, lambda: busy),
     ):
         pass
@@ -181,6 +181,6 @@ def test_a_file_is_written_as_a_whole(tmp_path: Path, content: str | bytes) -> N
     assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
     now = path.stat()
     assert (now.st_mode & 0o777, now.st_uid, now.st_gid) == (0o400, os.getuid(), os.getgid())
-    # Whoever had it open has what it was.
+    # A reader that had the file open keeps the old content.
     assert before.read() == b"before"
     assert [one.name for one in path.parent.iterdir()] == ["file"]

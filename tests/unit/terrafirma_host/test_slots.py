@@ -1,4 +1,4 @@
-"""What a slot has, and what becomes of it."""
+"""The secrets of a slot, and its end."""
 
 from pathlib import Path
 
@@ -12,23 +12,21 @@ from tests.unit.terrafirma_host.applications import described
 
 
 def test_the_secrets_of_a_slot_stay_those_of_its_release(host: Path, app: Application) -> None:
-    """Whenever Docker starts one of its containers again."""
+    """Also after Docker restarts one of its containers."""
     token = Path(app.secrets["database_url"])
     token.chmod(0o400)
     compose = Compose(app)
     slots.link_secrets(compose, "blue")
     there = app.slot_secrets("blue") / "database_url"
     assert there.samefile(token)
-    # As app-secrets writes another value: a new file under the old name.
+    # As `terrafirma secrets` writes a changed value: a new file under the old name.
     new = token.with_name("new")
     new.write_text("another")
     new.rename(token)
     assert there.read_text() == "postgresql://s3cret\n"
     assert there.stat().st_mode & 0o777 == 0o400
-    # A release that began before has the name of the value of then.
-    with pytest.raises(
-        Failed, match="the secret database_url was changed while this was under way"
-    ):
+    # A release that began before was named after the old value.
+    with pytest.raises(Failed, match="the secret database_url was changed during this release"):
         slots.link_secrets(compose, "green")
     slots.link_secrets(Compose(app), "green")
     slots.link_secrets(Compose(app), "blue")
@@ -38,7 +36,7 @@ def test_the_secrets_of_a_slot_stay_those_of_its_release(host: Path, app: Applic
     assert there.read_text() == token.read_text() == "another"
 
 
-def test_an_application_as_it_is_told_has_both_slots() -> None:
+def test_a_described_application_has_both_slots() -> None:
     app = described()
     assert [slots.other_slot(app, slot) for slot in ("blue", "green")] == ["green", "blue"]
     assert not set(app.ports("blue", 64)) & set(app.ports("green", 64))

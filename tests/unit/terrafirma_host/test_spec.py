@@ -1,4 +1,4 @@
-"""What the program on the host is told of an application, and what it remembers of releases."""
+"""The description of an application, and the records of its releases."""
 
 import inspect
 import json
@@ -47,7 +47,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def told(fields: dict[str, Any], **data: Any) -> dict[str, Any]:
-    """What the host is told of an application with these fields."""
+    """The description of an application with these fields."""
     placed = server(apps={"api": API | fields}, **data).with_ports({})
     (app,) = placed.apps
     answer: dict[str, Any] = json.loads(description(app, placed.users))
@@ -55,26 +55,26 @@ def told(fields: dict[str, Any], **data: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_host_is_told_what_it_asks_for_and_nothing_else(kind: str) -> None:
+def test_a_description_has_all_fields_of_the_program_and_no_others(kind: str) -> None:
     data = told(KINDS[kind])
     assert data.pop("managed by Terrafirma") == "tasks/app.py"
     app = Application.of(data)
     for name in data:
         value = getattr(app, name)
         assert value == (tuple(data[name]) if isinstance(value, tuple) else data[name])
-    with pytest.raises(Failed, match=r"described for another version \(compose_in\): deploy.py"):
+    with pytest.raises(Failed, match=r"for another version \(compose_in\): run deploy.py"):
         Application.of(data | {"compose_in": "/etc"})
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_host_is_told_nothing_secret(kind: str) -> None:
-    """Not even where a secret comes from: that is an affair of the machine that deploys."""
+def test_a_description_has_no_secret(kind: str) -> None:
+    """Not even the source of a secret, which only concerns the machine that deploys."""
     text = json.dumps(told(KINDS[kind]))
     assert "s3cret" not in text.lower()
     assert not re.search(r"\b(env|command):|generated", text)
 
 
-def test_secrets_are_told_as_files() -> None:
+def test_a_description_names_the_files_of_secrets() -> None:
     directory = "/etc/terrafirma/secrets/app/api"
     assert told({})["secrets"] == {"database_url": f"{directory}/database_url"}
     assert told({"database": ""})["secrets"] == {}
@@ -110,8 +110,8 @@ def test_an_application_with_a_deploy_key_is_automated(
     assert told({}, users_accounts=[{"name": "dev"}])["automated"] is False
 
 
-# Where the guard is; which page a release asks for through Caddy, "": the one that says whether it
-# is healthy; whether Caddy's own answer there is one, too.
+# The guarded path; the page that a release requests through Caddy, "" for the health path;
+# whether Caddy's own answer there counts, too.
 @pytest.mark.parametrize(
     ("guard", "smoke", "guarded"),
     [
@@ -157,7 +157,7 @@ def test_an_application_is_found_by_its_name(roots: Path) -> None:
             Application.load(name)
 
 
-def test_whose_containers_they_are() -> None:
+def test_the_account_of_the_containers() -> None:
     assert replace(described(), user="").owner() == ""
     assert replace(described(), user="root").owner() == "0:0"
     with pytest.raises(Failed, match=r"no account 'nobody-here'; run tasks/users.py"):
@@ -175,7 +175,7 @@ def test_a_secret_that_is_missing_is_named(app: Application) -> None:
 
 
 def test_an_identity_stays(roots: Path) -> None:
-    # To ask for it writes nothing, as in a dry run.
+    # Asking for an identity writes nothing, as in a dry run.
     with pytest.raises(Failed, match="no release yet"):
         identity("code")
     make_key()
@@ -189,7 +189,7 @@ def test_an_identity_changes_with_each_part_and_is_of_no_other_parts(roots: Path
     make_key()
     several = [
         *(("a", "b", "c"), ("x", "b", "c"), ("a", "x", "c"), ("a", "b", "x"), ("b", "a", "c")),
-        # The same text, cut elsewhere.
+        # The same text, split elsewhere.
         *(("ab", "c"), ("abc",), ("a", "bc"), ("", "abc"), ("abc", ""), ("a", "", "bc")),
         *(("1:a1:b", "c"), ("a1:b", "c"), ("a", "b1:c"), (), ("",), ("é", "x"), ("éx",)),
     ]
@@ -197,7 +197,7 @@ def test_an_identity_changes_with_each_part_and_is_of_no_other_parts(roots: Path
 
 
 def test_an_identity_is_of_one_host_alone(roots: Path) -> None:
-    """Nobody who sees it can try what a secret may have been."""
+    """A reader of the identity cannot test guesses of a secret."""
     make_key()
     here = identity("code", "secret")
     make_key()
@@ -251,7 +251,7 @@ def test_a_revision_is_the_commit_and_whether_files_differ_from_it(tmp_path: Pat
     assert said == "" or re.fullmatch(r"[0-9a-f]{40}\+?", said)
 
 
-# --- what is remembered ---------------------------------------------------------------------------
+# --- records --------------------------------------------------------------------------------------
 
 
 def test_a_release_is_read_as_it_was_written(app: Application) -> None:
@@ -270,7 +270,7 @@ def test_releases_come_with_the_newest_first(app: Application) -> None:
     assert [one.id for one in known_releases(app)] == ["c", "bb", "b", "a"]
 
 
-def test_what_serves_is_read_as_it_was_written(app: Application) -> None:
+def test_serving_json_is_read_as_it_was_written(app: Application) -> None:
     assert Serving.load(app) is None
     for serving in (
         Serving("0123456789ab", "blue", 4, 8000),
@@ -314,7 +314,7 @@ FURTHER = {
     "services: {web: {build: .}}": "",
     "services: {web: {extends: base}, base: {build: .}}": "",
     "services: {web: {extends: {service: base}}, base: {build: .}}": "",
-    # A service may be called so.
+    # A service may have that name.
     "services: {include: {build: .}}": "",
     "services: {web: {ports: !reset []}}": "",
     "": "",
@@ -332,7 +332,7 @@ FURTHER = {
 
 @pytest.mark.parametrize("text", FURTHER)
 def test_with_a_key_no_compose_file_reads_others(tmp_path: Path, text: str) -> None:
-    """The key could send them: root would read what they say, and what they name."""
+    """The key could send those files: root would read them, and the files that they name."""
     (tmp_path / "compose.yaml").write_text(text)
     app = application("web", source=str(tmp_path), compose=["compose.yaml"])
     account = {"name": "ci", "keys": [KEY], "releases": [app.name]}

@@ -1,4 +1,4 @@
-"""What services write, and who else may: pure rules, as rows."""
+"""Which services write a store, and which others may: pure rules, as rows."""
 
 import json
 from dataclasses import replace
@@ -63,7 +63,7 @@ def test_databases_are_known_by_their_names(image: str) -> None:
 
 
 @pytest.mark.parametrize("image", OTHERS)
-def test_what_stands_beside_a_database_is_none(image: str) -> None:
+def test_images_around_a_database_are_no_database(image: str) -> None:
     assert not stores.is_database(image)
 
 
@@ -114,7 +114,7 @@ def test_links_and_the_engines_own_directory_are_seen_through(tmp_path: Path) ->
         ({"volumes": [volume("v", "/data")]}, ["/var/lib/x"]),
         ({"volumes": [volume("v", "/data/")], "tmpfs": ["/var/lib/x:size=64m"]}, []),
         ({"tmpfs": "/data"}, ["/var/lib/x"]),
-        # The engine makes one below what is mounted above it, too.
+        # The engine also makes a volume below a mount.
         ({"volumes": [volume("v", "/var/lib"), volume("v", "/data")]}, ["/var/lib/x"]),
         ({"volumes": [bind("/srv", read_only=True)]}, ["/var/lib/x"]),
     ],
@@ -144,14 +144,14 @@ VOLUMES = {"pg": {"name": "shop_pg"}, "theirs": {"external": True, "name": "thei
 
 
 @pytest.mark.parametrize("what", WRITES)
-def test_what_is_started_anew_shares_what_it_writes(what: str) -> None:
+def test_a_service_of_a_slot_must_share_its_stores(what: str) -> None:
     mount = WRITES[what]
     files = project(VOLUMES, db={"image": "x", "volumes": [mount]})
     with pytest.raises(Failed, match=r"^stateful: db writes the .* and two releases run at"):
         stores.refuse(SHOP, files)
     stores.refuse(replace(SHOP, stateful=("db",)), files)
     stores.refuse(replace(SHOP, shared=(mount["source"],)), files)
-    # The migration, and the one that serves, too.
+    # The migration and the web service, too.
     with pytest.raises(Failed, match=r"^shared: db writes .* and ends, and each release"):
         stores.refuse(replace(SHOP, migrate=("db",)), files)
     with pytest.raises(Failed, match=r"^shared: db writes .* PostgreSQL"):
@@ -169,7 +169,7 @@ ENDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("what", ENDS)
-def test_what_ends_writes_beside_the_release_before(what: str) -> None:
+def test_a_service_that_ends_must_share_its_stores(what: str) -> None:
     app = replace(SHOP, migrate=("setup",)) if what == "the migration" else SHOP
     files = project(VOLUMES, setup={"image": "x", "volumes": [volume("pg")]} | ENDS[what])
     if what == "awaited":
@@ -181,13 +181,13 @@ def test_what_ends_writes_beside_the_release_before(what: str) -> None:
         "shared: setup writes the volume pg (at /data) and ends, and each release runs it "
         f'while the one before serves: shared = ["pg"] if it may write there then{more}'
     )
-    # What is advised is a way out.
+    # Following the advice helps.
     stores.refuse(replace(app, shared=("pg",)), files)
     if more:
         stores.refuse(replace(app, stateful=("setup",)), files)
 
 
-def test_what_prepares_the_store_of_another_ends_before_that_starts() -> None:
+def test_a_service_may_prepare_the_store_of_one_that_waits_for_it() -> None:
     files = project(
         VOLUMES,
         init={"image": "x", "restart": "no", "volumes": [volume("pg")]},
@@ -202,7 +202,7 @@ def test_what_prepares_the_store_of_another_ends_before_that_starts() -> None:
 
 
 def test_a_name_is_no_dead_end() -> None:
-    """Whatever an image is called: what is no database has a way to be released."""
+    """An image that is no database can be released under any name."""
     worker = {"image": "acme/redis:1", "volumes": [volume("uploads")]}
     files = project({"uploads": None}, worker=worker)
     files["services"]["web"]["volumes"] = [volume("uploads")]
@@ -212,7 +212,7 @@ def test_a_name_is_no_dead_end() -> None:
     stores.refuse(replace(app, scratch=("worker",)), files)
     worker["image"] = "acme/redis-worker:1"
     stores.refuse(app, files)
-    # Elsewhere than in its data directory a database may write what others write, too.
+    # Outside of its data directory a database may share a store.
     worker |= {"image": "redis:8", "volumes": [volume("uploads", "/exports")]}
     stores.refuse(replace(app, stateful=("worker",)), files)
 
@@ -228,7 +228,7 @@ def test_the_socket_of_a_database_is_read_by_others() -> None:
     stores.refuse(replace(app, shared=("sock",)), files)
     files["services"]["web"]["volumes"] = [volume("sock", "/sock", read_only=True)]
     stores.refuse(app, files)
-    # Its data is nobody else's: that is not advised, and not taken.
+    # Its data directory cannot be shared: that is neither advised nor accepted.
     files["services"]["web"]["volumes"] = [volume("pg", "/there")]
     with pytest.raises(Failed, match=r"and web writes there too: mount it `:ro` in web$"):
         stores.refuse(app, files)
@@ -237,7 +237,7 @@ def test_the_socket_of_a_database_is_read_by_others() -> None:
 
 
 @pytest.mark.parametrize("what", READS)
-def test_what_is_only_read_is_no_store(what: str) -> None:
+def test_a_read_only_mount_is_no_store(what: str) -> None:
     stores.refuse(SHOP, project(VOLUMES, db={"image": "x", "volumes": [READS[what]]}))
 
 

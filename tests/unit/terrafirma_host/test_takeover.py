@@ -1,4 +1,4 @@
-"""The way from the replicas that serve to others: planned, run, and undone where a step fails."""
+"""Takeovers by new replicas: planned, run, and undone where a step fails."""
 
 import json
 import socket
@@ -58,15 +58,15 @@ def test_the_plan_of_a_first_release(host: Path, app: Application) -> None:
         "start    start 4 replicas of release ID in blue\n"
         "health   wait until each answers /healthz\n"
         "switch   let Caddy send requests to blue\n"
-        "smoke    ask for https://www.acme.com/up\n"
-        "commit   write that blue serves\n"
+        "smoke    request https://www.acme.com/up\n"
+        "commit   record that blue serves\n"
         "prune    keep 3 earlier releases"
     )
     assert only_questions(host)
 
 
 def test_the_plan_of_the_next_release(host: Path, app: Application) -> None:
-    """In the other slot, and without the migration that ran for this code."""
+    """It uses the other slot, and skips the migration that ran for this code."""
     app = replace(app, replicas=2, migrate=("migrate",), domain="www.acme.com", drain_seconds=30)
     records(app, RELEASE, code=Target.described(app).code, migrate="migrate")
     Serving(RELEASE, "blue", 4, 8000).save(app)
@@ -74,14 +74,14 @@ def test_the_plan_of_the_next_release(host: Path, app: Application) -> None:
         "start    start 2 replicas of release ID in green\n"
         "health   wait until each answers /healthz\n"
         "switch   let Caddy send requests to green\n"
-        "smoke    ask for https://www.acme.com/healthz\n"
-        "commit   write that green serves\n"
-        "drain    wait for what is under way in blue, at most 30 s\n"
+        "smoke    request https://www.acme.com/healthz\n"
+        "commit   record that green serves\n"
+        "drain    wait for requests under way in blue, at most 30 s\n"
         "stop     stop the replicas in blue\n"
         f"prune    keep {app.keep} earlier releases"
     )
     assert planned(app) == f"prepare  build or fetch the images of api\n{plan}"
-    # Images that are here are not made again.
+    # Existing images are not made again.
     records(app, release_id(app), code="other")
     assert planned(app) == f"prepare  use the images of api\n{plan}"
     # Only a release prepares anything.
@@ -101,7 +101,7 @@ def test_a_replica_that_does_not_stay_up_is_quoted(host: Path, app: Application)
     program = host / "programs" / "docker"
     program.write_text(f"{program.read_text()}case $1 in logs) echo 'no such table' ;; esac\n")
     containers(host, FINE, {"state": "exited", "health": ""})
-    with pytest.raises(Failed, match="api-blue-api-2 does not stay up; its last words:\nno such"):
+    with pytest.raises(Failed, match="api-blue-api-2 does not stay up; its log:\nno such"):
         watch(app).until_up()
 
 
@@ -115,8 +115,8 @@ def test_a_replica_that_does_not_become_healthy_is_named(host: Path, app: Applic
         watch(app).until_up()
 
 
-def test_what_was_restarted_before_is_not_dying(host: Path, app: Application) -> None:
-    """One that has served for months may have been; a worker that was to run once has."""
+def test_earlier_restarts_do_not_count(host: Path, app: Application) -> None:
+    """A replica that has served for months may have restarted; a worker that ran once has."""
     seed = {"labels": {"com.docker.compose.service": "seed"}, "state": "exited", "once": 0}
     containers(host, {"restarts": 7}, seed)
     with serving() as (port, requests):
@@ -128,13 +128,13 @@ def test_what_was_restarted_before_is_not_dying(host: Path, app: Application) ->
         assert requests == [("www.acme.com", "/200")]
 
 
-def test_what_is_restarted_again_and_again_is_dying(host: Path, app: Application) -> None:
+def test_a_restart_loop_fails_the_release(host: Path, app: Application) -> None:
     containers(host, {"restarts": 7})
     text = (host / "containers").read_text()
     later = host / "later"
     later.write_text(text.replace('"RestartCount": 7', '"RestartCount": 10'))
     program = host / "programs" / "docker"
-    # The second answer, and those that follow.
+    # The second answer, and all later ones.
     program.write_text(
         program.read_text().replace(
             f"cat {host}/containers ;;", f"cat {host}/containers; cp {later} {host}/containers ;;"
@@ -150,7 +150,7 @@ def test_what_is_restarted_again_and_again_is_dying(host: Path, app: Application
 def test_replicas_that_say_that_they_are_ill_serve_until_new_ones_do(
     host: Path, answering: Answering
 ) -> None:
-    """They may be the best there is: their database may just be slow."""
+    """They may serve better than none: perhaps only their database is slow."""
     app = answering()
     release.release(app, by="me")
     ill = inspected("api-blue-api-1", Health={"Status": "unhealthy"})
@@ -177,12 +177,12 @@ def test_replicas_that_say_that_they_are_ill_serve_until_new_ones_do(
 def test_another_migration_runs_once(host: Path, answering: Answering) -> None:
     app = answering(migrate=("sh", "one"))
     release.release(app, by="me")
-    # Not for other settings.
+    # Changed settings run no migration.
     app = replace(app, env={"A": "1"})
     release.release(app, by="me")
     assert len(migrations(host)) == 1
     assert known(app, current(app)[0]).migrate == "sh one"
-    # Nor for new containers; and what these did not run is not taken for done.
+    # Neither do new containers, and a changed command still runs at the next release.
     other = replace(app, migrate=("sh", "two"))
     release.restart(other, by="me")
     assert len(migrations(host)) == 1
@@ -196,7 +196,7 @@ def test_another_migration_runs_once(host: Path, answering: Answering) -> None:
 def test_the_steps_are_taken_in_their_order(
     host: Path, answering: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under the names by which whoever waits sees them, and a release can be stopped."""
+    """Under the names that a waiting client sees; a release can be stopped at each."""
     taken = []
     step = Lease.step
 
@@ -223,16 +223,16 @@ STEPS: dict[str, tuple[type, str]] = {
     "health": (Takeover, "await_health"),
     "switch": (Takeover, "switch"),
     "smoke": (Takeover, "smoke"),
-    # The last that `commit` does, and the one that decides.
+    # The last action of `commit`, which decides.
     "commit": (Serving, "save"),
 }
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_whichever_step_fails_what_served_serves(
+def test_after_a_failed_step_the_old_release_serves(
     host: Path, answering: Answering, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """Even where the step has done its work."""
+    """Even if the step has done its work."""
     app = answering(source=uploaded(host / "opt" / "api" / "sources" / "0123"))
     release.release(app, by="me")
     first = current(app)[0]
@@ -257,7 +257,7 @@ def test_whichever_step_fails_what_served_serves(
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_page_that_does_not_answer_takes_all_back(
+def test_a_page_that_does_not_answer_undoes_all_steps(
     host: Path, answering: Answering, monkeypatch: pytest.MonkeyPatch,
     first: bool, capsys: Any,
 ) -> None:  # fmt: skip
@@ -285,14 +285,14 @@ def test_a_page_that_does_not_answer_takes_all_back(
         assert [one.id for one in spec.known_releases(app)] == [before[0]]
 
 
-def test_a_worker_that_ends_before_the_release_counts_takes_all_back(
+def test_a_worker_that_ends_before_the_commit_undoes_all_steps(
     host: Path, answering: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = answering()
     release.release(app, by="me")
     before = current(app)
     program = host / "programs" / "docker"
-    # The slot that starts has containers, too.
+    # The starting slot has containers, too.
     program.write_text(program.read_text().replace("*project=api-green*) ;;", "*) echo one ;;"))
     containers(host, FINE)
 
@@ -306,7 +306,7 @@ def test_a_worker_that_ends_before_the_release_counts_takes_all_back(
     assert (current(app), proxy.slot_of(app)) == (before, "blue")
 
 
-def test_what_cannot_be_undone_keeps_nothing_else_from_it(
+def test_a_failing_undo_does_not_stop_the_others(
     host: Path, answering: Answering, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     app = answering()
@@ -326,7 +326,7 @@ def test_what_cannot_be_undone_keeps_nothing_else_from_it(
     assert "image rm terrafirma/api:stray" in asked(host)
 
 
-def test_what_goes_wrong_after_it_serves_takes_nothing_back(
+def test_a_failure_after_the_commit_undoes_nothing(
     host: Path, answering: Answering, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     app = answering()

@@ -1,4 +1,4 @@
-"""What makes a release, and the code that a description leaves to a deploy key."""
+"""What identifies a release, and code that a deploy key sends."""
 
 import json
 from dataclasses import replace
@@ -15,7 +15,7 @@ from tests.unit.terrafirma_host.docker import DIGEST
 from tests.unit.terrafirma_host.releases import release_id, uploaded
 
 
-def test_what_makes_another_release(host: Path, app: Application) -> None:
+def test_changes_that_make_another_release(host: Path, app: Application) -> None:
     token = host / "secrets" / "token"
     token.write_text("one")
     several: dict[str, Application] = {
@@ -35,7 +35,7 @@ def test_what_makes_another_release(host: Path, app: Application) -> None:
     }
     ids = {what: release_id(one) for what, one in several.items()}
     assert len({*ids.values()}) == len(ids), ids
-    # A tag that moved, and a secret that is another.
+    # A moved tag, and a changed secret.
     (host / "manifest").write_text(json.dumps({"Descriptor": {"digest": "sha256:another"}}))
     assert release_id(several["image"]) != ids["image"]
     token.write_text("two")
@@ -43,8 +43,8 @@ def test_what_makes_another_release(host: Path, app: Application) -> None:
     assert release_id(app) == ids["as it is"]
 
 
-def test_what_makes_none(host: Path, app: Application) -> None:
-    """More patience, another page or more replicas would replace those that serve."""
+def test_changes_that_make_no_other_release(host: Path, app: Application) -> None:
+    """Longer timeouts, another page or more replicas must not replace those that serve."""
     before = release_id(app)
     for but in (
         *({"replicas": 9}, {"start_seconds": 300}, {"drain_seconds": 5}, {"keep": 9}),
@@ -55,8 +55,8 @@ def test_what_makes_none(host: Path, app: Application) -> None:
         assert release_id(replace(app, **changed)) == before, but
 
 
-def test_with_a_deploy_key_the_code_is_that_which_serves(app: Application) -> None:
-    """Else a change of a setting would take back what was released in the meantime."""
+def test_with_a_deploy_key_the_serving_code_is_kept(app: Application) -> None:
+    """Otherwise a changed setting would undo later releases."""
     theirs = uploaded(app.directory / "sources" / "theirs")
     records(app, "0123456789ab", source=theirs)
     Serving("0123456789ab", "blue", 4, 8000).save(app)
@@ -64,9 +64,9 @@ def test_with_a_deploy_key_the_code_is_that_which_serves(app: Application) -> No
     by_key = replace(app, automated=True)
     assert with_serving_code(by_key).source == theirs
     of_a_registry = by_key.with_image("api:1")
-    # One of another kind cannot be run by what is described now: that is released.
+    # The description cannot run code of another kind, so it is released itself.
     assert with_serving_code(of_a_registry) == of_a_registry
-    # … nor one whose compose files nobody looked at when the key sent them.
+    # … nor code with compose files that a key sent, which were never checked.
     (Path(theirs) / "compose.yaml").touch()
     project = replace(by_key, compose=("compose.yaml",))
     assert with_serving_code(project) == project

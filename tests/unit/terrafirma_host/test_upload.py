@@ -1,4 +1,4 @@
-"""A source that comes with a deploy key: what is taken of it, and what is refused."""
+"""A source that arrives with a deploy key: unpacked, or refused."""
 
 import io
 import tarfile
@@ -16,7 +16,7 @@ from terrafirma.host import files
 
 
 def test_a_key_brings_no_other_compose_files(host: Path, app: Application) -> None:
-    """What a container may do on the host is the deploy's to say."""
+    """The deploy decides what a container may do on the host."""
 
     def source(name: str, text: str) -> Path:
         directory = host / "opt" / "api" / "sources" / name
@@ -28,16 +28,16 @@ def test_a_key_brings_no_other_compose_files(host: Path, app: Application) -> No
     deployed = replace(app, source=str(deploys), compose=("compose.yaml",), automated=True)
     theirs = deployed.with_source(source("4567", "services: {api: {build: .}}\n"))
     upload.refuse_other_compose_files(deployed, theirs)
-    # Root reads those of the deploy, whatever happens to the others; for each code that follows.
+    # Root reads the deploy's files, also for later code, whatever happens to the sent ones.
     for brought in (theirs, theirs.with_source(source("cdef", ""))):
         assert Compose(brought).files() == [f"{deploys}/compose.yaml"]
     other = deployed.with_source(source("89ab", "include: [{path: x, env_file: /etc/shadow}]\n"))
     with pytest.raises(Failed, match="yaml, as it was sent, is not that of the deploy: run deploy"):
         upload.refuse_other_compose_files(deployed, other)
     assert not (host / "asked").exists()
-    # Without any, there is a Dockerfile and nothing more.
+    # Without compose files there is a Dockerfile only.
     upload.refuse_other_compose_files(app, app)
-    # Without a key, code is as it was deployed: with the files of then.
+    # Without a key, old code has its own compose files.
     own = replace(deployed, automated=False).with_source(Path("/then"))
     assert Compose(own).files() == ["/then/compose.yaml"]
 
@@ -109,7 +109,7 @@ def test_a_source_that_is_none_leaves_nothing(app: Application, roots: Path, kin
 
 
 def test_where_a_link_leads_is_a_part_of_the_content(app: Application) -> None:
-    """Of a directory, too; both sides call a source the same."""
+    """A link to a directory, too; both sides name a source alike."""
     first, second = (
         upload.unpack(app, tar(DOCKERFILE, special("now", tarfile.SYMTYPE, where)))
         for where in ("v1", "v2")
@@ -136,7 +136,7 @@ def test_a_source_is_not_larger_than_it_may_be(
     for members in (
         [("a", bytes(2**19)), ("c", bytes(2**19))],
         [negative, ("a", bytes(2**20))],
-        # Without content, but with a name each.
+        # Empty files that still have a name each.
         [(f"{number}", b"") for number in range(300)],
     ):
         with pytest.raises(Failed, match="the source that was sent has more than 1 MB"):

@@ -1,4 +1,4 @@
-"""Whether containers go on to run, in the states that Docker shows of them; a script shows them."""
+"""Whether containers are up, from the states that Docker shows; a script stands in for it."""
 
 import json
 import time
@@ -18,7 +18,7 @@ from tests.unit.programs import Program
 from tests.unit.terrafirma_host.docker import inspected
 from tests.unit.terrafirma_host.health_kinds import KINDS, OK, serving, status
 
-# Each answer is in a file of its own; the last one stays.
+# Each answer is in a file of its own; the last one repeats.
 DOCKER = """
 case "$*" in
 "ps "*) echo one ;;
@@ -47,7 +47,7 @@ def one(
     service: str, state: str = "running", ran: float = 3600, restarts: int = 0, code: int = 0,
     health: str = "", policy: str = "unless-stopped", memory: bool = False, port: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
-    """A container that began so many seconds ago."""
+    """A container that started so many seconds ago."""
     answer = inspected(f"api-blue-{service}-1", Status=state, ExitCode=code, OOMKilled=memory)
     answer["State"]["StartedAt"] = ran
     answer["State"]["Health"] = health and {
@@ -65,7 +65,7 @@ def one(
 
 
 def begun(container: dict[str, Any]) -> dict[str, Any]:
-    """It began so many seconds before now."""
+    """The start time of a container so many seconds ago."""
     began = datetime.fromtimestamp(time.time() - container["State"]["StartedAt"], UTC)
     started = {"StartedAt": f"{began:%Y-%m-%dT%H:%M:%S}.123456789Z"}
     return container | {"State": container["State"] | started}
@@ -78,7 +78,7 @@ Looks = Callable[..., Watch]
 def watch(
     roots: Path, app: Application, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> Looks:
-    """What is said of containers that look like this, one look after the other."""
+    """The message about containers in these states, one look after the other."""
     directory = program("docker", DOCKER.format(root=roots))
     monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
     (roots / "looks").mkdir()
@@ -103,7 +103,7 @@ def watch(
         [one("seed", "exited", ran=0.5, policy="no")],
         [one("tries", "exited", ran=0.5, restarts=2, policy="on-failure")],
         [one("setup", "exited", policy="no"), one("awaited", "exited", policy="no")],
-        # What runs on for so long does what it is for, though it may end one day.
+        # A container that runs for so long is up, though it may end later.
         [one("seed", policy="no"), one("tries", policy="on-failure")],
         [],
     ],
@@ -116,22 +116,21 @@ def test_containers_that_are_up(watch: Looks, good: list[dict[str, Any]]) -> Non
     seen.still_up()
 
 
-# How they look, one look after the other; what is said of the one that is not up.
+# The states, one look after the other; the message about the container that is not up.
 AGAIN = [one("worker", ran=0.1, restarts=n) for n in range(4)]
 DOWN: dict[str, tuple[list[list[dict[str, Any]]], str]] = {
     "a worker that has ended": (
         [[one("worker", "exited", code=1)]],
-        "api-blue-worker-1 does not stay up; its last words:\nits first words\n"
-        "(it ended with code 1)",
+        "api-blue-worker-1 does not stay up; its log:\nits first words\n(it ended with code 1)",
     ),
     "a worker that ends again and again": (
         [[AGAIN[0]], [one("worker", "restarting", code=7)], *[[again] for again in AGAIN]],
-        "api-blue-worker-1 does not stay up; its last words:\nits first words\n"
+        "api-blue-worker-1 does not stay up; its log:\nits first words\n"
         "(it ended with code 7, and was started 4 times)",
     ),
-    "a worker that runs each time somebody looks": (
+    "a worker that runs at each look": (
         [[again] for again in AGAIN],
-        "does not stay up; its last words:\nits first words\n(it was started 4 times)",
+        "does not stay up; its log:\nits first words\n(it was started 4 times)",
     ),
     "a worker that is done": (
         [[AGAIN[0]], [one("worker", "restarting", code=0)], *[[again] for again in AGAIN]],
@@ -143,24 +142,24 @@ DOWN: dict[str, tuple[list[list[dict[str, Any]]], str]] = {
     ),
     "a replica that ends again and again": (
         [[one("api", "restarting", restarts=n)] for n in range(4)],
-        "api-blue-api-1 does not stay up; its last words",
+        "api-blue-api-1 does not stay up; its log",
     ),
     "one that waits to be started again": (
         [[one("worker", "restarting", ran=50, restarts=9, code=3)]],
-        "is not healthy within 2 s; its last words:\nits first words\n"
+        "is not healthy within 2 s; its log:\nits first words\n"
         "(it ended with code 3, and was started 10 times)",
     ),
     "one that is started again once, and no more": (
         [[one("worker", ran=0.1)], [one("worker", ran=0.1, restarts=1)]],
-        "is not healthy within 2 s; its last words:\nits first words\n(it was started 2 times)",
+        "is not healthy within 2 s; its log:\nits first words\n(it was started 2 times)",
     ),
     "one that fails once": (
         [[one("seed", "exited", code=3, policy="no")]],
-        "api-blue-seed-1 failed with code 3; its last words",
+        "api-blue-seed-1 failed with code 3; its log",
     ),
     "one that has failed each time": (
         [[one("tries", "exited", restarts=3, code=4, policy="on-failure")]],
-        "api-blue-tries-1 failed with code 4; its last words",
+        "api-blue-tries-1 failed with code 4; its log",
     ),
     "one that would be tried for ever": (
         [[one("tries", "restarting", restarts=n, code=4, policy="on-failure")] for n in range(9)],
@@ -203,7 +202,7 @@ def test_containers_that_are_not_up(watch: Looks, name: str) -> None:
 def test_one_without_a_health_check_shows_that_it_goes_on(
     watch: Looks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For as long as one that ends again and again cannot, whatever time there is to start."""
+    """It runs for longer than a restart loop can, whatever start_seconds is."""
     monkeypatch.setattr(engine, "STRETCH", 4)
     seen = watch([one("worker", ran=0)])
     started = time.monotonic()
@@ -221,9 +220,11 @@ def test_one_without_a_health_check_shows_that_it_goes_on(
         one("checked", health="unhealthy"),
     ],
 )
-def test_what_ends_before_it_counts_is_seen(watch: Looks, later: dict[str, Any]) -> None:
+def test_a_container_that_ends_before_the_commit_is_seen(
+    watch: Looks, later: dict[str, Any]
+) -> None:
     fine = [one("worker"), one("checked", health="healthy"), one("seed", policy="no")]
-    # Two looks until it is up.
+    # It is up after two looks.
     seen = watch(fine, fine, [later])
     seen.until_up()
     with pytest.raises(Failed, match=later["Name"].lstrip("/")):
@@ -241,7 +242,7 @@ def test_the_replica_that_answers_no_success_is_named(watch: Looks) -> None:
             watch([fine, guilty], port=port).until_up()
     assert str(failed.value) == (
         f"release 0123456789ab: api-blue-api-1 is not healthy within 2 s (no success from /healthz "
-        f"on port {port}): it answers 503 to /healthz (no database); its last words:\n"
+        f"on port {port}): it answers 503 to /healthz (no database); its log:\n"
         "its first words"
     )
 
@@ -263,7 +264,7 @@ def test_an_answer_that_will_not_change_is_not_waited_for(
 
 @pytest.mark.parametrize(
     ("early", "seconds"),
-    # The first would be the last word later on.
+    # The same answer would be final later on.
     [(b"HTTP/1.1 404 No\r\n\r\n", 3), (b"HTTP/1.1 502 No\r\n\r\n", 1), (b"", 1)],
 )
 def test_a_framework_may_have_no_routes_at_first(
@@ -283,7 +284,7 @@ def test_a_framework_may_have_no_routes_at_first(
 def test_answers_that_change_are_of_the_moment(
     watch: Looks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By turns: it has not said its last word before the time is over."""
+    """A changing answer is not final before the time is over."""
     monkeypatch.setattr("terrafirma_host.uptime.SAME", 0.5)
     turns = [status("404 No"), status("401 No")] * 100
 
@@ -295,7 +296,7 @@ def test_answers_that_change_are_of_the_moment(
 
 
 def test_how_long_an_answer_takes_is_known(watch: Looks) -> None:
-    """So long Caddy may take to see it."""
+    """Caddy may need as long to see it."""
     sends, _ = KINDS["after 2.5 s"]
     with serving(sends) as port:
         seen = watch([one("api", port=port)], port=port, start_seconds=20)
@@ -304,7 +305,7 @@ def test_how_long_an_answer_takes_is_known(watch: Looks) -> None:
 
 
 def test_all_have_answered_well_just_now(watch: Looks) -> None:
-    """One that said yes a while ago, as a worker had to show that it runs, is asked again."""
+    """A replica whose good answer is old, because a worker was awaited, is asked again."""
     answers = [status("500 No"), OK]
 
     def second_thoughts(connection: Any, _: bytes) -> None:
@@ -318,7 +319,7 @@ def test_all_have_answered_well_just_now(watch: Looks) -> None:
     assert answers == []
 
 
-# --- what is said when others wait for one in vain ------------------------------------------------
+# --- failed dependencies --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -335,7 +336,7 @@ def test_all_have_answered_well_just_now(watch: Looks) -> None:
         (one("awaited", "created"), None),
     ],
 )
-def test_who_is_waited_for_in_vain(
+def test_the_message_about_a_failed_dependency(
     watch: Looks, container: dict[str, Any], words: str | None
 ) -> None:
     seen = watch([container])
@@ -346,24 +347,24 @@ def test_who_is_waited_for_in_vain(
         seen.refuse_awaited()
 
 
-def test_what_others_wait_for_has_a_limit_and_that_is_said(app: Application) -> None:
+def test_the_time_limit_of_a_dependency_is_noted(app: Application) -> None:
     waits = {"depends_on": {"one": {"condition": "service_completed_successfully"}}}
     project = {"services": {"one": {}, "api": waits}}
     app = replace(app, start_seconds=120)
     words = "others wait for the end of one, for which it has 120 s (start_seconds)"
     assert layers.limited(app, project) == [words]
-    # Before the slot starts it is done, or nothing waits for its end.
+    # It is done before the slot starts, or nothing waits for its end.
     assert layers.limited(replace(app, stateful=("one",)), project) == []
     assert layers.limited(app, {"services": {"one": {"restart": "no"}, "api": {}}}) == []
 
 
-def test_what_may_end_and_runs_on_is_said(watch: Looks) -> None:
+def test_a_service_that_may_end_but_runs_on_is_noted(watch: Looks) -> None:
     states = [one("worker"), one("seed", policy="no"), one("setup", "exited", policy="no")]
     (line,) = watch(states).notes()
     assert line.startswith("api-blue-seed-1 runs on, and may end: to have it started again")
 
 
-# --- who may end ----------------------------------------------------------------------------------
+# --- services that may end ------------------------------------------------------------------------
 
 AWAITED = {"depends_on": {"one": {"condition": "service_completed_successfully"}}}
 HEALTHY = {"depends_on": {"one": {"condition": "service_healthy"}}}
@@ -391,15 +392,15 @@ def condition(name: str, **more: Any) -> dict[str, Any]:
         ({"restart": "always"}, {}, False),
         (condition("any"), {}, False),
         ({"deploy": {"replicas": 2}}, STARTED, False),
-        # Compose goes by the deployment's.
+        # Compose uses the policy in `deploy`.
         ({"restart": "no"} | condition("any"), {}, False),
         ({"restart": "always"} | condition("none"), {}, True),
-        # What others want healthy has to last.
+        # A service that others need healthy has to last.
         ({"restart": "no"}, HEALTHY, False),
         (condition("on-failure"), HEALTHY, False),
     ],
 )
-def test_who_may_end(
+def test_which_services_may_end(
     app: Application, service: dict[str, Any], other: dict[str, Any], ends: bool
 ) -> None:
     project = {"services": {"api": {}, "one": service, "other": other}}
@@ -412,7 +413,7 @@ def test_who_may_end(
     "service", [{"restart": "no"}, {"restart": "on-failure:3"}, condition("none"),
                 condition("on-failure")],
 )  # fmt: skip
-def test_what_serves_may_not_end(app: Application, service: dict[str, Any]) -> None:
+def test_a_service_that_serves_may_not_end(app: Application, service: dict[str, Any]) -> None:
     for project, name in (
         ({"services": {"api": service}}, "api"),
         ({"services": {"api": {}, "db": service}}, "db"),
