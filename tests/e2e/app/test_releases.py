@@ -202,7 +202,7 @@ def test_a_rollback(site: Site) -> None:
     # The data still describe what was taken back: a run does not bring it back by itself.
     said = site.call()
     assert said.returncode == 0
-    assert f"release {new} was taken back" in said.stderr
+    assert f"release {new} was rolled back" in said.stderr
     assert changed(json.loads(said.stdout)) == []
     # What serves has other settings, all the same, and goes on to be what it is.
     told = api(env={"TOLD": "after the way back"})
@@ -960,7 +960,7 @@ def test_a_release_is_a_plan_first(site: Site) -> None:
     site.change()
     digest = site.server.digest()
     assert site.server.plan("tasks/app.py", **site.data) == [
-        *("Upload the source of api", "Describe api", "Release api, 2 replicas"),
+        *("Upload the source of api", "Write the description of api", "Release api, 2 replicas"),
     ]
     assert site.server.digest() == digest
     site.deploy()

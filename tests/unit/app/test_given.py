@@ -1,4 +1,4 @@
-"""Values from the environment and from commands; the shell of this machine runs them."""
+"""Secrets from environment variables and from commands, which this machine's shell runs."""
 
 import subprocess
 import time
@@ -45,7 +45,7 @@ def test_what_a_command_prints() -> None:
 
 
 def test_the_last_of_several_lines_ends() -> None:
-    """A key of OpenSSH is none without that."""
+    """OpenSSH rejects a key without a final line break."""
     assert read("command:printf 'a\\nb\\n'") == "a\nb\n"
     assert read("command:printf 'a\\nb'") == "a\nb\n"
 
@@ -112,11 +112,11 @@ def test_a_command_that_brings_no_secret(command: str, wrong: str) -> None:
     assert refusal(f"command:{command}").startswith(wrong)
 
 
-def test_as_much_as_fits() -> None:
+def test_a_value_of_the_largest_size() -> None:
     assert len(read("command:head -c 65536 /dev/zero | tr '\\0' x")) == 65536
 
 
-def test_a_command_that_asks_somebody_does_not_wait_for_ever(
+def test_a_command_that_prompts_does_not_wait_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(given, "SECONDS", 1)
@@ -127,7 +127,7 @@ def test_a_command_that_asks_somebody_does_not_wait_for_ever(
             break
         time.sleep(0.1)
     assert left.stdout == b""
-    # Not even through the terminal.
+    # Not even one that asks through the terminal.
     assert "ended with" in refusal("command:read answer < /dev/tty")
 
 
