@@ -1,4 +1,4 @@
-"""What Caddy is told of an application, and what is said of names that lead elsewhere."""
+"""Template data of a site, and warnings about names that lead elsewhere."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -41,7 +41,7 @@ def test_a_site_has_the_usual_headers() -> None:
 
 
 @pytest.mark.parametrize("name", ["X-Frame-Options", "x-frame-options"])
-def test_a_header_of_ones_own_comes_in_the_place_of_the_usual_one(name: str) -> None:
+def test_a_header_in_the_settings_replaces_the_default_one(name: str) -> None:
     without = [one for one in USUAL if "X-Frame-Options" not in one]
     assert told(headers={name: "DENY"})["headers"] == without
     assert told(headers={name: "DENY"})["set_headers"] == [f"{name} `DENY`"]
@@ -49,12 +49,12 @@ def test_a_header_of_ones_own_comes_in_the_place_of_the_usual_one(name: str) -> 
     assert told(headers={name: ""})["set_headers"] == [f"-{name}"]
 
 
-def test_hsts_of_ones_own() -> None:
+def test_hsts_in_the_headers_of_the_settings() -> None:
     mine = {"Strict-Transport-Security": "max-age=1; preload"}
     assert told(headers=mine)["headers"] == USUAL[1:]
 
 
-def test_a_part_that_is_guarded_has_no_way_around_the_slash() -> None:
+def test_a_guard_covers_a_path_with_and_without_its_slash() -> None:
     paths = {"/*": ["/*"], "/a/*": ["/a", "/a/*"], "/a*": ["/a*"], "/": ["/"]}
     paths |= {"/a": ["/a", "/a/"], "/a/": ["/a", "/a/"]}
     for path, guarded in paths.items():
@@ -70,7 +70,7 @@ def test_directories_and_single_files() -> None:
     ]
 
 
-def test_who_signs_which_name() -> None:
+def test_which_names_get_a_certificate_by_acme() -> None:
     more: dict[str, Any] = {"domain": "acme.test", "redirects": ["www.acme.com"]}
     assert told(**more)["public"] is False
     assert [one["public"] for one in told(**more)["redirects"]] == [True]
@@ -79,7 +79,7 @@ def test_who_signs_which_name() -> None:
 
 @pytest.mark.parametrize(("replicas", "room"), [(1, 8), (4, 8), (5, 10), (32, 64), (64, 64)])
 def test_a_site_has_room_for_more_replicas(replicas: int, room: int) -> None:
-    """Both slots are there, so that a release and another number of replicas reload nothing."""
+    """Both slots have spare ports, so that a release or scaling needs no reload of Caddy."""
     site = told(replicas=replicas, port=9000)
     assert site["blue"] == [f"127.0.0.1:{port}" for port in range(9000, 9000 + room)]
     assert site["green"] == [f"127.0.0.1:{port}" for port in range(9064, 9064 + room)]
@@ -97,11 +97,11 @@ def test_all_names() -> None:
         (["8.8.8.8"], ["8.8.8.8"], ""),
         (["8.8.8.8", "2001:4860::1"], ["8.8.8.8", "2001:4860:0::1"], ""),
         (["8.8.8.8"], ["9.9.9.9"], "leads to 9.9.9.9, which is not the host (8.8.8.8)"),
-        # Of two records one is wrong: authorities prefer IPv6.
+        # One of two records is wrong, and it matters: authorities prefer IPv6.
         (["8.8.8.8"], ["8.8.8.8", "2001:4860::1"], "leads to 2001:4860::1, which is not the host"),
-        # Behind NAT nothing can be said for sure.
-        (["10.0.0.2"], ["9.9.9.9"], "leads to 9.9.9.9; the host knows itself as 10.0.0.2 alone"),
-        ([], ["9.9.9.9"], "the host knows itself as none alone"),
+        # Behind NAT the address may be forwarded to the host.
+        (["10.0.0.2"], ["9.9.9.9"], "the host itself has no public address (10.0.0.2), so make"),
+        ([], ["9.9.9.9"], "the host itself has no public address (none), so make"),
         # The host's own name is in its /etc/hosts.
         (["8.8.8.8"], ["127.0.1.1"], ""),
     ],
@@ -124,7 +124,7 @@ def test_redirected_names_have_the_hsts_of_the_site() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("admin off", "admin cannot be set: releases ask Caddy there"),
+        ("admin off", "admin cannot be set: releases ask Caddy at"),
         ("admin unix//run/admin.sock {\n  origins x\n}", "admin"),
         ("debug\n\tauto_https disable_redirects", "auto_https"),
         ("servers {\n  protocols h1 h2\n}\ndefault_bind 10.0.0.2", "default_bind"),
@@ -134,16 +134,16 @@ def test_redirected_names_have_the_hsts_of_the_site() -> None:
         ("local_certs", "local_certs"),
     ],
 )
-def test_options_that_would_undo_the_design(text: str, said: str) -> None:
+def test_global_options_that_are_refused(text: str, said: str) -> None:
     with pytest.raises(DeployError, match=f"^db1: caddy_snippet: .*{said}"):
         refuse_options(HOST, {"file": "options", "text": text})
 
 
-def test_options_of_ones_own() -> None:
+def test_global_options_that_are_allowed() -> None:
     for text in (
         "debug\ngrace_period 10s",
         "servers {\n  trusted_proxies static 10.0.0.0/8\n}",
-        # An option of a block is none of these, whatever its name.
+        # An option inside a block may have the name of a refused global option.
         "log {\n  output net 10.0.0.2:514\n}\nservers {\n  storage x\n}",
         "# admin off",
     ):
