@@ -205,7 +205,7 @@ def test_one_that_cannot_be_connected_to_does_not_end_the_others_backup(
         server.psql("drop database gone;")
         data = DATA | {"borg_exclude_databases": ["closed"]}
         steps = changed(server.deploy("tasks/borg.py", **data))
-        assert steps[-1] == "Make a backup, and list it"
+        assert steps[-1] == "Make and verify a first backup"
         assert server.plan("tasks/borg.py", **data) == []
     finally:
         server.psql("alter database shop reset all;")

@@ -197,13 +197,13 @@ ROWS: dict[str, tuple[str, str]] = {
     "keyfile": (
         "No key file for repository ssh://box@172.17.0.6/home/box/keyfile.borg found in "
         "/root/.config/borg/keys.\n",
-        "borg_repository: the key of the repository there is in a file of whoever made it: put it "
-        "into /root/.config/borg/keys, or take another path",
+        "borg_repository: the key of the repository is a file on the machine that created it: "
+        "copy the file to /root/.config/borg/keys, or take another path",
     ),
     "version": (
         "/home/box/v2.borg does not have a valid configuration. Check repo config [repository "
         "version 2 is not supported by this borg version].\n",
-        "borg_repository: another version of borg made the repository there: repository version 2 "
+        "borg_repository: another version of borg created the repository there: repository version 2 "
         "is not supported",
     ),
     "something else is there": (
@@ -255,7 +255,7 @@ ROWS: dict[str, tuple[str, str]] = {
         "web: Command 'x' returned non-zero exit status 1.\n\nNeed some help? https://borgmatic\n",
         "web: Command 'x' returned non-zero exit status 1.",
     ),
-    "silence": ("", "it ended without a word"),
+    "silence": ("", "it ended without a message"),
 }
 
 
@@ -291,7 +291,7 @@ def test_words_are_not_filled_in_twice(causes: ModuleType) -> None:
             "pg_restore: error: could not read from input file: end of file",
         ),
         ("Killed\n\n", "Killed"),
-        ("", "it ended without a word"),
+        ("", "it ended without a message"),
     ],
 )
 def test_the_line_that_says_why(causes: ModuleType, said: str, line: str) -> None:

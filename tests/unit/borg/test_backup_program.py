@@ -69,10 +69,10 @@ REFUSED: dict[str, tuple[dict[str, str], dict[str, str], str | None, str]] = {
     "somebody else's": (KNOWN, settings(THERE), TWO, f"this is another repository, {TWO}"),
     "moved": (KNOWN, settings(THERE), ONE, f"{ONE} was at {HERE}, and is at {THERE} now"),
     "an older one of ours, moved": (KNOWN, settings(THERE), THREE, f"was at {ELSEWHERE}"),
-    "moved, and another one named": (KNOWN, settings(THERE, TWO), ONE, f"and there is {ONE}"),
-    "named, and not there": (KNOWN, settings(THERE, ONE), None, f"{ONE} is to be at {THERE}"),
-    "named on a new server, and not there": ({}, settings(HERE, ONE), None, "is to be at"),
-    "named on a new server, and another": ({}, settings(HERE, ONE), TWO, "is to be at"),
+    "moved, and another one named": (KNOWN, settings(THERE, TWO), ONE, f"but {ONE} is there"),
+    "named, and not there": (KNOWN, settings(THERE, ONE), None, f"{ONE} should be at {THERE}"),
+    "named on a new server, and not there": ({}, settings(HERE, ONE), None, "should be at"),
+    "named on a new server, and another": ({}, settings(HERE, ONE), TWO, "should be at"),
     "replaces what is somebody else's": (
         KNOWN,
         settings(THERE, replaces=ONE),
@@ -349,7 +349,7 @@ def test_only_root_keeps_a_backup_from_running_and_not_for_ever(
     monkeypatch.setattr(program, "PATIENCE", 1)
     with (tmp_path / "lock").open("w") as one, (tmp_path / "lock").open("w") as other:
         program.locked(one)
-        with pytest.raises(program.Failed, match="another one has gone on"):
+        with pytest.raises(program.Failed, match="another backup has been running"):
             program.locked(other)
         one.close()
         program.locked(other)
