@@ -41,17 +41,22 @@ DATA: dict[str, Any] = {
 }
 OLD: dict[str, Any] = {"postgres_version": 15}
 
-# Everything that stands in a process list or below the directory of the secrets, at any time: a
-# second login's password is there for a few seconds only.
+# Everything in a process list or below the directory of the secrets, at any time: the password of a
+# second login is there for a few seconds only. A tenth of a core is what this may take: a process
+# that is new, and may still become another program, is read often, an old one now and then.
 WATCH = """
 import os, time
 from pathlib import Path
 
-processes, secrets, known = set(), set(), {}
+processes, secrets, known, seen = set(), set(), {}, {}
+rounds = 0
 while not os.path.exists("/root/stop"):
-    pids = [*filter(str.isdigit, os.listdir("/proc"))]
-    known = {pid: known[pid] for pid in pids if pid in known}
-    for pid in pids:
+    began, now = time.process_time(), time.monotonic()
+    seen = {pid: seen.get(pid, now) for pid in filter(str.isdigit, os.listdir("/proc"))}
+    known = {pid: known[pid] for pid in seen if pid in known}
+    for pid, since in seen.items():
+        if now - since > 0.3 and rounds % 50:
+            continue
         try:
             words = Path("/proc", pid, "cmdline").read_bytes()
             if known.get(pid) != words:
@@ -60,13 +65,15 @@ while not os.path.exists("/root/stop"):
                 known[pid] = words
         except OSError:
             pass
-    for path in Path("/etc/terrafirma/secrets").rglob("*"):
-        try:
-            if path.suffix != ".pub":
-                secrets.add(path.read_bytes())
-        except OSError:
-            pass
-    time.sleep(0.005)
+    if not rounds % 10:
+        for path in Path("/etc/terrafirma/secrets").rglob("*"):
+            try:
+                if path.suffix != ".pub":
+                    secrets.add(path.read_bytes())
+            except OSError:
+                pass
+    rounds += 1
+    time.sleep(9 * (time.process_time() - began))
 Path("/root/processes").write_bytes(b"\\n".join(processes))
 Path("/root/secrets").write_bytes(b"\\n".join(secrets))
 """

@@ -39,7 +39,7 @@ def hosts(pyinfra: Pyinfra, request: pytest.FixtureRequest) -> Iterator[tuple[Ta
     ):
         DATA.update(admit(storage, server, REPOSITORY))
         server.deploy("tasks/postgres.py", "tasks/borg.py", **DATA)
-        server.psql("create table ledger (id bigint primary key);" + BULK.format(400_000), "shop")
+        server.psql("create table ledger (id bigint primary key);" + BULK.format(120_000), "shop")
         assert server.deploy("tasks/borg.py", **DATA)["results"]["totals"]["success"] == 0
         yield server, storage
 

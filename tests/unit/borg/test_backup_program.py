@@ -171,8 +171,8 @@ def test_it_comes_to_postgresql_as_all_the_rest_does(program: ModuleType, versio
 @pytest.mark.parametrize("sections", [False, True])
 def test_borgmatic_gets_the_databases_that_there_are(program: ModuleType, sections: bool) -> None:
     given = {"version": "17", "sections": sections}
-    words = program.override(given, ["api", "a b"])
-    assert words[::2] == ["--override", "--override"]
+    words = program.override(given, "web-1.checkpoint", ["api", "a b"])
+    assert {*words[::2]} == {"--override"}
     values: dict[str, Any] = dict(word.split("=", 1) for word in words[1::2])
     prefix = "hooks." if sections else ""
     databases = json.loads(values[f"{prefix}postgresql_databases"])
@@ -181,6 +181,8 @@ def test_borgmatic_gets_the_databases_that_there_are(program: ModuleType, sectio
     # It waits for a lock, but not for ever.
     assert all("--lock-wait-timeout=" in one["options"] for one in databases)
     assert values[f"{prefix}before_backup"] == "[]"
+    prefix = "storage." if sections else ""
+    assert values[f"{prefix}archive_name_format"] == "web-1.checkpoint"
 
 
 # --- with borg itself -----------------------------------------------------------------------------
