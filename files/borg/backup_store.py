@@ -228,7 +228,9 @@ def judge(known: dict[str, str], settings: Settings, found: str | None) -> None:
     at = next((where for where, one in reversed(known.items()) if one == old), "")
     if found is None:
         if wanted:
-            raise Failed(f"borg_repository_id: {wanted} should be at {place}, but {REPOSITORY_GONE}")
+            raise Failed(
+                f"borg_repository_id: {wanted} should be at {place}, but {REPOSITORY_GONE}"
+            )
         if old and settings["repository_replaces"] != old:
             raise Failed(
                 f"{REPOSITORY_GONE}: {place}; this server's repository is {old} at {at}. If it was "

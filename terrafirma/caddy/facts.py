@@ -134,7 +134,9 @@ class Certificates(FactBase[CertificatesState]):
 
 def reason(error: str) -> str:
     """
-    The part that says what went wrong, out of one of Caddy's errors, like:
+    The part of one of Caddy's errors that says what went wrong.
+
+    An example of such an error:
 
     "[name] Obtain: [name] solving challenge: name: [name] authorization failed: HTTP 400
     urn:ietf:params:acme:error:dns - why (ca=https://authority/directory)"

@@ -226,9 +226,7 @@ ALLOWED: Mapping[str, tuple[Any, Version]] = {
 }
 
 _SSH = "reach the engine over SSH instead: docker -H ssh://root@SERVER"
-_RULES = (
-    "clients reach the sites, and containers the internet, through the rules that Docker makes"
-)
+_RULES = "clients reach the sites, and containers the internet, through the rules that Docker makes"
 _DOCKER0 = (
     "PostgreSQL listens on docker0's address; docker0 has the first free subnet of "
     "docker_address_pool, and keeps it (to move it: change `bip` in /etc/docker/daemon.json on the "

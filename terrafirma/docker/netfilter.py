@@ -63,7 +63,7 @@ class End:
 
 Table = Mapping[str, Chain]
 
-# Targets that end the walk. After other targets that are no chain, the packet goes on (LOG, MARK …).
+# Targets that end the walk. Other targets (LOG, MARK …), unless chains, let the packet go on.
 _LAST = frozenset("ACCEPT DROP REJECT DNAT SNAT MASQUERADE REDIRECT NETMAP TPROXY".split())
 # Targets where a program decides, so that every end is possible.
 _ANYTHING = frozenset({"NFQUEUE", "QUEUE"})

@@ -44,5 +44,7 @@ class Docker(Settings):
             raise ValueError(f"docker_daemon: {'; '.join(wrong)}")
         refuse_duplicates("docker_networks", self.networks)
         for reserved in sorted({"bridge", "host", "none", "default"} & set(self.networks)):
-            raise ValueError(f"docker_networks: {reserved!r} is a name of Docker's own; use another")
+            raise ValueError(
+                f"docker_networks: {reserved!r} is a name of Docker's own; use another"
+            )
         return self

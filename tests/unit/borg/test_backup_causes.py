@@ -203,8 +203,8 @@ ROWS: dict[str, tuple[str, str]] = {
     "version": (
         "/home/box/v2.borg does not have a valid configuration. Check repo config [repository "
         "version 2 is not supported by this borg version].\n",
-        "borg_repository: another version of borg created the repository there: repository version 2 "
-        "is not supported",
+        "borg_repository: another version of borg created the repository there: repository version "
+        "2 is not supported",
     ),
     "something else is there": (
         "There is already something at /home/box/plain.\n",

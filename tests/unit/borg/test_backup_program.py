@@ -106,7 +106,7 @@ def test_repositories_are_remembered_by_their_places(
     monkeypatch.setattr(store, "CONFIG", tmp_path / "config.yaml")
     monkeypatch.setattr(store.pwd, "getpwuid", lambda _: type("Root", (), {"pw_dir": tmp_path}))
     assert store.remembered() == {}
-    # A server set up by an earlier version: borg's own memory counts, for the configured place only.
+    # A server set up by an earlier version: borg's own memory of the configured place.
     for one, place in ((ONE, HERE), (TWO, THERE)):
         directory = tmp_path / ".config/borg/security" / one
         directory.mkdir(parents=True)

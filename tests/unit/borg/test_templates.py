@@ -82,7 +82,7 @@ def test_old_borgmatic_need_not_list_the_databases() -> None:
 
 @pytest.mark.parametrize("sections", [False, True])
 def test_an_archive_that_was_not_read_back_does_not_count(sections: bool) -> None:
-    """This holds for a plain `borgmatic create`, too. Prune matches the names that count."""
+    """A plain `borgmatic create` makes such an archive. Prune matches only names that count."""
     settings = backup(sections=sections)
     assert settings["archive_name_format"].startswith("{hostname}-{now:")
     assert settings["archive_name_format"].endswith(".checkpoint")

@@ -223,9 +223,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("settings", "words"), WRONG)
-def test_a_wrong_value_is_refused(
-    settings: dict[str, Any], words: str
-) -> None:
+def test_a_wrong_value_is_refused(settings: dict[str, Any], words: str) -> None:
     line = refusal(**settings)
     assert line.startswith("docker_daemon: ")
     assert words in line

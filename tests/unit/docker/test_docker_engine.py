@@ -263,9 +263,7 @@ def test_an_engine_without_a_way_back_says_so(
     assert result.stderr == f"docker_daemon: {words}: failed to start daemon: no such driver\n"
 
 
-def test_a_temporary_network_recreates_a_missing_chain(
-    here: Path, engine: Engine
-) -> None:
+def test_a_temporary_network_recreates_a_missing_chain(here: Path, engine: Engine) -> None:
     (here / "chain").unlink()
     assert engine("restart").returncode == 0
     assert done(here) == ["reload", "restart", *NEW_CHAIN]

@@ -25,7 +25,12 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     (Docker, {"docker_networks": "apps"}, "docker_networks", "must be a list"),
     (Docker, {"docker_networks": ["a", "a"]}, "docker_networks", "'a' is there twice"),
     (Docker, {"docker_networks": ["host"]}, "docker_networks", "'host' is a name of Docker's own"),
-    (Docker, {"docker_networks": ["bridge"]}, "docker_networks", "'bridge' is a name of Docker's own"),
+    (
+        Docker,
+        {"docker_networks": ["bridge"]},
+        "docker_networks",
+        "'bridge' is a name of Docker's own",
+    ),
     (Docker, {"docker_networks": ["-a"]}, "docker_networks.0", "'-a' does not match"),
     (Docker, {"docker_daemon": ["debug"]}, "docker_daemon", "valid dictionary"),
 ]
