@@ -65,7 +65,7 @@ def first_backup(
     if archive:
         host.noop(f"{archive} proved this configuration")
         return
-    # Prune nothing here: whoever sets up backups anew may be about to restore an old archive.
+    # Prune nothing here: a user who sets backups up again may be about to restore an old archive.
     yield FunctionCommand(_make_archive, (), {})
     yield FunctionCommand(_list_archives, (stamp,), {})
 

@@ -205,11 +205,11 @@ def test_a_rollback(site: Site) -> None:
     assert f"release {new} was rolled back" in said.stderr
     assert changed(json.loads(said.stdout)) == []
     # A run still gives changed settings to the release that serves.
-    told = api(env={"TOLD": "after the way back"})
-    site.deploy(**told)
-    assert site.is_converged(**told)
+    changed_settings = api(env={"CHANGED": "after the way back"})
+    site.deploy(**changed_settings)
+    assert site.is_converged(**changed_settings)
     assert site.serving["release"] not in (old, new)
-    assert "TOLD=after" in site.server.run("terrafirma run api -- env")
+    assert "CHANGED=after" in site.server.run("terrafirma run api -- env")
     site.deploy()
     assert site.serving["release"] == old
     shown = site.server.run("terrafirma releases api")
@@ -377,7 +377,7 @@ KILLED = (
     ],
 )
 def test_a_port_answers_while_the_engine_starts(site: Site, command: str) -> None:
-    """This tests new connections; Caddy alone would mostly use those that it keeps open."""
+    """The test opens new connections; Caddy alone would mostly use those that it keeps open."""
     published = re.findall(
         r"127\.0\.0\.1:(\d+)->", site.server.run("docker ps --format '{{.Ports}}'")
     )

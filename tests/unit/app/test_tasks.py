@@ -37,7 +37,7 @@ OURS_ARE = command(PathStates, paths=(), patterns=OURS)
 
 # --- refusals -------------------------------------------------------------------------------------
 
-# What is wrong; the page; the host; the key or the thing that is named, and what would be right.
+# The mistake; the task; the host; the key in the message, and what would be right.
 REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "a limit that an application would run into": (
         "tasks/app",
@@ -98,7 +98,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(), **api(compose=["compose.yaml"])),
         ("apps.api.compose: ", "'examples/api' has no file 'compose.yaml'"),
     ),
-    "a source below a home of nobody": (
+    "a source in the home of an unknown user": (
         "tasks/app",
         fake(machine(), **api(source="~nobody-here/api")),
         ("apps.api.source: ", "'~nobody-here/api' is not a directory with a Dockerfile"),
@@ -118,7 +118,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(), **api(secrets={"token": "s3cret-itself"})),
         ("apps.api.secrets.token: ", "use 'generated' (on the server), 'env:NAME'"),
     ),
-    "an application that runs as nobody": (
+    "an application that runs as no account": (
         "tasks/app",
         fake(machine(), **api(user="")),
         ("apps.api.user: ", "set one of users_accounts"),
@@ -166,7 +166,9 @@ def test_refuses_in_one_line_before_anything_changes(
 # --- descriptions, ports and releases -------------------------------------------------------------
 
 
-def told(result: CompletedProcess[str], host: str = "host", name: str = "api") -> dict[str, Any]:
+def description_of(
+    result: CompletedProcess[str], host: str = "host", name: str = "api"
+) -> dict[str, Any]:
     """The description of an application for the program on the host."""
     text = written(result, f"/etc/terrafirma/apps/{name}.json", host)
     answer: dict[str, Any] = json.loads(text)
@@ -181,9 +183,9 @@ def test_a_new_application_changes_no_other_description(pyinfra: Pyinfra, invent
         other=(machine(), api(replicas=2)),
     )
     result = pyinfra.call(hosts, "tasks/app.py", "--dry", "--diff")
-    assert told(result, "more") == told(result, "one")
-    assert told(result, "more", "shop")["slots"] == {"blue": 9000, "green": 9064}
-    assert told(result, "other") == told(result, "one") | {"replicas": 2}
+    assert description_of(result, "more") == description_of(result, "one")
+    assert description_of(result, "more", "shop")["slots"] == {"blue": 9000, "green": 9064}
+    assert description_of(result, "other") == description_of(result, "one") | {"replicas": 2}
 
 
 def test_an_application_keeps_its_ports(pyinfra: Pyinfra, inventory: Any) -> None:
@@ -197,7 +199,7 @@ def test_an_application_keeps_its_ports(pyinfra: Pyinfra, inventory: Any) -> Non
     )
     result = pyinfra.call(hosts, "deploy.py", "--dry", "--diff")
     slots = {
-        (host, name): told(result, host, name)["slots"]["blue"]
+        (host, name): description_of(result, host, name)["slots"]["blue"]
         for host, names in {"bare": apps, "known": apps, "moved": {"api": API}}.items()
         for name in names
     }
@@ -372,7 +374,7 @@ def test_the_url_leads_through_pgbouncer_if_asked_for(pyinfra: Pyinfra, inventor
         }
         assert asked == str(port)
     # The URL is a secret, so the description does not show it; the host itself notices a change.
-    assert told(result, "direct") == told(result, "pooled")
+    assert description_of(result, "direct") == description_of(result, "pooled")
 
 
 @pytest.mark.parametrize("how", ["--dry", "-y"])

@@ -65,7 +65,7 @@ REFUSED: dict[str, tuple[dict[str, str], dict[str, str], str | None, str]] = {
         None,
         f'borg_repository_replaces = "{TWO}"',
     ),
-    "made anew by others": (KNOWN, settings(HERE), TWO, f'borg_repository_id = "{TWO}"'),
+    "created again by others": (KNOWN, settings(HERE), TWO, f'borg_repository_id = "{TWO}"'),
     "another server's": (KNOWN, settings(THERE), TWO, f"this is another repository, {TWO}"),
     "moved": (KNOWN, settings(THERE), ONE, f"{ONE} was at {HERE}, and is at {THERE} now"),
     "an older one of ours, moved": (KNOWN, settings(THERE), THREE, f"was at {ELSEWHERE}"),

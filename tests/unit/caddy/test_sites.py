@@ -29,29 +29,31 @@ def application(**more: Any) -> Application:
     return Application(**data | more)
 
 
-def told(acme_ca: str = "", **more: Any) -> dict[str, Any]:
+def template_data(acme_ca: str = "", **more: Any) -> dict[str, Any]:
     return site(HOST, application(**more), of(Caddy, caddy_acme_ca=acme_ca))
 
 
 def test_a_site_has_the_usual_headers() -> None:
-    assert told()["headers"] == USUAL
-    assert told()["set_headers"] == []
-    assert told(hsts_seconds=0)["headers"] == USUAL[1:]
-    assert told(hsts_seconds=300)["headers"][0] == '?Strict-Transport-Security "max-age=300"'
+    assert template_data()["headers"] == USUAL
+    assert template_data()["set_headers"] == []
+    assert template_data(hsts_seconds=0)["headers"] == USUAL[1:]
+    assert (
+        template_data(hsts_seconds=300)["headers"][0] == '?Strict-Transport-Security "max-age=300"'
+    )
 
 
 @pytest.mark.parametrize("name", ["X-Frame-Options", "x-frame-options"])
 def test_a_header_in_the_settings_replaces_the_default_one(name: str) -> None:
     without = [one for one in USUAL if "X-Frame-Options" not in one]
-    assert told(headers={name: "DENY"})["headers"] == without
-    assert told(headers={name: "DENY"})["set_headers"] == [f"{name} `DENY`"]
-    assert told(headers={name: ""})["headers"] == without
-    assert told(headers={name: ""})["set_headers"] == [f"-{name}"]
+    assert template_data(headers={name: "DENY"})["headers"] == without
+    assert template_data(headers={name: "DENY"})["set_headers"] == [f"{name} `DENY`"]
+    assert template_data(headers={name: ""})["headers"] == without
+    assert template_data(headers={name: ""})["set_headers"] == [f"-{name}"]
 
 
 def test_hsts_in_the_headers_of_the_settings() -> None:
     mine = {"Strict-Transport-Security": "max-age=1; preload"}
-    assert told(headers=mine)["headers"] == USUAL[1:]
+    assert template_data(headers=mine)["headers"] == USUAL[1:]
 
 
 def test_a_guard_covers_a_path_with_and_without_its_slash() -> None:
@@ -59,11 +61,11 @@ def test_a_guard_covers_a_path_with_and_without_its_slash() -> None:
     paths |= {"/a": ["/a", "/a/"], "/a/": ["/a", "/a/"]}
     for path, guarded in paths.items():
         guards = [{"path": path, "users": {"bob": BCRYPT}}]
-        assert told(guards=guards)["guards"][0]["paths"] == guarded
+        assert template_data(guards=guards)["guards"][0]["paths"] == guarded
 
 
 def test_directories_and_single_files() -> None:
-    static = told(static={"/assets/*": "/srv/a", "/icon.ico": "/srv/b"})["static"]
+    static = template_data(static={"/assets/*": "/srv/a", "/icon.ico": "/srv/b"})["static"]
     assert [(one["directive"], one["path"], one["root"]) for one in static] == [
         ("handle_path", "/assets/*", "/srv/a"),
         ("handle", "/icon.ico", "/srv/b"),
@@ -72,15 +74,15 @@ def test_directories_and_single_files() -> None:
 
 def test_which_names_get_a_certificate_by_acme() -> None:
     more: dict[str, Any] = {"domain": "acme.test", "redirects": ["www.acme.com"]}
-    assert told(**more)["public"] is False
-    assert [one["public"] for one in told(**more)["redirects"]] == [True]
-    assert told(acme_ca="https://ca.acme.com/d", **more)["public"] is True
+    assert template_data(**more)["public"] is False
+    assert [one["public"] for one in template_data(**more)["redirects"]] == [True]
+    assert template_data(acme_ca="https://ca.acme.com/d", **more)["public"] is True
 
 
 @pytest.mark.parametrize(("replicas", "room"), [(1, 8), (4, 8), (5, 10), (32, 64), (64, 64)])
 def test_a_site_has_room_for_more_replicas(replicas: int, room: int) -> None:
     """Both slots have spare ports, so that a release or scaling needs no reload of Caddy."""
-    site = told(replicas=replicas, port=9000)
+    site = template_data(replicas=replicas, port=9000)
     assert site["blue"] == [f"127.0.0.1:{port}" for port in range(9000, 9000 + room)]
     assert site["green"] == [f"127.0.0.1:{port}" for port in range(9064, 9064 + room)]
 
@@ -114,11 +116,11 @@ def test_names_that_lead_elsewhere(own: list[str], found: list[str] | None, word
 
 
 def test_redirected_names_have_the_hsts_of_the_site() -> None:
-    own = told(headers={"strict-Transport-Security": "max-age=9; preload", "X-A": "b"})
+    own = template_data(headers={"strict-Transport-Security": "max-age=9; preload", "X-A": "b"})
     lines = own["redirect_headers"]
     assert "strict-Transport-Security `max-age=9; preload`" in lines
     assert not [line for line in lines if "31536000" in line or "X-A" in line]
-    assert '?Strict-Transport-Security "max-age=31536000"' in told()["redirect_headers"]
+    assert '?Strict-Transport-Security "max-age=31536000"' in template_data()["redirect_headers"]
 
 
 @pytest.mark.parametrize(

@@ -114,9 +114,9 @@ def test_the_root_of_a_private_authority_is_there_before_the_sites(
     path = ssl.get_default_verify_paths().cafile or ssl.get_default_verify_paths().openssl_cafile
     end = "-----END CERTIFICATE-----\n"
     file.write_text(Path(path).read_text().partition(end)[0] + end)
-    told = {"caddy_acme_ca": "https://ca.terrafirma.test/d", "caddy_acme_ca_root": str(file)}
+    data = {"caddy_acme_ca": "https://ca.terrafirma.test/d", "caddy_acme_ca_root": str(file)}
     result = pyinfra.call(
-        "@fake/host", "tasks/caddy.py", "--dry", "--diff", *fake(machine(), **told)
+        "@fake/host", "tasks/caddy.py", "--dry", "--diff", *fake(machine(), **data)
     )
     root = "/etc/caddy/acme-ca-root.pem"
     assert "BEGIN CERTIFICATE" in written(result, root)

@@ -102,12 +102,12 @@ def test_caddy_logs_are_bounded() -> None:
 def test_caddy_uses_the_configured_authority() -> None:
     for key in ("email", "acme_ca", "acme_ca_root"):
         assert key not in sites()[""]
-    told = sites(
+    block = sites(
         email="ops@acme.com", acme_ca="https://ca.acme.com/directory", acme_ca_root="/etc/root.pem"
     )[""]
-    assert "\temail ops@acme.com\n" in told
-    assert "\tacme_ca https://ca.acme.com/directory\n" in told
-    assert "\tacme_ca_root /etc/root.pem\n" in told
+    assert "\temail ops@acme.com\n" in block
+    assert "\tacme_ca https://ca.acme.com/directory\n" in block
+    assert "\tacme_ca_root /etc/root.pem\n" in block
 
 
 def test_the_caddyfile_suits_the_installed_version() -> None:
@@ -158,8 +158,8 @@ def test_lines_of_a_snippet_are_in_the_caddyfile() -> None:
     block = sites()["www.acme.com"]
     assert "\t# From web.caddy\nredir /old /new\n" in block
     assert 'X-Mine `a "b" {c}`\n\t\t-Via\n\t\tdefer\n' in block
-    told = sites(options={"file": "mine", "text": "\tgrace_period 5s"})[""]
-    assert "\t# From mine\n\tgrace_period 5s\n" in told
+    block = sites(options={"file": "mine", "text": "\tgrace_period 5s"})[""]
+    assert "\t# From mine\n\tgrace_period 5s\n" in block
     assert "# From" not in sites()[""]
 
 

@@ -1,8 +1,8 @@
 """
-What does not lead to containers, or away from them, in what real hosts say of themselves.
+Broken paths to containers and away from them, in the answers of real hosts.
 
-The samples are of targets after a run: of Docker 26.1, and of 20.10 with both kinds of iptables.
-What is done to them is what people do to their hosts.
+The samples come from targets after a run, with Docker 26.1, and with 20.10 and both kinds of
+iptables. The tests change them as people change their hosts.
 """
 
 import re

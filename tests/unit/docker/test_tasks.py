@@ -278,7 +278,7 @@ BRIDGES: dict[str, tuple[Answers, dict[str, Any], str]] = {
         {},
         "10.210.1.1/24",
     ),
-    "a pool of one's own": (
+    "another pool": (
         {NETWORKS: ["172.30.0.1/16"]},
         {"docker_address_pool": "172.30.0.0/15", "docker_subnet_size": 26},
         "172.31.0.1/26",
