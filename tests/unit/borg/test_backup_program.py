@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -460,14 +461,17 @@ def test_a_database_that_cannot_be_dumped_does_not_end_the_backup(
         names = {one["name"] for one in json.loads(words[1].partition("=")[2])}
         failing = sorted(names & {*broken, *once})
         if not failing:
-            return json.dumps([{"archive": {"name": "web-1.checkpoint"}}])
+            return ""
         once.discard(failing[0])
         program.SAID.write_text(f"pg_dump of {json.dumps(failing[0])}: corrupt\n")
         raise program.Failed("borgmatic failed")
 
     monkeypatch.setattr(program, "databases", lambda _: (["a", "b", "c"], {"shut": "closed"}))
     monkeypatch.setattr(program, "borgmatic", borgmatic)
-    _, names, missing = program.make({"version": "17", "sections": False})
+    monkeypatch.setattr(program, "borg", lambda *_: "")
+    archive, names, missing = program.make({"version": "17", "sections": False})
+    assert archive.startswith(f"{socket.gethostname()}-20")
+    assert archive.endswith(program.UNPROVED)
     assert names == [one for one in ("a", "b", "c") if one not in left_out]
     assert missing == {"shut": "closed"} | dict.fromkeys(left_out, "corrupt")
 
