@@ -151,7 +151,7 @@ def test_wrong_secrets_and_unknown_ones() -> None:
 
 
 @pytest.mark.parametrize("line", ["s3cret", "", "wrong", "wrong a b", "right a"])
-def test_another_answer_about_secrets_is_not_repeated(line: str) -> None:
+def test_an_unknown_answer_about_secrets_is_not_repeated(line: str) -> None:
     with pytest.raises(FactProcessError) as error:
         AppSecrets().process([line])
     assert "s3cret" not in str(error.value)
@@ -183,6 +183,6 @@ def test_a_host_knows_the_ports_of_its_applications(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line", ["grep: /etc/terrafirma/apps: Is a directory", '/x/api.json:    "blue": ,', "8000"]
 )
-def test_another_answer_about_ports_is_none(line: str) -> None:
+def test_an_unknown_answer_about_ports_fails(line: str) -> None:
     with pytest.raises(FactProcessError, match="no ports of applications"):
         KeptPorts().process([line])
