@@ -1,4 +1,4 @@
-"""Shows the key that the backup host must let in; makes it first. Not a part of `deploy.py`."""
+"""Print the public key for the backup host, generated if missing. Not a part of `deploy.py`."""
 
 from pyinfra import host
 
@@ -11,6 +11,6 @@ begin(host)
 
 packages(name="Install ssh-keygen", packages=["openssh-client"])
 
-keys(name="Create the keys", directory=BACKUP_SECRETS)
+keys(name="Create the backup keys", directory=BACKUP_SECRETS)
 
 show_key(name="Add this key to the backup host", path=BACKUP_KEY)

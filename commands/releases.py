@@ -1,4 +1,4 @@
-"""What ran when, from which revision, by whom, and what can be gone back to; nothing changes."""
+"""List the releases of each application: times, revisions, people, and which ones are kept."""
 
 from pyinfra import host, state
 from pyinfra.api.output import echo

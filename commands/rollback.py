@@ -1,4 +1,4 @@
-"""An earlier release of an application serves again: --data rollback=APPLICATION[:RELEASE]."""
+"""Let an earlier release of an application serve again: --data rollback=APPLICATION[:RELEASE]."""
 
 from pyinfra import host
 from pyinfra.api import DeployError
@@ -18,4 +18,4 @@ if name not in known:
         "give one with --data rollback=APPLICATION, or APPLICATION:RELEASE"
     )
 
-rollback(name=f"Go back with {name}", app=name, release=release, by=deployer())
+rollback(name=f"Roll back {name}", app=name, release=release, by=deployer())

@@ -40,7 +40,7 @@ put(
     name="Install the command terrafirma",
     entries=[
         *program.entries(),
-        # A part of it by now.
+        # Earlier versions installed this program separately.
         Absent("/usr/local/lib/terrafirma/app-secrets"),
         Directory(SECRETS, "700"),
         Directory(APPLICATIONS, "700"),
@@ -48,9 +48,9 @@ put(
 )
 
 for app in host.loop(apps):
-    told = []
+    inputs = []
     if app.secrets or app.registry_password:
-        told += [
+        inputs += [
             app_secrets(
                 name=f"Give {app.name} its secrets",
                 directory=app.secrets_directory,
@@ -61,7 +61,7 @@ for app in host.loop(apps):
             )
         ]
     if app.database:
-        told += [
+        inputs += [
             database_url(
                 name=f"Give {app.name} the address of its database",
                 path=app.database_url,
@@ -71,38 +71,38 @@ for app in host.loop(apps):
             )
         ]
     if app.source:
-        told += [
+        inputs += [
             upload_source(
                 name=f"Upload the source of {app.name}",
                 directory=app.source_directory,
                 dest=uploaded_source(app),
             )
         ]
-    words = description(app, server.users)
-    told += [
+    content = description(app, server.users)
+    inputs += [
         put(
-            name=f"Describe {app.name}",
-            entries=[File(f"{APPLICATIONS}/{app.name}.json", words, mode="600")],
+            name=f"Write the description of {app.name}",
+            entries=[File(f"{APPLICATIONS}/{app.name}.json", content, mode="600")],
         )
     ]
 
     release(
         name=f"Release {app.name}, {app.replicas} replicas",
         app=app.name,
-        description=words,
+        description=content,
         revision=revision(app.source_directory) if app.source else "",
         by=deployer(),
-        after=told,
+        after=inputs,
     )
 
-# After the descriptions, which it reads.
+# Last, because the unit reads the descriptions.
 recovery = f"/etc/systemd/system/{RECOVERY_UNIT}"
 unit(
-    name="Put right at boot what a release left",
+    name="Repair interrupted releases at boot",
     unit=RECOVERY_UNIT,
     unit_files={
         recovery: put(
-            name="Describe what is put right at boot",
+            name="Write the unit that repairs releases at boot",
             entries=[template("app/recover.service.j2", recovery)],
         )
     },

@@ -1,4 +1,4 @@
-"""Encrypted backups of databases and files on another host, the first of them made and listed."""
+"""Encrypted nightly backups of databases and files on another host, proved by a first backup."""
 
 from pyinfra import host
 
@@ -24,11 +24,11 @@ timer = "/etc/systemd/system/borgmatic.timer"
 known_hosts = "/etc/borgmatic/known_hosts"
 
 if not settings.repository:
-    # Nothing that once was set up is taken away: a backup that goes on does no harm.
+    # An earlier setup stays: backups that go on do no harm.
     before = BACKUP_CONFIG in path_states([BACKUP_CONFIG])
     warn(
         name="No backups",
-        message="borg_repository is empty, but backups go on as they were set up once; "
+        message="borg_repository is empty, but backups go on as an earlier run set them up; "
         "`systemctl disable --now borgmatic.timer` on the host ends them"
         if before
         else "There are no backups: set borg_repository to a repository on another host",
@@ -36,10 +36,10 @@ if not settings.repository:
 else:
     packages(name="Install borgmatic", packages=["borgbackup", "borgmatic", "openssh-client"])
 
-    keys(name="Create the keys", directory=BACKUP_SECRETS)
+    keys(name="Create the backup keys", directory=BACKUP_SECRETS)
 
     put(
-        name="Configure what is backed up, and where to",
+        name="Configure the backups",
         entries=[
             Directory(BACKUP_STATE, "700"),
             *(
@@ -52,7 +52,8 @@ else:
                 BACKUP_CONFIG,
                 data={
                     **settings.model_dump(),
-                    # The roles lie there. borgmatic takes what is below another directory once.
+                    # BACKUP_STATE holds the dump of the roles. If one of the other directories
+                    # contains it, borgmatic still backs it up only once.
                     "directories": [*settings.directories, BACKUP_STATE],
                     "databases": server.postgres.databases,
                     "cluster": f"{postgres_version(host, server.postgres, machine)}/main",
@@ -64,12 +65,12 @@ else:
                 },
                 mode="600",
             ),
-            # After the settings, which were proved with these lines.
+            # After the configuration, whose check below has proved these lines.
             template(
                 "borg/known_hosts.j2", known_hosts, data={"lines": settings.known_hosts}, mode="600"
             ),
         ],
-        # What does not open the repository does not replace what does.
+        # A configuration that fails to open the repository must not replace one that does.
         check=f'case "$path" in {BACKUP_CONFIG}) {BACKUP_PROGRAM} prove "$new";; esac',
     )
 
@@ -85,14 +86,14 @@ else:
     )
 
     unit(
-        name="Run the backups on time",
+        name="Start the backup timer",
         unit="borgmatic.timer",
         unit_files={service: schedule, timer: schedule},
         restart_on={timer: schedule},
     )
 
     first_backup(
-        name="Make a backup, and list it",
+        name="Make and verify a first backup",
         configuration=[BACKUP_CONFIG, known_hosts, BACKUP_KEY, f"{BACKUP_SECRETS}/passphrase"],
         stamp=BACKUP_STAMP,
     )

@@ -29,11 +29,11 @@ drop_in = "/etc/systemd/system/caddy.service.d/terrafirma.conf"
 
 if machine["foreign_caddyfile"]:
     raise DeployError(
-        f"{host.name}: apps: {CADDYFILE} on the host is not ours, and its sites would be "
-        "gone; move it away"
+        f"{host.name}: apps: {CADDYFILE} on the host is not ours, and a run would replace its "
+        "sites; move it away"
     )
 
-# Files of this machine: what cannot be read is said before anything changes.
+# Read the files of this machine now, so that a missing one ends the run before anything changes.
 sites = [site(host, app, settings) for app in apps]
 options = lines(host, "caddy_snippet", settings.snippet)
 refuse_options(host, options)
@@ -52,9 +52,8 @@ policy = put(
     entries=[template("caddy/restart.conf.j2", drop_in)],
 )
 
-
 put(
-    name="Let no connection get lost at a reload",
+    name="Configure the kernel to keep queued connections",
     entries=[template("caddy/sysctl.conf.j2", "/etc/sysctl.d/60-terrafirma-caddy.conf")],
 )
 
@@ -64,9 +63,9 @@ sysctl(
 )
 
 put(
-    name="Create the directories",
+    name="Create Caddy's directories",
     entries=[
-        # What was asked for is not everybody's: an address may have something secret in it.
+        # The access logs are closed to other accounts: a logged URL may contain a secret.
         Directory("/var/log/caddy", mode="750", user="caddy", group="adm"),
         Directory("/etc/caddy"),
         Directory(CADDY_UPSTREAMS),
@@ -76,7 +75,7 @@ put(
 
 
 def configuration() -> list[Entry]:
-    """Asked when the operation runs: Caddy may have been installed earlier in this same run."""
+    """The Caddyfile, made when the operation runs: the same run may first have to install Caddy."""
     return [
         template(
             "caddy/Caddyfile.j2",
@@ -91,7 +90,7 @@ def configuration() -> list[Entry]:
                 "log_files": settings.log_files,
                 "sites": sites,
             },
-            # It has the hashes of the passwords of `guards`.
+            # It contains password hashes, those of `guards`.
             mode="640",
             group="caddy",
         ),
@@ -100,14 +99,14 @@ def configuration() -> list[Entry]:
 
 
 trust = put(
-    name="Vouch for the certificate authority's address",
+    name="Trust the certificate authority's own certificate",
     entries=[File(CADDY_ROOT, root)] if root else [],
 )
 
 caddyfile = put(
     name="Configure the sites",
     entries=configuration,
-    # As the user that serves: validating opens the log files and Caddy's own authority.
+    # As Caddy's user, because validation creates log files and Caddy's own authority.
     check="runuser -u caddy -- env HOME=/var/lib/caddy "
     'caddy validate --adapter caddyfile --config "$new" > /dev/null',
 )
@@ -119,4 +118,4 @@ unit(
     reload_on={CADDYFILE: caddyfile, CADDY_ROOT: trust},
 )
 
-certificates(name="Look for certificates that are missing", domains=list(names(apps)))
+certificates(name="Check for missing certificates", domains=list(names(apps)))

@@ -1,4 +1,4 @@
-"""The Docker engine, with bounded logs, containers that outlive the daemon, and known subnets."""
+"""The Docker engine, with bounded logs, containers that outlive it, and declared subnets."""
 
 import json
 from ipaddress import IPv4Network
@@ -32,23 +32,23 @@ if machine["foreign_engine"]:
 
 if newer := list(unknown(settings.daemon, distribution(machine).engine)):
     raise DeployError(f"{host.name}: docker_daemon: {'; '.join(newer)}")
-# Without these no container would start any more, after a boot at the latest.
+# Without these programs no container would start, at the latest after the next boot.
 if runtimes := runtime_paths(settings.daemon):
     there = host.get_fact(PathStates, paths=runtimes)
     for path in runtimes:
         if path not in there or not int(there[path]["mode"], 8) & 0o100:
             raise DeployError(
-                f"{host.name}: docker_daemon: runtimes: {path} on the host is no program: "
+                f"{host.name}: docker_daemon: runtimes: {path} on the host is not a program: "
                 "install it first"
             )
 profile = settings.daemon.get("seccomp-profile", "builtin")
 if profile != "builtin" and not is_json(host.get_fact(FileContents, path=profile)):
     raise DeployError(
-        f"{host.name}: docker_daemon: seccomp-profile: {profile} on the host is not there, or no "
+        f"{host.name}: docker_daemon: seccomp-profile: {profile} on the host is missing or not a "
         "profile (JSON): put one there, or leave the key out"
     )
 
-# PostgreSQL lets in whoever comes from the pool.
+# PostgreSQL admits connections from every address of the pool.
 for network in map(IPv4Network, machine["networks"]):
     if network.overlaps(settings.address_pool):
         raise DeployError(
@@ -64,14 +64,18 @@ if present and "managed-by=terrafirma" not in present:
     )
 
 
-# Declared, because an engine that elects it may elect another one at the next boot, and PostgreSQL
-# listens on it: where docker0 is now, or else the first subnet of the pool that is free.
 def docker0() -> str:
+    """
+    The address of docker0: the present one, or else in the first free subnet of the pool.
+
+    It is declared because PostgreSQL listens on it: an engine that chooses the address itself may
+    choose another one at the next boot.
+    """
     if declared := json.loads(present or "{}").get("bip"):
         return str(declared)
-    if elected := [address for address in ask(host, DockerAddresses) if "." in address]:
-        return elected[0]
-    # Halves of the internet, as some VPNs route them, say nothing of a private network.
+    if present_addresses := [one for one in ask(host, DockerAddresses) if "." in one]:
+        return present_addresses[0]
+    # Ignore the routes of some VPNs to the two halves of the internet.
     used = [
         network
         for network in (IPv4Network(one) for one in host.get_fact(UsedNetworks))
@@ -95,13 +99,12 @@ daemon_settings = {
     "live-restore": True,
     "log-driver": "local",
     "log-opts": {"max-file": str(settings.log_max_files), "max-size": settings.log_max_size},
-    # A proxy for each port dies with the daemon, and its connections with it; the kernel's rules
-    # stay, and are faster.
+    # Let the kernel's rules forward ports: a proxy dies with the daemon, and its connections too.
     "userland-proxy": False,
 }
 
 policy = put(
-    name="Keep the engine running, and its ports answering as it starts",
+    name="Keep the engine and its ports available",
     entries=[
         source("docker/docker-ports", DOCKER_PORTS, mode="755"),
         source("docker/docker-engine", DOCKER_ENGINE, mode="755"),
@@ -117,7 +120,7 @@ policy = put(
     ],
 )
 
-# Before the package: the daemon's first start is already the right one.
+# Before the package, so that the daemon's first start already uses it.
 configuration = put(
     name="Configure the engine",
     entries=[File(daemon_json, json.dumps(daemon_settings, indent=2, sort_keys=True))],
@@ -138,7 +141,7 @@ reached = {
     clients: {one.port: one.program for one in server.sockets if one.clients == clients}
     for clients in ("internet", "containers")
 }
-# This port may be closed on purpose.
+# Port 80 may be closed on purpose.
 reached["internet"].pop(80, None)
 connect(
     name="Connect the containers",

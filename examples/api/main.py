@@ -1,4 +1,4 @@
-"""An API that reads and writes a row in PostgreSQL and tells which replica answered."""
+"""An API that writes and reads rows in PostgreSQL; its answers name the replica."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ WHO = {
     "release": os.environ.get("TERRAFIRMA_RELEASE", ""),
     "replica": socket.gethostname(),
 }
-# A file, not a variable of the environment: `docker inspect` does not show it.
+# In a file instead of an environment variable, so that `docker inspect` does not show it.
 DATABASE_URL = Path("/run/secrets/database_url").read_text().strip()
 
 pool = AsyncConnectionPool(
@@ -29,7 +29,7 @@ pool = AsyncConnectionPool(
     max_size=5,
     timeout=5,
     open=False,
-    # A longer outage must not make it wait longer and longer between two tries.
+    # Keeps the pauses between attempts short after a long outage.
     reconnect_timeout=10,
     # After a restart of the server the next request gets a fresh connection, not an error.
     check=AsyncConnectionPool.check_connection,
@@ -56,7 +56,7 @@ async def lifespan(_: Starlette) -> AsyncIterator[None]:
 
 
 async def index(_: Request) -> JSONResponse:
-    """Write a row, then tell who answered and how many rows there are."""
+    """Write a row; the answer has the replica and the number of rows."""
     async with pool.connection() as connection:
         cursor = await connection.execute(
             "insert into visits (replica) values (%s) returning id", [WHO["replica"]]
@@ -68,7 +68,7 @@ async def index(_: Request) -> JSONResponse:
 
 
 async def visit(request: Request) -> JSONResponse:
-    """Read one row, whichever replica wrote it."""
+    """Read one row, which any replica may have written."""
     async with pool.connection() as connection:
         cursor = await connection.execute(
             "select id, replica from visits where id = %s", [request.path_params["row"]]
@@ -80,19 +80,19 @@ async def visit(request: Request) -> JSONResponse:
 
 
 async def health(_: Request) -> JSONResponse:
-    """Healthy means: this replica reads from the database."""
+    """Healthy if this replica can read from the database."""
     async with pool.connection() as connection:
         await connection.execute("select 1")
     return JSONResponse({**WHO, "healthy": True})
 
 
 async def whoami(_: Request) -> JSONResponse:
-    """Who answers, without the database."""
+    """Name the replica, without asking the database."""
     return JSONResponse(WHO)
 
 
 async def slow(request: Request) -> JSONResponse:
-    """The same, but it takes its time."""
+    """Name the replica after some seconds."""
     seconds = float(request.query_params.get("seconds", 5))
     await asyncio.sleep(seconds)
     return JSONResponse({**WHO, "seconds": seconds})
@@ -111,7 +111,7 @@ async def events(_: Request) -> StreamingResponse:
 
 
 async def echo(websocket: WebSocket) -> None:
-    """What a client says is said back."""
+    """Send each message of a client back."""
     await websocket.accept()
     async for text in websocket.iter_text():
         await websocket.send_text(text)
@@ -130,8 +130,8 @@ app = Starlette(
     lifespan=lifespan,
 )
 
-# At SIGTERM it takes no new connections, answers what is under way, closes WebSockets with a close
-# frame, and ends.
+# At SIGTERM the server accepts no new connections, finishes requests under way, closes WebSockets
+# with a close frame, and ends.
 server = uvicorn.Server(uvicorn.Config(app, host="0.0.0.0", port=8000, access_log=False))
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Around a Redis: `web` takes jobs, `worker` does them, `migrate` prepares the store."""
+"""An application around Redis: `web` accepts jobs, `worker` does them, `migrate` prepares Redis."""
 
 import os
 import signal
@@ -14,18 +14,18 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 URL = os.environ.get("REDIS_URL", "redis://redis:6379/0")
-SCHEMA = 1  # what this version expects to find
+SCHEMA = 1  # the version of the data that this code needs
 WHO = {
     "release": os.environ.get("TERRAFIRMA_RELEASE", ""),
     "replica": socket.gethostname(),
 }
 
-# A store that hangs must not hang its callers.
+# With a timeout, so that callers do not hang when Redis hangs.
 store = redis.asyncio.from_url(URL, decode_responses=True, socket_timeout=5)
 
 
 async def index(request: Request) -> JSONResponse:
-    """A POST adds a job; both tell how many were added and done, and which releases migrated."""
+    """A POST adds a job; every answer has the numbers of jobs, and the releases that migrated."""
     if request.method == "POST":
         await store.rpush("jobs", WHO["replica"])
         await store.incr("added")
@@ -41,7 +41,7 @@ async def whoami(_: Request) -> JSONResponse:
 
 
 async def health(_: Request) -> JSONResponse:
-    """Healthy means: the store answers, and has what this version expects."""
+    """Healthy if Redis answers, and `migrate` has prepared it for this version."""
     ready = await store.get("schema") == str(SCHEMA)
     return JSONResponse({**WHO, "healthy": ready}, status_code=200 if ready else 503)
 
@@ -60,7 +60,7 @@ def web() -> None:
 
 
 def worker() -> None:
-    """One job after the other; at SIGTERM the present one is finished."""
+    """Do one job after the other; at SIGTERM, finish the current one and end."""
     going = True
 
     def stop(*_: object) -> None:
@@ -75,7 +75,7 @@ def worker() -> None:
 
 
 def migrate() -> None:
-    """Once or ten times: the result is the same, but each run leaves a trace."""
+    """Prepare Redis. Repeated runs do no harm; each is recorded."""
     there = redis.from_url(URL, socket_timeout=5)
     there.set("schema", SCHEMA)
     there.rpush("migrations", WHO["release"])

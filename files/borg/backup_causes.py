@@ -1,13 +1,14 @@
 # Managed by Terrafirma: tasks/borg.py
-"""What the words of ssh, borg and PostgreSQL mean when a backup fails, in a line."""
+"""Explain the errors of ssh, borg and PostgreSQL when a backup fails, in one line."""
 
 import re
 
 REPOSITORY_GONE = "there is no repository at borg_repository"
-# The first that fits. Groups are filled in, and {host}, {key} (our public one), {shown} (the keys
-# that the host shows), {borg} (the program there), {locker} (who has the lock), {said} (the end).
+# The first pattern that matches counts. Its groups are filled into the explanation, and so are
+# {host}, {key} (our public key), {shown} (the keys that the host shows), {borg} (the program on the
+# host), {locker} (the holder of the lock) and {said} (the last line of the error).
 CAUSES = [
-    # ssh does not get there.
+    # ssh cannot connect.
     (r"Could not resolve hostname (\S+):", r"borg_repository: the name \1 does not resolve"),
     (
         r"connect to host (\S+) port (\d+): Connection refused",
@@ -17,7 +18,7 @@ CAUSES = [
         r"connect to host (\S+) port (\d+): (.*)",
         r"borg_repository: \1 does not answer on port \2 (\3)",
     ),
-    # It gets to another host than the one that is meant.
+    # ssh reaches a host other than the intended one.
     (
         r"fingerprint for the (\S+) key sent by the remote host is\s+(?:Remote: )?"
         r"(SHA256:[\w+/]+)",
@@ -37,7 +38,7 @@ CAUSES = [
         r"Host key verification failed|REVOKED HOST KEY",
         "borg_known_hosts: the key of {host} is not one that is declared; it shows {shown}",
     ),
-    # The account there.
+    # The account on the backup host.
     (
         r"account is (?:currently )?not available|[Aa]ccount has expired|nologin",
         "borg_repository: the account on {host} runs no commands: its shell is nologin, or it "
@@ -59,7 +60,7 @@ CAUSES = [
         "borg_remote_path: {host} has no program {borg} for this account: install borg there, or "
         "name its path, like /usr/local/bin/borg or borg-1.4",
     ),
-    # No room.
+    # No space left.
     (
         r"storage quota.*exceeded.*|Insufficient free space to complete.*",
         r"{host} has no room for the backup: \g<0>",
@@ -73,7 +74,7 @@ CAUSES = [
         r"{host} cannot write: \1 is on a file system that is read-only",
     ),
     (r"(\S+) is in append-only mode", r"{host} refuses to delete: \1 is in append-only mode"),
-    # Whose repository it is.
+    # A repository that is locked, moved, restored, or of another program.
     (
         r"Failed to create/acquire the lock (\S+) \((.*?)\)",
         r"the repository is locked: \1 (\2); {locker}",
@@ -84,7 +85,7 @@ CAUSES = [
     ),
     (
         r"newer than repository - this is either an attack|replay attack",
-        "the repository is older than what this server remembers: it was put back from a copy, or "
+        "the repository is older than what this server remembers: it was restored from a copy, or "
         "tampered with; what to do: docs/tasks/borg.md, A repository that is older",
     ),
     (
@@ -98,26 +99,26 @@ CAUSES = [
     ),
     (
         r"No key file for repository .* found in (\S+?)\.?$",
-        r"borg_repository: the key of the repository there is in a file of whoever made it: put it "
-        r"into \1, or take another path",
+        r"borg_repository: the key of the repository is a file on the machine that created it: "
+        r"copy the file to \1, or take another path",
     ),
     (
         r"No key entry .*found|Unsupported payload type|unknown unencrypted repository"
         r"|Encryption method changed",
-        "borg_repository: the repository there is not encrypted, or not as it was: somebody else "
-        "made it, or its making was interrupted; take another path",
+        "borg_repository: the repository there is not encrypted, or not as it was: another program "
+        "created it, or its creation was interrupted; take another path",
     ),
     (
         r"repository version \S+ is not supported|Unsupported manifest (?:envelope|feature)\S*"
         r"|Unsupported repository feature\S*|Manifest authentication failed",
-        r"borg_repository: another version of borg made the repository there: \g<0>",
+        r"borg_repository: another version of borg created the repository there: \g<0>",
     ),
     (
         r"unexpected RPC data format|unsupported protocol|unrecognized arguments",
         "borg_remote_path: {borg} on {host} does not understand this server's borg: name a program "
         "of version 1.2 or 1.4 there",
     ),
-    # What is there instead of one.
+    # The path holds no repository, or cannot be used.
     (
         r"There is already something at|is not a valid repository"
         r"|does not have a valid configuration|MissingSectionHeaderError",
@@ -148,7 +149,7 @@ CAUSES = [
 
 
 def cause(text: str, /, **filled: str) -> str:
-    """What those words mean, in a line; the line of them that says most when we do not know."""
+    """The explanation of an error text, in one line; if unknown, the most telling line of it."""
     for pattern, meaning in CAUSES:
         found = re.search(pattern, text, re.MULTILINE)
         if found:
@@ -162,11 +163,11 @@ def cause(text: str, /, **filled: str) -> str:
 
 
 def last(text: str) -> str:
-    """The line of a program's words that says why: an error before what follows it."""
+    """The line of a program's output that says why it failed: an error, or else the last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Need some help?")]
     for mark in (r"(FATAL|PANIC|ERROR): ", r"\b(error|fatal): "):
         said = [line for line in lines if re.search(mark, line)]
         if said:
             return said[0]
-    return lines[-1] if lines else "it ended without a word"
+    return lines[-1] if lines else "it ended without a message"

@@ -1,5 +1,5 @@
 # Managed by Terrafirma: tasks/borg.py
-"""The repository on the backup host: whether it can be used, and whether it is the one that was."""
+"""The repository on the backup host: whether it can be used, and whether it is still the same."""
 
 import json
 import os
@@ -22,19 +22,19 @@ STATE = Path("/var/lib/terrafirma/backup")
 KEY = Path("/etc/terrafirma/secrets/borg/id_ed25519.pub")
 KNOWN_HOSTS = "/etc/borgmatic/known_hosts"
 PROC = Path("/proc")
-# Of the settings that borgmatic reads, those that are ours: in a comment, so that one file has all.
+# Our own settings are in a comment of borgmatic's file, so that one file has all settings.
 OURS = re.compile(r"^# For the program that runs borgmatic: (.*)$", re.MULTILINE)
-WAIT = "600"  # seconds for somebody else's lock, as in borgmatic's settings
+WAIT = "600"  # seconds to wait for another borg's lock, as in borgmatic's settings
 
 Settings = dict[str, Any]  # what `read` returns
 
 
 class Failed(Exception):
-    """What went wrong, in a line."""
+    """A failure, explained in one line."""
 
 
 class Nothing(Failed):
-    """There is no repository."""
+    """The failure that no repository exists."""
 
 
 def read(path: Path | str) -> Settings:
@@ -51,7 +51,7 @@ def read(path: Path | str) -> Settings:
 
 
 def normal(url: str) -> str:
-    """One spelling of a repository's place: `ssh://box@host/./a//b/` is `ssh://box@host/./a/b`."""
+    """A repository's URL in normal form: `ssh://box@host/./a//b/` is `ssh://box@host/./a/b`."""
     host, _, path = url.removeprefix("ssh://").partition("/")
     relative = "/." if path.startswith("./") else ""
     return f"ssh://{host}{relative}{posixpath.normpath('/' + path.lstrip('/'))}"
@@ -63,11 +63,11 @@ def address(settings: Settings) -> tuple[str, int]:
 
 
 def environment(settings: Settings, **more: str) -> dict[str, str]:
-    """borg's, without anything of the caller's."""
+    """The environment for borg, with nothing from the caller's environment."""
     return {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LC_ALL": "C.UTF-8",
-        # Where borg keeps what it knows about repositories, whoever calls.
+        # borg keeps its knowledge of repositories there, so it must not depend on the caller.
         "HOME": pwd.getpwuid(os.getuid()).pw_dir,
         "BORG_REPO": settings["repository"],
         "BORG_RSH": settings["ssh_command"],
@@ -80,7 +80,7 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
 
 
 def borg(settings: Settings, *words: str, **more: str) -> str:
-    """What borg printed; raises Failed with the cause. A warning is no failure."""
+    """borg's output; raises Failed with the cause if it fails. Warnings are not failures."""
     result = subprocess.run(
         ["borg", "--lock-wait", WAIT, *words],
         env=environment(settings, **more), cwd="/",
@@ -108,7 +108,7 @@ def rename(settings: Settings, archive: str, name: str) -> None:
 
 def failure(settings: Settings, said: str) -> Failed:
     if "Connection closed by remote host" in said:
-        # borg may have missed what ssh said.
+        # borg may have missed the error message of ssh.
         said += asked(settings)
     host, port = address(settings)
     words = cause(
@@ -125,7 +125,7 @@ def failure(settings: Settings, said: str) -> Failed:
 
 
 def asked(settings: Settings) -> str:
-    """What ssh says when it is asked to run borg there, as borg would repeat it."""
+    """The errors of ssh when it runs `borg --version` on the host, in the form of borg's output."""
     url = urlsplit(settings["repository"])
     command = [
         *shlex.split(settings["ssh_command"]), *(("-p", str(url.port)) if url.port else ()),
@@ -141,7 +141,7 @@ def asked(settings: Settings) -> str:
 
 
 def shown(host: str, port: int) -> str:
-    """Fingerprints of the keys that the host shows."""
+    """Fingerprints of the host keys that the host shows."""
     with suppress(OSError, subprocess.TimeoutExpired):
         keys = subprocess.run(
             ["ssh-keyscan", "-T", "10", "-p", str(port), host],
@@ -158,7 +158,7 @@ def shown(host: str, port: int) -> str:
 
 
 def locker() -> str:
-    """Who on this server may have the lock: the backup host does not say."""
+    """The process on this server that may hold the lock, which the backup host does not tell."""
     for entry in PROC.glob("[0-9]*"):
         with suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0")
@@ -169,18 +169,18 @@ def locker() -> str:
                 since = time.strftime("%F %T", time.localtime(entry.stat().st_mtime))
                 return f"process {entry.name} of this server works on it since {since}"
     return (
-        "no borg runs on this server: another host has it, or one that died. When none runs there "
-        "either: borgmatic break-lock"
+        "no borg runs on this server: another host holds the lock, or a borg that died. If no borg "
+        "runs elsewhere either: borgmatic break-lock"
     )
 
 
 def look(settings: Settings, *words: str) -> tuple[str, list[str]]:
     """
-    Id and archives of the repository, those that do not count as well.
+    Id and archives of the repository, including archives that do not count.
 
-    Without borg's own memory of repositories, which would ask about one that moved, and refuse one
-    that is not encrypted, before it says which it is; and without a lock, which reading does not
-    need. The keys of keyfile repositories are where they always are.
+    borg runs with an empty directory in place of its memory of repositories: with that memory it
+    would ask about a moved repository, and refuse an unencrypted one, before it tells the id. It
+    takes no lock, which reading does not need. Key files are still found in their usual directory.
     """
     with tempfile.TemporaryDirectory(prefix="terrafirma-") as nothing:
         said = borg(
@@ -196,11 +196,11 @@ def look(settings: Settings, *words: str) -> tuple[str, list[str]]:
 
 
 def remembered() -> dict[str, str]:
-    """Id of the repository at each place that this server used, the latest last."""
+    """The repository's id for each place (URL) that this server has used, the latest last."""
     with suppress(OSError, ValueError, AttributeError, TypeError):
         known = json.loads((STATE / "repositories.json").read_text())
         return {normal(place): bytes.fromhex(one).hex() for place, one in known.items()}
-    # A server without such a file, or with a broken one: what borg itself remembers.
+    # Without a readable file, use borg's own memory.
     with suppress(OSError):
         text = CONFIG.read_text()
         places = Path(pwd.getpwuid(os.getuid()).pw_dir, ".config/borg/security").glob("*/location")
@@ -219,24 +219,27 @@ def remember(known: dict[str, str], place: str, identity: str) -> None:
 
 def judge(known: dict[str, str], settings: Settings, found: str | None) -> None:
     """
-    Refuses `found`, the id of what is at borg_repository, where that would start over, or go on
-    with another one; None: nothing is there.
+    Refuse to start over, or to go on with another repository, unless the settings allow it.
+
+    `found` is the id of the repository at borg_repository; None if there is none.
     """
     place, wanted = settings["place"], settings["repository_id"]
     old = known.get(place) or (list(known.values())[-1] if known else "")
     at = next((where for where, one in reversed(known.items()) if one == old), "")
     if found is None:
         if wanted:
-            raise Failed(f"borg_repository_id: {wanted} is to be at {place}, and {REPOSITORY_GONE}")
+            raise Failed(
+                f"borg_repository_id: {wanted} should be at {place}, but {REPOSITORY_GONE}"
+            )
         if old and settings["repository_replaces"] != old:
             raise Failed(
-                f"{REPOSITORY_GONE}: {place}; this server's is {old} at {at}. If that was moved, "
-                "the path is wrong; if it is lost or given up, begin a new one with "
+                f"{REPOSITORY_GONE}: {place}; this server's repository is {old} at {at}. If it was "
+                "moved, the path is wrong; if it is lost or given up, create a new one with "
                 f'borg_repository_replaces = "{old}"'
             )
         return
     if wanted and wanted != found:
-        raise Failed(f"borg_repository_id: {wanted} is to be at {place}, and there is {found}")
+        raise Failed(f"borg_repository_id: {wanted} should be at {place}, but {found} is there")
     if not old or wanted or known.get(place) == found:
         return
     if found in known.values():
@@ -247,7 +250,7 @@ def judge(known: dict[str, str], settings: Settings, found: str | None) -> None:
         )
     raise Failed(
         f"borg_repository: this is another repository, {found}: this server's is {old}, at {at}. "
-        f'To go on with the one that is there, set borg_repository_id = "{found}"'
+        f'To go on with {found}, set borg_repository_id = "{found}"'
     )
 
 
@@ -265,7 +268,7 @@ def prove(path: str) -> None:
         if found is None:
             borg(settings, "init", "--encryption", "repokey-blake2", "--make-parent-dirs")
             found = look(settings, "--last", "1")[0]
-            print(f"made the repository {found} at {place}")
-        # Its id is right: borg itself, which may know it at another place, need not ask.
+            print(f"created the repository {found} at {place}")
+        # The id has been checked, so borg need not ask about a repository that it knows elsewhere.
         borg(settings, "list", "--last", "1", BORG_RELOCATED_REPO_ACCESS_IS_OK="yes")
         remember(known, place, found)

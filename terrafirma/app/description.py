@@ -1,4 +1,4 @@
-"""What the program on the host is told of an application, and where its source comes from."""
+"""An application's description for the program on the host, and where its source comes from."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def description(app: Application, users: Users) -> str:
 
 def refuse_further_files(host: Host, app: Application, users: Users) -> None:
     """
-    Raise DeployError where a compose file reads others, and a deploy key could say what these are.
+    Raise DeployError where a compose file reads further files and a deploy key could replace them.
 
-    On the host root reads the compose files of the deploy alone, never those that a key sends.
+    On the host, root reads only the compose files of the deploy, never those that a key sends.
     """
     if not any(app.name in account.releases for account in users.accounts):
         return
@@ -74,7 +74,7 @@ def refuse_further_files(host: Host, app: Application, users: Users) -> None:
         except (yaml.YAMLError, OSError, ValueError) as error:
             words = " ".join(str(error).split())
             raise DeployError(
-                f"{host.name}: {app.key('compose')}: {name} is no YAML: {words}"
+                f"{host.name}: {app.key('compose')}: {name} is not YAML: {words}"
             ) from None
         if further:
             raise DeployError(
@@ -84,11 +84,11 @@ def refuse_further_files(host: Host, app: Application, users: Users) -> None:
 
 
 def _reads_further(top: yaml.Node | None) -> str:
-    """The word by which a compose file reads others: `include`, or `extends` with a file; or ""."""
+    """The key by which a compose file reads others: `include`, or `extends` with a file; or ""."""
     tops = {id(top)}
     for node, word, value in entries(top):
         if word == "<<" and id(node) in tops:
-            # What is merged into the top is of the top.
+            # Keys that are merged into the top level count as keys of the top level.
             tops |= {id(value), *(id(more) for more in value.value)}
         if (word == "include" and id(node) in tops) or (
             word == "extends"
@@ -100,7 +100,7 @@ def _reads_further(top: yaml.Node | None) -> str:
 
 
 def _covers(guard: Guard, path: str) -> bool:
-    """Whether a guard stands before a page, as Caddy sees it."""
+    """Whether Caddy applies a guard to a path."""
     bare = path.partition("?")[0].lower()
     return any(fnmatchcase(bare, one.lower()) for one in guarded(guard))
 
@@ -110,7 +110,7 @@ def _text(value: object) -> str:
 
 
 def revision(directory: Path) -> str:
-    """The commit of a source, with "+" where files differ from it; empty: it is in no git."""
+    """The commit of a source, with "+" if files differ from it; empty outside of a repository."""
 
     def git(*words: str) -> str:
         result = subprocess.run(
@@ -126,9 +126,9 @@ def revision(directory: Path) -> str:
 
 
 def deployer() -> str:
-    """Who runs pyinfra, for the list of releases."""
+    """The user and machine that run pyinfra, for the list of releases."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):
-        name = "somebody"
+        name = "unknown"
     return f"{name}@{socket.gethostname()}"

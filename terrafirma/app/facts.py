@@ -1,4 +1,4 @@
-"""What is released, and which secrets an application has."""
+"""Which release of an application serves, and which secrets the application has."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from terrafirma.paths import APPLICATIONS, HOST_PROGRAM, PASSWORDS, SECRETS_PROG
 class ReleaseState(TypedDict):
     serving: str  # release, or ""
     wanted: str  # release that the description makes, or "" where that is not known yet
-    withdrawn: bool  # somebody went back from the wanted one
-    current: bool  # it serves, or what serves in its place; whole, and with the settings of now
-    trouble: str  # why it is not known
-    silent: list[str]  # replicas that run and do not answer: others are to take over
-    troubles: list[str]  # why it does not answer, where others would not either
-    notes: list[str]  # what may be meant to be so
+    withdrawn: bool  # the wanted release was rolled back
+    current: bool  # the wanted release, or its replacement, serves: complete, with current settings
+    trouble: str  # why `current` is not known
+    silent: list[str]  # replicas that run but do not answer: new ones are to take over
+    troubles: list[str]  # why the application does not answer, if new replicas would not either
+    notes: list[str]  # findings that may be intended
 
 
 class KeptPorts(FactBase[Mapping[str, int]]):
-    """The first port of each application that the host was told of, by name."""
+    """The first port of each application that the host has a description of, by name."""
 
     @staticmethod
     @override
@@ -34,8 +34,7 @@ class KeptPorts(FactBase[Mapping[str, int]]):
 
     @override
     def command(self) -> str:
-        # The slot that comes first, in a file of ours. A variable of that name has its value in
-        # quotes.
+        # Blue is the first slot. A variable called `blue` does not match: its value is quoted.
         return f"grep -Hs '^    \"blue\": [0-9]' {APPLICATIONS}/*.json || true"
 
     @override
@@ -49,9 +48,9 @@ class KeptPorts(FactBase[Mapping[str, int]]):
 
 class ReleaseStatus(FactBase[ReleaseState]):
     """
-    Whether an application is what its description says, which comes on standard input, and answers.
+    Whether an application matches the description on standard input, and answers.
 
-    Asked of the program on the host; where that is missing, nothing serves yet.
+    The program on the host decides; where the program is missing, nothing serves yet.
     """
 
     @staticmethod
@@ -65,11 +64,12 @@ class ReleaseStatus(FactBase[ReleaseState]):
     @override
     def command(self, app: str) -> StringCommand:
         return StringCommand(
-            # Read in any case: who sends it would find nobody there.
-            "told=$(cat);",
+            # Always read standard input: the sender fails if nothing reads it.
+            "description=$(cat);",
             f"test -x {HOST_PROGRAM} && command -v docker > /dev/null || exit 0;",
-            # One of another version, or an engine that is down: the run puts that right first.
-            "printf '%s' \"$told\" |", HOST_PROGRAM, "status --stdin", QuoteString(app),
+            # Errors of an older program, or of an engine that is down, are ignored: the run repairs
+            # both before it releases.
+            "printf '%s' \"$description\" |", HOST_PROGRAM, "status --stdin", QuoteString(app),
             "2> /dev/null || true",
         )  # fmt: skip
 
@@ -83,7 +83,7 @@ class ReleaseStatus(FactBase[ReleaseState]):
                 withdrawn=answer["withdrawn"],
                 current=answer["current"],
                 trouble=answer["trouble"],
-                # A program of before does not ask.
+                # Earlier versions of the program do not report these.
                 silent=answer.get("silent", []),
                 troubles=answer.get("troubles", []),
                 notes=answer.get("notes", []),
@@ -93,15 +93,15 @@ class ReleaseStatus(FactBase[ReleaseState]):
 
 
 class SecretsState(TypedDict):
-    wrong: list[str]  # missing, with another value, or with another owner or mode
-    other: list[str]  # that nobody asked about
+    wrong: list[str]  # missing, or with a wrong value, owner or mode
+    other: list[str]  # not in the settings
 
 
 class AppSecrets(FactBase[SecretsState]):
     """
-    Those secrets of an application that are not in `directory` as they should be, by name.
+    The names of an application's secrets in `directory` that are wrong, and of those not wanted.
 
-    Which there should be comes on standard input, as `told` says it:
+    The wanted secrets come on standard input, in the form that `told` returns:
     `host.get_fact(AppSecrets, directory=…, _stdin=…)`.
     """
 
@@ -124,12 +124,12 @@ class AppSecrets(FactBase[SecretsState]):
                 case ["other", name]:
                     state["other"].append(name)
                 case _:
-                    raise FactProcessError("terrafirma secrets did not answer as it does")
+                    raise FactProcessError("terrafirma secrets gave an unknown answer")
         return state
 
 
 def owner_of_secrets(user: str) -> tuple[str, str]:
-    """Mode and owner of a file that containers of `user` read; empty: of any id."""
+    """Mode and owner of a file that containers of `user` read; without a user, of any id."""
     return ("400", user) if user else ("444", "root")
 
 
@@ -137,8 +137,8 @@ class DatabaseUrl(FactBase[Literal["right", "wrong", "no password", "no account"
     """
     Whether the file at `path` holds `url`, with the password of `role` in place of its `*`.
 
-    It must belong to `user`, who alone may read it; without one, to root, and be for every reader
-    who gets as far: its directory is root's alone, and in a container it is mounted.
+    The file must belong to `user` and be readable by `user` alone. Without a user it must belong to
+    root and be readable by all: only root can enter its directory, and containers mount the file.
     """
 
     @staticmethod
@@ -155,11 +155,11 @@ class DatabaseUrl(FactBase[Literal["right", "wrong", "no password", "no account"
             ";",
             f"id -u {user} > /dev/null 2>&1 || {{ echo no account; exit 0; }};",
             f"test -s {PASSWORDS}/{role} || {{ echo no password; exit 0; }};",
-            # `test` is a part of the shell: the password is in no process list.
+            # `test` is built into the shell, which keeps the password out of the process list.
             f'if test "$(cat "$file" 2> /dev/null)" = "{before}$(cat {PASSWORDS}/{role}){after}"',
             f'-a "$(stat -c %a:%U "$file")" = {mode}:{user}; then echo right; else echo wrong; fi',
         )
 
     @override
     def process(self, output: list[str]) -> Literal["right", "wrong", "no password", "no account"]:
-        return output[0]  # type: ignore[return-value]  # one of the four words above
+        return output[0]  # type: ignore[return-value]  # one of the four answers above

@@ -1,4 +1,4 @@
-"""Secrets of an application that the caller brings along."""
+"""Secrets of an application that come from the machine that runs pyinfra."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def secrets(host: Host, app: Application) -> dict[str, str]:
     """
     The values of those secrets of `app` that are not generated on the server, by name.
 
-    Raises DeployError, in one line that has no value in it, when there is none or it fits no file.
+    Raises DeployError when a value is missing or fits no file; its one line contains no value.
     """
     return {
         name: value(host, f"{app.key('secrets')}: {name}", source)
@@ -22,7 +22,7 @@ def secrets(host: Host, app: Application) -> dict[str, str]:
 
 
 def registry_password(host: Host, app: Application) -> str:
-    """The password of `app` for its registry, as `secrets` has its values; empty: it needs none."""
+    """The password of `app` for its registry, found as `secrets` are; empty if it needs none."""
     if not app.registry_password:
         return ""
     return value(host, app.key("registry_password"), app.registry_password)

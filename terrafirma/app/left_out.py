@@ -1,4 +1,4 @@
-"""Files that compose files read and that are not uploaded: the application would be without."""
+"""Files that compose files read but that are not uploaded: the application would miss them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from terrafirma.host.files import source_files
 
 def refuse_files_left_out(host: Host, app: Application) -> None:
     """
-    Raise DeployError where a compose file reads one that stays on this machine.
+    Raise DeployError where a compose file reads a file that stays on this machine.
 
-    One that may be missing is no loss where the settings name all that it would set, or where it is
-    a developer's own: the release says that it is left out.
+    An optional file may stay if the settings name all variables that it sets, or if its name says
+    that it is for development: the release then reports that the file is left out.
     """
     uploaded = set(source_files(app.source_directory)) if app.compose else set()
     for name in app.compose:
@@ -27,7 +27,7 @@ def refuse_files_left_out(host: Host, app: Application) -> None:
         try:
             top = yaml.compose((app.source_directory / name).read_text())
         except (yaml.YAMLError, OSError, ValueError):
-            # Compose says what is wrong with it.
+            # The release reports what Compose says about such a file.
             continue
         for key, path, required in _read(top):
             file = app.source_directory / path
@@ -54,7 +54,7 @@ def refuse_files_left_out(host: Host, app: Application) -> None:
 
 
 def _serves(name: str) -> bool:
-    """Whether an env file is, by its name, one that a server has, too."""
+    """Whether an env file is for servers as well, judged by its name."""
     words = {*re.split(r"[._-]", name.lower())} - {"", "env"}
     return not words or bool(words & {"prod", "production", "live", "staging"})
 
@@ -67,13 +67,13 @@ def _given(app: Application) -> set[str]:
 
 
 def _variables(file: Path) -> set[str]:
-    """The names that an env file sets; nothing of what it sets them to."""
+    """The names of the variables that an env file sets, without their values."""
     text = file.read_text(errors="replace")
     return set(re.findall(r"(?m)^[ \t]*(?:export[ \t]+)?([A-Za-z_][\w.-]*)[ \t]*[=:]", text))
 
 
 def entries(top: yaml.Node | None) -> Iterator[tuple[yaml.Node, str, yaml.Node]]:
-    """Each value in a compose file: the node that it is in, its key there (or ""), and itself."""
+    """Each value in a compose file: its parent node, its key there (or ""), and the value."""
     todo, seen = [top], set()
     while todo:
         node = todo.pop()
@@ -87,7 +87,7 @@ def entries(top: yaml.Node | None) -> Iterator[tuple[yaml.Node, str, yaml.Node]]
 
 
 def _read(top: yaml.Node | None) -> Iterator[tuple[str, str, bool]]:
-    """The key, path and necessity of each file that a compose file names to be read."""
+    """Each file that a compose file reads: the key that names it, its path, and if required."""
     for node, word, value in entries(top):
         if word == "env_file" or (word == "include" and node is top):
             for entry in value.value if isinstance(value, yaml.SequenceNode) else [value]:
@@ -97,7 +97,7 @@ def _read(top: yaml.Node | None) -> Iterator[tuple[str, str, bool]]:
 
 
 def _entry(word: str, node: yaml.Node, key: str) -> Iterator[tuple[str, str, bool]]:
-    """A path by itself, or in a mapping that says whether it has to be there."""
+    """A path on its own, or one in a mapping, which says whether the file is required."""
     if isinstance(node, yaml.ScalarNode):
         yield word, node.value, True
     elif _is_mapping(node):

@@ -19,12 +19,12 @@ def release(
     app: str, *, description: str, revision: str, by: str, after: Sequence[OperationMeta] = ()
 ) -> Generator[FunctionCommand | StringCommand]:
     """
-    An application that serves what its description says: all of it, or as before.
+    Make an application serve what its description says. A failure leaves the old release serving.
 
-    + description: what NAME.json says, or is going to say
-    + revision: of its source, for the list of releases
+    + description: the content of NAME.json, which the same run may have yet to write
+    + revision: of the source, for the list of releases
     + by: who releases
-    + after: operations of the same run, whose changes make another release
+    + after: operations of the same run whose changes make another release
 
     pyinfra's docker.compose runs `up` on each run, which stops all containers before new ones run.
     """
@@ -32,18 +32,18 @@ def release(
     planned = any(not meta.is_complete() and meta.will_change for meta in after)
     if known["withdrawn"]:
         host.log_styled(
-            f"{app}: release {known['wanted']} was taken back, and {known['serving']} serves: "
+            f"{app}: release {known['wanted']} was rolled back, and {known['serving']} serves: "
             f"change it, or `terrafirma release {app} --again` on the host",
             fg="yellow",
         )
     if known["trouble"] and not planned:
-        host.log(f"{app}: whether it is current is not known: {known['trouble'].splitlines()[0]}")
-    # A plan shows no failure to come.
+        host.log(f"{app}: cannot tell if it is current: {known['trouble'].splitlines()[0]}")
+    # pyinfra's plan does not show that an operation will fail, so a warning does.
     planned_failure = [] if host.state.is_executing else known["troubles"]
     for words in [*known["silent"], *planned_failure, *known["notes"]]:
         host.log_styled(f"{app}: {words}", fg="yellow")
     if not known["current"] or planned:
-        # What serves in the place of one that was taken back has the settings and secrets of now.
+        # After a rollback the release that serves still gets the current settings and secrets.
         how = (
             ["refresh"] if known["withdrawn"] else ["release", "--revision", QuoteString(revision)]
         )
@@ -58,9 +58,9 @@ def release(
 @operation
 def rollback(app: str, *, release: str, by: str) -> Generator[FunctionCommand]:
     """
-    An earlier release of an application serves again.
+    Make an earlier release of an application serve again.
 
-    + release: which; empty: the one before
+    + release: its name; empty: the release before the present one
     """
     which = [QuoteString(release)] if release else []
     yield _streamed("rollback", QuoteString(app), *which, "--by", QuoteString(by))
@@ -68,7 +68,7 @@ def rollback(app: str, *, release: str, by: str) -> Generator[FunctionCommand]:
 
 @operation
 def refresh(app: str, *, by: str) -> Generator[FunctionCommand]:
-    """The code that serves, with the settings and secrets of now."""
+    """Release the code that serves again, with the current settings and secrets."""
     yield _streamed("refresh", QuoteString(app), "--by", QuoteString(by))
 
 
@@ -77,7 +77,7 @@ def _streamed(*words: str | QuoteString) -> FunctionCommand:
 
 
 def _stream(state: State, host: Host, command: StringCommand) -> bool:
-    """Run it, and show what it says as it says it: it may take minutes."""
+    """Run a command that may take minutes, and show its output as it comes."""
     sudo = {key: host.data.get(key) for key in ("_sudo", "_sudo_password") if host.data.get(key)}
     status, _ = host.run_shell_command(
         command, print_output=True, print_input=state.print_input, **sudo
@@ -95,16 +95,16 @@ def app_secrets(
     registry_password: str = "",
 ) -> Generator[StringCommand]:
     """
-    Files with the secrets of an application; those that are not given are made there, once.
+    Files with the secrets of an application. Secrets without a given value are generated once.
 
-    + directory: where, 0700 and root's; it may not be there yet
-    + secrets: the names of all of them
-    + given: the values of those that were chosen elsewhere
-    + user: who alone may read them; empty: every id in a container, as root's 0444
-    + registry_password: goes into `.registry_password`, which is root's alone
+    + directory: where the files go, 0700 and root's; created if missing
+    + secrets: the names of all secrets
+    + given: the values that come from this machine, by name
+    + user: the only account that may read the files; empty: every id in a container (0444, root's)
+    + registry_password: goes into `.registry_password`, which only root can read
 
-    The program on the host does it. Values travel over standard input, and are compared there. A
-    file that is no longer in the settings is reported and left alone.
+    The program on the host writes and compares the files; values travel on its standard input. A
+    file that your settings do not mention is listed, and never changed.
     """
     values = {name: given.get(name) for name in secrets}
     if registry_password:
@@ -114,7 +114,7 @@ def app_secrets(
     if known["other"]:
         host.log(f"Not in your settings, left alone: {directory}/ {', '.join(known['other'][:10])}")
     if not known["wrong"]:
-        host.noop(f"{len(values)} secrets in {directory} are as wanted")
+        host.noop(f"{len(values)} secrets in {directory} match your settings")
         return
     if not host.state.is_executing:
         host.log(f"  {', '.join(known['wrong'])}")
@@ -124,18 +124,18 @@ def app_secrets(
 @operation
 def database_url(path: str, *, url: str, role: str, user: str) -> Generator[StringCommand]:
     """
-    A file that holds the URL of a database, with the password that was made on the server.
+    A file that holds the URL of a database, with the password that was generated on the server.
 
-    + path: the file, in a directory that root alone may enter
+    + path: the file, in a directory that only root may enter
     + url: with `*` where the password goes
-    + role: whose password
-    + user: who alone may read it; empty: every id in a container
+    + role: the role whose password it is
+    + user: the only account that may read the file; empty: every id in a container
     """
     known = host.get_fact(DatabaseUrl, path=path, url=url, role=role, user=user)
     if known == "right":
-        host.noop(f"{path} is right")
+        host.noop(f"{path} is up to date")
         return
-    # In a dry run on a bare host both are still to come.
+    # In a dry run on a bare host, earlier tasks have yet to create the account and the password.
     if host.state.is_executing and known == "no account":
         yield failure(f"there is no account {user!r}; run tasks/users.py first")
     if host.state.is_executing and known == "no password":

@@ -1,4 +1,4 @@
-"""An application: where it comes from, what it needs, and who may see it."""
+"""An application's settings: where it comes from, what it needs, and who may see it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _image(value: str) -> str:
 
 
 def _registry(value: str) -> str:
-    # Docker takes a name without a dot, a port or localhost for one of its own registry.
+    # Without a dot, a port or `localhost`, Docker reads the name as a path at its own registry.
     if value and not re.fullmatch(
         r"localhost|[a-z0-9-]+(\.[a-z0-9-]+)+(:[0-9]{1,5})?|[a-z0-9-]+:[0-9]{1,5}", value
     ):
@@ -101,8 +101,8 @@ def _secret_source(value: str) -> str:
     if value != "generated" and not re.fullmatch(r"env:[A-Za-z_]\w*|command:[^\s].*", value):
         # Not repeated: it may be the secret itself.
         raise ValueError(
-            "is no source of a secret: use 'generated' (made on the server), 'env:NAME' "
-            "(of the environment of pyinfra) or 'command:…' (what a command prints here)"
+            "is no source of a secret: use 'generated' (on the server), 'env:NAME' "
+            "(from pyinfra's environment) or 'command:…' (the output of a command on this machine)"
         )
     return one_line(value)
 
@@ -133,26 +133,26 @@ def _bcrypt(value: str) -> str:
 
 
 def _header(value: str) -> str:
-    # In the Caddyfile a value stands between backticks, and Caddy fills in {$VARIABLES} even there.
+    # The Caddyfile has the value between backticks, and Caddy fills in {$VARIABLES} even there.
     if "`" in value or "{$" in value:
         raise ValueError(f"{value[:40]!r} has a backtick or '{{$' in it, which Caddy would read")
     return one_line(value)
 
 
 def _guarded(value: str) -> str:
-    # Caddy compares it with a path that it has cleaned of these.
+    # Caddy removes these from the path of a request before it compares.
     if "//" in value or {".", ".."} & set(value.removesuffix("*").split("/")):
         raise ValueError(f"{value!r} is no path that a request could have: it would guard nothing")
     return value
 
 
 class Guard(Model):
-    """A part of a site that not everybody may see."""
+    """A part of a site with restricted access."""
 
     path: Annotated[SitePath, AfterValidator(_guarded)] = "/*"
-    """Which requests: a path, with `*` at its end for whatever follows."""
+    """Path of the requests to guard; a `*` at its end stands for any rest."""
     allow: tuple[AddressRange, ...] = ()
-    """Addresses and networks that may see it; everybody else is answered 403. Empty: all may."""
+    """Addresses and networks that may see it; all others get 403. Empty: every address may."""
     users: dict[UserName, Annotated[str, AfterValidator(_bcrypt), Field(title="bcrypt hash")]] = {}
     """User names and the bcrypt hashes of their passwords (`caddy hash-password`); empty: no
     password is asked for."""
@@ -174,65 +174,66 @@ class Application(Model):
     name: ApplicationName
     """Name of the compose projects, the images and the directory on the host."""
     source: Line = ""
-    """Directory on this machine with its Dockerfile, or with the compose files of `compose`."""
+    """Directory on this machine with the Dockerfile, or with the files of `compose`."""
     image: Annotated[
         str,
         AfterValidator(_image),
         Field(title="image, like `registry.example.com/team/api:1.2`, or empty"),
     ] = ""
-    """Instead of a source: image of a registry, with a tag or a digest."""
+    """Instead of a source: an image of a registry, with a tag or a digest."""
     compose: tuple[ComposeFile, ...] = ()
-    """Compose files of a project of its own below `source`, each layered over those before it."""
+    """Paths of the compose files of a project in `source`; each file overrides those before it."""
     service: Annotated[
         str,
         Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,62})?$", title="name of a service, or empty"),
     ] = ""
-    """The service of that project which serves HTTP; empty: the one called like the application."""
+    """Compose service that serves HTTP; empty: the service with the name of the application."""
     stateful: tuple[ServiceName, ...] = ()
-    """Services of that project which no release recreates: what they hold must last, and each runs
-    once."""
+    """Compose services whose data must last. One container of each runs, and no release recreates
+    it."""
     shared: tuple[SharedPlace, ...] = ()
-    """Volumes of that project, by their keys in its files, and directories of the host that several
-    containers may write at once: uploads, say. Never those of a database."""
+    """Volumes, by their keys in the compose files, and directories of the host that several
+    containers may write at once, for example uploads. Never those of a database."""
     scratch: tuple[ServiceName, ...] = ()
-    """Services of which each release may have its own, empty store: caches, say."""
+    """Services that may start each release with an empty store, for example caches."""
     migrate: tuple[Line, ...] = ()
-    """Command, in words, that runs once before a release, in a container of its own; in a project
-    of its own, one word that names a service runs that."""
+    """Command, as a list of words, that runs once before a release in a container of its own. In a
+    compose project, a single word that is the name of a service runs that service."""
     env: dict[EnvironmentName, Setting] = {}
-    """Variables of its environment; nothing secret."""
+    """Environment variables; nothing secret."""
     secrets: dict[SecretName, SecretSource] = {}
-    """Secrets, each the file `/run/secrets/NAME`: `generated` (random, made on the server),
-    `env:NAME` (of the environment of pyinfra), `command:…` (what that prints on this machine)."""
+    """Secrets, each in the file `/run/secrets/NAME`: `generated` (random, on the server),
+    `env:NAME` (from pyinfra's environment), `command:…` (the output of a command on this
+    machine)."""
     secrets_env: bool = False
-    """Whether the secrets are variables of the environment too, in capital letters; `docker
-    inspect` then shows them to root."""
+    """Whether the secrets are also environment variables, in capital letters; `docker inspect`
+    then shows them to root."""
     registry: Annotated[
         str,
         AfterValidator(_registry),
         Field(title="host of a registry, like `registry.example.com:5000`, or empty"),
     ] = ""
-    """With a source: host of the registry that its base images, or those of its compose files,
-    come from, when it asks for a password. Of `image` it is known."""
+    """With a source: host of the private registry that the base images, or the images in the
+    compose files, come from. With `image` it follows from the image's name."""
     registry_user: Line = ""
-    """Who logs in to that registry; empty: nobody has to."""
+    """User who logs in to the registry; empty: the registry asks for no login."""
     registry_password: Annotated[
         str,
         AfterValidator(_secret_source_or_empty),
         Field(title="`env:NAME` or `command:…`, or empty"),
     ] = ""
-    """Its password, `env:NAME` or `command:…`."""
+    """Password of that user: `env:NAME` or `command:…`."""
     domain: Domain
-    """Name under which Caddy serves it."""
+    """Domain under which Caddy serves the application."""
     redirects: tuple[Domain, ...] = ()
-    """Further names, from which Caddy sends clients to `domain`: `www.`, or the one without it."""
+    """Further domains that Caddy redirects to `domain`: for example the one with `www.`."""
     hsts_seconds: int = Field(default=31_536_000, ge=0)
-    """How long a browser insists on HTTPS after a visit; 0: not at all."""
+    """How long a browser insists on HTTPS after a visit; 0: never."""
     headers: dict[
         HeaderName,
         Annotated[str, AfterValidator(_header), Field(title="one line without a backtick")],
     ] = {}
-    """Headers of every answer, beside the usual ones; an empty value takes one away."""
+    """Further headers of every answer; an empty value removes a header."""
     max_upload_mb: int = Field(default=100, ge=1)
     """Largest body of a request, in MB."""
     timeout_seconds: Seconds = 60
@@ -240,54 +241,55 @@ class Application(Model):
     guards: tuple[Guard, ...] = ()
     """Parts that ask for a password, or that only some addresses may see."""
     static: dict[SitePath, AbsolutePath] = {}
-    """Directories on the host that Caddy serves by itself: `{"/assets/*": "/srv/assets"}`."""
+    """Directories on the host that Caddy serves itself, by path: `{"/assets/*": "/srv/assets"}`."""
     snippet: Line = ""
-    """File on this machine with further lines for the site, as the Caddyfile has them."""
+    """File on this machine with further Caddyfile lines for the site."""
     database: NameOrEmpty = ""
-    """Its database, one of `postgres_databases`; the URL reaches it as the file
-    `/run/secrets/database_url`. Empty: it has none."""
+    """Database of the application, one of `postgres_databases`; its URL is in the file
+    `/run/secrets/database_url`. Empty: no database."""
     role: NameOrEmpty = ""
-    """Role as which it connects, one of `postgres_roles`; empty: the owner of its database."""
+    """Role with which the application connects, one of `postgres_roles`; empty: the owner of the
+    database."""
     connections: int = Field(default=5, strict=True, ge=1, le=1000)
-    """Connections to the database that one replica holds at most: the size of its pool."""
+    """Largest number of database connections of one replica: the size of its pool."""
     replicas: int = Field(default=4, strict=True, ge=1, le=SLOT_PORTS)
     """Containers that run at once."""
     port: UserPort = 0
-    """First of its 128 loopback ports: 64 for each of its two slots, one for each replica. Left
-    out: the first that are free when the application is first deployed; they stay the same."""
+    """First of the application's 128 loopback ports: 64 for each of its two slots, one for each
+    replica. Left out: the first free ports at the first deploy, which then stay the same."""
     container_port: Port = 8000
-    """Port on which it listens in its container."""
+    """Port on which the application listens in its container."""
     health_path: Annotated[
         str,
         Field(
             pattern=r"^/([A-Za-z0-9_.-][A-Za-z0-9/_.-]*)?$", title="path that starts with one `/`"
         ),
     ] = "/healthz"
-    """Path that answers a GET with 2xx, and no redirect, when a replica can serve."""
+    """Path that answers a GET with 2xx, without a redirect, when a replica can serve."""
     smoke_path: Annotated[
         str,
         Field(pattern=r"^(/[A-Za-z0-9/_.-]*)?$", title="path that starts with `/`, or empty"),
     ] = ""
-    """Path that is asked through Caddy before a release counts; empty: `health_path`."""
+    """Path that a release requests through Caddy before it counts; empty: `health_path`."""
     user: Annotated[
         str, Field(pattern=r"^([a-z_][a-z0-9_-]{0,31})?$", title="name of an account, or empty")
     ] = "prod"
-    """Account on the host, one of `users_accounts`, under whose id the containers run; empty, in a
-    project of its own: as the images say."""
+    """Account on the host, one of `users_accounts`, under whose id the containers run. Empty, for
+    compose projects only: as the images say."""
     memory_mb: int = Field(default=0, ge=0)
-    """Memory that one container may take, in MB; 0: no limit."""
+    """Memory limit of one container, in MB; 0: no limit."""
     cpus: float = Field(default=0, ge=0)
-    """Processors that one container may take; 0: no limit."""
+    """Processor limit of one container; 0: no limit."""
     start_seconds: Seconds = 120
     """How long the replicas of a release may take to become healthy."""
     drain_seconds: Seconds = 30
-    """How long requests that are under way may take when another release takes over."""
+    """How long requests under way may take to finish when another release takes over."""
     stop_seconds: Seconds = 10
-    """How long a container may take to stop, once nothing more reaches it."""
+    """How long a container may take to stop, once it gets no more requests."""
     pgbouncer: bool = False
-    """Whether its URL leads through PgBouncer; `pgbouncer_enabled` must be `True` then."""
+    """Whether the database's URL leads through PgBouncer; `True` needs `pgbouncer_enabled`."""
     network: NetworkName = "apps"
-    """Docker network of its containers, one of `docker_networks`."""
+    """Docker network of the containers, one of `docker_networks`."""
     keep_releases: int = Field(default=5, ge=1, le=100)
     """Releases that `commands/rollback.py` can go back to."""
 
@@ -306,17 +308,17 @@ class Application(Model):
 
     @property
     def room(self) -> int:
-        """Replicas that Caddy looks for in each slot; to scale within it, nothing is reloaded."""
+        """Replicas that Caddy looks for in each slot: scaling up to it needs no reload of Caddy."""
         return min(SLOT_PORTS, max(8, 2 * self.replicas))
 
     @property
     def ports(self) -> list[int]:
-        """All ports to which Caddy sends requests, where something answers."""
+        """All ports that Caddy tries; it sends requests to those where a replica answers."""
         return [first + number for first in self.slots.values() for number in range(self.room)]
 
     @property
     def reserved_ports(self) -> range:
-        """All ports that its slots have, whatever the number of replicas."""
+        """All ports of its slots, whatever the number of replicas."""
         return range(self.port, self.port + len(self.slots) * SLOT_PORTS)
 
     @property
@@ -334,40 +336,47 @@ class Application(Model):
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         if self.source and self.image:
-            raise ValueError(f"image: {self.name} has a source too: it is one or the other")
+            raise ValueError(f"image: {self.name} has a source too: set only one of the two")
         if not self.source and not self.image:
             raise ValueError(f"source: {self.name} has neither source nor image")
         if self.compose and not self.source:
             raise ValueError(
-                f"compose: {self.name} has no source: name the directory of the project"
+                f"compose: {self.name} has no source: set it to the directory of the project"
             )
         if not self.compose:
             for key in ("service", "stateful", "shared"):
                 if getattr(self, key):
                     raise ValueError(
-                        f"{key}: {self.name} has no compose files: there is one service"
+                        f"{key}: {self.name} has no compose files, so only one service: leave "
+                        f"{key} out"
                     )
             if any(one != self.name for one in self.scratch):
-                raise ValueError(f"scratch: {self.name} has no compose files: its one service is "
+                raise ValueError(f"scratch: {self.name} has no compose files: its only service is "
                                  f"{self.name!r}")  # fmt: skip
             if not self.user:
-                raise ValueError(f"user: {self.name} has none: name one of users_accounts")
+                raise ValueError(f"user: {self.name} has none: set one of users_accounts")
         return self
 
     @model_validator(mode="after")
     def _check_registry(self) -> Self:
         if bool(self.registry_user) != bool(self.registry_password):
-            raise ValueError("registry_password: registry_user and this belong together")
+            raise ValueError("registry_password: set registry_user and registry_password together")
         if self.registry and self.image:
-            raise ValueError(f"registry: {self.name} has an image, whose name says it")
+            raise ValueError(
+                f"registry: {self.name} has an image, whose name has the registry: leave it out"
+            )
         if self.registry_user and not (self.registry or self.image):
             raise ValueError(
-                f"registry: {self.name} has no image: name the host that registry_user logs in to"
+                f"registry: {self.name} has no image: set the host that registry_user logs in to"
             )
         if self.registry and not self.registry_user:
-            raise ValueError(f"registry_user: {self.name} has a registry, and nobody to log in")
+            raise ValueError(
+                f"registry_user: {self.name} has a registry, but no user to log in: set one"
+            )
         if self.registry_password == "generated":
-            raise ValueError("registry_password: the registry knows it already: env:… or command:…")
+            raise ValueError(
+                "registry_password: the registry has it already: use env:NAME or command:…"
+            )
         return self
 
     @model_validator(mode="after")
@@ -375,18 +384,18 @@ class Application(Model):
         if "database_url" in self.secrets:
             raise ValueError("secrets: database_url is derived; it cannot be set here")
         if self.role and not self.database:
-            raise ValueError(f"role: {self.name} has no database in which it could act")
+            raise ValueError(f"role: {self.name} has no database: set one, or leave role out")
         for key in ("stateful", "shared", "scratch"):
             refuse_duplicates(key, getattr(self, key))
         if both := sorted({*self.stateful} & {*self.scratch}):
             raise ValueError(
-                f"scratch: {both[0]!r} is in stateful too: what it holds lasts, or not"
+                f"scratch: {both[0]!r} is in stateful too: its data either lasts or does not"
             )
         refuse_duplicates("redirects", (self.domain, *self.redirects))
         if self.port and self.reserved_ports[-1] > 65535:
             raise ValueError(
                 f"port: {self.name} has {self.reserved_ports[0]} to {self.reserved_ports[-1]}, but "
-                "65535 is the last there is"
+                "65535 is the last port"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""The source of an application, on the host under its content's name."""
+"""Upload the source of an application into a directory named after its content."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from terrafirma.host.operation import operation
 @operation
 def upload_source(directory: Path, *, dest: str) -> Generator[StringCommand]:
     """
-    A copy of a local directory at `dest`, complete or not there at all.
+    A copy of a local directory at `dest`, either complete or absent.
 
-    + directory: what to copy
-    + dest: where to, named after the digest of the content: what exists there is right
+    + directory: the directory to copy
+    + dest: the target, named after the digest of the content: if it exists, it is right
 
-    pyinfra's files.sync asks for each file, and leaves half a copy when it dies.
+    pyinfra's files.sync asks for each file, and leaves half a copy when it is killed.
     """
     if dest in path_states([dest]):
-        host.noop(f"{dest} is there")
+        host.noop(f"{dest} exists")
         return
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
@@ -34,7 +34,8 @@ def upload_source(directory: Path, *, dest: str) -> Generator[StringCommand]:
             tar.add(path, path.relative_to(directory), filter=_anonymous)
     yield StringCommand(
         "dest=", QuoteString(dest),
-        # Root alone gets there; who runs in a container reads what is copied or mounted of it.
+        # Only root can enter the directory. Files in it are readable by all, because containers run
+        # under other ids and get these files copied or mounted.
         '; umask 077; rm -rf "$dest.new"; mkdir -p "$dest.new" && umask 022 && base64 -d |',
         ' tar -xzf - -C "$dest.new" && mv "$dest.new" "$dest"',
         _stdin=base64.encodebytes(archive.getvalue()).decode(),

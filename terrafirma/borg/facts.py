@@ -1,4 +1,4 @@
-"""What the backup repository holds."""
+"""Archives in the backup repository."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing_extensions import override
 
 class FirstArchive(FactBase[str | None]):
     """
-    The archive that proved this configuration, as `stamp` notes it.
+    The archive that proved this configuration, whose name is in the file `stamp`.
 
-    None when there was none yet, or when one of the files of `configuration` changed since.
+    None without such an archive, or if a file of `configuration` is newer than `stamp`.
     """
 
     @override
@@ -29,7 +29,7 @@ class FirstArchive(FactBase[str | None]):
 
 
 class Archives(FactBase[list[str]]):
-    """Names of the archives, oldest first, read back from the repository: one connection to it."""
+    """Names of the archives in the repository, oldest first; connects to the backup host once."""
 
     default = list
 

@@ -15,15 +15,16 @@ from terrafirma.host.operation import operation
 from terrafirma.paths import BACKUP_PROGRAM
 
 RANDOM_BYTES = 32
-"""Of the passphrase. Passwords and secrets are generated in files/terrafirma_host/secrets.py."""
+"""Length of the passphrase. Other secrets are generated in files/terrafirma_host/secrets.py."""
 
 
 @operation
 def keys(directory: str) -> Generator[StringCommand]:
     """
-    The passphrase of the repository and the SSH key that opens the backup host, made on the server.
+    Generate, on the server, the repository's passphrase and the SSH key for the backup host.
 
-    Without these two no archive can be read again: existing ones are never replaced.
+    No archive can be read without the passphrase, so an existing passphrase or key is never
+    replaced.
     """
     passphrase, key = f"{directory}/passphrase", f"{directory}/id_ed25519"
     known = host.get_fact(PathStates, paths=[passphrase, key])
@@ -43,7 +44,7 @@ def keys(directory: str) -> Generator[StringCommand]:
 
 @operation
 def show_key(path: str) -> Generator[StringCommand]:
-    """The public key at `path`, for the backup host's authorized_keys; changes nothing."""
+    """Print the public key at `path`, for the backup host's authorized_keys; changes nothing."""
     for line in host.get_fact(FileContents, path=path) or ():
         host.log_styled(line, fg="green")
     host.noop("shown")
@@ -55,17 +56,16 @@ def first_backup(
     *, configuration: Sequence[str], stamp: str
 ) -> Generator[StringCommand | FunctionCommand]:
     """
-    One backup with the present configuration, read back, and listed from the repository.
+    Make one backup with the present configuration, read it back, and find it in the repository.
 
-    + configuration: the files that say where to and as whom
-    + stamp: where the name of the archive is noted, so that a converged run need not ask the
-      backup host
+    + configuration: the files with the repository, its keys and the backup host's keys
+    + stamp: file for the archive's name, so that later runs need not ask the backup host
     """
     archive = host.get_fact(FirstArchive, stamp=stamp, configuration=configuration)
     if archive:
         host.noop(f"{archive} proved this configuration")
         return
-    # Nothing is pruned: an archive that somebody is about to need must outlive a new start.
+    # Prune nothing here: a user who sets backups up again may be about to restore an old archive.
     yield FunctionCommand(_make_archive, (), {})
     yield FunctionCommand(_list_archives, (stamp,), {})
 
@@ -79,7 +79,7 @@ def _run(host: Host, command: StringCommand) -> tuple[bool, CommandOutput]:
 
 
 def _make_archive(state: State, host: Host) -> bool:
-    """What it says is shown of a success, too: a database may be missing."""
+    """Show the program's errors even if it succeeds: one database may be missing in the backup."""
     made, output = _run(host, StringCommand(BACKUP_PROGRAM, "create"))
     for line in output.stderr_lines:
         host.log_styled(line, fg="yellow" if made else "red")
@@ -99,7 +99,7 @@ def _list_archives(state: State, host: Host, stamp: str) -> bool:
 
 @operation
 def warn(message: str) -> Generator[StringCommand]:
-    """Say `message` where nobody overlooks it; changes nothing."""
+    """Print `message` as a warning; changes nothing."""
     host.log_styled(message, fg="yellow", bold=True)
     host.noop(message)
     yield from ()

@@ -1,4 +1,4 @@
-"""What is backed up, where to, and for how long."""
+"""Settings of backups: content, repository, retention and schedule."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ LOST_WITH_IT = (
 def _repository(value: Any) -> Any:
     text = str(value)
     if re.match(r"[\w+-]+://[^@]*:[^@]*@", text):
-        # Not repeated: it is on its way to a log.
+        # The message does not repeat the URL, because it may end in a log.
         raise ValueError(
-            "has a password in it: a key opens the backup host, which commands/borg_key.py shows; "
-            "write ssh://user@host:port/./path"
+            "has a password in it: the server logs in with the key that commands/borg_key.py "
+            "shows; write ssh://user@host:port/./path"
         )
     if ".." in text.split("/"):
         raise ValueError(f"{text!r}: write the path without '..'")
@@ -53,7 +53,7 @@ def _is_this_machine(name: str) -> bool:
     try:
         address = ip_address(name)
     except ValueError:
-        # 127.1 is an address for those who resolve it.
+        # Resolvers take short forms such as 127.1 for addresses.
         return bool(re.fullmatch(r"localhost|.+\.(localhost|localdomain)|127(\.\d+)*|0+", name))
     mapped = getattr(address, "ipv4_mapped", None) or address
     return bool(mapped.is_loopback or mapped.is_unspecified)

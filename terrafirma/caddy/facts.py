@@ -1,4 +1,4 @@
-"""What Caddy is on a host, where the names of its sites lead, and which certificates it has."""
+"""A host's version of Caddy, the addresses of its sites' names, and missing certificates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing_extensions import override
 
 
 class CaddyVersion(FactBase[tuple[int, int] | None]):
-    """Major and minor version of the Caddy that is installed; None where there is none."""
+    """Major and minor version of the installed Caddy; None if it is not installed."""
 
     @override
     def command(self) -> str:
@@ -29,12 +29,12 @@ class CaddyVersion(FactBase[tuple[int, int] | None]):
 
 
 class NamesState(TypedDict):
-    own: list[str]  # the host's addresses, but for its loopback's
-    names: dict[str, list[str]]  # addresses of each name, as the host resolves it
+    own: list[str]  # the host's addresses, without those of loopback
+    names: dict[str, list[str]]  # addresses of each name that the host can resolve
 
 
 class Names(FactBase[NamesState]):
-    """Where `domains` lead, and which addresses the host has; without an answer after 5 s, none."""
+    """The addresses of `domains`, and of the host; a name without an answer in 5 s has none."""
 
     @staticmethod
     @override
@@ -62,7 +62,7 @@ class Names(FactBase[NamesState]):
                     case ["name", name, address]:
                         addresses = state["names"].setdefault(name, [])
                         address = str(ip_address(address.partition("%")[0]))
-                        # ahosts has a line for each kind of socket.
+                        # ahosts repeats an address for each kind of socket.
                         if address not in addresses:
                             addresses.append(address)
                     case _:
@@ -73,8 +73,8 @@ class Names(FactBase[NamesState]):
 
 
 class CertificatesState(TypedDict):
-    missing: list[str]  # names without a certificate that is valid now
-    reasons: dict[str, str]  # what went wrong last with a name, as Caddy's log has it
+    missing: list[str]  # names without a valid certificate
+    reasons: dict[str, str]  # the last error of each name in Caddy's log
 
 
 _HANDSHAKE = """\
@@ -85,9 +85,9 @@ _HANDSHAKE = """\
 
 class Certificates(FactBase[CertificatesState]):
     """
-    Those of `domains` that Caddy shows no valid certificate for, and what it says about them.
+    The `domains` for which Caddy has no valid certificate, and the reasons in its log.
 
-    Caddy itself is asked, on loopback: it alone knows which of its files it uses.
+    The test is a TLS handshake on loopback, because only Caddy knows which of its files it uses.
     """
 
     @staticmethod
@@ -102,7 +102,7 @@ class Certificates(FactBase[CertificatesState]):
             *map(QuoteString, domains),
             f'; do missing="$missing$(\n{_HANDSHAKE})\n"; done;',
             'printf "%s" "$missing"; case $missing in *missing*)',
-            # Of the run that it is in now: an older one had perhaps another configuration.
+            # Only since Caddy's last start: before that its configuration may have been another.
             "run=$(systemctl show --value --property InvocationID caddy.service);",
             "journalctl --quiet --output cat --lines 5000 --unit caddy.service",
             '_SYSTEMD_INVOCATION_ID="$run"',
@@ -134,7 +134,9 @@ class Certificates(FactBase[CertificatesState]):
 
 def reason(error: str) -> str:
     """
-    The part of an error of Caddy's that says what went wrong.
+    The part of one of Caddy's errors that says what went wrong.
+
+    An example of such an error:
 
     "[name] Obtain: [name] solving challenge: name: [name] authorization failed: HTTP 400
     urn:ietf:params:acme:error:dns - why (ca=https://authority/directory)"

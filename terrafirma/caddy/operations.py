@@ -11,20 +11,20 @@ from pyinfra.api import StringCommand
 from terrafirma.caddy.facts import Certificates
 from terrafirma.host.operation import operation
 
-# How long an authority usually takes at most, in seconds.
+# Seconds to wait for certificates: authorities rarely take longer.
 PATIENCE = 30
 
 
 @operation
 def certificates(domains: Sequence[str]) -> Generator[StringCommand]:
     """
-    Say which of `domains` have no certificate yet, and why. Changes nothing, and stops nothing.
+    Say which of `domains` have no certificate yet, and why. It changes nothing and never fails.
 
-    Caddy gets them by itself, after its configuration is loaded, and tries again for as long as it
-    fails: without this, nobody would know before a visitor does.
+    Caddy gets certificates by itself after it has loaded its configuration, and keeps trying.
+    Without this operation, visitors would be the first to notice that one is missing.
     """
     if not host.state.is_executing or not domains:
-        host.noop("certificates are Caddy's affair")
+        host.noop("Caddy gets certificates by itself")
         return
     deadline = time.monotonic() + PATIENCE
     known = host.get_fact(Certificates, domains=domains)

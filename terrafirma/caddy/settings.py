@@ -31,8 +31,8 @@ class Caddy(Settings):
     def _check(self) -> Self:
         if self.acme_ca_root and not self.acme_ca:
             raise ValueError(
-                "caddy_acme_ca_root: caddy_acme_ca is empty: name the authority whose address "
-                "this is to vouch for"
+                "caddy_acme_ca_root: caddy_acme_ca is empty: set it to the URL of the authority "
+                "that this root certificate belongs to"
             )
         for key in ("acme_ca_root", "snippet"):
             name = getattr(self, key)

@@ -1,4 +1,4 @@
-"""What Caddy is told of each application, and whether the names of its sites lead to the host."""
+"""Template data for each site, and warnings about names that do not lead to the host."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from terrafirma.caddy.settings import Caddy
 from terrafirma.fields import is_public
 from terrafirma.settings import ROOT
 
-# The distribution's own, as long as none is installed.
+# Caddy of the oldest distribution: the version to assume while Caddy is not installed.
 OLDEST = (2, 6)
 
-# Headers of every answer of every site, unless the application, or its `headers`, say another.
+# Headers of every answer of every site, unless the application or its `headers` set their own.
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "strict-origin-when-cross-origin",
     "X-Frame-Options": "SAMEORIGIN",
 }
 _HSTS = "strict-transport-security"
-# What tells a stranger which programs answer.
+# Headers that would tell strangers which programs answer.
 _SILENT = ("Server", "Via")
 
-# Hosts of this run whose names have been looked at.
+# Hosts whose names this run has checked already.
 _looked: WeakSet[Host] = WeakSet()
 
 
 def by_acme(domain: str, settings: Caddy) -> bool:
-    """Whether an authority signs `domain` by ACME; Caddy's own authority signs what none would."""
+    """Whether `domain` gets its certificate by ACME; if not, from Caddy's own authority."""
     return is_public(domain) or bool(settings.acme_ca)
 
 
 def names(apps: tuple[Application, ...]) -> Iterator[str]:
-    """All names under which Caddy is asked for something."""
+    """All names that Caddy serves or redirects."""
     for app in apps:
         yield app.domain
         yield from app.redirects
 
 
 def site(host: Host, app: Application, settings: Caddy) -> dict[str, Any]:
-    """What the template needs of one application."""
+    """The data of one application for the template."""
     return {
         "name": app.name,
         "domain": app.domain,
@@ -70,7 +70,8 @@ def site(host: Host, app: Application, settings: Caddy) -> dict[str, Any]:
         ],
         "static": [
             {
-                # Below /assets/* a file is looked up without /assets, a single file as it is.
+                # With /assets/* the file's path in the directory begins after /assets; for a path
+                # without `*` it is the full path.
                 "directive": "handle_path" if path.endswith("*") else "handle",
                 "path": path,
                 "root": directory,
@@ -78,7 +79,8 @@ def site(host: Host, app: Application, settings: Caddy) -> dict[str, Any]:
             for path, directory in app.static.items()
         ],
         "snippet": lines(host, app.key("snippet"), app.snippet),
-        # With room for more; those that are not there cost a refused connection.
+        # More ports than replicas, so that scaling needs no reload. An unused port costs a refused
+        # connection.
         **{
             slot: [f"127.0.0.1:{first + number}" for number in range(app.room)]
             for slot, first in app.slots.items()
@@ -87,35 +89,36 @@ def site(host: Host, app: Application, settings: Caddy) -> dict[str, Any]:
 
 
 def lines(host: Host, key: str, name: str) -> dict[str, str] | None:
-    """The text of a file on this machine with lines for the Caddyfile; None where none is named."""
+    """A file on this machine with lines for the Caddyfile, and its text; None without a file."""
     if not name:
         return None
     return {"file": name, "text": read(host, key, name).rstrip("\n")}
 
 
-# Global options that would undo what releases and sites rest on: why, and what to do instead.
+# Global options that would break releases or sites: the reason, and what to do instead.
 _OPTIONS = {
-    "admin": "releases ask Caddy there what is under way, and a reload goes there: it is "
-    "localhost:2019",
+    "admin": "releases ask Caddy at localhost:2019 which requests are under way, and reloads are "
+    "sent there",
     "acme_ca": "set caddy_acme_ca",
     "acme_ca_root": "set caddy_acme_ca_root",
-    "auto_https": "sites are HTTPS alone, and browsers are told so; give a site that has no "
-    "certificate `tls` in the snippet of an application",
-    "default_bind": "releases ask for the sites at 127.0.0.1; with `bind` in the snippet of an "
-    "application, a site listens at an address of its own too",
+    "auto_https": "sites are served over HTTPS only, which HSTS tells browsers; for a site without "
+    "a certificate, set `tls` in the snippet of an application",
+    "default_bind": "releases reach the sites at 127.0.0.1; to let a site listen at another "
+    "address as well, set `bind` in the snippet of an application",
     "email": "set caddy_email",
-    "http_port": "clients and the authority for certificates come to port 80",
-    "https_port": "clients come to port 443",
-    "local_certs": "it would take away the certificates that browsers trust; names that no public "
-    "authority signs have one of Caddy's own already",
-    "persist_config": "Caddy starts with the Caddyfile, so that a boot serves what a run has said",
-    "skip_install_trust": "it is set",
-    "storage": "certificates are looked for, and backed up, in /var/lib/caddy",
+    "http_port": "clients and the certificate authority connect to port 80",
+    "https_port": "clients connect to port 443",
+    "local_certs": "it would replace the certificates that browsers trust; names that no public "
+    "authority signs already have a certificate of Caddy's own authority",
+    "persist_config": "Caddy starts with the Caddyfile, so that after a boot it serves what the "
+    "last run configured",
+    "skip_install_trust": "it is already set",
+    "storage": "certificates are checked, and backed up, in /var/lib/caddy",
 }
 
 
 def refuse_options(host: Host, options: dict[str, str] | None) -> None:
-    """Raise DeployError where the global options of a snippet would undo the design."""
+    """Raise DeployError if a snippet sets a global option that would break releases or sites."""
     depth = 0
     for line in (options or {}).get("text", "").splitlines():
         words = line.split("#")[0].split()
@@ -127,7 +130,7 @@ def refuse_options(host: Host, options: dict[str, str] | None) -> None:
 
 
 def read(host: Host, key: str, name: str) -> str:
-    """The text of a file on this machine; raises DeployError where there is none."""
+    """The text of a file on this machine; raises DeployError if it cannot be read."""
     try:
         return (ROOT / Path(name).expanduser()).read_text()
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such user's home
@@ -136,7 +139,7 @@ def read(host: Host, key: str, name: str) -> str:
 
 
 def is_certificate(text: str) -> bool:
-    """Whether it is one in PEM, or several."""
+    """Whether a text is one or more certificates in PEM."""
     try:
         SSLContext(PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (SSLError, ValueError):
@@ -145,7 +148,7 @@ def is_certificate(text: str) -> bool:
 
 
 def quoted(value: str) -> str:
-    """`value` as one word of a Caddyfile; it has no backtick (see settings.py)."""
+    """`value` as one token of a Caddyfile; it has no backtick, which app/settings.py refuses."""
     return f"`{value}`"
 
 
@@ -167,7 +170,7 @@ def _set_headers(headers: Mapping[str, str]) -> Iterator[str]:
 
 
 def guarded(guard: Guard) -> list[str]:
-    """The paths of a guard as Caddy has them; to it, /admin/* is not /admin, nor that /admin/."""
+    """The paths of a guard for Caddy, which does not match /admin by /admin/*, nor by /admin/."""
     bare = guard.path.removesuffix("/*").rstrip("/")
     if not bare:
         return [guard.path]
@@ -178,10 +181,10 @@ def guarded(guard: Guard) -> list[str]:
 
 def warn_of_names(host: Host, apps: tuple[Application, ...], settings: Caddy) -> None:
     """
-    Say which names of sites do not lead to the host, once in a run.
+    Warn of sites' names that do not lead to the host, once in a run.
 
-    No certificate can be had for such a name. It is no reason to stop: perhaps the record is to
-    come, or the address is another machine's that hands on what arrives.
+    Such a name usually gets no certificate. The run goes on, because the DNS record may be on its
+    way, or the address may be another machine's that forwards to the host.
     """
     domains = sorted(name for name in names(apps) if by_acme(name, settings))
     if host in _looked or not domains:
@@ -192,27 +195,27 @@ def warn_of_names(host: Host, apps: tuple[Application, ...], settings: Caddy) ->
 
 
 def astray(domains: list[str], known: NamesState) -> Iterator[str]:
-    """What is to be said of names that do not lead to the host."""
+    """A warning for each name that does not lead to the host."""
     own = {ip_address(one) for one in known["own"]}
     ours = ", ".join(map(str, sorted(own, key=str))) or "none"
     for name in domains:
-        # The host's own name is often in its /etc/hosts, which says nothing about the world.
+        # /etc/hosts often maps the host's own name to loopback, which no client sees.
         found = [
             one for one in map(ip_address, known["names"].get(name, ())) if not one.is_loopback
         ]
         elsewhere = ", ".join(str(one) for one in found if one not in own)
         if name not in known["names"]:
             yield (
-                f"{name} has no address, as far as the host can tell: there will be no certificate "
-                "for it until its DNS record leads here"
+                f"{name} has no address, as far as the host can tell: it gets no certificate until "
+                "its DNS record leads here"
             )
         elif elsewhere and any(one.is_global for one in own):
             yield (
-                f"{name} leads to {elsewhere}, which is not the host ({ours}): there will be no "
-                "certificate for it, unless what arrives there is handed on"
+                f"{name} leads to {elsewhere}, which is not the host ({ours}): it gets no "
+                "certificate unless that address forwards to the host"
             )
         elif elsewhere:
             yield (
-                f"{name} leads to {elsewhere}; the host knows itself as {ours} alone, so see to it "
-                "that ports 80 and 443 of that address arrive here"
+                f"{name} leads to {elsewhere}; the host itself has no public address ({ours}), so "
+                "make sure that ports 80 and 443 of that address are forwarded here"
             )

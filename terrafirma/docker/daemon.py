@@ -1,10 +1,10 @@
 """
-The keys of Docker's daemon.json: those that may be set, and why the others may not.
+The keys of Docker's daemon.json: those that may be set, and why others may not.
 
-What this platform rests on is decided in tasks/docker.py: containers that outlive the engine,
-ports that are rules of the kernel, one address by which containers reach PostgreSQL. A key that
-would undo that leaves the engine down, or the sites dead at the next boot, after a run that
-succeeded. The types are checked here, because a host without Docker cannot be asked yet.
+tasks/docker.py sets the keys that the platform rests on: containers outlive the engine, kernel
+rules forward their ports, and containers reach PostgreSQL at one address. A key that breaks this
+could let a run succeed and yet leave the engine down, or the sites dead after the next boot. The
+types are checked here, because a host without Docker cannot check them yet.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def _url(text: str) -> str:
 def _proxy(text: str) -> str:
     if "@" in text:
         raise ValueError(
-            "everybody on the host could read a login there: put it into a drop-in of "
-            "docker.service, for root alone (Environment=HTTPS_PROXY=…)"
+            "every account on the host could read a login there: put it into a drop-in of "
+            "docker.service that only root can read (Environment=HTTPS_PROXY=…)"
         )
     return _url(text)
 
@@ -118,7 +118,7 @@ def _at_home(text: str) -> str:
         home = False
     if not home:
         raise ValueError(
-            f"{text!r} is not like 127.0.0.1:9323: anywhere else, everybody could read it; "
+            f"{text!r} is not like 127.0.0.1:9323: at another address, anyone could read it; "
             "reach it over SSH (ssh -L)"
         )
     return text
@@ -127,7 +127,7 @@ def _at_home(text: str) -> str:
 def _namespace(text: str) -> str:
     _address(text)
     if ip_address(text).is_loopback:
-        raise ValueError(f"{text} is the container itself, seen from a container")
+        raise ValueError(f"{text} means, in a container, the container itself")
     return text
 
 
@@ -163,7 +163,9 @@ _RESOURCES = frozenset(
 def _ulimits(limits: dict[str, Ulimit]) -> dict[str, Ulimit]:
     for name, limit in limits.items():
         if name not in _RESOURCES or limit.Name != name:
-            raise ValueError(f"{name!r} is none of {', '.join(sorted(_RESOURCES))}, twice the same")
+            raise ValueError(
+                f"{name!r} is none of {', '.join(sorted(_RESOURCES))}, or differs from its Name"
+            )
         if limit.Hard != -1 and not -1 < limit.Soft <= limit.Hard:
             raise ValueError(f"{name}: Soft is above Hard")
     return limits
@@ -181,7 +183,7 @@ _Addresses = list[Annotated[StrictStr, AfterValidator(_namespace)]]
 _Mtu = Annotated[StrictInt, Field(ge=576, le=65535)]
 _Count = Annotated[StrictInt, Field(ge=1, le=1000)]
 
-# What each takes, and since which version Docker knows it, if that is not the oldest.
+# The type of each key, and the first version of Docker that knows it; (19, 3) is the oldest here.
 ALLOWED: Mapping[str, tuple[Any, Version]] = {
     "builder": (dict[Literal["gc", "entitlements"], dict[str, Any]], (19, 3)),
     "cdi-spec-dirs": (list[_Path], (25, 0)),
@@ -224,106 +226,106 @@ ALLOWED: Mapping[str, tuple[Any, Version]] = {
 }
 
 _SSH = "reach the engine over SSH instead: docker -H ssh://root@SERVER"
-_RULES = "sites are reached by the rules that Docker makes, and containers reach the world by them"
+_RULES = "clients reach the sites, and containers the internet, through the rules that Docker makes"
 _DOCKER0 = (
-    "docker0's address is where PostgreSQL listens; docker0 is in docker_address_pool, in the "
-    "first free subnet, and stays where it is (to move it: `bip` in /etc/docker/daemon.json on the "
-    "host, a run, a boot)"
+    "PostgreSQL listens on docker0's address; docker0 has the first free subnet of "
+    "docker_address_pool, and keeps it (to move it: change `bip` in /etc/docker/daemon.json on the "
+    "host, run, and reboot)"
 )
-_GATEWAY = "containers reach the world by the host, and Docker gives each network its gateway"
+_GATEWAY = "containers reach the internet through the host, and Docker gives each network a gateway"
 _STORE = (
-    "all images, containers and volumes would be out of sight; to have them on another disk, mount "
-    "that at /var/lib/docker before the first run"
+    "all existing images, containers and volumes would be out of sight; to have them on another "
+    "disk, mount the disk at /var/lib/docker before the first run"
 )
 _UNIT = "systemd and the commands of this platform look for it where the unit says"
 _SWARM = (
-    "swarm does not go together with live-restore, by which containers outlive the engine: several "
-    "hosts are several platforms here"
+    "swarm does not work with live-restore, which lets containers outlive the engine; here, each "
+    "host is a platform of its own"
 )
 _LOGS = "logs of containers are bounded: set docker_log_max_size and docker_log_max_files"
-_TLS = f"it is of use with `hosts` alone; {_SSH}"
-_GONE = "Docker has given that up, and would not start with it"
+_TLS = f"it only has an effect with `hosts`; {_SSH}"
+_GONE = "Docker has dropped this key, and would not start with it"
 _PRIVILEGES = (
     "set `user` of the application, or `user` in the compose file: containers run as that account"
 )
 _LIMITS = "set `memory_mb` and `cpus` of the application, or limits in the compose file"
-_EXPOSED = "every container's ports would be open to all who can send packets to the host"
-_CGROUPS = "systemd rules the control groups here: leave it to it"
+_EXPOSED = "every container's ports would be open to anyone who can send packets to the host"
+_CGROUPS = "systemd manages the control groups here, and must go on to do so"
 
-# Why not, and how to get what was wanted.
+# The reason for each key, and another way to the same end.
 REFUSED: Mapping[str, str] = {
     "allow-direct-routing": f"{_EXPOSED}; let Caddy serve them (apps)",
     "allow-nondistributable-artifacts": _GONE,
     "api-cors-header": _GONE,
     "authorization-plugins": f"an engine whose plug-in is down does nothing at all; {_SSH}, and "
-    "give accounts what they may do with `sudo` in users_accounts",
+    "grant accounts commands with `sudo` in users_accounts",
     "bip": _DOCKER0,
-    "bip6": "set ipv6 and fixed-cidr-v6: docker0 has the first address of that",
+    "bip6": "set ipv6 and fixed-cidr-v6: docker0 gets the first address of that subnet",
     "bridge": f"with another bridge there is no docker0: {_DOCKER0}",
-    "bridge-accept-fwmark": f"{_RULES}: rules of your own belong into the chain DOCKER-USER",
+    "bridge-accept-fwmark": f"{_RULES}: put rules of your own into the chain DOCKER-USER",
     "cgroup-parent": f"{_CGROUPS}; {_LIMITS}",
     "cluster-advertise": _GONE,
     "cluster-store": _GONE,
     "cluster-store-opts": _GONE,
     "config-file": "it is a flag, and this is the file",
     "containerd": f"{_UNIT}: it is containerd.service of the package",
-    "containerd-namespace": f"running containers would be lost from sight: {_UNIT}",
-    "containerd-plugins-namespace": f"running plug-ins would be lost from sight: {_UNIT}",
-    "cpu-rt-period": f"no kernel of Debian's or Ubuntu's has what that takes; {_LIMITS}",
-    "cpu-rt-runtime": f"no kernel of Debian's or Ubuntu's has what that takes; {_LIMITS}",
+    "containerd-namespace": f"the engine would lose sight of running containers: {_UNIT}",
+    "containerd-plugins-namespace": f"the engine would lose sight of running plug-ins: {_UNIT}",
+    "cpu-rt-period": f"no kernel of Debian or Ubuntu supports it; {_LIMITS}",
+    "cpu-rt-runtime": f"no kernel of Debian or Ubuntu supports it; {_LIMITS}",
     "data-root": _STORE,
-    "default-address-pools": "it is docker_address_pool and docker_subnet_size",
+    "default-address-pools": "set docker_address_pool and docker_subnet_size",
     "default-gateway": _GATEWAY,
     "default-gateway-v6": _GATEWAY,
-    "default-network-opts": "networks would come with other rules than those that are watched "
-    "here; give options to a network of a compose file (driver_opts), and the MTU with `mtu`",
+    "default-network-opts": "networks would get rules other than those that runs check; give "
+    "options to a single network in a compose file (driver_opts), and the MTU with `mtu`",
     "deprecated-key-path": _GONE,
     "disable-legacy-registry": _GONE,
-    "exec-opts": f"{_CGROUPS} (native.cgroupdriver), and the rest is Windows' alone",
-    "exec-root": f"running containers would be lost from sight: {_UNIT}",
-    "firewall-backend": f"{_RULES}, and those of iptables are what is watched and kept over a "
-    "restart; rules of your own belong into the chain DOCKER-USER",
-    "fixed-cidr": f"docker0's containers have its whole subnet: {_DOCKER0}",
+    "exec-opts": f"{_CGROUPS} (native.cgroupdriver); the other options are for Windows only",
+    "exec-root": f"the engine would lose sight of running containers: {_UNIT}",
+    "firewall-backend": f"{_RULES}; runs check the iptables rules, and keep them over a restart; "
+    "put rules of your own into the chain DOCKER-USER",
+    "fixed-cidr": f"docker0's containers use its whole subnet: {_DOCKER0}",
     "graph": _GONE,
-    "group": "the group of Docker's socket is root by another name, and nobody is in it; give an "
-    "account what it may do with `sudo` in users_accounts",
+    "group": "the group of Docker's socket is root by another name, so it has no members; grant "
+    "accounts commands with `sudo` in users_accounts",
     "host-gateway-ip": "host.docker.internal is docker0's address, where PostgreSQL listens",
     "host-gateway-ips": "host.docker.internal is docker0's address, where PostgreSQL listens",
-    "hosts": "the unit says where the engine listens (-H fd://), and it does not start with both; "
-    f"who reaches a port of the engine is root; {_SSH}",
+    "hosts": "the unit sets where the engine listens (-H fd://), and the engine does not start "
+    f"with both; anyone who reaches a port of the engine is root; {_SSH}",
     "http-proxy": "write it as {'proxies': {'http-proxy': …}}",
     "https-proxy": "write it as {'proxies': {'https-proxy': …}}",
     "icc": "replicas, workers and their services would not reach each other; put services that "
     "must not meet into networks of their own (compose file, docker_networks)",
-    "init-path": "the init of the package is the one that is there: `init` alone switches it on",
-    "ip": "it is where ports of containers are open that name no address, and what this platform "
-    "publishes names 127.0.0.1; name the address with the port",
+    "init-path": "only the package's init is installed: set `init` to switch it on",
+    "ip": "it is the address of published ports that name none, and this platform publishes all "
+    "its ports at 127.0.0.1; name the address together with the port",
     "ip-forward": f"{_RULES}: the host has to forward; against other traffic, put rules of your "
     "own into the chain DOCKER-USER",
-    "ip-forward-no-drop": "the host would forward for everybody; allow what you need in the chain "
-    "DOCKER-USER",
+    "ip-forward-no-drop": "the host would forward packets for anyone; allow what you need in the "
+    "chain DOCKER-USER",
     "ip-masq": f"containers would have no way out: {_RULES}; for one network, set the option "
     "com.docker.network.bridge.enable_ip_masquerade in the compose file",
-    "ip6tables": "IPv6 of containers would be open, or without a way out; Docker decides it by its "
-    "version",
-    "iptables": f"{_RULES}; rules of your own belong into the chain DOCKER-USER",
-    "labels": "labels is derived; it cannot be set here: one is the mark by which the file is "
-    "known as ours; give labels to containers (compose file)",
-    "live-restore": "containers outlive the engine by that; stop an application with `docker` by "
-    "hand, if that is what is wanted",
+    "ip6tables": "IPv6 of containers would be open, or without a way out; Docker chooses the right "
+    "value for its version",
+    "iptables": f"{_RULES}; put rules of your own into the chain DOCKER-USER",
+    "labels": "labels is derived; it cannot be set here: a label marks the file as ours; give "
+    "labels to containers (compose file)",
+    "live-restore": "it lets containers outlive the engine; to stop an application, use `docker` "
+    "by hand",
     "log-driver": f"{_LOGS}; to ship logs, read them from `docker logs`",
     "log-opts": _LOGS,
     "no-proxy": "write it as {'proxies': {'no-proxy': …}}",
     "node-generic-resources": _SWARM,
-    "nri-opts": "a plug-in would change containers as they start, and with them what was tried",
-    "oom-score-adjust": "Docker has given that up; OOMScoreAdjust= in a drop-in of docker.service "
-    "does it",
+    "nri-opts": "a plug-in would change containers as they start, after releases have checked them",
+    "oom-score-adjust": "Docker has dropped this key; set OOMScoreAdjust= in a drop-in of "
+    "docker.service",
     "pidfile": _UNIT,
     "raw-logs": "set log-format to json, or leave the journal as it is",
-    "rootless": "ports and addresses of containers would be another kernel namespace's; "
+    "rootless": "ports and addresses of containers would be in another network namespace; "
     + _PRIVILEGES,
-    "selinux-enabled": "the kernels of Debian and Ubuntu have AppArmor on, and containers a "
-    "profile of it: leave that",
+    "selinux-enabled": "the kernels of Debian and Ubuntu use AppArmor, which confines containers; "
+    "leave that as it is",
     "storage-driver": _STORE,
     "storage-opts": f"{_STORE}; Docker refuses to start when they do not fit the driver",
     "swarm-default-advertise-addr": _SWARM,
@@ -333,16 +335,16 @@ REFUSED: Mapping[str, str] = {
     "tlskey": _TLS,
     "tlsverify": _TLS,
     "trust-key-path": _GONE,
-    "userland-proxy": "a proxy dies with the engine, and its connections with it: ports are rules "
-    "of the kernel here, which is faster, and watched",
-    "userland-proxy-path": "there are no proxies here: ports are rules of the kernel",
-    "userns-remap": "all images, containers and volumes would be out of sight, and files in "
-    f"volumes another account's; {_PRIVILEGES}",
+    "userland-proxy": "a proxy dies with the engine, and its connections with it; here, rules of "
+    "the kernel forward the ports: they are faster, and runs check them",
+    "userland-proxy-path": "there are no proxies here: rules of the kernel forward the ports",
+    "userns-remap": "all existing images, containers and volumes would be out of sight, and files "
+    f"in volumes would belong to another account; {_PRIVILEGES}",
 }
 
 
 def refuse(daemon: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with the keys and values, in words; the version of the engine is not known."""
+    """A message for each wrong key or value, whatever the version of the engine."""
     for key, value in daemon.items():
         if key in REFUSED:
             yield f"{key} cannot be set: {REFUSED[key]}"
@@ -355,7 +357,7 @@ def refuse(daemon: Mapping[str, Any]) -> Iterator[str]:
     if "containerd-snapshotter" in str(daemon.get("features")):
         yield f"features.containerd-snapshotter cannot be set: {_STORE}"
     if daemon.get("ipv6") is False and "fixed-cidr-v6" in daemon:
-        yield "fixed-cidr-v6 is of use with ipv6 alone: set that, or leave both out"
+        yield "fixed-cidr-v6 only has an effect with ipv6: set ipv6 to true, or leave both out"
     runtime = daemon.get("default-runtime", "runc")
     runtimes = daemon.get("runtimes", {})
     if isinstance(runtimes, Mapping) and runtime not in {
@@ -373,14 +375,14 @@ def _value(key: str, value: Any) -> Iterator[str]:
         for one in error.errors():
             where = ".".join(str(part) for part in one["loc"] if part != "[key]")
             said = one["msg"].removeprefix("Value error, ")
-            # What is below a key may have a password in it.
+            # A nested value is not repeated, because it may contain a password.
             short = not one["loc"] and re.fullmatch(r"[\w.:-]{1,40}", str(value))
             given = f", not {value!r}" if short and repr(value) not in said else ""
             yield f"{key}{where and '.' + where}: {said}{given}"
 
 
 def unknown(daemon: Mapping[str, Any], version: Version) -> Iterator[str]:
-    """The keys that an engine of this version does not know: it would not start with them."""
+    """A message for each key that an engine of this version does not know, and refuses."""
     for key in daemon:
         since = ALLOWED[key][1]
         if since > version:
@@ -391,12 +393,12 @@ def unknown(daemon: Mapping[str, Any], version: Version) -> Iterator[str]:
 
 
 def runtime_paths(daemon: Mapping[str, Any]) -> list[str]:
-    """The programs on the host that start containers."""
+    """Paths of the programs on the host that start containers."""
     return [one["path"] for one in daemon.get("runtimes", {}).values() if "path" in one]
 
 
 def is_json(lines: Sequence[str] | None) -> bool:
-    """Whether a file on the host has an object in it."""
+    """Whether the lines of a file are a JSON object."""
     try:
         return isinstance(json.loads("\n".join(lines or [])), dict)
     except ValueError:

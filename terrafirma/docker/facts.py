@@ -1,4 +1,4 @@
-"""What the Docker engine runs."""
+"""Docker's networks and addresses, and everything that decides if containers are reached."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing_extensions import override
 from terrafirma.docker.netfilter import tables
 from terrafirma.docker.reach import Seen, bridge, ports
 
-# No Docker is a valid answer: nothing runs there. A Docker that does not answer is none.
+# A host without Docker is a valid answer; a Docker that does not answer is a failure.
 _NO_DOCKER = "command -v docker > /dev/null || exit 0;"
 
-
-# Docker moves docker0 only as it starts with no container running: at the next boot.
+# daemon.json, too, because docker0 moves to a new address there only when Docker starts without
+# containers, at the next boot.
 _DAEMON = r'printf "daemon=%s\n" "$(tr -d "\n" < /etc/docker/daemon.json 2> /dev/null)"'
 
 
@@ -40,8 +40,8 @@ class DockerNetworks(FactBase[list[Network]]):
     """
     Every subnet from which a container of this host may come; empty without Docker.
 
-    First docker0's, then those of the other bridge networks by name, and last those to come: where
-    docker0 is declared to be, and the address pools for the networks that Docker makes from now on.
+    docker0's come first, then those of other bridge networks by name, then future ones: docker0's
+    declared subnet, and the address pools, from which Docker takes the subnets of new networks.
     """
 
     default = list
@@ -83,14 +83,14 @@ class DockerAddresses(FactBase[list[str]]):
     """
     The host's own addresses on docker0, like "10.210.0.1/24"; none without Docker.
 
-    First those that it has, then those that it is declared to have after the next boot.
+    Present addresses come first, then those that daemon.json declares for the next boot.
     """
 
     default = list
 
     @override
     def command(self) -> str:
-        # Docker 20.10 does not say its gateway before the first container; the bridge has it.
+        # Ask the bridge itself: Docker 20.10 does not show its gateway before the first container.
         return (
             f"{_NO_DOCKER} {_DAEMON}; bridge=$(docker network inspect bridge "
             "--format '{{index .Options \"com.docker.network.bridge.name\"}}') || exit 1; "
@@ -107,10 +107,9 @@ class DockerAddresses(FactBase[list[str]]):
             raise FactProcessError(f"docker0 has no address: {output[:2]!r}") from error
 
 
-# What `judge` asks of the kernel: each line with its name before it. Without a container or a route
-# there is nothing to look up.
+# The part of `Seen` that comes from the kernel; each line begins with the name of its kind.
 _KERNEL = r"""
-# Where the tables themselves are gone it says nothing: that it was asked is a line, too.
+# An empty `rule=#` shows that iptables-save is installed, even if no table is left to print.
 ! command -v iptables-save > /dev/null || { echo 'rule=#'; iptables-save | sed 's/^/rule=/'; }
 (cd /proc/sys && grep -s . net/ipv4/ip_forward net/ipv6/conf/all/forwarding \
     net/ipv4/conf/*/forwarding net/ipv4/conf/*/route_localnet | sed 's/^/kernel=/')
@@ -132,16 +131,16 @@ _CONTAINER = (
 
 
 class ContainerReachState(TypedDict):
-    missing: list[str]  # of the networks that are asked for
-    said_by: list[str]  # files that say that the host forwards nothing
+    missing: list[str]  # networks that were asked for and do not exist
+    said_by: list[str]  # files that switch forwarding off
     seen: Seen
 
 
 class ContainerReach(FactBase[ContainerReachState]):
     """
-    Those of the networks `names` that are missing, and all that decides what reaches containers.
+    The missing networks of `names`, and everything that decides if packets reach containers.
 
-    Without Docker all of them are missing, and nothing else is said.
+    Without Docker all networks are missing, and the rest is empty.
     """
 
     @staticmethod
@@ -157,7 +156,7 @@ class ContainerReach(FactBase[ContainerReachState]):
             *map(QuoteString, names),
             '; do printf "%s\\n" "$known" | grep -qxF -- "$name" || echo "missing=$name"; done;',
             _NO_DOCKER,
-            # A network or a container that ends meanwhile is none.
+            # Ignore errors about networks and containers that disappear meanwhile.
             "ids=$(docker network ls -q --no-trunc --filter driver=bridge) || exit 1;",
             f"docker network inspect --format 'network={_NETWORK}' $ids 2> /dev/null;",
             'ids=$(docker ps -q --no-trunc) || exit 1; addresses=$(test -z "$ids" ||',
@@ -190,7 +189,7 @@ class ContainerReach(FactBase[ContainerReachState]):
                 uplink=found.get("uplink", [""])[0],
             )
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise FactProcessError(f"what leads to containers is not known: {error}") from error
+            raise FactProcessError(f"cannot tell how containers are reached: {error}") from error
         return ContainerReachState(
             missing=found.get("missing", []), said_by=found.get("said_by", []), seen=seen
         )

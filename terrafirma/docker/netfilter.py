@@ -1,8 +1,8 @@
 """
-What the kernel's rules, as `iptables-save` lists them, do to a packet.
+Follow a packet through the kernel's rules, as `iptables-save` lists them.
 
-The packet is walked through the chains. A comparison with the rules that Docker makes would need
-another list for each of its versions, and would miss a rule of somebody else that stands before.
+Comparing the rules with those that Docker makes would need a list for each version of Docker, and
+would miss another program's rule in front of them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from ipaddress import IPv4Address, IPv4Network
 
 @dataclass(frozen=True)
 class Packet:
-    """The first packet of a connection, or one of an answer; None: it may be anything."""
+    """The first packet of a connection, or a packet of an answer; None stands for any value."""
 
     dst: str | None = None
     port: int | None = None
     src: str | None = None
     into: str | None = ""
-    """The interface it comes in by; empty: the host itself sends it."""
+    """The interface on which the packet arrives; empty: the host itself sends it."""
     out: str | None = ""
-    """The interface it leaves by; empty: the host itself takes it."""
+    """The interface on which the packet leaves; empty: the host itself receives it."""
     state: str = "NEW"
     proto: str = "tcp"
     from_host: bool = False
@@ -48,30 +48,30 @@ class Rule:
 
 @dataclass(frozen=True)
 class Chain:
-    policy: str  # "-": not one of the kernel's own
+    policy: str  # "-": not one of the kernel's built-in chains
     rules: list[Rule]
 
 
 @dataclass(frozen=True)
 class End:
-    """What becomes of a packet, and which rule says so."""
+    """The fate of a packet, and the rule that decides it."""
 
     verdict: str  # "ACCEPT", "DROP", "MASQUERADE", "DNAT 10.210.1.2:8000" …
-    chain: str  # the first that a chain of the kernel's own leads to, or that itself
+    chain: str  # the chain to which a built-in chain jumps, or the built-in chain itself
     rule: str
 
 
 Table = Mapping[str, Chain]
 
-# What ends the walk; any other target that is no chain lets the packet go on (LOG, MARK …).
+# Targets that end the walk. Other targets (LOG, MARK …), unless chains, let the packet go on.
 _LAST = frozenset("ACCEPT DROP REJECT DNAT SNAT MASQUERADE REDIRECT NETMAP TPROXY".split())
-# Programs decide there: it may become of the packet what it likes.
+# Targets where a program decides, so that every end is possible.
 _ANYTHING = frozenset({"NFQUEUE", "QUEUE"})
 _DEEPEST = 32
 
 
 def tables(lines: Sequence[str]) -> dict[str, dict[str, Chain]]:
-    """The output of `iptables-save`; raises ValueError where it is none."""
+    """Parse the output of `iptables-save`; raises ValueError if it is something else."""
     found: dict[str, dict[str, Chain]] = {}
     table: dict[str, Chain] = {}
     for line in lines:
@@ -103,12 +103,12 @@ def _rule(line: str) -> tuple[str, Rule]:
             values.append(words.pop(0))
         matches.append(Match(option, tuple(values), negated))
         negated = False
-    # Without a target it only counts.
+    # A rule without a target only counts packets.
     return chain, Rule(tuple(matches), "", False, (), line)
 
 
 def ends(table: Table, chain: str, packet: Packet) -> list[End]:
-    """All that may become of a packet which enters one of the kernel's own chains."""
+    """All possible ends of a packet that enters one of the kernel's built-in chains."""
     if chain not in table:
         return [End("ACCEPT", chain, f"-P {chain} ACCEPT")]
     found, falls = _walk(table, chain, packet, 0)
@@ -119,7 +119,7 @@ def ends(table: Table, chain: str, packet: Packet) -> list[End]:
 
 
 def _walk(table: Table, chain: str, packet: Packet, depth: int) -> tuple[list[End], bool]:
-    """The ends that it may come to here, and whether it may come out of the chain again."""
+    """The possible ends of the packet in this chain, and whether it may leave the chain again."""
     found: list[End] = []
     returns = False
     for rule in table[chain].rules:
@@ -157,7 +157,7 @@ def _verdict(rule: Rule) -> str:
 
 
 def _matches(rule: Rule, packet: Packet) -> bool | None:
-    """None: that depends on what is not known of the packet, or of the rule."""
+    """Whether the rule matches; None if that depends on something unknown of packet or rule."""
     answers = [_holds(match, packet) for match in rule.matches]
     return False if False in answers else None if None in answers else True
 
@@ -206,7 +206,7 @@ def _within(address: str | None, network: str) -> bool | None:
     try:
         wanted = IPv4Network(network, strict=False)
     except ValueError:
-        # A mask with holes in it: iptables takes one.
+        # iptables accepts masks with holes, such as 255.0.255.0; Python does not.
         return None
     if wanted.prefixlen == 0:
         return True

@@ -1,4 +1,4 @@
-"""What leads to containers, and what images are built from."""
+"""Docker's networks, and the packets that must reach containers and leave them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from terrafirma.docker.reach import Reach, judge
 from terrafirma.host.operation import failure, operation
 from terrafirma.paths import DOCKER_ENGINE
 
-# Of what is wrong, so much is said: a flushed table is a fault of every port.
+# Number of faults to print: after a flush of a table, every port has one.
 SHOWN = 3
 
 _NOT_ANEW = (
-    "the engine's start did not make that anew: take away what is in its way (rules of your own "
-    "belong into the chain DOCKER-USER)"
+    "a restart of the engine did not restore that: remove what is in its way (rules of your own "
+    "belong in the chain DOCKER-USER)"
 )
 
 
@@ -26,13 +26,13 @@ def connect(
     networks: Sequence[str], *, serves: Mapping[int, str], guests: Mapping[int, str]
 ) -> Generator[StringCommand]:
     """
-    Bridge networks that are there, and whose containers reach the world and are reached.
+    Create bridge networks, and let their containers reach the internet and be reached.
 
-    + networks: their names; an existing one is left as it is
-    + serves: ports on which the host itself answers the world, and who answers there
-    + guests: ports on which it answers its containers, likewise
+    + networks: their names; an existing network is left as it is
+    + serves: ports on which the host answers the internet, with the program that answers there
+    + guests: ports on which the host answers its containers, likewise
 
-    pyinfra's docker.network asks for each network, and for nothing that leads there.
+    pyinfra's docker.network asks for each network on its own, and checks nothing but its existence.
     """
 
     def wrong() -> tuple[ContainerReachState, Reach]:
@@ -41,19 +41,19 @@ def connect(
 
     state, found = wrong()
     if found["settings"] or found["lost"] or found["blocked"]:
-        # A container that came or went between two of the questions is no fault.
+        # Ask twice: a container that starts or ends during the first answer looks like a fault.
         before, (state, found) = found, wrong()
         found["lost"] = [one for one in found["lost"] if one in before["lost"]]
     for words in found["notes"][:SHOWN]:
         host.log(f"A rule of your own, left alone: {words}")
-    # A plan shows no failure to come.
+    # pyinfra's plan does not show that an operation will fail, so a warning does.
     planned_failure = [] if host.state.is_executing else found["blocked"]
     for words in [*found["settings"], *found["lost"], *planned_failure][:SHOWN]:
-        host.log_styled(f"To be put right: {words}", fg="yellow")
+        host.log_styled(f"To be repaired: {words}", fg="yellow")
     if found["settings"]:
         said_by = ", ".join(state["said_by"])
         if said_by:
-            host.log_styled(f"net.ipv4.ip_forward = 0 is what {said_by} says", fg="yellow")
+            host.log_styled(f"net.ipv4.ip_forward = 0 is set in {said_by}", fg="yellow")
         settings = map(QuoteString, found["settings"])
         yield StringCommand("sysctl --quiet --write", *settings, "&&", DOCKER_ENGINE, "forward")
     if found["lost"]:
@@ -68,4 +68,4 @@ def connect(
         hint = f"; {_NOT_ANEW}" if found["lost"] else ""
         yield failure(f"containers are not connected: {'; '.join(left[:SHOWN])}{more}{hint}")
     elif not state["missing"]:
-        host.noop(f"{', '.join(networks) or 'no network'}: there, and connected")
+        host.noop(f"{', '.join(networks) or 'no network'}: present and connected")

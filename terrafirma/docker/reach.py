@@ -1,8 +1,8 @@
 """
-What must lead from the host to its containers, from them to the world and back: and what does not.
+Find broken paths between the host, its containers and the internet.
 
-Docker makes rules, addresses and settings of the kernel once, as it starts and as a container
-starts. Whoever takes them away is noticed here, not by Docker.
+Docker makes the kernel's rules, addresses and settings once, when it starts and when a container
+starts. If another program removes them later, Docker does not notice; this module does.
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ from typing import Any, TypedDict
 
 from terrafirma.docker.netfilter import Chain, End, Packet, ends
 
-# Where Docker's documentation sends whoever wants rules of their own: what is dropped there is
-# meant to be.
+# Docker's documentation reserves this chain for rules of one's own, so drops in it are intended.
 _OWN_RULES = "DOCKER-USER"
 _EPHEMERAL = 40000
 
 
 class Reach(TypedDict):
-    """What is wrong, in words; `sysctl --write` takes the settings as they are."""
+    """Faults, in words, by kind; settings are in the form that `sysctl --write` takes."""
 
-    settings: list[str]  # of the kernel, as they should be: "net/ipv4/ip_forward=1"
-    lost: list[str]  # what the engine makes anew as it starts
-    blocked: list[str]  # what somebody else's routes do
-    notes: list[str]  # what somebody else's rules do: they may be meant
+    settings: list[str]  # right values of wrong kernel settings: "net/ipv4/ip_forward=1"
+    lost: list[str]  # faults that a restart of the engine repairs
+    blocked: list[str]  # faults of another program's routes
+    notes: list[str]  # effects of another program's rules, which may be intended
 
 
 @dataclass(frozen=True)
 class Bridge:
-    """A network of Docker's."""
+    """A bridge network of Docker."""
 
     name: str
     device: str
@@ -44,13 +43,13 @@ class Bridge:
 
     @property
     def guest(self) -> str:
-        """An address that a container may have."""
+        """An example of a container's address in the network."""
         return next(str(one) for one in self.subnet.hosts() if str(one) != self.address)
 
 
 @dataclass(frozen=True)
 class Port:
-    """One that a container publishes."""
+    """A port that a container publishes."""
 
     container: str
     proto: str
@@ -62,7 +61,7 @@ class Port:
 
 @dataclass
 class Seen:
-    """What a host says of itself."""
+    """The state of a host that decides what reaches its containers."""
 
     rules: Mapping[str, Mapping[str, Chain]] | None = None  # None: it has no iptables-save
     bridges: list[Bridge] = field(default_factory=list)
@@ -75,7 +74,7 @@ class Seen:
 
 
 def bridge(network: Mapping[str, Any]) -> Bridge | None:
-    """What `docker network inspect` says of one; None where it has no IPv4 subnet."""
+    """A network from `docker network inspect`; None without an IPv4 subnet."""
     options = network["options"] or {}
     prefix = "com.docker.network.bridge."
     device = options.get(f"{prefix}name") or f"br-{network['id'][:12]}"
@@ -88,7 +87,7 @@ def bridge(network: Mapping[str, Any]) -> Bridge | None:
                 name=network["name"],
                 device=device,
                 subnet=subnet,
-                # Docker 20.10 does not say docker0's before the first container.
+                # Empty for docker0 in Docker 20.10, before the first container.
                 address=""
                 if options.get(f"{prefix}inhibit_ipv4") == "true"
                 or options.get(f"{prefix}gateway_mode_ipv4") == "isolated"
@@ -103,7 +102,7 @@ def bridge(network: Mapping[str, Any]) -> Bridge | None:
 
 
 def ports(container: Mapping[str, Any], bridges: Sequence[Bridge]) -> Iterator[Port]:
-    """Those that `docker inspect` says a container publishes on IPv4."""
+    """The ports that a container publishes on IPv4, from `docker inspect`."""
     by_name = {one.name: one for one in bridges}
     homes = [
         (by_name[name], network["IPAddress"])
@@ -113,7 +112,7 @@ def ports(container: Mapping[str, Any], bridges: Sequence[Bridge]) -> Iterator[P
     for inner, bindings in (container["ports"] or {}).items():
         number, _, proto = inner.partition("/")
         for binding in bindings or []:
-            # Where a network is routed, there is none of the host.
+            # In a routed network a binding has no port of the host.
             if homes and binding["HostPort"] and ":" not in binding["HostIp"]:
                 yield Port(
                     container=container["name"].lstrip("/"),
@@ -127,10 +126,10 @@ def ports(container: Mapping[str, Any], bridges: Sequence[Bridge]) -> Iterator[P
 
 def judge(seen: Seen, serves: Mapping[int, str], guests: Mapping[int, str]) -> Reach:
     """
-    What is wrong.
+    Find all faults.
 
-    + serves: ports on which the host itself answers the world, and who answers
-    + guests: ports on which it answers containers, likewise
+    + serves: ports on which the host answers the internet, with the program that answers there
+    + guests: ports on which the host answers containers, likewise
     """
     wrong = Reach(settings=[], lost=[], blocked=[], notes=[])
     wrong["settings"] = [
@@ -152,7 +151,7 @@ def judge(seen: Seen, serves: Mapping[int, str], guests: Mapping[int, str]) -> R
 
 def _settings(seen: Seen) -> dict[str, str]:
     wanted = {"net/ipv4/ip_forward": "1"} if seen.bridges else {}
-    # One that is 0 for all says nothing of each.
+    # While ip_forward is 0, all devices have 0, which says nothing about each of them.
     if seen.kernel.get("net/ipv4/ip_forward") == "1":
         outward = [one.device for one in seen.bridges if not one.internal]
         for device in [*outward, *([seen.uplink] if outward and seen.uplink else [])]:
@@ -170,22 +169,22 @@ def _settings(seen: Seen) -> dict[str, str]:
 def _links(seen: Seen) -> Iterator[str]:
     for one in seen.bridges:
         if one.device not in seen.up:
-            yield f"{one.device} of the network {one.name} is down or not there"
+            yield f"{one.device} of the network {one.name} is down or missing"
         elif one.address and (one.device, one.address) not in seen.addresses:
-            yield f"{one.device} of the network {one.name} has not its address {one.address}"
+            yield f"{one.device} of the network {one.name} lacks its address {one.address}"
 
 
 def _routes(seen: Seen) -> Iterator[str]:
     for one in seen.bridges:
         astray = [
-            f"{address} by {device}"
+            f"{address} through {device}"
             for address, device in seen.routes.items()
             if _is_in(address, one) and device != one.device
         ]
         if astray and one.device in seen.up:
             yield (
-                f"the network {one.name} is at {one.device}, and the host sends {astray[0]}: take "
-                "that route away, or give one of the two another subnet"
+                f"the network {one.name} is at {one.device}, but the host sends {astray[0]}: "
+                "remove that route, or give one of the two another subnet"
             )
 
 
@@ -196,8 +195,8 @@ def _is_in(address: str, network: Bridge) -> bool:
 @dataclass(frozen=True)
 class Fault:
     words: str
-    dockers: bool  # what Docker makes is not there; else a rule of somebody else's is to blame
-    ours: bool = True  # it is about containers of the applications
+    dockers: bool  # a rule of Docker's is missing; otherwise another program's rule is to blame
+    ours: bool = True  # the fault affects containers of the applications
 
 
 def _rules(seen: Seen) -> Iterator[Fault]:
@@ -219,7 +218,7 @@ def _rules(seen: Seen) -> Iterator[Fault]:
             )  # fmt: skip
         if seen.uplink:
             yield from _unless(
-                f"what containers of {one.name} send out is dropped", ("ACCEPT",),
+                f"outgoing packets of containers of {one.name} are dropped", ("ACCEPT",),
                 ends(filters, "FORWARD", out), ours=ours,
             )  # fmt: skip
             yield from _unless(
@@ -240,7 +239,7 @@ def _port(
     local = _local(port)
     where = f"{port.address}:{port.port}"
     to = Packet(
-        # Any of the host's, where it is published on all of them.
+        # A port that is published on all addresses may be reached at any of them.
         dst=None if port.address == "0.0.0.0" else port.address,
         port=port.port, proto=port.proto, to_host=True, from_host=local,
         src=port.address if local else None, into="" if local else seen.uplink,
@@ -261,36 +260,36 @@ def _port(
         )
         for target, device in zip(port.targets, port.bridges, strict=True)
     ]  # fmt: skip
-    # Of several networks that a container is in, one leads to its port.
+    # If a container is in several networks, its port is reached through one of them.
     if local:
         yield from _unless(
-            f"answers of {port.container} do not find back to {where}", ("MASQUERADE", "SNAT"),
+            f"answers of {port.container} do not get back to {where}", ("MASQUERADE", "SNAT"),
             [end for packet in inside for end in ends(nat, "POSTROUTING", packet)],
         )  # fmt: skip
     else:
         yield from _unless(
-            f"what comes for {port.container} at {where} is dropped", ("ACCEPT",),
+            f"packets to {port.container} at {where} are dropped", ("ACCEPT",),
             [end for packet in inside for end in ends(filters, "FORWARD", packet)], ours=False,
         )  # fmt: skip
 
 
 def _local(port: Port) -> bool:
-    """As our applications are published; what is open to the world is somebody else's."""
+    """Whether a port is published on loopback, like those of our applications, and no others."""
     return port.address.startswith("127.")
 
 
 def _foreign(seen: Seen, serves: Mapping[int, str], guests: Mapping[int, str]) -> Iterator[Fault]:
-    """What rules of somebody else's lead away, or keep from the host's own ports."""
+    """Faults of rules that redirect or drop packets to the host's own ports."""
     assert seen.rules is not None
     nat, filters = seen.rules.get("nat", {}), seen.rules.get("filter", {})
     for number, who in serves.items():
         found = ends(nat, "PREROUTING", Packet(port=number, into=None, to_host=True))
         if all(end.verdict.startswith(("DNAT", "REDIRECT")) for end in found):
-            yield Fault(f"what comes for {who} at port {number} goes elsewhere ({found[0].rule})",
+            yield Fault(f"packets to {who} at port {number} are redirected ({found[0].rule})",
                         dockers=False)  # fmt: skip
     used = {device for port in seen.ports for device in port.bridges if _local(port)}
     for one in seen.bridges:
-        # One without replicas may be shut out on purpose.
+        # A network without replicas may be shut out on purpose.
         if one.device not in seen.up or one.device not in used:
             continue
         for number, who in guests.items():
@@ -304,8 +303,8 @@ def _foreign(seen: Seen, serves: Mapping[int, str], guests: Mapping[int, str]) -
 def _unless(
     words: str, wanted: Sequence[str], found: Sequence[End], *, ours: bool = True
 ) -> Iterator[Fault]:
-    """`words`, and the rule that is to blame, unless it may end as wanted."""
+    """A fault with `words` and the rule to blame, unless one of the ends is a wanted one."""
     if not any(one.verdict in wanted or one.chain == _OWN_RULES for one in found):
-        # Whatever Docker's rules should have caught comes to the policy of the kernel's own chain.
+        # A packet that no rule of Docker's caught reaches the policy of the built-in chain.
         dockers = found[0].rule.startswith("-P ") or found[0].chain.startswith("DOCKER")
         yield Fault(f"{words} ({found[0].rule})", dockers, ours)

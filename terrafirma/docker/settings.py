@@ -1,4 +1,4 @@
-"""The engine, its logs and its networks."""
+"""Settings of the Docker engine, its logs and its networks."""
 
 from __future__ import annotations
 
@@ -44,5 +44,7 @@ class Docker(Settings):
             raise ValueError(f"docker_daemon: {'; '.join(wrong)}")
         refuse_duplicates("docker_networks", self.networks)
         for reserved in sorted({"bridge", "host", "none", "default"} & set(self.networks)):
-            raise ValueError(f"docker_networks: {reserved!r} is Docker's own")
+            raise ValueError(
+                f"docker_networks: {reserved!r} is a name of Docker's own; use another"
+            )
         return self

@@ -194,7 +194,7 @@ REFUSED: dict[str, tuple[str, str, str, str]] = {
         "ip route add 10.210.1.0/28 dev eth0",
         "ip route delete 10.210.1.0/28 dev eth0",
         CONNECT,
-        "by eth0: take that route away",
+        "through eth0: remove that route",
     ),
     "a Caddy that hangs": (
         "pkill -STOP caddy",

@@ -67,7 +67,7 @@ def test_the_older_pooler_does_as_well(server: Target) -> None:
 def test_a_backup_is_made_and_listed(server: Target, storage: Target) -> None:
     repository = "/home/box/debian12.borg"
     data = admit(storage, server, repository) | {"apps": {}}
-    assert changed(server.deploy("tasks/borg.py", **data))[-1] == "Make a backup, and list it"
+    assert changed(server.deploy("tasks/borg.py", **data))[-1] == "Make and verify a first backup"
     assert changed(server.deploy("tasks/borg.py", **data)) == []
     passphrase = server.run("cat /etc/terrafirma/secrets/borg/passphrase")
     borg = (

@@ -108,7 +108,7 @@ def test_a_dry_run_of_a_bare_host_plans_everything(platform: Platform) -> None:
 
 def test_a_new_backup_is_listed_at_the_end_of_the_run(platform: Platform) -> None:
     assert "Archive in the repository: tf-test-server-" in platform.first_output
-    assert changed(platform.first)[-1] == "tasks/borg.py | Make a backup, and list it"
+    assert changed(platform.first)[-1] == "tasks/borg.py | Make and verify a first backup"
 
 
 @pytest.mark.promise("HTTPS from another machine reaches every replica")

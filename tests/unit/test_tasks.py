@@ -133,7 +133,7 @@ def test_every_supported_distribution_plans(pyinfra: Pyinfra, inventory: Any) ->
     assert change["tasks/pgbouncer.py | Run PgBouncer"] == every
     assert change["tasks/caddy.py | Run Caddy"] == every
     assert change["tasks/app.py | Release api, 4 replicas"] == every - {"@fake/bookworm"}
-    assert change["tasks/borg.py | Make a backup, and list it"] == {
+    assert change["tasks/borg.py | Make and verify a first backup"] == {
         "@fake/trixie",
         "@fake/bookworm",
     }

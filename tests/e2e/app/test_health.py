@@ -1,4 +1,4 @@
-"""Health: a release succeeds when it serves and goes on serving."""
+"""Health: a release succeeds only if it serves and goes on serving."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ long = pytest.mark.long
 TASKS = ("preflight", "apt", "docker", "caddy", "app")
 UNIT = "terrafirma-release-shop.service"
 
-# Answers /healthz with what ANSWER says: a status and a Location.
+# Answers /healthz with the status and the Location in ANSWER.
 WEB = """
 import os, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -56,14 +56,14 @@ COPY web.py /
 WEB_SERVICE: dict[str, Any] = {
     "build": ".",
     "command": ["python3", "/web.py"],
-    # It ends at once when it is asked to.
+    # With an init, the container ends at once on SIGTERM.
     "init": True,
 }
 
 
 @dataclass
 class Shop:
-    """A server with a project of a web service and what a test puts beside it."""
+    """A server with a compose project: a web service, and services that a test adds."""
 
     server: Target
     source: Path
@@ -83,7 +83,7 @@ class Shop:
         return {"apps": {"shop": described | fields}}
 
     def write(self, web: dict[str, Any] | None = None, **services: Any) -> None:
-        """The next release."""
+        """Write the compose file of the next release."""
         variables = {"VERSION": str(time.time_ns()), **((web or {}).get("environment") or {})}
         built = {"web": WEB_SERVICE | (web or {}) | {"environment": variables}}
         for name, service in services.items():
@@ -102,7 +102,7 @@ class Shop:
         return answer
 
     def refused(self, **fields: Any) -> str:
-        """What is said of a release that fails, while the old one serves."""
+        """Make a release that fails, while the old one serves; returns the messages."""
         before = self.serving
         with self.serves():
             result = self.call(**fields)
@@ -121,7 +121,7 @@ class Shop:
 
     @contextmanager
     def serves(self) -> Iterator[None]:
-        """Visitors are answered with 200 all the time."""
+        """Check that visitors get 200 all the time."""
         ask = (
             f"curl -sk -o /dev/null -w '%{{http_code}}\\n' --resolve {DOMAIN}:443:127.0.0.1"
             f" https://{DOMAIN}/healthz"
@@ -157,12 +157,12 @@ def shop(pyinfra: Pyinfra, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield one
 
 
-# --- what is healthy ------------------------------------------------------------------------------
+# --- healthy answers ------------------------------------------------------------------------------
 
 
 @pytest.mark.promise("Caddy accepts every answer that a release accepts as healthy")
-def test_what_a_release_accepts_debians_caddy_accepts(shop: Shop) -> None:
-    """Each kind of answer; a newer Caddy is asked in tests/unit/terrafirma_host/test_health.py."""
+def test_debians_caddy_accepts_what_a_release_accepts(shop: Shop) -> None:
+    """Every kind of answer; tests/unit/terrafirma_host/test_health.py tests a newer Caddy."""
     program = (ROOT / "tests/unit/terrafirma_host/health_kinds.py").read_text()
     library = "/usr/local/lib/terrafirma"
     said = shop.server.run(f"python3 - /usr/bin/caddy {library}", stdin=program)
@@ -170,14 +170,14 @@ def test_what_a_release_accepts_debians_caddy_accepts(shop: Shop) -> None:
     assert {name: ours for name, (ours, _) in verdicts.items()} == {
         name: good for name, (_, good) in KINDS.items()
     }
-    # It follows redirects; what else it takes depends on the Go that it was built with.
+    # Caddy follows redirects, and some other answers depend on the version of Go in its build.
     more = {name for name, verdict in verdicts.items() if verdict == [False, True]}
     assert {"302 to a login", "303"} <= more <= LENIENT
     assert [True, False] not in verdicts.values()
 
 
 def test_caddy_asks_the_same_question(shop: Shop) -> None:
-    """Each of its replicas, in both slots, as it runs."""
+    """The running Caddy has the same health check for both slots."""
     said = shop.server.run("curl -s -H 'Host: localhost:2019' localhost:2019/config/")
     found = [
         json.JSONDecoder().raw_decode(said[one.end() - 1 :])[0]
@@ -208,7 +208,7 @@ def test_caddy_asks_the_same_question(shop: Shop) -> None:
     ],
 )
 def test_an_answer_that_will_not_change(shop: Shop, answer: str, words: str) -> None:
-    """No success, and so no outage after it; and nobody waits for long."""
+    """The release fails soon, instead of succeeding and causing an outage."""
     shop.write({"environment": {"ANSWER": answer}})
     started = time.monotonic()
     said = shop.refused(start_seconds=90)
@@ -227,34 +227,34 @@ def test_an_answer_that_will_not_change(shop: Shop, answer: str, words: str) -> 
         ),
     ],
 )
-def test_one_that_listens_elsewhere(shop: Shop, listen: str, words: str) -> None:
+def test_an_application_that_listens_elsewhere(shop: Shop, listen: str, words: str) -> None:
     shop.write({"environment": {"LISTEN": listen}})
     assert words in shop.refused(start_seconds=5)
 
 
-# --- what is up -----------------------------------------------------------------------------------
+# --- other services -------------------------------------------------------------------------------
 
 
 WORKS = "while ! test -e /flags/broken; do sleep 0.1; done; echo no luck today; exit 9"
 
 
 @pytest.mark.promise(
-    "A worker that exits fails the release; a service that runs once may exit, in whatever "
-    "way the compose file says so"
+    "A worker that exits fails the release; a service may exit if the compose file marks it as "
+    "one that runs once, in any of Compose's ways"
 )
-def test_workers_and_what_runs_once(shop: Shop) -> None:
-    """In whatever way the files say it; and what serves comes back, whatever they say."""
+def test_workers_and_services_that_run_once(shop: Shop) -> None:
+    """The web service restarts after a crash, whatever restart policy the files have."""
     setup = {"command": ["true"]}
     shop.write(
         {
             "restart": "no",
-            # The one that counts for Compose.
+            # Compose prefers this policy.
             "deploy": {"restart_policy": {"condition": "none"}},
             "depends_on": {"setup": {"condition": "service_completed_successfully"}},
         },
         setup=setup,
         seed={"command": ["true"], "deploy": {"restart_policy": {"condition": "on-failure"}}},
-        # The second time it has what it needs.
+        # The second attempt succeeds.
         tries={
             "command": ["sh", "-c", "test -e /tmp/there || { touch /tmp/there; exit 1; }"],
             "restart": "on-failure:5",
@@ -277,7 +277,7 @@ def test_workers_and_what_runs_once(shop: Shop) -> None:
     shop.server.run(f"kill -9 {pid}")
     state = f"docker inspect --format '{{{{.State.Running}}}} {{{{.State.Pid}}}}' {name}"
     eventually(lambda: shop.server.run(state) not in (f"true {pid}", "false 0"), 20)
-    # A worker that has run, and no longer does, is not repaired by being started: a run says so.
+    # New containers do not repair a worker that keeps failing: a run reports it.
     shop.server.run("touch /srv/flags/broken")
     time.sleep(2)
     result = shop.call(start_seconds=5)
@@ -290,7 +290,7 @@ def test_workers_and_what_runs_once(shop: Shop) -> None:
 ENDS = "sleep 3; echo no luck today; exit 1"
 
 
-@pytest.mark.promise(like=test_workers_and_what_runs_once)
+@pytest.mark.promise(like=test_workers_and_services_that_run_once)
 @pytest.mark.parametrize(
     ("worker", "words"),
     [
@@ -327,7 +327,7 @@ def test_a_worker_that_ends(shop: Shop, worker: dict[str, Any], words: str) -> N
         ("echo why; exit 7", "setup-1 failed with code 7; its log:"),
     ],
 )
-def test_one_that_others_wait_for_in_vain(shop: Shop, command: str, words: str) -> None:
+def test_a_service_that_others_wait_for_in_vain(shop: Shop, command: str, words: str) -> None:
     waits = {"depends_on": {"setup": {"condition": "service_completed_successfully"}}}
     shop.write(waits, setup={"command": ["sh", "-c", command]})
     started = time.monotonic()
@@ -335,12 +335,11 @@ def test_one_that_others_wait_for_in_vain(shop: Shop, command: str, words: str) 
     assert time.monotonic() - started < 70
 
 
-# --- what was stopped -----------------------------------------------------------------------------
+# --- stopped releases -----------------------------------------------------------------------------
 
 
 @pytest.mark.promise(
-    "A release whose unit is stopped fails for whoever waits for it, and the old release "
-    "goes on serving"
+    "A release whose unit is stopped fails for the caller, and the old release goes on serving"
 )
 @pytest.mark.parametrize(
     ("step", "how", "ends"),
@@ -382,7 +381,7 @@ def test_a_release_that_is_stopped_is_no_success(
         thread.join()
         assert result.returncode != 0, result.stdout
         assert ends in result.stderr
-        # Where nobody waits any more, it goes on.
+        # If only the caller is gone, the release goes on to its end.
         gone = "systemctl show --property ActiveState --value"
         eventually(lambda: shop.server.run(f"{gone} {UNIT}") == "inactive", 60)
     if "nobody waits" not in ends:
@@ -391,7 +390,7 @@ def test_a_release_that_is_stopped_is_no_success(
 
 
 @long
-def test_what_is_stopped_after_it_counts_is_a_success(shop: Shop) -> None:
+def test_a_release_that_is_stopped_after_commit_is_a_success(shop: Shop) -> None:
     shop.write({"environment": {"SLEEP": "1"}})
     before = shop.serving
 
@@ -410,11 +409,11 @@ def test_what_is_stopped_after_it_counts_is_a_success(shop: Shop) -> None:
     assert changed(shop.release()) == []
 
 
-# --- what is shown of it --------------------------------------------------------------------------
+# --- output of containers -------------------------------------------------------------------------
 
 
-def test_what_a_container_says_is_shown_as_text(shop: Shop) -> None:
-    """The error first, as some say it, then a lot; with orders for the terminal in it."""
+def test_output_of_a_container_is_shown_as_text(shop: Shop) -> None:
+    """The output has an error at its beginning, much text, and control sequences."""
     program = (
         "import sys\n"
         "print('\\x1b]0;owned\\x07\\x1b[31mKeyError: the first words\\x1b[0m\\x1b[2J')\n"

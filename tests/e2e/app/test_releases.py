@@ -47,17 +47,17 @@ pytestmark = [
 ]
 long = pytest.mark.long
 
-# Of each case; `make long` asks for 20,000, as fast as there are answers.
+# Requests of each case; `make long` sends 20,000, as fast as possible.
 REQUESTS = int(os.environ.get("TERRAFIRMA_REQUESTS", "2000"))
 RATE = 200 if REQUESTS <= 2000 else 0
-# Seconds of the slowest request, and how long a release waits for those under way: connections that
-# stay take all of it.
+# Duration of the slowest request, and how long a release waits for requests under way, in seconds;
+# connections that stay open use all of that time.
 SLOW, DRAIN = (2, 4) if REQUESTS <= 2000 else (5, 9)
 MIX = EVERYTHING | Mix(slow_path=f"/slow?seconds={SLOW}")
 PATHS = ("/whoami", "/whoami", "/whoami", "/")
 STEPS = ("prepare", "migrate", "start", "health", "switch", "smoke", "commit", "drain", "stop")
 
-# A disk of its own for images, that a build can fill without this machine's.
+# A separate disk for images, so that a build that fills it does not fill this machine's.
 SMALL_DISK = """
 set -e
 running=$(docker ps --quiet)
@@ -102,7 +102,7 @@ class Site:
         return answer
 
     def change(self, text: str = "") -> None:
-        """The next release of the same code."""
+        """Make the source differ, so that the same code is another release."""
         path = self.source / "VERSION"
         path.write_text(f"{time.monotonic_ns()}{text}\n")
 
@@ -113,7 +113,7 @@ class Site:
 
     @property
     def image(self) -> str:
-        """The one that serves."""
+        """The image that serves."""
         return self.server.run(
             "docker inspect --format '{{.Image}}' $(docker ps -q --filter name=^api- | head -n 1)"
         )
@@ -179,7 +179,7 @@ def test_a_good_release(site: Site) -> None:
     assert after["release"] != before["release"]
     assert after["slot"] != before["slot"]
     assert releases_of(result) == {before["release"], after["release"]}
-    # Never mixed: whatever was asked for once the new one served, it answered.
+    # Never mixed: once the new release serves, it answers every new request.
     late = [one for one in result["answers"] if one["release"] == before["release"]]
     assert max(one["asked"] for one in late) < committed
     assert site.slots == [after["slot"]]
@@ -199,23 +199,23 @@ def test_a_rollback(site: Site) -> None:
     old = site.serving["release"]
     assert old != new
     assert took < 120
-    # The data still describe what was taken back: a run does not bring it back by itself.
+    # The settings still describe the rolled back release, but a run does not release it again.
     said = site.call()
     assert said.returncode == 0
-    assert f"release {new} was taken back" in said.stderr
+    assert f"release {new} was rolled back" in said.stderr
     assert changed(json.loads(said.stdout)) == []
-    # What serves has other settings, all the same, and goes on to be what it is.
-    told = api(env={"TOLD": "after the way back"})
-    site.deploy(**told)
-    assert site.is_converged(**told)
+    # A run still gives changed settings to the release that serves.
+    changed_settings = api(env={"CHANGED": "after the way back"})
+    site.deploy(**changed_settings)
+    assert site.is_converged(**changed_settings)
     assert site.serving["release"] not in (old, new)
-    assert "TOLD=after" in site.server.run("terrafirma run api -- env")
+    assert "CHANGED=after" in site.server.run("terrafirma run api -- env")
     site.deploy()
     assert site.serving["release"] == old
     shown = site.server.run("terrafirma releases api")
     assert re.search(rf"rollback +{old}", shown)
     assert re.search(rf"{new} .*rolled back, kept", shown)
-    # By name, it comes back.
+    # A rollback that names the release brings it back.
     site.deploy("commands/rollback.py", rollback=f"api:{new}")
     assert site.serving["release"] == new
     assert site.is_converged()
@@ -241,7 +241,7 @@ def test_a_change_of_the_site(site: Site) -> None:
         for name in ("one", "two"):
             site.deploy("tasks/caddy.py", **api(headers={"X-Test": name}))
         site.deploy("tasks/caddy.py")
-    # The one thing that is a reload; see docs/limits.md on what Debian's Caddy does then.
+    # Only a change of the site reloads Caddy; docs/limits.md says how Debian's Caddy behaves then.
     lost = [one for one in result["failed"] if "INTERNAL_ERROR" not in one["words"]]
     assert lost == [], json.dumps(lost)
     assert len(result["failed"]) <= 2
@@ -250,7 +250,7 @@ def test_a_change_of_the_site(site: Site) -> None:
 
 @long
 def test_a_websocket_outlives_a_release(site: Site) -> None:
-    """As long as it may: then it ends with the old release, in order."""
+    """The WebSocket stays until the drain time ends; then it is closed with a close frame."""
     with site.load() as result:
         started = time.monotonic()
         site.change()
@@ -263,8 +263,8 @@ def test_a_websocket_outlives_a_release(site: Site) -> None:
 
 @pytest.mark.promise("A changed health path reaches Caddy together with the release that has it")
 @long
-def test_code_that_is_asked_for_its_health_elsewhere(site: Site) -> None:
-    """Caddy asks each slot as the release in it wants, so that neither is left out."""
+def test_a_release_with_another_health_path(site: Site) -> None:
+    """Caddy uses the health path of each slot's own release, so both slots stay healthy."""
     kept = {path: path.read_text() for path in map(site.source.joinpath, ("main.py", "Dockerfile"))}
     try:
         with site.load() as result:
@@ -298,7 +298,7 @@ def test_another_secret_is_another_release(site: Site) -> None:
     "A secret of a failed release reaches no replica of the old one, not even a restarted one"
 )
 def test_a_secret_whose_release_failed_reaches_no_replica(site: Site) -> None:
-    """Not even one that Docker starts again: all of them have those of their release."""
+    """Replicas have the secrets of their own release, even after Docker restarts them."""
     read = (
         "for one in $(docker ps --quiet --filter label=terrafirma.app=api);"
         " do docker exec $one cat /run/secrets/token; echo; done"
@@ -319,7 +319,7 @@ def test_a_secret_whose_release_failed_reaches_no_replica(site: Site) -> None:
         eventually(lambda: site.server.call(read).stdout.split() == before, 30)
     site.server.run("systemctl restart docker")
     eventually(lambda: site.server.call(read).stdout.split() == before, 30)
-    # The next release has the new one.
+    # The next release has the new secret.
     site.deploy()
     after = site.server.run(read).split()
     assert len(after) == len(before) == 2
@@ -337,7 +337,7 @@ def test_a_restart_of_the_engine(site: Site) -> None:
     assert site.is_converged()
 
 
-# Connects to the ports all the time, while the command is run and 3 s longer.
+# Connects to the ports all the time while the command runs, and for 3 s longer.
 KNOCK = """
 import json, socket, subprocess, sys, threading, time
 command, *ports = sys.argv[1:]
@@ -360,7 +360,7 @@ thread.join()
 print(json.dumps({"answered": len(took), "longest": max(took), "refused": refused}))
 """
 KILLED = (
-    # Two seconds after the end of one it begins anew; each time it gets further.
+    # The engine restarts 2 s after each end, and each pause lets it get a bit further.
     "for after in 0 2.2 2.3 2.4 2.5 2.6 2.7 2.8; do sleep $after;"
     " systemctl kill --kill-whom main --signal KILL docker; done;"
     " for n in $(seq 300); do systemctl --quiet is-active docker && exit 0;"
@@ -377,7 +377,7 @@ KILLED = (
     ],
 )
 def test_a_port_answers_while_the_engine_starts(site: Site, command: str) -> None:
-    """Each connection, not only those that Caddy would make: it keeps the ones that it has."""
+    """The test opens new connections; Caddy alone would mostly use those that it keeps open."""
     published = re.findall(
         r"127\.0\.0\.1:(\d+)->", site.server.run("docker ps --format '{{.Ports}}'")
     )
@@ -385,15 +385,15 @@ def test_a_port_answers_while_the_engine_starts(site: Site, command: str) -> Non
     said = site.server.python(KNOCK, command, *published)
     assert said["refused"] == []
     assert said["answered"] > 500
-    # None that was lost, and sent again.
+    # No packet was lost and sent again, which takes a second.
     assert said["longest"] < 0.9
-    # The copy of the rules went with the end of the start.
+    # The copy of the rules was removed when the engine had started.
     assert "TERRAFIRMA" not in site.server.run("iptables --wait -t nat -S")
     assert site.is_converged()
 
 
 def broken(site: Site, name: str) -> dict[str, Any]:
-    """Break the next release; what a deploy is told besides."""
+    """Break the next release; returns further settings for the deploy."""
     main = site.source / "main.py"
     docker = site.source / "Dockerfile"
     match name:
@@ -468,7 +468,7 @@ def test_a_broken_release(site: Site, name: str, files: tuple[str, ...], words: 
         with site.load() as result:
             data = broken(site, name)
             answer = site.call(*files, **data)
-            # It is over: what was started is gone, and says no more.
+            # The new containers are removed by the time the run ends.
             assert site.slots == [before["slot"]]
     finally:
         shutil.rmtree(site.source)
@@ -477,7 +477,7 @@ def test_a_broken_release(site: Site, name: str, files: tuple[str, ...], words: 
     nothing_failed(result)
     assert answer.returncode == 1
     assert words in answer.stderr, answer.stderr[-3000:]
-    # The last words of an application that never becomes healthy have a traceback of its own.
+    # The output of an application that never becomes healthy contains its own traceback.
     ours = r'File "[^"]*/(terrafirma|terrafirma_host|pyinfra\w*|tasks)[/"]'
     wrong = ours if name == "never becomes healthy" else "Traceback"
     assert not re.search(wrong, answer.stderr)
@@ -485,9 +485,9 @@ def test_a_broken_release(site: Site, name: str, files: tuple[str, ...], words: 
     over = time.time() - 1
     late = {one["release"] for one in result["answers"] if one["asked"] > over}
     assert late <= {before["release"]}
-    if name != "fails the smoke test":  # which is asked of what serves
+    if name != "fails the smoke test":  # in which the new release already serves
         assert releases_of(result) == {before["release"]}
-    # With its cause gone, the same run makes a release, or has nothing to do.
+    # Once the cause is gone, the same run makes a release, or has nothing to do.
     site.deploy("tasks/caddy.py", "tasks/app.py")
     assert site.is_converged()
 
@@ -506,17 +506,17 @@ def test_a_release_that_is_killed(site: Site, step: str) -> None:
     with site.load() as result:
         process = start(site, **data)
         wait_for_step(site, step)
-        # All of it at once: who deploys, and what works on the host.
+        # Kill pyinfra and the program on the host at once.
         process.kill()
         site.server.run("systemctl kill --signal KILL terrafirma-release-api.service", timeout=60)
         process.wait(timeout=60)
         eventually(lambda: not is_releasing(site.server), 90)
-        # Before anybody runs anything again.
+        # The state before any other run or command.
         after = site.serving["release"]
         asked = time.time()
         time.sleep(1)
     nothing_failed(result)
-    # Those in the middle are over before anybody can be killed in them.
+    # `switch` to `commit` are too short to be killed for sure, so either release may serve.
     if step in ("prepare", "migrate", "start", "health"):
         assert after == before
     if step in ("drain", "stop"):
@@ -538,7 +538,7 @@ def start(site: Site, **data: Any) -> subprocess.Popen[str]:
 
 
 def wait_for_step(site: Site, step: str) -> None:
-    """A look each 10 ms, on the server: some steps are short."""
+    """Poll on the server, every 10 ms, because some steps are short."""
     order = [*STEPS, "prune"]
     later = "|".join(order[order.index(step) :])
     site.server.run(
@@ -592,7 +592,7 @@ def test_replicas_that_are_killed(site: Site, count: int) -> None:
         eventually(
             lambda: "starting" not in site.server.run("docker ps --format '{{.Status}}'"), 60
         )
-    # Who talks for long to a killed replica notices; a POST that it had is not sent again.
+    # Long connections to a killed replica break; a POST that it had begun is not sent again.
     lasting = ("websocket", "events")
     assert [
         one for one in result["failed"] if one["method"] == "GET" and one["kind"] not in lasting
@@ -607,7 +607,7 @@ def test_a_server_that_is_killed(site: Site, unit: str) -> None:
     with site.load() as result:
         site.server.run(f"systemctl kill --signal KILL {unit}")
         time.sleep(5)
-    # With Caddy the connections themselves are gone.
+    # A killed Caddy loses all its connections.
     assert result["gap_seconds"] < {"docker": 5, "caddy": 10}[unit]
     if unit == "docker":
         nothing_failed(result)
@@ -619,7 +619,8 @@ def test_a_server_that_is_killed(site: Site, unit: str) -> None:
 
 
 @pytest.mark.promise(
-    "Images come from a private registry, and its password lies with the secrets and nowhere else"
+    "Images come from a private registry, and its password is stored with the secrets and nowhere "
+    "else"
 )
 def test_an_image_of_a_private_registry(
     site: Site, images: Registry, monkeypatch: pytest.MonkeyPatch
@@ -640,7 +641,7 @@ def test_an_image_of_a_private_registry(
     before = site.serving
     assert site.is_converged(**data)
 
-    # A tag that moves is another release.
+    # A tag that moves makes another release.
     site.server.run(
         "DOCKER_BUILDKIT=0 docker build -q -t moved -",
         stdin=f"FROM {serving}\nENV MOVED=yes\n",
@@ -654,7 +655,7 @@ def test_an_image_of_a_private_registry(
     assert after["release"] != before["release"]
     assert "MOVED=yes" in site.server.run("docker exec $(docker ps -q | head -n 1) env")
 
-    # One that is not there, and a password that is not right.
+    # A missing image, and a wrong password.
     with site.load() as result:
         answer = site.call(**data | api(image=f"{images.host}/team/api:never"))
         assert answer.returncode == 1
@@ -668,7 +669,7 @@ def test_an_image_of_a_private_registry(
     monkeypatch.setenv("REGISTRY_PASSWORD", images.password)
     site.deploy(**data)
 
-    # The password is where the secrets are, for root, and nowhere else.
+    # The password is in the directory of the secrets, for root, and nowhere else.
     found = site.server.run(
         f"grep -rlF {images.password} /etc /opt /root /home /run /var/lib/terrafirma /var/log"
         " 2> /dev/null || true"
@@ -757,7 +758,7 @@ def test_a_compose_project(site: Site, tmp_path: Path) -> None:
         main.write_text(main.read_text() + "\n# another version\n")
         site.deploy("tasks/app.py", **data)
     nothing_failed(result)
-    # What it holds is older than the release; the migration ran once more, and once.
+    # Redis is left alone; the migration ran exactly once more.
     assert site.server.run(redis) == before
     second = json.loads(site.server.run(ask))
     assert len(second["migrations"]) == len(first["migrations"]) + 1
@@ -766,14 +767,14 @@ def test_a_compose_project(site: Site, tmp_path: Path) -> None:
     assert [line.split()[0] for line in ours] == [
         *("shop-green-web-1", "shop-green-web-2", "shop-green-worker-1", "shop-state-redis-1"),
     ]
-    # Nothing of it answers the world by itself.
+    # No container has a port open to the internet.
     assert all("0.0.0.0" not in line for line in ours)
     assert open_ports(site.outsider, site.server, 8080, 6379, 9000, 9064) == []
-    # The files are the user's; they are as they were.
+    # The user's own files are unchanged.
     original = (ROOT / "examples/compose/compose.yaml").read_text()
     assert (project / "compose.yaml").read_text() == original
 
-    # It leaves the data: a run names it, and one command on the server ends it.
+    # After the application leaves the settings, a run reports it, and one command removes it.
     answer = site.server.call("terrafirma remove shop --confirm shop")
     assert "terrafirma: Caddy serves shop: take it out of apps" in answer.stderr
     said = site.call("tasks/caddy.py", "tasks/app.py")
@@ -797,7 +798,7 @@ def test_a_compose_project(site: Site, tmp_path: Path) -> None:
 
 
 class Key:
-    """A key whose account may release some applications and nothing else."""
+    """An SSH key whose account may release some applications and do nothing else."""
 
     def __init__(self, site: Site, directory: Path, *releases: str) -> None:
         self.port = site.server.port
@@ -839,15 +840,15 @@ def test_a_key_that_releases(site: Site, tmp_path: Path) -> None:
     assert after != before
     shown = key.ask("releases").stdout.decode()
     assert re.search(rf"release +{after} +0123abcd +deploy key of ci +serves", shown)
-    # What came with the key is not undone by a deploy, which has another source.
+    # A deploy, which has another source, does not undo the release of the key.
     assert site.is_converged(**data)
     assert site.serving["release"] == after
-    # A source that is none leaves everything as it is.
+    # An invalid source changes nothing.
     answer = key.ask("release", b"no tar at all")
     assert answer.returncode == 1
     assert b"is no gzipped tar" in answer.stderr
     assert site.serving["release"] == after
-    # Without such an account, the deploy has the say again.
+    # Without such an account, the deploy's source counts again.
     site.deploy("tasks/users.py", "tasks/sshd.py", "tasks/app.py")
     assert site.serving["release"] == before
 
@@ -858,7 +859,7 @@ services:
     build: .
     volumes: ["./etc:/shown:ro"]
 """
-# What root would have read, and quoted in its answer.
+# Files that would make root read a secret, and quote it in an error.
 READING = """
 include: [{path: inc.yaml, env_file: /etc/terrafirma/secrets/app/api/token}]
 services:
@@ -869,7 +870,7 @@ services:
 
 
 def test_a_key_of_a_compose_project(site: Site, tmp_path: Path) -> None:
-    """It says what runs in the containers. What they may do on the host, the deploy says."""
+    """The key decides the code in the containers; the deploy decides their rights on the host."""
     site.server.run(f"docker tag {site.image} base:1")
     project = tmp_path / "shop"
     (project / "etc").mkdir(parents=True)
@@ -916,7 +917,7 @@ def test_a_key_of_a_compose_project(site: Site, tmp_path: Path) -> None:
         assert token.encode() not in answer.stdout + answer.stderr
     assert (seen("/shown/who"), seen("/web/healthz")) == ("key 2", "key 2")
 
-    # What the deploy takes away is away: from what the key has released, and on its way back.
+    # A mount that the deploy removes is gone: from the key's release, and after its rollback.
     (project / "compose.yaml").write_text("services: {web: {build: .}}\n")
     site.deploy("tasks/app.py", **data)
     assert (seen("/shown/who"), seen("/web/healthz")) == ("", "key 2")
@@ -924,7 +925,7 @@ def test_a_key_of_a_compose_project(site: Site, tmp_path: Path) -> None:
     assert answer.returncode == 0, answer.stderr
     assert (seen("/shown/who"), seen("/web/healthz")) == ("", "key 1")
 
-    # One that reads others is refused, before any change.
+    # A compose file that reads another one is refused before any change.
     (project / "compose.yaml").write_text("include: [inc.yaml]\nservices: {web: {build: .}}\n")
     refused = site.call("tasks/app.py", **data)
     assert "apps.shop.compose: compose.yaml reads further files (include), which" in refused.stderr
@@ -956,11 +957,11 @@ def test_every_day(site: Site) -> None:
     assert answer.stderr.startswith(words)
 
 
-def test_a_release_is_a_plan_first(site: Site) -> None:
+def test_a_dry_run_plans_a_release_and_changes_nothing(site: Site) -> None:
     site.change()
     digest = site.server.digest()
     assert site.server.plan("tasks/app.py", **site.data) == [
-        *("Upload the source of api", "Describe api", "Release api, 2 replicas"),
+        *("Upload the source of api", "Write the description of api", "Release api, 2 replicas"),
     ]
     assert site.server.digest() == digest
     site.deploy()

@@ -1,4 +1,4 @@
-"""Secrets of applications: where they lie, who reads them, and where they never appear."""
+"""Secrets of applications: where they are stored, who reads them, and where they never appear."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAMES = [".registry_password", "certificate", "mail_key", "session_key", "stripe
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    # What a password manager is to the caller: a command that has its value from elsewhere.
+    # Stands for a password manager: a command whose output is the value.
     vault = tmp_path_factory.mktemp("vault") / "value"
     vault.write_text(f"{VALUES['VAULT']}\n")
     return api(
@@ -74,7 +74,7 @@ def read(server: Target, name: str) -> str:
 
 @contextmanager
 def watched(server: Target) -> Iterator[list[str]]:
-    """All that is in the process lists of the server meanwhile, with the environments."""
+    """Collect the command lines and environments of all processes of the server meanwhile."""
     watch = subprocess.Popen(
         ["docker", "exec", server.name, "sh", "-c",
          "rm -f /root/stop; until test -e /root/stop; do cat /proc/[0-9]*/cmdline"
@@ -90,11 +90,10 @@ def watched(server: Target) -> Iterator[list[str]]:
 
 
 @pytest.mark.promise(
-    "Secrets of applications appear in no output, process list or readable file, wherever "
-    "they come from"
+    "Secrets of applications, from any source, appear in no output, process list or readable file"
 )
-def test_secrets_are_put_and_are_in_nothing_else(server: Target, data: dict[str, Any]) -> None:
-    """As talkative as can be, with an eye on every process list, the caller's output too."""
+def test_secrets_are_in_their_files_and_nowhere_else(server: Target, data: dict[str, Any]) -> None:
+    """With the most verbose output, and a look at all processes."""
     said = ""
     with watched(server) as seen:
         for how in ("--dry", "-y", "-y", "--dry"):
@@ -140,7 +139,7 @@ def test_the_files_have_their_values_and_rights(server: Target, data: dict[str, 
     ]
     for path in (DIRECTORY, DIRECTORY.rpartition("/")[0], "/etc/terrafirma/secrets"):
         assert server.run(f"stat -c '%a %U' {path}") == "700 root"
-    # Not by its path: that is for a container, which has the file alone.
+    # The account cannot read the file by this path; only a container, which mounts it, can.
     assert server.call(f"runuser -u prod -- cat {DIRECTORY}/stripe_key").returncode != 0
 
 
@@ -153,10 +152,10 @@ def test_a_second_run_changes_nothing(server: Target, data: dict[str, Any]) -> N
 
 
 @pytest.mark.promise(
-    "A changed secret is planned and put; a secret that your settings do not mention stays; "
+    "A changed secret is planned and written; a secret that your settings do not mention stays; "
     "a source that fails changes nothing"
 )
-def test_another_value_is_planned_and_put(
+def test_another_value_is_planned_and_written(
     server: Target, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.deploy(DEPLOY, **data)
@@ -169,7 +168,7 @@ def test_another_value_is_planned_and_put(
     assert server.plan(DEPLOY, **data) == []
 
 
-def test_what_was_changed_by_hand_is_put_right(server: Target, data: dict[str, Any]) -> None:
+def test_changes_by_hand_are_repaired(server: Target, data: dict[str, Any]) -> None:
     server.deploy(DEPLOY, **data)
     generated = read(server, "session_key")
     for command in (
@@ -185,7 +184,7 @@ def test_what_was_changed_by_hand_is_put_right(server: Target, data: dict[str, A
     assert read(server, "session_key") == generated
 
 
-def test_a_new_one_is_made_where_it_was_made(server: Target, data: dict[str, Any]) -> None:
+def test_a_secret_is_renewed_on_the_server(server: Target, data: dict[str, Any]) -> None:
     server.deploy(DEPLOY, **data)
     generated = read(server, "session_key")
     server.run(f"{PROGRAM} renew {DIRECTORY} session_key")
@@ -196,8 +195,8 @@ def test_a_new_one_is_made_where_it_was_made(server: Target, data: dict[str, Any
     assert read(server, "session_key") == renewed
 
 
-@pytest.mark.promise(like=test_another_value_is_planned_and_put)
-def test_what_is_no_longer_in_the_data_is_reported_and_left_alone(
+@pytest.mark.promise(like=test_another_value_is_planned_and_written)
+def test_a_secret_that_left_the_settings_is_reported_and_stays(
     server: Target, data: dict[str, Any]
 ) -> None:
     server.deploy(DEPLOY, **data)
@@ -224,9 +223,7 @@ def test_without_an_account_every_id_in_a_container_reads_them(
     server.deploy(DEPLOY, **data)
 
 
-def test_an_account_that_is_not_there_is_said_in_a_line(
-    server: Target, data: dict[str, Any]
-) -> None:
+def test_a_missing_account_fails_in_one_line(server: Target, data: dict[str, Any]) -> None:
     unmade = {"users_accounts": [{"name": "prod"}, {"name": "nobody-here"}]}
     result = server.pyinfra.imported.call(
         "-y", *options(data | unmade | api(user="nobody-here")), *server.arguments(), DEPLOY
@@ -238,8 +235,8 @@ def test_an_account_that_is_not_there_is_said_in_a_line(
     server.deploy(DEPLOY, **data)
 
 
-@pytest.mark.promise(like=test_another_value_is_planned_and_put)
-def test_a_secret_that_is_not_there_changes_nothing(server: Target, data: dict[str, Any]) -> None:
+@pytest.mark.promise(like=test_another_value_is_planned_and_written)
+def test_a_source_that_fails_changes_nothing(server: Target, data: dict[str, Any]) -> None:
     before = server.digest()
     source = "command:echo odd-output; echo not signed in >&2; exit 1"
     line = server.refuse(DEPLOY, **data | api(secrets={"token": source}))

@@ -1,4 +1,4 @@
-"""Stores: two processes never write one, and acknowledged rows are counted."""
+"""Stores: no two processes write the same one, and no acknowledged row is lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ pytestmark = pytest.mark.e2e
 long = pytest.mark.long
 
 DOMAIN = "shop.terrafirma.test"
-# As a database does, it reads its file once, and writes all of it: of two, the last one wins.
+# Like a database, it reads its file once, and later writes all of it: with two processes, the one
+# that writes last overwrites the other's rows.
 STORE = """
 import http.server, json, os, signal, sys
 path = "/data/rows"
@@ -77,7 +78,7 @@ services:
     healthcheck: {test: [CMD, python3, -c, "import urllib.request as r; r.urlopen('http://127.0.0.1:5000/')"], interval: 1s}
 volumes: {data: }
 """  # noqa: E501
-# Asks for rows to be kept, again until they are, and says which were.
+# Sends rows until each is acknowledged, and prints the acknowledged ones.
 WRITER = """
 import os, ssl, sys, time, urllib.request
 domain, stop = sys.argv[1:]
@@ -104,7 +105,7 @@ print(urllib.request.urlopen(sys.argv[1], timeout=10, context=context).read().de
 
 @dataclass
 class Shop:
-    """A server with a project of two services, whose files the tests change."""
+    """A server with a compose project of two services, whose files the tests change."""
 
     server: Target
     source: Path
@@ -118,7 +119,7 @@ class Shop:
         return {"apps": {"shop": described | shop}}
 
     def call(self, **shop: Any) -> subprocess.CompletedProcess[str]:
-        """A deploy of the next version of the same code."""
+        """Deploy another version of the same code."""
         (self.source / "VERSION").write_text(f"{time.monotonic_ns()}\n")
         return self.again(**shop)
 
@@ -134,7 +135,7 @@ class Shop:
         return result.stderr
 
     def refuse(self, words: str, **shop: Any) -> None:
-        """Nothing is built, nothing starts, and one line says why."""
+        """Check that a deploy builds and starts nothing, and prints one line with the reason."""
         before = self.server.run(
             "docker ps --all --quiet --no-trunc; docker image ls --quiet | sort"
         )
@@ -161,7 +162,7 @@ class Shop:
 
     @contextmanager
     def ledger(self) -> Iterator[list[str]]:
-        """Rows are written all the time; after the block, those that were acknowledged."""
+        """Write rows during the block; the list then has those that were acknowledged."""
         stop = f"/run/stop-{time.monotonic_ns()}"
         process = subprocess.Popen(
             ["docker", "exec", "-i", self.server.name, "python3", "-c", WRITER, DOMAIN, stop],
@@ -193,7 +194,7 @@ def shop(pyinfra: Pyinfra, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     (source / "VERSION").touch()
     with clone(pyinfra, "tf-s-stores", 2531, HOST) as server:
         one = Shop(server, source)
-        # As a version would that did not ask: the store is the slot's.
+        # Begin with the store in the slot, as an earlier version without this check made it.
         server.deploy(
             "tasks/users.py", "tasks/docker.py", "tasks/caddy.py", "tasks/app.py",
             **one.data(shared=["data"]),
@@ -203,11 +204,11 @@ def shop(pyinfra: Pyinfra, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.mark.promise(
-    "Two processes never write one store by accident, and no acknowledged row is lost: a "
-    "release that would is refused, and a service that becomes stateful keeps its store"
+    "Two processes never write the same store by accident, and no acknowledged row is lost: such "
+    "a release is refused, and a service that becomes stateful keeps its store"
 )
-def test_a_store_that_nobody_declared(shop: Shop) -> None:
-    """The release is refused; what serves goes on, with all that it has acknowledged."""
+def test_a_store_without_a_setting(shop: Shop) -> None:
+    """The release is refused; the old one goes on serving with all acknowledged rows."""
     before = shop.container()
     with shop.ledger() as acknowledged:
         shop.refuse(
@@ -219,9 +220,9 @@ def test_a_store_that_nobody_declared(shop: Shop) -> None:
     assert shop.container() == before
 
 
-@pytest.mark.promise(like=test_a_store_that_nobody_declared)
-def test_a_store_that_somebody_else_writes(shop: Shop) -> None:
-    """Another project would be a second writer, whatever it declares."""
+@pytest.mark.promise(like=test_a_store_without_a_setting)
+def test_a_store_that_another_container_writes(shop: Shop) -> None:
+    """A container of another project would be a second writer."""
     shop.server.run(
         "docker run --detach --name theirs --volume shop_data:/d --entrypoint sleep"
         " debian:trixie infinity"
@@ -234,9 +235,9 @@ def test_a_store_that_somebody_else_writes(shop: Shop) -> None:
     shop.server.run("docker rm --force theirs")
 
 
-@pytest.mark.promise(like=test_a_store_that_nobody_declared)
-def test_a_service_that_runs_once_from_now_on(shop: Shop) -> None:
-    """It moves: the old container stops, another has the same store, and no row is lost."""
+@pytest.mark.promise(like=test_a_store_without_a_setting)
+def test_a_service_that_becomes_stateful(shop: Shop) -> None:
+    """The old container stops, a new one has the same store, and no row is lost."""
     with shop.ledger() as acknowledged:
         said = shop.deploy(stateful=["db"])
     assert "db becomes stateful: shop-blue-db-1 stops, and the service starts again" in said
@@ -246,9 +247,9 @@ def test_a_service_that_runs_once_from_now_on(shop: Shop) -> None:
     assert changed(json.loads(shop.again(stateful=["db"]).stdout)) == []
 
 
-@pytest.mark.promise(like=test_a_store_that_nobody_declared)
-def test_a_service_that_runs_once(shop: Shop) -> None:
-    """The next release leaves it alone."""
+@pytest.mark.promise(like=test_a_store_without_a_setting)
+def test_a_stateful_service(shop: Shop) -> None:
+    """A release leaves it alone."""
     before = shop.container()
     with shop.ledger() as acknowledged:
         shop.deploy(stateful=["db"])
@@ -262,9 +263,9 @@ def test_a_service_that_runs_once(shop: Shop) -> None:
     assert shop.container() == before
 
 
-@pytest.mark.promise(like=test_a_store_that_nobody_declared)
+@pytest.mark.promise(like=test_a_store_without_a_setting)
 def test_a_database_that_is_shared_by_mistake(shop: Shop) -> None:
-    """Its name tells it."""
+    """The name of its image reveals it."""
     shop.server.run("docker tag debian:trixie postgres:17")
     compose = shop.source / "compose.yaml"
     build = "build: {context: ., dockerfile: db.Dockerfile}"
@@ -277,7 +278,7 @@ def test_a_database_that_is_shared_by_mistake(shop: Shop) -> None:
 
 
 FAILING = {
-    # They collide with what is laid over them, unless that regards them.
+    # These keys would collide with those of the generated file that overrides the project's.
     "security_opt": 'security_opt: ["no-new-privileges:true", "label=disable"]',
     "extra_hosts": "extra_hosts: {host.docker.internal: 172.17.0.1, other: 10.0.0.1}",
     "limits": "mem_limit: 1g, cpus: 2, cpu_quota: 50000",
@@ -289,8 +290,8 @@ secrets: {key: {file: ./VERSION}, other: {file: ./VERSION}, token: {environment:
 """
 
 
-def test_words_that_are_in_both(shop: Shop) -> None:
-    """Ours are laid over a user's own without a collision."""
+def test_keys_that_are_in_both_files(shop: Shop) -> None:
+    """The generated file overrides the user's keys without a collision."""
     compose = shop.source / "compose.yaml"
     compose.write_text(
         COMPOSE.replace("depends_on: [db],", f"depends_on: [db], {', '.join(FAILING.values())},")
@@ -310,7 +311,7 @@ def test_words_that_are_in_both(shop: Shop) -> None:
 
 
 def test_a_volume_of_an_image(shop: Shop, tmp_path: Path) -> None:
-    """It would be new with each release."""
+    """The volume would be new with each release, so the release is refused."""
     (tmp_path / "Dockerfile").write_text(
         'FROM debian:trixie\nVOLUME /var/lib/own\nCMD ["sleep", "infinity"]\n'
     )
@@ -325,8 +326,8 @@ def test_a_volume_of_an_image(shop: Shop, tmp_path: Path) -> None:
 
 
 @long
-def test_what_cannot_run_once_comes_back(shop: Shop) -> None:
-    """The service that was to take its place is not healthy: what served goes on to be served."""
+def test_a_service_that_cannot_become_stateful_comes_back(shop: Shop) -> None:
+    """The stateful container does not become healthy, so the old one starts again."""
     shutil.copyfile(shop.source / "db.py", shop.source / "queue.py")
     extra = COMPOSE.replace(
         "volumes: {data: }",
@@ -347,13 +348,13 @@ def test_what_cannot_run_once_comes_back(shop: Shop) -> None:
     assert "queue" in result.stderr
     assert shop.container("queue") == before
     assert {*acknowledged} <= {*shop.rows()}
-    # Killed in the middle, the same: the next command puts it right …
+    # After a kill in the middle, the next command starts the old container again …
     stop = f"docker stop --time 1 {before.split()[0]}"
     noted = "docker inspect --format '{{.Id}}' " + before.split()[0]
     shop.server.run(f"{noted} > /opt/terrafirma/shop/moving; {stop}")
     shop.server.run("terrafirma recover shop")
     assert shop.container("queue") == before
-    # … and leaves alone what somebody has stopped.
+    # … but leaves a container alone that was stopped by hand.
     shop.server.run(f"{stop}; terrafirma recover shop")
     assert shop.container("queue") == ""
     shop.server.run(f"docker start {before.split()[0]}")
@@ -363,7 +364,7 @@ def test_what_cannot_run_once_comes_back(shop: Shop) -> None:
     compose.write_text(COMPOSE)
 
 
-# What the program on the host says of each project, without a release.
+# The verdict of the program on the host about each project, without a release.
 JUDGE = """
 import json, pathlib, shutil, sys
 sys.path.insert(0, "/usr/local/lib/terrafirma")
@@ -406,7 +407,7 @@ def troubles(shop: Shop) -> dict[str, str]:
 def test_projects(troubles: dict[str, str], name: str) -> None:
     case, said = CASES[name], troubles[name]
     if said.startswith("docker manifest: "):
-        # The rules have agreed where it comes to asking a registry that is not there.
+        # All rules have passed if the program gets as far as the registry, which does not exist.
         said = ""
     assert "\n" not in said
     if case.refused:

@@ -1,4 +1,4 @@
-"""Backups: each is read back before it counts, and no acknowledged row is lost."""
+"""Backups: each is read back before it counts, and none loses an acknowledged row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REPOSITORY = "/home/box/ledger.borg"
 DATA: dict[str, Any] = {
     "postgres_databases": [{"name": "api", "owner": "api"}, {"name": "shop", "owner": "api"}]
 }
-# A dump of this lasts long enough for something to happen in its middle.
+# Large enough that a test can break its dump half-way.
 BULK = (
     "create table bulk as select n, md5(n::text) || md5((-n)::text) as t"
     " from generate_series(1, {}) n;"
@@ -45,13 +45,13 @@ def hosts(pyinfra: Pyinfra, request: pytest.FixtureRequest) -> Iterator[tuple[Ta
 
 
 def pay(server: Target, count: int) -> int:
-    """So many rows more, acknowledged one by one; how many there are now."""
+    """Insert `count` rows, each acknowledged on its own; returns the number of all rows."""
     server.psql("insert into ledger select coalesce(max(id), 0) + 1 from ledger;\n" * count, "shop")
     return int(server.psql("select count(*) from ledger", "shop"))
 
 
 def nightly(server: Target) -> tuple[bool, str]:
-    """Whether the nightly unit succeeded, and what it said."""
+    """Run the nightly unit; returns whether it succeeded, and its log."""
     since = server.run("date '+%F %T.%N'")
     result = server.call("systemctl start borgmatic.service")
     said = server.run(f"journalctl -u borgmatic.service -o cat --since '{since[:23]}'")
@@ -64,7 +64,7 @@ def archives(server: Target) -> list[str]:
 
 
 def restored(server: Target, archive: str = "latest") -> int:
-    """How many payments a restore of that archive has."""
+    """Restore an archive; returns the number of payments in it."""
     server.run(
         "rm -rf /root/restored && install -d -m 700 /root/restored && cd /root/restored &&"
         f" borgmatic extract --archive {archive} --destination . &&"
@@ -79,7 +79,7 @@ def restored(server: Target, archive: str = "latest") -> int:
 
 
 def in_the_middle(server: Target, what: str) -> None:
-    """Do this as soon as the dump of the large table goes on."""
+    """Run a command as soon as the dump of the large table has begun."""
     going_on = "application_name = 'pg_dump' and query ilike 'COPY%bulk%'"
     server.run(
         "for try in $(seq 1200); do"
@@ -101,8 +101,8 @@ BREAKS: dict[str, str] = {
 
 
 @pytest.mark.promise(
-    "A backup that breaks half-way is never `latest`, replaces no good backup and loses no "
-    "acknowledged row of one"
+    "A backup that fails half-way never becomes `latest`, replaces no good backup, and loses no "
+    "acknowledged row"
 )
 @pytest.mark.parametrize(
     "how",
@@ -125,13 +125,13 @@ def test_a_dump_that_breaks_is_made_again(hosts: tuple[Target, Target], how: str
     assert "/localhost/shop' returned non-zero exit status" in said
     assert archives(server)[-1] not in before
     assert restored(server) == paid
-    # What the broken one left is gone after the next.
+    # The next backup removes what the failed one left.
     assert nightly(server)[0]
     assert unfinished(server) == []
 
 
 @pytest.mark.promise("One database that cannot be dumped does not end the backup of the others")
-def test_one_that_cannot_be_dumped_does_not_end_the_others_backup(
+def test_a_database_that_cannot_be_dumped_does_not_end_the_backup(
     hosts: tuple[Target, Target],
 ) -> None:
     server, _ = hosts
@@ -147,7 +147,7 @@ def test_one_that_cannot_be_dumped_does_not_end_the_others_backup(
             assert not fine
             assert f"(its last dump: {good})" in said
             newest = archives(server)[-1]
-            # The day's last is another one, and would have gone on alone.
+            # Prune alone would keep only the day's newest archive, which lacks the database.
             assert newest != good
             assert good in archives(server)
             dumps = server.run(f"borgmatic list --archive {newest} | grep postgresql_databases")
@@ -163,7 +163,7 @@ def test_one_that_cannot_be_dumped_does_not_end_the_others_backup(
 
 
 def unfinished(server: Target) -> list[str]:
-    """Archives that do not count, as borg itself lists them."""
+    """Archives that do not count, from borg's own list."""
     settings = "/etc/borgmatic/config.yaml"
     names = server.run(
         "export BORG_PASSCOMMAND='cat /etc/terrafirma/secrets/borg/passphrase';"
@@ -173,12 +173,12 @@ def unfinished(server: Target) -> list[str]:
     return [name for name in names.splitlines() if not name[-1].isdigit()]
 
 
-def test_one_that_cannot_be_connected_to_does_not_end_the_others_backup(
+def test_a_database_that_refuses_connections_does_not_end_the_backup(
     hosts: tuple[Target, Target],
 ) -> None:
     server, _ = hosts
     paid = pay(server, 5)
-    # What an interrupted DROP DATABASE leaves, a closed one, and names that are hard on programs.
+    # One that an interrupted DROP DATABASE left, a closed one, and names that need quoting.
     for name in ("gone", "closed", "-x", "a b", "it's=$(false)/..", "all"):
         server.psql(f'create database "{name}";')
     server.psql("update pg_database set datconnlimit = -2 where datname = 'gone'")
@@ -200,12 +200,12 @@ def test_one_that_cannot_be_connected_to_does_not_end_the_others_backup(
             "%61ll",
             "it%27s%3D%24%28false%29%2F..",
         }
-        # The owner's word makes the closed one's absence right; the invalid one has to go.
+        # The closed one may be excluded in the settings; the invalid one must be dropped.
         server.psql("update pg_database set datconnlimit = -1 where datname = 'gone'")
         server.psql("drop database gone;")
         data = DATA | {"borg_exclude_databases": ["closed"]}
         steps = changed(server.deploy("tasks/borg.py", **data))
-        assert steps[-1] == "Make a backup, and list it"
+        assert steps[-1] == "Make and verify a first backup"
         assert server.plan("tasks/borg.py", **data) == []
     finally:
         server.psql("alter database shop reset all;")
@@ -216,10 +216,10 @@ def test_one_that_cannot_be_connected_to_does_not_end_the_others_backup(
 
 @pytest.mark.promise(like=test_a_dump_that_breaks_is_made_again)
 @pytest.mark.parametrize("cut", ["head -c 1200", "cat /dev/null"])
-def test_a_dump_that_ends_early_without_a_word_is_found(
+def test_a_dump_that_ends_early_without_an_error_is_found(
     hosts: tuple[Target, Target], cut: str
 ) -> None:
-    """Because it is read back: pg_dump says that all is well."""
+    """Reading the dump back finds it; pg_dump itself reports success."""
     server, _ = hosts
     good = archives(server)[-1]
     program = server.run("ls /usr/lib/postgresql/*/bin/pg_dump")
@@ -242,7 +242,7 @@ def test_a_dump_that_ends_early_without_a_word_is_found(
 @pytest.mark.parametrize(
     "phase",
     [
-        # A borg before 1.2.5 has no rename that could be used.
+        # With borg before 1.2.5 the program uses `recreate` instead of `rename`.
         "borg.* re(name|create)",
         *(
             pytest.param(phase, marks=pytest.mark.long)
@@ -259,13 +259,14 @@ def test_a_run_that_is_killed_is_made_up_for(hosts: tuple[Target, Target], phase
         ["docker", "exec", server.name, "systemctl", "start", "borgmatic.service"]
     ) as unit:
         server.run(
-            # Stopped, it cannot end before it is killed. The brackets spare this shell itself.
+            # SIGSTOP first, so that the step cannot end before it is killed. The brackets keep
+            # pkill from matching this shell itself.
             f"for try in $(seq 3000); do pkill -STOP -f '[{phase[0]}]{phase[1:]}' && break;"
             " sleep 0.03; done;"
             " systemctl kill --signal KILL borgmatic.service; test $try -lt 3000"
         )
         assert unit.wait(600) != 0
-    # Either it had come to its end, or nothing of it counts; nothing good is lost.
+    # The killed run's archive either is complete or does not count; good archives are still there.
     now = archives(server)
     assert good in now or phase == "borg.* prune"
     assert restored(server) == paid
@@ -280,7 +281,7 @@ def test_a_run_that_is_killed_is_made_up_for(hosts: tuple[Target, Target], phase
 
 
 def refused(server: Target, **data: Any) -> str:
-    """The line with which a run ends that was told of a backup host that does not do."""
+    """The error line of a run with wrong settings of the backup host."""
     before = server.run("sha256sum /etc/borgmatic/*")
     result = server.pyinfra.imported.call(
         "-y",
@@ -310,7 +311,7 @@ def refused(server: Target, **data: Any) -> str:
 @pytest.mark.promise(
     "Backup settings that do not open the repository never replace settings that do"
 )
-def test_what_does_not_open_the_repository_does_not_replace_what_does(
+def test_settings_that_do_not_open_the_repository_replace_nothing(
     hosts: tuple[Target, Target],
 ) -> None:
     server, storage = hosts
@@ -319,7 +320,7 @@ def test_what_does_not_open_the_repository_does_not_replace_what_does(
     identity = server.run("grep -oE '[0-9a-f]{64}' /var/lib/terrafirma/backup/repositories.json")
     wrong = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEtc7dzGLmWBcFXg3rKhPvNGlYEIbGMVOHNvyMHwYfJt"
     address = storage.address
-    # An account whose key is bound to a command runs that one, whatever is asked for.
+    # Lift the forced command of the key, which would run borg whatever program is asked for.
     keys = "/home/box/.ssh/authorized_keys"
     storage.run(f"cp -p {keys} /root/ && sed -i 's/^command=.*restrict ssh/ssh/' {keys}")
     assert "has no program /opt/bin/borg" in refused(server, borg_remote_path="/opt/bin/borg")
@@ -340,10 +341,10 @@ def test_what_does_not_open_the_repository_does_not_replace_what_does(
     assert "may not use /home/box/other" in refused(
         server, borg_repository=place.replace("ledger", "other")
     )
-    # The way it was still goes.
+    # The old settings still work.
     assert server.plan("tasks/borg.py", **DATA) == []
     assert nightly(server)[0]
-    # It moves: its id confirms that, once.
+    # The repository moves, which its id in the settings confirms for one run.
     storage.run(
         "mkdir -p /home/box/a && mv /home/box/ledger.borg /home/box/a/ && chown box: /home/box/a &&"
         f" sed -i 's,/home/box/ledger.borg,/home/box,; s,repository,path,' {keys}"
@@ -358,14 +359,14 @@ def test_what_does_not_open_the_repository_does_not_replace_what_does(
     )
     fine, said = nightly(server)
     assert fine, said
-    # Neither is another one begun in silence, where directories are missing, too.
+    # A new repository needs the old one's id as well, even if directories have to be created.
     new = place.replace("/home/box/", "/home/box/a/b/c/")
     assert f'borg_repository_replaces = "{identity}"' in refused(server, borg_repository=new)
     data = DATA | {"borg_repository": new, "borg_repository_replaces": identity}
     server.deploy("tasks/borg.py", **data)
     assert len(archives(server)) == 1
     assert server.plan("tasks/borg.py", **data) == []
-    # Gone, and made again by somebody.
+    # The nightly backup creates no new repository in place of one that is gone.
     storage.run("rm -r /home/box/a/b/c/ledger.borg")
     assert "there is no repository" in nightly(server)[1]
     assert not storage.run("ls /home/box/a/b/c")

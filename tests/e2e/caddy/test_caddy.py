@@ -1,4 +1,4 @@
-"""Caddy: sites, reloads without a lost request, certificates of a real authority."""
+"""Caddy: sites, reloads without a lost request, and certificates of a real authority."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ handle_errors {
 """
 
 
-# --- who asks, and who answers --------------------------------------------------------------------
+# --- client and replicas --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Client:
-    """Somebody outside, who trusts one authority."""
+    """A client outside of the server that trusts a single authority."""
 
     container: Container
     server: Target
@@ -90,7 +90,7 @@ class Client:
     def ask(self, path: str, *options: str, name: str = DOMAIN, scheme: str = "https") -> Answer:
         result = self.call(f"{scheme}://{name}{path}", *options)
         assert result.returncode == 0, result.stderr
-        # With a login, or before a large upload, there is an answer that is not the last one.
+        # With a login, or before a large upload, interim answers (100) come first.
         head, _, body = result.stdout.replace("\r\n", "\n").partition("\n\n")
         while re.match(r"HTTP/\S+ 100", head):
             head, _, body = body.partition("\n\n")
@@ -106,7 +106,7 @@ class Client:
 
 
 def replicas(server: Target, *numbers: int) -> None:
-    """Let these replicas run; a port for each, from 8000 on. Those from 64 on are green's."""
+    """Run these replicas, with ports from 8000 on; numbers from 64 on are in the green slot."""
     server.run("cat > /opt/upstream.py", stdin=(ROOT / "tests/e2e/upstream.py").read_text())
     for number in numbers:
         server.run(
@@ -122,7 +122,7 @@ def replicas(server: Target, *numbers: int) -> None:
 
 
 def switch(server: Target, slot: str) -> None:
-    """What a release does when its replicas take over."""
+    """Let a slot serve, in the way of a release."""
     if slot == "green":
         words = "# Managed by Terrafirma: the release that serves is in green\n"
         server.run(f"cat > {GREEN}.new && mv {GREEN}.new {GREEN}", stdin=words)
@@ -131,14 +131,14 @@ def switch(server: Target, slot: str) -> None:
 
 
 def under_way(server: Target, *ports: int) -> int:
-    """How many requests Caddy has under way there, as it says itself."""
+    """The number of requests that Caddy has under way at these ports."""
     known = json.loads(server.run("curl -sf http://localhost:2019/reverse_proxy/upstreams"))
     wanted = {f"127.0.0.1:{port}" for port in ports}
     return sum(one["num_requests"] for one in known if one["address"] in wanted)
 
 
 def install_newer(server: Target) -> None:
-    """The vendor's binary in the place of the distribution's."""
+    """Replace the distribution's binary by the vendor's."""
     output("docker", "cp", str(ROOT / ".venv/bin/caddy"), f"{server.name}:/usr/bin/caddy.new")
     server.run(
         "chown root: /usr/bin/caddy.new && chmod 755 /usr/bin/caddy.new"
@@ -160,7 +160,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data(client: Client, files: Path) -> dict[str, Any]:
-    """Everything that a site can have."""
+    """Settings of a site with every feature."""
     hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(5)).decode()
     return api(
         redirects=[f"www.{DOMAIN}"],
@@ -181,7 +181,7 @@ def data(client: Client, files: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Setup:
-    """A server with all of that, and what its runs said."""
+    """A server with such a site, and the results of its runs."""
 
     kind: str
     server: Target
@@ -227,7 +227,7 @@ def setup(
             server.run("cat /var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt")
         )
         before = client.ask("/")
-        # What a release says of its slot.
+        # A release writes the health check of its slot.
         asking = (
             f"health_uri /healthz\nhealth_headers {{\nHost {DOMAIN}\nX-Forwarded-Proto https\n}}\n"
         )
@@ -236,7 +236,7 @@ def setup(
         server.run("systemctl reload caddy")
         replicas(server, 0, 1, 64, 65)
         eventually(lambda: client.ask("/").status == 200, 15)
-        # All four have been asked for their health, and some are not there.
+        # By then Caddy has checked the health of all ports, also of those without a replica.
         time.sleep(2)
         yield Setup(
             kind=kind,
@@ -260,7 +260,7 @@ def test_a_second_run_changes_nothing(setup: Setup) -> None:
     assert "deprecated" not in setup.server.run(check)
 
 
-def test_before_the_first_release_the_site_says_so_over_https(setup: Setup) -> None:
+def test_before_the_first_release_the_site_answers_502_over_https(setup: Setup) -> None:
     assert setup.before.status == 502
 
 
@@ -269,7 +269,7 @@ def test_every_replica_answers(setup: Setup) -> None:
     assert {*answers} == {"r0", "r1"}
 
 
-def test_clients_are_sent_to_the_one_name_and_to_https(setup: Setup) -> None:
+def test_clients_are_redirected_to_the_domain_and_to_https(setup: Setup) -> None:
     for scheme, name, where in (
         ("http", DOMAIN, f"https://{DOMAIN}/a?b=c"),
         ("http", f"www.{DOMAIN}", f"https://www.{DOMAIN}/a?b=c"),
@@ -279,13 +279,13 @@ def test_clients_are_sent_to_the_one_name_and_to_https(setup: Setup) -> None:
         assert (answer.status, answer.headers["location"]) == (308, [where])
 
 
-@pytest.mark.promise("Guards, headers, limits and own Caddyfile lines of a site do what they say")
+@pytest.mark.promise("Guards, headers, limits and your own Caddyfile lines of a site work")
 def test_headers(setup: Setup) -> None:
     usual = setup.client.ask("/").headers
     assert usual["strict-transport-security"] == ["max-age=31536000"]
     assert usual["x-content-type-options"] == ["nosniff"]
     assert usual["x-frame-options"] == ["SAMEORIGIN"]
-    # Taken away, and set, by `headers`.
+    # Removed, and set, by `headers`.
     assert "referrer-policy" not in usual
     assert usual["x-mine"] == ['ours, with a "quote"']
     for silent in ("server", "via"):
@@ -296,7 +296,7 @@ def test_headers(setup: Setup) -> None:
     assert own["x-content-type-options"] == ["nosniff"]
 
 
-def test_clients_do_not_say_where_they_come_from(setup: Setup) -> None:
+def test_clients_cannot_forge_their_address(setup: Setup) -> None:
     said = {
         "Forwarded": "for=192.0.2.9",
         "X-Real-IP": "192.0.2.9",
@@ -334,7 +334,7 @@ def test_guards(setup: Setup) -> None:
     assert ask("/login/x").status == ask("/login").status == 401
     assert ask("/login/x", "--user", "bob:wrong").status == 401
     assert ask("/login/x", "--user", f"bob:{PASSWORD}").status == 200
-    # The server itself is a stranger to the part that one address may see; no own line helps.
+    # The server's address is not in `allow`, and the snippet's route cannot bypass the guard.
     here = f"curl -ks -o /dev/null -w '%{{http_code}}' --resolve {DOMAIN}:443:127.0.0.1 "
     assert setup.server.run(f"{here} https://{DOMAIN}/admin/door") == "403"
     assert ask("/admin/door").body == "the door is open"
@@ -355,7 +355,7 @@ def test_static_directories(setup: Setup) -> None:
 
 
 @pytest.mark.promise(like=test_headers)
-def test_lines_of_ones_own(setup: Setup) -> None:
+def test_lines_of_the_snippet(setup: Setup) -> None:
     assert setup.client.ask("/old").headers["location"] == ["/new"]
     assert setup.client.ask("/robots.txt").body == "no robots"
     assert setup.client.ask("/inner").body == "an error page of our own: 403"
@@ -379,7 +379,7 @@ def test_lines_that_caddy_refuses_replace_nothing(setup: Setup, tmp_path: Path) 
 def test_limits(setup: Setup) -> None:
     client = setup.client
     client.container.run("head -c 3000000 /dev/zero > /large; head -c 900000 /dev/zero > /small")
-    # Twice as long as a replica may take to answer.
+    # The upload takes twice as long as a replica may take to answer.
     slow = ["--limit-rate", "225k", "--http1.1", "-H", "Expect:"]
     chunked = ["-H", "Transfer-Encoding: chunked", "--http1.1", "-H", "Expect:"]
     for how in ([], chunked, slow):
@@ -389,12 +389,12 @@ def test_limits(setup: Setup) -> None:
         assert how != slow or time.monotonic() - started > 3
     for how in ([], ["--http1.1"]):
         assert client.ask("/upload", "--data-binary", "@/large", *how).status == 413, how
-    # Where no length is said, it may be the end of the connection that arrives first.
+    # Without a stated length, the connection may end before the answer arrives.
     result = client.call(f"https://{DOMAIN}/upload", "--data-binary", "@/large", *chunked)
     assert "received" not in result.stdout
     assert re.search(r"^HTTP/\S+ 413", result.stdout, re.MULTILINE) or result.returncode in (55, 56)
     assert client.ask("/slow?seconds=1").status == 200
-    # Nothing that waits is sent again, and again, to the other replicas.
+    # A request that waits for its answer is not sent to other replicas as well.
     for method in ("POST", "GET"):
         started = time.monotonic()
         assert client.ask("/slow?seconds=4", "-X", method).status == 504
@@ -402,7 +402,7 @@ def test_limits(setup: Setup) -> None:
 
 
 @pytest.mark.promise("A POST waits while no replica can be reached, and is sent once")
-def test_what_broke_off_is_sent_again_only_where_that_does_no_harm(setup: Setup) -> None:
+def test_only_reading_requests_are_sent_again_after_a_break(setup: Setup) -> None:
     def seen(method: str) -> int:
         answers = (
             json.loads(setup.server.run(f"curl -s 127.0.0.1:{port}/seen"))["seen"]
@@ -433,8 +433,8 @@ for number in range(8):
 """
 
 
-def test_no_client_can_take_the_replicas_away_from_the_others(setup: Setup) -> None:
-    """Caddy holds a broken body against the replica: the next request must not suffer for long."""
+def test_a_client_cannot_make_replicas_unavailable_for_others(setup: Setup) -> None:
+    """Caddy blames the replica for a broken body, but avoids it only for a moment."""
     client = setup.client
     statuses = client.container.run(
         f"python3 - {setup.server.address} {DOMAIN}", stdin=BROKEN
@@ -445,20 +445,20 @@ def test_no_client_can_take_the_replicas_away_from_the_others(setup: Setup) -> N
     assert set(statuses) & {"502", "400"}
 
 
-def test_a_replica_that_is_not_there_costs_no_request(setup: Setup) -> None:
-    """Nor does a POST: a site has room for eight, and six of them are not there."""
+def test_missing_replicas_cost_no_request(setup: Setup) -> None:
+    """A site has ports for eight replicas, of which six are missing. A POST works as well."""
     answers = [setup.client.ask("/", "-X", "POST", "-d", "x").status for _ in range(20)]
     assert answers == [200] * 20
-    # Also where Caddy has not yet noticed that they are not.
+    # This also holds right after a reload, when Caddy has not yet noticed that they are missing.
     setup.server.run("caddy reload --force --config /etc/caddy/Caddyfile 2>&1")
     answers = [setup.client.ask("/", "-X", "POST", "-d", "x").status for _ in range(20)]
     assert answers == [200] * 20
 
 
-@pytest.mark.promise(like=test_what_broke_off_is_sent_again_only_where_that_does_no_harm)
+@pytest.mark.promise(like=test_only_reading_requests_are_sent_again_after_a_break)
 def test_a_post_waits_while_no_replica_can_be_reached(setup: Setup) -> None:
-    """It has not been handed to anybody, so it may be; Docker's restart is such a while."""
-    # For ten seconds by default. What these sites let a request take is too short to be watched.
+    """It has reached no replica yet, so it may be sent, for example after a restart of Docker."""
+    # Wait for ten seconds, which is the default: the two seconds of this site are too short here.
     longer = "/etc/caddy/Caddyfile.longer"
     setup.server.run(
         f"sed 's/lb_try_duration 2s/lb_try_duration 10s/' /etc/caddy/Caddyfile > {longer}"
@@ -484,13 +484,13 @@ def test_a_post_waits_while_no_replica_can_be_reached(setup: Setup) -> None:
         setup.server.run(f"rm {longer}; systemctl reload caddy")
 
 
-def test_health_is_asked_for_as_a_visitor_would(setup: Setup) -> None:
+def test_health_checks_look_like_a_visitors_requests(setup: Setup) -> None:
     seen = json.loads(setup.server.run("curl -s 127.0.0.1:8000/seen"))["seen"]
     assert f"health of {DOMAIN} https" in seen
     assert "health of 127.0.0.1:8000 None" not in seen
 
 
-def test_the_log_holds_no_secret_and_is_not_everybodys(setup: Setup) -> None:
+def test_the_log_holds_no_secret_and_is_closed_to_other_accounts(setup: Setup) -> None:
     setup.client.ask(
         "/login/x", "--user", f"bob:{PASSWORD}", "-H", "Cookie: session=hunter2-cookie"
     )
@@ -504,7 +504,7 @@ def test_the_log_holds_no_secret_and_is_not_everybodys(setup: Setup) -> None:
     assert setup.server.call("runuser -u nobody -- cat /etc/caddy/Caddyfile").returncode != 0
 
 
-def test_what_is_for_the_host_alone(setup: Setup) -> None:
+def test_only_the_host_reaches_the_admin_endpoint(setup: Setup) -> None:
     metrics = setup.server.run("curl -s http://localhost:2019/metrics")
     assert re.search(
         r"^caddy_http_requests?_(count|total|duration_seconds_count){", metrics, re.MULTILINE
@@ -527,7 +527,7 @@ def test_maintenance(setup: Setup) -> None:
     assert setup.client.ask("/").status == 200
 
 
-# --- what survives a release ----------------------------------------------------------------------
+# --- requests and connections during a release ----------------------------------------------------
 
 WEBSOCKET = """
 import base64, json, os, socket, ssl, sys, time
@@ -590,7 +590,7 @@ def stream(client: Client, *command: str) -> Iterator[subprocess.Popen[str]]:
 
 @contextmanager
 def websocket(setup: Setup, seconds: int) -> Iterator[dict[str, Any]]:
-    """One that is open for so long; how it went."""
+    """Keep a WebSocket open for some seconds; the dictionary then has the result."""
     command = ("python3", "-c", WEBSOCKET, setup.server.address, DOMAIN, str(seconds))
     said: dict[str, Any] = {}
     with stream(setup.client, *command) as process:
@@ -605,7 +605,7 @@ def websocket(setup: Setup, seconds: int) -> Iterator[dict[str, Any]]:
     "outlives ten switches"
 )
 def test_a_switch_loses_no_request_and_closes_no_connection(setup: Setup) -> None:
-    """There and back, ten times: nobody has to ask again, and a WebSocket stays where it is."""
+    """Ten switches, back and forth: no request is repeated, and a WebSocket stays open."""
     with websocket(setup, 35) as said:
         assert under_way(setup.server, 8000, 8001) == 1
         with asking(setup.client, DOMAIN, *["/"] * 19, "/slow?seconds=1") as seen:
@@ -626,7 +626,7 @@ def test_a_switch_loses_no_request_and_closes_no_connection(setup: Setup) -> Non
 
 
 @pytest.mark.long
-def test_a_switch_is_not_seen_over_http_3_either(setup: Setup) -> None:
+def test_a_switch_loses_no_request_over_http_3(setup: Setup) -> None:
     replicas(setup.server, 0, 1, 64, 65)
     command = setup.client.command(
         f"https://{DOMAIN}/?[1-2000]", "--http3-only", "--max-time", "100", "--no-progress-meter",
@@ -645,27 +645,27 @@ def test_a_switch_is_not_seen_over_http_3_either(setup: Setup) -> None:
     said, _ = asking.communicate(timeout=100)
     first, *rest = said.splitlines()
     assert first == "200 3 1"
-    # All of them on the one connection.
+    # All requests used the same connection.
     assert set(rest) == {"200 3 0"}
     assert len(rest) == 1999
     assert switched >= 3
 
 
-def test_a_websocket_outlives_a_reload_where_caddy_can(setup: Setup) -> None:
+def test_a_websocket_outlives_a_reload_with_newer_versions(setup: Setup) -> None:
     with websocket(setup, 20) as said:
         time.sleep(1)
         setup.server.run("caddy reload --force --config /etc/caddy/Caddyfile 2>&1")
-    # Closed in order, so that a client knows that it should come back.
+    # Closed with code 1001, which tells a client to reconnect.
     assert said["closed"] == 1001
     if setup.newer:
-        # drain_seconds after the reload.
+        # It is closed drain_seconds after the reload.
         assert 6 <= said["seconds"] < 12
     else:
         assert said["seconds"] < 4
 
 
 def test_events_and_slow_requests_outlive_a_release(setup: Setup) -> None:
-    """Each event arrives as it is sent, compressed or not."""
+    """Each event arrives when it is sent, compressed or not."""
     for option in ("--compressed", "--http1.1"):
         url = f"https://{DOMAIN}/events?count=12"
         with stream(setup.client, *setup.client.command(url, "--no-buffer", option)) as process:
@@ -678,11 +678,11 @@ def test_events_and_slow_requests_outlive_a_release(setup: Setup) -> None:
                 if len(lines) == 2:
                     switch(setup.server, "green")
                 if len(lines) == 4:
-                    # A reload does not wait for it either.
+                    # A reload does not wait for the stream.
                     started = time.monotonic()
                     setup.server.run("caddy reload --force --config /etc/caddy/Caddyfile 2>&1")
                     assert time.monotonic() - started < 3
-                    # And knows of it still.
+                    # The new configuration still counts the stream as under way.
                     assert under_way(setup.server, 8000, 8001) == 1
         switch(setup.server, "blue")
         assert [line.split()[-1] for line in lines] == [str(number) for number in range(12)]
@@ -714,7 +714,7 @@ def ask(number):
     while not stop.is_set():
         path = paths[count[number] % len(paths)]
         count[number] += 1
-        # What is measured is what is lost; a busy machine is another thing.
+        # Pause, so that only lost requests matter, and not how busy the machine is.
         time.sleep(0.01)
         for attempt in (1, 2):
             try:
@@ -724,13 +724,13 @@ def ask(number):
             except Exception as error:
                 connection = None
                 closed = isinstance(error, (ConnectionError, http.client.RemoteDisconnected))
-                # Debian's Caddy, while it is reloaded, has no certificate for a moment.
+                # During a reload, Debian's Caddy has no certificate for a moment.
                 closed = closed or "TLSV1_ALERT_INTERNAL_ERROR" in str(error)
-                # What was closed before it was answered is asked for again, as browsers do.
+                # Repeat a request whose connection was closed before the answer, as browsers do.
                 (again if closed and attempt == 1 else failed).append(repr(error))
                 if not closed:
                     break
-        # Half of them shake hands each time, the others keep their connection.
+        # Half of the clients open a new connection each time, the others keep theirs.
         if connection and number % 2:
             connection.close()
             connection = None
@@ -750,7 +750,7 @@ print(json.dumps({
 
 @contextmanager
 def asking(client: Client, name: str, *paths: str) -> Iterator[dict[str, Any]]:
-    """Eight clients that ask at most 100 times a second each, until the block ends."""
+    """Run eight clients until the block ends; each sends at most 100 requests a second."""
     process = subprocess.Popen(
         ["docker", "exec", "-i", client.container.name, "python3", "-c", ASKING,
          client.server.address, name, *paths],
@@ -765,7 +765,7 @@ def asking(client: Client, name: str, *paths: str) -> Iterator[dict[str, Any]]:
 
 
 def test_no_answer_is_cut_off_when_the_sites_change(setup: Setup) -> None:
-    """A reload of Caddy's may close a connection as a request comes in: see docs/limits.md."""
+    """A reload of Caddy may close a connection as a request comes in: see docs/limits.md."""
     with asking(setup.client, DOMAIN, *["/"] * 19, "/slow?seconds=1") as seen:
         time.sleep(4)
         more = setup.data | api(headers={"X-Other": "1"})
@@ -780,7 +780,7 @@ def test_no_answer_is_cut_off_when_the_sites_change(setup: Setup) -> None:
 
 
 def test_the_certificates_are_in_the_backup(setup: Setup) -> None:
-    """Borg itself says what it takes along, with what is left out by default."""
+    """borg lists the files that it backs up with the default settings."""
     if setup.kind != "debian13":
         pytest.skip("the same store, and the same borg")
     config = runpy.run_path(str(ROOT / "group_data/all.py"))
@@ -812,13 +812,13 @@ openssl x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial -extfile 
 
 @dataclass(frozen=True)
 class Authority:
-    """Pebble, with a DNS of its own: what a public authority is to a server."""
+    """Pebble, with a DNS server of its own, in the role of a public authority."""
 
     container: Container
-    root: Path  # who vouches for its address
+    root: Path  # root of the certificate of its own address
 
     def start(self, port: int, validity: int) -> None:
-        """An authority more, whose certificates are valid for so many seconds."""
+        """Start an authority whose certificates are valid for `validity` seconds."""
         settings = {
             "listenAddress": f"0.0.0.0:{port}",
             "managementListenAddress": f"0.0.0.0:{port + 1}",
@@ -836,7 +836,7 @@ class Authority:
         eventually(lambda: bool(self.certificates(port)), 20)
 
     def certificates(self, port: int) -> str:
-        """The root that its clients' visitors trust."""
+        """The root certificate that visitors of its sites trust."""
         return self.container.call(f"curl -sk https://127.0.0.1:{port + 1}/roots/0").stdout
 
     def url(self, port: int) -> str:
@@ -868,7 +868,7 @@ LASTING, SHORT = 14000, 15000
 
 @pytest.fixture
 def signed(setup: Setup, authority: Authority) -> dict[str, Any]:
-    """What makes `authority` the one of the server."""
+    """Settings that make `authority` the authority of the server."""
     if setup.kind == "debian12":
         pytest.skip("the same version of Caddy as on debian13")
     setup.client.trust(authority.certificates(LASTING))
@@ -885,18 +885,18 @@ def points_here(setup: Setup, authority: Authority, name: str) -> None:
 
 
 def said(setup: Setup, **settings: Any) -> str:
-    """The output of a run that is no failure."""
+    """Run the task, which must succeed, and return its output."""
     arguments = (*options(settings), *setup.server.arguments(), TASK)
     result = setup.server.pyinfra.imported.call("-y", *arguments)
     assert result.returncode == 0, result.stderr
     return result.stderr
 
 
-@pytest.mark.promise("A real ACME authority signs certificates by either kind of proof")
+@pytest.mark.promise("A real ACME authority signs certificates after either kind of challenge")
 @pytest.mark.parametrize(
     ("kind", "other"), [("http-01", "tls-alpn-01"), ("tls-alpn-01", "http-01")]
 )
-def test_the_authority_signs_after_each_kind_of_proof(
+def test_the_authority_signs_after_each_kind_of_challenge(
     setup: Setup,
     authority: Authority,
     signed: dict[str, Any],
@@ -911,12 +911,12 @@ def test_the_authority_signs_after_each_kind_of_proof(
     printed = said(setup, **signed, **api(domain=name, snippet=str(tmp_path / "one.caddy")))
     assert "certificate yet" not in printed
     assert "leads to" not in printed
-    # curl trusts the authority's root alone, and has been told the name.
+    # curl trusts only the authority's root, and resolves the name to the server.
     answer = setup.client.ask("/", name=name)
     assert (answer.status, json.loads(answer.body)["path"]) == (200, "/")
     chain = setup.client.call(f"https://{name}/", "--verbose").stderr
     assert re.search(r"issuer: CN=Pebble Intermediate CA", chain)
-    # Its many eyes were shown the proof of that kind, and none of the other.
+    # Caddy answered challenges of this kind only, and only to the authority.
     served = [
         json.loads(line)
         for line in setup.server.run("journalctl -u caddy -o cat | grep 'served key auth'").split(
@@ -928,7 +928,9 @@ def test_the_authority_signs_after_each_kind_of_proof(
     assert {one["remote"].rpartition(":")[0] for one in served} == {authority.container.address}
 
 
-@pytest.mark.promise("A domain whose DNS record points elsewhere is named, and stops no other site")
+@pytest.mark.promise(
+    "A domain whose DNS record points elsewhere is reported, and stops no other site"
+)
 def test_a_name_that_leads_elsewhere_stops_no_other(
     setup: Setup, authority: Authority, signed: dict[str, Any]
 ) -> None:
@@ -944,13 +946,13 @@ def test_a_name_that_leads_elsewhere_stops_no_other(
     assert re.search(rf"{elsewhere} has no certificate yet: .*(refused|connect)", printed), printed
     assert f"{good} has no certificate" not in printed
     assert setup.client.ask("/", name=good).status == 200
-    # It goes on saying so, at once, and nothing else happens.
+    # The next run reports it again, without waiting, and changes nothing.
     started = time.monotonic()
     again = said(setup, **settings)
     assert f"{late} has no certificate yet: " in again
     assert time.monotonic() - started < 20
     assert changed(setup.server.deploy(TASK, **settings)) == []
-    # Put right.
+    # Correct one of the records.
     points_here(setup, authority, late)
     setup.server.run("systemctl reload caddy")
     eventually(lambda: setup.client.call(f"https://{late}/").returncode == 0, 40)
@@ -984,7 +986,7 @@ def test_certificates_outlive_the_authority(
 def test_a_certificate_is_renewed_in_time_and_no_request_is_lost(
     setup: Setup, authority: Authority, signed: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Valid for 45 s, and renewed in the last third of that, as the others are in theirs."""
+    """The certificate is valid for 45 s; as always, Caddy renews it in the last third."""
     name = f"short.{setup.kind}.test"
     points_here(setup, authority, name)
     (tmp_path / "often.caddy").write_text("renew_interval 1s\n")
@@ -995,16 +997,16 @@ def test_a_certificate_is_renewed_in_time_and_no_request_is_lost(
         "caddy_snippet": str(tmp_path / "often.caddy"),
     }
     said(setup, **settings)
-    # A newer Caddy looks at the clock as often as it was told when it started.
+    # Newer versions of Caddy read renew_interval only when they start.
     setup.server.run("systemctl restart caddy")
     setup.client.trust(authority.certificates(SHORT))
     eventually(lambda: setup.client.call(f"https://{name}/").returncode == 0, 20)
     with asking(setup.client, name, "/") as seen:
         time.sleep(100)
-    # Nor does a renewal close a connection.
+    # A renewal does not close connections either.
     assert seen["again"] == []
     assert seen["failed"] == []
     assert seen["requests"] > 1000
-    # The first, and two at least that came in time.
+    # The first certificate, and at least two renewed ones.
     assert len(seen["serials"]) >= 3, seen["serials"]
     assert name not in said(setup, **settings)

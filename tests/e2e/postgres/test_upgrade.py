@@ -332,7 +332,7 @@ def test_backups_continue_with_the_new_cluster(server: Target, held: list[str]) 
     steps = changed(server.deploy(COMMAND, **data))
     assert "Back up the databases" in steps
     assert len(archives(server)) > 1
-    assert steps[-1] == "tasks/borg.py | Make a backup, and list it"
+    assert steps[-1] == "tasks/borg.py | Make and verify a first backup"
     assert clusters(server) == ["15 5432 down", "17 5432 online"]
     assert contents(server) == held
     config = server.run("cat /etc/borgmatic/config.yaml")

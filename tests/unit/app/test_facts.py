@@ -1,4 +1,4 @@
-"""Applications as a host answers: their releases, ports, secrets and database addresses."""
+"""What facts read of applications: releases, ports, secrets and database addresses."""
 
 import getpass
 import json
@@ -33,7 +33,7 @@ STATUS = {
 
 
 def released(script: str, tmp_path: Path, program: Program) -> str:
-    """The question to a program of this machine in the place of the host's."""
+    """Ask a script on this machine that takes the place of the host's program."""
     program("docker", "true")
     (tmp_path / "terrafirma").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "terrafirma").chmod(0o755)
@@ -41,7 +41,7 @@ def released(script: str, tmp_path: Path, program: Program) -> str:
 
 
 def test_the_description_of_an_application_is_no_argument(program: Program, tmp_path: Path) -> None:
-    """It is what is going to be written: the run may be a dry one, and the host has another."""
+    """It comes on standard input, because in a dry run the host still has the old one."""
     asked = tmp_path / "asked"
     script = f"printf '<%s>' \"$@\" > {asked}; cat >> {asked}; echo '{json.dumps(STATUS)}'"
     command = released(script, tmp_path, program)
@@ -50,14 +50,14 @@ def test_the_description_of_an_application_is_no_argument(program: Program, tmp_
     assert asked.read_text() == "<status><--stdin><it's mine>" + '{"name": "api"}'
 
 
-def test_a_program_of_before_says_nothing_of_answers() -> None:
-    """In a dry run it is still there."""
+def test_an_earlier_program_reports_no_silent_replicas() -> None:
+    """A dry run still asks the earlier program."""
     before = {key: STATUS[key] for key in ("serving", "wanted", "withdrawn", "current", "trouble")}
     assert ReleaseStatus().process([json.dumps(before)]) == STATUS
 
 
-def test_a_program_of_another_version_knows_of_no_release(program: Program, tmp_path: Path) -> None:
-    """The run replaces it before it asks for a release."""
+def test_an_error_of_an_older_program_means_no_release(program: Program, tmp_path: Path) -> None:
+    """The run replaces the program before it releases."""
     command = released("echo 'no such command' >&2; exit 2", tmp_path, program)
     assert shell(command, tmp_path / "programs") == []
 
@@ -143,7 +143,7 @@ def test_all_secrets_are_wrong_where_there_is_no_program_yet() -> None:
     }
 
 
-def test_secrets_that_are_wrong_and_those_of_nobody() -> None:
+def test_wrong_secrets_and_unknown_ones() -> None:
     assert AppSecrets().process(["wrong a", "other b", "wrong c"]) == {
         "wrong": ["a", "c"],
         "other": ["b"],
@@ -151,7 +151,7 @@ def test_secrets_that_are_wrong_and_those_of_nobody() -> None:
 
 
 @pytest.mark.parametrize("line", ["s3cret", "", "wrong", "wrong a b", "right a"])
-def test_another_answer_about_secrets_is_not_repeated(line: str) -> None:
+def test_an_unknown_answer_about_secrets_is_not_repeated(line: str) -> None:
     with pytest.raises(FactProcessError) as error:
         AppSecrets().process([line])
     assert "s3cret" not in str(error.value)
@@ -166,10 +166,10 @@ def kept_ports(directory: Path) -> Mapping[str, int]:
 
 
 def test_a_host_knows_the_ports_of_its_applications(tmp_path: Path) -> None:
-    """As the descriptions say them that tasks/app.py writes."""
+    """It reads them from the descriptions that tasks/app.py writes."""
     assert kept_ports(tmp_path / "nowhere") == {}
     assert kept_ports(tmp_path) == {}
-    # Names of the same word, at the same depth.
+    # Variables, secrets and services called like a slot, at the same depth.
     blue = {"env": {"blue": "8000"}, "secrets": {"blue": "env:BLUE"}, "static": {"/blue": "/srv"}}
     entries = {"api": API | blue, "web-2": entry(port=9000, env={"blue": 7000, "green": True})}
     placed = server(apps=entries).with_ports({})
@@ -183,6 +183,6 @@ def test_a_host_knows_the_ports_of_its_applications(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line", ["grep: /etc/terrafirma/apps: Is a directory", '/x/api.json:    "blue": ,', "8000"]
 )
-def test_another_answer_about_ports_is_none(line: str) -> None:
+def test_an_unknown_answer_about_ports_fails(line: str) -> None:
     with pytest.raises(FactProcessError, match="no ports of applications"):
         KeptPorts().process([line])

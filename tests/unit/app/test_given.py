@@ -1,4 +1,4 @@
-"""Values from the environment and from commands; the shell of this machine runs them."""
+"""Secrets from environment variables and from commands, which this machine's shell runs."""
 
 import subprocess
 import time
@@ -37,20 +37,20 @@ def test_a_variable_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read("env:TF_TOKEN") == 'it\'s "s3cret" $HOME `x` ünïcode'
 
 
-def test_what_a_command_prints() -> None:
+def test_the_output_of_a_command() -> None:
     assert read("command:printf 'a%sb' s3cret") == "as3cretb"
     assert read("command:echo s3cret") == "s3cret"
     assert read("command:echo s3cret | tr s S; exit 0") == "S3cret"
     assert read("command:echo oh dear >&2; echo s3cret") == "s3cret"
 
 
-def test_the_last_of_several_lines_ends() -> None:
-    """A key of OpenSSH is none without that."""
+def test_several_lines_end_with_a_line_break() -> None:
+    """OpenSSH rejects a key without a final line break."""
     assert read("command:printf 'a\\nb\\n'") == "a\nb\n"
     assert read("command:printf 'a\\nb'") == "a\nb\n"
 
 
-def test_generated_ones_come_from_nowhere() -> None:
+def test_generated_secrets_are_not_given() -> None:
     assert secrets(HOST, application(secrets={"a": "generated", "b": "command:echo x"})) == {
         "b": "x"
     }
@@ -79,7 +79,7 @@ def test_a_command_runs_once(tmp_path: Path) -> None:
         ("s3cret\udcff", "TF_TOKEN is not text (UTF-8)"),
     ],
 )
-def test_a_variable_that_is_no_secret(
+def test_a_variable_without_a_usable_secret(
     monkeypatch: pytest.MonkeyPatch, value: str | None, wrong: str
 ) -> None:
     monkeypatch.delenv("TF_TOKEN", raising=False)
@@ -108,15 +108,15 @@ def test_a_variable_that_is_no_secret(
         (f"echo {'x' * 300} >&2; false", f"its command ended with 1 ({'x' * 200})"),
     ],
 )
-def test_a_command_that_brings_no_secret(command: str, wrong: str) -> None:
+def test_a_command_without_a_usable_secret(command: str, wrong: str) -> None:
     assert refusal(f"command:{command}").startswith(wrong)
 
 
-def test_as_much_as_fits() -> None:
+def test_a_value_of_the_largest_size() -> None:
     assert len(read("command:head -c 65536 /dev/zero | tr '\\0' x")) == 65536
 
 
-def test_a_command_that_asks_somebody_does_not_wait_for_ever(
+def test_a_command_that_prompts_does_not_wait_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(given, "SECONDS", 1)
@@ -127,7 +127,7 @@ def test_a_command_that_asks_somebody_does_not_wait_for_ever(
             break
         time.sleep(0.1)
     assert left.stdout == b""
-    # Not even through the terminal.
+    # Not even one that asks through the terminal.
     assert "ended with" in refusal("command:read answer < /dev/tty")
 
 
@@ -145,7 +145,7 @@ def test_a_password_for_a_registry(monkeypatch: pytest.MonkeyPatch) -> None:
         registry_password(HOST, one)
 
 
-def test_a_value_does_not_show_itself() -> None:
+def test_a_value_hides_itself_in_its_repr() -> None:
     values = secrets(HOST, application(secrets={"token": "command:echo s3cret"}))
     assert "s3cret" not in repr(values)
     assert f"{values['token']}" == "s3cret"

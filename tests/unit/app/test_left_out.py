@@ -1,4 +1,4 @@
-"""Files that compose files read, and that stay on the machine of whoever deploys."""
+"""Files that compose files read but that stay on the machine that deploys."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,5 +97,5 @@ def test_files_that_are_not_uploaded(tmp_path: Path, what: str) -> None:
     assert said.startswith("web1: apps.web.compose: compose.yaml: ")
     assert words in said
     assert "\n" not in said
-    # Names, and nothing of what they are set to.
+    # The message has the names of the variables, but no value.
     assert "s3cret" not in said

@@ -17,12 +17,12 @@ PROJECT = {"source": "examples/compose", "compose": ["compose.yaml"]}
 BCRYPT = "$2a$14$" + "a" * 53
 
 BAD_FIELDS: list[tuple[str, Any, str, str]] = [
-    # field of an application, its value; what is wrong in it, what would be right
+    # field of an application, its value; the part that is wrong, what would be right
     ("image", "Registry.acme.com/api", "", "no image, like registry.example.com/team/api:1.2"),
     ("image", "registry.acme.com/api:", "", "no image, like"),
     ("image", "registry.acme.com/api@sha256:12", "", "no image, like"),
     ("image", "-v", "", "no image, like"),
-    ("image", "api:1.2", "", "web has a source too: it is one or the other"),
+    ("image", "api:1.2", "", "web has a source too: set only one of the two"),
     ("compose", ["docker-compose.txt"], ".0", "does not match"),
     ("compose", ["/etc/compose.yaml"], ".0", "does not match"),
     ("compose", "compose.yaml", "", "must be a list"),
@@ -41,9 +41,9 @@ BAD_FIELDS: list[tuple[str, Any, str, str]] = [
     ("env", {"2ND": "x"}, ".2ND", "does not match"),
     ("secrets", {"TOKEN": "generated"}, ".TOKEN", "does not match"),
     ("secrets", {"../token": "generated"}, ".'../token'", "does not match"),
-    ("secrets", {"token": ""}, ".token", "use 'generated' (made on the server), 'env:NAME'"),
-    ("secrets", {"token": "env:A-B"}, ".token", "use 'generated' (made on the server), 'env:NAME'"),
-    ("secrets", {"token": "command:"}, ".token", "'command:…' (what a command prints here)"),
+    ("secrets", {"token": ""}, ".token", "use 'generated' (on the server), 'env:NAME'"),
+    ("secrets", {"token": "env:A-B"}, ".token", "use 'generated' (on the server), 'env:NAME'"),
+    ("secrets", {"token": "command:"}, ".token", "'command:…' (the output of a command"),
     ("secrets", {"token": "command:cat x\ny"}, ".token", "a command is one line"),
     (
         "secrets",
@@ -83,7 +83,7 @@ BAD_FIELDS: list[tuple[str, Any, str, str]] = [
     *((f"{what}_seconds", 0, "", "equal to 1") for what in ("start", "drain", "stop")),
     *((f"{what}_seconds", "5", "", "valid integer") for what in ("start", "drain", "stop")),
     ("keep_releases", 0, "", "greater than or equal to 1"),
-    # what runs
+    # what the application runs
     ("source", "examples", "", "not a directory with a Dockerfile"),
     ("source", "no/where", "", "not a directory with a Dockerfile"),
     ("source", "~nobody-here/api", "", "not a directory with a Dockerfile"),
@@ -130,32 +130,32 @@ BAD_FIELDS: list[tuple[str, Any, str, str]] = [
 ]
 BAD_KINDS: list[tuple[dict[str, Any], str, str]] = [
     # fields of an application that do not fit together; the one that is named, what would be right
-    ({"image": "api:1.2"}, "image", "has a source too: it is one or the other"),
-    (IMAGE | {"compose": ["compose.yaml"]}, "compose", "has no source: name the directory"),
-    ({"service": "web"}, "service", "has no compose files: there is one service"),
-    ({"stateful": ["redis"]}, "stateful", "has no compose files: there is one service"),
-    ({"shared": ["uploads"]}, "shared", "has no compose files: there is one service"),
-    ({"scratch": ["redis"]}, "scratch", "has no compose files: its one service is"),
-    ({"user": ""}, "user", "has none: name one of users_accounts"),
-    ({"database": "", "role": "api"}, "role", "has no database in which it could act"),
+    ({"image": "api:1.2"}, "image", "has a source too: set only one of the two"),
+    (IMAGE | {"compose": ["compose.yaml"]}, "compose", "has no source: set it to the directory"),
+    ({"service": "web"}, "service", "has no compose files, so only one service"),
+    ({"stateful": ["redis"]}, "stateful", "has no compose files, so only one service"),
+    ({"shared": ["uploads"]}, "shared", "has no compose files, so only one service"),
+    ({"scratch": ["redis"]}, "scratch", "has no compose files: its only service is"),
+    ({"user": ""}, "user", "has none: set one of users_accounts"),
+    ({"database": "", "role": "api"}, "role", "has no database: set one, or leave role out"),
     (
         {"registry_user": "ci", "registry_password": "env:X"},
         "registry",
-        "has no image: name the host that registry_user logs in to",
+        "has no image: set the host that registry_user logs in to",
     ),
-    ({"registry": "acme.com:5000"}, "registry_user", "has a registry, and nobody to log in"),
+    ({"registry": "acme.com:5000"}, "registry_user", "has a registry, but no user to log in"),
     *(
         (IMAGE | more, key, it)
         for more, key, it in (
-            ({"registry_user": "ci"}, "registry_password", "belong together"),
-            ({"registry_password": "env:X"}, "registry_password", "belong together"),
-            ({"registry": "acme.com"}, "registry", "an image, whose name says it"),
+            ({"registry_user": "ci"}, "registry_password", "registry_password together"),
+            ({"registry_password": "env:X"}, "registry_password", "registry_password together"),
+            ({"registry": "acme.com"}, "registry", "an image, whose name has the registry"),
             ({"registry": "registry"}, "registry", "no host of a registry, like registry.example"),
             ({"registry": "https://a.b"}, "registry", "no host of a registry, like registry.exam"),
             (
                 {"registry_user": "ci", "registry_password": "generated"},
                 "registry_password",
-                "the registry knows it already: env:… or command:…",
+                "the registry has it already: use env:NAME or command:…",
             ),
         )
     ),
@@ -194,7 +194,7 @@ def test_fields_that_do_not_fit_together(fields: dict[str, Any], key: str, right
         *("acme.com:443", "acme.com\n", "acme.com {", "ümlaut.de", f"{'a' * 64}.com", "a." * 127),
     ],
 )
-def test_what_is_no_domain_is_refused(domain: str) -> None:
+def test_an_invalid_domain_is_refused(domain: str) -> None:
     assert "apps.api.domain: " in refusal_of(domain=domain)
     assert "apps.api.redirects.0: " in refusal_of(redirects=[domain])
 
@@ -242,7 +242,7 @@ def test_a_public_name_gets_a_public_certificate(domain: str) -> None:
         *("intranet", "10.0.0.1", "203.0.113.10"),
     ],
 )
-def test_a_private_name_gets_none(domain: str) -> None:
+def test_a_private_name_gets_no_public_certificate(domain: str) -> None:
     assert application(domain=domain).domain == domain
     assert not is_public(domain)
 
@@ -300,7 +300,7 @@ def test_sources_of_secrets(source: str) -> None:
     assert application(secrets={"token": source}).secrets == {"token": source}
 
 
-def test_a_project_of_its_own_says_what_it_runs() -> None:
+def test_a_compose_project() -> None:
     project = application(
         source="examples/compose", compose=["compose.yaml"], service="web", stateful=["redis"],
         migrate=["migrate"], user="", database="",

@@ -1,4 +1,4 @@
-"""Applications as a run plans them: their descriptions, ports, secrets and releases."""
+"""What a run plans for applications: their descriptions, ports, secrets and releases."""
 
 import base64
 import json
@@ -35,9 +35,9 @@ from tests.unit.settings import server as server_of
 OURS_ARE = command(PathStates, paths=(), patterns=OURS)
 
 
-# --- they refuse ----------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
-# What is wrong; the page; the host; the key or the thing that is named, and what would be right.
+# The mistake; the task; the host; the key in the message, and what would be right.
 REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "a limit that an application would run into": (
         "tasks/app",
@@ -81,7 +81,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "an application of two kinds": (
         "tasks/app",
         fake(machine(), **api(image="api:1")),
-        ("apps.api.image: ", "api has a source too: it is one or the other"),
+        ("apps.api.image: ", "api has a source too: set only one of the two"),
     ),
     "an application on another's ports below the platform": (
         "deploy",
@@ -98,7 +98,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(), **api(compose=["compose.yaml"])),
         ("apps.api.compose: ", "'examples/api' has no file 'compose.yaml'"),
     ),
-    "a source below a home of nobody": (
+    "a source in the home of an unknown user": (
         "tasks/app",
         fake(machine(), **api(source="~nobody-here/api")),
         ("apps.api.source: ", "'~nobody-here/api' is not a directory with a Dockerfile"),
@@ -111,17 +111,17 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "a registry without its password": (
         "tasks/app",
         fake(machine(), **api(source="", image="api:1", registry_user="ci")),
-        ("apps.api.registry_password: ", "registry_user and this belong together"),
+        ("apps.api.registry_password: ", "set registry_user and registry_password together"),
     ),
     "a secret in the place of its source": (
         "deploy",
         fake(machine(), **api(secrets={"token": "s3cret-itself"})),
-        ("apps.api.secrets.token: ", "use 'generated' (made on the server), 'env:NAME'"),
+        ("apps.api.secrets.token: ", "use 'generated' (on the server), 'env:NAME'"),
     ),
-    "an application that runs as nobody": (
+    "an application that runs as no account": (
         "tasks/app",
         fake(machine(), **api(user="")),
-        ("apps.api.user: ", "name one of users_accounts"),
+        ("apps.api.user: ", "set one of users_accounts"),
     ),
     "an application of an unknown account": (
         "tasks/app",
@@ -163,31 +163,33 @@ def test_refuses_in_one_line_before_anything_changes(
     refuses(refused[what], REFUSALS[what][2])
 
 
-# --- what they write ------------------------------------------------------------------------------
+# --- descriptions, ports and releases -------------------------------------------------------------
 
 
-def told(result: CompletedProcess[str], host: str = "host", name: str = "api") -> dict[str, Any]:
-    """What the program on the host is told of an application."""
+def description_of(
+    result: CompletedProcess[str], host: str = "host", name: str = "api"
+) -> dict[str, Any]:
+    """The description of an application for the program on the host."""
     text = written(result, f"/etc/terrafirma/apps/{name}.json", host)
     answer: dict[str, Any] = json.loads(text)
     return answer
 
 
-def test_what_is_told_of_an_application_is_its_own_affair(pyinfra: Pyinfra, inventory: Any) -> None:
-    """Else a new application would release all others anew."""
+def test_a_new_application_changes_no_other_description(pyinfra: Pyinfra, inventory: Any) -> None:
+    """A changed description would make a new release of every application."""
     hosts = inventory(
         one=(machine(), {}),
         more=(machine(), {"apps": {"api": API, "shop": SHOP}}),
         other=(machine(), api(replicas=2)),
     )
     result = pyinfra.call(hosts, "tasks/app.py", "--dry", "--diff")
-    assert told(result, "more") == told(result, "one")
-    assert told(result, "more", "shop")["slots"] == {"blue": 9000, "green": 9064}
-    assert told(result, "other") == told(result, "one") | {"replicas": 2}
+    assert description_of(result, "more") == description_of(result, "one")
+    assert description_of(result, "more", "shop")["slots"] == {"blue": 9000, "green": 9064}
+    assert description_of(result, "other") == description_of(result, "one") | {"replicas": 2}
 
 
 def test_an_application_keeps_its_ports(pyinfra: Pyinfra, inventory: Any) -> None:
-    """Whatever comes before it in the settings of now."""
+    """Its place in the settings does not matter."""
     new = SHOP | {"domain": "new.test", "port": 8256}
     apps = {"new": new, "web": entry(), "api": API}
     hosts = inventory(
@@ -197,7 +199,7 @@ def test_an_application_keeps_its_ports(pyinfra: Pyinfra, inventory: Any) -> Non
     )
     result = pyinfra.call(hosts, "deploy.py", "--dry", "--diff")
     slots = {
-        (host, name): told(result, host, name)["slots"]["blue"]
+        (host, name): description_of(result, host, name)["slots"]["blue"]
         for host, names in {"bare": apps, "known": apps, "moved": {"api": API}}.items()
         for name in names
     }
@@ -218,7 +220,7 @@ def test_an_application_keeps_its_ports(pyinfra: Pyinfra, inventory: Any) -> Non
     assert "Not in apps, left alone: old; `terrafirma remove old` on the host" in result.stderr
 
 
-# What the program on the host says of `api`; whether a release is asked for, what is said of it.
+# What the program on the host reports of `api`; whether the run releases; what the run says.
 STATES: dict[str, tuple[dict[str, Any] | None, bool, str]] = {
     "bare": (None, True, ""),
     "first": ({"serving": ""}, True, ""),
@@ -228,12 +230,12 @@ STATES: dict[str, tuple[dict[str, Any] | None, bool, str]] = {
     "withdrawn": (
         {"withdrawn": True, "current": True},
         False,
-        "api: release ba9876543210 was taken back, and 0123456789ab serves: change it",
+        "api: release ba9876543210 was rolled back, and 0123456789ab serves: change it",
     ),
     "withdrawn_and_other_settings": (
         {"withdrawn": True},
         True,
-        "api: release ba9876543210 was taken back, and 0123456789ab serves: change it",
+        "api: release ba9876543210 was rolled back, and 0123456789ab serves: change it",
     ),
     "hung": (
         {"silent": ["api-blue-api-1 is paused"]},
@@ -248,7 +250,7 @@ STATES: dict[str, tuple[dict[str, Any] | None, bool, str]] = {
     "unknown": (
         {"wanted": "", "trouble": "registry.acme.com: no route to host"},
         True,
-        "api: whether it is current is not known: registry.acme.com: no route to host",
+        "api: cannot tell if it is current: registry.acme.com: no route to host",
     ),
 }
 
@@ -278,12 +280,12 @@ def test_a_release_is_asked_for_where_another_one_serves(pyinfra: Pyinfra, inven
     asked = {f"@fake/{name}" for name, (_, asked, _) in STATES.items() if asked}
     assert set(release["success"]) == asked
     assert set(release["no_change"]) == {f"@fake/{name}" for name in STATES} - asked
-    # What serves in the place of what was taken back is refreshed, not replaced by that.
+    # After a rollback the release that serves is refreshed, and the rolled back one stays away.
     for name, verb in (("withdrawn_and_other_settings", "refresh"), ("another", "release")):
         done = [one for one in commands(result, name) if one.startswith(f"{HOST_PROGRAM} ")]
         assert [one.split()[1] for one in done if " --by " in one] == [verb]
     for name, (_, _, words) in STATES.items():
-        assert len(re.findall(rf"@fake/{name}\]\S* .*{words or 'taken back'}", result.stderr)) == (
+        assert len(re.findall(rf"@fake/{name}\]\S* .*{words or 'rolled back'}", result.stderr)) == (
             1 if words else 0
         )
 
@@ -291,7 +293,7 @@ def test_a_release_is_asked_for_where_another_one_serves(pyinfra: Pyinfra, inven
 def test_a_plan_has_a_release_where_something_of_it_is_to_change(
     pyinfra: Pyinfra, inventory: Any
 ) -> None:
-    """Though what serves is all that the host has been told of so far."""
+    """The host still has the old description, and its release serves."""
     data = api(secrets={"token": "generated"})
     placed = server_of(**data).with_ports({})
     (app,) = placed.apps
@@ -311,12 +313,12 @@ def test_a_plan_has_a_release_where_something_of_it_is_to_change(
         OURS_ARE: [*uploaded, *described],
         command(ReleaseStatus, app="api"): [json.dumps(state)],
     }
-    # What differs from that; the step that is planned, and a release after it.
+    # The fact that differs; the step that is planned for it. A release follows each.
     differences: dict[str, tuple[Answers, str]] = {
         "secret": ({secrets: ["wrong token"]}, "Give api its secrets"),
         "url": ({"echo no account": ["wrong"]}, "Give api the address of its database"),
         "source": ({OURS_ARE: described}, "Upload the source of api"),
-        "description": ({OURS_ARE: uploaded}, "Describe api"),
+        "description": ({OURS_ARE: uploaded}, "Write the description of api"),
     }
     hosts = inventory(
         converged=(machine() | right, data),
@@ -329,8 +331,8 @@ def test_a_plan_has_a_release_where_something_of_it_is_to_change(
     assert change["Release api, 4 replicas"] == {f"@fake/{name}" for name in differences}
 
 
-def test_what_no_release_puts_right_ends_the_run(pyinfra: Pyinfra) -> None:
-    """And is in the plan, with its words."""
+def test_a_fault_that_no_release_repairs_ends_the_run(pyinfra: Pyinfra) -> None:
+    """The plan shows the fault, too."""
     state = {
         "serving": "0123456789ab",
         "wanted": "0123456789ab",
@@ -360,7 +362,7 @@ def test_releases_are_shown_and_nothing_changes(pyinfra: Pyinfra) -> None:
     assert "no application" in bare.stderr
 
 
-def test_an_application_is_given_the_way_that_it_asks_for(pyinfra: Pyinfra, inventory: Any) -> None:
+def test_the_url_leads_through_pgbouncer_if_asked_for(pyinfra: Pyinfra, inventory: Any) -> None:
     hosts = inventory(direct=(machine(), POOLED), pooled=(machine(), POOLED | api(pgbouncer=True)))
     result = pyinfra.call(hosts, "tasks/app.py", "--dry", "-vv", "--diff")
     assert result.returncode == 0, result.stderr
@@ -371,8 +373,8 @@ def test_an_application_is_given_the_way_that_it_asks_for(pyinfra: Pyinfra, inve
             for url in re.findall(r"host\.docker\.internal:(\d+)/api", line)
         }
         assert asked == str(port)
-    # It is a secret: the host itself sees that it changed.
-    assert told(result, "direct") == told(result, "pooled")
+    # The URL is a secret, so the description does not show it; the host itself notices a change.
+    assert description_of(result, "direct") == description_of(result, "pooled")
 
 
 @pytest.mark.parametrize("how", ["--dry", "-y"])
@@ -391,7 +393,7 @@ def test_a_value_is_not_shown(pyinfra: Pyinfra, how: str) -> None:
             }
         },
     )
-    # With -vv pyinfra repeats all that it asks and does, with the arguments of facts.
+    # With -vv pyinfra prints every fact, with its arguments, and every command.
     call = ("@fake/host", "tests/e2e/deploy_secrets.py", how, "--diff", "-vvv", "--debug", *host)
     result = pyinfra.call(*call, TF_TOKEN="s3cret-s3cret")
     done = commands(result)
@@ -400,7 +402,7 @@ def test_a_value_is_not_shown(pyinfra: Pyinfra, how: str) -> None:
     assert (how == "-y") == (changes in done)
     assert "s3cret-s3cret" not in result.stdout + result.stderr
     assert base64.b64encode(b"s3cret-s3cret").decode() not in result.stdout + result.stderr
-    # And not because pyinfra does not repeat them any more.
+    # pyinfra does print the other arguments, so the check above means something.
     assert "_stdin=…" in result.stderr
     assert "left alone: /etc/terrafirma/secrets/app/api/ stale" in result.stderr
     assert (how == "--dry") == ("  token, key" in result.stderr)

@@ -1,4 +1,4 @@
-"""What a backup host says, and the line that comes of it: the words are those of real programs."""
+"""Errors of a backup host, as real programs print them, and their explanations in one line."""
 
 from types import ModuleType
 
@@ -28,7 +28,7 @@ def remote(*lines: str) -> str:
 
 
 def served(error: str, *, where: str = "res = f(**args)") -> str:
-    """An exception on the backup host, as borg there and borg here repeat it."""
+    """An exception on the backup host, as borg prints it on both hosts."""
     return (
         "Traceback (most recent call last):\n\n"
         '  File "/usr/lib/python3/dist-packages/borg/remote.py", line 252, in serve\n'
@@ -81,7 +81,7 @@ ROWS: dict[str, tuple[str, str]] = {
         remote("ssh: connect to host 172.17.0.6 port 2: Connection refused"),
         "borg_repository: 172.17.0.6 refuses connections to port 2: no SSH server listens there",
     ),
-    # borg misses these words; the program asks ssh itself.
+    # borg misses this error, so the program runs ssh itself.
     "time": (
         f"{LEFT}\nRemote: ssh: connect to host 10.255.255.1 port 22: Connection timed out",
         "borg_repository: 10.255.255.1 does not answer on port 22 (Connection timed out)",
@@ -119,7 +119,7 @@ ROWS: dict[str, tuple[str, str]] = {
         "borg_repository: the account on box.acme.com runs no commands: its shell is nologin, or "
         "it expired",
     ),
-    # borg there.
+    # borg on the backup host.
     "no borg": (
         remote("sh: 1: borg-1.9: not found"),
         "borg_remote_path: box.acme.com has no program borg-1.4 for this account: install borg "
@@ -147,7 +147,7 @@ ROWS: dict[str, tuple[str, str]] = {
         "borg_repository: the key may not use /home/box/other.borg on box.acme.com: its line in "
         "authorized_keys restricts it to another path",
     ),
-    # Room.
+    # Space.
     "quota": (
         "The storage quota (10.00 MB) has been exceeded (23.30 MB). Try deleting some archives.\n",
         "box.acme.com has no room for the backup: storage quota (10.00 MB) has been exceeded "
@@ -197,14 +197,14 @@ ROWS: dict[str, tuple[str, str]] = {
     "keyfile": (
         "No key file for repository ssh://box@172.17.0.6/home/box/keyfile.borg found in "
         "/root/.config/borg/keys.\n",
-        "borg_repository: the key of the repository there is in a file of whoever made it: put it "
-        "into /root/.config/borg/keys, or take another path",
+        "borg_repository: the key of the repository is a file on the machine that created it: "
+        "copy the file to /root/.config/borg/keys, or take another path",
     ),
     "version": (
         "/home/box/v2.borg does not have a valid configuration. Check repo config [repository "
         "version 2 is not supported by this borg version].\n",
-        "borg_repository: another version of borg made the repository there: repository version 2 "
-        "is not supported",
+        "borg_repository: another version of borg created the repository there: repository version "
+        "2 is not supported",
     ),
     "something else is there": (
         "There is already something at /home/box/plain.\n",
@@ -246,7 +246,7 @@ ROWS: dict[str, tuple[str, str]] = {
         "Traceback (most recent call last):\n",
         "the repository is damaged: run `borg check` on box.acme.com before anything else",
     ),
-    # What nobody foresaw.
+    # Unknown errors.
     "else": (
         "something\nborg: error: argument --x: odd\nusage\n",
         "borg: error: argument --x: odd",
@@ -255,7 +255,7 @@ ROWS: dict[str, tuple[str, str]] = {
         "web: Command 'x' returned non-zero exit status 1.\n\nNeed some help? https://borgmatic\n",
         "web: Command 'x' returned non-zero exit status 1.",
     ),
-    "silence": ("", "it ended without a word"),
+    "silence": ("", "it ended without a message"),
 }
 
 
@@ -268,7 +268,7 @@ def test_each_cause_has_its_own_line(causes: ModuleType, what: str) -> None:
     assert not {"{", "\\"} & set(found)
 
 
-def test_words_are_not_filled_in_twice(causes: ModuleType) -> None:
+def test_placeholders_are_not_filled_in_twice(causes: ModuleType) -> None:
     said = "Repository path not allowed: /home/{key}/\\1\n"
     assert "/home/ssh-ed25519" not in causes.cause(said, **FILLED | {"host": "{key}"})
     assert "{key}" in causes.cause(
@@ -291,7 +291,7 @@ def test_words_are_not_filled_in_twice(causes: ModuleType) -> None:
             "pg_restore: error: could not read from input file: end of file",
         ),
         ("Killed\n\n", "Killed"),
-        ("", "it ended without a word"),
+        ("", "it ended without a message"),
     ],
 )
 def test_the_line_that_says_why(causes: ModuleType, said: str, line: str) -> None:

@@ -1,4 +1,4 @@
-"""The program that makes backups: which repository it goes on with, and how databases are named."""
+"""The backup program: which repository it accepts, and how it names and dumps databases."""
 
 import json
 import shlex
@@ -42,7 +42,7 @@ def settings(place: str, wanted: str = "", replaces: str = "") -> dict[str, str]
 # --- which repository it is -----------------------------------------------------------------------
 
 KNOWN = {ELSEWHERE: THREE, HERE: ONE}
-# What the server remembers, its settings, and the id of what is there.
+# The repositories that the server remembers, its settings, and the id of the repository there.
 GOES_ON: dict[str, tuple[dict[str, str], dict[str, str], str | None]] = {
     "nothing known, nothing there": ({}, settings(HERE), None),
     "nothing known, one there": ({}, settings(HERE), ONE),
@@ -66,15 +66,15 @@ REFUSED: dict[str, tuple[dict[str, str], dict[str, str], str | None, str]] = {
         None,
         f'borg_repository_replaces = "{TWO}"',
     ),
-    "made anew by others": (KNOWN, settings(HERE), TWO, f'borg_repository_id = "{TWO}"'),
-    "somebody else's": (KNOWN, settings(THERE), TWO, f"this is another repository, {TWO}"),
+    "created again by others": (KNOWN, settings(HERE), TWO, f'borg_repository_id = "{TWO}"'),
+    "another server's": (KNOWN, settings(THERE), TWO, f"this is another repository, {TWO}"),
     "moved": (KNOWN, settings(THERE), ONE, f"{ONE} was at {HERE}, and is at {THERE} now"),
     "an older one of ours, moved": (KNOWN, settings(THERE), THREE, f"was at {ELSEWHERE}"),
-    "moved, and another one named": (KNOWN, settings(THERE, TWO), ONE, f"and there is {ONE}"),
-    "named, and not there": (KNOWN, settings(THERE, ONE), None, f"{ONE} is to be at {THERE}"),
-    "named on a new server, and not there": ({}, settings(HERE, ONE), None, "is to be at"),
-    "named on a new server, and another": ({}, settings(HERE, ONE), TWO, "is to be at"),
-    "replaces what is somebody else's": (
+    "moved, and another one named": (KNOWN, settings(THERE, TWO), ONE, f"but {ONE} is there"),
+    "named, and not there": (KNOWN, settings(THERE, ONE), None, f"{ONE} should be at {THERE}"),
+    "named on a new server, and not there": ({}, settings(HERE, ONE), None, "should be at"),
+    "named on a new server, and another": ({}, settings(HERE, ONE), TWO, "should be at"),
+    "replaces another server's": (
         KNOWN,
         settings(THERE, replaces=ONE),
         TWO,
@@ -84,12 +84,12 @@ REFUSED: dict[str, tuple[dict[str, str], dict[str, str], str | None, str]] = {
 
 
 @pytest.mark.parametrize("what", GOES_ON)
-def test_it_goes_on(store: ModuleType, what: str) -> None:
+def test_it_accepts_a_repository(store: ModuleType, what: str) -> None:
     store.judge(*GOES_ON[what])
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_it_neither_begins_anew_nor_takes_another_one_in_silence(
+def test_it_refuses_to_start_over_or_to_use_another_repository(
     store: ModuleType, what: str
 ) -> None:
     known, data, found, words = REFUSED[what]
@@ -100,14 +100,14 @@ def test_it_neither_begins_anew_nor_takes_another_one_in_silence(
     assert "\n" not in str(error.value)
 
 
-def test_what_is_remembered_is_as_long_as_places_were_used(
+def test_repositories_are_remembered_by_their_places(
     store: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "STATE", tmp_path)
     monkeypatch.setattr(store, "CONFIG", tmp_path / "config.yaml")
     monkeypatch.setattr(store.pwd, "getpwuid", lambda _: type("Root", (), {"pw_dir": tmp_path}))
     assert store.remembered() == {}
-    # A server that was set up before: borg's own memory, of the place that is configured alone.
+    # A server set up by an earlier version: borg's own memory of the configured place.
     for one, place in ((ONE, HERE), (TWO, THERE)):
         directory = tmp_path / ".config/borg/security" / one
         directory.mkdir(parents=True)
@@ -120,7 +120,9 @@ def test_what_is_remembered_is_as_long_as_places_were_used(
     assert list(store.remembered().items()) == [(THERE, TWO), (HERE, THREE)]
 
 
-def test_settings_of_an_older_kind_are_said(store: ModuleType, tmp_path: Path) -> None:
+def test_a_configuration_of_an_earlier_version_is_refused(
+    store: ModuleType, tmp_path: Path
+) -> None:
     (tmp_path / "config.yaml").write_text("# Managed by Terrafirma: tasks/borg.py\n")
     with pytest.raises(store.Failed, match="run the deploy"):
         store.read(tmp_path / "config.yaml")
@@ -146,7 +148,7 @@ def test_a_name_survives_borgmatic_the_shell_and_the_file_system(
     assert not encoded.startswith("-")
 
 
-def test_names_that_most_have_stay(program: ModuleType) -> None:
+def test_ordinary_names_are_not_encoded(program: ModuleType) -> None:
     for name in ("api", "shop_2", "a-b", "a.b"):
         assert program.encoded(name) == name
 
@@ -158,8 +160,8 @@ def test_a_name_is_no_option_and_no_connection_string(program: ModuleType) -> No
 
 
 @pytest.mark.parametrize("version", [15, 16, 17])
-def test_it_comes_to_postgresql_as_all_the_rest_does(program: ModuleType, version: int) -> None:
-    """And neither libraries nor triggers of a database's owner keep a dump from being made."""
+def test_it_connects_to_postgresql_like_the_facts(program: ModuleType, version: int) -> None:
+    """Libraries and triggers of a database's owner cannot hinder a dump either."""
     command = program.postgres(str(version), "pg_dump", "--x")
     (options,) = [word for word in command if word.startswith("PGOPTIONS=")]
     ours = {part.strip() for part in options.removeprefix("PGOPTIONS=").split("-c ")}
@@ -179,7 +181,7 @@ def test_borgmatic_gets_the_databases_that_there_are(program: ModuleType, sectio
     databases = json.loads(values[f"{prefix}postgresql_databases"])
     assert [one["name"] for one in databases] == ["api", "a%20b"]
     assert all(one["pg_dump_command"].endswith(" dump 17") for one in databases)
-    # It waits for a lock, but not for ever.
+    # A dump waits for a lock, but not for ever.
     assert all("--lock-wait-timeout=" in one["options"] for one in databases)
     assert values[f"{prefix}before_backup"] == "[]"
     prefix = "storage." if sections else ""
@@ -193,12 +195,12 @@ def test_borgmatic_gets_the_databases_that_there_are(program: ModuleType, sectio
 def shop(
     program: ModuleType, store: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., dict[str, Any]]:
-    """Settings for a repository on a backup host, which a shell in `box` stands for."""
+    """Settings for a repository on a backup host; a local shell in `box` takes the host's place."""
     if not shutil.which("borg"):
         pytest.skip("no borg here")
     box, home = tmp_path / "box", tmp_path / "home"
     ssh = tmp_path / "ssh"
-    # Options and the host's name come first.
+    # Skip the options and the host's name, which come before the command.
     ssh.write_text(
         f"#!/bin/sh\nwhile case $1 in -*) :;; *) ! :;; esac; do shift; done; shift\n"
         f'cd {box} && exec sh -c "$*"\n'
@@ -207,7 +209,7 @@ def shop(
     for directory in (box, home, tmp_path / "state"):
         directory.mkdir()
     monkeypatch.setattr(store.pwd, "getpwuid", lambda _: type("Root", (), {"pw_dir": str(home)}))
-    # At each start borg tests itself, and loads what it mounts archives with: half of its time.
+    # Skip borg's self-test and its support for mounts, which take half of its time.
     lean = {"BORG_SELFTEST": "disabled", "BORG_FUSE_IMPL": "none"}
     plain = store.environment
     for module in (program, store):
@@ -238,7 +240,7 @@ def test_a_repository_that_moves_back_is_used_there(
     def prove(place: str, **more: str) -> None:
         settings = shop(place, **more)
         store.prove(store.CONFIG)
-        # As every backup does.
+        # Use the repository as every backup does.
         store.borg(settings, "create", f"::{time.monotonic()}", __file__)
 
     prove(A)
@@ -249,12 +251,12 @@ def test_a_repository_that_moves_back_is_used_there(
     prove(A)
     prove(B)
     prove(A, repository_id=identity)
-    # And where the server's own memory is lost, borg's is not in the way.
+    # If the server's own memory is lost, borg's memory is no obstacle.
     (store.STATE / "repositories.json").unlink()
     prove(A)
 
 
-def test_a_memory_that_is_broken_is_borgs_own(
+def test_borgs_memory_replaces_a_broken_file(
     store: ModuleType, shop: Callable[..., dict[str, Any]]
 ) -> None:
     shop(A)
@@ -268,14 +270,14 @@ def test_a_memory_that_is_broken_is_borgs_own(
 
 
 @pytest.mark.parametrize("path", ["./r/", "./a/../r", ".//r", "./r/.", "~/r/", "/srv/r/", "srv//r"])
-def test_another_spelling_does_not_begin_anew(
+def test_another_spelling_is_the_same_repository(
     store: ModuleType, shop: Callable[..., dict[str, Any]], tmp_path: Path, path: str
 ) -> None:
-    """Where borg alone remembers what was there."""
+    """Only borg remembers the repository."""
     settings = shop(f"ssh://box@a.example/{path}")
     location = tmp_path / f"home/.config/borg/security/{ONE}/location"
     location.parent.mkdir(parents=True)
-    # Written by borg itself.
+    # borg's own code writes the file.
     code = "import sys; from borg.helpers import Location;"
     code += "print(Location(sys.argv[1]).canonical_path(), end='')"
     location.write_text(
@@ -291,19 +293,19 @@ def test_a_repository_that_opened_before_goes_on(
     settings = shop(A)
     store.borg(settings, "init", "--encryption", kind)
     store.prove(store.CONFIG)
-    # On another server it has to be made possible.
+    # Another server lacks the key file, or borg's consent to an unencrypted repository.
     shutil.rmtree(tmp_path / "home")
     shutil.rmtree(tmp_path / "state")
     (tmp_path / "state").mkdir()
     if kind == "repokey":
         store.prove(store.CONFIG)
         return
-    with pytest.raises(store.Failed, match=r"put it into|is not encrypted"):
+    with pytest.raises(store.Failed, match=r"copy the file to|is not encrypted"):
         store.prove(store.CONFIG)
     assert not (tmp_path / "state/repositories.json").exists()
 
 
-def test_prune_keeps_the_newest_that_has_what_is_missing(
+def test_prune_keeps_the_newest_archive_with_a_missing_database(
     program: ModuleType,
     store: ModuleType,
     shop: Callable[..., dict[str, Any]],
@@ -341,10 +343,10 @@ def test_prune_keeps_the_newest_that_has_what_is_missing(
     assert sorted(store.look(settings)[1]) == ["web-1", "web-2", "web-4"]
 
 
-# --- what ends a backup ---------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 
 
-def test_only_root_keeps_a_backup_from_running_and_not_for_ever(
+def test_only_root_can_hold_the_lock_and_waiting_ends(
     program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert program.LOCK.parent == program.STATE
@@ -352,7 +354,7 @@ def test_only_root_keeps_a_backup_from_running_and_not_for_ever(
     monkeypatch.setattr(program, "PATIENCE", 1)
     with (tmp_path / "lock").open("w") as one, (tmp_path / "lock").open("w") as other:
         program.locked(one)
-        with pytest.raises(program.Failed, match="another one has gone on"):
+        with pytest.raises(program.Failed, match="another backup has been running"):
             program.locked(other)
         one.close()
         program.locked(other)
@@ -363,7 +365,7 @@ def test_only_root_keeps_a_backup_from_running_and_not_for_ever(
     [
         ("run", {}, 0),
         ("run", {"shop": "it allows no connections"}, 1),
-        # The run of a deploy says it and goes on: the repository is proved.
+        # A deploy reports it and succeeds, because the repository is proved.
         ("create", {"shop": "it allows no connections"}, 0),
     ],
 )
@@ -388,7 +390,7 @@ def test_a_night_without_one_database_is_a_failure(
     except SystemExit as end:
         ended = int(end.code or 0)
     assert ended == code
-    # A failure of one database is no reason to keep everything for ever.
+    # Old archives are pruned even if one database fails every night.
     assert done == (["prune", "compact", "check"] if action == "run" else [])
 
 
@@ -399,7 +401,7 @@ pg_dump of "api": pg_dump: error: one
 """
 
 
-def test_what_could_not_be_dumped_is_found(
+def test_databases_that_could_not_be_dumped(
     program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(program, "SAID", tmp_path / "said")
@@ -415,12 +417,12 @@ def test_what_could_not_be_dumped_is_found(
     [
         ("echo 'error: FATAL:  no' >&2; exit 1", 'pg_dump of "a b": error: FATAL:  no\n'),
         ("kill -9 $$", 'pg_dump of "a b": it was killed (exit code -9)\n'),
-        # borg went away: its own words are the cause.
+        # borg died: its own errors are the cause.
         ("kill -13 $$", None),
         ("echo 'pg_dump: error: could not write: Broken pipe' >&2; exit 1", None),
     ],
 )  # fmt: skip
-def test_a_dump_that_failed_says_why_where_borgmatic_would_not(
+def test_the_error_of_a_failed_dump_is_kept(
     program: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -444,7 +446,7 @@ def test_a_dump_that_failed_says_why_where_borgmatic_would_not(
         ({"b"}, {"a"}, ["b"]),
     ],
 )
-def test_one_that_cannot_be_dumped_does_not_end_the_others_backup(
+def test_a_database_that_cannot_be_dumped_does_not_end_the_backup(
     program: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -474,7 +476,7 @@ def test_one_that_cannot_be_dumped_does_not_end_the_others_backup(
     assert missing == {"shut": "closed"} | dict.fromkeys(left_out, "corrupt")
 
 
-def test_another_failure_ends_it(
+def test_any_other_failure_ends_the_backup(
     program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(program, "SAID", tmp_path / "said")

@@ -1,4 +1,4 @@
-"""Archives as a repository answers, and what the first one proves."""
+"""What facts read of archives, and which archive proves a configuration."""
 
 import os
 from pathlib import Path

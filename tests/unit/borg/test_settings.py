@@ -1,4 +1,4 @@
-"""Which repositories and known hosts the settings of backups take, and what is refused."""
+"""Which repositories and known hosts the settings of backups accept and refuse."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tests.unit.settings import KEY, numbered, of, refusal
 # --- bad data -------------------------------------------------------------------------------------
 
 BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
-    # what host data says; the key that the message names; what would be right
+    # the settings; the key in the message; what would be right
     (Borg, {"borg_repository": "/srv/backup"}, "borg_repository", "does not match"),
     (Borg, {"borg_repository": "ssh://b@host"}, "borg_repository", "does not match"),
     (Borg, {"borg_repository": "ssh://b@host/./a b"}, "borg_repository", "does not match"),
@@ -89,7 +89,7 @@ def test_bad_data_names_the_key_and_what_would_be_right(
         "ssh://b@host/./a",
         "ssh://u1@u1.your-storagebox.de:23/./backups/web",
         "ssh://b@host:22/srv/a",
-        # An address, a path with what looks like another, and names like those of this machine.
+        # An IPv6 address, a path that contains an address, and names that only look local.
         "ssh://b@[2001:db8::1]:23/./a",
         "ssh://b@host:22/srv/c:d@127.0.0.1/a",
         "ssh://b@localhost.acme.com/./a",

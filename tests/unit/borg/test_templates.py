@@ -1,4 +1,4 @@
-"""borgmatic's settings, in the spelling of old and new versions; its timer and known hosts."""
+"""borgmatic's settings, in the format of old and new versions; its timer and known hosts."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import yaml
 
 from tests.unit.templates import DATA, rendered, settled
 
-# The sections of borgmatic before 1.8, and the settings of ours in each.
+# The sections of borgmatic before 1.8, and our settings in each.
 SECTIONS = {
     "location": {
         *("source_directories", "exclude_patterns", "exclude_caches", "repositories"),
@@ -37,10 +37,10 @@ def backup(*, sections: bool, **data: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("sections", [False, True])
-def test_borgmatic_backs_up_what_is_declared(sections: bool) -> None:
+def test_borgmatic_gets_the_settings(sections: bool) -> None:
     settings = backup(sections=sections)
     data = DATA["borg/config.yaml.j2"]
-    # Old borgmatic prunes by the host's name in any case.
+    # borgmatic before 1.8 always prunes by the host's name.
     only_new = set() if sections else {"match_archives"}
     assert set(settings) == set().union(*SECTIONS.values()) | only_new
     assert settings["source_directories"] == list(data["directories"])
@@ -52,12 +52,12 @@ def test_borgmatic_backs_up_what_is_declared(sections: bool) -> None:
     assert "-i /etc/terrafirma/secrets/borg/id_ed25519" in settings["ssh_command"]
 
 
-def test_new_borgmatic_is_told_the_repository_by_path() -> None:
+def test_new_borgmatic_gets_the_repository_by_path() -> None:
     assert backup(sections=False)["repositories"] == [{"path": "ssh://b@backup.acme.com:23/./web"}]
 
 
-def test_old_borgmatic_is_told_the_repository_as_text() -> None:
-    """1.7.7, that of Debian 12, refuses anything else: {'path': …} is not of type 'string'."""
+def test_old_borgmatic_gets_the_repository_as_text() -> None:
+    """1.7.7, in Debian 12, refuses anything else: {'path': …} is not of type 'string'."""
     assert backup(sections=True)["repositories"] == ["ssh://b@backup.acme.com:23/./web"]
 
 
@@ -75,14 +75,14 @@ def test_databases_are_dumped_by_the_superuser(sections: bool) -> None:
 
 
 def test_old_borgmatic_need_not_list_the_databases() -> None:
-    """For `all` with a format 1.7.7 runs plain `psql --list` as root, not psql_command."""
+    """For `all` with a format, 1.7.7 runs plain `psql --list` as root instead of psql_command."""
     names = [database["name"] for database in backup(sections=True)["postgresql_databases"]]
     assert "all" not in names
 
 
 @pytest.mark.parametrize("sections", [False, True])
-def test_an_archive_that_nobody_read_back_does_not_count(sections: bool) -> None:
-    """By whomever borgmatic is started; and prune goes by the names of those that count."""
+def test_an_archive_that_was_not_read_back_does_not_count(sections: bool) -> None:
+    """A plain `borgmatic create` makes such an archive. Prune matches only names that count."""
     settings = backup(sections=sections)
     assert settings["archive_name_format"].startswith("{hostname}-{now:")
     assert settings["archive_name_format"].endswith(".checkpoint")
@@ -90,7 +90,7 @@ def test_an_archive_that_nobody_read_back_does_not_count(sections: bool) -> None
 
 
 @pytest.mark.parametrize("sections", [False, True])
-def test_the_program_borg_there_may_have_another_name(sections: bool) -> None:
+def test_borg_on_the_backup_host_may_have_another_name(sections: bool) -> None:
     assert backup(sections=sections)["remote_path"] == "borg-1.4"
     assert "remote_path" not in backup(sections=sections, remote_path="")
 
@@ -100,10 +100,10 @@ def test_nothing_need_be_excluded(sections: bool) -> None:
     assert backup(sections=sections, exclude=()).get("exclude_patterns", []) == []
 
 
-def test_a_backup_is_made_on_time() -> None:
+def test_the_timer() -> None:
     assert "OnCalendar=*-*-* 02:00:00" in settled(rendered("borg/borgmatic.timer.j2"))
     assert "Persistent=true" in settled(rendered("borg/borgmatic.timer.j2"))
 
 
-def test_hosts_that_are_known() -> None:
+def test_known_hosts() -> None:
     assert settled(rendered("borg/known_hosts.j2")) == ["a ssh-ed25519 AAAA", "b ssh-rsa BBBB"]

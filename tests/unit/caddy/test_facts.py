@@ -1,4 +1,4 @@
-"""Caddy's version, names and certificates as a host answers."""
+"""What facts read of Caddy: its version, names and certificates."""
 
 import pytest
 
@@ -59,7 +59,7 @@ def test_certificates_that_are_missing_and_why() -> None:
         "missing": ["acme.com", "www.acme.com"],
         "reasons": {"acme.com": "DNS problem: NXDOMAIN looking up A for acme.com (dns)"},
     }
-    # What went wrong once with a name that has its certificate now.
+    # An old error of a name that has its certificate now is left out.
     assert Certificates().process(lines[1:3])["reasons"] == {}
 
 

@@ -9,7 +9,7 @@ from terrafirma.settings import Settings
 from tests.unit.settings import numbered, refusal
 
 BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
-    # what host data says; the key that the message names; what would be right
+    # the settings; the key in the message; what would be right
     (Caddy, {"caddy_email": "me"}, "caddy_email", "'me' does not match"),
     (Caddy, {"caddy_email": "me@acme.com {"}, "caddy_email", "does not match"),
     (Caddy, {"caddy_acme_ca": "http://ca.acme.com"}, "caddy_acme_ca", "does not match"),

@@ -1,4 +1,4 @@
-"""Caddy as a run plans it: sites, and the names that lead to them."""
+"""What a run plans for Caddy: sites, and warnings about their names."""
 
 import ssl
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from terrafirma.caddy.facts import CaddyVersion, Names
 from tests.conftest import Pyinfra
 from tests.unit.fake_host import api, command, commands, fake, machine, refuses, written
 
-# --- they refuse ----------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
-# What is wrong; the page; the host; the key or the thing that is named, and what would be right.
+# The mistake; the task; the host; the key in the message, and what would be right.
 REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "a foreign Caddyfile": (
         "tasks/caddy",
@@ -102,21 +102,21 @@ def test_a_site_is_as_the_installed_caddy_takes_it(
     assert "redir https://api.terrafirma.test{uri} 308" in caddyfile
     assert "redir /old /new" in caddyfile
     assert "path /admin /admin/*" in caddyfile
-    # It is in the file, which is not everybody's, and in no output.
+    # The password hash is in the file, which is closed to other accounts, and in no output.
     assert "bob *MASKED*" in caddyfile
     assert BCRYPT not in result.stderr + result.stdout
 
 
-def test_the_way_to_a_private_authority_is_put_before_the_sites_need_it(
+def test_the_root_of_a_private_authority_is_there_before_the_sites(
     pyinfra: Pyinfra, tmp_path: Path
 ) -> None:
     file = tmp_path / "root.pem"
     path = ssl.get_default_verify_paths().cafile or ssl.get_default_verify_paths().openssl_cafile
     end = "-----END CERTIFICATE-----\n"
     file.write_text(Path(path).read_text().partition(end)[0] + end)
-    told = {"caddy_acme_ca": "https://ca.terrafirma.test/d", "caddy_acme_ca_root": str(file)}
+    data = {"caddy_acme_ca": "https://ca.terrafirma.test/d", "caddy_acme_ca_root": str(file)}
     result = pyinfra.call(
-        "@fake/host", "tasks/caddy.py", "--dry", "--diff", *fake(machine(), **told)
+        "@fake/host", "tasks/caddy.py", "--dry", "--diff", *fake(machine(), **data)
     )
     root = "/etc/caddy/acme-ca-root.pem"
     assert "BEGIN CERTIFICATE" in written(result, root)
@@ -125,7 +125,7 @@ def test_the_way_to_a_private_authority_is_put_before_the_sites_need_it(
 
 
 @pytest.mark.parametrize("files", [["tasks/caddy.py"], ["tasks/preflight.py", "tasks/caddy.py"]])
-def test_a_name_that_leads_elsewhere_is_said_once_and_stops_nothing(
+def test_a_name_that_leads_elsewhere_is_reported_once_and_stops_nothing(
     pyinfra: Pyinfra, files: list[str]
 ) -> None:
     names = command(Names, domains=["acme.com", "www.acme.com"])

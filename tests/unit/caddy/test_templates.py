@@ -13,7 +13,7 @@ from tests.unit.templates import BCRYPT, CADDY_PATH, SITE, rendered, settled
 
 
 def sites(**data: Any) -> dict[str, str]:
-    """The blocks of the Caddyfile by what stands before them; the global one under ""."""
+    """The blocks of the Caddyfile by their addresses; the global block under ""."""
     text = rendered("caddy/Caddyfile.j2", **data)
     assert text.count("{") == text.count("}")
     return dict(re.findall(r"^(\S*) ?\{\n(.*?)^\}$", text, re.MULTILINE | re.DOTALL))
@@ -27,7 +27,7 @@ def test_a_request_waits_for_a_replica_no_longer_than_for_its_answer(
     assert re.findall(r"\blb_try_duration (\S+)", text) == [f"{tried}s", f"{tried}s"]
 
 
-def test_caddy_looks_for_a_file_and_sends_to_the_slot_that_it_names() -> None:
+def test_a_file_decides_which_slot_gets_the_requests() -> None:
     blocks = sites()
     assert list(blocks) == [
         *("", "api.terrafirma.test"),
@@ -44,10 +44,10 @@ def test_caddy_looks_for_a_file_and_sends_to_the_slot_that_it_names() -> None:
         assert [matcher for matcher, _ in proxies] == ["@green ", ""]
         for (_, proxy), ports, slot in zip(proxies, (green, blue), ("green", "blue"), strict=True):
             assert re.findall(r"^\t\tto (.*)$", proxy, re.MULTILINE) == [ports]
-            # How they are asked is said by the release in the slot.
+            # The release in the slot writes the health check.
             assert f"import upstreams/{name}.{slot}.*caddy\n" in proxy
             assert "health_uri" not in proxy
-        # No more than where they send to, and what they are asked, tells them apart.
+        # The two proxies differ only in their ports and in the file with the health check.
         assert proxies[0][1].replace(green, blue).replace("green", "blue") == proxies[1][1]
         (matcher,) = re.findall(
             r"^\t@green file \{\n(.*?)^\t\}$", blocks[domain], re.MULTILINE | re.DOTALL
@@ -56,16 +56,16 @@ def test_caddy_looks_for_a_file_and_sends_to_the_slot_that_it_names() -> None:
             *("root", "/etc/caddy/upstreams"),
             *("try_files", f"/{name}.green"),
         ]
-        # One `*`, which is all that Caddy takes, and no file of another application.
+        # One `*` is all that Caddy accepts; the dot keeps other applications' files out.
         assert f"import maintenance/{name}.*caddy\n" in blocks[domain]
 
 
-def test_caddy_does_not_log_each_second_what_is_not_there() -> None:
+def test_caddy_does_not_log_failed_health_checks() -> None:
     assert "exclude http.handlers.reverse_proxy.health_checker.active\n" in sites()[""]
 
 
 def test_a_kernel_that_cannot_hand_over_connections_is_no_failure() -> None:
-    """systemd-sysctl passes over what is not there where a `-` stands before it."""
+    """systemd-sysctl ignores a missing setting if its line begins with `-`."""
     assert settled(rendered("caddy/sysctl.conf.j2")) == ["-net.ipv4.tcp_migrate_req = 1"]
 
 
@@ -77,7 +77,7 @@ def test_caddy_signs_private_names_itself_and_no_others() -> None:
         assert "tls " not in blocks[public]
 
 
-def test_caddy_sends_clients_to_the_one_name() -> None:
+def test_caddy_redirects_further_names_to_the_domain() -> None:
     blocks = sites()
     for name in ("acme.com", "web.acme.test"):
         assert "\tredir https://www.acme.com{uri} 308\n" in blocks[name]
@@ -99,18 +99,18 @@ def test_caddy_logs_are_bounded() -> None:
         assert "roll_keep 10" in blocks[domain]
 
 
-def test_caddy_asks_the_authority_that_it_is_told() -> None:
+def test_caddy_uses_the_configured_authority() -> None:
     for key in ("email", "acme_ca", "acme_ca_root"):
         assert key not in sites()[""]
-    told = sites(
+    block = sites(
         email="ops@acme.com", acme_ca="https://ca.acme.com/directory", acme_ca_root="/etc/root.pem"
     )[""]
-    assert "\temail ops@acme.com\n" in told
-    assert "\tacme_ca https://ca.acme.com/directory\n" in told
-    assert "\tacme_ca_root /etc/root.pem\n" in told
+    assert "\temail ops@acme.com\n" in block
+    assert "\tacme_ca https://ca.acme.com/directory\n" in block
+    assert "\tacme_ca_root /etc/root.pem\n" in block
 
 
-def test_caddy_is_asked_for_what_its_version_knows() -> None:
+def test_the_caddyfile_suits_the_installed_version() -> None:
     old, new = sites(), sites(version=(2, 11))
     assert "stream_close_delay" not in old["www.acme.com"]
     assert "stream_close_delay 45s\n" in new["www.acme.com"]
@@ -120,11 +120,11 @@ def test_caddy_is_asked_for_what_its_version_knows() -> None:
     assert "\n\tmetrics\n" in new[""]
 
 
-def test_caddy_listens_to_commands_on_loopback_alone() -> None:
+def test_the_admin_endpoint_is_on_loopback_only() -> None:
     assert re.findall(r"^\tadmin (.*)$", sites()[""], re.MULTILINE) == ["localhost:2019"]
 
 
-def test_caddy_limits_what_is_sent_and_how_long_it_waits() -> None:
+def test_limits_of_body_and_time() -> None:
     blocks = sites()
     for domain, size, exact, seconds in (
         ("api.terrafirma.test", 100, 104_857_600, 60),
@@ -154,12 +154,12 @@ def test_caddy_serves_directories_by_itself() -> None:
     assert "\thandle /icon.ico {\n\t\troot * /srv/icons\n" in block
 
 
-def test_caddy_has_the_lines_of_ones_own() -> None:
+def test_lines_of_a_snippet_are_in_the_caddyfile() -> None:
     block = sites()["www.acme.com"]
     assert "\t# From web.caddy\nredir /old /new\n" in block
     assert 'X-Mine `a "b" {c}`\n\t\t-Via\n\t\tdefer\n' in block
-    told = sites(options={"file": "mine", "text": "\tgrace_period 5s"})[""]
-    assert "\t# From mine\n\tgrace_period 5s\n" in told
+    block = sites(options={"file": "mine", "text": "\tgrace_period 5s"})[""]
+    assert "\t# From mine\n\tgrace_period 5s\n" in block
     assert "# From" not in sites()[""]
 
 
@@ -180,7 +180,7 @@ def test_caddy_without_applications() -> None:
     ],
 )
 def test_caddy_accepts_it(more: dict[str, Any], maintenance: bool, tmp_path: Path) -> None:
-    """The newest, which takes the spelling of the older ones too."""
+    """The newest Caddy also accepts the directives of older versions."""
     text = rendered("caddy/Caddyfile.j2", **more).replace("/var/log/caddy", str(tmp_path))
     path = tmp_path / "Caddyfile"
     path.write_text(text)

@@ -1,4 +1,4 @@
-"""Which keys of daemon.json may be set, what they take, and what is said of the others."""
+"""Which keys of daemon.json may be set, which values they take, and why others are refused."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from terrafirma.docker.settings import Docker
 from terrafirma.settings import Refused
 from tests.unit.settings import of
 
-# A value of each key that an engine starts with; those that Docker 26.1 knows were tried there.
+# A valid value of each key; Docker 26.1 started with those that it knows.
 GOOD: dict[str, Any] = {
     "builder": {"gc": {"enabled": True, "defaultKeepStorage": "10GB"}},
     "cdi-spec-dirs": ["/etc/cdi"],
@@ -57,27 +57,27 @@ def test_several_of_them_together() -> None:
     assert list(daemon.refuse(GOOD | {"default-runtime": "crun"})) == []
 
 
-# Of each key that may not be set: words of the reason, and of the way to get what was wanted.
+# For each refused key: words of the reason, and of the other way to the same end.
 REASONS: dict[str, tuple[str, str]] = {
-    "allow-direct-routing": ("open to all", "let Caddy serve them (apps)"),
+    "allow-direct-routing": ("open to anyone", "let Caddy serve them (apps)"),
     "authorization-plugins": ("does nothing at all", "users_accounts"),
-    "bip": ("where PostgreSQL listens", "docker_address_pool"),
+    "bip": ("PostgreSQL listens on docker0", "docker_address_pool"),
     "bip6": ("docker0", "fixed-cidr-v6"),
     "bridge": ("no docker0", "docker_address_pool"),
     "bridge-accept-fwmark": ("rules", "DOCKER-USER"),
     "cgroup-parent": ("systemd", "`memory_mb`"),
     "containerd": ("the unit", "containerd.service"),
-    "containerd-namespace": ("lost from sight", "the unit"),
-    "containerd-plugins-namespace": ("lost from sight", "the unit"),
+    "containerd-namespace": ("lose sight of", "the unit"),
+    "containerd-plugins-namespace": ("lose sight of", "the unit"),
     "cpu-rt-period": ("no kernel", "`cpus` of the application"),
     "cpu-rt-runtime": ("no kernel", "`cpus` of the application"),
     "data-root": ("out of sight", "/var/lib/docker"),
     "default-address-pools": ("docker_address_pool", "docker_subnet_size"),
-    "default-gateway": ("by the host", "gateway"),
-    "default-gateway-v6": ("by the host", "gateway"),
-    "default-network-opts": ("other rules", "driver_opts"),
-    "exec-opts": ("native.cgroupdriver", "leave it to it"),
-    "exec-root": ("lost from sight", "the unit"),
+    "default-gateway": ("through the host", "gateway"),
+    "default-gateway-v6": ("through the host", "gateway"),
+    "default-network-opts": ("rules other than", "driver_opts"),
+    "exec-opts": ("native.cgroupdriver", "systemd manages"),
+    "exec-root": ("lose sight of", "the unit"),
     "firewall-backend": ("iptables", "DOCKER-USER"),
     "fixed-cidr": ("whole subnet", "docker_address_pool"),
     "group": ("root by another name", "users_accounts"),
@@ -90,18 +90,18 @@ REASONS: dict[str, tuple[str, str]] = {
     "init-path": ("package", "`init`"),
     "ip": ("127.0.0.1", "name the address"),
     "ip-forward": ("forward", "DOCKER-USER"),
-    "ip-forward-no-drop": ("everybody", "DOCKER-USER"),
+    "ip-forward-no-drop": ("for anyone", "DOCKER-USER"),
     "ip-masq": ("no way out", "enable_ip_masquerade"),
     "ip6tables": ("IPv6", "version"),
     "iptables": ("rules that Docker makes", "DOCKER-USER"),
-    "labels": ("the mark", "compose file"),
+    "labels": ("marks the file", "compose file"),
     "live-restore": ("outlive", "by hand"),
     "log-driver": ("docker_log_max_size", "docker logs"),
     "log-opts": ("bounded", "docker_log_max_files"),
     "no-proxy": ("proxies", "no-proxy"),
     "node-generic-resources": ("swarm", "live-restore"),
     "nri-opts": ("plug-in", "containers"),
-    "oom-score-adjust": ("given that up", "OOMScoreAdjust"),
+    "oom-score-adjust": ("dropped this key", "OOMScoreAdjust"),
     "pidfile": ("systemd", "the unit"),
     "raw-logs": ("log-format", "journal"),
     "rootless": ("namespace", "`user` of the application"),
@@ -123,7 +123,7 @@ REASONS: dict[str, tuple[str, str]] = {
             "cluster-store", "cluster-store-opts", "deprecated-key-path",
             "disable-legacy-registry", "graph", "trust-key-path",
         ),
-        ("given that up", "would not start"),
+        ("dropped this key", "would not start"),
     ),
     "config-file": ("a flag", "this is the file"),
 }  # fmt: skip
@@ -141,8 +141,8 @@ def refusal(**settings: Any) -> str:
 
 
 @pytest.mark.parametrize("key", REFUSED)
-def test_what_would_undo_the_design_is_refused_with_the_reason_and_the_way(key: str) -> None:
-    """Whatever its value: what is already so needs no setting."""
+def test_a_refused_key_has_a_reason_and_another_way(key: str) -> None:
+    """Its value does not matter, because the platform sets the right one."""
     reason, way = REASONS[key]
     values: tuple[Any, ...] = (True, False, "x", [], {}, None)
     for value in values:
@@ -191,9 +191,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"default-ulimits": {"nofile": {"name": "nofile", "Hard": 2, "Soft": 1}}}, "Name"),
     ({"fixed-cidr-v6": "10.0.0.0/24"}, "no IPv6 network"),
     ({"fixed-cidr-v6": "fd00:1::1/64"}, "no IPv6 network"),
-    ({"ipv6": False, "fixed-cidr-v6": "fd00:1::/64"}, "with ipv6 alone"),
-    ({"metrics-addr": "0.0.0.0:9323"}, "everybody could read it"),
-    ({"metrics-addr": ":9323"}, "everybody could read it"),
+    ({"ipv6": False, "fixed-cidr-v6": "fd00:1::/64"}, "only has an effect with ipv6"),
+    ({"metrics-addr": "0.0.0.0:9323"}, "anyone could read it"),
+    ({"metrics-addr": ":9323"}, "anyone could read it"),
     ({"metrics-addr": "127.0.0.1"}, "not like 127.0.0.1:9323"),
     ({"default-runtime": "crun"}, "none of runtimes"),
     ({"runtimes": {"runc": {"path": "/usr/bin/crun"}}}, "not like crun"),
@@ -214,7 +214,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"init": None}, "init: "),
     ({"registry-mirror": []}, "Docker has no key registry-mirror, did you mean registry-mirrors?"),
     ({"log_level": "info"}, "did you mean log-level?"),
-    # No key that would be refused as well.
+    # A suggestion is never a refused key.
     ({"data_root": "/srv"}, "Docker has no key data_root, there are builder, "),
     ({"containerd-snapshotter": True}, "no key containerd-snapshotter, there are builder, "),
     ({"Debug": True}, "did you mean debug?"),
@@ -223,22 +223,20 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("settings", "words"), WRONG)
-def test_what_an_engine_would_not_start_with_is_refused(
-    settings: dict[str, Any], words: str
-) -> None:
+def test_a_wrong_value_is_refused(settings: dict[str, Any], words: str) -> None:
     line = refusal(**settings)
     assert line.startswith("docker_daemon: ")
     assert words in line
     assert "\n" not in line
 
 
-def test_a_value_is_said_once() -> None:
+def test_a_message_has_the_value_once() -> None:
     line = refusal(**{"default-shm-size": "1.5g"})
     assert line.endswith("default-shm-size: '1.5g' is not like 64m")
 
 
 def test_no_password_of_a_proxy_is_repeated() -> None:
-    """Nor is one written into a file that everybody reads."""
+    """A password is refused as well, because every account can read the file."""
     for settings in (
         {"proxies": {"http-proxy": "ftp://me:s3cret@proxy"}},
         {"proxies": {"https-proxy": "http://me:s3cret@proxy:3128"}},

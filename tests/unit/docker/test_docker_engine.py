@@ -1,4 +1,4 @@
-"""files/docker/docker-engine, with an engine that starts with what it is told to start with."""
+"""files/docker/docker-engine, with a scripted engine that starts only with some files."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-# The engine runs while there is a file `runs`, since what is in the file `since`.
+# The engine runs while the file `runs` exists; the file `since` has the time of its start.
 SYSTEMCTL = """#!/bin/sh
 case "$*" in
 'is-active --quiet docker.service') test -e "$HERE/runs" ;;
@@ -75,7 +75,7 @@ Engine = Callable[..., CompletedProcess[str]]
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host whose engine has run for an hour, with a file that was changed since."""
+    """A host whose engine has run for an hour, with a file that is newer than its start."""
     (tmp_path / "programs").mkdir()
     for name, text in PROGRAMS.items():
         (tmp_path / "programs" / name).write_text(text)
@@ -116,7 +116,7 @@ def engine(here: Path) -> Engine:
 
 
 def started(here: Path, hours: int) -> None:
-    """The engine started so many hours from now: its file is of now."""
+    """Let the engine start so many hours from now; its configuration is of now."""
     when = datetime.now(UTC) + timedelta(hours=hours)
     (here / "since").write_text(f"{when:%a %Y-%m-%d %H:%M:%S.%f} UTC\n")
 
@@ -126,7 +126,7 @@ def proved(here: Path) -> Path:
 
 
 def prove(here: Path, text: str) -> None:
-    """The engine once came up with that."""
+    """Note a configuration as the last one that the engine started with."""
     proved(here).parent.mkdir(parents=True)
     proved(here).write_text(text)
 
@@ -142,7 +142,7 @@ def done(here: Path) -> list[str]:
 # --- check ----------------------------------------------------------------------------------------
 
 
-def test_what_the_engine_runs_with_is_kept(here: Path, engine: Engine) -> None:
+def test_the_configuration_of_the_running_engine_is_kept(here: Path, engine: Engine) -> None:
     started(here, hours=1)
     assert engine("check", str(here / "new")).returncode == 0
     assert proved(here).read_text() == "present\n"
@@ -150,10 +150,10 @@ def test_what_the_engine_runs_with_is_kept(here: Path, engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("change", ["the file is newer", "it does not run", "there is no file"])
-def test_what_the_engine_has_not_come_up_with_is_not_kept(
+def test_a_configuration_that_the_engine_has_not_read_is_not_kept(
     here: Path, engine: Engine, change: str
 ) -> None:
-    """It may be the very one with which it does not start."""
+    """It may be the one with which the engine does not start."""
     prove(here, "proved\n")
     if change != "the file is newer":
         started(here, hours=1)
@@ -162,7 +162,7 @@ def test_what_the_engine_has_not_come_up_with_is_not_kept(
     assert proved(here).read_text() == "proved\n"
 
 
-def test_what_the_engine_refuses_is_refused(here: Path, engine: Engine) -> None:
+def test_a_file_that_the_engine_refuses(here: Path, engine: Engine) -> None:
     started(here, hours=1)
     prove(here, "proved\n")
     (here / "new").write_text("this is refused\n")
@@ -237,7 +237,7 @@ def test_an_engine_that_does_not_start_with_a_file_goes_back_to_the_proved_one(
     result = engine("restart")
     assert result.returncode == 1
     assert result.stderr == (
-        "docker_daemon: the engine does not start with that; it runs as before: "
+        "docker_daemon: the engine does not start with the new file; it runs as before: "
         "failed to start daemon: no such driver\n"
     )
     assert present(here) == "proved\n"
@@ -263,13 +263,11 @@ def test_an_engine_without_a_way_back_says_so(
     assert result.stderr == f"docker_daemon: {words}: failed to start daemon: no such driver\n"
 
 
-def test_a_chain_that_is_missing_is_made_by_a_network_that_goes_again(
-    here: Path, engine: Engine
-) -> None:
+def test_a_temporary_network_recreates_a_missing_chain(here: Path, engine: Engine) -> None:
     (here / "chain").unlink()
     assert engine("restart").returncode == 0
     assert done(here) == ["reload", "restart", *NEW_CHAIN]
-    # Now that it is there, no network is made for it.
+    # With the chain there, no network is created.
     (here / "done").unlink()
     assert engine("restart").returncode == 0
     assert done(here) == ["reload", "restart"]
@@ -278,11 +276,11 @@ def test_a_chain_that_is_missing_is_made_by_a_network_that_goes_again(
 # --- forward --------------------------------------------------------------------------------------
 
 
-def test_forwarding_stays_on_whoever_reads_the_settings_again(here: Path, engine: Engine) -> None:
+def test_forwarding_stays_on_when_settings_are_reloaded(here: Path, engine: Engine) -> None:
     assert engine("forward").returncode == 0
     (file,) = (here / "run/sysctl.d").iterdir()
     assert file.name.endswith(".conf")
-    # After all others that may say something else.
+    # The file is read last, after all files that may set another value.
     assert file.name > "99-sysctl.conf"
     assert file.read_text().splitlines() == [
         "# Managed by Terrafirma: tasks/docker.py",

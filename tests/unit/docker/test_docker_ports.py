@@ -1,4 +1,4 @@
-"""files/docker/docker-ports, with an iptables that says what it is told to do."""
+"""files/docker/docker-ports, with an iptables that logs its arguments."""
 
 import os
 import subprocess
@@ -50,7 +50,7 @@ def test_the_engines_rules_are_copied(tmp_path: Path) -> None:
     ]
 
 
-def test_a_copy_of_before_a_start_that_failed_stays_behind_what_is_newer(tmp_path: Path) -> None:
+def test_rules_of_an_older_copy_stay_behind_newer_ones(tmp_path: Path) -> None:
     (tmp_path / "DOCKER").write_text(
         f"-N DOCKER\n-A DOCKER {TO} 8000 -j DNAT --to-destination 10.210.1.9:8000\n"
         f"-A DOCKER {TO} 8002 -j DNAT --to-destination 10.210.1.4:8000\n"
@@ -71,12 +71,12 @@ def test_a_copy_of_before_a_start_that_failed_stays_behind_what_is_newer(tmp_pat
     ]
 
 
-def test_where_there_is_no_engine_yet_there_is_nothing_to_copy(tmp_path: Path) -> None:
+def test_without_an_engine_there_is_nothing_to_copy(tmp_path: Path) -> None:
     assert ports("keep") == 0
     assert "DNAT" not in (tmp_path / "said").read_text()
 
 
-def test_the_copy_goes(tmp_path: Path) -> None:
+def test_the_copy_is_removed(tmp_path: Path) -> None:
     assert ports("drop") == 0
     assert (tmp_path / "said").read_text().splitlines() == [
         "-D OUTPUT -d 127.0.0.0/8 -j TERRAFIRMA",

@@ -1,4 +1,4 @@
-"""Docker's networks and docker0 as a host answers, with and without an engine."""
+"""What facts read of Docker's networks and docker0, with and without an engine."""
 
 import json
 import os
@@ -111,7 +111,7 @@ def test_the_addresses_of_docker0() -> None:
 
 
 def test_where_docker0_is_going_to_be() -> None:
-    """It moves at the next boot: what is to work then has to be there before."""
+    """docker0 moves at the next boot, so rules for its new address must exist before."""
     line = "5: docker0    inet 10.210.0.1/24 brd 10.210.0.255 scope global docker0\\  valid_lft"
     assert DockerAddresses().process([MOVING, line]) == [
         "10.210.0.1/24",
@@ -160,7 +160,7 @@ def test_docker0_has_no_ipv6_that_is_not_switched_on(daemon: str) -> None:
         (None, None),
         ("", None),
         ('{\n  "bip": "10.9.0.1/24",\n  "ipv6": false\n}\n', {"bip": "10.9.0.1/24", "ipv6": False}),
-        # As a JSON file has a backslash and a line break in a text: dash's echo would read them.
+        # Escapes in a JSON text, which dash's echo would interpret.
         (
             '{"bip": "10.9.0.1/24", "log-opts": {"env-regex": "^a\\\\.b\\n"}}\n',
             {"bip": "10.9.0.1/24", "log-opts": {"env-regex": "^a\\.b\n"}},
@@ -189,7 +189,7 @@ def test_the_file_of_the_daemon_comes_as_one_line(
 def test_docker0_is_asked_for_ipv4_before_ipv6_and_only_for_what_others_reach(
     program: Program, tmp_path: Path
 ) -> None:
-    """A link-local address is none that PostgreSQL could listen on."""
+    """PostgreSQL cannot listen on a link-local address."""
     program("docker", "echo docker0")
     path = program(
         "ip",
@@ -215,15 +215,15 @@ def test_networks_that_are_missing(program: Program) -> None:
     assert ask(ContainerReach, path, names=[])["missing"] == []
 
 
-def test_tables_that_are_gone_are_told_from_an_iptables_that_is_not_there(program: Program) -> None:
-    """`nft flush ruleset` takes the tables away, and iptables-save has nothing to say."""
+def test_missing_tables_differ_from_a_missing_iptables(program: Program) -> None:
+    """After `nft flush ruleset`, which removes the tables, iptables-save prints nothing."""
     program("docker", "")
     path = program("iptables-save", "")
     assert ask(ContainerReach, path, names=[])["seen"].rules == {}
 
 
-def test_an_engine_that_does_not_answer_is_none_without_containers(program: Program) -> None:
-    """It would seem that nothing leads to any of them."""
+def test_an_engine_that_does_not_answer_is_a_failure(program: Program) -> None:
+    """Taken for an engine without containers, it would look as if nothing were broken."""
     for asked in ("network ls --format*", "network ls -q*", "ps*"):
         path = program("docker", f"case $* in {asked.replace(' ', chr(92) + ' ')}) exit 1 ;; esac")
         result = subprocess.run(
@@ -258,10 +258,10 @@ def test_a_host_without_docker_is_an_answer(
 
 
 @pytest.mark.parametrize(("fact", "arguments", "answer"), WITHOUT_DOCKER)
-def test_a_docker_that_does_not_answer_is_none(
+def test_a_docker_that_does_not_answer_is_a_failure(
     fact: type[FactBase[Any]], arguments: dict[str, Any], answer: Any, program: Program
 ) -> None:
-    """Else its networks would be taken for gone, and PostgreSQL closed to all containers."""
+    """Without networks in the answer, PostgreSQL would be closed to all containers."""
     path = program("docker", "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
     with pytest.raises(AssertionError, match="Cannot connect"):
         shell(text(fact, **arguments), path)

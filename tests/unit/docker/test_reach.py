@@ -1,8 +1,8 @@
 """
-What does not lead to containers, or away from them, in what real hosts say of themselves.
+Broken paths to containers and away from them, in the answers of real hosts.
 
-The samples are of targets after a run: of Docker 26.1, and of 20.10 with both kinds of iptables.
-What is done to them is what people do to their hosts.
+The samples come from targets after a run, with Docker 26.1, and with 20.10 and both kinds of
+iptables. The tests change them as people change their hosts.
 """
 
 import re
@@ -28,14 +28,14 @@ def judged(text: str) -> Reach:
 
 
 def without(pattern: str) -> Change:
-    """No line that has that."""
+    """Remove the lines that match."""
     return lambda text: "".join(
         line for line in text.splitlines(keepends=True) if not re.search(pattern, line)
     )
 
 
 def first(table: str, rule: str) -> Change:
-    """A rule of somebody else's, before all others of its table."""
+    """Insert another program's rule before all others of its table."""
     return lambda text: re.sub(
         rf"(rule=\*{table}\n(rule=:.*\n)*)", rf"\1rule=-A {rule}\n", text, count=1
     )
@@ -75,7 +75,7 @@ def both(*changes: Change) -> Change:
 
 
 FLUSHED = without("^rule=")
-# With ufw, or a firewall of one's own, from which the network of the containers is missing.
+# ufw or another firewall that lacks a rule for the network of the containers.
 CLOSED = both(
     policy("INPUT"),
     last("filter", "INPUT -i lo -j ACCEPT"),
@@ -132,7 +132,7 @@ def test_newer_dockers_have_other_chains() -> None:
         assert judged(without(gone)(text))["lost"], gone
 
 
-# What is done to a host; where it is seen; the words.
+# A change to a host; the kind of the fault; words of the message.
 FAULTS: dict[str, tuple[Change, str, str]] = {
     "nat is flushed": (
         without("^rule=-A .*(DNAT|MASQUERADE|LOCAL -j DOCKER)"),
@@ -155,7 +155,7 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
         "lost",
         "10.210.9.9:8000",
     ),
-    "somebody else has the port": (
+    "another program has the port": (
         first("nat", "OUTPUT -p tcp -m tcp --dport 8000 -j REDIRECT --to-ports 9000"),
         "notes",
         "REDIRECT --to-ports 9000",
@@ -164,7 +164,7 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "no way back for loopback": (
         without("src-type LOCAL -j MASQUERADE"),
         "lost",
-        "do not find back to 127.0.0.1:8000",
+        "do not get back to 127.0.0.1:8000",
     ),
     "no masquerading": (
         without(r"-s 10\.210\.\d\.0/24 .*MASQUERADE"),
@@ -174,7 +174,7 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "forwarding is flushed, and dropped by default": (
         both(without("^rule=-A FORWARD"), policy("FORWARD")),
         "lost",
-        "send out is dropped (-P FORWARD DROP)",
+        "are dropped (-P FORWARD DROP)",
     ),
     "a rule before Docker's": (
         first("filter", "FORWARD -j REJECT --reject-with icmp-port-unreachable"),
@@ -195,7 +195,7 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "docker0 has no address": (
         without("^address=docker0"),
         "lost",
-        "has not its address 10.210.0.1",
+        "lacks its address 10.210.0.1",
     ),
     "the host forwards nothing": (
         both(kernel("net/ipv4/ip_forward", "0"), kernel("net/ipv4/conf/.*/forwarding", "0")),
@@ -220,7 +220,7 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "a VPN's route": (
         instead(r"(?m)^route=(\S+) \S+$", r"route=\1 tun0"),
         "blocked",
-        "by tun0: take that route away",
+        "through tun0: remove that route",
     ),
     "a firewall without PostgreSQL": (
         CLOSED,
@@ -241,14 +241,14 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "another web server": (
         first("nat", "PREROUTING -p tcp -m tcp --dport 443 -j DNAT --to-destination 10.9.9.9:443"),
         "notes",
-        "Caddy at port 443 goes elsewhere",
+        "Caddy at port 443 are redirected",
     ),
 }
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_wrong_is_seen(fault: str, sample: str) -> None:
+def test_a_fault_is_found(fault: str, sample: str) -> None:
     change, where, words = FAULTS[fault]
     text = change(SAMPLES[sample])
     assert text != SAMPLES[sample]
@@ -257,7 +257,7 @@ def test_what_is_wrong_is_seen(fault: str, sample: str) -> None:
     assert not any(words for kind, words in found.items() if kind != where), found
 
 
-# What is no fault.
+# Changes to a host that are not faults.
 FINE: dict[str, Change] = {
     "no container runs": without("^container=|^route="),
     "no iptables": FLUSHED,
@@ -269,7 +269,7 @@ FINE: dict[str, Change] = {
         last("filter", "INPUT -m set --match-set admitted src -j ACCEPT"),
     ),
     "a limit": first("filter", "FORWARD -m hashlimit --hashlimit-name x -j DROP"),
-    "somebody is shut out": first("filter", "INPUT -s 198.51.100.7/32 -j DROP"),
+    "one address is shut out": first("filter", "INPUT -s 198.51.100.7/32 -j DROP"),
     "a log": first("filter", "FORWARD -j LOG --log-prefix x"),
     "a program decides": first("filter", "INPUT -j NFQUEUE --queue-num 0"),
     "rules where they belong": first("filter", "DOCKER-USER -i docker0 -o eth0 -j DROP"),
@@ -290,7 +290,7 @@ FINE: dict[str, Change] = {
         first("filter", "INPUT -d 192.0.2.7/32 -p tcp -m tcp --dport 443 -j ACCEPT"),
     ),
     "a mask with holes in it": first("filter", "INPUT -s 10.0.0.1/255.0.255.0 -j DROP"),
-    "somebody else's port is shut": both(
+    "a port of another application is shut": both(
         instead('"HostIp":"127.0.0.1"', '"HostIp":"0.0.0.0"'),
         first("filter", "FORWARD -i eth0 -p tcp -m tcp --dport 8000 -j DROP"),
     ),
@@ -334,14 +334,14 @@ FINE: dict[str, Change] = {
 
 @pytest.mark.parametrize("sample", SAMPLES)
 @pytest.mark.parametrize("case", FINE)
-def test_what_is_meant_to_be_is_no_fault(case: str, sample: str) -> None:
+def test_an_intended_state_is_no_fault(case: str, sample: str) -> None:
     if "Gateway" not in SAMPLES[sample] and "without an address" in case:
         pytest.skip("says none")
     found = judged(FINE[case](SAMPLES[sample]))
     assert found == Reach(settings=[], lost=[], blocked=[], notes=[])
 
 
-def test_where_iptables_is_not_there_the_rest_is_judged() -> None:
+def test_without_iptables_the_rest_is_judged() -> None:
     text = both(FLUSHED, kernel("net/ipv4/ip_forward", "0"))(SAMPLES["docker-26.1"])
     assert judged(text)["settings"] == ["net/ipv4/ip_forward=1"]
 
@@ -353,7 +353,7 @@ def test_a_port_of_all_addresses_needs_a_rule_for_the_world() -> None:
     ]
     closed = both(policy("FORWARD"), without(r"-A DOCKER .*--dport 81 -j ACCEPT"))(text)
     (line,) = judged(closed)["lost"]
-    assert line.startswith("what comes for web at 0.0.0.0:8081 is dropped")
+    assert line.startswith("packets to web at 0.0.0.0:8081 are dropped")
 
 
 def test_a_network_with_ipv6_needs_that_forwarded() -> None:
@@ -404,6 +404,6 @@ def test_a_packet_is_walked_through_the_chains(walk: str) -> None:
     assert verdicts(rules, HTTP) == expected
 
 
-def test_a_chain_that_is_not_there_accepts() -> None:
+def test_a_missing_chain_accepts() -> None:
     assert [one.verdict for one in ends({}, "INPUT", HTTP)] == ["ACCEPT"]
     assert [one.verdict for one in ends({"INPUT": Chain("DROP", [])}, "INPUT", HTTP)] == ["DROP"]

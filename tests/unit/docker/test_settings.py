@@ -11,7 +11,7 @@ from tests.unit.settings import numbered, of, refusal
 # --- bad data -------------------------------------------------------------------------------------
 
 BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
-    # what host data says; the key that the message names; what would be right
+    # the settings; the key in the message; what would be right
     (Docker, {"docker_address_pool": "8.8.0.0/16"}, "docker_address_pool", "RFC 1918"),
     (Docker, {"docker_address_pool": "127.0.0.0/8"}, "docker_address_pool", "RFC 1918"),
     (Docker, {"docker_address_pool": "169.254.0.0/16"}, "docker_address_pool", "RFC 1918"),
@@ -24,8 +24,13 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     (Docker, {"docker_log_max_files": 0}, "docker_log_max_files", "greater than or equal"),
     (Docker, {"docker_networks": "apps"}, "docker_networks", "must be a list"),
     (Docker, {"docker_networks": ["a", "a"]}, "docker_networks", "'a' is there twice"),
-    (Docker, {"docker_networks": ["host"]}, "docker_networks", "'host' is Docker's own"),
-    (Docker, {"docker_networks": ["bridge"]}, "docker_networks", "'bridge' is Docker's own"),
+    (Docker, {"docker_networks": ["host"]}, "docker_networks", "'host' is a name of Docker's own"),
+    (
+        Docker,
+        {"docker_networks": ["bridge"]},
+        "docker_networks",
+        "'bridge' is a name of Docker's own",
+    ),
     (Docker, {"docker_networks": ["-a"]}, "docker_networks.0", "'-a' does not match"),
     (Docker, {"docker_daemon": ["debug"]}, "docker_daemon", "valid dictionary"),
 ]

@@ -1,4 +1,4 @@
-"""Docker as a run plans it: its engine, docker0, and the way to the containers."""
+"""What a run plans for Docker: its engine, docker0, and the paths to the containers."""
 
 import json
 import re
@@ -34,9 +34,9 @@ DAEMON_JSON = command(FileContents, path="/etc/docker/daemon.json")
 NETWORKS = command(UsedNetworks)
 
 
-# --- they refuse ----------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
-# What is wrong; the page; the host; the key or the thing that is named, and what would be right.
+# The mistake; the task; the host; the key in the message, and what would be right.
 REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "a foreign daemon.json": (
         "tasks/docker",
@@ -68,10 +68,10 @@ def test_refuses_in_one_line_before_anything_changes(
     refuses(refused[what], REFUSALS[what][2])
 
 
-# --- what they write ------------------------------------------------------------------------------
+# --- the engine's configuration -------------------------------------------------------------------
 
 
-def test_daemon_json_always_carries_the_mark_by_which_it_is_known(pyinfra: Pyinfra) -> None:
+def test_daemon_json_always_has_the_label_that_marks_it_as_ours(pyinfra: Pyinfra) -> None:
     labels = fake(machine(), docker_daemon={"labels": ["rack=7"]})
     result = pyinfra.call("@fake/host", "tasks/docker.py", "--dry", "--diff", *labels)
     if result.returncode:
@@ -84,7 +84,7 @@ IPV6 = {"ipv6": True, "fixed-cidr-v6": "fd00:c0de:1::/64"}
 DOCKER_DROP_IN = "/etc/systemd/system/docker.service.d/terrafirma.conf"
 
 
-def test_docker0s_ipv6_address_is_of_use_only_where_it_has_one(pyinfra: Pyinfra) -> None:
+def test_the_workaround_for_docker0s_ipv6_address_needs_ipv6(pyinfra: Pyinfra) -> None:
     task = ("tasks/docker.py", "--dry", "--diff")
     with_it = pyinfra.call("@fake/host", *task, *fake(machine(), docker_daemon=IPV6))
     assert "ExecStartPost=-/bin/sh -c 'ip -6 " in written(with_it, DOCKER_DROP_IN)
@@ -92,8 +92,8 @@ def test_docker0s_ipv6_address_is_of_use_only_where_it_has_one(pyinfra: Pyinfra)
     assert "ip -6" not in without
 
 
-def test_no_setting_of_the_engine_undoes_the_design(pyinfra: Pyinfra) -> None:
-    """On a bare host, too, where no engine could refuse it."""
+def test_settings_that_break_the_platform_are_refused(pyinfra: Pyinfra) -> None:
+    """A bare host refuses them, too, although it has no engine to check them."""
     calls = {
         key: ("@fake/host", "tasks/docker.py", "-y", *fake(machine(), docker_daemon={key: value}))
         for key, value in {
@@ -116,22 +116,22 @@ MISSING_PROFILE = {"seccomp-profile": "/etc/docker/seccomp.json"}
     ("kind", "settings", "more", "words"),
     [
         (DEBIAN_12, {"proxies": {}}, {}, "proxies is known to Docker 23.0 and newer"),
-        (DEBIAN_13, MISSING_PROFILE, {}, "seccomp.json on the host is not there, or no profile"),
+        (DEBIAN_13, MISSING_PROFILE, {}, "seccomp.json on the host is missing or not a profile"),
         (
             DEBIAN_13,
             MISSING_PROFILE,
             {command(FileContents, path="/etc/docker/seccomp.json"): ["{", "broken"]},
-            "seccomp.json on the host is not there, or no profile",
+            "seccomp.json on the host is missing or not a profile",
         ),
         (
             DEBIAN_13,
             {"runtimes": {"crun": {"path": "/usr/bin/crun"}}},
             {},
-            "/usr/bin/crun on the host is no program",
+            "/usr/bin/crun on the host is not a program",
         ),
     ],
 )
-def test_what_this_hosts_engine_would_not_start_with_is_refused(
+def test_settings_that_do_not_suit_the_host_are_refused(
     pyinfra: Pyinfra, kind: dict[str, str], settings: Any, more: Answers, words: str
 ) -> None:
     host = fake(machine(kind) | more, docker_daemon=settings)
@@ -140,7 +140,7 @@ def test_what_this_hosts_engine_would_not_start_with_is_refused(
 
 
 RUNNING = ["ActiveState=active", "UnitFileState=enabled", "started"]
-# What systemd says of the engine; whether it is started, or started anew.
+# What systemd reports of the engine; whether the run starts or restarts it.
 ENGINES: dict[str, tuple[list[str], bool]] = {
     "never_ran": ([], True),
     "stopped": (["ActiveState=inactive", "UnitFileState=enabled", "started"], True),
@@ -153,10 +153,10 @@ ENGINES: dict[str, tuple[list[str], bool]] = {
 }
 
 
-def test_the_engine_is_started_by_the_program_that_knows_a_way_back(
+def test_our_program_starts_the_engine_so_that_a_failure_is_undone(
     pyinfra: Pyinfra, inventory: Any
 ) -> None:
-    """From a file with which it does not start, also where it does not run to begin with."""
+    """It returns to the last proved file, even if the engine was down before."""
     question = command(
         Unit,
         unit="docker.service",
@@ -182,7 +182,7 @@ HARDENED = [
     "kernel=net/ipv4/ip_forward:0",
     "said_by=/etc/sysctl.d/99-hardening.conf",
 ]
-# What is done to a host; what is done about it; what is said.
+# The state of a host; the command that repairs it; words of the message.
 UNREACHED: dict[str, tuple[list[str], str, str]] = {
     "nothing": (ON_A_TARGET, "", ""),
     "flushed": (
@@ -198,7 +198,7 @@ UNREACHED: dict[str, tuple[list[str], str, str]] = {
     "led away": (
         [re.sub(r"^route=(\S+) .*", r"route=\1 tun0", line) for line in ON_A_TARGET],
         "exit 1",
-        "by tun0: take that route away",
+        "through tun0: remove that route",
     ),
     "shut on purpose": (
         [line.replace(":INPUT ACCEPT", ":INPUT DROP") for line in ON_A_TARGET],
@@ -209,7 +209,7 @@ UNREACHED: dict[str, tuple[list[str], str, str]] = {
 }
 
 
-def test_what_does_not_lead_to_containers_is_put_right(pyinfra: Pyinfra, inventory: Any) -> None:
+def test_broken_paths_to_containers_are_repaired(pyinfra: Pyinfra, inventory: Any) -> None:
     names = {what: re.sub(r"\W", "_", what) for what in UNREACHED}
     hosts = inventory(
         **{names[what]: (machine() | {REACH: seen}, {}) for what, (seen, _, _) in UNREACHED.items()}
@@ -218,7 +218,7 @@ def test_what_does_not_lead_to_containers_is_put_right(pyinfra: Pyinfra, invento
     (step,) = [
         one for one in json.loads(planned.stdout)["plan"] if one["name"] == "Connect the containers"
     ]
-    # The failure to come of one of them is in the plan, too.
+    # The plan also has the host where the run is going to fail.
     assert set(step["hosts_with_change"]) == {
         f"@fake/{names[what]}" for what, (_, done, _) in UNREACHED.items() if done
     }
@@ -231,16 +231,16 @@ def test_what_does_not_lead_to_containers_is_put_right(pyinfra: Pyinfra, invento
             assert words in planned.stderr, what
 
 
-# What a host says in turn, the last of it from then on; whether all is right in the end.
+# Successive states of a host, of which the last one stays; whether all is right in the end.
 IN_TURN: dict[str, tuple[list[list[str]], bool]] = {
-    "settings_put_right": ([HARDENED, HARDENED, ON_A_TARGET], True),
+    "settings_repaired": ([HARDENED, HARDENED, ON_A_TARGET], True),
     "settings_stay_wrong": ([HARDENED], False),
     "rules_made_anew": ([FLUSHED, FLUSHED, ON_A_TARGET], True),
     "rules_stay_away": ([FLUSHED], False),
 }
 
 
-def test_what_was_put_right_is_looked_at_again(pyinfra: Pyinfra, inventory: Any) -> None:
+def test_repairs_are_verified(pyinfra: Pyinfra, inventory: Any) -> None:
     fails = {"containers are not connected: ": {"success": False}}
     hosts = inventory(
         **{
@@ -263,7 +263,7 @@ def test_what_was_put_right_is_looked_at_again(pyinfra: Pyinfra, inventory: Any)
 
 BIP = ["{", '  "bip": "172.26.0.1/16",', '  "labels": ["managed-by=terrafirma"]', "}"]
 WITHOUT_BIP = ["{", '  "labels": ["managed-by=terrafirma"]', "}"]
-# What is on the host; what the data say; where docker0 is going to be.
+# The state of the host; the settings; where docker0 is going to be.
 BRIDGES: dict[str, tuple[Answers, dict[str, Any], str]] = {
     "nothing": ({}, {}, "10.210.0.1/24"),
     "its first subnet is used": (
@@ -278,7 +278,7 @@ BRIDGES: dict[str, tuple[Answers, dict[str, Any], str]] = {
         {},
         "10.210.1.1/24",
     ),
-    "a pool of one's own": (
+    "another pool": (
         {NETWORKS: ["172.30.0.1/16"]},
         {"docker_address_pool": "172.30.0.0/15", "docker_subnet_size": 26},
         "172.31.0.1/26",
@@ -294,7 +294,7 @@ BRIDGES: dict[str, tuple[Answers, dict[str, Any], str]] = {
         {},
         "172.17.0.1/16",
     ),
-    # Docker takes IPv4 alone for it.
+    # Docker accepts only IPv4 in `bip`.
     "an engine with an address of IPv6 alone": ({DOCKER0: ["daemon=", SIX]}, {}, "10.210.0.1/24"),
     "a declared address": ({DAEMON_JSON: BIP}, {}, "172.26.0.1/16"),
     "a declared address and an engine that is elsewhere yet": (

@@ -1,4 +1,4 @@
-"""The engine's drop-in: it starts again, and keeps ports and IPv6 addresses."""
+"""The engine's drop-in: restarts after crashes, and keeps ports and IPv6 addresses."""
 
 import shlex
 import subprocess
@@ -7,8 +7,8 @@ from pathlib import Path
 from tests.unit.templates import rendered, settled
 
 
-def test_an_engine_that_crashed_is_started_again_however_often() -> None:
-    """That it is at all says its own unit."""
+def test_a_crashed_engine_is_restarted_without_a_limit() -> None:
+    """The package's unit sets the restart itself."""
     lines = settled(rendered("docker/service.conf.j2"))
     assert "StartLimitIntervalSec=0" in lines[lines.index("[Unit]") : lines.index("[Service]")]
 
@@ -22,10 +22,10 @@ esac
 """
 
 
-def test_docker0s_ipv6_addresses_are_made_anew_without_the_look(tmp_path: Path) -> None:
+def test_docker0s_ipv6_addresses_are_added_without_duplicate_detection(tmp_path: Path) -> None:
     lines = settled(rendered("docker/service.conf.j2"))
     (line,) = (line for line in lines if line.startswith("ExecStartPost=-/bin/sh"))
-    # As systemd reads it.
+    # systemd unescapes `$$`.
     words = shlex.split(line.partition("=-")[2].replace("$$", "$"))
     (tmp_path / "ip").write_text(IP)
     (tmp_path / "ip").chmod(0o755)

@@ -499,7 +499,7 @@ MAJORS: dict[str, tuple[Answers, dict[str, Any], list[str], str]] = {
     "backed_up": (
         machine(DEBIAN_13, *ON_15) | ENOUGH,
         BACKUP,
-        [*STEPS, "Make a backup, and list it"],
+        [*STEPS, "Make and verify a first backup"],
         "From PostgreSQL 15 to 17",
     ),
     "back": (

@@ -351,6 +351,6 @@ def test_a_compose_file_that_is_none_is_named(tmp_path: Path) -> None:
     account = {"name": "ci", "keys": [KEY], "releases": [app.name]}
     host: Any = SimpleNamespace(name="web1")
     with pytest.raises(
-        DeployError, match=r"^web1: apps.web.compose: compose.yaml is no YAML: [^\n]*$"
+        DeployError, match=r"^web1: apps.web.compose: compose.yaml is not YAML: [^\n]*$"
     ):
         refuse_further_files(host, app, of(Users, users_accounts=[account]))
