@@ -222,7 +222,7 @@ def test_values_are_said_in_words() -> None:
         "| `pgbouncer_port` | `6432` | integer; 1024 to 65535 | Port on localhost and",
         "| `postgres_version` | `None` | integer; 15 to 30, or `None` | Major version",
         '| `borg_directories` | `["/etc", "/home", "/opt", "/root", "/srv", "/var"]` '
-        "| list of: absolute path; not empty | What is backed up",
+        "| list of: absolute path; not empty | Directories to back up",
         '| `postgres_databases` | `[{"name": "api", "owner": "api"}]` | list of: [Database]',
         "| `replicas` | `4` | integer; 1 to 64 | Containers that run at once. |",
         "| `domain` | required | domain name in lower case | Name under",
@@ -232,7 +232,9 @@ def test_values_are_said_in_words() -> None:
 
 
 def test_keys_in_a_row_share_the_comment_above_them() -> None:
-    words = re.escape("Archives that are kept; there are as many a day as `borg_schedule` makes.")
+    words = re.escape(
+        "How many archives to keep; `borg_schedule` decides how many are made in a day."
+    )
     for key in ("borg_keep_daily", "borg_keep_weekly", "borg_keep_monthly"):
         assert re.search(rf"\| `{key}` \| .* \| {words} \|", reference())
 

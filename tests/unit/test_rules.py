@@ -128,12 +128,12 @@ CI = {"name": "ci", "keys": [KEY]}
         (
             {"users_accounts": [{"name": "prod"}, CI | {"releases": ["api", "web"]}]},
             {"users_accounts": [{"name": "prod"}, CI | {"releases": ["api"]}]},
-            "users_accounts: ci releases 'web', which is no application (apps: api)",
+            "users_accounts: ci releases 'web', which is not an application (apps: api)",
         ),
         (
             {"users_accounts": [CI | {"releases": ["api"]}], "apps": {}},
             {"users_accounts": [CI], "apps": {}},
-            "users_accounts: ci releases 'api', which is no application (apps: none)",
+            "users_accounts: ci releases 'api', which is not an application (apps: none)",
         ),
         # PgBouncer.
         (

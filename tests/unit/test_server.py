@@ -252,7 +252,7 @@ def test_an_application_connects_as_the_owner_or_as_its_role() -> None:
         *(
             (
                 {name: API},
-                f"apps: {name!r} is no name of an application, like 'api' or 'web-2': small "
+                f"apps: {name!r} is not an application name, like 'api' or 'web-2': small "
                 "letters and digits, at most 31, with single hyphens between them",
             )
             # Docker refuses api- as the name of an image.
@@ -336,7 +336,7 @@ def test_a_key_for_an_odd_entry_is_no_second_fault() -> None:
         )
     message = refused(**{"apps": {1: API}, "apps.api.replicas": 6})
     assert "apps.api.replicas: there is no application 'api', apps has none" in message
-    assert "apps: 1 is no name of an application" in message
+    assert "apps: 1 is not an application name" in message
     assert refused(**{"apps": {}, "apps.api.replicas": 6}) == (
         "apps.api.replicas: there is no application 'api', apps has none"
     )

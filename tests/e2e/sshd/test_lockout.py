@@ -178,10 +178,10 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "echo 'ingres ALL=(ALL:ALL) ALL' > /etc/sudoers.d/95-x",
         "cd /etc/sudoers.d && rm 90-cloud-init-users 50-x 95-x",
         (
-            "'dev': sudo lets it do other than what is declared (/usr/bin/id), by ",
+            "'dev': sudo gives it other rights than declared (/usr/bin/id), by ",
             "/etc/sudoers.d/90-cloud-init-users:2",
             "/etc/sudoers.d/50-x:1 and /etc/sudoers.d/50-x:3 and /etc/sudoers.d/50-x:4",
-            "'ingres': sudo lets it do other than what is declared (ALL), by /etc/sudoers.d/95-x:1",
+            "'ingres': sudo gives it other rights than declared (ALL), by /etc/sudoers.d/95-x:1",
         ),
     ),
     "sudoers that read no directory": (
@@ -232,7 +232,7 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "a configuration that sshd does not take": (
         f"printf '\\nAllowUser dev\\n' > {DROP_IN}",
         f"rm {DROP_IN}",
-        (f"sshd does not take its configuration: {DROP_IN}", "line 2", "AllowUser"),
+        (f"sshd rejects its configuration: {DROP_IN}", "line 2", "AllowUser"),
     ),
 }
 
@@ -275,7 +275,7 @@ def test_a_name_whose_group_is_a_package_s(converged: Target, data: dict[str, An
     server.run("groupadd --system wireshark")
     more = [*data["users_accounts"], {"name": "wireshark"}]
     line = server.refuse(*OURS, **data | {"users_accounts": more})
-    assert "'wireshark': the group of that name is one of the system (gid" in line
+    assert "'wireshark': the group of that name is a system group (gid" in line
     server.run("groupdel wireshark")
 
 
@@ -373,7 +373,7 @@ def test_other_people_s_accounts_are_named_and_left_alone(
     result = server.pyinfra.call(
         "-y", *options(data), *server.arguments(), *OURS,
     )  # fmt: skip
-    assert "stay as they are: " in result.stderr
+    assert "left unchanged: " in result.stderr
     assert "bob (a password)" in result.stderr
     assert "ops (keys, sudo)" in result.stderr
     assert server.run("getent passwd bob; getent shadow bob") == before

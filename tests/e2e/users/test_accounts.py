@@ -96,7 +96,7 @@ def test_an_account_with_sudo_can_run_the_deploy(
     answer = server.deploy(user="ingres", key=new_key, users_accounts=declared, **data)
     # Nobody connects as root any more: root is no longer let in.
     assert changed(answer) == [
-        "tasks/sshd.py | Allow the declared accounts and whoever deploys",
+        "tasks/sshd.py | Admit only the declared accounts and the deploying user",
         "tasks/sshd.py | Run sshd",
     ]
     assert ssh(server, "root", str(STATE / "id_ed25519")).returncode == 255

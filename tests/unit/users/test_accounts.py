@@ -59,10 +59,10 @@ EVERY = {"sudo": ("ALL",)}
 @pytest.mark.parametrize(
     ("now", "declared", "parts"),
     [
-        (known(uid=998, directory=None), {}, ("account of the system (uid 998)", "another name")),
+        (known(uid=998, directory=None), {}, ("system account (uid 998)", "another name")),
         # As the package docker.io makes it, before or after the account.
-        (known(group_gid=997), {}, ("is one of the system (gid 997)",)),
-        (_nobody() | {"group_gid": 101}, {}, ("is one of the system (gid 101)",)),
+        (known(group_gid=997), {}, ("is a system group (gid 997)",)),
+        (_nobody() | {"group_gid": 101}, {}, ("is a system group (gid 101)",)),
         (known(local=False), {}, ("directory service",)),
         (known(twins=["ops"]), {}, ("ops has the same uid 1002",)),
         # A home of somebody else's.
@@ -74,7 +74,7 @@ EVERY = {"sudo": ("ALL",)}
         (
             known(directory=place(user="UNKNOWN", uid=1005)),
             {},
-            ("belongs to uid 1005, whom nobody is",),
+            ("belongs to uid 1005, which no account has",),
         ),
         (_nobody() | {"directory": place(user="root", uid=0)}, {}, ("is there already", "root")),
         # The home that it has is somebody else's, and stays.
@@ -102,7 +102,7 @@ EVERY = {"sudo": ("ALL",)}
         (
             known(rules=[all_of(CLOUD)], lines=[(f"{CLOUD}:3", "dev")]),
             ONE,
-            ("what is declared (/usr/bin/ls)", f"{CLOUD}:3", "declare it"),
+            ("rights than declared (/usr/bin/ls)", f"{CLOUD}:3", "declare them"),
         ),
         (known(rules=[all_of(CLOUD)], lines=[(f"{CLOUD}:3", "dev")]), {}, ("(nothing)",)),
         (
@@ -359,7 +359,7 @@ def test_rules_that_nobody_reads_are_none() -> None:
         (
             known(directory=None, ssh=None),
             {},
-            "home /home/dev is missing → made",
+            "home /home/dev is missing → created",
             ["install -d -m 755 -o dev -g dev /home/dev"],
         ),
         # sshd takes no key from a home that others may write.

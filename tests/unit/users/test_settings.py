@@ -211,7 +211,7 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         }.items()
     ),
     *(
-        (Users, {"users_accounts": [{"name": name}]}, "users_accounts.0", "of the system's own")
+        (Users, {"users_accounts": [{"name": name}]}, "users_accounts.0", "reserved for the system")
         for name in (
             *("docker", "postgres", "caddy", "pgbouncer", "sshd", "_apt", "www-data", "nobody"),
             *("systemd-network", "messagebus", "adm", "sudo", "disk", "lxd", "staff", "wheel"),

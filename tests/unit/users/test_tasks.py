@@ -23,7 +23,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "a key that releases what there is not": (
         "tasks/users",
         fake(machine(), users_accounts=[CI | {"releases": ["api", "shop"]}, PROD]),
-        ("users_accounts: ", "ci releases 'shop'", "no application", "api"),
+        ("users_accounts: ", "ci releases 'shop'", "not an application", "api"),
     ),
     "a login that would become one that only releases": (
         "tasks/users",
