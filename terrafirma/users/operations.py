@@ -19,8 +19,8 @@ from terrafirma.users.settings import Account
 @operation
 def accounts(accounts: Sequence[Account], *, connected: str) -> Generator[StringCommand]:
     """
-    Accounts with exactly these shells, homes and groups, which never expire and have no password,
-    so that only their keys open them. Other accounts are listed, except the `connected` one.
+    Accounts with exactly these shells, homes and groups, which never expire and get no password.
+    Other accounts are listed, except the `connected` one.
 
     pyinfra's server.user never removes the last of an account's groups. Its facts start eight
     processes for every account of the host, and print password hashes at -vvv.

@@ -226,7 +226,7 @@ def test_values_are_said_in_words() -> None:
         '| `postgres_databases` | `[{"name": "api", "owner": "api"}]` | list of: [Database]',
         "| `replicas` | `4` | integer; 1 to 64 | Containers that run at once. |",
         "| `domain` | required | domain name in lower case | Name under",
-        '| `upgrade` | `""` or `"back"` or `"clean"` | Empty: to the version',
+        '| `upgrade` | `""` or `"back"` or `"clean"` | Empty: upgrade to the version',
     ):
         assert row in text
 
