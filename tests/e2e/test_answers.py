@@ -161,7 +161,7 @@ LONG = (
     "what",
     [pytest.param(one, marks=pytest.mark.long if one in LONG else ()) for one in REPAIRED],
 )
-def test_what_does_not_answer_is_put_right(serving: Setup, what: str) -> None:
+def test_a_site_that_does_not_answer_is_repaired(serving: Setup, what: str) -> None:
     command, planned, done = REPAIRED[what]
     serving.server.run(command)
     assert serving.server.plan(*TASKS, **DATA) == planned
@@ -216,7 +216,7 @@ REFUSED: dict[str, tuple[str, str, str, str]] = {
         for number, one in enumerate(REFUSED)
     ],
 )
-def test_what_others_do_is_named_with_what_would_help(serving: Setup, what: str) -> None:
+def test_foreign_obstacles_are_named_with_a_remedy(serving: Setup, what: str) -> None:
     command, undo, where, words = REFUSED[what]
     serving.server.run(command)
     try:
@@ -226,7 +226,7 @@ def test_what_others_do_is_named_with_what_would_help(serving: Setup, what: str)
         serving.server.run(undo)
 
 
-def test_rules_where_docker_says_they_belong_are_meant(serving: Setup) -> None:
+def test_rules_in_docker_user_are_intended(serving: Setup) -> None:
     """Whoever shuts containers in there wants that."""
     rule = "DOCKER-USER -s 10.210.0.0/16 -o eth0 -j DROP"
     serving.server.run(f"iptables -I {rule}")

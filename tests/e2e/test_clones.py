@@ -40,7 +40,7 @@ def hosts(pyinfra: Pyinfra) -> Iterator[tuple[Target, dict[str, Any]]]:
             yield server, data
 
 
-def test_it_is_itself(server: Target) -> None:
+def test_a_clone_has_its_own_identity(server: Target) -> None:
     assert server.run("hostname") == server.name
     # The journal has a directory for each machine-id that this disk has had.
     ids = server.run("ls /var/log/journal").split()

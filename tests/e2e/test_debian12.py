@@ -79,7 +79,7 @@ def test_a_backup_is_made_and_listed(server: Target, storage: Target) -> None:
     assert "/api" in listed
 
 
-def test_what_is_killed_comes_back(server: Target) -> None:
+def test_killed_services_come_back(server: Target) -> None:
     for pid in (
         "head -n 1 /var/lib/postgresql/15/main/postmaster.pid",
         "systemctl show --value --property MainPID caddy.service",

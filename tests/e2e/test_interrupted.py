@@ -41,7 +41,7 @@ def test_the_application_alone_says_what_it_needs(server: Target) -> None:
 
 
 @pytest.mark.promise("The next run finishes what a killed run left")
-def test_the_next_run_finishes_what_a_killed_one_left(server: Target, outsider: Container) -> None:
+def test_the_next_run_finishes_a_killed_run(server: Target, outsider: Container) -> None:
     run = subprocess.Popen(
         [sys.executable, "-m", "pyinfra", "-y", *options(POOL), *server.arguments(), "deploy.py"],
         cwd=ROOT,

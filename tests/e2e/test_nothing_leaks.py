@@ -179,7 +179,7 @@ def test_all_secrets_are_known(watched: Watched) -> None:
     "No secret appears in an output, a process list, a log or a file outside its directory, "
     "during runs, repairs, rotations and a major upgrade"
 )
-def test_no_output_has_one(watched: Watched) -> None:
+def test_no_output_shows_a_secret(watched: Watched) -> None:
     verifiers = watched.server.psql("select rolpassword from pg_authid where rolpassword > ''")
     keys = {part for one in verifiers.splitlines() for part in one.replace(":", "$").split("$")[2:]}
     assert len(keys) == 9
@@ -189,8 +189,8 @@ def test_no_output_has_one(watched: Watched) -> None:
             assert secret not in said, what
 
 
-@pytest.mark.promise(like=test_no_output_has_one)
-def test_no_process_has_one(watched: Watched) -> None:
+@pytest.mark.promise(like=test_no_output_shows_a_secret)
+def test_no_process_shows_a_secret(watched: Watched) -> None:
     assert CANARY in watched.processes
     for program in ("terrafirma\npasswords", "pg_upgrade", "pg_dump", "docker-compose"):
         assert program in watched.processes
@@ -198,8 +198,8 @@ def test_no_process_has_one(watched: Watched) -> None:
         assert secret not in watched.processes
 
 
-@pytest.mark.promise(like=test_no_output_has_one)
-def test_no_log_has_one(watched: Watched) -> None:
+@pytest.mark.promise(like=test_no_output_shows_a_secret)
+def test_no_log_has_a_secret(watched: Watched) -> None:
     # The logs do have what was said to the server: the verifier stands for the password there.
     assert re.search(r"alter role \"api\" password 'SCRAM-SHA-256\$", watched.logs, re.IGNORECASE)
     for program in ("PostgreSQL 15", "PostgreSQL 17", "PgBouncer", "terrafirma/api"):
@@ -229,8 +229,8 @@ ALL = (
 )
 
 
-@pytest.mark.promise(like=test_no_output_has_one)
-def test_no_file_that_others_read_has_one(watched: Watched) -> None:
+@pytest.mark.promise(like=test_no_output_shows_a_secret)
+def test_no_readable_file_has_a_secret(watched: Watched) -> None:
     server = watched.server
     assert found(server, READABLE, watched.secrets) == []
     secret = next(iter(watched.secrets))
@@ -241,8 +241,8 @@ def test_no_file_that_others_read_has_one(watched: Watched) -> None:
         server.run("rm /usr/local/share/canary")
 
 
-@pytest.mark.promise(like=test_no_output_has_one)
-def test_they_lie_in_their_directory_and_nowhere_else(watched: Watched) -> None:
+@pytest.mark.promise(like=test_no_output_shows_a_secret)
+def test_secrets_are_only_in_their_directory(watched: Watched) -> None:
     """Not even where root alone looks: in the cluster, its log of writes, a history of commands."""
     server = watched.server
     server.psql("checkpoint")

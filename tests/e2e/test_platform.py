@@ -126,7 +126,7 @@ def test_a_row_of_one_replica_is_read_by_another(platform: Platform) -> None:
     assert {body["replica"] for _, body in answers} > {written["replica"]}
 
 
-def test_an_untrusted_certificate_is_noticed_by_the_client(platform: Platform) -> None:
+def test_clients_notice_an_untrusted_certificate(platform: Platform) -> None:
     program = (
         "import socket, ssl, sys; ssl.create_default_context().wrap_socket("
         "socket.create_connection((sys.argv[1], 443)), server_hostname=sys.argv[2])"
@@ -279,7 +279,7 @@ def test_the_server_is_tuned_to_its_hardware(platform: Platform) -> None:
     assert 0.9 < int(shared) / (kilobytes * 0.75 / 4) <= 1
 
 
-def test_no_secret_is_shown_by_the_most_talkative_run(platform: Platform) -> None:
+def test_the_most_verbose_run_shows_no_secret(platform: Platform) -> None:
     server = platform.server
     # Everything that handles a secret has something to do again.
     server.run(

@@ -28,7 +28,7 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
 
 
 @smoke
-def test_a_lost_reload_is_made_up_for(server: Target) -> None:
+def test_a_lost_reload_is_repeated(server: Target) -> None:
     server.run("sleep 1.1; touch /etc/caddy/Caddyfile")
     assert server.plan("tasks/caddy.py") == ["Run Caddy"]
     assert changed(server.deploy("tasks/caddy.py")) == ["Run Caddy"]

@@ -144,7 +144,7 @@ def test_a_login_that_runs_nothing_is_a_failure(
         ("Defaults:ops runas_default=nobody", "(as uid 65534)"),
     ],
 )
-def test_what_sudo_says_is_in_the_refusal(converged: Target, rule: str, words: str) -> None:
+def test_the_refusal_quotes_sudo(converged: Target, rule: str, words: str) -> None:
     server = converged
     server.run(f"echo '{rule}' > /etc/sudoers.d/30-ops")
     try:
@@ -250,7 +250,7 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         for one in CASES
     ],
 )
-def test_what_is_not_ours_to_repair_is_refused(
+def test_foreign_lockouts_are_refused(
     converged: Target, data: dict[str, Any], new_key: str, case: str
 ) -> None:
     make, undo, parts = CASES[case]
@@ -279,7 +279,7 @@ def test_a_name_whose_group_is_a_package_s(converged: Target, data: dict[str, An
     server.run("groupdel wireshark")
 
 
-@pytest.mark.promise(like=test_what_is_not_ours_to_repair_is_refused)
+@pytest.mark.promise(like=test_foreign_lockouts_are_refused)
 @pytest.mark.smoke
 def test_a_key_that_is_cut_off_never_arrives(
     converged: Target, data: dict[str, Any], new_key: str, tmp_path: Path
@@ -294,7 +294,7 @@ def test_a_key_that_is_cut_off_never_arrives(
     everybody_gets_in(converged, new_key)
 
 
-@pytest.mark.promise(like=test_what_is_not_ours_to_repair_is_refused)
+@pytest.mark.promise(like=test_foreign_lockouts_are_refused)
 @pytest.mark.smoke
 def test_the_key_in_use_stays(
     converged: Target, data: dict[str, Any], new_key: str, tmp_path: Path
@@ -328,8 +328,8 @@ DAMAGE = {
 }
 
 
-@pytest.mark.promise(like=test_what_is_not_ours_to_repair_is_refused)
-def test_what_is_ours_is_repaired_and_said(
+@pytest.mark.promise(like=test_foreign_lockouts_are_refused)
+def test_managed_settings_are_repaired_and_reported(
     converged: Target, data: dict[str, Any], new_key: str
 ) -> None:
     server = converged
@@ -364,7 +364,7 @@ def test_a_home_that_is_gone_is_made(converged: Target, data: dict[str, Any], ne
     assert changed(server.deploy(*OURS, **data)) == []
 
 
-def test_other_people_s_accounts_are_named_and_left_alone(
+def test_undeclared_accounts_are_listed_and_left_alone(
     converged: Target, data: dict[str, Any]
 ) -> None:
     server = converged

@@ -162,7 +162,7 @@ def test_a_password_does_not_open_a_session(server: Target) -> None:
     )
 
 
-def test_who_deploys_cannot_lock_themselves_out(server: Target, new_key: str) -> None:
+def test_the_deploying_user_cannot_lock_itself_out(server: Target, new_key: str) -> None:
     server.deploy("tasks/users.py", users_accounts=accounts(f"{new_key}.pub"))
     line = server.refuse("tasks/users.py", user="ingres", key=new_key)
     assert "users_accounts: you are connected as 'ingres', which would lose its keys" in line

@@ -1,4 +1,4 @@
-"""sshd as a run plans it: whoever is connected keeps access."""
+"""Runs of the task sshd: the connected user keeps access."""
 
 from collections.abc import Sequence
 from subprocess import CompletedProcess
@@ -10,7 +10,7 @@ from tests.unit.fake_host import fake, machine, refuses, written
 
 # --- they refuse ----------------------------------------------------------------------------------
 
-# What is wrong; the page; the host; the key or the thing that is named, and what would be right.
+# The mistake; the task; the host; the parts of the message: the key or the thing, and the remedy.
 REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "a login that would be locked out by its password": (
         "tasks/sshd",
@@ -42,7 +42,7 @@ def test_a_password_is_not_repeated(refused: dict[str, CompletedProcess[str]]) -
         assert "s3cret" not in result.stdout + result.stderr
 
 
-# --- whoever is connected keeps access ------------------------------------------------------------
+# --- the connected user keeps access --------------------------------------------------------------
 
 
 def test_a_login_with_a_password_that_stays_enough_goes_on(pyinfra: Pyinfra) -> None:
@@ -53,7 +53,7 @@ def test_a_login_with_a_password_that_stays_enough_goes_on(pyinfra: Pyinfra) -> 
 
 @pytest.mark.parametrize("more", [[], ["--sudo"]])
 def test_sshd_goes_on_letting_in_whoever_is_connected(pyinfra: Pyinfra, more: list[str]) -> None:
-    """With --sudo, too: root is not the one who is connected."""
+    """Also with --sudo: root is not the connected user."""
     host = fake(machine(root="", sudo="yes", user="admin"))
     how = ("--dry", "--diff", "-vv")
     result = pyinfra.call("@fake/host", "tasks/sshd.py", *how, *more, *host)

@@ -1,4 +1,4 @@
-"""Which accounts and keys the settings may declare."""
+"""Settings of accounts and keys."""
 
 from base64 import b64encode
 from pathlib import Path
@@ -19,7 +19,7 @@ def rsa(bits: int) -> str:
 
 
 def compressed() -> str:
-    """An ECDSA key whose point is written in the short way, as OpenSSH writes none."""
+    """An ECDSA key with a compressed point, which OpenSSH never writes."""
     kind, curve = b"ecdsa-sha2-nistp256", b"nistp256"
     point = b"\x02" + bytes(31) + b"\x05"
     blob = b"".join(len(part).to_bytes(4, "big") + part for part in (kind, curve, point))
@@ -29,7 +29,7 @@ def compressed() -> str:
 # --- bad data -------------------------------------------------------------------------------------
 
 BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
-    # what host data says; the key that the message names; what would be right
+    # the host data; the key that the message names; the part that says what would be right
     (Users, {"users_accounts": {"name": "dev"}}, "users_accounts", "must be a list"),
     (Users, {"users_accounts": ["dev"]}, "users_accounts.0", "valid dictionary"),
     (Users, {"users_accounts": [{}]}, "users_accounts.0.name", "Field required"),
@@ -88,7 +88,7 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         "users_accounts.0.groups.0",
         "match",
     ),
-    # Each of these would change the account anew on each run.
+    # Each of these would change the account again on each run.
     (Users, {"users_accounts": [{"name": "a", "groups": ["b", "b"]}]}, "users_accounts.0", "b"),
     *(
         (

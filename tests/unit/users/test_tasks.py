@@ -1,4 +1,4 @@
-"""Accounts as a run plans them: whoever is connected keeps access."""
+"""Runs of the task users: the connected user keeps access."""
 
 from collections.abc import Sequence
 from subprocess import CompletedProcess
@@ -18,7 +18,7 @@ ACCOUNTS = command(Accounts, homes={name: f"/home/{name}" for name in ("prod", "
 
 # --- they refuse ----------------------------------------------------------------------------------
 
-# What is wrong; the page; the host; the key or the thing that is named, and what would be right.
+# The mistake; the task; the host; the parts of the message: the key or the thing, and the remedy.
 REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "a key that releases what there is not": (
         "tasks/users",
@@ -58,7 +58,7 @@ def test_refuses_in_one_line_before_anything_changes(
     refuses(refused[what], REFUSALS[what][2])
 
 
-# --- whoever is connected keeps access ------------------------------------------------------------
+# --- the connected user keeps access --------------------------------------------------------------
 
 SUDOERS = "/etc/sudoers.d/90-terrafirma-"
 
