@@ -1,4 +1,4 @@
-"""Debian 12: everything that its archive has, which is all but Docker Compose v2."""
+"""Debian 12: everything but applications, for which its archive lacks Docker Compose v2."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def nothing_changes(server: Target) -> Iterator[None]:
 
 PASSWORD = "not-a-good-place-for-it"
 SHOP = {"source": "examples/api", "domain": "shop.test", "database": "api", "port": 8000}
-# One of each kind; all others are rows of test_settings.py and test_tasks.py in tests/unit/*/.
+# One of each kind; test_settings.py and test_tasks.py in tests/unit/*/ have all others.
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown key": (
         {"postgres_databses": []},
@@ -97,7 +97,7 @@ def changed_file(server: Target, path: str, command: str) -> Iterator[None]:
 
 
 def test_an_unsupported_distribution(server: Target) -> None:
-    # A link on Debian: its target is what is read.
+    # /etc/os-release is a link on Debian: change its target.
     command = "sed -i -e 's/^ID=.*/ID=fedora/' -e 's/^PRETTY_NAME=.*/PRETTY_NAME=\"Fedora 42\"/'"
     with changed_file(server, "/usr/lib/os-release", f"{command} /usr/lib/os-release"):
         line = server.refuse()
