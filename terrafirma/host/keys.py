@@ -97,6 +97,6 @@ def _content(kind: str, encoded: str) -> tuple[bytes, int]:
     bits = key.key_size if isinstance(key, RSAPublicKey) else 0
     if bits and bits not in _RSA_BITS:
         raise ValueError(
-            f"an RSA key of {bits} bits; {_RSA_BITS.start} to {_RSA_BITS.stop - 1} are right"
+            f"an RSA key of {bits} bits; {_RSA_BITS.start} to {_RSA_BITS.stop - 1} are allowed"
         )
     return blob, bits

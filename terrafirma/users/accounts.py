@@ -263,5 +263,6 @@ def _shell(account: Account) -> str:
     shell = account.login_shell
     return (
         f"{{ test -x {shell} || {{ echo 'users_accounts: {account.name}: shell: {shell} is not "
-        "there, so sshd lets nobody in; add its package to apt_packages' >&2; exit 1; }; } && "
+        "there, so sshd would refuse the account; add its package to apt_packages' >&2; "
+        "exit 1; }; } && "
     )

@@ -650,14 +650,14 @@ class Generator:
 
     # --- from beginning to end ---
 
-    async def run(self, told: asyncio.Event, begun: Callable[[], None]) -> dict[str, Any]:
+    async def run(self, stop: asyncio.Event, begun: Callable[[], None]) -> dict[str, Any]:
         self.started = self.success = time.time()
         tasks = [asyncio.create_task(client) for client in self.clients()]
         with suppress(TimeoutError):
             async with asyncio.timeout(self.order.limit):
                 await self.ready.wait()
                 begun()
-                await told.wait()
+                await stop.wait()
                 async with asyncio.timeout(self.order.patience):
                     await self.enough.wait()
         self.done = True
@@ -793,15 +793,15 @@ class OverHttp2(Way):
 
 
 async def main(order: Order) -> None:
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
     def wait_for_the_end_of_input() -> None:
         sys.stdin.buffer.read()
-        loop.call_soon_threadsafe(told.set)
+        loop.call_soon_threadsafe(stop.set)
 
     threading.Thread(target=wait_for_the_end_of_input, daemon=True).start()
     generator = Generator(order)
-    result = await generator.run(told, lambda: print('{"begun": true}', flush=True))
+    result = await generator.run(stop, lambda: print('{"begun": true}', flush=True))
     print(json.dumps(result), flush=True)
 
 

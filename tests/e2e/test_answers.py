@@ -124,7 +124,7 @@ REPAIRED: dict[str, tuple[str, list[str], list[str]]] = {
         [CONNECT, RELEASE],
         [CONNECT],
     ),
-    "all is flushed, and forwarding dropped": (
+    "everything is flushed, and forwarding dropped": (
         "iptables -F; iptables -t nat -F; iptables -X; iptables -P FORWARD DROP",
         [CONNECT, RELEASE],
         [CONNECT],
@@ -147,7 +147,7 @@ LONG = (
     "a hardening",
     "a replica is in no network",
     "nat is flushed",
-    "all is flushed, and forwarding dropped",
+    "everything is flushed, and forwarding dropped",
     "a replica is stopped by a signal",
     "a replica resolves no names",
 )
@@ -171,7 +171,7 @@ def test_a_site_that_does_not_answer_is_repaired(serving: Setup, what: str) -> N
 
 # The obstacle, and how it is removed; the task that notices it, and its message.
 REFUSED: dict[str, tuple[str, str, str, str]] = {
-    "a table of somebody else's drops what is forwarded": (
+    "a foreign table drops forwarded packets": (
         "nft 'add table inet mine; add chain inet mine forward "
         "{ type filter hook forward priority 0; policy drop; }'",
         "nft delete table inet mine",

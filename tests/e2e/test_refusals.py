@@ -66,11 +66,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         api(secrets={"token": "env:TF_NOT_SET"}),
         "apps.api.secrets: token: TF_NOT_SET is not set",
     ),
-    "what the distribution has": (
+    "a version that the distribution lacks": (
         {"postgres_version": 16},
         "postgres_version: Debian GNU/Linux 13 (trixie) has 17, not 16",
     ),
-    "what the host has room for": (
+    "more free disk than the host has": (
         {"preflight_free_disk_gb": 100_000},
         "preflight_free_disk_gb: ",
     ),

@@ -138,7 +138,7 @@ def test_a_port_that_is_taken_is_refused_with_the_host() -> None:
 # --- arguments of commands ------------------------------------------------------------------------
 
 
-def told(model: type[Model], **data: Any) -> Model:
+def read(model: type[Model], **data: Any) -> Model:
     (host,) = inventory(("db1", {}), **data)
     return arguments(host, model)
 
@@ -154,19 +154,19 @@ def test_arguments_are_no_settings() -> None:
 
 @pytest.mark.parametrize("model", ARGUMENTS)
 def test_every_argument_has_a_default(model: type[Model]) -> None:
-    assert told(model, x_mine=1, drops="x") == model()
-    assert {*told(model).model_dump().values()} == {""}
+    assert read(model, x_mine=1, drops="x") == model()
+    assert {*read(model).model_dump().values()} == {""}
 
 
 def test_a_command_gets_its_own_arguments() -> None:
-    assert told(Rollback, rollback="api", rotate="api") == Rollback(rollback="api")
-    assert told(Rollback, rollback="web-2:0123456789ab") == Rollback(rollback="web-2:0123456789ab")
+    assert read(Rollback, rollback="api", rotate="api") == Rollback(rollback="api")
+    assert read(Rollback, rollback="web-2:0123456789ab") == Rollback(rollback="web-2:0123456789ab")
     # The longest name that leaves room for a second login.
-    assert told(Rotate, rotate="a" * 62) == Rotate(rotate="a" * 62)
-    assert told(Drop, drop="c" * 63, confirm="c") == Drop(drop="c" * 63, confirm="c")
-    assert told(Drop, drop_role="x", confirm="x") == Drop(drop_role="x", confirm="x")
+    assert read(Rotate, rotate="a" * 62) == Rotate(rotate="a" * 62)
+    assert read(Drop, drop="c" * 63, confirm="c") == Drop(drop="c" * 63, confirm="c")
+    assert read(Drop, drop_role="x", confirm="x") == Drop(drop_role="x", confirm="x")
     for way in ("", "back", "clean"):
-        assert told(Upgrade, upgrade=way).model_dump() == {"upgrade": way}
+        assert read(Upgrade, upgrade=way).model_dump() == {"upgrade": way}
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_command_gets_its_own_arguments() -> None:
 )
 def test_an_odd_argument_is_refused(model: type[Model], key: str, value: Any, right: str) -> None:
     with pytest.raises(DeployError) as error:
-        told(model, **{key: value})
+        read(model, **{key: value})
     message = str(error.value)
     assert message.startswith(f"db1: {key}: ")
     assert right in message

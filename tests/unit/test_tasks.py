@@ -49,7 +49,7 @@ READS = {"postgres_status", "releases"}
 # The file of each task and command, and its arguments.
 PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (f"tasks/{name}.py", {}) for name in TASKS},
-    **{name: (f"commands/{name}.py", told) for name, told in COMMANDS.items()},
+    **{name: (f"commands/{name}.py", given) for name, given in COMMANDS.items()},
 }
 
 
@@ -57,8 +57,8 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
 def alone(pyinfra: Pyinfra) -> dict[str, CompletedProcess[str]]:
     return pyinfra.call_all(
         {
-            name: ["@fake/host", page, "--dry", *fake(machine(), **POOLED, **told)]
-            for name, (page, told) in PAGES.items()
+            name: ["@fake/host", page, "--dry", *fake(machine(), **POOLED, **given)]
+            for name, (page, given) in PAGES.items()
         }
     )
 
@@ -168,7 +168,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(), postgres_rotate="api"),
         ("postgres_rotate: ", "write commands/postgres_rotate.py --data rotate=ROLE"),
     ),
-    "a field of an application that there is not": (
+    "a field of an unknown application": (
         "tasks/apt",
         fake(machine(), **{"apps.ap.replicas": 6}),
         ("apps.ap.replicas: ", "there is no application 'ap', did you mean api?"),
@@ -193,8 +193,8 @@ def test_every_task_checks_the_settings_of_all_hosts(
     pyinfra: Pyinfra, inventory: Any, name: str
 ) -> None:
     """It does so before it asks a host anything."""
-    page, told = PAGES[name]
-    hosts = inventory(fine=(machine(), told), wrong=(machine(), {"cady_email": "", **told}))
+    page, given = PAGES[name]
+    hosts = inventory(fine=(machine(), given), wrong=(machine(), {"cady_email": "", **given}))
     result = pyinfra.call(hosts, page, "-y", "-vv")
     assert refusal(result).startswith("@fake/wrong: cady_email: ")
     assert "did you mean caddy_email?" in refusal(result)

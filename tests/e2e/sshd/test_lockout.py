@@ -169,7 +169,7 @@ def test_programs_that_are_missing_are_named_at_once(converged: Target) -> None:
 DROP_IN = "/etc/ssh/sshd_config.d/50-x.conf"
 # How each obstacle is made, how it is removed, and the parts of the message.
 CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "rules of sudo that are not ours": (
+    "sudo rules in other files": (
         "printf '# image\\ndev ALL=(ALL) NOPASSWD: ALL\\n' > /etc/sudoers.d/90-cloud-init-users;"
         # Rules by user id, by an alias, in a list.
         "printf '#%s ALL=/bin/x\\nUser_Alias A = dev\\nA ALL=/bin/y\\nbob, dev ALL=/bin/z\\n'"
@@ -189,7 +189,7 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "mv /etc/sudoers.kept /etc/sudoers",
         ("@includedir /etc/sudoers.d",),
     ),
-    "homes and numbers of others": (
+    "homes and user ids of other accounts": (
         "chown ops /home/dev; mv /home/ingres/.ssh /home/ingres/kept; ln -s kept /home/ingres/.ssh;"
         "useradd -M -o -u $(id -u dev) twin",
         "chown dev /home/dev; rm /home/ingres/.ssh; mv /home/ingres/kept /home/ingres/.ssh;"
@@ -202,7 +202,7 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "'ingres': its home's .ssh, /home/ingres/.ssh, is a symbolic link",
         ),
     ),
-    "what sshd is told elsewhere": (
+    "sshd rules in other files": (
         "printf '# hardened\\nDenyUsers bob d*\\nPubkeyAcceptedAlgorithms rsa-sha2-512\\n"
         "AuthenticationMethods publickey,publickey\\nAllowUsers bob\\n"
         "Match Group users\\nForceCommand internal-sftp\\nPasswordAuthentication yes\\n'"
@@ -229,7 +229,7 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "mv /etc/ssh/sshd_config.kept /etc/ssh/sshd_config",
         ("Include /etc/ssh/sshd_config.d/*.conf",),
     ),
-    "a configuration that sshd does not take": (
+    "a configuration that sshd rejects": (
         f"printf '\\nAllowUser dev\\n' > {DROP_IN}",
         f"rm {DROP_IN}",
         (f"sshd rejects its configuration: {DROP_IN}", "line 2", "AllowUser"),
@@ -246,7 +246,7 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "case",
     # The cases of unread directories and invalid files are similar, so `make long` runs them.
     [
-        pytest.param(one, marks=pytest.mark.long if "read" in one or "take" in one else ())
+        pytest.param(one, marks=pytest.mark.long if "read" in one or "rejects" in one else ())
         for one in CASES
     ],
 )

@@ -74,15 +74,15 @@ def under_load(certificate: Path) -> Callable[..., Outcome]:
             "patience": 10,
         }
         generator = Generator(Order(**given | order))
-        told = asyncio.Event()
+        stop = asyncio.Event()
 
         async def tell() -> None:
             if until:
                 await until
-            told.set()
+            stop.set()
 
         teller = asyncio.create_task(tell())
-        result = await generator.run(told, lambda: None)
+        result = await generator.run(stop, lambda: None)
         await teller
         server.close()
         await asyncio.gather(*filter(None, tasks))

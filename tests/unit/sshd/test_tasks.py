@@ -17,12 +17,12 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(root="", sudo="yes", user="me"), ssh_password="s3cret"),
         ("sshd_password_authentication: ", "with a key"),
     ),
-    "a root that would be locked out by its password": (
+    "a root login that would be locked out by its password": (
         "tasks/sshd",
         fake(machine(), ssh_password="s3cret"),
         ("sshd_password_authentication: ", "with a key"),
     ),
-    "a root whose password is nowhere enough": (
+    "a root login with a password, which never works": (
         "tasks/sshd",
         fake(machine(), ssh_password="s3cret", sshd_password_authentication=True),
         ("sshd_password_authentication: ", "with a key"),

@@ -20,17 +20,17 @@ ACCOUNTS = command(Accounts, homes={name: f"/home/{name}" for name in ("prod", "
 
 # The mistake; the task; the host; the parts of the message: the key or the thing, and the remedy.
 REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
-    "a key that releases what there is not": (
+    "a key for an unknown application": (
         "tasks/users",
         fake(machine(), users_accounts=[CI | {"releases": ["api", "shop"]}, PROD]),
         ("users_accounts: ", "ci releases 'shop'", "not an application", "api"),
     ),
-    "a login that would become one that only releases": (
+    "a login that could only release afterwards": (
         "tasks/users",
         fake(machine(root="", sudo="yes", user="ci"), users_accounts=[CI, PROD]),
         ("users_accounts: ", "'ci'", "another user"),
     ),
-    "an account of the system": (
+    "a system account": (
         "tasks/users",
         fake(
             machine()
