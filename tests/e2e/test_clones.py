@@ -65,13 +65,13 @@ def test_a_task_alone_changes_nothing(server: Target, data: dict[str, Any], task
     assert changed(server.deploy(task, **data)) == []
 
 
-def test_the_docker_connector_does_as_well(server: Target) -> None:
+def test_the_docker_connector_works(server: Target) -> None:
     answer = server.pyinfra.run("-y", f"@docker/{server.name}", "tasks/postgres.py")
     assert changed(answer) == []
 
 
 @pytest.mark.promise(like=test_a_run_changes_nothing)
-def test_its_backups_are_beside_those_of_the_other(server: Target) -> None:
+def test_its_backups_are_separate(server: Target) -> None:
     server.run("systemctl start borgmatic.service")
     (repository,) = json.loads(server.run("borgmatic rlist --match-archives 'sh:*' --json"))
     names = [one["archive"].partition("-2")[0] for one in repository["archives"]]

@@ -45,7 +45,7 @@ def test_everything_else_converges(server: Target, outsider: Container) -> None:
     assert open_ports(outsider, server, 22, 5432) == [22]
 
 
-def test_the_older_pooler_does_as_well(server: Target) -> None:
+def test_the_older_pooler_works(server: Target) -> None:
     data: dict[str, Any] = {"apps": {}, "pgbouncer_enabled": True}
     assert changed(server.deploy("tasks/pgbouncer.py", **data))[-1] == "Run PgBouncer"
     assert changed(server.deploy("tasks/pgbouncer.py", **data)) == []

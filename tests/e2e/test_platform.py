@@ -265,7 +265,7 @@ def test_a_dry_run_of_the_converged_host_plans_nothing(platform: Platform) -> No
     assert platform.server.plan(**platform.data) == []
 
 
-def test_backups_that_were_set_up_once_are_not_taken_away(platform: Platform) -> None:
+def test_backups_stay_without_their_settings(platform: Platform) -> None:
     result = platform.server.pyinfra.call("-y", *platform.server.arguments(), "tasks/borg.py")
     assert result.returncode == 0
     assert "borg_repository is empty, but backups go on" in result.stderr

@@ -99,7 +99,7 @@ def test_a_kill(server: Target, outsider: Container, victim: str) -> None:
     )
 
 
-def test_a_server_that_was_told_to_stop_stays_down(server: Target, outsider: Container) -> None:
+def test_a_stopped_postgresql_stays_down(server: Target, outsider: Container) -> None:
     server.run("runuser -u postgres -- pg_ctlcluster 17 main stop -m fast")
     server.run("sleep 5")
     assert server.call("systemctl is-active postgresql@17-main").stdout.strip() == "inactive"
@@ -109,5 +109,5 @@ def test_a_server_that_was_told_to_stop_stays_down(server: Target, outsider: Con
     eventually(lambda: serves(server, outsider), 60)
 
 
-def test_nothing_changed_by_all_this(server: Target, data: dict[str, Any]) -> None:
+def test_a_run_changes_nothing_afterwards(server: Target, data: dict[str, Any]) -> None:
     assert server.deploy(**data)["results"]["totals"]["success"] == 0

@@ -106,7 +106,7 @@ def test_an_unsupported_distribution(server: Target) -> None:
     assert "distribution: Fedora 42 is not supported" in alone
 
 
-def test_a_daemon_configuration_of_somebody_else(server: Target) -> None:
+def test_a_foreign_daemon_configuration(server: Target) -> None:
     foreign = 'echo \'{"data-root": "/srv/docker"}\' > /etc/docker/daemon.json'
     with changed_file(server, "/etc/docker/daemon.json", foreign):
         line = server.refuse()

@@ -139,7 +139,7 @@ def test_every_supported_distribution_plans(pyinfra: Pyinfra, inventory: Any) ->
     }
 
 
-def test_a_first_answer_that_fails_is_said_without_a_traceback(
+def test_a_failed_first_fact_is_reported_without_a_traceback(
     pyinfra: Pyinfra, inventory: Any
 ) -> None:
     broken = {command(Machine): {"success": False, "stderr": "sh: out of memory"}}

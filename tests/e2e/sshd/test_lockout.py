@@ -270,7 +270,7 @@ def test_foreign_lockouts_are_refused(
     everybody_gets_in(server, new_key)
 
 
-def test_a_name_whose_group_is_a_package_s(converged: Target, data: dict[str, Any]) -> None:
+def test_a_name_with_the_group_of_a_package(converged: Target, data: dict[str, Any]) -> None:
     server = converged
     server.run("groupadd --system wireshark")
     more = [*data["users_accounts"], {"name": "wireshark"}]

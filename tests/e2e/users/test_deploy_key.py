@@ -350,7 +350,7 @@ def test_the_account_itself_may_do_no_more(server: Target, command: str) -> None
     assert json.loads(allowed)["arguments"] == ["forced", "api"]
 
 
-def test_sudo_takes_words_for_arguments(server: Target) -> None:
+def test_sudo_compares_joined_arguments(server: Target) -> None:
     """sudo compares the joined arguments, so the program must not split one argument in two."""
     said = server.run("runuser -u ci -- sudo -n /usr/local/bin/terrafirma 'forced api'")
     assert json.loads(said)["arguments"] == ["forced api"]

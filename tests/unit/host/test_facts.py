@@ -254,7 +254,7 @@ def test_another_docker_engine_is_seen_once_it_is_installed(
         (":80 {\n}\n", False, "", True),
     ],
 )
-def test_a_caddyfile_of_somebody_else_is_seen(
+def test_a_foreign_caddyfile_is_seen(
     machine: Callable[..., Any],
     program: Program,
     tmp_path: Path,

@@ -232,7 +232,7 @@ def test_a_code_is_that_of_the_command() -> None:
     assert ended("") == (True, "")
 
 
-def test_what_never_began_did_not_succeed() -> None:
+def test_a_command_that_never_began_has_failed() -> None:
     assert ended(None) == (False, framing._NEVER)
     success, said = ended(None, ("stderr", "sudo: a password is required"), success=False)
     assert (success, said) == (False, "sudo: a password is required")

@@ -259,7 +259,7 @@ def test_an_upgrade_is_on_its_way_to_its_version() -> None:
     assert chosen(host, wanted()) == 17
 
 
-def test_a_cluster_of_somebody_else_is_taken_over_only_if_asked_for() -> None:
+def test_a_foreign_cluster_is_taken_over_only_on_request() -> None:
     with pytest.raises(DeployError, match=r"^db1: postgres_adopt: the cluster 17/main .* not ours"):
         chosen(a("cluster=17/main"), wanted())
     assert chosen(a("cluster=17/main"), wanted(adopt=True)) == 17

@@ -163,7 +163,7 @@ def test_applied_again_nothing_changes_and_drift_is_repaired(local: Local) -> No
 @pytest.mark.usefixtures("applied")
 @pytest.mark.skipif(os.getuid() != 0, reason="only root gives a file to another group")
 @pytest.mark.parametrize("name", ["checked", "private"])
-def test_another_group_is_put_right(local: Local, name: str) -> None:
+def test_a_wrong_group_is_repaired(local: Local, name: str) -> None:
     path = local.root / name
     before = path.stat().st_gid
     os.chown(path, -1, before + 1)
@@ -201,7 +201,7 @@ def owned(pyinfra: Pyinfra) -> Iterator[Local]:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-def test_a_file_in_a_directory_of_somebody_else_is_written_by_its_owner(owned: Local) -> None:
+def test_a_file_in_another_users_directory_is_written_by_its_owner(owned: Local) -> None:
     answer = owned.apply()
     assert answer["success"] == [
         "Put what its check accepts",

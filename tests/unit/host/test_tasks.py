@@ -19,7 +19,7 @@ MEMORY = command(Hardware, path="/")
 # --- they plan ------------------------------------------------------------------------------------
 
 
-def test_preflight_lets_our_own_services_be_and_waits_for_others(pyinfra: Pyinfra) -> None:
+def test_preflight_accepts_our_services_and_waits_for_apt(pyinfra: Pyinfra) -> None:
     own = [
         "80|caddy|caddy.service",
         "443|caddy|caddy.service",

@@ -45,14 +45,14 @@ def test_a_password_is_not_repeated(refused: dict[str, CompletedProcess[str]]) -
 # --- the connected user keeps access --------------------------------------------------------------
 
 
-def test_a_login_with_a_password_that_stays_enough_goes_on(pyinfra: Pyinfra) -> None:
+def test_a_password_login_works_while_passwords_are_allowed(pyinfra: Pyinfra) -> None:
     me = machine(root="", sudo="yes", user="me")
     host = fake(me, ssh_password="s3cret", sshd_password_authentication=True)
     assert pyinfra.call("@fake/host", "tasks/sshd.py", "--dry", *host).returncode == 0
 
 
 @pytest.mark.parametrize("more", [[], ["--sudo"]])
-def test_sshd_goes_on_letting_in_whoever_is_connected(pyinfra: Pyinfra, more: list[str]) -> None:
+def test_sshd_keeps_admitting_the_connected_user(pyinfra: Pyinfra, more: list[str]) -> None:
     """Also with --sudo: root is not the connected user."""
     host = fake(machine(root="", sudo="yes", user="admin"))
     how = ("--dry", "--diff", "-vv")

@@ -116,7 +116,7 @@ def account(rules: list[dict[str, Any]]) -> Any:
     return changed
 
 
-def test_what_else_a_rule_says_is_no_command() -> None:
+def test_other_lines_of_a_rule_are_no_commands() -> None:
     """Output of sudo 1.9.13."""
     more = ["    Cwd: /tmp", "    Timeout: 5", "    NotBefore: 20200101000000Z"]
     (one,) = rules("Sudoers entry:", "    RunAsUsers: root", *more, "    Commands:", "\t/bin/ls")

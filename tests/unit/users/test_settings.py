@@ -286,7 +286,7 @@ def test_a_key_is_cut_off_wherever_it_ends() -> None:
         refusal(Users, users_accounts=[{"name": "a", "keys": [f"{kind} {encoded[:end]}"]}])
 
 
-def test_a_key_may_be_below_the_home_of_whoever_deploys(
+def test_a_key_file_may_be_in_the_users_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
