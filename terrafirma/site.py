@@ -32,7 +32,7 @@ _kept: WeakKeyDictionary[Host, Mapping[str, int]] = WeakKeyDictionary()
 
 def begin(host: Host) -> tuple[Server, MachineState]:
     """
-    The settings of `host`, and the state of the machine; operations after this run there as root.
+    The settings of `host`, and the state of the machine. From here on operations run there as root.
 
     Waits for cloud-init to finish, and says so. Raises DeployError, in one line, for all mistakes
     in the settings of any host, and for a machine that Terrafirma does not support.

@@ -42,7 +42,7 @@ _known: WeakKeyDictionary[Host, MachineState] = WeakKeyDictionary()
 
 def ready(host: Host, wait_seconds: int) -> MachineState:
     """
-    The state of the machine `host`; operations and facts after this run there as root.
+    The state of the machine `host`. From here on, operations and facts there run as root.
 
     Waits up to `wait_seconds` for cloud-init to finish, and says so. Raises DeployError, before
     anything changes, for a host that Terrafirma does not support and for a user who cannot become
