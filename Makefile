@@ -1,10 +1,10 @@
-# Everything that is run on the machine of whoever works on Terrafirma. `make help` lists it.
+# The commands for working on Terrafirma; `make help` lists them.
 
 SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
-# For the targets below, given as `make target NAME=x`. Not taken from the environment, where NAME is common.
+# Arguments, as in `make target NAME=x`. They are not taken from the environment, where NAME is common.
 NAME := terrafirma
 SSH_PORT := 2222
 HTTPS_PORT :=
@@ -17,30 +17,30 @@ WORKERS := $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) *
 E2E := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help
-help: ## This list
+help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: export DEMO_STARTED := $(shell date +%s)
-demo: venv ## The whole platform on a throw-away server on this machine, then four replicas answering over HTTPS
+demo: venv ## Deploy the whole platform to a throw-away server on this machine, and ask its replicas over HTTPS
 	testbed/target.sh terrafirma 2222 debian13 8443
 	testbed/demo.sh terrafirma 2222 8443
 
 .PHONY: test
-test: alone venv images lint unit ## In 15 minutes: lint, unit, and the main promises on targets
+test: alone venv images lint unit ## 15 minutes: lint, unit, and the main promises on targets
 	$(E2E) -m "e2e and smoke and not long" tests/e2e
 
 .PHONY: check
-check: test ## In an hour: test, then every other end-to-end test that is not long. CI runs this
+check: test ## An hour: test, then every other end-to-end test that is not long; CI runs this
 	$(E2E) -m "e2e and not smoke and not long" tests/e2e
 
 .PHONY: long
-long: alone venv images ## In hours: more of each kind, and all tests of releases with 20,000 requests in each
+long: alone venv images ## Hours: further cases of each kind, and all tests of releases with 20,000 requests each
 	TERRAFIRMA_REQUESTS=20000 $(BIN)/pytest tests/e2e/app/test_releases.py
 	$(E2E) -m long --ignore tests/e2e/app/test_releases.py tests/e2e
 
 .PHONY: lint
-lint: venv ## Format, lint and types
+lint: venv ## Check format, lint, types, shell scripts and generated pages
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -50,15 +50,15 @@ lint: venv ## Format, lint and types
 	$(BIN)/shellcheck --external-sources testbed/*.sh files/docker/* files/pgbouncer/* .ci/run
 
 .PHONY: unit
-unit: venv ## The tests that need no server
+unit: venv ## Run the tests that need no server
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/unit
 
 .PHONY: bench
-bench: venv engine images ## Measure, side by side, what the design promises
+bench: venv engine images ## Measure the design's promises about speed
 	testbed/bench.sh
 
 .PHONY: target
-target: ## A bare server as a container (NAME=, SSH_PORT=, HTTPS_PORT=, DISTRO=debian13 or debian12)
+target: ## Start a bare server as a container (NAME=, SSH_PORT=, HTTPS_PORT=, DISTRO=debian13 or debian12)
 	@testbed/target.sh "$(NAME)" "$(SSH_PORT)" "$(DISTRO)" "$(HTTPS_PORT)"
 
 .PHONY: untarget
@@ -66,11 +66,11 @@ untarget: ## Remove the target NAME= with its data
 	@testbed/untarget.sh "$(NAME)"
 
 .PHONY: engine
-engine: ## A Docker engine that answers
+engine: ## Make sure that a Docker engine answers
 	@testbed/engine.sh
 
 .PHONY: images
-images: engine ## The images from which most targets, and clients beside them, start; tests make the rest
+images: engine ## Make the images of most targets and of the clients beside them; tests make the rest
 	@testbed/image.sh debian13 bystander
 
 .PHONY: alone
@@ -78,7 +78,7 @@ alone:
 	@$(PYTHON) testbed/alone.py
 
 .PHONY: venv
-venv: .venv/.locked ## .venv with the packages that requirements.lock pins
+venv: .venv/.locked ## Make .venv with the packages that requirements.lock pins
 
 .venv/.locked: requirements.lock
 	@testbed/venv.sh "$(PYTHON)"
@@ -88,10 +88,10 @@ lock: ## Pin the newest versions that pyproject.toml allows in requirements.lock
 	@testbed/lock.sh "$(PYTHON)"
 
 .PHONY: docs
-docs: venv ## docs/settings.md from the settings and their defaults, docs/promises.md from the tests
+docs: venv ## Write docs/settings.md from the settings, and docs/promises.md from the tests
 	$(BIN)/python docs/settings.py
 	$(BIN)/python docs/promises.py
 
 .PHONY: clean
-clean: ## Remove all that these commands made: targets, images, .target/, .venv
+clean: ## Remove everything that these commands made: targets, images, .target/, .venv
 	@testbed/clean.sh

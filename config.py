@@ -1,4 +1,4 @@
-"""pyinfra's own settings, and what it does put right; read before the inventory."""
+"""pyinfra's own settings, and corrections of its behaviour; read before the inventory."""
 
 from typing import NoReturn
 
@@ -11,16 +11,16 @@ from terrafirma.host import framing
 
 config.REQUIRE_PYINFRA_VERSION = ">=3.10,<4"
 
-# pyinfra says in one line what was wrong; gevent need not print a traceback before it.
+# pyinfra reports an error in one line; keep gevent from printing a traceback before it.
 Hub.NOT_ERROR += (PyinfraError,)
 
 
 def refuse() -> NoReturn:
-    raise InventoryError("no hosts: name a host that resolves, or an inventory file that is there")
+    raise InventoryError("no hosts: name a host that resolves, or an inventory file that exists")
 
 
-# pyinfra takes a name that does not resolve for no hosts at all, does nothing, and exits with 0.
+# For a host name that does not resolve, pyinfra alone would do nothing and exit with 0.
 Inventory.empty = refuse  # type: ignore[method-assign]
 
-# No start-up file, locale or PATH of the login has a part in our commands and their answers.
+# Keep the login's start-up files, locale and PATH out of our commands and their answers.
 framing.install()

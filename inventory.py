@@ -1,4 +1,4 @@
-"""The hosts, by group; what differs for a group is in `group_data/<group>.py`."""
+"""The hosts, by group; `group_data/<group>.py` has the settings of a group."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 """
-Write docs/promises.md: what the product promises, in the words of the tests that show it.
+Write docs/promises.md: the promises of the product, as the tests that show them state them.
 
 Usage: python docs/promises.py [--check]
 """
@@ -26,16 +26,16 @@ INTRODUCTION = """\
 <!-- docs/promises.py writes this page from the tests: `make docs` -->
 # What Terrafirma promises
 
-A test shows each promise on a real server: a container with systemd, sshd and a Docker engine of
-its own. The last column names the command that runs the test; `make check` begins with `make test`.
-`make long` also runs more cases of promises that `make check` shows: a kill at each step of a
+A test proves each promise on a real server: a container with systemd, sshd and its own Docker
+engine. The last column names the command that runs the test; `make check` begins with `make test`.
+`make long` runs further cases of promises that `make check` proves: a kill at each step of a
 release, other versions of Caddy, 20,000 requests a case.
 """
 
 
 @dataclass
 class Promise:
-    """The title of its section, and the commands that run the cases of each of its tests."""
+    """A promise: the title of its section, and the commands that run the cases of each test."""
 
     section: str
     tests: dict[str, set[int]] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Promise:
 
 
 class Collection:
-    """pytest's answer to which tests there are."""
+    """A pytest plugin that collects the promises of all tests."""
 
     def __init__(self) -> None:
         self.promises: dict[str, Promise] = {}
@@ -55,7 +55,7 @@ class Collection:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         functions = [item for item in session.items if isinstance(item, pytest.Function)]
         assert len(functions) == len(session.items)
-        # The platform as a whole, then each part by its title.
+        # First the platform as a whole, then each part, by title.
         for item in sorted(
             functions,
             key=lambda item: ("platform" not in item.nodeid, _section(item), item.location),
@@ -96,7 +96,7 @@ def _command(item: pytest.Function) -> int:
 
 def collect() -> dict[str, Promise]:
     collection = Collection()
-    # pytest lists what it collects.
+    # Swallow pytest's list of the collected tests.
     with contextlib.redirect_stdout(io.StringIO()) as said:
         code = pytest.main(
             ["--collect-only", "-qq", "-p", "no:cacheprovider", str(ROOT / "tests")],

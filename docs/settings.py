@@ -1,5 +1,5 @@
 """
-Write docs/settings.md: what group_data/all.py and the models of the settings say.
+Write docs/settings.md from group_data/all.py and the models of the settings.
 
 Usage: python docs/settings.py [--check]
 """
@@ -32,15 +32,15 @@ INTRODUCTION = """\
 <!-- Written by docs/settings.py; `make docs` writes it anew. -->
 
 Every key has its default in [group_data/all.py](../group_data/all.py). Leave that file as it is.
-Write what differs for your servers into a file of your own: `group_data/servers.py` for the group
+Write the settings of your servers into a file of your own: `group_data/servers.py` for the group
 `servers` of `inventory.py`.
 
-- A key in your file replaces the whole default. To add to a list, write all of it.
-- `--data key=value` on the command line comes before everything else. JSON is understood there:
+- A key in your file replaces the whole default. To add to a list, write the complete list.
+- `--data key=value` on the command line overrides everything else, and accepts JSON:
   `--data 'docker_networks=["apps", "jobs"]'`.
 - An unknown key, a wrong type or a value outside its range ends the run before it changes anything.
   The message is one line, and names the host, the key and what would be right. The
-  [pages of the tasks](tasks/) have the rules that join several keys.
+  [pages of the tasks](tasks/) have the rules that concern several keys.
 - Keys of your own tasks start with `x_`. Keys that start with `_` or `ssh_` are pyinfra's
   (`ssh_port`, `ssh_key`, …).
 """
@@ -57,10 +57,10 @@ apps = {
 ```
 
 - Each application is an entry of `apps`, under its name. `{}`: no application.
-- The name is also that of its compose projects, its images and its directory on the host: a-z,
-  0-9 and single `-` between them, first a letter.
-- An entry has a `domain`, and a `source` or an `image`. Every field that it leaves out has its
-  default; no entry changes another.
+- Its compose projects, its images and its directory on the host have the same name: a-z, 0-9 and
+  single `-` between them, first a letter.
+- An entry has a `domain`, and a `source` or an `image`. Every field that is left out has its
+  default.
 - `--data apps.api.replicas=6` replaces one field for one run. For one host, write that key into
   `inventory.py`: `("web1", {"apps.api.replicas": 6})`.
 """
@@ -80,13 +80,13 @@ TYPES = {
 
 
 class WithoutTitles(GenerateJsonSchema):
-    """The titles that types have (terrafirma/fields.py), and none that is made from a name."""
+    """A schema with the titles of types (terrafirma/fields.py), without pydantic's own titles."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
     def dict_schema(self, schema: Any) -> Schema:
-        """JSON's own words for a dictionary have no place for the title of its keys."""
+        """A dictionary with a schema of its keys: JSON Schema has no place for their title."""
         parts = ("keys", "values")
         return {"type": "object"} | {
             part: self.generate_inner(schema[f"{part}_schema"]) for part in parts
@@ -98,7 +98,7 @@ def schema_of(model: type[Model]) -> Schema:
 
 
 def meanings(source: str) -> dict[str, str]:
-    """The keys of group_data/all.py, each with the comment above it or above those before it."""
+    """The keys of group_data/all.py, each with the nearest comment above it."""
     found: dict[str, str] = {}
     meaning = ""
     for comment, key in re.findall(r"^((?:# .*\n)*)(\w+) = ", source, re.MULTILINE):
@@ -108,12 +108,12 @@ def meanings(source: str) -> dict[str, str]:
 
 
 def heads(source: str) -> dict[str, str]:
-    """The sections of group_data/all.py, each with its line."""
+    """The sections of group_data/all.py, each with its description."""
     return dict(re.findall(r"^# --- (\w+)(?:: (.*?))? -+$", source, re.MULTILINE))
 
 
 def words(schema: Schema) -> str:
-    """What values a schema admits."""
+    """The values that a schema admits, in words."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[{name}](#{name.lower()})"
@@ -159,7 +159,7 @@ def table(columns: str, rows: Iterable[Iterable[str]]) -> str:
 
 
 def fields(schema: Schema) -> str:
-    """The fields of a model, and of the models that they are lists of."""
+    """The tables of a model's fields and of the models that the fields contain."""
     text = table(
         "Key | Default | Value | Meaning",
         (
@@ -178,7 +178,7 @@ def fields(schema: Schema) -> str:
 
 
 def sections() -> Iterator[tuple[str, str]]:
-    """The prefix of each section, and its keys: group_data/all.py has defaults and meanings."""
+    """The prefix and the table of each section; group_data/all.py has defaults and meanings."""
     defaults, known = runpy.run_path(str(DEFAULTS)), meanings(DEFAULTS.read_text())
     for model in SECTIONS:
         schema = schema_of(model)
@@ -189,7 +189,7 @@ def sections() -> Iterator[tuple[str, str]]:
         }
         yield model.prefix, fields(schema)
     schema = schema_of(Application)
-    # The key of its entry.
+    # The name is the key of the entry, not a field.
     del schema["properties"]["name"]
     yield "apps", f"{APPLICATIONS}\n{fields(schema)}"
 
@@ -207,7 +207,7 @@ def arguments() -> str:
 
 
 def reference() -> str:
-    """In the order of group_data/all.py."""
+    """The whole page, in the order of group_data/all.py."""
     tables = dict(sections())
     text = INTRODUCTION
     for name, about in heads(DEFAULTS.read_text()).items():

@@ -1,8 +1,8 @@
 """
 Every setting with its default; a group file or the inventory overrides any key.
 
-Keep what differs for your servers in a file of your own, `group_data/servers.py` for the group
-`servers` of inventory.py, and leave this one as it is.
+Leave this file as it is. Write the settings of your servers into a file of your own:
+`group_data/servers.py` for the group `servers` of inventory.py.
 """
 
 from terrafirma.host.connection import without_delay
@@ -10,11 +10,11 @@ from terrafirma.host.connection import without_delay
 # Saves 40 ms on every command of a run: see terrafirma/host/connection.py.
 ssh_paramiko_connect_kwargs = {"transport_factory": without_delay}
 
-# --- preflight: what a host must have before anything changes -------------------------------------
+# --- preflight: requirements for a host, checked before anything changes --------------------------
 
 # Refuse a host with less free disk than this, in GB.
 preflight_free_disk_gb = 2
-# How long to wait for cloud-init, or for another program that holds apt's lock, in seconds.
+# How long to wait for cloud-init, and for another program to release apt's lock, in seconds.
 preflight_wait_seconds = 600
 
 # --- apt: package sources and base packages -------------------------------------------------------
@@ -45,40 +45,40 @@ sshd_allow_users = []
 
 # --- docker ---------------------------------------------------------------------------------------
 
-# Docker takes the subnets of its networks from here; must not overlap a network that you use.
+# Docker takes the subnets of its networks from this pool; it must not overlap a network in use.
 docker_address_pool = "10.210.0.0/16"
 # Prefix length of each of these subnets.
 docker_subnet_size = 24
-# A container's log is rotated at this size …
+# Size at which a container's log is rotated.
 docker_log_max_size = "20m"
-# … and so many files of it are kept.
+# How many log files each container keeps.
 docker_log_max_files = 5
 # Bridge networks for applications.
 docker_networks = ["apps"]
-# Further keys for daemon.json, as Docker documents them, but for those that would undo the design.
+# Further keys for daemon.json, as Docker documents them, except those that would undo the design.
 docker_daemon = {}
 
 # --- postgres -------------------------------------------------------------------------------------
 
-# Major version, one that the host's archives have; None: the one that the distribution ships.
+# Major version, which the host's archives must have; None: the one that the distribution ships.
 postgres_version = None
-# Take over a cluster that somebody else made on the host.
+# Take over an existing cluster that Terrafirma did not make.
 postgres_adopt = False
 # Port on localhost and on the docker0 address.
 postgres_port = 5432
 # Roles; their passwords are generated on the server, in /etc/terrafirma/secrets/postgres.
 postgres_roles = [{"name": "api"}]
-# Databases, each with its owner, and who else may do what in it.
+# Databases, each with its owner and the rights of other roles in it.
 postgres_databases = [{"name": "api", "owner": "api"}]
 # Packages with extensions that Terrafirma does not know by name.
 postgres_packages = []
-# Connections that the server accepts at most.
+# The most connections that the server accepts.
 postgres_max_connections = 100
-# Share of the host's memory that is PostgreSQL's; the applications have the rest.
+# Share of the host's memory for PostgreSQL; the rest is for the applications.
 postgres_memory_percent = 75
-# Kind of disk, "ssd" or "hdd"; empty: what the host says.
+# Kind of disk, "ssd" or "hdd"; empty: as the host reports it.
 postgres_disk = ""
-# Settings for the server, as PostgreSQL documents them: they win over the tuned ones.
+# Settings for the server, as PostgreSQL documents them; they override the tuned values.
 postgres_settings = {}
 
 # The server's log in /var/log/postgresql is rotated by Debian's file in /etc/logrotate.d, which
@@ -92,16 +92,16 @@ pgbouncer_enabled = False
 pgbouncer_port = 6432
 # Connections to PostgreSQL for each pair of a database and a role.
 pgbouncer_pool_size = 20
-# Clients that it accepts at most.
+# The most clients that PgBouncer accepts.
 pgbouncer_max_clients = 1000
 # Further settings, as PgBouncer documents them.
 pgbouncer_settings = {}
 
 # --- apps: the applications, N replicas of each, released without a failed request ----------------
 
-# Each application under its name, with a source or an image, a domain, and what else differs from
-# the defaults (docs/settings.md lists all fields); {}: none. `--data apps.api.replicas=6` replaces
-# one field.
+# Each application under its name, with a source or an image, a domain, and every field that differs
+# from its default (docs/settings.md lists all fields); {}: none. `--data apps.api.replicas=6`
+# replaces one field.
 apps = {
     "api": {
         "source": "examples/api",
@@ -112,7 +112,7 @@ apps = {
 
 # --- caddy: HTTPS and load balancing --------------------------------------------------------------
 
-# Address for the certificate authority's messages; empty: none.
+# Your email address, for messages from the certificate authority; empty: none.
 caddy_email = ""
 # ACME directory of the certificate authority; empty: Caddy's default. Names that no public
 # authority signs (.test, .internal, localhost …) get a certificate of Caddy's own authority.
@@ -120,29 +120,29 @@ caddy_acme_ca = ""
 # File on this machine with the root certificate that vouches for that authority's own address;
 # empty: one that the host trusts.
 caddy_acme_ca_root = ""
-# An access log is rotated at this size, in MB …
+# Size at which an access log is rotated, in MB.
 caddy_log_size_mb = 50
-# … and so many files of it are kept.
+# How many files of an access log are kept.
 caddy_log_files = 10
-# File on this machine with further global options, as the Caddyfile has them.
+# File on this machine with further global options, in the syntax of the Caddyfile.
 caddy_snippet = ""
 
 # --- borg: backups --------------------------------------------------------------------------------
 
 # Repository on another host, ssh://user@host:port/./path; empty: no backups.
 borg_repository = ""
-# The program borg there, where it is not in the account's PATH: "/usr/local/bin/borg", "borg-1.4".
+# The borg program there, if it is not in the account's PATH: "/usr/local/bin/borg", "borg-1.4".
 borg_remote_path = ""
-# Id of the repository that is to be there. Needed once, where it moved, or where this server is to
-# go on with another one: the run says the id.
+# Id of the expected repository. Needed once, after the repository moved, or to continue with
+# another one: the run then prints the id.
 borg_repository_id = ""
-# Id of the repository that a new one is to take the place of; the run says it where that is needed.
+# Id of the repository that a new one replaces; the run prints the id when it is needed.
 borg_repository_replaces = ""
 # SSH host keys of that host, as lines of a known_hosts file.
 borg_known_hosts = []
-# What is backed up besides a dump of every database.
+# Directories to back up, besides a dump of every database.
 borg_directories = ["/etc", "/home", "/opt", "/root", "/srv", "/var"]
-# Borg patterns that are left out; running databases and containers are dumped or rebuilt instead.
+# Borg patterns to leave out: databases are dumped instead, and containers rebuilt.
 borg_exclude = [
     "/var/lib/postgresql",
     "/var/lib/docker",
@@ -154,11 +154,12 @@ borg_exclude = [
     "*/__pycache__",
     "*/.pyenv",
 ]
-# Databases that are not dumped; without this, one that takes no connections makes each backup fail.
+# Databases not to dump; a database that accepts no connections makes every backup fail, unless it
+# is listed here.
 borg_exclude_databases = []
-# Archives that are kept; there are as many a day as `borg_schedule` makes.
+# How many archives to keep; `borg_schedule` decides how many are made in a day.
 borg_keep_daily = 7
 borg_keep_weekly = 4
 borg_keep_monthly = 6
-# When a backup is made, as systemd's OnCalendar (see man systemd.time).
+# When to make a backup, in the form of systemd's OnCalendar (see man systemd.time).
 borg_schedule = "*-*-* 02:00:00"

@@ -10,12 +10,12 @@ from terrafirma.site import begin
 server, _ = begin(host)
 settings = server.apt
 
-# The place for the vendors' repositories: their keys, pinned by fingerprint, and deb822 sources.
+# The vendors' repositories belong here: their keys, pinned by fingerprint, and deb822 sources.
 if settings.source == "upstream":
     raise DeployError(f"{host.name}: apt_source: 'upstream' is not built yet; use 'distro'")
 
 put(
-    name="Let apt wait for its lock",
+    name="Make apt wait for its lock",
     entries=[
         template(
             "apt/60terrafirma.j2",

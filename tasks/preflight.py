@@ -1,4 +1,4 @@
-"""A host that cannot become what `deploy.py` makes of it is refused before anything changes."""
+"""Refuses, before anything changes, a host on which `deploy.py` could not succeed."""
 
 from pyinfra import host
 from pyinfra.api import DeployError
@@ -24,7 +24,7 @@ hardware = host.get_fact(Hardware, path="/") if limits_hardware(server) else Non
 if hardware and (lacking := "; ".join(enough_hardware(server, hardware))):
     raise DeployError(f"{host.name}: {lacking}")
 
-# Who may hold the ports on which something of ours is going to listen.
+# Only the platform's own units may hold the ports on which the platform listens.
 sockets = {socket.port: socket for socket in placed(host).sockets}
 for listener in host.get_fact(Listeners, ports=list(sockets)):
     port, holder, unit = listener["port"], listener["process"], listener["unit"]

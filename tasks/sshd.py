@@ -1,4 +1,4 @@
-"""sshd lets in the declared accounts and whoever deploys, with a key."""
+"""sshd admits the declared accounts and the user who deploys, with a key."""
 
 from base64 import b64encode
 
@@ -24,7 +24,7 @@ drop_in = template(
     data={"password_authentication": settings.password_authentication, "users": users},
 )
 
-# Not even with passwords allowed does root get in with one.
+# root cannot log in with a password, even if other accounts can.
 if host.data.get("ssh_password") and (
     machine["user"] == "root" or not settings.password_authentication
 ):
@@ -51,7 +51,7 @@ for name in users if not wrong else ():
         keys = [parse(text) for text in account.keys]
         wrong += obstacles(name, logins, keys=keys, groups=[name, *account.groups])
     wrong += keyless(name, logins, passwords=settings.password_authentication)
-# A declared account gets its keys in this run.
+# Skip declared accounts: this run writes their keys.
 if not wrong and machine["user"] not in accounts:
     wrong += elsewhere(machine["user"], logins)
 wrong += strangers(users, logins)
@@ -61,9 +61,9 @@ if wrong:
 packages(name="Install sshd", packages=["openssh-server"])
 
 configuration = put(
-    name="Allow the declared accounts and whoever deploys",
+    name="Admit only the declared accounts and the deploying user",
     entries=[drop_in],
-    # The whole configuration, with the new file in its place: first.
+    # Test the whole configuration, with the new file at its beginning.
     check='mkdir -p /run/sshd && cat "$new" /etc/ssh/sshd_config > "$new.all" && '
     'sshd -t -f "$new.all"; status=$?; rm -f "$new.all"; exit $status',
 )

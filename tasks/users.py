@@ -1,4 +1,4 @@
-"""The accounts in `users_accounts`: home, shell, groups, exactly their keys, their sudo."""
+"""The accounts in `users_accounts` have exactly their home, shell, groups, keys and sudo rules."""
 
 from pyinfra import host
 from pyinfra.api import DeployError
@@ -45,7 +45,7 @@ known = ask(host, Accounts, homes=homes(settings.accounts))
 if wrong := list(refusals(settings.accounts, known)):
     raise DeployError(f"{host.name}: {'; '.join(wrong)}")
 
-# All that the keys of an account open that releases, and all that sudo lets it do; names of
+# The only command that the keys of a releasing account run, and that sudo allows it. Names of
 # applications need no quotes.
 commands = {
     account.name: " ".join([HOST_PROGRAM, "forced", *account.releases])

@@ -1,1 +1,1 @@
-"""What the task files share: typed settings, facts and operations that pyinfra lacks."""
+"""Code that the task files share: typed settings, and facts and operations that pyinfra lacks."""

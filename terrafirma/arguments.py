@@ -1,4 +1,4 @@
-"""What a command of `commands/` is told with --data, beside the settings of the host."""
+"""The arguments that a command of `commands/` takes with --data, besides the host's settings."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Upgrade(Model):
     """For commands/postgres_upgrade.py."""
 
     upgrade: Literal["", "back", "clean"] = ""
-    """Empty: to the version that the settings ask for. `back`: to the cluster from before the
-    upgrade. `clean`: remove the cluster that is no longer used."""
+    """Empty: upgrade to the version that the settings ask for. `back`: return to the cluster from
+    before the upgrade. `clean`: remove the cluster that is no longer used."""
 
 
 ARGUMENTS: tuple[type[Model], ...] = (Rollback, Rotate, Drop, Upgrade)

@@ -15,9 +15,9 @@ from pydantic import (
 from terrafirma.host import keys
 from terrafirma.settings import ROOT
 
-# The title of a type says in docs/settings.md what values it takes.
+# docs/settings.md shows the title of a type as the values that it accepts.
 
-# Names that end up in SQL, in file names, in unit names and in Docker's labels: nothing to quote.
+# These names end up in SQL, file names, unit names and Docker labels, so none needs quoting.
 Identifier = Annotated[
     str,
     Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$", title="a-z, 0-9 and `_`, first no digit, at most 63"),
@@ -44,7 +44,7 @@ NetworkName = Annotated[
     ),
 ]
 Port = Annotated[int, Field(ge=1, le=65535)]
-# Below are the ports of the system's own services: SSH, HTTP, HTTPS …
+# Ports below 1024 belong to the system's own services: SSH, HTTP, HTTPS …
 UserPort = Annotated[int, Field(ge=1024, le=65535)]
 
 
@@ -72,7 +72,7 @@ PackageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$", title="pac
 
 
 def _public_key(value: str) -> str:
-    """The key itself, or the content of the file on this machine that `value` names."""
+    """The key in `value`, or in the file on this machine that `value` names."""
     text = value
     if not re.search(r"(^|\s)(sk-)?(ssh|ecdsa)-\S+\s|PRIVATE KEY|\n", value):
         try:
@@ -86,7 +86,7 @@ def _public_key(value: str) -> str:
     try:
         return keys.parse(text).text
     except ValueError as error:
-        shown = "what is there" if "PRIVATE KEY" in value else repr(value[:40])
+        shown = "the value" if "PRIVATE KEY" in value else repr(value[:40])
         raise ValueError(
             f"{shown} does not hold one SSH public key ('ssh-ed25519 AAAA…') but {error}"
         ) from None
@@ -100,13 +100,13 @@ PublicKey = Annotated[
 
 
 def _known_host(line: str) -> str:
-    """ssh passes over a line that it cannot read, and would then trust nothing."""
+    """Refuse a line that ssh cannot read: ssh would skip the line and trust no key of the host."""
     _, _, key = line.removeprefix("@cert-authority ").strip().partition(" ")
     try:
         keys.parse(key)
     except ValueError as error:
         raise ValueError(
-            f"{line[:40]!r} is no line of a known_hosts file ('HOST ssh-ed25519 AAAA…'): after "
+            f"{line[:40]!r} is not a line of a known_hosts file ('HOST ssh-ed25519 AAAA…'): after "
             f"the name there is {error}"
         ) from None
     return line
@@ -116,7 +116,8 @@ KnownHost = Annotated[
     Line, AfterValidator(_known_host), Field(title="one line of a known_hosts file")
 ]
 
-# Domain names that no public authority signs (RFC 2606, 6761, 6762, 8375, ICANN's .internal).
+# Domains for which no public authority issues certificates (RFC 2606, 6761, 6762, 8375, and
+# ICANN's .internal).
 _PRIVATE_DOMAINS = ("localhost", "test", "example", "invalid", "local", "internal", "home.arpa")
 _EXAMPLE_DOMAINS = ("example.com", "example.net", "example.org")
 
@@ -141,7 +142,7 @@ def _domain(value: str) -> str:
 
 
 Domain = Annotated[str, AfterValidator(_domain), Field(title="domain name in lower case")]
-# An extension's settings have its name before a dot: auto_explain.log_min_duration.
+# The settings of an extension start with its name and a dot: auto_explain.log_min_duration.
 SettingName = Annotated[
     str,
     Field(
@@ -154,7 +155,7 @@ SettingName = Annotated[
 def setting(value: Any) -> Any:
     if not isinstance(value, bool | int | float | str):
         given = "None" if value is None else f"a {type(value).__name__}"
-        raise ValueError(f"{given} is no valid value: use True, False, a number or text")
+        raise ValueError(f"{given} is not a valid value: use True, False, a number or text")
     return one_line(value) if isinstance(value, str) else value
 
 
@@ -166,11 +167,11 @@ Seconds = Annotated[int, Field(strict=True, ge=1, le=3600)]
 
 
 def here(path: str) -> Path:
-    """A path of this machine, below the project if it is not absolute."""
+    """`path` on this machine; a relative one starts at the project."""
     try:
         return ROOT / Path(path).expanduser()
     except RuntimeError:
-        # There is no such user's home, and no such file.
+        # `~name` of an unknown user: no such file exists.
         return ROOT / path
 
 

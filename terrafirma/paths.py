@@ -1,38 +1,38 @@
-"""Where things live on a host that more than one file of ours names."""
+"""Paths on a host that several files of this project name."""
 
 from __future__ import annotations
 
 HOST_PROGRAM = "/usr/local/bin/terrafirma"
-"""What one does with the host every day, and what the deploy does; from files/terrafirma."""
+"""The command for everyday work on the host, also used by the deploy; from files/terrafirma."""
 
 HOST_LIBRARY = "/usr/local/lib/terrafirma/terrafirma_host"
-"""Its modules; from files/terrafirma_host."""
+"""The modules of HOST_PROGRAM; from files/terrafirma_host."""
 
 SECRETS = "/etc/terrafirma/secrets"
-"""0700, root: everything secret that was generated on the server."""
+"""0700, root: all secrets that were generated on the server."""
 
 PASSWORDS = f"{SECRETS}/postgres"
-"""The passwords of PostgreSQL's roles: a file for each, named after it."""
+"""The passwords of PostgreSQL's roles: one file for each role, named after it."""
 
 PASSWORDS_PROGRAM = f"{HOST_PROGRAM} passwords"
-"""Keeps roles and files equal."""
+"""Keeps the passwords in PostgreSQL equal to those in the files."""
 
 SECRETS_PROGRAM = f"{HOST_PROGRAM} secrets"
 """Keeps the secrets of the applications in their files."""
 
 POSTGRES_CHECK = f"{HOST_PROGRAM} postgres-check"
-"""Tries a new file of the server's settings."""
+"""Tries a new file of PostgreSQL's settings."""
 
 DOCKER_PORTS = "/usr/local/lib/terrafirma/docker-ports"
-"""Bridges the starts of the engine; from files/docker/docker-ports."""
+"""Keeps published ports reachable while the engine starts; from files/docker/docker-ports."""
 DOCKER_ENGINE = "/usr/local/lib/terrafirma/docker-engine"
-"""Tries its configuration and restarts it; from files/docker/docker-engine."""
+"""Tries a new configuration of the engine and restarts it; from files/docker/docker-engine."""
 
 BACKUP_SECRETS = f"{SECRETS}/borg"
-"""The passphrase of the repository and the SSH key that opens the backup host."""
+"""The passphrase of the repository, and the SSH key for the backup host."""
 
 BACKUP_KEY = f"{BACKUP_SECRETS}/id_ed25519.pub"
-"""What the backup host must let in."""
+"""The public key that the backup host must accept."""
 
 BACKUP_CONFIG = "/etc/borgmatic/config.yaml"
 """borgmatic's configuration."""
@@ -41,58 +41,58 @@ BACKUP_PROGRAM = "/usr/local/lib/terrafirma/backup"
 """Makes backups and reads them back; from files/borg/backup."""
 
 BACKUP_STATE = "/var/lib/terrafirma/backup"
-"""The roles of the last dump."""
+"""The dump of the roles from the last backup."""
 
 BACKUP_STAMP = f"{BACKUP_STATE}/proved-by"
-"""Name of the archive that proved the configuration."""
+"""Holds the name of the archive that proved the configuration."""
 
 DROPPED = "/var/lib/terrafirma/dropped"
 """The last dumps of databases that were dropped."""
 
 UPGRADE_PROGRAM = f"{HOST_PROGRAM} postgres-upgrade"
-"""Does what must not end with the connection."""
+"""Upgrades PostgreSQL; outlives the connection."""
 
 UPGRADE_STATE = "/var/lib/terrafirma/upgrade"
-"""0700, root: the dump that was made before an upgrade, and what the last one said."""
+"""0700, root: the dump from before an upgrade, and the log of the last upgrade."""
 
 UPGRADE_LOG = f"{UPGRADE_STATE}/log"
-"""What the upgrade that is going on, or the last one, says."""
+"""The output of the current upgrade, or of the last one."""
 
 UPGRADE_UNIT = "terrafirma-postgres-upgrade.service"
-"""The unit that an upgrade is, for as long as it lasts."""
+"""The unit in which an upgrade runs; exists only while it runs."""
 
 POOLER_CONFIG = "/etc/pgbouncer/pgbouncer.ini"
-"""What PgBouncer reads as it starts; it includes the rest."""
+"""The file that PgBouncer reads when it starts; it includes the others."""
 
 POOLER_USERS = "/etc/pgbouncer/userlist.txt"
-"""The verifiers of the roles that PgBouncer lets in."""
+"""The password verifiers of the roles that PgBouncer accepts."""
 
 POOLER_DROP_IN = "/etc/systemd/system/pgbouncer.service.d/terrafirma.conf"
-"""Written before the package is installed: where it is, PgBouncer is ours."""
+"""Written before the package is installed, so its presence marks PgBouncer as ours."""
 
 POOLER_CHECK = "/usr/local/lib/terrafirma/pgbouncer-check"
-"""Tries a new file of PgBouncer's; from files/pgbouncer/pgbouncer-check."""
+"""Tries a new PgBouncer file; from files/pgbouncer/pgbouncer-check."""
 
 SUDOERS = "/etc/sudoers.d/90-terrafirma-"
-"""What sudo allows an account: the file is named after it."""
+"""Start of the path of an account's sudo rules; the account's name follows."""
 
 RECOVERY_UNIT = "terrafirma-recover.service"
-"""Puts right at boot what a release left that died with the host."""
+"""Repairs, at boot, what an interrupted release left when the host went down."""
 
 APPLICATIONS = "/etc/terrafirma/apps"
-"""What each application is to be: NAME.json, for the program above."""
+"""The description of each application, NAME.json, which HOST_PROGRAM reads."""
 
 CADDYFILE = "/etc/caddy/Caddyfile"
-"""The sites; it imports what is in the two directories."""
+"""The sites; it imports the files of the two directories below."""
 
 CADDY_UPSTREAMS = "/etc/caddy/upstreams"
-"""`NAME.green` for each application whose release in the slot green serves."""
+"""Holds `NAME.green` for each application whose green slot serves."""
 
 CADDY_MAINTENANCE = "/etc/caddy/maintenance"
-"""`NAME.caddy` for each application that is under maintenance."""
+"""Holds `NAME.caddy` for each application that shows its maintenance page."""
 
 CADDY_ROOT = "/etc/caddy/acme-ca-root.pem"
-"""Who signed the certificate of the certificate authority's own address."""
+"""The root certificate that vouches for the ACME server itself."""
 
 OURS = (
     "/etc/apt/apt.conf.d/60terrafirma",
@@ -120,4 +120,4 @@ OURS = (
     "/usr/local/lib/terrafirma/terrafirma_host/*",
     "/var/lib/terrafirma/*",
 )
-"""Patterns of nearly all paths that operations ask about: one question answers for them."""
+"""Patterns for nearly all paths that operations ask about, so that one command reads them all."""

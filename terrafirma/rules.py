@@ -1,7 +1,7 @@
 """
-Rules that join several sections of a server's settings, or several applications of it.
+Rules that compare several sections of a server's settings, or several of its applications.
 
-Each is a function of a server that yields a line for whatever is wrong; none of them asks a host.
+Each rule is a function of a server that yields one line for each mistake; no rule asks a host.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from terrafirma.postgres.settings import Database, Role
 from terrafirma.server import ROLES, Server
 
 RESERVED = 10
-"""Connections that are left for a backup, a deploy, whoever looks around, and the superuser."""
+"""Connections kept free for a backup, a deploy, an administrator, and the superuser."""
 
 OVERLAP = 2
-"""Releases of an application that run at once while one takes over from the other."""
+"""Releases of an application that run at the same time while the new one takes over."""
 
 
 def one_port_each(server: Server) -> Iterator[str]:
@@ -44,7 +44,7 @@ def one_name_each(server: Server) -> Iterator[str]:
 
 
 def known_names(server: Server) -> Iterator[str]:
-    """What an application or an account names is in the section that describes it."""
+    """Everything that an application or an account refers to is declared."""
     roles = server.postgres.visitors
     accounts = {account.name for account in server.users.accounts}
     for app in server.apps:
@@ -67,13 +67,13 @@ def known_names(server: Server) -> Iterator[str]:
         for name in account.releases:
             if name not in apps:
                 yield (
-                    f"users_accounts: {account.name} releases {name!r}, which is no application "
-                    f"(apps: {', '.join(apps) or 'none'})"
+                    f"users_accounts: {account.name} releases {name!r}, which is not an "
+                    f"application (apps: {', '.join(apps) or 'none'})"
                 )
 
 
 def pooled(server: Server) -> Iterator[str]:
-    """PgBouncer runs where an application uses it, and no database has its console's name."""
+    """PgBouncer is enabled if an application uses it, and no database is named like its console."""
     if not server.pgbouncer.enabled:
         for app in server.apps:
             if app.pgbouncer:
@@ -89,7 +89,7 @@ def pooled(server: Server) -> Iterator[str]:
 
 
 def enough_connections(server: Server) -> Iterator[str]:
-    """No limit is lower than the number of connections that may be opened."""
+    """Every connection limit covers the connections that the applications may open."""
     postgres, applications = server.postgres, server.apps
     direct = [app for app in applications if app.database and not app.pgbouncer]
     pools = pool_sizes(server.pgbouncer, postgres)
@@ -103,7 +103,7 @@ def enough_connections(server: Server) -> Iterator[str]:
         of_roles: Counter[str] = Counter()
         for (_, role), size in pools.items():
             of_roles[role] += size
-        # A role has two logins while its password is renewed.
+        # While the password of a role is renewed, the role has two logins, each with its own pool.
         spare = max(of_roles.values())
         sums.append(f"{len(pools)} pools of PgBouncer = {sum(pools.values())}")
         sums.append(f"{spare} while a password is renewed")
@@ -129,7 +129,7 @@ def enough_connections(server: Server) -> Iterator[str]:
         users = [app for app in applications if server.role_of(app) == one.name]
         needed = sum(connections(app) for app in users if not app.pgbouncer)
         if needed:
-            # PgBouncer keeps to the limit of a role, but does not know who comes beside it.
+            # PgBouncer respects the role's limit, but does not count direct connections.
             needed += sum(pools.get(pair, 0) for pair in through if pair[1] == one.name)
         yield from _low("postgres_roles", one, users, needed)
 
@@ -150,14 +150,14 @@ def connections(app: Application) -> int:
 
 
 def backed_up_elsewhere(server: Server) -> Iterator[str]:
-    """A backup on the server itself is lost with it."""
+    """Backups go to another host: a backup on the server itself is lost with the server."""
     name = repository_host(server.borg.repository)
     if name and name in (server.name.lower(), server.address.lower()):
         yield f"borg_repository: {name} {LOST_WITH_IT}"
 
 
 def whole_platform(server: Server) -> Iterator[str]:
-    """Each host is a whole platform: no task looks at the roles yet."""
+    """Each host runs the whole platform: no task looks at the roles yet."""
     if server.roles != ROLES:
         yield (
             f"inventory: the host is in the group {', '.join(server.roles)}, and a host for one "
@@ -176,14 +176,14 @@ RULES: tuple[Callable[[Server], Iterator[str]], ...] = (
 )
 
 
-# --- where the host has its say -------------------------------------------------------------------
+# --- rules that also need a fact of the host ------------------------------------------------------
 
 
 def enough_hardware(server: Server, known: HardwareState) -> Iterator[str]:
     """
-    Memory and processors are as many as may be taken.
+    The host has the memory and processors that the applications may take.
 
-    What has no limit of its own counts as nothing: nobody knows what it takes.
+    An application without a limit counts as zero, because its use is unknown.
     """
     limited = [app for app in server.apps if app.memory_mb]
     for app in server.apps:
@@ -204,7 +204,7 @@ def enough_hardware(server: Server, known: HardwareState) -> Iterator[str]:
         for app in limited
     ]
     fits = (total - needed) * 100 // total
-    # The least that the setting takes.
+    # 5 is the lowest value of postgres_memory_percent.
     right = f", or postgres_memory_percent to {fits}" if fits >= 5 else ""
     yield (
         f"{limited[0].key('memory_mb')}: {total} MB of memory are too few: {', '.join(sums)}, "
@@ -214,7 +214,7 @@ def enough_hardware(server: Server, known: HardwareState) -> Iterator[str]:
 
 
 def limits_hardware(server: Server) -> bool:
-    """Whether an application has a limit of memory or processors that the host must have."""
+    """Whether an application has a memory or CPU limit, which the host must be able to provide."""
     return any(app.memory_mb or app.cpus for app in server.apps)
 
 

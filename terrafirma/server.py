@@ -1,4 +1,4 @@
-"""What one host of the site is to be: all its settings, typed, and what follows from several."""
+"""All typed settings of one host, and values that follow from several of them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SECTIONS: tuple[type[Settings], ...] = (
     *(Preflight, Apt, Users, Sshd, Docker, Postgres, PgBouncer, Caddy, Borg),
 )
 ROLES = ("proxy", "app", "db")
-"""Groups of the inventory; a host in none of them has all three roles. Each host must, so far."""
+"""Groups of the inventory; a host in none of them has all three roles, so far the only choice."""
 
 FIRST_PORT = 8000
-"""Where the ports of applications begin that choose none."""
+"""The first port for applications whose settings choose none."""
 PORTS = 2 * SLOT_PORTS
-"""How many each of them has."""
+"""How many ports each application has."""
 
 
 Clients = Literal["internet", "containers", "host"]
@@ -39,16 +39,16 @@ Clients = Literal["internet", "containers", "host"]
 
 class Socket(NamedTuple):
     """
-    A row of the table of ports: where something of ours listens, and for whom.
+    A port on which a program of the platform listens, and its clients.
 
-    It opens nothing. Preflight and the rules keep the port free for the unit; tasks/docker.py sees
-    to it that the clients reach it.
+    A Socket opens nothing. Preflight and the rules keep the port free for the unit, and
+    tasks/docker.py makes sure that the clients reach the port.
     """
 
     port: int
     unit: str
     key: str
-    """The setting that decides the port; of a fixed one, what it is called."""
+    """The setting that decides the port; for a fixed port, its protocol."""
     program: str
     clients: Clients
 
@@ -60,7 +60,7 @@ class Server:
     name: str
     roles: tuple[str, ...]
     address: str
-    """By which the other hosts reach it, as far as the inventory knows."""
+    """The address by which other hosts reach this one, as far as the inventory knows."""
     preflight: Preflight
     apt: Apt
     users: Users
@@ -74,7 +74,7 @@ class Server:
 
     @classmethod
     def of(cls, name: str, data: Mapping[str, Any], groups: Collection[str] = ()) -> Server:
-        """The host of that name with these data; raises Refused for all that is wrong with them."""
+        """The host `name` with the settings in `data`; raises Refused, which lists all mistakes."""
         if odd := [key for key in data if not isinstance(key, str)]:
             raise Refused(*(f"{key!r}: a key is text, like 'postgres_port'" for key in odd))
         wrong = list(_unknown_keys(data))
@@ -99,7 +99,7 @@ class Server:
         )
 
     def role_of(self, app: Application) -> str:
-        """The role as which `app` connects to its database; empty where that is not declared."""
+        """The role with which `app` connects to its database; empty if no such role is declared."""
         return app.role or self.postgres.owners.get(app.database, "")
 
     def database_url(self, app: Application, login: str) -> str:
@@ -109,7 +109,7 @@ class Server:
 
     @property
     def sockets(self) -> tuple[Socket, ...]:
-        """Every port on which something of ours listens; of applications, those with ports."""
+        """Every port on which the platform listens; of applications, those that have a port yet."""
         return tuple(self._sockets())
 
     def _sockets(self) -> Iterator[Socket]:
@@ -130,7 +130,7 @@ class Server:
 
     @property
     def reserved(self) -> dict[str, list[int]]:
-        """The ports that nobody else may have, by the setting that decides them."""
+        """The ports that each setting claims for its program alone."""
         ports: dict[str, list[int]] = {}
         for socket in self.sockets:
             ports.setdefault(socket.key, []).append(socket.port)
@@ -138,10 +138,11 @@ class Server:
 
     def with_ports(self, kept: Mapping[str, int]) -> Server:
         """
-        The same server, with ports for the applications that choose none.
+        The server with a port for each application whose settings choose none.
 
-        An application keeps the port of `kept`: what the host knows of each by name. A new one gets
-        the first ports that are nobody's. Raises Refused where a kept port is somebody else's now.
+        `kept` has the port that each application, by name, already has on the host, and keeps. A
+        new application gets the first free ports. Raises Refused if the settings now give a kept
+        port to another program.
         """
         declared = {app.name for app in self.apps}
         ports = {app.name: kept[app.name] for app in self.apps if app.name in kept and not app.port}
@@ -158,7 +159,7 @@ class Server:
                     )
             if name in ports:
                 taken |= dict.fromkeys(_range(first), f"apps.{name}.port")
-        # An application that is to move to a port of its settings is on its old ones until then.
+        # An application that moves to a port of its settings holds its old ports until then.
         used = {*taken, *(port for first in kept.values() for port in _range(first))}
         for app in self.apps:
             if not app.port and app.name not in kept:
@@ -184,9 +185,9 @@ def _range(first: int) -> range:
 
 def applications(data: Mapping[str, Any]) -> tuple[Application, ...]:
     """
-    The applications in the data of a host: the entries of `apps`, each under its name.
+    The applications in the settings of a host: the entries of `apps`, each under its name.
 
-    A key `apps.NAME.FIELD`, which --data can give, replaces one field of one of them.
+    A key `apps.NAME.FIELD`, as --data can set it, replaces one field of one application.
     """
     entries = data.get("apps", {})
     if not isinstance(entries, dict):
@@ -211,7 +212,7 @@ def applications(data: Mapping[str, Any]) -> tuple[Application, ...]:
     for name, entry in entries.items():
         if not _is_name(name):
             wrong.append(
-                f"apps: {name!r} is no name of an application, like 'api' or 'web-2': small "
+                f"apps: {name!r} is not an application name, like 'api' or 'web-2': small "
                 "letters and digits, at most 31, with single hyphens between them"
             )
         elif not isinstance(entry, dict):
@@ -249,9 +250,9 @@ def _no_application(name: str, known: Collection[str]) -> str:
 
 # --- keys -----------------------------------------------------------------------------------------
 
-# What pyinfra itself reads from host data, and `x_` for a user's own tasks.
+# Prefixes of the keys that pyinfra itself reads, and `x_` for a user's own tasks.
 _FOREIGN_PREFIXES = ("_", "ssh_", "vagrant_", "podman_", "fake_", "x_")
-# Keys of earlier versions, and what to write now.
+# Keys of earlier versions, and their replacements.
 _RENAMED = {
     "app_name": 'the key of its entry in apps: apps = {"api": {"source": …, "domain": …}}',
     "app_rollback": "commands/rollback.py --data rollback=APPLICATION",
@@ -265,7 +266,7 @@ _RENAMED = {
 
 
 def _unknown_keys(data: Mapping[str, Any]) -> Iterator[str]:
-    """A key that nobody reads is a typing error ("postgress_version"), or of an earlier version."""
+    """Refuse keys that nothing reads: typing errors ("postgress_version"), and renamed keys."""
     ours = {f"{section.prefix}_{name}" for section in SECTIONS for name in section.model_fields}
     known = sorted(ours | {"apps"} | {name for model in ARGUMENTS for name in model.model_fields})
     prefixes = (*(f"{section.prefix}_" for section in SECTIONS), "apps.", *_FOREIGN_PREFIXES)
@@ -285,5 +286,5 @@ def _unknown_keys(data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _field_like(name: str) -> str:
-    """The field of an application that is called so, or nearly; empty: there is none."""
+    """The field of an application with this name or a similar one; empty if there is none."""
     return next(iter(get_close_matches(name, Application.model_fields, 1)), "")

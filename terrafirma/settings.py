@@ -1,8 +1,8 @@
 """
-Sections of host data, typed and checked: the flat `<prefix>_*` keys of one part of the deploy.
+The base of all settings: a section is the flat `<prefix>_*` keys of one part, typed and checked.
 
-The defaults are in `group_data/all.py`; the shapes are in `terrafirma/<thing>/settings.py`;
-`terrafirma/site.py` reads all sections of all hosts.
+`group_data/all.py` has the defaults, `terrafirma/<thing>/settings.py` the types of each section,
+and `terrafirma/site.py` reads all sections of all hosts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NOT_OURS = frozenset({"docker_identifier", "docker_platform", "docker_architectu
 
 
 class Refused(Exception):
-    """What is wrong with the data of a host, each in words that begin with the key."""
+    """The mistakes in the settings of a host, one message for each, which begins with the key."""
 
     def __init__(self, *words: str) -> None:
         super().__init__("; ".join(words))
@@ -32,7 +32,7 @@ class Refused(Exception):
 
 
 class Model(BaseModel):
-    """A frozen, closed part of the data; a field's docstring is its line in the reference."""
+    """Settings, frozen, without unknown keys; the docstring of a field is its reference entry."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True
@@ -40,13 +40,13 @@ class Model(BaseModel):
 
 
 class Settings(Model):
-    """The keys of one section: those of host data that start with its prefix."""
+    """One section: the keys of host data that start with its prefix."""
 
     prefix: ClassVar[str]
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self:
-        """The section in `data`, the data of a host; raises Refused."""
+        """The section from `data`, the settings of a host; raises Refused."""
         start = f"{cls.prefix}_"
         return build(
             cls,
@@ -63,7 +63,7 @@ M = TypeVar("M", bound=Model)
 
 
 def build(model: type[M], values: Mapping[str, Any], start: str) -> M:
-    """A model with these values; raises Refused, whose words begin with `start` and the field."""
+    """A model with `values`; raises Refused, whose messages begin with `start` and the field."""
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
@@ -87,15 +87,15 @@ def _explain(start: str, error: ValidationError, fields: tuple[str, ...]) -> Ite
             hint = f", did you mean {start}{close[0]}?" if close else ""
             message = f"there is no such key{hint}"
         elif one["type"] == "string_pattern_mismatch":
-            given = "what is there" if one["loc"][-1] == "password" else repr(one["input"])
+            given = "the value" if one["loc"][-1] == "password" else repr(one["input"])
             message = f"{given} does not match {one['ctx']['pattern']}"
         elif one["type"] == "tuple_type":
             message = f"must be a list, not {type(one['input']).__name__}"
         elif one["type"].startswith(_NUMBERS) and re.fullmatch(r".{1,40}", str(one["input"])):
             message += f", not {one['input']!r}"
-        # Who writes a password there by mistake does not want to see it in a log.
+        # The value may hold a password by mistake: keep it out of the log.
         if re.search(r":(?!//)[^@]*@(?!sha256:)", str(one["input"])):
-            message = message.replace(repr(one["input"]), "what is there")
+            message = message.replace(repr(one["input"]), "the value")
         # A rule over the whole model has no location: its message names the keys itself.
         if not location and message.partition(":")[0] not in fields:
             start = ""

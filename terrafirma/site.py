@@ -1,8 +1,7 @@
 """
-The site: every host of the inventory as it is to be, read and checked once for a run.
+The site: the settings of every host in the inventory, read and checked once in a run.
 
-A task begins with `server, machine = begin(host)`: all that it needs to know of settings it asks
-the server.
+A task begins with `server, machine = begin(host)`, and takes all settings from `server`.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ M = TypeVar("M", bound=Model)
 Site = Mapping[str, Server]
 """The servers, by the names of their hosts."""
 
-# Read once: the data of an inventory do not change while a run lasts.
+# Read once: the data of an inventory stay the same during a run.
 _sites: WeakKeyDictionary[Inventory, Site] = WeakKeyDictionary()
-# Asked once: what a run releases keeps the ports that it began with.
+# Asked once: an application keeps its port throughout the run that releases it.
 _kept: WeakKeyDictionary[Host, Mapping[str, int]] = WeakKeyDictionary()
 
 
 def begin(host: Host) -> tuple[Server, MachineState]:
     """
-    What `host` is to be, and what kind of machine it is; from here on operations run there as root.
+    The settings of `host`, and the state of the machine. From here on operations run there as root.
 
-    Waits, and says so, until cloud-init has finished. Raises DeployError, in one line, for all that
-    is wrong with the settings of any host, and for a machine that Terrafirma does not support.
+    Waits for cloud-init to finish, and says so. Raises DeployError, in one line, for all mistakes
+    in the settings of any host, and for a machine that Terrafirma does not support.
     """
     server = site(host.inventory)[host.name]
     return server, ready(host, server.preflight.wait_seconds)
@@ -44,9 +43,9 @@ def begin(host: Host) -> tuple[Server, MachineState]:
 
 def site(inventory: Inventory) -> Site:
     """
-    All servers of the inventory; raises DeployError for the first host whose data are wrong.
+    All servers of the inventory; raises DeployError for the first host with wrong settings.
 
-    A host that --limit leaves out is named instead, and is not in the site.
+    A host with wrong settings that --limit leaves out is only named, and is not in the site.
     """
     if inventory not in _sites:
         servers: dict[str, Server] = {}
@@ -69,7 +68,7 @@ def _applications(host: Host) -> Collection[str]:
 
 def _server(host: Host, everywhere: Collection[str]) -> Server:
     data = host.data.dict()
-    # What --data says of an application of another host.
+    # --data reaches all hosts: skip its fields for applications that only other hosts have.
     elsewhere = {*everywhere} - {*_applications(host)}
     data = {
         key: value
@@ -86,7 +85,7 @@ def _server(host: Host, everywhere: Collection[str]) -> Server:
 
 
 def placed(host: Host) -> Server:
-    """The server of `host`, with a port for each application: the one that it has there already."""
+    """The server of `host`, with a port for each application, which keeps the one it has there."""
     server = site(host.inventory)[host.name]
     try:
         return server.with_ports(kept_ports(host) if server.apps else {})
@@ -102,7 +101,7 @@ def kept_ports(host: Host) -> Mapping[str, int]:
 
 
 def arguments(host: Host, model: type[M]) -> M:
-    """What a command is told with --data; raises DeployError."""
+    """The arguments of a command, given with --data; raises DeployError."""
     data = host.data.dict()
     try:
         return build(model, {key: data[key] for key in model.model_fields if key in data}, "")

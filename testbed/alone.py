@@ -1,6 +1,6 @@
 """
-The lock that one run of end-to-end tests on this machine holds: the targets of two would have the
-same names and ports. As a program it ends with code 4 if a run holds the lock.
+A lock for one run of end-to-end tests at a time on this machine: the targets of two runs would have
+the same names and ports. Run as a program, it exits with code 4 if a run holds the lock.
 """
 
 import fcntl
@@ -13,10 +13,10 @@ BUSY = "end-to-end tests are running on this machine already"
 
 
 def hold() -> int | None:
-    """The lock's descriptor, held until the process ends, however it does; None if a run has it."""
+    """Take the lock until this process ends, and return its descriptor; None if a run holds it."""
     if not LOCK.exists():
         LOCK.touch()
-    # Whoever made the file may be another user: it is only read.
+    # Open it read-only: another user may own the file.
     lock = os.open(LOCK, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

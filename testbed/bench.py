@@ -1,7 +1,7 @@
 """
-What the design promises about speed, measured side by side in one run; `make bench` prints it.
+Measures the design's promises about speed, side by side in one run; `make bench` prints them.
 
-Nothing here is a test: figures from one machine compare with each other, and with nothing else.
+These are no tests: the figures of one run compare only with each other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PARTS = {"platform": bench_platform, "postgres": bench_postgres, "releases": ben
 def main() -> None:
     parser = ArgumentParser(
         prog="testbed/bench.sh",
-        description="Measure, side by side, what the design promises. Without a PART: all of it.",
+        description="Measure the design's promises about speed. Without a PART: all of them.",
         epilog="\n".join(f"  {name:9} {part.__doc__}" for name, part in PARTS.items()),
         formatter_class=RawDescriptionHelpFormatter,
     )

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# After this ran, what testbed/bench.py measured is printed.
-# Usage: testbed/bench.sh [PART…]: platform, postgres, releases; all of them without one
+# Prints the measurements of testbed/bench.py.
+# Usage: testbed/bench.sh [PART…]: platform, postgres, releases; without a PART all of them
 set -euo pipefail
 # shellcheck source=testbed/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -1,4 +1,4 @@
-"""What the parts of `make bench` share: targets, and commands on them."""
+"""Targets and commands on them, for all parts of `make bench`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def pyinfra(port: int, *arguments: str) -> str:
 
 @contextmanager
 def target(name: str, ssh_port: int, https_port: int | None = None) -> Iterator[None]:
-    """A bare server for as long as it is needed."""
+    """A bare server, which exists only inside the block."""
     https = [] if https_port is None else [str(https_port)]
     run("testbed/untarget.sh", name)
     try:

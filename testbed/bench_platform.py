@@ -17,14 +17,14 @@ FLOOR, OURS = ("tf-bench-floor", 2421, 8421), ("tf-bench-ours", 2422, 8422)
 
 
 def serves(port: int) -> None:
-    """Until the first 200 over HTTPS: only then a server is one."""
+    """Wait for the first 200 over HTTPS: only then the server serves."""
     context = ssl.create_default_context()
     # The promise here is speed; tests/e2e verifies the certificate.
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     for _ in range(300):
         try:
             connection = HTTPSConnection("127.0.0.1", port, timeout=2, context=context)
-            # The name that Caddy serves, over the port that this machine publishes.
+            # Ask for the name that Caddy serves, through the port that this machine publishes.
             connection.sock = context.wrap_socket(
                 socket.create_connection(("127.0.0.1", port), 2),
                 server_hostname="api.terrafirma.test",

@@ -13,27 +13,27 @@ from terrafirma.postgres import tuning
 from testbed.bench_lib import pyinfra, ssh, target
 
 NAME, PORT = "tf-bench-postgres", 2423
-SHARE = 2 * 1024 * tuning.MB  # kB that are to be PostgreSQL's: large beside the default of 128 MB
-SCALE_KB = 15 * 1024  # what one unit of pgbench's scale takes, with its index
+SHARE = 2 * 1024 * tuning.MB  # kB for PostgreSQL: much more than its default of 128 MB
+SCALE_KB = 15 * 1024  # size of one unit of pgbench's scale, with its index
 CLUSTER = "17/main"
 CONF = f"/etc/postgresql/{CLUSTER}/conf.d/terrafirma.conf"
 PGBENCH = "/usr/lib/postgresql/17/bin/pgbench"
-# Prepared statements: what the drivers of applications do (psycopg 3, asyncpg, JDBC, pgx). Else a
-# third of the work is to parse and plan the same words again, whatever the settings are.
+# Prepared statements, as the drivers of applications use them (psycopg 3, asyncpg, JDBC, pgx).
+# Otherwise a third of the work would be to parse and plan the same statements again.
 ROUNDS, CLIENTS = 3, "-c 8 -j 2 -M prepared"
-# A round of writes has several of the default's checkpoints, after each of which every page goes
-# whole into the WAL once more. Tuned, they come less often than once a round; each round begins
-# just after one, which is where most of these whole pages are.
+# After a checkpoint, PostgreSQL writes each page in full to the WAL once. With the default settings
+# a round of writes has several checkpoints; with the tuned settings it has fewer than one. Each
+# round begins just after a checkpoint, when most of these full pages are written.
 MODES = {"read-only": ("-S", 20), "read-write": ("", 120)}
 
 
 class Round(NamedTuple):
     tps: float
-    """Transactions, by the seconds that they took and those of a checkpoint after them."""
+    """Transactions per second; the time includes a checkpoint after them."""
     checkpoints: int
-    """During the transactions."""
+    """Checkpoints during the transactions."""
     wal: float
-    """Bytes for each transaction: the same on a busy machine."""
+    """Bytes of WAL for each transaction, which does not depend on how busy the machine is."""
 
 
 def as_postgres(command: str, stdin: str = "") -> str:
@@ -49,11 +49,11 @@ def deploy(percent: int) -> None:
 
 
 def configure(configuration: str, percent: int) -> str:
-    """The server, just started, and its shared_buffers."""
+    """Restart the server with this configuration, and return its shared_buffers."""
     if configuration == "tuned":
         deploy(percent)
     else:
-        # What pg_createcluster made is left; a file that does not end in .conf is not read.
+        # PostgreSQL skips files that do not end in .conf, so pg_createcluster's settings are left.
         ssh(PORT, f"if test -e {CONF}; then mv {CONF} {CONF}.aside; fi")
     ssh(PORT, "systemctl restart postgresql@17-main")
     return sql("show shared_buffers")
@@ -61,9 +61,9 @@ def configure(configuration: str, percent: int) -> str:
 
 def measure(mode: str) -> Round:
     """
-    One round, begun with no dead rows, no page to write, and a cache as full as it gets.
+    One round, which begins without dead rows or dirty pages, and with a full cache.
 
-    What it leaves to be written counts, too: larger buffers put off more.
+    The time to write the pages that it leaves dirty counts too: larger buffers put off more.
     """
     option, seconds = MODES[mode]
     sql("truncate pgbench_history; vacuum analyze; checkpoint;")
@@ -91,12 +91,12 @@ def measure(mode: str) -> Round:
 
 
 def share() -> tuple[int, int]:
-    """The per cent of the target's memory that are nearest to SHARE, and how many kB that is."""
+    """The percentage of the target's memory that is nearest to SHARE, and the same in kB."""
     fact = Hardware()
     known = fact.process(
         ssh(PORT, fact.command("/var/lib/postgresql").get_raw_value()).splitlines()
     )
-    # The setting takes 5 to 90; a small machine keeps the default's quarter for the rest.
+    # The setting allows 5 to 90; on a small machine, leave a quarter for the rest, as the default.
     percent = min(75, max(5, round(100 * SHARE / known["memory"])))
     return percent, tuning.hardware(known, percent, "").memory
 
@@ -112,7 +112,7 @@ def bench() -> None:
         rounds: dict[tuple[str, str], list[Round]] = defaultdict(list)
         buffers = {}
         for number in range(ROUNDS):
-            # Each goes first in turn, so that neither has the older tables or the quieter machine.
+            # Alternate which goes first, so that neither has newer tables or a quieter machine.
             order = ("default", "tuned") if number % 2 == 0 else ("tuned", "default")
             for configuration in order:
                 buffers[configuration] = configure(configuration, percent)

@@ -1,4 +1,4 @@
-"""Releases: Caddy beside the replicas themselves, and how long a release and the way back take."""
+"""Releases: Caddy beside the replicas themselves, and the time of a release and of a rollback."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.e2e.support import DOMAIN, Container, Mix, Target, bystander, load
 NAME, PORT, OUTSIDER = "tf-bench-releases", 2424, "tf-bench-outsider"
 REPLICAS = (1, 2, 4, 8)
 ROUNDS, SECONDS, CLIENTS = 3, 5, "-t 8 -c 16 --timeout 10s"
-TIMES = 3  # that a release and the way back are timed
-# Short requests: what is under way for long is waited for, for as long as it takes.
+TIMES = 3  # how often a release and a rollback are timed
+# Short requests only: a release waits for long ones, and the time would measure them.
 ASKING = Mix(keep=6, fresh=2, http2=2, streams=6, posts=0.1)
 # Two slots of eight replicas have more connections than PostgreSQL's default admits.
 DATA = ("--data", "postgres_max_connections=200")
@@ -49,7 +49,7 @@ class Round(NamedTuple):
 
 
 class Switch(NamedTuple):
-    """Seconds from the beginning of a release to its first answer, to its last step."""
+    """Seconds from the beginning of a release to its first answer, and to its end."""
 
     answers: float
     ends: float
@@ -57,7 +57,7 @@ class Switch(NamedTuple):
 
 
 def wrk(client: Container, url: str, ports: list[str]) -> Round:
-    """Eight threads with two connections each; `ports` are taken by turns."""
+    """One run of wrk: eight threads with two connections each, which take `ports` in turn."""
     client.run("cat > /root/wrk.lua", stdin=WRK % ", ".join(f'"{port}"' for port in ports))
     said = client.run(f"wrk {CLIENTS} -d {SECONDS}s -s /root/wrk.lua {url}").splitlines()[-1]
     answer = json.loads(said)
@@ -79,7 +79,7 @@ def throughput(server: Target, outsider: Container, replicas: int) -> None:
     }
     rounds: dict[str, list[Round]] = {way: [] for way in ways}
     for number in range(ROUNDS):
-        # Each goes first in turn, so that neither has the quieter machine.
+        # Alternate which goes first, so that neither has a quieter machine.
         for way in sorted(ways, reverse=number % 2 == 1):
             rounds[way].append(ways[way]())
     base = median(one.rate for one in rounds["directly"])
@@ -94,7 +94,7 @@ def throughput(server: Target, outsider: Container, replicas: int) -> None:
 
 
 def switch(server: Target, outsider: Container, action: Callable[[], object]) -> Switch:
-    """What a release is for those who ask meanwhile."""
+    """Time `action`, a release, as clients see it that send requests meanwhile."""
     with load(outsider, server, "/whoami", mix=ASKING, rate=200) as seen:
         time.sleep(1)
         started = time.time()
@@ -103,7 +103,7 @@ def switch(server: Target, outsider: Container, action: Callable[[], object]) ->
         time.sleep(1)
     if seen["failed"]:
         sys.exit(f"bench: {len(seen['failed'])} requests failed: {seen['failed'][:3]}")
-    # A replica that had not answered before is one of the new release.
+    # A replica that answers for the first time belongs to the new release.
     new = [who["first"] for who in seen["answers"] if who["first"] > started]
     old = [who["asked"] for who in seen["answers"] if who["first"] < started]
     if not new or max(old) > ended:
@@ -144,7 +144,7 @@ def bench() -> None:
             (source / "VERSION").write_text(f"{number}\n")
             made.append(switch(server, outsider, deploy))
         report("tasks/app.py, other code", *made)
-        # What was taken back comes again only if somebody insists.
+        # --again: a release that was rolled back is made again only on request.
         release, rollback = "terrafirma release api --again", "terrafirma rollback api"
         back, again = [], []
         for _ in range(TIMES):

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# After this ran, what the scripts beside it and `make` made is gone: targets, volumes, networks, images,
-# the engine if they started one by hand, .target/ and .venv. Nothing else is: all of it carries our label.
+# Removes everything that `make` and the scripts beside it made: targets, volumes, networks, images, the engine
+# if they started one by hand, .target/ and .venv. A label marks these objects; all others stay.
 set -euo pipefail
 # shellcheck source=testbed/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# ours KIND [OPTION…]: the ids of what carries our label.
+# ours KIND [OPTION…]: the ids of the objects with our label.
 ours() {
     local kind=$1
     shift
     docker "$kind" ls --quiet "$@" --filter "label=$LABEL" | sort -u
 }
 
-# An image goes when nothing is built on it any more, and the list does not say which that is.
+# An image can be removed once no other image is built on it. The list does not show which those are, so try all.
 remove_images() {
     local left id gone
     while left=$(ours image) && [ -n "$left" ]; do
@@ -32,8 +32,7 @@ remove_from_engine() {
     remove_images
 }
 
-# runs PID START_TIME: whether that very process is still there, and dockerd. A dead one that nobody has
-# waited for yet is not.
+# runs PID START_TIME: whether this very process still runs, and is dockerd. A zombie does not run.
 runs() {
     awk -v started="$2" '{ exit !($2 == "(dockerd)" && $3 != "Z" && $22 == started) }' "/proc/$1/stat" 2>/dev/null
 }
@@ -57,7 +56,7 @@ stop_engine() {
 if have docker && docker version >/dev/null 2>&1; then
     remove_from_engine
 else
-    say "No Docker engine answers: if one has targets of ours, start it and run this again"
+    say "No Docker engine answers: if one has targets of the testbed, start it and run this again"
 fi
 stop_engine
 rm -rf "$STATE" "$ROOT/.venv" "$ROOT"/.{mypy,ruff,pytest}_cache

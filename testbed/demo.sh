@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# After this ran, the whole platform runs on the target NAME, and every replica of its API has answered over
-# HTTPS on 127.0.0.1:HTTPS_PORT.
+# Deploys the whole platform to the target NAME, and waits until every replica of its API has answered over HTTPS
+# on 127.0.0.1:HTTPS_PORT.
 # Usage: testbed/demo.sh NAME SSH_PORT HTTPS_PORT
 set -euo pipefail
 # shellcheck source=testbed/lib.sh
@@ -13,11 +13,11 @@ DOMAIN=api.terrafirma.test
 REPLICAS=4
 AUTHORITY=/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt
 
-# `make demo` counts from before the virtual environment was made.
+# `make demo` starts the clock before it makes the virtual environment.
 began=${DEMO_STARTED:-$(date +%s)}
 
 cd "$ROOT"
-# Not inventory.py: once somebody wrote a server of their own there, that one is none to try things on.
+# Not with inventory.py: the user's own server may be in it.
 .venv/bin/pyinfra -y --user root --key .target/id_ed25519 --port "$SSH_PORT" \
     --data ssh_known_hosts_file=.target/known_hosts 127.0.0.1 deploy.py
 

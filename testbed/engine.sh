@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# After this ran, a Docker engine answers. One that was already there is used as it is.
+# Makes sure that a Docker engine answers. A running engine is used as it is.
 set -euo pipefail
 # shellcheck source=testbed/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -14,11 +14,11 @@ why_not() {
 
 install_engine() {
     if ! have dockerd; then install docker.io; fi
-    # A package of its own since Debian 13.
+    # Since Debian 13 the client is a package of its own.
     if ! have docker; then install docker-cli; fi
 }
 
-# Containers that send larger packets than the way out takes lose the answers to them.
+# Packets of containers must not be larger than this machine's route to the internet allows.
 mtu_of_the_way_out() {
     local interface
     interface=$(awk '$2 == "00000000" { print $1; exit }' /proc/net/route)
@@ -30,10 +30,10 @@ start_by_hand() {
     mtu=$(mtu_of_the_way_out)
     set --
     if [ "$mtu" -lt 1500 ]; then set -- --mtu "$mtu"; fi
-    # It outlives this script, so it must not keep the script's lock (9) or output.
+    # dockerd outlives this script, so it must not hold the script's lock (9) or output.
     setsid dockerd "$@" </dev/null >"$LOG" 2>&1 9>&- &
     pid=$!
-    # With its start time, a number that came round again is not mistaken for it: see clean.sh.
+    # clean.sh compares the start time too, since the process id may be reused.
     echo "$pid $(awk '{ print $22 }' "/proc/$pid/stat")" >"$STATE/dockerd.pid"
     wait_for_answer "$pid"
 }
@@ -57,12 +57,13 @@ start_service() {
 }
 
 start_engine() {
-    # Whoever held the lock, or the package itself, may have started one.
+    # Another script, which held the lock before, may have started one.
     if answers; then return; fi
     if [ "$(id -u)" != 0 ] || ! have apt-get; then
         die "no Docker engine answers ($(why_not)): start it, or run this as root on Debian or Ubuntu"
     fi
     install_engine
+    # The package may have started it.
     if answers; then return; fi
     say "Starting a Docker engine"
     if [ -d /run/systemd/system ]; then start_service; else start_by_hand; fi

@@ -1,7 +1,7 @@
 #!/bin/sh
-# After this ran on a bare Debian 13 server, as root, it serves what deploy.py would have made of it.
-# The floor of `make bench`: the same work with no check, no plan, no second run and no way back, in
-# one SSH session. It expects the example application in /root/api.
+# Turns a bare Debian 13 server, as root, into the same platform as deploy.py. `make bench` uses it as the lower
+# bound: the same work in one SSH session, without checks, plan, second run or rollback. It expects the example
+# application in /root/api.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 packages() { apt-get install -qy --no-install-recommends "$@" > /dev/null; }

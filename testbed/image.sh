@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# After this ran, the image terrafirma/target:DISTRO is there for each DISTRO named (debian13, debian12), and
-# terrafirma/bystander if `bystander` is.
+# Makes the image terrafirma/target:DISTRO for each DISTRO named (debian13, debian12), and terrafirma/bystander
+# if `bystander` is named.
 set -euo pipefail
 # shellcheck source=testbed/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 exists() { docker image inspect "$1" >/dev/null 2>&1; }
 
-# Debian's docker.io has no buildx, without which new clients refuse to build; later engines have no other builder.
+# Debian's docker.io has no buildx, so fall back to the old builder; newer engines have only buildx.
 build() {
     if docker buildx version >/dev/null 2>&1; then
         docker build --quiet "$@"
@@ -16,7 +16,7 @@ build() {
     fi >"$STATE/build.log" 2>&1 || die "docker build: $(last_words "$STATE/build.log")"
 }
 
-# A registry that cannot be reached says so at once or in 15 s; the limit is for one that stalls.
+# An unreachable registry fails at once or within 15 s; the limit is for a registry that stalls.
 pull() {
     if have timeout; then timeout 300 docker pull --quiet "$1"; else docker pull --quiet "$1"; fi \
         >"$STATE/pull.log" 2>&1
@@ -28,12 +28,12 @@ base_from_registry() {
     if exists "$image"; then had=yes; fi
     pull "$image" || return
     build --tag "terrafirma/base:$distro" - <<<"FROM $image"$'\n'"LABEL $LABEL"
-    # Under its own name `make clean` would not find it.
+    # The registry's image has no label of ours, so `make clean` would not find it.
     if [ -z "$had" ]; then docker rmi "$image" >/dev/null; fi
 }
 
-# sources CODENAME: where this machine gets Debian from, for another release of it. Without an answer
-# mmdebstrap goes by its own default.
+# sources CODENAME: this machine's package sources for Debian, rewritten for that release. If there are none,
+# mmdebstrap uses its own default.
 sources() {
     local own uri suite
     own=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
@@ -66,18 +66,18 @@ bootstrap() {
     mv "$new" "$(tar_of "$distro")"
 }
 
-# from_archive DISTRO: whether the base was made here, because no registry gave it.
+# from_archive DISTRO: whether the base was bootstrapped here, because no registry could be reached.
 from_archive() {
     [ "$(docker image inspect -f '{{index .Config.Labels "org.terrafirma.base"}}' \
         "terrafirma/base:$1" 2>/dev/null)" = archive ]
 }
 
-# The targets get this file too, see target.sh.
+# make_tar DISTRO: the base as a file, which target.sh gives to the targets too.
 make_tar() {
     local distro=$1 container
     if [ -s "$(tar_of "$distro")" ]; then return; fi
     if from_archive "$distro"; then
-        # Another checkout made the image.
+        # Another checkout made the image: take the base from it.
         container=$(docker create --label "$LABEL" "terrafirma/base:$distro" true)
         docker export -o "$STATE/base-$distro.new.tar" "$container"
         docker rm "$container" >/dev/null
@@ -100,10 +100,10 @@ make_base() {
 make_image() {
     local distro=$1
     make_base "$distro"
-    # Always debian13's: it is what the example application is built on, whatever the server runs.
+    # Always debian13's, because the example application is built on it, whatever the server runs.
     if from_archive "$distro"; then make_tar debian13; fi
     if ! exists "terrafirma/target:$distro"; then say "Making the target image for $distro"; fi
-    # Again each time: costs nothing when nothing changed, and the Dockerfile may have.
+    # Build each time, since the Dockerfile may have changed; otherwise it costs nothing.
     build --build-arg "BASE=terrafirma/base:$distro" --tag "terrafirma/target:$distro" "$ROOT/testbed"
 }
 

@@ -1,17 +1,17 @@
 # shellcheck shell=bash
-# After this was sourced, the names, paths and helpers that the scripts beside it share are there.
-# It keeps to bash 3.2, which is what macOS has.
+# Names, paths and helpers for the scripts beside this file, which source it. It is written for bash 3.2, the version
+# of macOS.
 
 # shellcheck disable=SC2034  # used by the scripts that source this file
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 STATE=$ROOT/.target
 LABEL=org.terrafirma.testbed=1
 
-# dockerd and mmdebstrap's helpers live there, and `su` leaves it out.
+# dockerd and mmdebstrap's helpers are in these directories, which `su` leaves out of PATH.
 PATH=$PATH:/usr/sbin:/sbin
 
 mkdir -p "$STATE"
-# The private key of every target lies in it.
+# It holds the private key for every target.
 chmod 0700 "$STATE"
 
 say() { printf '%s\n' "$*"; }
@@ -25,8 +25,8 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 last_words() { tail -n 3 "$1" | tr -s '\n' ' '; }
 
-# locked NAME COMMAND…: one at a time among the scripts of this checkout. macOS has no flock: there,
-# start targets one after the other.
+# locked NAME COMMAND…: runs COMMAND, one at a time among the scripts of this checkout. macOS has no flock: start
+# targets one after the other there.
 locked() {
     local name=$1
     shift
@@ -36,19 +36,19 @@ locked() {
     ) 9>"$STATE/$name.lock"
 }
 
-# A snapshot of a target is an image with its disk, and a volume with what its Docker has.
+# A snapshot of a target is an image with its disk, and a volume with the data of its Docker.
 snapshot_image() { echo "terrafirma/snapshot:$1"; }
 snapshot_volume() { echo "terrafirma-snapshot-$1"; }
 
-# copy_volume IMAGE FROM TO: with all that Docker's own layers need. Without SYS_ADMIN, cp would leave out in
-# silence what marks a removed directory.
+# copy_volume IMAGE FROM TO: copies a volume with the attributes of Docker's layers. Without SYS_ADMIN, cp would
+# silently drop the attribute that marks a removed directory.
 copy_volume() {
     docker run --rm --label "$LABEL" --network none --cap-add SYS_ADMIN --security-opt seccomp=unconfined \
         --security-opt apparmor=unconfined --volume "$2:/from:ro" --volume "$3:/to" \
         "$1" cp -a /from/. /to
 }
 
-# Debian calls a release by its name, a reader by its number.
+# codename DISTRO: Debian's name for the release.
 codename() {
     case $1 in
         debian13) echo trixie ;;
@@ -62,8 +62,8 @@ apt_get() {
         >"$STATE/apt.log" 2>&1
 }
 
-# A foreign source that does not answer fails this too, hence no verdict here: what counts is whether
-# the package can be installed afterwards. DPkg::Lock::Timeout does not cover the lists' own lock.
+# Ignores failures, since an unrelated source may be down: what counts is whether the package can be installed
+# afterwards. Retries, because DPkg::Lock::Timeout does not cover the lock of the lists.
 refresh_lists() {
     for _ in 1 2 3 4 5 6 7 8 9 10; do
         if apt_get update; then return; fi
@@ -72,8 +72,8 @@ refresh_lists() {
     done
 }
 
-# install PACKAGE…: from the distribution's archive, which is only asked for its lists when the ones
-# on this machine are missing or too old to install from.
+# install PACKAGE…: installs from the distribution's archive. Refreshes the package lists only if they are missing or
+# too old.
 install() {
     if ! have apt-get || [ "$(id -u)" != 0 ]; then
         die "$* missing: install it, or run this as root on Debian or Ubuntu"

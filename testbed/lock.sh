@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# After this ran, requirements.lock pins the newest versions that pyproject.toml allows, with the hashes
-# of every file that PyPI has of them, for each supported Python on Linux and macOS.
+# Pins the newest versions that pyproject.toml allows in requirements.lock, with the hashes of all their files on
+# PyPI, for each supported Python on Linux and macOS.
 # Usage: testbed/lock.sh [PYTHON]
 set -euo pipefail
 # shellcheck source=testbed/lib.sh
@@ -11,7 +11,7 @@ if [ ! -x .target/uv/bin/uv ]; then
     "${1:-python3}" -m venv .target/uv
     .target/uv/bin/python -m pip install -qq --disable-pip-version-check 'uv>=0.8'
 fi
-# --no-config and the --no-emit pair: neither this machine's settings nor its addresses belong in the file.
+# --no-config and the --no-emit options keep this machine's settings and addresses out of the file.
 .target/uv/bin/uv pip compile pyproject.toml --group dev --upgrade \
     --universal --python-version 3.11 --generate-hashes \
     --no-config --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \

@@ -1,5 +1,5 @@
 """
-Asks https://DOMAIN/ on 127.0.0.1:PORT until all replicas answered, and prints a line for each.
+Asks https://DOMAIN/ on 127.0.0.1:PORT until all replicas have answered, and prints a line for each.
 
 Usage: replicas.py DOMAIN PORT REPLICAS < the certificate authority to trust
 """
@@ -17,7 +17,7 @@ PATIENCE = 60  # seconds
 
 
 def get(domain: str, port: int, trust: ssl.SSLContext) -> dict[str, object]:
-    """The answer to one GET /, over a connection of its own: the name need not resolve here."""
+    """The answer to one GET /, over a new connection; the name need not resolve here."""
     with (
         socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
         trust.wrap_socket(plain, server_hostname=domain) as secure,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# After this ran, the target NAME is stopped, and the snapshot SERIES-DIGEST has its disk: testbed/target.sh
-# starts others from it. Older snapshots of SERIES that this checkout made are gone.
+# Stops the target NAME and keeps its disk as the snapshot SERIES-DIGEST, from which testbed/target.sh starts other
+# targets. Removes older snapshots of SERIES that this checkout made.
 # Usage: testbed/snapshot.sh NAME SERIES DIGEST
 set -euo pipefail
 # shellcheck source=testbed/lib.sh
@@ -14,13 +14,13 @@ OWNER=org.terrafirma.checkout=$ROOT
 
 stop() {
     docker stop --time 120 "$NAME" >/dev/null
-    # Killed, because it did not shut down in time.
+    # Docker killed it, because it did not shut down in time.
     if [ "$(docker container inspect --format '{{.State.ExitCode}}' "$NAME")" = 137 ]; then
         die "$NAME does not shut down"
     fi
 }
 
-# The image comes last: a snapshot is there when its image is, and one of whose making was killed is made anew.
+# The image comes last, because it marks the snapshot as complete; an interrupted one is made anew.
 keep() {
     local image volume
     image=$(docker container inspect --format '{{.Image}}' "$NAME")
@@ -32,7 +32,7 @@ keep() {
         "$NAME" "$(snapshot_image "$SNAPSHOT")" >/dev/null
 }
 
-# An image that a target still runs from, or that is in the making elsewhere, stays until the next time.
+# An image that is in use, or that is being made elsewhere, stays until the next time.
 remove_older() {
     local image volume
     docker image ls --filter "label=$OWNER" --format '{{.Repository}}:{{.Tag}}' |

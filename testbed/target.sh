@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# After this ran, a bare server runs as the container NAME: systemd, sshd on 127.0.0.1:SSH_PORT with root's
-# key in .target/, and whatever listens on its port 443 on 127.0.0.1:HTTPS_PORT when that is given.
-# With TERRAFIRMA_SNAPSHOT= the server is not bare: it has the disk that testbed/snapshot.sh kept, as a server made
-# from a provider's snapshot would, and a machine-id, a name and an address of its own.
+# Starts a bare server as the container NAME: systemd, sshd on 127.0.0.1:SSH_PORT with root's key in .target/, and
+# its port 443 on 127.0.0.1:HTTPS_PORT if given.
+# With TERRAFIRMA_SNAPSHOT= the server is not bare: it has the disk that testbed/snapshot.sh kept, like a server made
+# from a provider's snapshot, but its own machine-id, name and address.
 # Usage: testbed/target.sh [NAME [SSH_PORT [DISTRO [HTTPS_PORT [DOCKER_CREATE_ARGUMENT…]]]]]
 set -euo pipefail
 # shellcheck source=testbed/lib.sh
@@ -34,7 +34,7 @@ check_arguments() {
 make_keys() {
     if ! have ssh-keygen; then install openssh-client; fi
     if [ ! -f "$KEY" ]; then ssh-keygen -q -t ed25519 -N '' -C terrafirma-testbed -f "$KEY"; fi
-    # One set for all targets, so that a target made anew is still the one that known_hosts knows.
+    # All targets share one set of host keys, so that known_hosts stays right when a target is made anew.
     if [ ! -d "$HOST_KEYS" ]; then
         mkdir -p "$HOST_KEYS"
         ssh-keygen -A -f "$STATE/host" >/dev/null
@@ -57,7 +57,7 @@ remember_host() {
 
 inspect() { docker container inspect --format "$1" "$NAME" 2>/dev/null; }
 
-# check_port PORT: whether nothing on this machine listens there yet.
+# check_port PORT: fails if a program on this machine listens there.
 check_port() {
     if (: <>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then die "port $1 of 127.0.0.1 is already in use"; fi
 }
@@ -67,13 +67,12 @@ from_archive() {
         "terrafirma/target:$DISTRO")" = archive ]
 }
 
-# Where no image registry can be reached, the target's own Docker cannot pull its images' base either.
-# So it finds the base on a disk, and takes it in as soon as Docker starts there, which is not before
-# the deploy has installed it; once, and later starts ask the engine nothing. A server that reaches a
-# registry has none of this.
+# If this machine reaches no image registry, the target's own Docker cannot pull base images either. So the base is
+# mounted as a file, and imported when Docker first starts there, after the deploy has installed it. With a registry,
+# none of this is needed.
 write_stand_in() {
     mkdir -p "$STAND_IN/docker.service.d"
-    # Replaced as a whole: another target may be copying it.
+    # Replace the file as a whole: another target may be copying it.
     cat >"$STAND_IN/$NAME.new" <<'UNIT'
 [Service]
 ExecStartPost=/bin/sh -c 'test -e /var/lib/docker/base || { docker import --change "CMD bash" /opt/testbed/base.tar debian:trixie && touch /var/lib/docker/base; }'
@@ -82,11 +81,11 @@ UNIT
     chmod -R u=rwX,go=rX "$STAND_IN"
 }
 
-# A volume that outlived its container would make the server less than bare.
+# A volume left from an earlier container would bring old data, so start with a new one.
 make_volume() {
     if docker volume inspect "$NAME-docker" >/dev/null 2>&1; then
         if [ -z "$(docker volume ls -q --filter "label=$LABEL" --filter "name=^$NAME-docker\$")" ]; then
-            die "a volume $NAME-docker exists that is none of ours: take another NAME"
+            die "a volume $NAME-docker exists that the testbed did not make: take another NAME"
         fi
         docker volume rm "$NAME-docker" >/dev/null
     fi
@@ -100,8 +99,8 @@ create() {
         --label "$LABEL" --label "org.terrafirma.spec=$SPEC" --label "org.terrafirma.key=$(cat "$KEY.pub")" \
         --publish "127.0.0.1:$SSH_PORT:22" ${HTTPS_PORT:+--publish "127.0.0.1:$HTTPS_PORT:443"} \
         --volume "$NAME-docker:/var/lib/docker" --shm-size 1g --stop-timeout 30
-    # What systemd, nftables and a Docker engine of its own need; --privileged would do it too, but is
-    # refused where this machine itself lacks a capability.
+    # systemd, nftables and the target's own Docker engine need these options. --privileged would do too, but fails on
+    # a machine that itself lacks a capability.
     set -- "$@" --cap-add ALL \
         --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
         --security-opt systempaths=unconfined --device-cgroup-rule 'a *:* rwm' \
@@ -120,12 +119,12 @@ create() {
         set -- "$@" /lib/systemd/systemd \
             SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1 systemd.unified_cgroup_hierarchy=0
     else
-        # The container's own part of the tree, which Docker hands over read-only. The machine's whole
-        # tree, mounted writable, would do as well, but the target's containers would appear in both.
+        # Docker mounts the container's part of the cgroup tree read-only: make it writable. With the machine's whole
+        # tree instead, the target's containers would appear in both.
         set -- "$@" sh -c 'mount -o remount,rw /sys/fs/cgroup && exec /lib/systemd/systemd'
     fi
-    # Where the machine lacks this capability, old engines fail unless it is dropped, and newer ones, which
-    # know, refuse to drop it. Nothing here needs it.
+    # On a machine without this capability, old engines fail unless it is dropped, and newer ones refuse to drop it.
+    # Nothing here needs it, so try both.
     docker create --cap-drop SYS_RESOURCE "$@" >/dev/null 2>"$STATE/create-$NAME.log" ||
         docker create "$@" >/dev/null 2>"$STATE/create-$NAME.log" ||
         die "$NAME cannot be made: $(last_words "$STATE/create-$NAME.log")"
@@ -136,7 +135,7 @@ create() {
         write_stand_in
         docker cp "$STAND_IN/docker.service.d" "$NAME:/etc/systemd/system/" >/dev/null
     fi
-    # Empty, as in a bare image: the first boot fills it in.
+    # Empty, so that the first boot writes a new one.
     : >"$STATE/machine-id"
     docker cp "$STATE/machine-id" "$NAME:/etc/machine-id" >/dev/null
 }
@@ -161,14 +160,14 @@ make_target() {
         if [ -n "$SNAPSHOT" ]; then copy_volume "$IMAGE" "$(snapshot_volume "$SNAPSHOT")" "$NAME-docker"; fi
         create
         start || die "$NAME does not start: $(last_words "$STATE/start-$NAME.log")"
-        # What docker cp put there belongs to the number of whoever runs this.
+        # docker cp keeps the user id of this machine's user: make the files root's.
         docker exec "$NAME" chown -R root:root /root/.ssh /etc/ssh /etc/systemd/system /etc/machine-id ||
             die "$NAME stopped at once: $(docker logs --tail 3 "$NAME" 2>&1 | tr -s '\r\n' ' ')"
         trap - EXIT
         return
     fi
     made=$(inspect '{{index .Config.Labels "org.terrafirma.spec"}}')
-    if [ -z "$made" ]; then die "a container $NAME exists that is none of ours: take another NAME"; fi
+    if [ -z "$made" ]; then die "a container $NAME exists that the testbed did not make: take another NAME"; fi
     if [ "$made" != "$SPEC" ]; then
         die "$NAME exists with $made: \`make untarget NAME=$NAME\` first, or take another NAME"
     fi
@@ -188,7 +187,7 @@ booted() {
 }
 
 lets_root_in() {
-    # The reader's own ~/.ssh/config is no part of the question.
+    # Ignore the user's ~/.ssh/config.
     ssh -F /dev/null -i "$KEY" -p "$SSH_PORT" -o IdentitiesOnly=yes -o BatchMode=yes -o ConnectTimeout=5 \
         -o UserKnownHostsFile="$KNOWN_HOSTS" root@127.0.0.1 true </dev/null 2>"$STATE/ssh-$NAME.log"
 }
@@ -212,7 +211,7 @@ show() {
 
 check_arguments
 "$ROOT/testbed/engine.sh"
-# Whoever made the snapshot made this first.
+# A snapshot has its image already.
 if [ -z "$SNAPSHOT" ]; then "$ROOT/testbed/image.sh" "$DISTRO"; fi
 locked keys make_keys
 locked keys remember_host

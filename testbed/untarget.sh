@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# After this ran, the target NAME and its volume are gone.
+# Removes the target NAME and its volume.
 # Usage: testbed/untarget.sh NAME
 set -euo pipefail
 # shellcheck source=testbed/lib.sh
@@ -14,5 +14,5 @@ remove() {
     if ours volume "$NAME-docker"; then docker volume rm "$NAME-docker" >/dev/null; fi
 }
 
-# A target.sh whose caller was killed goes on for a moment, and would make a volume anew that is gone.
+# Locked: a target.sh whose caller was killed runs on for a moment, and could make the volume again.
 locked "name-$NAME" remove

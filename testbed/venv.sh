@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# After this ran, .venv holds exactly the packages that requirements.lock pins, checked by their hashes.
+# Makes .venv with exactly the packages that requirements.lock pins, checked by their hashes.
 # Usage: testbed/venv.sh [PYTHON]
 set -euo pipefail
 # shellcheck source=testbed/lib.sh
@@ -10,11 +10,11 @@ PYTHON=${1:-python3}
 if ! have "$PYTHON"; then install python3 python3-venv; fi
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     die "Python 3.11 or newer is needed, $PYTHON is $("$PYTHON" -V 2>&1): name another with PYTHON="
-# Debian ships venv's own installer apart from Python.
+# Debian packages ensurepip, which venv needs, apart from Python.
 if ! "$PYTHON" -c 'import ensurepip' 2>/dev/null; then install python3-venv; fi
 
 say "Making .venv from requirements.lock"
-# Anew each time: what a former lock brought must not linger.
+# Make it anew each time, so that packages of an earlier lock are gone.
 "$PYTHON" -m venv --clear "$ROOT/.venv"
 "$ROOT/.venv/bin/python" -m pip install -qq --disable-pip-version-check --no-deps \
     --require-hashes -r "$ROOT/requirements.lock"

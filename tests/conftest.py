@@ -1,4 +1,4 @@
-"""What tests of both kinds use, and the order in which end-to-end modules run beside each other."""
+"""Helpers for unit and end-to-end tests, and how end-to-end modules run side by side."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ class Pyinfra:
 
 class Imported(Pyinfra):
     """
-    The same in a tenth of the time, one run after the other: see tests/imported.py.
+    Runs the CLI in a tenth of the time, one run after the other: see tests/imported.py.
 
-    What a user starts as a process is started as one where that is what is tested.
+    Tests of the process itself use Pyinfra, which starts a process as a user does.
     """
 
     def __init__(self) -> None:
-        # It ends with its standard input, which ends with us.
+        # It ends when its standard input closes, so at the latest with this process.
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.imported"],
             cwd=ROOT,
@@ -102,7 +102,7 @@ def pyinfra() -> Pyinfra:
 
 
 def budget(minutes: float = 3, *, why: str = "") -> float:
-    """What a module may take. One that says nothing has 3 minutes; one that says more says why."""
+    """The minutes that a module may take: 3 by default, more only with a reason."""
     assert why or minutes == 3
     return minutes
 
@@ -114,17 +114,17 @@ def minutes_of(item: pytest.Item) -> float:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        # A report takes this along from the process where the test ran to the one that prints.
+        # A report carries properties from the process that ran the test to the one that prints.
         item.user_properties.append(("budget", minutes_of(item)))
         if not item.get_closest_marker("e2e"):
-            # A program that hangs is a test that fails.
+            # A program that hangs must fail its test.
             item.add_marker(pytest.mark.timeout(300))
-    # The heaviest first: what is left for the end is light.
+    # The heaviest first, so that only light modules are left at the end.
     items.sort(key=lambda item: -minutes_of(item) if item.get_closest_marker("e2e") else 0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Minutes and budget of each module, fixtures included; those of a few seconds are left out."""
+    """Minutes and budget of each module, fixtures included, except modules of a few seconds."""
     spent: dict[str, float] = defaultdict(float)
     budgets: dict[str, float] = {}
     for reports in terminalreporter.stats.values():
@@ -145,7 +145,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_configure() -> None:
-    # A shell without job control starts a command with `&` that ignores this signal, and programs
+    # A shell without job control makes a command with `&` ignore this signal, and then the programs
     # that the command starts could not catch it.
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
@@ -165,11 +165,11 @@ def run_alone(config: pytest.Config, tests: Iterable[str]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Where there is one process."""
+    """Take the lock if all tests run in one process."""
     if not (hasattr(session.config, "workerinput") or session.config.option.collectonly):
         run_alone(session.config, (item.nodeid for item in session.items))
 
 
 def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
-    """Where there are several, in the one that hands out the tests, before it does."""
+    """With several processes, take the lock in the one that distributes the tests."""
     run_alone(node.config, ids)

@@ -1,6 +1,6 @@
 """
-A process that has imported what each run of pyinfra imports first, and forks for every run that it
-is asked for. tests/conftest.py starts it, and asks.
+A process that has already imported the modules that each run of pyinfra needs. It forks for every
+run; tests/conftest.py starts it and sends it the runs.
 """
 
 import gc
@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 
 import terrafirma
 
-# From before pyinfra has gevent replace them: gevent's loop begins with the run, not here.
+# The originals, before gevent patches them: gevent's loop must begin in the run, not here.
 _fork, _wait = os.fork, os.waitpid
 
 
@@ -29,9 +29,9 @@ class Run(TypedDict):
 
 
 def _import() -> None:
-    """All of pyinfra and Terrafirma; each run reads its tasks, data and inventory for itself."""
+    """Import all of pyinfra and Terrafirma; each run reads tasks, data and inventory itself."""
     import_module("pyinfra_cli.main")
-    # pyinfra reads what is installed six times in a run, and a file of data once for each key.
+    # pyinfra lists the installed packages six times in a run, and reads a data file for each key.
     connectors: Any = import_module("pyinfra.api.connectors")
     connectors.entry_points = cache(connectors.entry_points)
     inventory: Any = import_module("pyinfra_cli.inventory")
@@ -39,7 +39,7 @@ def _import() -> None:
     connectors.get_all_connectors()
     for module in pkgutil.walk_packages(terrafirma.__path__, "terrafirma."):
         import_module(module.name)
-    # Else each run copies the pages of all these objects, only to find that they are no garbage.
+    # Freeze all objects: otherwise the garbage collector of each run would copy their pages.
     gc.collect()
     gc.freeze()
 
@@ -56,7 +56,7 @@ def _become(run: Run) -> None:
 
 
 def _serve() -> None:
-    """For each line a run, and its exit code; returns in the process of a run only."""
+    """Fork a run for each line, and print its exit code; returns only in the process of a run."""
     for line in sys.stdin:
         if (process := _fork()) == 0:
             _become(json.loads(line))

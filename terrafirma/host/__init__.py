@@ -1,1 +1,1 @@
-"""What every part of a host needs: files, units, packages, the kernel, the machine itself."""
+"""The basics that every part of a host needs: files, units, packages, kernel, machine."""

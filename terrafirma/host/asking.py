@@ -1,4 +1,4 @@
-"""Facts that several operations need, asked once as long as nothing changes."""
+"""Facts that several operations need, asked only once until something changes on the host."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _answers: WeakKeyDictionary[Host, _Answers] = WeakKeyDictionary()
 
 def ask(host: Host, fact: type[FactBase[T]], **arguments: Any) -> T:
     """
-    A fact of `host`, as `host.get_fact` answers it.
+    A fact of `host`, like `host.get_fact`, but cached.
 
-    The same question has the same answer until an operation does something on the host: until then
-    it is asked once, and once more when the run begins: somebody may have read its plan for long.
+    The answer is kept until an operation changes something on the host. It is also asked anew when
+    the execution begins, since the user may have taken a long time to read the plan.
     """
     moment = (host.state.is_executing, changes_of(host))
     kept = _answers.get(host)
@@ -39,11 +39,11 @@ def ask(host: Host, fact: type[FactBase[T]], **arguments: Any) -> T:
 
 
 def forget(host: Host) -> None:
-    """An operation that is not over yet has done something: what was asked before says nothing."""
+    """Drop the answers so far: an operation that still runs has changed something on `host`."""
     _answers.pop(host, None)
 
 
 def changes_of(host: Host) -> int:
-    """How many operations of the run, whoever wrote them, have done something on `host`."""
-    # None until an operation is over; whether it succeeded is another question.
+    """How many operations of the run, ours or others, have done something on `host`."""
+    # `_commands` is None until an operation has ended, whether or not it succeeded.
     return sum(bool(one.operation_meta._commands) for one in host.state.ops[host].values())

@@ -1,4 +1,4 @@
-"""What kind of host this is."""
+"""Facts about the machine: its system, hardware, networks and ports."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ class MachineState(TypedDict):
     version: str  # "13", "24.04" …
     name: str  # as in PRETTY_NAME
     architecture: str  # dpkg's name: "amd64", "arm64" …
-    user: str  # who is connected
-    root: bool  # that user is root
-    sudo: bool  # that user may become root without a password
-    sudo_answer: str  # what sudo said where it does not make that user root
+    user: str  # the connected user
+    root: bool  # the connected user is root
+    sudo: bool  # the connected user may become root without a password
+    sudo_answer: str  # sudo's message if it does not make the connected user root
     connection: str  # address and port of the client and of the server, as SSH_CONNECTION has them
     missing: list[str]  # programs that our commands need
     systemd: bool
-    free_gb: float  # on the fuller of / and /var
+    free_gb: float  # on / or /var, whichever has less
     booting: bool  # cloud-init has not finished
     clusters: list[str]  # PostgreSQL's, like "17/main"
-    own_clusters: list[str]  # those of them that Terrafirma configured
-    retired_clusters: list[str]  # own ones that an upgrade, or the way back, left behind
-    unfinished_clusters: list[str]  # own ones that an upgrade has made and nobody has used yet
+    own_clusters: list[str]  # the clusters that Terrafirma configured
+    retired_clusters: list[str]  # own clusters that an upgrade, or the way back, left behind
+    unfinished_clusters: list[str]  # own clusters that an upgrade has made, not in use yet
     upgrading: bool  # a major upgrade of PostgreSQL is going on
     postgres_offered: list[int]  # majors that are installed, or in the host's package lists
     foreign_engine: list[str]  # packages of another Docker engine
-    foreign_caddyfile: bool  # neither ours nor the package's
-    pooler: bool  # a PgBouncer of ours runs, or will after a boot
-    networks: list[str]  # IPv4, like "192.0.2.0/24": those that the host shares with neighbours
+    foreign_caddyfile: bool  # there is a Caddyfile, neither ours nor the package's
+    pooler: bool  # our PgBouncer runs, or starts at boot
+    networks: list[str]  # IPv4 networks that the host shares with neighbours: "192.0.2.0/24"
 
 
-# The packages of the programs that our commands need before an operation could install any. Small
-# images lack those of the first line.
+# The programs that our commands need before any operation can install packages, and the package of
+# each. Small images lack those of the first line.
 PACKAGES = {
     "ip": "iproute2", "ss": "iproute2", "sysctl": "procps",
     "apt-get": "apt", "apt-cache": "apt", "dpkg-query": "dpkg", "awk": "mawk",
@@ -55,7 +55,7 @@ echo "architecture=$(dpkg --print-architecture 2> /dev/null || uname -m)"
 echo "user=$(id -un)"
 if test "$(id -u)" -eq 0; then echo root=yes
 else
-    # As pyinfra asks for it. Warnings come first, and the reason last.
+    # Call sudo as pyinfra does. sudo prints warnings first, and the reason last.
     answer=$(sudo -H -n sh -c 'echo "as uid $(id -u)"' 2>&1 < /dev/null | tail -n 1)
     if test "$answer" = 'as uid 0'; then echo sudo=yes; else echo "sudo_answer=$answer"; fi
 fi
@@ -70,16 +70,16 @@ for conf in /etc/postgresql/*/*/postgresql.conf; do
     directory=${conf%/*}
     echo "cluster=${directory#/etc/postgresql/}"
     cluster=${directory#/etc/postgresql/}
-    # The mark is made before the cluster, so that a run that dies in between finds its own.
+    # Terrafirma makes this drop-in before the cluster, so a cluster of an interrupted run has it.
     unit=postgresql@${cluster%/*}-${cluster#*/}.service
     test ! -e "/etc/systemd/system/$unit.d/terrafirma.conf" || echo "own=$cluster"
     for mark in retired unfinished; do
         test ! -e "/etc/systemd/system/$unit.d/terrafirma-$mark.conf" || echo "$mark=$cluster"
     done
 done
-# Of a unit that is made for one run: it is there for as long as that lasts.
+# This unit is transient: its file exists only while an upgrade runs.
 test ! -e /run/systemd/transient/terrafirma-postgres-upgrade.service || echo upgrading=yes
-# The package lists of the last refresh, and what is installed: asks no network.
+# Reads the installed packages and the lists of the last refresh, without the network.
 apt-cache pkgnames postgresql- 2> /dev/null | sed -n 's/^postgresql-\([0-9][0-9]*\)$/offered=\1/p'
 dpkg-query -Wf '${db:Status-Status} ${Package}\n' docker-ce containerd.io podman-docker \
     2> /dev/null | sed -n 's/^installed /engine=/p'
@@ -88,7 +88,7 @@ caddyfile=/etc/caddy/Caddyfile
 ours=/etc/systemd/system/caddy.service.d/terrafirma.conf
 if test -e "$caddyfile" && { test -r "$caddyfile" || test ! -e "$ours"; } &&
     ! grep -qs 'Managed by Terrafirma' "$caddyfile"; then
-    # The package's own, as it was installed, is nobody's.
+    # The package's own Caddyfile, unchanged since the installation, is not foreign.
     { dpkg-query -W caddy && ! dpkg --verify caddy | grep -q " $caddyfile\$"; } > /dev/null 2>&1 ||
         echo caddyfile=foreign
 fi
@@ -96,7 +96,7 @@ if test -e /etc/systemd/system/pgbouncer.service.d/terrafirma.conf; then
     { ! systemctl is-active pgbouncer.service && ! systemctl is-enabled pgbouncer.service; } \
         > /dev/null 2>&1 || echo pooler=ours
 fi
-# Docker's networks are bridges; a bridge that leads to the internet is the host's own.
+# Leave out bridges, since Docker's networks are bridges, but keep one with the default route.
 uplink=$(ip -4 route show default 2> /dev/null | sed -n 's/.* dev \([^ ]*\).*/\1/p' | head -n 1)
 ip -4 -oneline address 2> /dev/null | while read -r _ device _ address _; do
     case $device in
@@ -109,7 +109,7 @@ done
 
 
 class Machine(FactBase[MachineState]):
-    """All that must be known of a host before anything else, asked as the connected user."""
+    """Everything that a run must know of a host first, asked as the connected user."""
 
     @staticmethod
     @override
@@ -178,12 +178,12 @@ class Hardware(FactBase[HardwareState | None]):
             StringCommand("path=", QuoteString(path), _separator=""),
             '; while test ! -e "$path"; do path=${path%/*}; path=${path:-/}; done;',
             "awk '/^MemTotal:/ { print \"memory=\" $2 }' /proc/meminfo;",
-            # A container's limit, where there is one: cgroup v2, then v1.
+            # The memory limit of a container, if there is one: cgroup v2, then v1.
             "for limit in memory.max memory/memory.limit_in_bytes; do",
             "limit=/sys/fs/cgroup/$limit;",
             'test ! -r "$limit" || echo "limit=$(cat "$limit")"; done;',
             'echo "cores=$(nproc)"; device=$(findmnt -nro SOURCE -T "$path");',
-            # Virtual disks have no transport, and many claim to rotate: a real one is believed.
+            # Many virtual disks claim to rotate. They have no transport: believe only real disks.
             'lsblk -nso ROTA,TRAN "$device" 2> /dev/null |',
             "awk '$1 == 1 && $2 ~ /^(sata|sas|ata)$/ { print \"rotates\"; exit }'",
         )
@@ -204,7 +204,7 @@ class Hardware(FactBase[HardwareState | None]):
 
 
 class UsedNetworks(FactBase[list[str]]):
-    """IPv4 networks that the host is in or has a route to, like "192.0.2.0/24"."""
+    """IPv4 networks in which the host has an address or a route, like "192.0.2.0/24"."""
 
     default = list
 
@@ -225,11 +225,11 @@ class UsedNetworks(FactBase[list[str]]):
 class Listener(TypedDict):
     port: int
     process: str  # name of the program
-    unit: str  # systemd unit it runs in, or ""
+    unit: str  # its systemd unit, or ""
 
 
 def _ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """The first and the last number of each row of neighbours."""
+    """The first and the last number of each consecutive run of numbers."""
     for _, row in groupby(enumerate(sorted({*numbers})), lambda pair: pair[1] - pair[0]):
         neighbours = [number for _, number in row]
         yield neighbours[0], neighbours[-1]
@@ -237,7 +237,7 @@ def _ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 class Listeners(FactBase[list[Listener]]):
     """
-    Who listens on TCP `ports`, and on UDP port 443, which is HTTP/3's, if that is one of them.
+    The programs that listen on TCP `ports`; for 443 also on UDP, which HTTP/3 uses.
 
     Needs root to see other users' processes.
     """

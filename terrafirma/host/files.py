@@ -1,4 +1,4 @@
-"""Files and directories as they should be: checked, then replaced as a whole."""
+"""Files and directories with exact content: each is checked, then replaced as a whole."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ class PathStates(FactBase[dict[str, PathState]]):
     """
     Kind, mode, owner and digest of those of `paths` that exist.
 
-    pyinfra's files.File, Directory and Sha256File answer the same one path and one question at a
-    time, which is three or four round trips for a file.
+    pyinfra's files.File, Directory and Sha256File answer one question about one path at a time,
+    which costs three or four round trips for each file.
     """
 
     default = dict
 
     @override
     def command(self, paths: Sequence[str], patterns: Sequence[str] = ()) -> StringCommand:
-        """`patterns` are what the shell expands: `/etc/caddy/*`."""
+        """`patterns` are for the shell to expand, like `/etc/caddy/*`."""
         take = 'test ! -e "$path" || set -- "$@" "$path"; done;'
         return StringCommand(
             "set --; for path in", *map(QuoteString, paths), f"; do {take}",
-            # No file of ours has another name, and others may have any.
+            # Skip files with unusual names: ours have none, and another program's may hold a "|".
             "for path in", *patterns, "; do",
             'case "$path" in *[!A-Za-z0-9_.,:@/+-]*) continue ;; esac;', take,
             "test $# = 0 || LC_ALL=C stat -Lc '%a|%U|%G|%F|%n' \"$@\" 2> /dev/null;",
-            # Only files: to read from a pipe would take forever.
+            # Only regular files: reading a pipe would never end.
             'for path do shift; test ! -f "$path" || set -- "$@" "$path"; done;',
-            # One that goes away meanwhile is not there, or not as wanted.
+            # A file that disappears meanwhile counts as absent or different, which is right.
             'test $# = 0 || sha256sum "$@" 2> /dev/null || true',
         )  # fmt: skip
 
@@ -78,10 +78,10 @@ class PathStates(FactBase[dict[str, PathState]]):
 
 def path_states(paths: Sequence[str]) -> dict[str, PathState]:
     """
-    PathStates of `paths` on the host at hand.
+    PathStates of `paths` on the current host.
 
-    As long as a run has changed nothing, one question about all that Terrafirma keeps on a host
-    answers for nearly all of them.
+    As long as a run has changed nothing, one command reads the state of all files that Terrafirma
+    keeps on a host, and its answer serves for nearly all paths.
     """
     ours = all(any(_matches(path, one) for one in OURS) for path in paths)
     if changes_of(host) or not ours:
@@ -91,7 +91,7 @@ def path_states(paths: Sequence[str]) -> dict[str, PathState]:
 
 
 def _matches(path: str, pattern: str) -> bool:
-    """Whether a shell would find `path`, which has no leading dot in a name that is matched."""
+    """Whether a shell would expand `pattern` to `path`; no matched name begins with a dot."""
     return path.count("/") == pattern.count("/") and fnmatchcase(path, pattern)
 
 
@@ -105,7 +105,7 @@ _TEMPLATES = Environment(
 )
 
 
-# The bcrypt hash of a password: whoever reads it may try as many passwords as there is time for.
+# The bcrypt hash of a password, which would allow a reader to guess the password offline.
 _HASH = re.compile(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}")
 
 
@@ -118,7 +118,7 @@ class Directory:
     user: str = "root"
     group: str = "root"
     as_owner: bool = False
-    """Made by its owner, as for File."""
+    """Its owner makes it, as for File."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,12 @@ class File:
     user: str = "root"
     group: str = "root"
     as_owner: bool = False
-    """Written by its owner: who has its directory could lay a link there for root to follow."""
+    """Its owner writes it: in a directory of another user, a link could mislead root."""
 
 
 @dataclass(frozen=True)
 class Absent:
-    """No file at this path, which is one that only we write."""
+    """No file at this path, to which only Terrafirma writes."""
 
     path: str
 
@@ -156,7 +156,7 @@ def source(name: str, path: str, **owner: Any) -> File:
 
 
 def render(template_name: str, /, **data: Any) -> str:
-    """The text of that file of `templates`; an unknown name in it raises jinja2.UndefinedError."""
+    """The text of a file of `templates`; an unknown name in it raises jinja2.UndefinedError."""
     return _TEMPLATES.get_template(template_name).render(**data)
 
 
@@ -167,21 +167,21 @@ def put(
     """
     Directories and files with exact content, owner and mode.
 
-    + entries: what to put; a callable is asked when the operation runs, so that it may read facts
-      that an earlier operation of the same run changes
+    + entries: the files and directories; a callable is called when the operation runs, so that it
+      can read facts that an earlier operation of the same run changes
     + check: shell command that must accept a new file before it replaces the old one; `$new` is
-      the path of the new file, which has its final owner and mode; run by whoever writes the file
+      the path of the new file, which has its final owner and mode; the user who writes the file
+      runs it
 
     pyinfra's files.put asks three or four questions for each file, uploads over the old content,
-    sets owner and mode after the content is there, and leaves a broken file where a good one was.
-    Here one command asks about all files, and each is replaced as a whole, after its check. The
-    content travels on standard input: it is in no process list. A file at the same path that we
-    did not write (it does not say "managed by Terrafirma") is kept beside it once, with the suffix
-    `.before-terrafirma`.
+    sets owner and mode only afterwards, and may replace a good file with a broken one. Here one
+    command asks about all files, and each is replaced as a whole, after its check. The content
+    travels on standard input, so no process list shows it. An existing file that Terrafirma did not
+    write (it lacks "managed by Terrafirma") is kept once, with the suffix `.before-terrafirma`.
     """
     wanted = entries() if callable(entries) else entries
     known = path_states([entry.path for entry in wanted]) if wanted else {}
-    # A plan ends at the first command: what differs is shown before it, all of it.
+    # pyinfra plans only up to the first command, so show all differences before yielding one.
     commands: list[StringCommand] = []
     for entry in wanted:
         now = known.get(entry.path)
@@ -193,7 +193,7 @@ def put(
                 if not _has(entry, now) or now is None or now["kind"] != "directory":
                     commands.append(_directory(entry))
             case File():
-                # Standard input is sent in whole lines.
+                # pyinfra sends standard input in whole lines.
                 content = entry.content if entry.content.endswith("\n") else entry.content + "\n"
                 digest = hashlib.sha256(content.encode()).hexdigest()
                 if _has(entry, now) and now is not None and now["sha256"] == digest:
@@ -230,17 +230,17 @@ def _replacement(file: File, content: str, check: str | None) -> StringCommand:
     chown = "" if file.as_owner else f'chown {file.user}:{file.group} "$new" && '
     script = (
         'new="$path.terrafirma-new"; umask 022; mkdir -p "${path%/*}" && umask 077 && '
-        # Owner and mode first, then the content: it is never readable for longer than it should be.
+        # Owner and mode first, then the content, so that nobody else can read it in between.
         f'rm -f "$new" && : > "$new" && {chown}chmod {file.mode} "$new" && cat > "$new" && '
         + (f"( {check} ) && " if check else "")
         + '{ ! test -f "$path" || grep -qi "managed.by.terrafirma" "$path" || '
         'test -e "$path.before-terrafirma" || cp -a "$path" "$path.before-terrafirma" || '
-        # What its owner may not read is not lost either.
+        # The writer may be unable to read, and so to copy, the old file: move it instead.
         'mv -T "$path" "$path.before-terrafirma"; } && '
         'mv -fT "$new" "$path" || { rm -f "$new"; exit 1; }'
     )
     if file.as_owner:
-        # Not from where we are: programs complain that they may not go there.
+        # Leave the current directory: programs complain if their user may not enter it.
         return StringCommand(
             f"cd / && runuser -u {file.user} -- sh -c",
             QuoteString(f"path=$1; {script}"), "sh", path,
@@ -250,7 +250,7 @@ def _replacement(file: File, content: str, check: str | None) -> StringCommand:
 
 
 def _show_difference(file: File, content: str, now: PathState | None) -> None:
-    # Read by whoever writes it.
+    # Read the file as the user who writes it.
     who = {"_su_user": file.user, "_su_shell": "sh"} if file.as_owner else {}
     known = (host.get_fact(FileContents, path=file.path, **who) or []) if now else []
     host.log(f"{'Will change' if now else 'Will create'} {file.path}")
@@ -260,7 +260,7 @@ def _show_difference(file: File, content: str, now: PathState | None) -> None:
 
 
 def tree_digest(directory: Path) -> str:
-    """SHA-256 over names, modes and contents of all files below `directory`: what a build sees."""
+    """SHA-256 over names, modes and contents of all files below `directory` that a build sees."""
     digest = hashlib.sha256()
     for path in source_files(directory):
         if path.is_symlink():
@@ -275,7 +275,7 @@ def tree_digest(directory: Path) -> str:
 
 
 def source_files(directory: Path) -> list[Path]:
-    """Files and links below `directory` in a fixed order, without caches and what is private."""
+    """Files and links below `directory` in a fixed order, without caches and private files."""
     left_out = {".git", ".venv", ".DS_Store", "__pycache__", "node_modules", ".env"}
     return sorted(
         path

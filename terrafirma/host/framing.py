@@ -1,13 +1,14 @@
 """
-Every command to a host runs in an environment of our own, and what it prints is told apart from
-what the login prints around it; `config.py` installs this between pyinfra and its connections.
+Every command on a host runs in a clean environment, and its output is separated from the output of
+the login around it; `config.py` installs this between pyinfra and its connections.
 
-sshd hands a command to the account's login shell, which may be any, and reads start-up files first.
-These print, read standard input, change directory, mask and variables, define functions and
-aliases, set traps, and end or replace the shell. So all that the login shell is given is one plain
-call of /bin/sh. That reads standard input up to a mark, and starts again with an empty environment;
-sudo and su, which have settings and files of their own, are followed by the same. Then come a mark,
-the command, and a mark with its exit code.
+sshd passes a command to the account's login shell, which can be any shell and reads start-up files
+first. These files may print, read standard input, change directory, umask and variables, define
+functions and aliases, set traps, and end or replace the shell. So the login shell gets only one
+plain call of /bin/sh. This /bin/sh reads standard input up to a mark, and starts again with an
+empty environment. sudo and su have settings and files of their own, so after them /bin/sh is
+started in the same way. Then it prints a mark, runs the command, and prints a mark with the exit
+code.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from pyinfra.connectors.util import CommandOutput, OutputLine
 from typing_extensions import override
 
 SECONDS = 60
-"""How long a login may take from its command's arrival until the command begins."""
+"""How long a login may take to begin its command."""
 
-# Nobody can print it by accident, and no start-up file could have it in it.
+# Random, so that no program prints it by accident and no start-up file contains it.
 _MARK = f"terrafirma-{secrets.token_hex(8)}"
 _BEGIN, _END = f"{_MARK}-begin", f"{_MARK}-end"
-# What start-up files may read of standard input before it is ours: they take these lines.
+# Lines that start-up files may consume from standard input, before our own input begins.
 _SPARE = [""] * 16
 _FRAME = "frame"
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OURS = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TERM": "dumb"}
-# Who we are and where from, the agent that a login forwards, and the way out to the internet.
+# Variables that survive: the user, the SSH connection and forwarded agent, and the proxies.
 _KEPT = (
     *("HOME", "USER", "LOGNAME", "SHELL", "SSH_CONNECTION", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR"),
     *("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"),
@@ -51,8 +52,7 @@ _ENVIRONMENT = " ".join(
     + [f'${{{name}:+"{name}=${name}"}}' for name in _KEPT]
 )
 _CLEAN = f"umask 022; exec /usr/bin/env -i PATH={_PATH} {_ENVIRONMENT} /bin/sh -c"
-# This machine has no login that could be wrong: its programs, and its Docker, are where its user
-# has them.
+# Commands on this machine pass no login, so they keep the user's PATH and choice of Docker.
 _DOCKER = " ".join(
     f'${{DOCKER_{name}:+"DOCKER_{name}=$DOCKER_{name}"}}'
     for name in ("HOST", "CONTEXT", "CONFIG", "CERT_PATH", "TLS_VERIFY", "API_VERSION")
@@ -60,23 +60,23 @@ _DOCKER = " ".join(
 _HERE = _CLEAN.replace(f"PATH={_PATH}", f'"PATH=$PATH" {_DOCKER}')
 
 _OTHER_USER = ("_sudo", "_su_user", "_doas", "_dzdo")
-# Whoever asks for the environment of a login gets it.
+# With one of these arguments the caller asks for the login's environment, and gets it.
 _LOGIN = ("_use_sudo_login", "_preserve_sudo_env", "_use_su_login", "_preserve_su_env")
 
 
 def _escaped(script: str) -> str:
     """
-    `script` as an argument of `printf %b`, in single quotes that mean the same to every shell.
+    `script` as an argument of `printf %b`, in single quotes that every shell reads the same way.
 
-    fish knows escapes in single quotes, csh no line break and `!` in them; and what is escaped once
-    needs no further quotes, however many shells it passes.
+    fish interprets escapes in single quotes, and csh allows neither a line break nor `!` in them.
+    Once escaped, the text needs no further quoting, however many shells it passes through.
     """
     special = re.sub(r"[\\'!\n\r\t]", lambda found: f"\\0{ord(found[0]):03o}", script)
     return f"'{special}'"
 
 
 def framed(script: str, shell: str = "sh") -> str:
-    """A script that runs `script` between the marks, and ends with its exit code."""
+    """A script that runs `script` between the two marks, and ends with its exit code."""
     return (
         f"echo {_BEGIN}; echo {_BEGIN} >&2; "
         f'{shell} -c "$(printf %b {_escaped(script)})"; status=$?; '
@@ -85,12 +85,12 @@ def framed(script: str, shell: str = "sh") -> str:
 
 
 def clean(script: str) -> str:
-    """A script that runs `script` with nothing of the environment but what is ours."""
+    """A script that runs `script` in our own environment and nothing else."""
     return f'{_CLEAN} "$(printf %b {_escaped(script)})"'
 
 
 def sent(script: str, start: str = _CLEAN) -> str:
-    """The words that any login shell takes for a call of /bin/sh that runs `script`."""
+    """The command line with which any login shell starts a /bin/sh that runs `script`."""
     boot = (
         f'line=; until test "$line" = {_MARK}; do IFS= read -r line || {{ '
         'echo "the start-up files of the login read standard input to its end" >&2; exit 125; }; '
@@ -100,7 +100,7 @@ def sent(script: str, start: str = _CLEAN) -> str:
 
 
 class _Sent(StringCommand):
-    """A command that logs show as pyinfra writes it, and that is sent in our words."""
+    """A command that logs show as pyinfra writes it, while `words` are sent in its place."""
 
     def __init__(self, shown: StringCommand, words: str) -> None:
         super().__init__(shown)
@@ -129,7 +129,7 @@ def _unix_command(
     return _Sent(shown, sent(script, "exec /bin/sh -c" if login else start))
 
 
-# The channels on which a command has begun, by either stream: a terminal has but one.
+# The channels on which a command has begun. Either stream shows it, since a terminal has only one.
 _begun: WeakSet[Any] = WeakSet()
 
 
@@ -139,7 +139,7 @@ def _close(channel: Any) -> None:
 
 
 class _Answer:
-    """The lines between the marks of one stream; all of them where the command never began."""
+    """The lines between the marks of one stream; all its lines if the command never began."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -147,7 +147,7 @@ class _Answer:
         self.status = ""
 
     def lines(self) -> Iterator[str]:
-        # Of what a login floods us with the end is enough; on this machine there is no login.
+        # A login may print without end, so keep its last lines only. This machine has no login.
         before: deque[str] = deque(maxlen=20 if hasattr(self.stream, "channel") else None)
         for line in self._limited():
             if not self.begun:
@@ -156,7 +156,7 @@ class _Answer:
                     self._begin()
                     before.clear()
             elif not self.status:
-                # Nothing but a code follows it; where `ps` shows our own words, more does.
+                # The exit code alone follows the mark, except where `ps` prints our script.
                 end = re.search(rf"{_END} (\d+)\s*$", line)
                 self.status = end[1] if end else ""
                 if head := line[: end.start()] if end else line:
@@ -169,11 +169,11 @@ class _Answer:
             _begun.add(channel)
 
     def _limited(self) -> Iterator[str]:
-        """All lines, as long as the first mark comes in time."""
+        """All lines; closes the channel if the first mark does not come in time."""
         channel = getattr(self.stream, "channel", None)
         timer = channel and gevent.spawn_later(SECONDS, _close, channel)
         if channel:
-            # In a mode that decodes, one byte of another encoding would end the answer.
+            # Read bytes: in text mode, one byte of another encoding would end the answer.
             self.stream._flags |= self.stream.FLAG_BINARY
         try:
             for line in self.stream:
@@ -232,7 +232,7 @@ _NEVER = (
 
 @cache
 def install() -> None:
-    """From here on pyinfra sends all its commands so, over SSH and to this machine."""
+    """Make pyinfra send all its commands in this way, over SSH and on this machine."""
     ssh.make_unix_command_for_host = _unix_command
     local.make_unix_command_for_host = partial(_unix_command, start=_HERE)
     util.read_buffer = _reader(util.read_buffer)

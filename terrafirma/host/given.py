@@ -1,6 +1,6 @@
 """
-Secrets that the caller brings along, never from data: from the environment of the process, or from
-a command that runs on this machine.
+Secrets that come from outside the settings: from the environment of the process, or from a command
+that runs on this machine.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ SECONDS = 60
 
 
 class Hidden(list[str]):
-    """Lines for standard input that no log repeats: pyinfra prints the arguments of a fact."""
+    """Lines for standard input, hidden from the log, in which pyinfra prints a fact's arguments."""
 
     def __repr__(self) -> str:
         return "…"
 
 
 class HiddenText(str):
-    """A value that no log repeats."""
+    """Text that is hidden from the log."""
 
     __slots__ = ()
 
@@ -65,14 +65,14 @@ def value(host: Host, key: str, source: str) -> HiddenText:
     return HiddenText(f"{text}\n" if "\n" in text else text)
 
 
-# Each command runs once, however many hosts and secrets name it; pyinfra asks for hosts side by
-# side.
+# Each command runs once, however many hosts and secrets use it. The lock is needed because pyinfra
+# works on several hosts at once.
 _answers: dict[str, tuple[bytes, str]] = {}
 _lock = Lock()
 
 
 def _printed_by(command: str) -> tuple[bytes, str]:
-    """What a command of the shell prints on this machine, and what was wrong with it."""
+    """The output of a shell command on this machine, and what went wrong, if anything."""
     with _lock:
         if command not in _answers:
             _answers[command] = _run(command)
@@ -80,7 +80,7 @@ def _printed_by(command: str) -> tuple[bytes, str]:
 
 
 def _run(command: str) -> tuple[bytes, str]:
-    # A session of its own: nobody is asked for anything, and all of it can be ended.
+    # A session of its own has no terminal to ask for input, and can be killed as a whole.
     with subprocess.Popen(  # noqa: S602  # the command is the user's own, with pipes
         command,
         shell=True,
@@ -94,13 +94,16 @@ def _run(command: str) -> tuple[bytes, str]:
             printed, said = process.communicate(timeout=SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            return b"", f"took longer than {SECONDS} s; try it by hand: nobody can answer it here"
+            return (
+                b"",
+                f"took longer than {SECONDS} s; try it by hand: it cannot ask for input here",
+            )
     last = ""
     for line in said.decode(errors="replace").splitlines():
         last = re.sub(r"[\x00-\x1f\x7f-\x9f]", "", line).strip()[:200] or last
     if process.returncode != 0:
         return b"", f"ended with {process.returncode}{last and f' ({last})'}; try it by hand"
     if not printed.strip():
-        # As `sops -d x | jq -r .y` does when its first half fails.
+        # Such as `sops -d x | jq -r .y` when its first half fails.
         return b"", f"printed nothing{last and f' ({last})'}; try it by hand"
     return printed, ""

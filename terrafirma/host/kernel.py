@@ -12,7 +12,7 @@ from terrafirma.host.operation import operation
 
 
 class KernelSettings(FactBase[dict[str, str]]):
-    """Those of the sysctl `names` that this kernel has, with their values."""
+    """The values of the sysctl `names`, of those that this kernel has."""
 
     default = dict
 
@@ -33,10 +33,10 @@ class KernelSettings(FactBase[dict[str, str]]):
 @operation
 def sysctl(values: Mapping[str, int]) -> Generator[StringCommand]:
     """
-    Kernel settings as they should be now; a file below /etc/sysctl.d sees to the next boot.
+    Set kernel settings for now; a file below /etc/sysctl.d sets them at the next boot.
 
-    pyinfra's server.sysctl fails where the kernel lacks one of them (a host without IPv6), and
-    costs a round trip for each.
+    pyinfra's server.sysctl fails if the kernel lacks a setting (a host without IPv6), and costs a
+    round trip for each.
     """
     known = host.get_fact(KernelSettings, names=sorted(values))
     wrong = [f"{name}={value}" for name, value in values.items()

@@ -1,4 +1,4 @@
-"""SSH public keys, read as sshd reads them: one that it would pass over shuts its owner out."""
+"""SSH public keys, read as sshd reads them: a key that sshd would skip locks its owner out."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ KINDS = (
     "sk-ssh-ed25519@openssh.com",
     "sk-ecdsa-sha2-nistp256@openssh.com",
 )
-# OpenSSH's own bounds, and the least that is still safe.
+# The least that is still safe, and OpenSSH's maximum.
 _RSA_BITS = range(2048, 16384 + 1)
 
 
 @dataclass(frozen=True)
 class Key:
-    """A public key that sshd takes."""
+    """A public key that sshd accepts."""
 
     kind: str
     blob: bytes
@@ -41,18 +41,18 @@ class Key:
 
     @property
     def algorithms(self) -> frozenset[str]:
-        """Names of sshd's under which it may be accepted."""
+        """The names of sshd's algorithms that accept this key."""
         rsa = ("rsa-sha2-512", "rsa-sha2-256") if self.kind == "ssh-rsa" else ()
         return frozenset({self.kind, *rsa} - ({"ssh-rsa"} if rsa else set()))
 
 
 def fingerprint(blob: bytes) -> str:
-    """As `ssh-keygen -l` shows it."""
+    """The fingerprint of a key, as `ssh-keygen -l` shows it."""
     return "SHA256:" + b64encode(sha256(blob).digest()).decode().rstrip("=")
 
 
 def parse(text: str) -> Key:
-    """The one key in the content of a `.pub` file; raises ValueError, which says what is there."""
+    """The only key in the text of a `.pub` file; raises ValueError, which says what is there."""
     if "PRIVATE KEY" in text:
         raise ValueError("a private key, which must stay where it is; give its .pub file")
     if text.lstrip().startswith(("-----", "---- ")):
@@ -97,6 +97,6 @@ def _content(kind: str, encoded: str) -> tuple[bytes, int]:
     bits = key.key_size if isinstance(key, RSAPublicKey) else 0
     if bits and bits not in _RSA_BITS:
         raise ValueError(
-            f"an RSA key of {bits} bits; {_RSA_BITS.start} to {_RSA_BITS.stop - 1} are right"
+            f"an RSA key of {bits} bits; {_RSA_BITS.start} to {_RSA_BITS.stop - 1} are allowed"
         )
     return blob, bits

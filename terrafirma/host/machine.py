@@ -1,4 +1,4 @@
-"""Machines that Terrafirma can work on, and root's rights there."""
+"""The machines that Terrafirma supports, and how a run becomes root there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from terrafirma.host.facts import PACKAGES, Machine, MachineState
 
 @dataclass(frozen=True)
 class Distribution:
-    """What a supported distribution's own archive holds."""
+    """The versions and packages in the archive of a supported distribution."""
 
     postgres: int
     docker: tuple[str, ...]
@@ -22,9 +22,9 @@ class Distribution:
     pooled_statements: bool = True  # PgBouncer 1.21 or newer follows prepared statements
 
 
-# apparmor: Debian's kernels have it on, and no container starts without its parser.
+# apparmor: Debian's kernels enable AppArmor, and then no container starts without its parser.
 _ENGINE = ("docker.io", "apparmor", "iptables")
-# What the archives have, which is no pin: `packages` takes names without a version.
+# The versions in the archives. They pin nothing: `packages` installs names without a version.
 DISTRIBUTIONS = {
     ("debian", "13"): Distribution(
         17, (*_ENGINE, "docker-cli", "docker-compose", "docker-buildx"), (26, 1)
@@ -36,22 +36,22 @@ DISTRIBUTIONS = {
 }
 ARCHITECTURES = ("amd64", "arm64")
 
-# Asked once a run for each host: none of it changes while the run lasts.
+# Asked once for each host in a run, during which it stays the same.
 _known: WeakKeyDictionary[Host, MachineState] = WeakKeyDictionary()
 
 
 def ready(host: Host, wait_seconds: int) -> MachineState:
     """
-    What kind of host this is; from here on operations and facts run there as root.
+    The state of the machine `host`. From here on, operations and facts there run as root.
 
-    Waits up to `wait_seconds`, and says so, until cloud-init has finished. Raises DeployError for a
-    host that Terrafirma does not support, and for a user who cannot become root: before anything
-    changes.
+    Waits up to `wait_seconds` for cloud-init to finish, and says so. Raises DeployError, before
+    anything changes, for a host that Terrafirma does not support and for a user who cannot become
+    root.
     """
     if host in _known:
         return _known[host]
-    # Whoever is connected, also where pyinfra was told to use sudo for everything: that name is the
-    # one that sshd must go on letting in.
+    # Ask as the login user even when pyinfra uses sudo for everything: sshd must keep admitting
+    # that user.
     machine = host.get_fact(Machine, _sudo=False)
     deadline = time.monotonic() + wait_seconds
     while machine["booting"]:
@@ -66,7 +66,7 @@ def ready(host: Host, wait_seconds: int) -> MachineState:
         machine = host.get_fact(Machine, _sudo=False)
     refuse_unsupported(host, machine)
     if not machine["root"]:
-        # `_sudo` is what pyinfra reads for every operation and fact of this host.
+        # pyinfra reads `_sudo` for every operation and fact of this host.
         host.data._sudo = True
     _known[host] = machine
     return machine
@@ -104,5 +104,5 @@ def refuse_unsupported(host: Host, machine: MachineState) -> None:
 
 
 def distribution(machine: MachineState) -> Distribution:
-    """What the archive of a supported host's distribution holds."""
+    """The versions and packages in the archive of a supported host's distribution."""
     return DISTRIBUTIONS[machine["id"], machine["version"]]

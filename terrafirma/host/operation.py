@@ -1,4 +1,4 @@
-"""Operations that pyinfra lacks or gets wrong; each says in its docstring which."""
+"""The base of our own operations, for what pyinfra lacks or gets wrong."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ P = ParamSpec("P")
 
 def operation(function: Callable[P, Generator[Any]]) -> PyinfraOperation[P]:
     """
-    pyinfra's `operation`, for a function that does nothing on the strength of a fact that failed.
+    pyinfra's `operation`, except that an operation stops when a fact that it asks fails.
 
-    With one host such a fact ends the run. With several, pyinfra marks the host as failed, but goes
-    on with the operation at hand, with the fact's default: as if nothing were there.
+    With one host, a failed fact ends the run. With several, pyinfra marks the host as failed, but
+    continues the current operation with the fact's default, as if nothing were on the host.
     """
 
     @wraps(function)
     def careful(*args: P.args, **kwargs: P.kwargs) -> Generator[PyinfraCommand]:
         for command in function(*args, **kwargs):
             if state.is_executing and ctx_host.get() not in state.active_hosts:
-                yield failure("nothing is done here on the strength of a fact that failed")
+                yield failure("skipped: a fact that this operation needs has failed")
                 return
             yield command
             forget(ctx_host.get())
@@ -39,9 +39,9 @@ def operation(function: Callable[P, Generator[Any]]) -> PyinfraOperation[P]:
 
 def failure(message: str) -> StringCommand:
     """
-    A command that does nothing but fail with `message`.
+    A command that only fails, with `message`.
 
-    An exception in the body of an operation ends the run of all hosts with a traceback; this fails
-    the one host, in one line.
+    An exception in the body of an operation would end the run of all hosts with a traceback. This
+    command fails one host, with one line.
     """
     return StringCommand("echo", QuoteString(message), ">&2; exit 1")

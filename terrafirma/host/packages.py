@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class InstalledPackages(FactBase[set[str]]):
-    """The names of all packages that are installed."""
+    """The names of all installed packages."""
 
     default = set
 
@@ -41,7 +41,7 @@ APT_LOCKS = (
 
 
 class AptLockHolder(FactBase[str | None]):
-    """Who holds one of apt's locks, like "unattended-upgr (pid 812)"; None when they are free."""
+    """The holder of one of apt's locks, like "unattended-upgr (pid 812)"; None if all are free."""
 
     @override
     def command(self) -> str:
@@ -68,7 +68,7 @@ def wait_for_apt() -> Generator[FunctionCommand]:
     """
     Wait, and say so, while another program holds apt's lock.
 
-    On its first day a server upgrades itself in the background; without this an installation fails
+    A new server often upgrades itself in the background, and meanwhile an installation would fail
     at once.
     """
     if host.get_fact(AptLockHolder):
@@ -83,7 +83,7 @@ def packages(packages: Sequence[str]) -> Generator[StringCommand | FunctionComma
     Install those of `packages` that are missing.
 
     pyinfra's apt.packages refreshes the package lists even when nothing is missing, which is a
-    change on each run, and neither waits for apt's lock nor finishes what a killed run left.
+    change on each run. It neither waits for apt's lock nor finishes an interrupted installation.
     """
     known = ask(host, InstalledPackages)
     missing = [name for name in packages if name not in known]

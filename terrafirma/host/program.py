@@ -1,4 +1,4 @@
-"""The program `terrafirma` on the host: its files, and how it is asked and told about secrets."""
+"""The program `terrafirma` on the host: its files, and how it gets and checks secrets."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from terrafirma.settings import ROOT
 
 
 def entries() -> list[Entry]:
-    """The whole program, for the first `put` of each task that needs it on the host."""
+    """All files of the program, for the first `put` of each task that needs it on the host."""
     modules = sorted(path.name for path in (ROOT / "files/terrafirma_host").glob("*.py"))
     return [
         Directory(HOST_LIBRARY),
         *(source(f"terrafirma_host/{name}", f"{HOST_LIBRARY}/{name}") for name in modules),
-        # Last: where it is, the modules are.
+        # Last, so that its presence means that the modules are there.
         source("terrafirma", HOST_PROGRAM, mode="755"),
     ]
 
 
 def told(values: Mapping[str, str | None], owner: str = "") -> Hidden:
     """
-    What the program reads about secrets on standard input, so that they are in no process list.
+    The secrets as the program reads them on standard input, so that no process list shows them.
 
-    + values: by name; None for those that are generated on the host
+    + values: by name; None for a secret that is generated on the host
     + owner: the account that owns the files; empty: root
     """
     lines = Hidden([f"owner {owner}"] if owner else [])
     for name, value in values.items():
-        # Base64 is one line, whatever is in it.
+        # Base64 keeps any value on one line.
         encoded = base64.b64encode((value or "").encode()).decode()
         lines.append(f"generated {name}" if value is None else f"given {name} {encoded}")
     return lines
 
 
 ALL_WRONG = r"sed -nE 's/^(generated|given) ([^ ]+).*/wrong \2/p'"
-"""The shell command that answers of each secret on standard input that it is wrong."""
+"""A shell command that reports every secret on standard input as wrong."""
 
 
 def which_are_wrong(program: str, about: str) -> StringCommand:
     """
-    The shell command that asks which secrets are wrong; standard input is what they should be.
+    The shell command that asks which secrets are wrong; standard input has their right values.
 
-    Nothing is there yet for a program that is missing. One of another version does not know the
-    question, and ends as with any wrong command line; one that a killed run left half replaced does
-    not start at all. The run puts the right one there first.
+    All secrets count as wrong if the program on the host is missing, is of a version that does not
+    know the question (exit code 2), or does not start because a killed run replaced only half of
+    it. The run installs the right program before it writes secrets.
     """
     return StringCommand(
         program, "check", QuoteString(about),

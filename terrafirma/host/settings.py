@@ -1,4 +1,4 @@
-"""What a host must have before anything changes, and where its packages come from."""
+"""Settings of preflight and apt: the requirements for a host, and its packages."""
 
 from __future__ import annotations
 

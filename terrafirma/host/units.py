@@ -1,4 +1,4 @@
-"""systemd units that run what their files say."""
+"""systemd units that run with the present content of their files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from terrafirma.host.operation import operation
 
-# A reload leaves no trace in systemd; our own are noted here (see `unit` below). The
-# directory is empty after a reboot, which is right: then the unit has just started.
+# systemd does not record reloads, so `unit` below records its own here. The directory is empty
+# after a reboot, which is right, because the unit has then just started.
 RELOADS = "/run/terrafirma"
 DAEMON_RELOAD = f"{RELOADS}/daemon-reload"
 
@@ -42,10 +42,10 @@ def _changed_since(key: str, paths: Sequence[str], also: str) -> list[str | Quot
 
 class Unit(FactBase[UnitState]):
     """
-    State of one unit, and which of the files that it reads are newer than what it runs with.
+    State of one unit, and which of its files changed since it last read them.
 
-    Time stamps of systemd and ctimes of files are compared on the host: a restart that was lost
-    because a run died half-way is still due in the next run.
+    systemd's time stamps and the files' ctimes are compared on the host, so a restart that an
+    interrupted run did not reach is still due in the next run.
     """
 
     @staticmethod
@@ -65,8 +65,8 @@ class Unit(FactBase[UnitState]):
         return StringCommand(
             show,
             "ActiveState,UnitFileState;",
-            # Its own NeedDaemonReload overlooks a file of ours that now stands before a package's,
-            # and on Debian 12 says so of a new drop-in one command late.
+            # systemd's NeedDaemonReload overlooks a file of ours that now overrides a package's,
+            # and on Debian 12 notices a new drop-in one command late.
             "since=$(systemctl show --timestamp=us --property UnitsLoadStartTimestamp --value);",
             f'after=""; test ! -e {DAEMON_RELOAD} || after="-cnewer {DAEMON_RELOAD}";',
             *_changed_since("stale_unit", unit_files, "$after"),
@@ -74,7 +74,7 @@ class Unit(FactBase[UnitState]):
             StringCommand("stamp=", QuoteString(f"{RELOADS}/{unit}.reloaded"), ";", _separator=""),
             'test -n "$since" || exit 0; echo started;',
             *_changed_since("stale", restart_on, ""),
-            # What was reloaded since the start counts from the reload on.
+            # If the unit was reloaded since its start, compare with the reload.
             'after=""; test ! -e "$stamp" || after="-cnewer $stamp";',
             *_changed_since("stale_reload", reload_on, "$after"),
         )
@@ -89,7 +89,7 @@ class Unit(FactBase[UnitState]):
                 case "ActiveState":
                     state["active"] = value in ("active", "reloading")
                 case "UnitFileState":
-                    # "enabled-runtime": PostgreSQL's generator enables its instances so.
+                    # "enabled-runtime" counts: PostgreSQL's generator enables instances this way.
                     state["enabled"] = value not in _NOT_ENABLED
                 case "stale_unit":
                     state["stale_units"].append(value)
@@ -120,14 +120,14 @@ def unit(
     A unit that runs, starts at boot, and runs with the present content of its files.
 
     + unit: its full name
-    + unit_files: path of each file of systemd's that describes it, and the operation that writes it
-    + restart_on: path of each file that it only reads as it starts, likewise
+    + unit_files: path of each systemd file of the unit, and the operation that writes it
+    + restart_on: the same for files that the unit reads only when it starts
     + reload_on: the same for files that a reload reads
-    + restart_command: instead of `systemctl restart`, and of `systemctl start`
+    + restart_command: replaces `systemctl restart` and `systemctl start`
 
-    pyinfra's systemd.service restarts or reloads on each run or, with `_if=meta.did_change`,
-    forgets it when a run dies in between. Here time stamps on the host decide. A unit that is not
-    running is started; nothing is restarted where a reload is enough.
+    pyinfra's systemd.service restarts or reloads on each run. With `_if=meta.did_change`, it loses
+    the restart if a run dies in between. Here time stamps on the host decide. A unit that does not
+    run is started, and a unit for which a reload is enough is not restarted.
     """
     unit_files, restart_on, reload_on = unit_files or {}, restart_on or {}, reload_on or {}
     known = host.get_fact(

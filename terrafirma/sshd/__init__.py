@@ -1,1 +1,1 @@
-"""Logins."""
+"""Logins over SSH."""

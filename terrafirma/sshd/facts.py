@@ -1,4 +1,4 @@
-"""Whom sshd would let in, as sshd itself says."""
+"""Who can log in, according to sshd itself."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing_extensions import override
 
 
 class LoginState(TypedDict):
-    rules: dict[str, list[str]]  # sshd's keywords, in small letters, and their values
-    groups: list[str]  # of the account, where it is there
+    rules: dict[str, list[str]]  # sshd's keywords, in lower case, and their values
+    groups: list[str]  # the account's groups; empty if there is no such account
 
 
 class LoginsState(TypedDict):
     logins: dict[str, LoginState]
     absent: bool  # the key in use is not in the connected account's ~/.ssh/authorized_keys
-    unread: bool  # sshd_config does not read the directory that our file is in
-    error: str  # why sshd does not take its configuration; else empty
-    places: list[tuple[str, str]]  # a keyword, in small letters, and where: "FILE:LINE", or "FILE"
+    unread: bool  # sshd_config does not include the directory of our file
+    error: str  # why sshd rejects its configuration; else empty
+    places: list[tuple[str, str]]  # each keyword, in lower case, and its "FILE:LINE" or "FILE"
 
 
-# The configuration as it is going to be: a copy, with our file in it. Match blocks end with the
-# file that they are in, and the first value counts, so nothing less than all files is true.
+# Asks sshd about a copy of its whole configuration, with our new file in it. All files are needed:
+# a Match block ends with its file, and of several values the first counts.
 _PROBE = r"""
 home=$(getent passwd "$me" | cut -d: -f6)
 test -z "$key" ||
@@ -40,7 +40,7 @@ sed -E "/^[[:space:]]*Include[[:space:]=]/I \
     s#([[:space:]=\"])(/etc/ssh/)?sshd_config\.d/#\1$copy/d/#g" \
     /etc/ssh/sshd_config > "$copy/sshd_config"
 grep -Fq "$copy/d/" "$copy/sshd_config" || echo 'unread|'
-# Options that sshd is started with come before each file.
+# Options on sshd's command line win over all files.
 given=$(sed -n 's/^[[:space:]]*SSHD_OPTS=//p' /etc/default/ssh 2> /dev/null | tail -n 1 | xargs)
 : > "$copy/options"
 systemctl show ssh.service -p ExecStart --value 2> /dev/null |
@@ -58,7 +58,7 @@ systemctl show ssh.service -p ExecStart --value 2> /dev/null |
             esac
         done' sh
 cp /etc/passwd /etc/group "$copy/"
-# Each account that has groups here, with exactly these.
+# Give each account that comes with groups exactly these groups.
 for word; do
     user=${word%%:*} wanted=${word#*:}
     test "$word" != "$user" || continue
@@ -92,8 +92,8 @@ for word; do
 done
 exit 0
 END
-# sshd asks the system for groups, so in a view of its own that one has them; where there can be no
-# such view, those of today count.
+# sshd takes groups from the system, so bind the copies over its files in a mount namespace. Without
+# permission for a namespace, the present groups count.
 unshare -m sh -c '
     mount --bind "$copy/passwd" /etc/passwd && mount --bind "$copy/group" /etc/group &&
     exec sh "$copy/ask" "$@"' sh "$@" 2> /dev/null || sh "$copy/ask" "$@"
@@ -105,12 +105,12 @@ exit 0
 
 class Logins(FactBase[LoginsState]):
     """
-    What sshd's rules would be with the file `path` of `content`, whatever is there now, for
-    `users`, where each of them has those groups; without any it has those of today.
+    sshd's rules for each of `users`, as they would be if the file `path` had `content`.
 
-    Files that other packages, images and people put beside ours have a say in it, for single users,
-    groups or addresses even; `connection` is the client's and the server's address and port.
-    `key`, in base64, is the one that the account `me` is connected with; empty: without one.
+    `users` has the groups that each user is going to have; an empty list means the present ones.
+    Files of other packages, images and people count too, and may concern single users, groups or
+    addresses. `connection` is the address and port of the client and of the server. `key` is the
+    key, in base64, with which the account `me` is connected; empty if it uses none.
     """
 
     @staticmethod

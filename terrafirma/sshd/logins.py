@@ -1,4 +1,4 @@
-"""What keeps an account out that is to be let in, by what sshd says of it."""
+"""Why sshd's rules would admit too few or too many: pure functions of sshd's own answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from terrafirma.host.keys import Key
 from terrafirma.sshd.facts import LoginsState, LoginState
 
 _NAMES = {"pubkeyacceptedalgorithms": ("pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes")}
-# What each must be for an account of ours whose keys open a session.
+# The values with which the keys of a declared account open a session.
 _OURS = {
     "usepam": "yes",
     "pubkeyauthentication": "yes",
@@ -18,7 +18,7 @@ _OURS = {
     "chrootdirectory": "none",
 }
 _PASSWORDS = ("passwordauthentication", "kbdinteractiveauthentication")
-# What each must be so that nobody gets in but with a key of the account's.
+# The values with which only a key of the account opens a session.
 _CLOSED = {
     **dict.fromkeys(_PASSWORDS, "no"),
     "permitemptypasswords": "no",
@@ -32,7 +32,7 @@ _ROOT = ("yes", "without-password", "prohibit-password")
 
 
 def misconfigured(known: LoginsState) -> Iterator[str]:
-    """Why the configuration, whatever it says of whom, would not do."""
+    """Why sshd's configuration as a whole is unusable."""
     error = known["error"]
     if known["unread"]:
         yield (
@@ -40,18 +40,20 @@ def misconfigured(known: LoginsState) -> Iterator[str]:
             "`Include /etc/ssh/sshd_config.d/*.conf` at its beginning"
         )
     elif error:
-        # What contradicts something else has no line in sshd's words.
+        # For values that contradict each other, sshd names no line.
         named = sorted({keyword for keyword, _ in known["places"] if keyword in error.lower()})
         where = _where(named[-1], of=known) if named and " line " not in error else ""
-        yield f"sshd does not take its configuration: {error}{where}"
+        yield f"sshd rejects its configuration: {error}{where}"
 
 
 def obstacles(
     name: str, known: LoginsState, *, keys: Sequence[Key], groups: Sequence[str] | None
 ) -> Iterator[str]:
     """
-    Why sshd would not let `name` in; `groups` are those it is going to have, None for an account
-    that is not ours: only who may come is asked then.
+    Why sshd would not let `name` in.
+
+    `groups` are the groups that the account is going to have. None means an account that is not
+    declared: then only the rules about who may log in are checked, not how.
     """
     state = known["logins"].get(name)
     if state is None or not state["rules"]:
@@ -62,18 +64,18 @@ def obstacles(
 
 
 def elsewhere(name: str, known: LoginsState) -> Iterator[str]:
-    """Why the key that `name` is connected with would no longer let it in."""
+    """Why `name` could no longer log in with the key that it uses now."""
     if known["absent"] and name in known["logins"]:
         where = _where("authorizedkeysfile", "authorizedkeyscommand", "trustedusercakeys", of=known)
         yield (
             f"sshd would not let {name} in: the key or certificate that you are connected with is "
-            "not in its ~/.ssh/authorized_keys, where alone sshd is going to look"
-            f"{where}; add the key there, or connect with one that is"
+            "not in its ~/.ssh/authorized_keys, the only file that sshd is going to read"
+            f"{where}; add the key there, or connect with a key that is"
         )
 
 
 def strangers(users: Sequence[str], known: LoginsState) -> Iterator[str]:
-    """Whom sshd would let in besides `users`."""
+    """Others than `users` whom sshd would let in."""
     more = {
         pattern
         for login in known["logins"].values()
@@ -86,7 +88,7 @@ def strangers(users: Sequence[str], known: LoginsState) -> Iterator[str]:
 
 
 def keyless(name: str, known: LoginsState, *, passwords: bool) -> Iterator[str]:
-    """How one would get in as `name` without a key of its own; by a password, if one may."""
+    """Ways to log in as `name` without one of its keys; a password is fine if `passwords`."""
     rules = known["logins"][name]["rules"] if name in known["logins"] else {}
     for keyword, wanted in _CLOSED.items():
         value = " ".join(rules.get(keyword, [wanted]))

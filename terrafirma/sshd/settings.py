@@ -1,4 +1,4 @@
-"""How one may log in."""
+"""Settings of sshd: who may log in, and how."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an account on the host differs in from the declared one, and what stands against it."""
+"""How an account on the host differs from its settings, what fixes that, and what prevents it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from terrafirma.paths import SUDOERS
 from terrafirma.users.facts import AccountsState, AccountState
 from terrafirma.users.settings import Account
 
-# What the name of a netgroup, or of an alias, begins with.
+# The first characters of netgroups and of aliases in sudo's files.
 _ALIAS = f"+{ascii_uppercase}"
 
 
 def homes(accounts: Sequence[Account]) -> dict[str, str]:
-    """What the fact about accounts is asked."""
+    """The argument of the fact Accounts."""
     return {account.name: account.directory for account in accounts}
 
 
 def refusals(accounts: Sequence[Account], known: AccountsState) -> Iterator[str]:
-    """What must be put right by hand before these accounts can be what is declared."""
+    """Obstacles that a person must remove before the accounts can become what is declared."""
     for account in accounts:
         now = known["accounts"].get(account.name)
         if now is not None:
@@ -34,10 +34,10 @@ def refusals(accounts: Sequence[Account], known: AccountsState) -> Iterator[str]
 
 def _identity(account: Account, now: AccountState) -> Iterator[str]:
     if now["uid"] is not None and now["uid"] < 1000:
-        yield f"is an account of the system (uid {now['uid']}); take another name"
+        yield f"is a system account (uid {now['uid']}); take another name"
     elif now["group_gid"] is not None and now["group_gid"] < 1000:
         yield (
-            f"the group of that name is one of the system (gid {now['group_gid']}), and the "
+            f"the group of that name is a system group (gid {now['group_gid']}), and the "
             "account would be in it; take another name"
         )
     if now["uid"] is not None and not now["local"]:
@@ -50,11 +50,11 @@ def _identity(account: Account, now: AccountState) -> Iterator[str]:
 def _places(account: Account, now: AccountState) -> Iterator[str]:
     home, old, ssh = now["directory"], now["old"], now["ssh"]
     if home is None:
-        # A run takes the old one along to where the new one is to be.
+        # A run would move the old home to the new place.
         if old and old["uid"] != now["uid"] and now["home"] != account.directory:
             yield (
                 f"has the home {now['home']}, which belongs to {_owner(old['user'], old['uid'])} "
-                f"and would be moved to {account.directory}; let it stay where it is "
+                f"and would be moved to {account.directory}; leave it where it is "
                 f"(usermod --home {account.directory} {account.name})"
             )
         return
@@ -79,14 +79,14 @@ def _places(account: Account, now: AccountState) -> Iterator[str]:
 
 
 def _owner(user: str, uid: int) -> str:
-    return f"uid {uid}, whom nobody is" if user == "UNKNOWN" else f"{user} (uid {uid})"
+    return f"uid {uid}, which no account has" if user == "UNKNOWN" else f"{user} (uid {uid})"
 
 
 def surplus(account: Account, now: AccountState) -> Iterator[str]:
     """
-    Rules of sudo that are not ours, and let the account do other than what is declared.
+    Foreign sudo rules that give the account other rights than declared.
 
-    Not those of groups that it is in: which groups, is declared.
+    Rules for its groups are fine, because the settings name the groups.
     """
     own = f"{SUDOERS}{account.name}"
     groups = {f"%{group}" for group in (*now["groups"], now["group"]) if group != account.name}
@@ -96,32 +96,32 @@ def surplus(account: Account, now: AccountState) -> Iterator[str]:
     if nameless := [denies for source, denies in rules if not source]:
         found |= dict.fromkeys(_by_lines(nameless, places, groups))
     if now["uid"] is None:
-        # sudo does not speak of whom it does not know.
+        # sudo lists no rules for an account that does not exist yet.
         found |= dict.fromkeys(
             place for place, who in now["lines"] if who == account.name and own not in place
         )
     if found:
         declared = ", ".join(account.sudo) or ("its one command" if account.releases else "nothing")
         yield (
-            f"sudo lets it do other than what is declared ({declared}), by {' and '.join(found)}; "
-            "remove that there, or declare it"
+            f"sudo gives it other rights than declared ({declared}), by {' and '.join(found)}; "
+            "remove them there, or declare them"
         )
 
 
 def _theirs(account: Account, now: AccountState) -> list[tuple[str, bool]]:
-    """The rules that are not ours: where each is from, and whether it takes away what we give."""
+    """The foreign rules: the source of each, and whether it takes a declared right away."""
     own, every = f"{SUDOERS}{account.name}", "ALL" in account.sudo
     found = []
     after = False
     for rule in now["rules"]:
         source, asks = rule["source"], "!authenticate" not in rule["options"]
-        # An older sudo does not say where a rule is from: one like ours does no harm.
+        # An older sudo names no source: a rule like ours does no harm.
         if source == own or (not source and not asks and rule["commands"] == now["own"]):
             after = True
             continue
-        # The last rule that fits counts, so one after ours can take away what is declared.
+        # The last matching rule wins, so a rule after ours can take a declared right away.
         denies = every and asks and (after or _sorts_after(source, own))
-        # Who may do all may do each single command, but for those that a rule takes away.
+        # With ALL declared, a foreign rule matters only if it takes commands away.
         if denies or not every or any(one.startswith("!") for one in rule["commands"]):
             found.append((source, denies))
     return found
@@ -130,7 +130,7 @@ def _theirs(account: Account, now: AccountState) -> list[tuple[str, bool]]:
 def _by_rules(
     rules: Sequence[tuple[str, bool]], places: Sequence[tuple[str, str]], groups: set[str]
 ) -> Iterator[str]:
-    """Where those rules are that sudo names the file of."""
+    """The places of the rules for which sudo names a file."""
     for source, denies in rules:
         lines = [(place, who) for place, who in places if place.rpartition(":")[0] == source]
         blamed = [place for place, who in lines if denies or who not in groups]
@@ -142,10 +142,10 @@ def _by_lines(
     denies: Sequence[bool], places: Sequence[tuple[str, str]], groups: set[str]
 ) -> Iterator[str]:
     """
-    Where rules may be that sudo names no file of.
+    The likely places of rules for which sudo names no file.
 
-    Whether a line applies on this host is not known, so none that is for a group excuses one that
-    names the account. An alias or a netgroup may mean others: it counts for rules that are left.
+    A line may not apply on this host, so a line for a group does not excuse one that names the
+    account. An alias or a netgroup may mean others, so it counts only if a rule is unexplained.
     """
     blamed = [(place, who) for place, who in places if any(denies) or who not in groups]
     if len(denies) > len(places) - len(blamed):
@@ -160,7 +160,7 @@ def _sorts_after(source: str, own: str) -> bool:
 
 
 def differences(account: Account, now: AccountState) -> list[str]:
-    """What a run changes in an account that is there, before → after."""
+    """The changes that a run makes to an existing account, as before → after."""
     pairs: list[tuple[str, str | list[str], str | list[str]]] = [
         ("shell", now["shell"], account.login_shell),
         ("home", now["home"], account.directory),
@@ -170,11 +170,11 @@ def differences(account: Account, now: AccountState) -> list[str]:
     ]
     said = [f"{what} {_said(old)} → {_said(new)}" for what, old, new in pairs if old != new]
     if now["directory"] is None:
-        # An account that moves takes its old home along.
+        # Otherwise the account moves, and its old home with it.
         if now["home"] == account.directory:
-            said.append(f"home {account.directory} is missing → made")
+            said.append(f"home {account.directory} is missing → created")
     elif now["directory"]["mode"] & 0o022:
-        # With such a home sshd takes no key from it.
+        # sshd ignores the keys in a home that others can write.
         said.append(f"home {now['directory']['mode']:o} → not writable for others")
     if ageing := aged(now):
         said.append(f"{', '.join(ageing)} → never")
@@ -186,7 +186,7 @@ def _said(value: str | list[str]) -> str:
 
 
 def aged(now: AccountState) -> list[str]:
-    """What ends its logins one day, those with a key too."""
+    """The settings that would end all logins of the account some day, even those with a key."""
     found = []
     if now["last_change"] == "0":
         found.append("a new password at the next login")
@@ -199,16 +199,16 @@ def aged(now: AccountState) -> list[str]:
     return found
 
 
-# All by which a login with a key could end one day: the password's age, and the account's.
+# Removes every date after which a login with a key would fail: of the password and the account.
 UNAGED = "--maxdays -1 --inactive -1 --expiredate -1"
 
 
 def creation(account: Account, names: Sequence[str]) -> str:
-    """The command that makes it; nothing needs quotes: settings.py admits only plain names."""
+    """The command that creates the account; its names need no quotes, as settings.py checks."""
     return (
         f"{_make_groups(account, names)}{_shell(account)}"
         f"useradd --create-home --shell {account.login_shell} "
-        # A group of that name may be there, as one that another account is in.
+        # The group may exist already, for example for another account.
         f"$(getent group {account.name} > /dev/null && echo --gid {account.name} "
         "|| echo --user-group) "
         f"--home-dir {account.directory} --groups '{','.join(sorted(account.groups))}' "
@@ -217,12 +217,12 @@ def creation(account: Account, names: Sequence[str]) -> str:
 
 
 def repair(account: Account, now: AccountState, names: Sequence[str]) -> str:
-    """The command that makes it what is declared; empty: it is."""
+    """The command that makes the account what is declared; empty if it is already."""
     options = []
     if now["shell"] != account.login_shell:
         options.append(f"--shell {account.login_shell}")
     if now["home"] != account.directory:
-        # What is there already is its own.
+        # A directory at the new place already belongs to the account, so do not move the old home.
         move = "" if now["directory"] else "--move-home "
         options.append(f"{move}--home {account.directory}")
     if now["group"] != account.name:
@@ -252,7 +252,7 @@ def repair(account: Account, now: AccountState, names: Sequence[str]) -> str:
 
 
 def _make_groups(account: Account, names: Sequence[str]) -> str:
-    # That of an account which is declared, too, is going to be its own.
+    # A group named like a declared account will be that account's own: no system group.
     return "".join(
         f"groupadd --force {'' if group in names else '--system '}{group} && "
         for group in account.groups
@@ -263,5 +263,6 @@ def _shell(account: Account) -> str:
     shell = account.login_shell
     return (
         f"{{ test -x {shell} || {{ echo 'users_accounts: {account.name}: shell: {shell} is not "
-        "there, so sshd lets nobody in; add its package to apt_packages' >&2; exit 1; }; } && "
+        "there, so sshd would refuse the account; add its package to apt_packages' >&2; "
+        "exit 1; }; } && "
     )

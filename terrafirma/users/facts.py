@@ -1,4 +1,4 @@
-"""Who may log in, and what they may do as root, as the system itself says."""
+"""Who may log in, and what they may do as root, according to the system itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing_extensions import override
 
 
 class Place(TypedDict):
-    """A directory, or what is there instead."""
+    """A directory, or something else in its place."""
 
     kind: str  # as stat says: "directory", "symbolic link" …
     user: str
@@ -20,9 +20,9 @@ class Place(TypedDict):
 
 
 class Rule(TypedDict):
-    """An entry of sudo's rules that fits an account."""
+    """A sudo rule that applies to an account."""
 
-    source: str  # the file that it is in, or another source of sudo's; empty before sudo 1.9.15
+    source: str  # its file, or another source of sudo, as LDAP; empty before sudo 1.9.15
     options: list[str]  # "!authenticate" is NOPASSWD
     commands: list[str]
 
@@ -35,37 +35,37 @@ class AccountState(TypedDict):
     home: str
     shell: str
     local: bool  # it is in /etc/passwd, not in a directory service
-    twins: list[str]  # others with the same uid
+    twins: list[str]  # other accounts with the same uid
     password: str  # "none", "set" or "empty"
     last_change: str  # of the password, in days since 1970; "0": it must be changed at a login
     max_days: str
     inactive: str
     expires: str
-    group_gid: int | None  # of the group that is called like the account
-    directory: Place | None  # the home that is wanted
-    old: Place | None  # the home that it has
-    ssh: Place | None  # `.ssh` in it
-    keys: str  # the path of its authorized_keys, where that is a directory; else empty
+    group_gid: int | None  # of the group with the account's name
+    directory: Place | None  # the declared home
+    old: Place | None  # the present home
+    ssh: Place | None  # `.ssh` in the declared home
+    keys: str  # the path of authorized_keys if it is a directory; else empty
     rules: list[Rule]
-    own: list[str]  # the commands in our file for it
-    lines: list[tuple[str, str]]  # places in sudo's files that name it, and by what
+    own: list[str]  # the commands in our sudo file for the account
+    lines: list[tuple[str, str]]  # lines of sudo's files that may mean the account, and the word
 
 
 class AccountsState(TypedDict):
-    accounts: dict[str, AccountState]  # all that was asked for
-    others: dict[str, str]  # other people's accounts, and how they get in
-    unread: bool  # there is an /etc/sudoers, and it does not read /etc/sudoers.d
-    files: list[str]  # those of ours there
+    accounts: dict[str, AccountState]  # the accounts that were asked for
+    others: dict[str, str]  # accounts that were not asked for, and how they log in
+    unread: bool  # /etc/sudoers exists, and does not include /etc/sudoers.d
+    files: list[str]  # our own files in /etc/sudoers.d
 
 
-# Fields are separated by "|", which no name can have; what may have one comes last.
+# "|" separates the fields. No name can contain it; a field that may contain it comes last.
 _PROBE = r"""
 passwd=$(getent passwd)
 entry_of() { printf '%s\n' "$passwd" | awk -F: -v name="$1" '$1 == name { print; exit }'; }
 field() { printf '%s\n' "$entry" | cut -d: -f "$1"; }
 rules() { command -v sudo > /dev/null && sudo -ll -U "$1" 2>&1; }
 place() {
-    # A link to nothing is one.
+    # For a dangling link, describe the link itself.
     if test -e "$2"; then echo "$1|$name|$(stat -Lc '%u|%a|%U|%F' "$2")"
     elif test -L "$2"; then echo "$1|$name|$(stat -c '%u|%a|%U|%F' "$2")"
     fi
@@ -99,7 +99,7 @@ while test $# -gt 0; do
     test ! -d "$ssh/authorized_keys" || echo "keys|$name|$ssh/authorized_keys"
     entry=$(getent passwd "$name") || { named "$name" none ''; continue; }
     uid=$(field 3) groups=$(id -Gn "$name")
-    # `id` gives groups that share a number the name of one of them.
+    # If several groups share a number, `id` names only one of them.
     members=$(getent group | awk -F: -v name="$name" '
         { count = split($4, list, ",")
           for (i = 1; i <= count; i++) if (list[i] == name) { print $1; next } }')
@@ -136,9 +136,9 @@ _FIELDS = {
 
 class Accounts(FactBase[AccountsState]):
     """
-    All there is to know of accounts: `homes` has their names, and the homes that they are to have.
+    The state of accounts: `homes` has their names, each with its declared home.
 
-    pyinfra's server.Users asks eight processes for every account of the host and prints all the
+    pyinfra's server.Users starts eight processes for every account of the host, and prints all
     password hashes at -vvv. Here no hash leaves the host.
     """
 
@@ -181,7 +181,7 @@ def _take(state: AccountsState, kind: str, parts: Sequence[str]) -> None:
         name, _, uid, gid, _, home, shell = entry.split(":")
         account = state["accounts"][name]
         account["uid"], account["gid"] = int(uid), int(gid)
-        # Another group may have its own one's number.
+        # Another group may share the number of the account's own group.
         own = name if account["group_gid"] == account["gid"] else own
         account["group"], account["home"], account["shell"] = own, home, shell
         account["groups"] = sorted(set(groups.split()) - {own})
@@ -219,7 +219,7 @@ def _add(account: AccountState, kind: str, parts: Sequence[str]) -> None:
 
 
 def _rule(rules: list[Rule], line: str) -> None:
-    """One line of `sudo -ll`, where each entry begins with its file, or its role in LDAP."""
+    """Parse one line of `sudo -ll`; each entry begins with its file, or with its role in LDAP."""
     head, _, value = line.strip().partition(":")
     value = value.strip()
     if re.match(r"Sudoers entry:|\w+ Role:", line):

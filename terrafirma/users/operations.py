@@ -1,4 +1,4 @@
-"""Accounts of the host."""
+"""Operations for accounts and their sudo rules."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from terrafirma.users.settings import Account
 @operation
 def accounts(accounts: Sequence[Account], *, connected: str) -> Generator[StringCommand]:
     """
-    Accounts with exactly these shells, homes and groups, without a password and without an end, so
-    that their keys open them, and only these. Others, but for whoever is `connected`, are named.
+    Accounts with exactly these shells, homes and groups, which never expire and get no password.
+    Other accounts are listed, except the `connected` one.
 
-    pyinfra's server.user never takes away the last of an account's groups, and its facts cost eight
-    processes for every account of the host and print password hashes at -vvv.
+    pyinfra's server.user never removes the last of an account's groups. Its facts start eight
+    processes for every account of the host, and print password hashes at -vvv.
     """
     state = ask(host, Accounts, homes=homes(accounts))
     others = [f"{name} ({how})" for name, how in state["others"].items() if name != connected]
     if others:
-        host.log(f"Accounts that are not declared, and stay as they are: {', '.join(others)}")
+        host.log(f"Accounts that are not declared, left unchanged: {', '.join(others)}")
     known = state["accounts"]
     names = [account.name for account in accounts]
     commands = []
@@ -49,12 +49,12 @@ def sudo_rules(
     accounts: Sequence[Account], *, commands: dict[str, str], spare: str
 ) -> Generator[StringCommand]:
     """
-    Exactly what `accounts` may do as root: a file for each, and no rule of somebody else's beside.
+    Exactly the sudo rules of `accounts`, in one file for each; fails if other files add rules.
 
-    + commands: the one command of those accounts that release, by name
-    + spare: the account that is connected, whose file stays for the rest of this run
+    + commands: the only command of each account that releases, by its name
+    + spare: the connected account, whose file stays for the rest of this run
 
-    An account that is no longer declared loses its rights, too.
+    An account that is no longer declared loses its rights too.
     """
     known = ask(host, Accounts, homes=homes(accounts))
     for account in accounts:

@@ -1,4 +1,4 @@
-"""Who may log in."""
+"""Settings of the accounts."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from terrafirma.fields import (
 )
 from terrafirma.settings import Model, Settings
 
-# Users and groups of the base system and of the packages that the platform is made of. An account
-# of that name would be in the group, which is root by another name for some (docker, disk, sudo).
+# Users and groups of the base system and of the platform's packages. An account with such a name
+# would be in the group of that name, and some groups are as good as root (docker, disk, sudo).
 _SYSTEM_NAMES = frozenset(
     """
     daemon bin sys adm tty disk lp mail news uucp man proxy kmem dialout fax voice cdrom floppy tape
@@ -50,11 +50,11 @@ class Account(Model):
     """All the SSH public keys that may log in: the keys themselves, or files on this machine. A key
     that is not listed is removed from the host."""
     groups: tuple[AccountName, ...] = ()
-    """All the groups besides the account's own. `docker` is root by another name."""
+    """All the groups besides the account's own. `docker` is as good as root."""
     sudo: tuple[Line, ...] = ()
-    """Commands it may run as root without a password, by absolute path; `ALL` for every one."""
+    """Commands it may run as root without a password, by absolute path; `ALL` for every command."""
     releases: tuple[ApplicationName, ...] = ()
-    """Applications that its keys may release, and do nothing else: for an automated deployment."""
+    """Applications that its keys may release, for an automated deployment, and nothing else."""
 
     @property
     def directory(self) -> str:
@@ -62,7 +62,7 @@ class Account(Model):
 
     @property
     def login_shell(self) -> str:
-        """The shell; one that only releases has one that reads no file of the account's first."""
+        """The shell; for an account that releases, one that reads no file of the account first."""
         return "/bin/sh" if self.releases else self.shell
 
     @model_validator(mode="after")
@@ -70,7 +70,7 @@ class Account(Model):
         if self.name == "root":
             raise ValueError("root exists already and is not managed here")
         if self.name in _SYSTEM_NAMES or self.name.startswith("systemd-"):
-            raise ValueError(f"{self.name} is a name of the system's own; take another")
+            raise ValueError(f"{self.name} is reserved for the system; take another")
         refuse_duplicates("groups", (self.name, *self.groups))
         for command in self.sudo:
             if command != "ALL" and not command.startswith("/"):

@@ -1,9 +1,8 @@
 """
-Servers that are not bare: clones of one that was prepared once, for all the tests that only need
-something to start from.
+Deployed servers to start from: clones of a server that was prepared once.
 
-A clone has what a server made from a provider's snapshot has: the whole disk of the other one, and
-a machine-id, a name and an address of its own.
+A clone is like a server made from a provider's snapshot: it has the whole disk of the original, and
+its own machine-id, name and address.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any
 from tests.conftest import ROOT, Pyinfra
 from tests.e2e.support import DOMAIN, STATE, Target, eventually, execute, image, output, target
 
-# With the image of the target, all that decides what a run makes of a server.
+# Everything, besides the image of the target, that decides what a run makes of a server.
 DEPLOY = (
     *("tasks", "commands", "terrafirma", "templates", "files", "group_data", "examples"),
     *("deploy.py", "config.py", "requirements.lock", "testbed/target.sh", "testbed/snapshot.sh"),
@@ -42,7 +41,7 @@ class Recipe:
     distro: str = "debian13"
 
     def digest(self) -> str:
-        """The same as long as the same server would come of it: until the next day, too."""
+        """Changes with everything that would change the server, and with the date."""
         image(self.distro)
         bare = f"terrafirma/target:{self.distro}"
         bare = output("docker", "image", "inspect", "--format", "{{.Id}}", bare)
@@ -73,13 +72,13 @@ POSTGRES = Recipe(
     tasks=("tasks/postgres.py",),
     ready="runuser -u postgres -- psql -c 'select 1'",
 )
-# What a backup host is: borg, and an account that keys let in.
+# A backup host: borg, and an account with SSH keys.
 STORAGE = Recipe(
     name="storage",
     port=2404,
     commands="apt-get update -q && apt-get install -qy --no-install-recommends borgbackup"
     " && useradd --create-home box && install -d -m 700 -o box -g box /home/box/.ssh"
-    # Tests ask it wrongly, more often in a minute than sshd puts up with.
+    # Tests fail to log in more often than sshd tolerates in a minute.
     " && { ! sshd -T | grep -q persourcepenalties ||"
     " echo 'PerSourcePenalties no' > /etc/ssh/sshd_config.d/penalties.conf; }",
 )
@@ -104,11 +103,11 @@ def code() -> str:
 
 
 def snapshot(pyinfra: Pyinfra, recipe: Recipe) -> str:
-    """The name of the snapshot of `recipe`, which whoever asks first makes."""
+    """The name of the snapshot of `recipe`; the first caller makes the snapshot."""
     series, digest = f"{recipe.name}-{recipe.distro}", recipe.digest()
     name = f"{series}-{digest}"
     with (STATE / f"snapshot-{series}.lock").open("w") as lock:
-        # A process that ends, however, no longer holds it.
+        # The lock is released even if the process is killed.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if execute("docker", "image", "inspect", f"terrafirma/snapshot:{name}").returncode:
             with target(pyinfra, f"tf-{recipe.name}", recipe.port, recipe.distro) as server:
@@ -131,16 +130,16 @@ def clone(pyinfra: Pyinfra, name: str, port: int, recipe: Recipe) -> Iterator[Ta
 
 
 def serves(server: Target, recipe: Recipe) -> float:
-    """Seconds until the server does what it is there for, as after any boot."""
+    """Wait until the server is ready, as after any boot; returns the seconds."""
     return eventually(lambda: server.call(recipe.ready).returncode == 0, 90)
 
 
 def admit(storage: Target, server: Target, repository: str) -> dict[str, Any]:
     """
-    Make a key on the server and let it do nothing on the backup host but serve one repository.
+    Make a key on the server, and allow it to use one repository on the backup host.
 
-    Returns what the server must be told of the backup host. Its backups are as urgent as all else:
-    at their own priority they would wait for the tests beside them.
+    Returns the settings for the backup host. Backups then run at normal priority: at their own, low
+    one they would wait for the tests beside them.
     """
     drop_in = "/etc/systemd/system/borgmatic.service.d"
     server.run(f"mkdir -p {drop_in} && cat > {drop_in}/test.conf", stdin="[Service]\nNice=0\n")
@@ -159,7 +158,7 @@ def admit(storage: Target, server: Target, repository: str) -> dict[str, Any]:
 
 @contextmanager
 def backed_up(pyinfra: Pyinfra, name: str, port: int) -> Iterator[tuple[Target, dict[str, Any]]]:
-    """A deployed server that has a backup, and what a run must be told of its backup host."""
+    """A deployed server that has a backup, and the settings for its backup host."""
     with (
         clone(pyinfra, name, port, DEPLOYED) as server,
         clone(pyinfra, f"{name}-store", port + 1, STORAGE) as storage,

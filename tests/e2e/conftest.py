@@ -1,4 +1,4 @@
-"""What tests of several modules use."""
+"""Fixtures for several end-to-end modules."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def outsider() -> Iterator[Container]:
 
 @pytest.fixture(scope="session")
 def new_key(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A key pair of nobody's; the path of its private half."""
+    """A new key pair, authorized nowhere; the path of the private key."""
     path = tmp_path_factory.mktemp("keys") / "id_ed25519"
     output("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "somebody", "-f", str(path))
     return str(path)
 
 
-# --- of modules whose `hosts` are a server that has backups, and what a run must be told ----------
+# --- for modules whose fixture `hosts` is a server with backups, and the settings for its runs ----
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""PostgreSQL with several databases and roles, beside the example application: what is asked."""
+"""PostgreSQL with several databases and roles, beside the example application."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def database_server(pyinfra: Pyinfra, name: str, port: int) -> Iterator[Target]:
         patch.setenv("TF_TEST_ANN", GIVEN)
         server.deploy(**DATA)
         server.psql("set role shop_owner; create table goods (name text);", "shop")
-        # What the owner makes is the others' to read at once, without another run.
+        # Other roles can read new tables of the owner at once, without another run.
         server.psql("set role api; create table notes (text text);", "api")
         assert changed(server.deploy(**DATA)) == []
         yield server
@@ -109,7 +109,7 @@ def sessions(
     server: Target, network: str, cases: list[tuple[str, str, str, str]],
     address: str = "host.docker.internal",
 ) -> list[str]:  # fmt: skip
-    """PostgreSQL's answer to each (role, password, database, SQL) of a container in `network`."""
+    """PostgreSQL's answers to (role, password, database, SQL), from a container in `network`."""
     image = server.run("docker image ls --quiet terrafirma/api | head -n 1")
     answers: list[str] = json.loads(
         server.run(
@@ -121,8 +121,8 @@ def sessions(
     return answers
 
 
-# PostgreSQL 15 and what it needs, from where this server has the rest: as after an upgrade of the
-# distribution, whose old packages stay.
+# Makes PostgreSQL 15 installable from the same mirror as the other packages: as after an upgrade of
+# the distribution, when the old packages stay.
 BOOKWORM = r"""
 set -e
 apt-get update -q
@@ -135,7 +135,7 @@ printf 'Package: *\nPin: release n=bookworm\nPin-Priority: 100\n' > /etc/apt/pre
 apt-get update -q
 """
 
-# Role, database, what it tries, and what PostgreSQL answers.
+# Role, database, statement, and PostgreSQL's answer.
 RIGHTS = [
     ("api", "api", "create table mine (id int)", "done"),
     ("api", "api", "select current_user", "api"),
@@ -184,7 +184,7 @@ NEIGHBOUR, OUTSIDE = (
     "a neighbour, at the server's address",
 )
 OWN, WRONG = "its own", "a wrong one"
-# From where, role, whose password, database, and what PostgreSQL answers to `select current_user`.
+# Origin, role, owner of the password, database, and PostgreSQL's answer to `select current_user`.
 LOGINS = [
     ("apps", "api", OWN, "api", "api"),
     ("apps", "shop", OWN, "shop", "shop"),
@@ -225,7 +225,7 @@ except psycopg.Error as error:
 
 
 def login(server: Target, network: str, **how: str) -> dict[str, str]:
-    """What PostgreSQL says to a container in `network`."""
+    """PostgreSQL's answer to a login from a container in `network`."""
     image = server.run("docker image ls --quiet terrafirma/api | head -n 1")
     who = {
         "host": "host.docker.internal",

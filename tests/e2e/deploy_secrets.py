@@ -1,4 +1,4 @@
-"""What app/test_secrets.py applies to its target: the secrets of each application alone."""
+"""The deploy that app/test_secrets.py applies: only the secrets of each application."""
 
 from pyinfra import host
 

@@ -1,22 +1,22 @@
 """
-Constant load on a server over HTTPS, certificates verified, and a strict count of what went wrong.
+Constant load on a server over HTTPS, with verified certificates and a strict count of failures.
 
     python3 load.py '{"address": "203.0.113.10", "domain": "api.example.com", "requests": 20000}'
 
-It prints one line of JSON once every client has had its first answer, and a second one, the result,
-when so many requests are done and its standard input is closed. It needs h11, h2 and wsproto, and
-what these need.
+It prints one line of JSON once every client has had its first answer. It prints a second line, the
+result, when that many requests are done and its standard input is closed. It needs h11, h2 and
+wsproto, and their dependencies.
 
-What counts as failed: each answer without the expected status; each body that does not end as it
-says; each connection that is refused, reset or silent for too long; each certificate that does not
-verify; each WebSocket that ends without a close frame; each event stream that ends half-way.
+These count as failed: each answer without the expected status; each body that ends before its
+announced end; each connection that is refused, reset or silent for too long; each certificate that
+does not verify; each WebSocket that ends without a close frame; each event stream that breaks off.
 
-What does not, because every browser does it, but is counted too:
-- replayed: a GET on an HTTP/1.1 connection that was used before, and that the server closed just
-  then, without a byte of an answer, asked once more on a fresh connection (RFC 9112 section 9.3.1,
-  RFC 9110 section 9.2.2); a stream that is refused (REFUSED_STREAM), or above the last one that a
-  GOAWAY says was seen (RFC 9113 sections 6.8 and 8.7: the server has not begun to process it,
-  whatever its method).
+These are counted, but not as failures, because every browser repeats them by itself:
+- replayed: a GET sent again on a fresh connection, because the server closed the HTTP/1.1
+  connection at that moment, which was used before, without a byte of an answer (RFC 9112 section
+  9.3.1, RFC 9110 section 9.2.2); a stream sent again, because the server refused it
+  (REFUSED_STREAM), or because it is above the last stream that a GOAWAY names (RFC 9113 sections
+  6.8 and 8.7: the server has not begun to process it, whatever its method).
 - reconnected: a WebSocket that was closed by a close frame, an event stream that came to its end.
 
 A POST over HTTP/1.1 is only ever sent on a fresh connection, and never twice.
@@ -54,38 +54,38 @@ BODY_HEADERS = (("content-length", str(len(BODY))), ("content-type", "applicatio
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked for; keys of the JSON object on the command line."""
+    """The parameters: keys of the JSON object on the command line."""
 
     address: str
     domain: str
     port: int = 443
-    # PEM of the authority to trust; empty: those of the system.
+    # PEM of the authority to trust; empty: the system's authorities.
     authority: str = ""
-    # It goes on at least until so many requests are done …
+    # The least number of requests.
     requests: int = 0
-    # … with no more than so many each second; 0: as many as there can be.
+    # The most requests in a second; 0: as many as possible.
     rate: float = 0
     paths: tuple[str, ...] = ("/",)
     status: int = 200
     # HTTP/1.1 clients that keep their connection, and those that take a new one each time.
     keep: int = 6
     fresh: int = 2
-    # HTTP/2 connections, and how many requests are under way on each.
+    # HTTP/2 connections, and the number of simultaneous requests on each.
     http2: int = 0
     streams: int = 8
     # Share of POST among the requests over HTTP/2 and on fresh connections.
     posts: float = 0.0
-    # Clients that ask for `slow_path` again and again, by turns over HTTP/1.1 and HTTP/2.
+    # Clients that request `slow_path` again and again, alternately over HTTP/1.1 and HTTP/2.
     slow: int = 0
     slow_path: str = "/slow?seconds=5"
-    # WebSockets on `websocket_path` that say something each 200 ms; readers of `events_path`.
+    # WebSockets on `websocket_path` that send a message every 200 ms; readers of `events_path`.
     websocket: int = 0
     websocket_path: str = "/ws"
     events: int = 0
     events_path: str = "/events"
-    # Seconds that an answer may take, an event stream may be silent …
+    # Seconds that an answer may take, or an event stream may be silent.
     timeout: float = 20
-    # … that it goes on for the sake of `requests` after it was told to stop, and altogether.
+    # Seconds that it continues, to complete `requests`, after it was told to stop; and altogether.
     patience: float = 120
     limit: float = 1800
 
@@ -104,15 +104,15 @@ class Answer(NamedTuple):
 
 
 class Wire(asyncio.Protocol):
-    """A connection: what came, and whether and how it ended."""
+    """A connection: the received bytes, and whether and how it ended."""
 
     transport: asyncio.Transport
 
     def __init__(self) -> None:
         self.received = bytearray()
-        self.began = False  # whether a byte came since the last request
+        self.began = False  # whether a byte has arrived since the last request
         self.end = ""
-        self.gone = False  # whether that was the server's doing
+        self.gone = False  # whether the server ended it
         self.news = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -166,8 +166,8 @@ class Http1(Wire):
     def __init__(self) -> None:
         super().__init__()
         self.http = h11.Connection(h11.CLIENT)
-        self.length = ""  # of the body that comes; empty: it comes in chunks
-        self.taken = 0  # of that body
+        self.length = ""  # of the body; empty: it comes in chunks
+        self.taken = 0  # received bytes of the body
 
     def send(self, head: h11.Request) -> None:
         self.began = False
@@ -185,7 +185,7 @@ class Http1(Wire):
         return event
 
     async def head(self) -> int:
-        """The status of the answer, without those that only inform."""
+        """The status of the final answer, after any informational ones (1xx)."""
         while not isinstance(response := await self.event(), h11.Response):
             pass
         status, headers = response.status_code, dict(response.headers)
@@ -197,7 +197,7 @@ class Http1(Wire):
         return status
 
     async def part(self) -> bytes:
-        """What comes next of the body; nothing at its proper end."""
+        """The next part of the body; empty at its proper end."""
         try:
             event = await self.event()
         except Broken as error:
@@ -238,7 +238,7 @@ class Graceful(H2ConnectionStateMachine):
     """
     After a GOAWAY, the streams that the server has seen still get their answers.
 
-    RFC 9113 section 6.8 says so; h2 itself closes its connection, and these answers are lost.
+    RFC 9113 section 6.8 demands it; h2 alone would close its connection and lose these answers.
     """
 
     def process_input(self, input_: ConnectionInputs) -> list[http2.Event]:
@@ -253,7 +253,7 @@ class Stream:
     body: bytearray = field(default_factory=bytearray)
 
 
-WIDE = 2**24  # bytes that may come before h2 has said that they were taken
+WIDE = 2**24  # bytes that the server may send before h2 has acknowledged them
 
 
 class Http2(Wire):
@@ -261,7 +261,7 @@ class Http2(Wire):
 
     def __init__(self) -> None:
         super().__init__()
-        # Headers are not what is tested here, and to look at each of them takes time.
+        # The headers need no validation here, which takes time.
         self.http = H2Connection(
             H2Configuration(
                 validate_inbound_headers=False,
@@ -274,7 +274,7 @@ class Http2(Wire):
             initial_values={SettingCodes.ENABLE_PUSH: 0, SettingCodes.INITIAL_WINDOW_SIZE: WIDE}
         )
         self.streams: dict[int, Stream] = {}
-        self.last: int | None = None  # of the streams that the server answers, after a GOAWAY
+        self.last: int | None = None  # the last stream that the server answers, after a GOAWAY
 
     @property
     def usable(self) -> bool:
@@ -287,7 +287,7 @@ class Http2(Wire):
         self.flush()
 
     def flush(self) -> None:
-        """Send what is to be sent, bodies as far as the server's windows allow."""
+        """Send all pending data, and bodies as far as the server's windows allow."""
         for number, stream in self.streams.items():
             if stream.unsent and (room := self.http.local_flow_control_window(number)) > 0:
                 sent, stream.unsent = stream.unsent[:room], stream.unsent[room:]
@@ -299,7 +299,7 @@ class Http2(Wire):
         try:
             for event in self.http.receive_data(data):
                 self.handle(event)
-        except Exception as error:  # whatever it is, the connection cannot go on
+        except Exception as error:  # after any error the connection is unusable
             self.lose(repr(error))
         self.news.set()
         self.flush()
@@ -393,7 +393,7 @@ class WebSocket(Wire):
                     if event.message_finished:
                         return ws.TextMessage(text)
                 elif isinstance(event, ws.CloseConnection) and self.socket.state in UNCLOSED:
-                    # No close frame came: it is wsproto that cannot go on.
+                    # wsproto made this event up after an error: no close frame was received.
                     raise Broken(f"no frame of a WebSocket: {event.reason}")
                 elif not isinstance(event, ws.Pong):
                     return event
@@ -405,7 +405,7 @@ class WebSocket(Wire):
 
 @dataclass
 class Kind:
-    """What became of the requests of one kind of client."""
+    """The results of one kind of client."""
 
     requests: int = 0
     failed: int = 0
@@ -416,20 +416,20 @@ class Kind:
 
 @dataclass
 class Who:
-    """What one replica of one release answered; times are seconds of the epoch."""
+    """The answers of one replica of one release; times are seconds since the epoch."""
 
     release: str
     replica: str
     count: int = 0
     first: float = 0
     last: float = 0
-    # When the last of the requests that it answered was sent.
+    # When the last request that it answered was sent.
     asked: float = 0
 
 
-PAUSE = 0.05  # after a failure, in seconds: a server that is away is not asked as fast as one can
+PAUSE = 0.05  # seconds after a failure, so that an absent server is not flooded
 FRESH_PAUSE = 0.02  # a handshake costs as much as ten requests
-RACE = 1.0  # seconds: who closes a connection later than that has lost a request that was under way
+RACE = 1.0  # seconds: a server that closes a connection later has lost a request in progress
 SLOW = "slow"
 SAY = 0.2  # seconds between two messages on a WebSocket
 
@@ -445,7 +445,7 @@ class Generator:
         self.kinds: dict[str, Kind] = {}
         self.failed: list[dict[str, Any]] = []
         self.answers: dict[tuple[str, str], Who] = {}
-        self.times: list[float] = []  # seconds of each request that succeeded, the slow ones not
+        self.times: list[float] = []  # seconds of each successful request, without the slow ones
         self.started = self.success = time.time()
         self.gap = 0.0
         self.requests = 0
@@ -470,7 +470,7 @@ class Generator:
             raise Broken(f"the server speaks {spoken}, not {protocol}")
         return wire
 
-    # --- what is counted ---
+    # --- the count ---
 
     def fail(self, kind: str, method: str, path: str, error: Exception) -> None:
         words = str(error) if isinstance(error, Broken) else repr(error)
@@ -491,7 +491,7 @@ class Generator:
             body = json.loads(answer.body)
             release, replica = body["release"], body["replica"]
         except (ValueError, KeyError, TypeError):
-            return  # somebody else's answer
+            return  # not an answer of a replica
         who = self.answers.setdefault((release, replica), Who(release, replica, first=now))
         who.count += 1
         who.last = now
@@ -506,7 +506,7 @@ class Generator:
         status: int,
         quick: bool = False,
     ) -> bool:
-        """Count a request, whatever becomes of it; whether it got the answer that it should."""
+        """Send a request and count it; returns whether it got the expected answer."""
         asked = time.time()
         good = False
         try:
@@ -528,7 +528,7 @@ class Generator:
             await asyncio.sleep(PAUSE)
         return good
 
-    # --- who asks ---
+    # --- the clients ---
 
     def clients(self) -> list[Coroutine[Any, Any, None]]:
         order = self.order
@@ -539,7 +539,7 @@ class Generator:
         ]
         clients += [self.ask(one) for one in shared for _ in range(order.streams)]
         for number in range(order.slow):
-            # A stream beside the others, or a connection of its own.
+            # Alternately a stream on a shared connection, and a connection of its own.
             if number % 2 and shared:
                 clients.append(self.ask_slowly(shared[number // 2 % len(shared)]))
             else:
@@ -567,7 +567,7 @@ class Generator:
         return clients
 
     async def ask(self, way: Way, pause: float = 0) -> None:
-        """Quick requests, one after the other."""
+        """Send quick requests, one after the other."""
         paths, share = self.order.paths, self.order.posts if way.posts else 0.0
         for number in count():
             await self.pace()
@@ -599,7 +599,7 @@ class Generator:
     async def stay(
         self, kind: str, path: str, status: int, wires: type[L], use: Callable[[L], Awaitable[None]]
     ) -> None:
-        """A connection that lasts, and another one after it."""
+        """Keep one lasting connection open, and open another whenever it ends."""
         while not self.done:
             made: list[L] = []
             try:
@@ -617,7 +617,7 @@ class Generator:
         return Answer(await made[0].open(self.order.domain, path), b"")
 
     async def talk(self, wire: WebSocket) -> None:
-        """Says something each SAY seconds, and wants to hear just that."""
+        """Send a message every SAY seconds, and expect the same message back."""
         tally = self.kinds["websocket"]
         while not self.done:
             said = ws.TextMessage(str(tally.messages))
@@ -650,25 +650,25 @@ class Generator:
 
     # --- from beginning to end ---
 
-    async def run(self, told: asyncio.Event, begun: Callable[[], None]) -> dict[str, Any]:
+    async def run(self, stop: asyncio.Event, begun: Callable[[], None]) -> dict[str, Any]:
         self.started = self.success = time.time()
         tasks = [asyncio.create_task(client) for client in self.clients()]
         with suppress(TimeoutError):
             async with asyncio.timeout(self.order.limit):
                 await self.ready.wait()
                 begun()
-                await told.wait()
+                await stop.wait()
                 async with asyncio.timeout(self.order.patience):
                     await self.enough.wait()
         self.done = True
         stopped = time.time()
         self.gap = max(self.gap, stopped - self.success)
-        # What is under way ends in its own time, or fails in it; the rest is for what cannot be.
+        # Open requests finish or fail within their own timeout; the double is a safety margin.
         ended, hung = await asyncio.wait(tasks, timeout=2 * self.order.timeout)
         for task in hung:
             task.cancel()
         for task in ended:
-            task.result()  # an error of ours is none of the server's
+            task.result()  # a bug of this program must not look like a failure of the server
         if hung:
             raise RuntimeError(f"{len(hung)} clients did not end: {hung}")
         return self.result(stopped)
@@ -695,7 +695,7 @@ class Generator:
 
 
 class Way:
-    """How a request gets to the server, and back."""
+    """How requests are sent to the server."""
 
     posts = True
 
@@ -706,14 +706,14 @@ class Way:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Nobody asks any more, or it is another client of the same connection who does."""
+        """Called when a client stops; other clients may still use the same connection."""
 
     def replay(self) -> None:
         self.generator.kinds[self.kind].replayed += 1
 
 
 class Fresh(Way):
-    """A connection for each request."""
+    """A new connection for each request."""
 
     async def ask(self, method: str, path: str) -> Answer:
         wire = await self.generator.connect(Http1)
@@ -725,14 +725,14 @@ class Fresh(Way):
 
 
 class KeepAlive(Way):
-    """A connection for as long as the server keeps it."""
+    """One connection for as long as the server keeps it open."""
 
     posts = False
     wire: Http1 | None = None
 
     async def ask(self, method: str, path: str) -> Answer:
         head = request(method, self.generator.order.domain, path)
-        # What the server did to the connection meanwhile is known after two rounds of the loop.
+        # Two rounds of the event loop, to notice whether the server has closed the connection.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         if self.wire and not self.wire.end:
@@ -760,7 +760,7 @@ class KeepAlive(Way):
 
 
 class OverHttp2(Way):
-    """A connection that several clients share."""
+    """One connection that several clients share."""
 
     def __init__(self, generator: Generator, kind: str) -> None:
         super().__init__(generator, kind)
@@ -793,15 +793,15 @@ class OverHttp2(Way):
 
 
 async def main(order: Order) -> None:
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
     def wait_for_the_end_of_input() -> None:
         sys.stdin.buffer.read()
-        loop.call_soon_threadsafe(told.set)
+        loop.call_soon_threadsafe(stop.set)
 
     threading.Thread(target=wait_for_the_end_of_input, daemon=True).start()
     generator = Generator(order)
-    result = await generator.run(told, lambda: print('{"begun": true}', flush=True))
+    result = await generator.run(stop, lambda: print('{"begun": true}', flush=True))
     print(json.dumps(result), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Compose projects that are taken, and that are refused in one line, read by Compose itself."""
+"""Compose projects that are accepted, and that are refused in one line, read by Compose itself."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Case:
-    """A compose file, the settings beside it, and words of the refusal; none: it is taken."""
+    """A compose file, its settings, and a part of the refusal; without one, it is accepted."""
 
     compose: str
     refused: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)  # "-> PATH": a link
+    files: dict[str, str] = field(default_factory=dict)  # content by path; "-> PATH": a link
 
 
 WEB = "services:\n  web: {build: .}\n"
 
 
 def service(text: str, more: str = "") -> str:
-    """A project with a service beside the one that serves."""
+    """A project with another service beside `web`, which serves."""
     return f"{WEB}  {text}\n{more}"
 
 

@@ -1,4 +1,4 @@
-"""Servers to deploy to: containers with systemd, reached over SSH, and others around them."""
+"""Servers to deploy to, as containers with systemd and SSH, and containers around them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 from tests.conftest import ROOT, Pyinfra
 from tests.e2e.load import Order
 
-# Those of the platform, in their order.
+# The tasks of the platform, in their order.
 TASKS = [f"tasks/{task}.py" for task in (
     *("preflight", "apt", "users", "sshd", "docker", "postgres", "pgbouncer"),
     *("caddy", "app", "borg"),
@@ -29,7 +29,7 @@ STATE = ROOT / ".target"
 DOMAIN = "api.terrafirma.test"
 AUTHORITY = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 BYSTANDER = "terrafirma/bystander"
-# What tests/e2e/load.py imports, and what that imports in turn.
+# The imports of tests/e2e/load.py, direct and indirect.
 LIBRARIES = ("h11", "h2", "hpack", "hyperframe", "wsproto")
 
 
@@ -48,7 +48,7 @@ def output(*command: str, stdin: str | None = None, timeout: int = 300) -> str:
 
 
 def eventually(question: Callable[[], bool], seconds: float) -> float:
-    """Seconds until `question` is answered with yes; fails after `seconds`."""
+    """Wait until `question` is true, and return the seconds; fails after `seconds`."""
     started = time.monotonic()
     while time.monotonic() - started < seconds:
         if question():
@@ -57,16 +57,16 @@ def eventually(question: Callable[[], bool], seconds: float) -> float:
     raise AssertionError(f"not within {seconds} s: {question.__name__}")
 
 
-# Process of each container, and when it started.
+# The main process of each container, and when it started.
 _processes: dict[str, tuple[int, str]] = {}
 _ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root")
 
 
 def inside(container: str) -> tuple[str, ...]:
     """
-    The words before a command that runs it in a container.
+    The prefix that makes a command run in a container.
 
-    `docker exec` takes 130 ms for what nsenter does in 15, which is root's alone.
+    Root uses nsenter, which takes 15 ms, where `docker exec` takes 130.
     """
     if os.geteuid() != 0:
         return ("docker", "exec", "-i", container)
@@ -75,10 +75,10 @@ def inside(container: str) -> tuple[str, ...]:
         state = output("docker", "inspect", "--format", "{{.State.Pid}}", container)
         process = int(state)
         if not process:
-            # Between two boots: what is to be run fails, as it would on any server.
+            # Between two boots: the command fails, as on any server.
             return ("docker", "exec", "-i", container)
         _processes[container] = process, _started(process)
-    # First of all: whoever looks at the processes there sees the one that enters, too.
+    # Clear the environment first: tests that list the processes there also see nsenter.
     clean = ("env", "-i", *_ENVIRONMENT)
     return (*clean, "nsenter", "--target", str(process), "--all")
 
@@ -92,7 +92,7 @@ def _started(process: int) -> str:
 
 @dataclass(frozen=True)
 class Container:
-    """A container of this machine's engine: a server, or somebody who looks at one."""
+    """A container of this machine's engine: a server, or a client of one."""
 
     name: str
 
@@ -105,7 +105,7 @@ class Container:
         return output(*inside(self.name), "sh", "-c", command, stdin=stdin, timeout=timeout)
 
     def python(self, program: str, *arguments: str) -> Any:
-        """What `program` printed, which is JSON."""
+        """The output of `program`, which is JSON."""
         return json.loads(self.run(f"python3 - {shlex.join(arguments)}", stdin=program))
 
     @property
@@ -116,7 +116,7 @@ class Container:
 
 @dataclass(frozen=True)
 class Target(Container):
-    """A server that Terrafirma is run against."""
+    """A server to deploy to."""
 
     port: int
     pyinfra: Pyinfra
@@ -131,16 +131,17 @@ class Target(Container):
         self, *files: str, user: str = "root", key: str = ".target/id_ed25519", **data: Any
     ) -> dict[str, Any]:
         """
-        Run these files of ours, `deploy.py` if none is named; what `--json` printed.
+        Run these files, or `deploy.py`, and return the output of `--json`.
 
-        From a process that has imported pyinfra: what a user starts is `self.pyinfra.call`.
+        The run is forked from a process that has imported pyinfra; to start a process as a user
+        does, take `self.pyinfra.call`.
         """
         return self.pyinfra.imported.run(
             "-y", *options(data), *self.arguments(user, key), *named(files)
         )
 
     def plan(self, *files: str, **data: Any) -> list[str]:
-        """Names of the operations that a dry run says would change something."""
+        """Names of the operations that would change something, according to a dry run."""
         answer = self.pyinfra.imported.run(
             "--dry", *options(data), *self.arguments(), *named(files)
         )
@@ -149,7 +150,7 @@ class Target(Container):
     def refuse(
         self, *files: str, user: str = "root", key: str = ".target/id_ed25519", **data: Any
     ) -> str:
-        """The one line with which a run stops that must not begin."""
+        """The one line with which a run is refused before it begins."""
         result = self.pyinfra.imported.call(
             "-y", *options(data), *self.arguments(user, key), *named(files)
         )
@@ -169,7 +170,7 @@ class Target(Container):
         return self.run(f"runuser -u postgres -- psql -XAtq -d {database}", stdin=sql)
 
     def digest(self) -> str:
-        """What a run could change: files, packages, accounts, containers, roles."""
+        """A digest of all that a run could change: files, packages, accounts, containers, roles."""
         return self.run(
             "find /etc /opt /usr/local /root/.ssh /home -type f -printf '%p %s %m %u %T@\\n'"
             " | grep -v -e ld.so.cache -e /etc/mtab | sort | sha256sum;"
@@ -189,12 +190,12 @@ def options(data: dict[str, Any]) -> list[str]:
 
 
 def api(**fields: Any) -> dict[str, Any]:
-    """Data with these fields of the example application in place of those of group_data/all.py."""
+    """Data that replace these fields of the example application in group_data/all.py."""
     return {f"apps.api.{name}": value for name, value in fields.items()}
 
 
 def beside_api(**applications: dict[str, Any]) -> dict[str, Any]:
-    """Data with these applications beside the one of group_data/all.py."""
+    """Data that add these applications to the one of group_data/all.py."""
     return {"apps": _applications() | applications}
 
 
@@ -210,7 +211,7 @@ def changed(answer: dict[str, Any]) -> list[str]:
 
 @cache
 def image(name: str) -> None:
-    """Make it, if it is not there as it should be: a distribution's, or the bystanders'."""
+    """Make the image of a distribution or of the bystanders, unless it is up to date."""
     output(str(ROOT / "testbed/image.sh"), name, timeout=900)
 
 
@@ -220,7 +221,7 @@ def target(
 ) -> Iterator[Target]:
     """A server, bare or from a snapshot; removed afterwards unless KEEP_TARGETS is set."""
     remove = [str(ROOT / "testbed/untarget.sh"), name]
-    # What a killed run left.
+    # A killed run may have left it.
     execute(*remove)
     output(
         "env", f"TERRAFIRMA_SNAPSHOT={snapshot}",
@@ -235,7 +236,7 @@ def target(
 
 @contextmanager
 def bystander(name: str, *more: str) -> Iterator[Container]:
-    """A container beside the servers: for them it is the internet; `more` goes to `docker run`."""
+    """A container that is the internet for the servers; `more` goes to `docker run`."""
     image("bystander")
     execute("docker", "rm", "--force", name)
     output(
@@ -249,7 +250,7 @@ def bystander(name: str, *more: str) -> Iterator[Container]:
 
 
 def is_releasing(server: Target) -> bool:
-    """Whether a release of `api` goes on there, whoever began it."""
+    """Whether a release of `api` is in progress on the server."""
     state = server.run("systemctl show -p ActiveState --value terrafirma-release-api.service")
     return state not in ("inactive", "failed")
 
@@ -262,7 +263,7 @@ context = ssl.create_default_context(cadata=authority)
 answers = []
 for number in range(int(count)):
     path = paths[number % len(paths)]
-    # A fresh connection for each, to the server's address, under its name.
+    # A new connection for each request, to the server's address, under its name.
     connection = http.client.HTTPSConnection(domain, timeout=10, context=context)
     connection._create_connection = lambda _, *rest: socket.create_connection((address, 443), *rest)
     connection.request("GET", path)
@@ -289,7 +290,7 @@ print(json.dumps(answers))
 def get(
     client: Container, server: Target, count: int = 1, *paths: str
 ) -> list[tuple[int, dict[str, Any]]]:
-    """Status and body of so many HTTPS requests, each on a connection of its own, all verified."""
+    """Status and body of `count` HTTPS requests, each on a new connection, with verification."""
     authority = server.run(f"cat {AUTHORITY}")
     answers = client.python(
         REQUESTS, server.address, DOMAIN, authority, str(count), *(paths or ("/",))
@@ -298,13 +299,13 @@ def get(
 
 
 def open_ports(client: Container, server: Container, *ports: int) -> list[int]:
-    """Those of `ports` that accept a connection from `client`."""
+    """The `ports` that accept a connection from `client`."""
     answer = client.python(OPEN_PORTS, server.address, *map(str, ports))
     return [int(port) for port in answer]
 
 
 def networks(server: Target) -> dict[str, str]:
-    """Subnet of each bridge network, as Docker says."""
+    """Subnet of each bridge network, according to Docker."""
     inspected = json.loads(
         server.run("docker network inspect $(docker network ls -q --filter driver=bridge)")
     )
@@ -321,7 +322,7 @@ auth: {htpasswd: {realm: registry, path: /srv/users}}
 
 @dataclass(frozen=True)
 class Registry(Container):
-    """An image registry that wants credentials, with a certificate that hosts must be told of."""
+    """An image registry that needs credentials, with a certificate that hosts must trust first."""
 
     user: str = "puller"
     password: str = "nobody-else-knows-this-one"
@@ -337,13 +338,13 @@ class Registry(Container):
         server.run(f"mkdir -p {directory} && cat > {directory}/ca.crt", stdin=f"{authority}\n")
 
     def push(self, server: Target, image: str, name: str) -> str:
-        """Take in an image that is on a server as `name:tag`; what it is called from now on."""
+        """Push an image from a server as `name:tag`, and return its full name."""
         reference = f"{self.host}/{name}"
         server.run(
             "set -e; export DOCKER_CONFIG=$(mktemp -d); trap 'rm -r $DOCKER_CONFIG' EXIT;"
             f" docker login --username {self.user} --password-stdin {self.host};"
             f" docker tag {image} {reference}; docker push --quiet {reference};"
-            # There, it is as if it had never been here.
+            # Afterwards the server no longer has the image.
             f" docker image rm {reference}",
             stdin=self.password,
         )
@@ -367,7 +368,7 @@ def registry(name: str) -> Iterator[Registry]:
 
 
 class Mix(TypedDict, total=False):
-    """Who asks; what is left out is as in load.Order."""
+    """The mix of clients; other parameters are as in load.Order."""
 
     keep: int
     fresh: int
@@ -381,7 +382,7 @@ class Mix(TypedDict, total=False):
     timeout: float
 
 
-# What a release must not disturb.
+# All kinds of clients that a release must not disturb.
 EVERYTHING = Mix(keep=6, fresh=2, http2=2, streams=6, posts=0.1, slow=4, websocket=1, events=1)
 
 
@@ -394,7 +395,7 @@ class Failure(TypedDict):
 
 
 class Answers(TypedDict):
-    """What one replica of one release answered; `asked`: when the last of it was asked for."""
+    """The answers of one replica of one release; `asked`: when the last request was sent."""
 
     release: str
     replica: str
@@ -405,18 +406,18 @@ class Answers(TypedDict):
 
 
 class Load(TypedDict):
-    """What the clients saw, see tests/e2e/load.py; a time is seconds of the epoch."""
+    """The result of the clients, see tests/e2e/load.py; times are seconds since the epoch."""
 
     requests: int
     failed: list[Failure]
     replayed: int
     reconnected: int
-    gap_seconds: float  # the longest time without a request that succeeded
+    gap_seconds: float  # the longest time without a successful request
     answers: list[Answers]
     kinds: dict[str, dict[str, int]]  # requests, failed, replayed, reconnected, messages of each
     started: float
     stopped: float
-    cpu_seconds: float  # that the clients took themselves
+    cpu_seconds: float  # CPU time of the clients themselves
     rate: float
     median_ms: float
     p99_ms: float
@@ -435,10 +436,10 @@ def load(
     authority: str = "",
 ) -> Iterator[Load]:
     """
-    Clients that ask without a pause until the block ends and so many requests are done.
+    Clients that send requests until the block has ended and `requests` are done.
 
-    Without a `mix` it is eight over HTTP/1.1, most of which keep their connection. The result is
-    filled in after the block. What is trusted is `authority`, else Caddy's own.
+    Without a `mix` there are eight clients over HTTP/1.1, most of which keep their connection. The
+    result is filled in after the block. The clients trust `authority`, or else Caddy's own.
     """
     order = Order(
         address=server.address,
@@ -450,7 +451,7 @@ def load(
         **(mix or {}),
     )
     client.run("mkdir -p /opt/load")
-    # There is no package index there. The libraries are Python alone, so they run there too.
+    # The client has no package index. The libraries are pure Python, so copies run there.
     site = sysconfig.get_path("purelib")
     files = subprocess.run(
         ["tar", "-c", "-C", site, *LIBRARIES, "-C", ROOT / "tests/e2e", "load.py"],

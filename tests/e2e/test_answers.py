@@ -1,4 +1,4 @@
-"""Answers: whatever keeps a site from answering is planned, repaired or named."""
+"""Answers: if something keeps a site from answering, a run plans and repairs it, or names it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CONNECT, RELEASE = "Connect the containers", "Release api, 2 replicas"
 FIRST = "$(docker ps -q --filter label=terrafirma.release | head -n 1)"
 PID = f"$(docker inspect --format '{{{{.State.Pid}}}}' {FIRST})"
 
-# What an engine does not start with: one setting of which the table of ours says so, one of which
-# the host does, and one that is valid, and seen at the start alone.
+# Settings with which the engine does not start: our own table knows the first, a check on the host
+# finds the second, and the third is valid and fails only at the start.
 UNDOING: dict[str, dict[str, Any]] = {
     "iptables": {"iptables": False},
     "a file that is not there": {"seccomp-profile": "/etc/docker/nowhere.json"},
@@ -41,7 +41,7 @@ class Setup:
         return changed(self.server.deploy(*TASKS, **DATA))
 
     def fails(self) -> str:
-        """What a run says that fails."""
+        """The output of a run that must fail."""
         result = self.server.pyinfra.imported.call(
             "-y", *options(DATA), *self.server.arguments(), *TASKS
         )  # fmt: skip
@@ -79,8 +79,8 @@ def test_a_bare_host_is_left_alone_by_settings_that_would_undo_the_design(pyinfr
 
 
 @pytest.mark.promise(
-    "Engine settings that would break the platform are refused on any server, and the "
-    "engine survives settings it cannot start with"
+    "Engine settings that would break the platform are refused on any server, and the engine "
+    "keeps running if it cannot start with new settings"
 )
 @pytest.mark.parametrize("what", UNDOING)
 def test_an_engine_outlives_settings_with_which_it_would_not_start(
@@ -115,7 +115,7 @@ def test_a_flag_of_the_unit_and_a_key_exclude_each_other(serving: Setup) -> None
     assert server.digest() == before
 
 
-# What is done; the operations that a dry run plans because of it, those that a run needs.
+# The damage; the operations that a dry run then plans, and those that a run needs.
 REPAIRED: dict[str, tuple[str, list[str], list[str]]] = {
     "a firewall that begins with a flush": ("nft flush ruleset", [CONNECT, RELEASE], [CONNECT]),
     "nat is flushed": ("iptables -t nat -F", [CONNECT, RELEASE], [CONNECT]),
@@ -124,7 +124,7 @@ REPAIRED: dict[str, tuple[str, list[str], list[str]]] = {
         [CONNECT, RELEASE],
         [CONNECT],
     ),
-    "all is flushed, and forwarding dropped": (
+    "everything is flushed, and forwarding dropped": (
         "iptables -F; iptables -t nat -F; iptables -X; iptables -P FORWARD DROP",
         [CONNECT, RELEASE],
         [CONNECT],
@@ -142,26 +142,26 @@ REPAIRED: dict[str, tuple[str, list[str], list[str]]] = {
         [RELEASE],
     ),
 }
-# The others take the same ways, and more than two minutes together.
+# Further cases of the same kinds, which take more than two minutes together.
 LONG = (
     "a hardening",
     "a replica is in no network",
     "nat is flushed",
-    "all is flushed, and forwarding dropped",
+    "everything is flushed, and forwarding dropped",
     "a replica is stopped by a signal",
     "a replica resolves no names",
 )
 
 
 @pytest.mark.promise(
-    "A dry run shows, and a run repairs, whatever keeps replicas from answering: flushed "
+    "A dry run shows, and a run repairs, everything that keeps replicas from answering: flushed "
     "rules, forwarding switched off, replicas that are paused, hang or lost their network"
 )
 @pytest.mark.parametrize(
     "what",
     [pytest.param(one, marks=pytest.mark.long if one in LONG else ()) for one in REPAIRED],
 )
-def test_what_does_not_answer_is_put_right(serving: Setup, what: str) -> None:
+def test_a_site_that_does_not_answer_is_repaired(serving: Setup, what: str) -> None:
     command, planned, done = REPAIRED[what]
     serving.server.run(command)
     assert serving.server.plan(*TASKS, **DATA) == planned
@@ -169,9 +169,9 @@ def test_what_does_not_answer_is_put_right(serving: Setup, what: str) -> None:
     assert serving.answers()
 
 
-# What is done, and undone; where it is seen; the words.
+# The obstacle, and how it is removed; the task that notices it, and its message.
 REFUSED: dict[str, tuple[str, str, str, str]] = {
-    "a table of somebody else's drops what is forwarded": (
+    "a foreign table drops forwarded packets": (
         "nft 'add table inet mine; add chain inet mine forward "
         "{ type filter hook forward priority 0; policy drop; }'",
         "nft delete table inet mine",
@@ -216,7 +216,7 @@ REFUSED: dict[str, tuple[str, str, str, str]] = {
         for number, one in enumerate(REFUSED)
     ],
 )
-def test_what_others_do_is_named_with_what_would_help(serving: Setup, what: str) -> None:
+def test_foreign_obstacles_are_named_with_a_remedy(serving: Setup, what: str) -> None:
     command, undo, where, words = REFUSED[what]
     serving.server.run(command)
     try:
@@ -226,8 +226,8 @@ def test_what_others_do_is_named_with_what_would_help(serving: Setup, what: str)
         serving.server.run(undo)
 
 
-def test_rules_where_docker_says_they_belong_are_meant(serving: Setup) -> None:
-    """Whoever shuts containers in there wants that."""
+def test_rules_in_docker_user_are_intended(serving: Setup) -> None:
+    """Rules there that restrict containers are intended."""
     rule = "DOCKER-USER -s 10.210.0.0/16 -o eth0 -j DROP"
     serving.server.run(f"iptables -I {rule}")
     try:

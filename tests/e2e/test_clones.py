@@ -1,4 +1,4 @@
-"""Snapshots: a server made from a snapshot of another one is itself, and converged."""
+"""Snapshots: a server made from a snapshot has its own identity, and is converged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def keep(server: Target, series: str, digest: str) -> None:
 
 @contextmanager
 def removed(snapshot: str) -> Iterator[None]:
-    """That snapshot is gone afterwards."""
+    """Removes the snapshot after the block."""
     try:
         yield
     finally:
@@ -32,7 +32,7 @@ def removed(snapshot: str) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def hosts(pyinfra: Pyinfra) -> Iterator[tuple[Target, dict[str, Any]]]:
-    """A server that is a clone of one with backups, and what a run must be told of those."""
+    """A clone of a server with backups, and the settings for these backups."""
     with backed_up(pyinfra, "tf-test-origin", 2406) as (origin, data), removed("origin-1"):
         keep(origin, "origin", "1")
         with target(pyinfra, "tf-test-clone", 2408, snapshot="origin-1") as server:
@@ -40,9 +40,9 @@ def hosts(pyinfra: Pyinfra) -> Iterator[tuple[Target, dict[str, Any]]]:
             yield server, data
 
 
-def test_it_is_itself(server: Target) -> None:
+def test_a_clone_has_its_own_identity(server: Target) -> None:
     assert server.run("hostname") == server.name
-    # The journal has a directory for each machine-id that this disk has had.
+    # The journal has a directory for each machine-id that the disk has had.
     ids = server.run("ls /var/log/journal").split()
     assert len(ids) > 1
     assert server.run("cat /etc/machine-id") in ids
@@ -65,13 +65,13 @@ def test_a_task_alone_changes_nothing(server: Target, data: dict[str, Any], task
     assert changed(server.deploy(task, **data)) == []
 
 
-def test_the_docker_connector_does_as_well(server: Target) -> None:
+def test_the_docker_connector_works(server: Target) -> None:
     answer = server.pyinfra.run("-y", f"@docker/{server.name}", "tasks/postgres.py")
     assert changed(answer) == []
 
 
 @pytest.mark.promise(like=test_a_run_changes_nothing)
-def test_its_backups_are_beside_those_of_the_other(server: Target) -> None:
+def test_its_backups_are_separate(server: Target) -> None:
     server.run("systemctl start borgmatic.service")
     (repository,) = json.loads(server.run("borgmatic rlist --match-archives 'sh:*' --json"))
     names = [one["archive"].partition("-2")[0] for one in repository["archives"]]
@@ -94,14 +94,14 @@ def test_a_snapshot_that_was_left_half_made_is_made_anew(pyinfra: Pyinfra) -> No
     with target(pyinfra, "tf-test-half", 2409) as one, removed("half-1"), removed("half-2"):
         one.run("echo 1 > /srv/disk; echo 1 > /var/lib/docker/disk")
         keep(one, "half", "1")
-        # As whoever is killed leaves it: the volume, with something in it, and no image.
+        # A killed process leaves the volume, with some data, and no image.
         output("docker", "volume", "create", "--label", label, half)
         output("docker", "run", "--rm", "--volume", f"{half}:/half", "terrafirma/snapshot:half-1",
                "touch", "/half/rest")  # fmt: skip
         output("docker", "start", one.name)
         one.run("echo 2 > /srv/disk; echo 2 > /var/lib/docker/disk")
         keep(one, "half", "2")
-        # The older one of the series is gone.
+        # The older snapshot of the series is gone.
         assert snapshots("half") == {"half-2", half}
         with target(pyinfra, "tf-test-whole", 2410, snapshot="half-2") as whole:
             assert whole.run("cat /srv/disk /var/lib/docker/disk") == "2\n2"

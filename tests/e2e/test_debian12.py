@@ -1,4 +1,4 @@
-"""Debian 12: everything that its archive has, which is all but Docker Compose v2."""
+"""Debian 12: everything but applications, for which its archive lacks Docker Compose v2."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_everything_else_converges(server: Target, outsider: Container) -> None:
     assert open_ports(outsider, server, 22, 5432) == [22]
 
 
-def test_the_older_pooler_does_as_well(server: Target) -> None:
+def test_the_older_pooler_works(server: Target) -> None:
     data: dict[str, Any] = {"apps": {}, "pgbouncer_enabled": True}
     assert changed(server.deploy("tasks/pgbouncer.py", **data))[-1] == "Run PgBouncer"
     assert changed(server.deploy("tasks/pgbouncer.py", **data)) == []
@@ -79,7 +79,7 @@ def test_a_backup_is_made_and_listed(server: Target, storage: Target) -> None:
     assert "/api" in listed
 
 
-def test_what_is_killed_comes_back(server: Target) -> None:
+def test_killed_services_come_back(server: Target) -> None:
     for pid in (
         "head -n 1 /var/lib/postgresql/15/main/postmaster.pid",
         "systemctl show --value --property MainPID caddy.service",

@@ -15,7 +15,7 @@ from tests.e2e.support import Container, Target, changed, eventually, get, optio
 
 pytestmark = pytest.mark.e2e
 
-# Another one than the default: nothing may depend on that.
+# Not the default: nothing may depend on the default pool.
 POOL = {"docker_address_pool": "10.33.0.0/16"}
 
 
@@ -40,8 +40,8 @@ def test_the_application_alone_says_what_it_needs(server: Target) -> None:
     assert server.call("ls /opt/terrafirma").returncode != 0
 
 
-@pytest.mark.promise("The next run finishes what a killed run left")
-def test_the_next_run_finishes_what_a_killed_one_left(server: Target, outsider: Container) -> None:
+@pytest.mark.promise("The run after a killed run finishes its work")
+def test_the_next_run_finishes_a_killed_run(server: Target, outsider: Container) -> None:
     run = subprocess.Popen(
         [sys.executable, "-m", "pyinfra", "-y", *options(POOL), *server.arguments(), "deploy.py"],
         cwd=ROOT,
@@ -49,7 +49,7 @@ def test_the_next_run_finishes_what_a_killed_one_left(server: Target, outsider: 
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    # After Docker, before Caddy.
+    # Kill it after Docker and before Caddy.
     eventually(
         lambda: (
             server.call("docker network inspect apps").returncode == 0 or run.poll() is not None

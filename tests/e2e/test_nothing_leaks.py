@@ -35,7 +35,7 @@ DATA: dict[str, Any] = {
         {"name": "api", "owner": "api", "access": {"ann": "read"}},
         {"name": "shop", "owner": "shop"},
     ],
-    # The server repeats whatever it is told.
+    # The server logs every statement.
     "postgres_settings": {"log_statement": "all", "log_connections": True},
     "postgres_max_connections": 200,
 }
@@ -85,14 +85,14 @@ LOGS = (
     " docker ps -aq | while read -r one; do docker logs $one 2>&1; docker inspect $one; done;"
     " docker image ls -q | xargs docker image inspect; docker history terrafirma/api:"
     "$(docker image ls --format '{{.Tag}}' terrafirma/api | head -n 1); }"
-    # Not all of it is text.
+    # Not all logs are text.
     " | LC_ALL=C tr -cd '\\11\\12\\40-\\176'"
 )
 
 
 @dataclass
 class Watched:
-    """What was said and seen while everything was run."""
+    """The outputs, process lists, logs and secrets of all runs."""
 
     server: Target
     said: dict[str, str] = field(default_factory=dict)
@@ -109,17 +109,17 @@ class Watched:
         self.said[what] = result.stdout + result.stderr
 
     def keep_logs(self) -> None:
-        """What the logs say by now: an old cluster's go with it."""
+        """Keep the logs so far: those of an old cluster are removed with it."""
         self.logs += self.server.run(LOGS)
 
 
 def values(text: str) -> Iterator[str]:
-    """What must not be seen, of all that lay in the files."""
+    """The parts of secret files that must not be seen."""
     for line in text.splitlines():
         url = re.match(r"postgresql://[^:]+:([^@]+)@", line)
         if url:
             yield url[1]
-        # Every private key begins like this.
+        # These prefixes are the same in every private key.
         elif line and not line.startswith(("-----", "b3BlbnNzaC1rZXktdjE")):
             yield line
 
@@ -142,7 +142,7 @@ def watched(pyinfra: Pyinfra) -> Iterator[Watched]:
         watched.run("a dry run of a bare host", "deploy.py", dry=True, **OLD)
         watched.run("the first run", "deploy.py", **OLD)
         watched.run("the second run", "deploy.py", **OLD)
-        # Each password in another way not as it should be.
+        # Break each password in another way.
         server.psql("alter role api password null; alter role shop password 'x'")
         server.run(
             "rm /etc/terrafirma/secrets/postgres/shop /etc/terrafirma/secrets/app/api/database_url"
@@ -175,7 +175,7 @@ def watched(pyinfra: Pyinfra) -> Iterator[Watched]:
 
 
 def test_all_secrets_are_known(watched: Watched) -> None:
-    """Two or more of each role, two that were given, those of second logins, and a private key."""
+    """Old and new passwords of each role, given ones, those of second logins, and a private key."""
     now = watched.server.run("cat /etc/terrafirma/secrets/postgres/*").splitlines()
     assert {*now, GIVEN, GIVEN_LATER} <= watched.secrets
     assert len(watched.secrets) >= 12
@@ -183,10 +183,10 @@ def test_all_secrets_are_known(watched: Watched) -> None:
 
 
 @pytest.mark.promise(
-    "No secret appears in an output, a process list, a log or a file outside its directory, "
-    "during runs, repairs, rotations and a major upgrade"
+    "No secret appears in an output, a process list, a log or a file outside its directory: in "
+    "runs, repairs, rotations and a major upgrade"
 )
-def test_no_output_has_one(watched: Watched) -> None:
+def test_no_output_shows_a_secret(watched: Watched) -> None:
     verifiers = watched.server.psql("select rolpassword from pg_authid where rolpassword > ''")
     keys = {part for one in verifiers.splitlines() for part in one.replace(":", "$").split("$")[2:]}
     assert len(keys) == 9
@@ -196,8 +196,8 @@ def test_no_output_has_one(watched: Watched) -> None:
             assert secret not in said, what
 
 
-@pytest.mark.promise(like=test_no_output_has_one)
-def test_no_process_has_one(watched: Watched) -> None:
+@pytest.mark.promise(like=test_no_output_shows_a_secret)
+def test_no_process_shows_a_secret(watched: Watched) -> None:
     assert CANARY in watched.processes
     for program in ("terrafirma\npasswords", "pg_upgrade", "pg_dump", "docker-compose"):
         assert program in watched.processes
@@ -205,9 +205,9 @@ def test_no_process_has_one(watched: Watched) -> None:
         assert secret not in watched.processes
 
 
-@pytest.mark.promise(like=test_no_output_has_one)
-def test_no_log_has_one(watched: Watched) -> None:
-    # The logs do have what was said to the server: the verifier stands for the password there.
+@pytest.mark.promise(like=test_no_output_shows_a_secret)
+def test_no_log_has_a_secret(watched: Watched) -> None:
+    # The logs do have the statements, with the verifier in place of the password.
     assert re.search(r"alter role \"api\" password 'SCRAM-SHA-256\$", watched.logs, re.IGNORECASE)
     for program in ("PostgreSQL 15", "PostgreSQL 17", "PgBouncer", "terrafirma/api"):
         assert program in watched.logs
@@ -216,7 +216,7 @@ def test_no_log_has_one(watched: Watched) -> None:
 
 
 def found(server: Target, files: str, secrets: set[str]) -> list[str]:
-    """Those of the files that the command `files` names in which one of the secrets is."""
+    """The files, of those that the command `files` lists, that contain a secret."""
     server.run("umask 077; cat > /root/patterns", stdin="\n".join(secrets))
     try:
         said = server.run(
@@ -229,15 +229,15 @@ def found(server: Target, files: str, secrets: set[str]) -> list[str]:
 
 EVERYWHERE = "/ /run /tmp /dev/shm /var/tmp"
 READABLE = f"cd / && runuser -u nobody -- find {EVERYWHERE} -xdev -type f -readable 2> /dev/null"
-# What Docker keeps are the files of its images, and the secrets as they are mounted.
+# Without Docker's directory: it has the files of images, and the secrets where they are mounted.
 ALL = (
     f"find {EVERYWHERE} -xdev -path /var/lib/docker -prune -o -type f -size -100M -print"
     " 2> /dev/null"
 )
 
 
-@pytest.mark.promise(like=test_no_output_has_one)
-def test_no_file_that_others_read_has_one(watched: Watched) -> None:
+@pytest.mark.promise(like=test_no_output_shows_a_secret)
+def test_no_readable_file_has_a_secret(watched: Watched) -> None:
     server = watched.server
     assert found(server, READABLE, watched.secrets) == []
     secret = next(iter(watched.secrets))
@@ -248,9 +248,9 @@ def test_no_file_that_others_read_has_one(watched: Watched) -> None:
         server.run("rm /usr/local/share/canary")
 
 
-@pytest.mark.promise(like=test_no_output_has_one)
-def test_they_lie_in_their_directory_and_nowhere_else(watched: Watched) -> None:
-    """Not even where root alone looks: in the cluster, its log of writes, a history of commands."""
+@pytest.mark.promise(like=test_no_output_shows_a_secret)
+def test_secrets_are_only_in_their_directory(watched: Watched) -> None:
+    """Nor in files that only root reads: the cluster, its WAL, a history of commands."""
     server = watched.server
     server.psql("checkpoint")
     files = found(server, ALL, watched.secrets)
@@ -260,7 +260,7 @@ def test_they_lie_in_their_directory_and_nowhere_else(watched: Watched) -> None:
         "/etc/terrafirma/secrets/postgres/ann",
         "/etc/terrafirma/secrets/postgres/api",
     }
-    # The one that was given first was replaced.
+    # The first given password was replaced.
     assert server.run("cat /etc/terrafirma/secrets/postgres/ann") == GIVEN_LATER
     assert server.run("find /etc/terrafirma/secrets -type f -perm /077 ! -name '*.pub'") == ""
     assert set(

@@ -41,7 +41,7 @@ REPOSITORY = "/home/box/server.borg"
 
 @dataclass(frozen=True)
 class Platform:
-    """A server after its first run, and what that run and the dry run before it said."""
+    """A server after its first runs, and the output of these runs."""
 
     server: Target
     storage: Target
@@ -57,7 +57,7 @@ class Platform:
     second_output: str
 
 
-# Every file of /etc, as it is at the time of the first backup.
+# The digests of all files in /etc.
 DIGESTS = "find etc -type f -print0 | sort -z | xargs -0 sha256sum"
 
 
@@ -73,12 +73,12 @@ def platform(pyinfra: Pyinfra, outsider: Container) -> Iterator[Platform]:
             borg_known_hosts=[f"storage {(STATE / 'id_ed25519.pub').read_text().strip()}"],
         )
         untouched = server.digest() == before
-        # The key is made on the server, and let in on the backup host, before the one run.
+        # The first run needs the server's key on the backup host already.
         data = admit(storage, server, REPOSITORY)
         result = pyinfra.call("-y", *options(data), *server.arguments(), "deploy.py")
         assert result.returncode == 0, result.stderr
         etc = server.run(f"cd / && {DIGESTS}")
-        # Before anything else could repair what the first run got wrong.
+        # Now, before a second run could repair mistakes of the first.
         logins = {network: login(server, network) for network in ("bridge", "apps")}
         again = pyinfra.imported.call("-y", "-vv", *options(data), *server.arguments(), "deploy.py")
         assert again.returncode == 0, again.stderr
@@ -101,7 +101,7 @@ def platform(pyinfra: Pyinfra, outsider: Container) -> Iterator[Platform]:
 @pytest.mark.promise("A dry run of a bare server plans everything and changes nothing")
 def test_a_dry_run_of_a_bare_host_plans_everything(platform: Platform) -> None:
     planned = {name.split(" | ")[0] for name in platform.plan}
-    # Nobody asked for the pooler.
+    # The pooler is off by default.
     assert planned == set(TASKS) - {"tasks/preflight.py", "tasks/pgbouncer.py"}
     assert platform.untouched
 
@@ -126,7 +126,7 @@ def test_a_row_of_one_replica_is_read_by_another(platform: Platform) -> None:
     assert {body["replica"] for _, body in answers} > {written["replica"]}
 
 
-def test_an_untrusted_certificate_is_noticed_by_the_client(platform: Platform) -> None:
+def test_clients_notice_an_untrusted_certificate(platform: Platform) -> None:
     program = (
         "import socket, ssl, sys; ssl.create_default_context().wrap_socket("
         "socket.create_connection((sys.argv[1], 443)), server_hostname=sys.argv[2])"
@@ -143,7 +143,7 @@ def test_only_ssh_and_the_web_are_open(platform: Platform) -> None:
 
 @pytest.fixture
 def fresh_network(platform: Platform) -> Any:
-    """The network of a compose project that came after the run."""
+    """The network of a compose project that was started after the run."""
     compose = "services: {one: {image: 'debian:trixie', command: sleep infinity}}"
     project = "docker compose --project-name fresh --file -"
     platform.server.run(f"{project} up --detach", stdin=compose)
@@ -162,7 +162,7 @@ def test_containers_of_any_network_log_in_to_their_database(
         assert ip_address(answer["address"]) in ip_network(subnets[network])
 
 
-@pytest.mark.promise("Subnets are read from Docker, never written into the code")
+@pytest.mark.promise("PostgreSQL's access rules use the subnets that Docker reports, no fixed ones")
 def test_the_subnets_are_what_docker_says(platform: Platform) -> None:
     subnets = networks(platform.server)
     assert not ip_network("172.17.0.0/16").overlaps(ip_network(subnets["bridge"]))
@@ -173,7 +173,7 @@ def test_the_subnets_are_what_docker_says(platform: Platform) -> None:
         str(ip_network(rule.replace("|", "/"))) for rule in rules.splitlines() if "." in rule
     }
     assert {subnets["bridge"], subnets["apps"]} <= allowed
-    # Nothing but loopback and what Docker hands out: its networks, and the pool they come from.
+    # Only loopback, Docker's networks, and the pool that they come from.
     pool = IPv4Network(
         json.loads(platform.server.run("cat /etc/docker/daemon.json"))["default-address-pools"][0][
             "base"
@@ -185,7 +185,7 @@ def test_the_subnets_are_what_docker_says(platform: Platform) -> None:
     assert listening == ["localhost", str(next(ip_network(subnets["bridge"]).hosts()))]
 
 
-@pytest.mark.promise("Containers reach no other database, with no other role and no wrong password")
+@pytest.mark.promise("Containers reach only their own database, with its role and its password")
 @pytest.mark.parametrize(
     ("how", "answer"),
     [
@@ -210,7 +210,7 @@ def test_containers_reach_nothing_else(
 
 
 def test_another_application_has_a_database_of_its_own(platform: Platform) -> None:
-    """The role of one application is refused by the database of another, by right and by rule."""
+    """Both rights and access rules refuse the role of one application in another's database."""
     closed = platform.server.psql(
         "select has_database_privilege('other', 'api', 'connect'),"
         " has_database_privilege('other', 'postgres', 'connect')"
@@ -256,7 +256,7 @@ def test_a_second_run_changes_nothing(platform: Platform) -> None:
     assert platform.second["results"]["totals"]["success"] == 0
 
 
-@pytest.mark.promise("A run that changes nothing takes at most 40 commands on the server")
+@pytest.mark.promise("A run that changes nothing sends at most 40 commands to the server")
 def test_a_converged_run_asks_few_questions(platform: Platform) -> None:
     assert 10 < platform.second_output.count(">>> ") <= 40
 
@@ -265,7 +265,7 @@ def test_a_dry_run_of_the_converged_host_plans_nothing(platform: Platform) -> No
     assert platform.server.plan(**platform.data) == []
 
 
-def test_backups_that_were_set_up_once_are_not_taken_away(platform: Platform) -> None:
+def test_backups_stay_without_their_settings(platform: Platform) -> None:
     result = platform.server.pyinfra.call("-y", *platform.server.arguments(), "tasks/borg.py")
     assert result.returncode == 0
     assert "borg_repository is empty, but backups go on" in result.stderr
@@ -279,9 +279,9 @@ def test_the_server_is_tuned_to_its_hardware(platform: Platform) -> None:
     assert 0.9 < int(shared) / (kilobytes * 0.75 / 4) <= 1
 
 
-def test_no_secret_is_shown_by_the_most_talkative_run(platform: Platform) -> None:
+def test_the_most_verbose_run_shows_no_secret(platform: Platform) -> None:
     server = platform.server
-    # Everything that handles a secret has something to do again.
+    # Make every operation that handles a secret run again.
     server.run(
         "rm /etc/terrafirma/secrets/app/api/database_url /var/lib/terrafirma/backup/proved-by"
     )
@@ -304,7 +304,7 @@ def test_no_secret_is_shown_by_the_most_talkative_run(platform: Platform) -> Non
     "row for row"
 )
 def test_the_archive_restores(platform: Platform, tmp_path: Path) -> None:
-    """With the borg client of the backup host, from its own disk: nothing of the server helps."""
+    """With borg on the backup host, from its own disk, without the server."""
     server, storage = platform.server, platform.storage
     passphrase = server.run("cat /etc/terrafirma/secrets/borg/passphrase")
     borg = (

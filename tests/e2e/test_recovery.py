@@ -1,4 +1,4 @@
-"""Recovery: everything comes back after a reboot, and after a kill."""
+"""Recovery: everything comes back after a reboot or a kill."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def hosts(pyinfra: Pyinfra) -> Iterator[tuple[Target, dict[str, Any]]]:
 
 
 def serves(server: Target, outsider: Container) -> bool:
-    """HTTPS answers from outside, and every replica reads from PostgreSQL."""
+    """Whether HTTPS answers from outside, and every replica reads from PostgreSQL."""
     serving = json.loads(server.run("cat /opt/terrafirma/api/serving.json"))
     replicas = " && ".join(
         f"curl --silent --fail --max-time 2 --output /dev/null http://127.0.0.1:{port}/healthz"
@@ -47,7 +47,7 @@ def test_a_reboot(server: Target, outsider: Container, time: int) -> None:
 
 
 @pytest.mark.promise(
-    "A server that goes down in the middle of a release comes back as it was before, converged"
+    "A server that goes down in the middle of a release comes back with the previous release"
 )
 def test_a_reboot_in_the_middle_of_a_release(
     server: Target, outsider: Container, data: dict[str, Any]
@@ -63,7 +63,7 @@ def test_a_reboot_in_the_middle_of_a_release(
         names = server.run("docker ps --all --format '{{.Names}}'").split()
         return sorted(name for name in names if name.startswith("api-"))
 
-    # What it had started of the new one came back with Docker, and is gone before anybody asks.
+    # Docker restarts containers of the new release, too; they are soon removed.
     eventually(lambda: len(replicas()) == 4, 60)
     slot = json.loads(before)["slot"]
     assert {name.split("-")[1] for name in replicas()} == {slot}
@@ -99,15 +99,15 @@ def test_a_kill(server: Target, outsider: Container, victim: str) -> None:
     )
 
 
-def test_a_server_that_was_told_to_stop_stays_down(server: Target, outsider: Container) -> None:
+def test_a_stopped_postgresql_stays_down(server: Target, outsider: Container) -> None:
     server.run("runuser -u postgres -- pg_ctlcluster 17 main stop -m fast")
     server.run("sleep 5")
     assert server.call("systemctl is-active postgresql@17-main").stdout.strip() == "inactive"
-    # A run starts what should run: exactly that.
+    # A run starts PostgreSQL again, and does nothing else.
     assert [step["name"] for step in server.deploy("tasks/postgres.py")["results"]["operations"]
             if step["success"]] == ["Run PostgreSQL"]  # fmt: skip
     eventually(lambda: serves(server, outsider), 60)
 
 
-def test_nothing_changed_by_all_this(server: Target, data: dict[str, Any]) -> None:
+def test_a_run_changes_nothing_afterwards(server: Target, data: dict[str, Any]) -> None:
     assert server.deploy(**data)["results"]["totals"]["success"] == 0

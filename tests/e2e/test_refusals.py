@@ -32,7 +32,7 @@ def nothing_changes(server: Target) -> Iterator[None]:
 
 PASSWORD = "not-a-good-place-for-it"
 SHOP = {"source": "examples/api", "domain": "shop.test", "database": "api", "port": 8000}
-# One of each kind; all others are rows of test_settings.py and test_tasks.py in tests/unit/*/.
+# One of each kind; test_settings.py and test_tasks.py in tests/unit/*/ have all others.
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown key": (
         {"postgres_databses": []},
@@ -66,11 +66,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         api(secrets={"token": "env:TF_NOT_SET"}),
         "apps.api.secrets: token: TF_NOT_SET is not set",
     ),
-    "what the distribution has": (
+    "a version that the distribution lacks": (
         {"postgres_version": 16},
         "postgres_version: Debian GNU/Linux 13 (trixie) has 17, not 16",
     ),
-    "what the host has room for": (
+    "more free disk than the host has": (
         {"preflight_free_disk_gb": 100_000},
         "preflight_free_disk_gb: ",
     ),
@@ -97,7 +97,7 @@ def changed_file(server: Target, path: str, command: str) -> Iterator[None]:
 
 
 def test_an_unsupported_distribution(server: Target) -> None:
-    # A link on Debian: its target is what is read.
+    # /etc/os-release is a link on Debian: change its target.
     command = "sed -i -e 's/^ID=.*/ID=fedora/' -e 's/^PRETTY_NAME=.*/PRETTY_NAME=\"Fedora 42\"/'"
     with changed_file(server, "/usr/lib/os-release", f"{command} /usr/lib/os-release"):
         line = server.refuse()
@@ -106,7 +106,7 @@ def test_an_unsupported_distribution(server: Target) -> None:
     assert "distribution: Fedora 42 is not supported" in alone
 
 
-def test_a_daemon_configuration_of_somebody_else(server: Target) -> None:
+def test_a_foreign_daemon_configuration(server: Target) -> None:
     foreign = 'echo \'{"data-root": "/srv/docker"}\' > /etc/docker/daemon.json'
     with changed_file(server, "/etc/docker/daemon.json", foreign):
         line = server.refuse()

@@ -1,4 +1,4 @@
-"""The image registry that other tests pull from keeps out whoever has no credentials."""
+"""The image registry of other tests refuses clients without credentials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repairs: a broken file never replaces a good one, and what broke is repaired."""
+"""Repairs: a broken file never replaces a good one, and damage is repaired."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
 
 
 @smoke
-def test_a_lost_reload_is_made_up_for(server: Target) -> None:
+def test_a_lost_reload_is_repeated(server: Target) -> None:
     server.run("sleep 1.1; touch /etc/caddy/Caddyfile")
     assert server.plan("tasks/caddy.py") == ["Run Caddy"]
     assert changed(server.deploy("tasks/caddy.py")) == ["Run Caddy"]
@@ -101,7 +101,7 @@ def test_a_broken_file_never_replaces_a_good_one(
     assert "Traceback" not in result.stderr
     assert server.run(f"sha256sum {path}") == before
     assert server.run(f"ls -A {Path(path).parent} | grep -c terrafirma-new || true") == "0"
-    # What came before the file in its task is undone, too.
+    # Undo the changes that the task made before it came to the file.
     server.deploy(file)
     assert {status for status, _ in get(outsider, server, 4)} == {200}
 
@@ -131,7 +131,7 @@ def test_only_a_setting_that_needs_it_restarts_the_server(
     assert changed(server.deploy("tasks/postgres.py", **hard)) == announced
     assert server.psql("show max_wal_senders") == "7"
     assert server.run(started) != before
-    # A run that died before the restart: the server knows that one is due.
+    # As after a run that died before the restart: the server knows that a restart is due.
     server.deploy("tasks/postgres.py")
     server.psql("alter system set max_wal_senders = 8;\nselect pg_reload_conf();")
     server.psql("alter system reset max_wal_senders;")
@@ -155,18 +155,18 @@ def test_a_new_password_reaches_the_replicas(server: Target, outsider: Container
     ]
     assert changed(server.deploy("tasks/app.py")) == []
     assert "password authentication failed" in login(server, "apps", password=old)["error"]
-    # Connections that were open before prove nothing: these are all new.
+    # Connections that were open before would prove nothing: make all of them new.
     server.run("systemctl restart postgresql@17-main")
     eventually(lambda: get(outsider, server)[0][0] == 200, 30)
 
 
 def test_new_replicas_take_over_where_one_is_unhealthy(server: Target, outsider: Container) -> None:
-    """All of them, beside those that serve: it is a change of slots, like a release."""
+    """All replicas are replaced, in the other slot, as by a release."""
     replicas = "docker ps --quiet --no-trunc --filter label=terrafirma.release"
     before = server.run(replicas).splitlines()
     name = before[0]
     pid = server.run(f"docker inspect --format '{{{{.State.Pid}}}}' {name}")
-    # It still runs, and answers nobody.
+    # It still runs, but answers nobody.
     server.run(f"kill -STOP {pid} $(pgrep --parent {pid})")
     health = f"docker inspect --format '{{{{.State.Health.Status}}}}' {name}"
     eventually(lambda: server.run(health) == "unhealthy", 90)
@@ -188,7 +188,7 @@ def test_new_replicas_take_over_where_one_is_unhealthy(server: Target, outsider:
 @pytest.mark.promise("A release of an application that does not answer fails")
 @smoke
 def test_an_application_that_does_not_answer_is_no_success(server: Target, tmp_path: Path) -> None:
-    """Its image has no health check of its own, and it runs; but it does not work."""
+    """Its container runs without a health check of its own, but does not answer."""
     (tmp_path / "Dockerfile").write_text('FROM debian:trixie\nCMD ["sleep", "infinity"]\n')
     lazy = {
         "source": str(tmp_path), "domain": "lazy.test", "database": "api",
@@ -198,7 +198,7 @@ def test_an_application_that_does_not_answer_is_no_success(server: Target, tmp_p
     result = server.pyinfra.imported.call("-y", *data, *server.arguments(), "tasks/app.py")
     assert result.returncode != 0
     assert "lazy-blue-lazy-1 is not healthy within 5 s (no success from /healthz" in result.stderr
-    # Nor is it one the next time.
+    # The next run fails, too.
     assert (
         server.pyinfra.imported.call("-y", *data, *server.arguments(), "tasks/app.py").returncode
         != 0
@@ -207,7 +207,7 @@ def test_an_application_that_does_not_answer_is_no_success(server: Target, tmp_p
     result = server.pyinfra.imported.call("-y", *data, *server.arguments(), "tasks/app.py")
     assert result.returncode != 0
     assert "why" in result.stderr
-    # What did not become a release is gone, with its image.
+    # The failed release is removed, with its image.
     assert "lazy" not in server.run("docker ps --all && docker image ls")
     server.run("rm -r /opt/terrafirma/lazy /etc/terrafirma/apps/lazy.json")
     assert changed(server.deploy("tasks/app.py")) == []

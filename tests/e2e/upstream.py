@@ -50,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
             case "/upload":
                 self.answer(received=self.receive())
             case "/break":
-                # Takes the request, and is gone.
+                # Takes the request, and closes the connection without an answer.
                 self.connection.close()
                 self.close_connection = True
             case "/headers":
@@ -95,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def websocket(self) -> None:
-        """Sends back what it is sent, until the connection ends."""
+        """Echoes everything until the connection ends."""
         secret = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
         self.send_response(101)
         self.send_header("Upgrade", "websocket")

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of every thing: runs of pyinfra, hosts that are not there, a cluster."""
+"""Fixtures for all unit tests: runs of pyinfra, fake hosts, a PostgreSQL cluster."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def pyinfra(pyinfra: Pyinfra) -> Pyinfra:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
-    """Puts a shell script under the name of a program that need not be here."""
+    """Writes a shell script that stands in for a program, which need not be installed here."""
 
     def write(name: str, script: str) -> Path:
         directory = tmp_path / "programs"
@@ -57,7 +57,7 @@ def inventory(tmp_path: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def refused(pyinfra: Pyinfra, request: pytest.FixtureRequest) -> dict[str, CompletedProcess[str]]:
-    """How a run ends for each row of the table REFUSALS of the module."""
+    """The result of a run for each row of the module's table REFUSALS."""
     return pyinfra.call_all(
         {
             what: ["@fake/host", f"{page}.py", "-y", *host]
@@ -76,7 +76,7 @@ def cluster(program: Program, tmp_path: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def no_canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing of what HOSTILE would have the shell do is done."""
+    """Asserts that no command in HOSTILE was executed."""
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     yield

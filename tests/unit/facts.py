@@ -1,4 +1,4 @@
-"""Asks a fact of this machine, with programs that stand in for those of a host."""
+"""Runs facts on this machine, with programs that stand in for those of a host."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ def text(fact: type[FactBase[Any]], **arguments: Any) -> str:
 
 
 def shell(command: str, path: Path | None = None, stdin: str = "") -> list[str]:
-    """What `command` prints; `path` holds programs that stand in for the host's."""
+    """The output of `command`; `path` holds programs that stand in for the host's."""
     environment = os.environ | ({"PATH": f"{path}:{os.environ['PATH']}"} if path else {})
     result = subprocess.run(
         ["sh", "-c", command],
@@ -41,7 +41,7 @@ def ask(
 
 
 class Cluster:
-    """What the host says of a cluster 17/main: its configuration, and its server's pid file."""
+    """A stand-in for a cluster 17/main: its configuration, and the pid file of its server."""
 
     def __init__(self, program: Program, directory: Path) -> None:
         self.program = program
@@ -49,7 +49,7 @@ class Cluster:
         self.data.mkdir()
 
     def runs(self, pid: int | None = None, socket: str = "/run/postgresql") -> Path:
-        """A server with this data directory; the tests themselves are one somewhere else."""
+        """A server with this data directory; other pids, as of the tests, run elsewhere."""
         pid = self.server.pid if pid is None else pid
         lines = (pid, self.data, 1795526851, 6543, socket, "localhost", "  1818658  4", "ready")
         (self.data / "postmaster.pid").write_text("".join(f"{line}\n" for line in lines))

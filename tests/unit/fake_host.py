@@ -1,4 +1,4 @@
-"""Hosts that are not there: what pyinfra's @fake connector answers, and what a run says of them."""
+"""Fake hosts: the answers of pyinfra's @fake connector, and the output of runs against them."""
 
 import json
 import re
@@ -33,7 +33,7 @@ SHOP = {"source": "examples/api", "domain": "shop.test", "port": 9000}
 
 
 def command(fact: type[FactBase[Any]], **arguments: Any) -> str:
-    """What pyinfra's @fake connector knows a question by."""
+    """The command of a fact, which is the key of its answer in pyinfra's @fake connector."""
     text = fact().command(**arguments)
     return text.get_raw_value() if isinstance(text, StringCommand) else text
 
@@ -43,13 +43,13 @@ DOCKER0 = command(DockerAddresses)
 
 
 def kept(**ports: int) -> Answers:
-    """The answer of a host that was told of applications with these ports."""
+    """The answer of a host that has applications with these ports."""
     lines = [f'/etc/terrafirma/apps/{name}.json:    "blue": {ports[name]},' for name in ports]
     return {command(KeptPorts): lines}
 
 
 def machine(kind: dict[str, str] = DEBIAN_13, *more: str, **but: str) -> Answers:
-    """The answers of a bare host: nothing is installed, and nothing is there."""
+    """The answers of a bare host, on which nothing is installed."""
     lines = [f"{key}={value}" for key, value in (kind | but).items() if value]
     return {command(Machine): [*lines, *more]}
 
@@ -65,16 +65,16 @@ def fake(answers: Answers, **data: Any) -> list[str]:
 
 
 def api(**fields: Any) -> dict[str, Any]:
-    """The data by which the application of the defaults has these fields."""
+    """The data that set fields of the default application `api`."""
     return {f"apps.api.{name}": value for name, value in fields.items()}
 
 
 def refusal(result: CompletedProcess[str]) -> str:
-    """The one line that says why nothing was done."""
+    """The one line with which a run was refused; asserts that nothing was done."""
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
     assert "Starting operation" not in result.stderr
-    # What is refused may be a secret.
+    # A refused value may be a secret.
     assert "s3cret" not in result.stdout + result.stderr
     *_, line = filter(None, result.stderr.splitlines())
     message = re.search(r"pyinfra error.*: (@fake/\w+: .*)$", line)
@@ -83,7 +83,7 @@ def refusal(result: CompletedProcess[str]) -> str:
 
 
 def refuses(result: CompletedProcess[str], parts: Sequence[str]) -> None:
-    """The line of `refusal` begins with the first part, after the host, and has the others."""
+    """Asserts that the refusal begins with the first part, after the host, and has the others."""
     message = refusal(result)
     first, *more = parts
     assert message.startswith(f"@fake/host: {first}"), message
@@ -92,7 +92,7 @@ def refuses(result: CompletedProcess[str], parts: Sequence[str]) -> None:
 
 
 def written(result: CompletedProcess[str], path: str, host: str = "host") -> str:
-    """What a run with --diff says that it puts at `path`, where nothing is yet."""
+    """The new file `path`, as a run with --diff shows it."""
     assert result.returncode == 0, result.stderr
     found = re.search(rf"\[@fake/{host}\] +Will create {path}\n", result.stderr)
     assert found, result.stderr
@@ -104,7 +104,7 @@ def written(result: CompletedProcess[str], path: str, host: str = "host") -> str
 
 
 def commands(result: CompletedProcess[str], host: str = "host") -> list[str]:
-    """What a run with -vv asks and does on a host, line by line."""
+    """The commands that a run with -vv shows for a host, line by line."""
     assert result.returncode == 0, result.stderr
     return re.findall(rf"\[@fake/{host}\] +>>> (.*)", result.stderr)
 
@@ -124,7 +124,7 @@ from json import loads
 
 
 class Turns(dict):
-    # An answer that is another one each time; the last one stays.
+    # One answer for each call; the last one is repeated.
     def get(self, key, default=None):
         turns = self["turns"]
         if key != "stdout":

@@ -1,4 +1,4 @@
-"""The programs that run on the host, as modules."""
+"""Runs and imports the programs for the host."""
 
 import subprocess
 import sys
@@ -13,9 +13,9 @@ import pytest
 from tests.conftest import ROOT
 
 Program = Callable[[str, str], Path]
-"""Puts a shell script under a name, and returns its directory: the fixture `program`."""
+"""The fixture `program`: writes a shell script with a name, and returns its directory."""
 
-# As the launcher on a host does it, for whoever runs the tests.
+# Like the launcher on a host, but for any user.
 LAUNCH = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT / "files")!r})
@@ -26,7 +26,7 @@ sys.exit(main())
 
 
 def terrafirma(*words: str) -> subprocess.CompletedProcess[str]:
-    """The command on the host, without any package of ours."""
+    """Runs the command of the host, without any installed package."""
     bare = [sys.executable, "-I", "-S", "-c", LAUNCH, *words]
     return subprocess.run(
         bare, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -34,7 +34,7 @@ def terrafirma(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def load(path: Path) -> ModuleType:
-    """The program of that file, which has no name that Python could import."""
+    """The program in `path` as a module; Python could not import it by its name."""
     loader = SourceFileLoader(path.name.replace("-", "_"), str(path))
     spec = spec_from_loader(loader.name, loader)
     assert spec is not None

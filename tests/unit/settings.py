@@ -1,4 +1,4 @@
-"""Sections, servers and applications for tests: the defaults, and what a test says instead."""
+"""Sections, servers and applications for tests: the defaults with changes."""
 
 import runpy
 from collections.abc import Sequence
@@ -37,12 +37,12 @@ def of(section: type[S], **data: Any) -> S:
 
 
 def server(**data: Any) -> Server:
-    """All of a host that has `data` instead of the defaults."""
+    """A whole server that has `data` instead of the defaults."""
     return Server.of("db1", DEFAULTS | data)
 
 
 def entry(name: str = "web", **fields: Any) -> dict[str, Any]:
-    """What `apps` says of an application: what each has to say, and these fields."""
+    """An entry of `apps`: the required fields, and these `fields`."""
     return API | {"domain": f"{name}.acme.com"} | fields
 
 
@@ -58,14 +58,14 @@ def refusal(section: type[Settings], **data: Any) -> str:
 
 
 def refusal_of(name: str = "api", **fields: Any) -> str:
-    """What refuses an application with these fields."""
+    """The message that refuses an application with these fields."""
     with pytest.raises(Refused) as error:
         application(name, **fields)
     return readable(error.value)
 
 
 def refused(**data: Any) -> str:
-    """What refuses a host that has `data` instead of the defaults."""
+    """The message that refuses a host that has `data` instead of the defaults."""
     with pytest.raises(Refused) as error:
         keep_rules(server(**data))
     return readable(error.value)
@@ -80,7 +80,7 @@ def readable(error: Refused) -> str:
     message = str(error)
     assert message
     assert "\n" not in message
-    # Names of pydantic's own, which help nobody.
+    # pydantic's internal names help nobody.
     assert "function-" not in message
     return message
 

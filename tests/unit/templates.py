@@ -40,7 +40,7 @@ SITE = {
     "blue": ["127.0.0.1:8000", "127.0.0.1:8001"],
     "green": ["127.0.0.1:8064", "127.0.0.1:8065"],
 }
-# `make venv` brings one; a system's may stand in.
+# `make venv` installs Caddy; otherwise use the system's.
 CADDY_PATH = f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"
 
 DATA: dict[str, dict[str, Any]] = {
@@ -151,7 +151,7 @@ def rendered(template: str, **data: Any) -> str:
 
 
 def settled(text: str) -> list[str]:
-    """The lines that count: without comments and empty ones."""
+    """The lines without comments and empty lines."""
     return [
         line.strip()
         for line in text.splitlines()

@@ -1,4 +1,4 @@
-"""What the manual says in tables is what the tests ask and what the code does."""
+"""The tables of the manual agree with the tests and the code."""
 
 import re
 import runpy
@@ -59,7 +59,7 @@ def test_the_values_of_the_manual_are_those_of_the_code() -> None:
         wanted = [setting.value for setting in tuned.values()]
         wanted.append(str(huge_pages(hardware) or "none"))
         assert [row[column] for row in rows] == wanted
-    # Each says why.
+    # Each value has a reason.
     assert all(len(row) == 6 and len(row[5]) > 20 for row in rows), rows
 
 
@@ -150,7 +150,7 @@ def test_preflight_sums_up_as_the_manual_says() -> None:
 
 @pytest.mark.parametrize("page", ["docs/operations.md", "docs/commands/postgres_drop.md"])
 def test_no_page_restores_as_superuser(page: str) -> None:
-    """The functions of a dump run as whoever restores it."""
+    """A restore runs the functions of a dump as the user who restores."""
     text = (ROOT / page).read_text().replace("\\\n", " ")
     commands = [line for line in text.splitlines() if re.search(r"\bpg_restore\b.* --dbname", line)]
     assert commands
@@ -164,7 +164,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub makes of the titles."""
+    """The anchors that GitHub makes of the titles."""
     titles = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -183,10 +183,10 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_every_file_that_a_page_names_is_there(page: Path) -> None:
     folders = "commands|docs|files|group_data|tasks|templates|terrafirma|testbed|tests"
-    # What a contributor is going to write.
+    # A contributor is going to write these files.
     to_come = {"tasks/thing.py", "docs/tasks/thing.md", "commands/verb.py", "docs/commands/verb.md"}
     named = set(re.findall(rf"(?<![\w./])(?:{folders})/[\w/]+\.(?:py|md|sh|j2)", page.read_text()))
-    # Links are written from where the page is.
+    # Links start at the directory of the page.
     named = {name for name in named - to_come if not (page.parent / name).exists()}
     assert {name for name in named if not (ROOT / name).exists()} <= {"group_data/servers.py"}
 
@@ -222,17 +222,19 @@ def test_values_are_said_in_words() -> None:
         "| `pgbouncer_port` | `6432` | integer; 1024 to 65535 | Port on localhost and",
         "| `postgres_version` | `None` | integer; 15 to 30, or `None` | Major version",
         '| `borg_directories` | `["/etc", "/home", "/opt", "/root", "/srv", "/var"]` '
-        "| list of: absolute path; not empty | What is backed up",
+        "| list of: absolute path; not empty | Directories to back up",
         '| `postgres_databases` | `[{"name": "api", "owner": "api"}]` | list of: [Database]',
         "| `replicas` | `4` | integer; 1 to 64 | Containers that run at once. |",
         "| `domain` | required | domain name in lower case | Domain under",
-        '| `upgrade` | `""` or `"back"` or `"clean"` | Empty: to the version',
+        '| `upgrade` | `""` or `"back"` or `"clean"` | Empty: upgrade to the version',
     ):
         assert row in text
 
 
 def test_keys_in_a_row_share_the_comment_above_them() -> None:
-    words = re.escape("Archives that are kept; there are as many a day as `borg_schedule` makes.")
+    words = re.escape(
+        "How many archives to keep; `borg_schedule` decides how many are made in a day."
+    )
     for key in ("borg_keep_daily", "borg_keep_weekly", "borg_keep_monthly"):
         assert re.search(rf"\| `{key}` \| .* \| {words} \|", reference())
 

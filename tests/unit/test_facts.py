@@ -1,4 +1,4 @@
-"""Facts: the shell is right (it runs here where it can), and so is what is read from its output."""
+"""Facts: their shell is right (it runs here if possible), and so is the parsing of its output."""
 
 import importlib
 import inspect
@@ -64,10 +64,10 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
         *({"stamp": one, "configuration": [one]} for one in HOSTILE),
         {"stamp": "/x", "configuration": HOSTILE},
     ],
-    # Absolute, as all paths on a host are.
+    # All paths on a host are absolute.
     ForeignPooler: [{}],
     Hardware: [{"path": "/"}, *({"path": f"/nowhere/{one}"} for one in HOSTILE)],
-    # Never from data: the names are our own.
+    # These names are our own, and never come from settings.
     Logins: [
         {
             "path": one,
@@ -134,7 +134,7 @@ def test_the_shell_of_debian_can_parse_it(
 
 
 @pytest.mark.parametrize(("fact", "arguments"), COMMANDS)
-def test_what_it_is_given_is_never_run(
+def test_arguments_are_never_executed(
     fact: type[FactBase[Any]], arguments: dict[str, Any], program: Program, no_canary: None
 ) -> None:
     for name in ("docker", "systemctl", "borgmatic", "pg_lsclusters", "pg_conftool", "sudo"):
@@ -217,18 +217,18 @@ def test_what_it_is_given_is_never_run(
         (WrongPasswords, []),
     ],
 )
-def test_no_output_is_an_answer(fact: type[FactBase[Any]], default: Any) -> None:
+def test_empty_output_means_the_default(fact: type[FactBase[Any]], default: Any) -> None:
     assert fact().default() == default
 
 
 def test_a_machine_that_says_nothing_is_an_unknown_system() -> None:
-    """pyinfra also hands out the default when the command failed, and goes on with others."""
+    """pyinfra returns the default when the command failed, and goes on with other hosts."""
     nothing = Machine().default()
     assert nothing is not None
     assert (nothing["id"], nothing["root"], nothing["booting"]) == ("", False, False)
 
 
-def test_a_default_is_nobody_elses() -> None:
+def test_a_default_is_not_shared() -> None:
     Unit().default()["stale"].append("/etc/x")
     assert Unit().default()["stale"] == []
 
@@ -253,14 +253,14 @@ def test_a_default_is_nobody_elses() -> None:
         (Contents, ["null"]),
         (Contents, ["7"]),
         (Contents, ['{"database": "api", "extensions": []}']),
-        # The second database is where it went wrong.
+        # The second database has the mistake.
         (
             Contents,
             ['{"database": "api", "extensions": [], "schemas": {}}', "ERROR:  out of memory"],
         ),
         (Databases, ["psql: error: connection to server failed"]),
         (Databases, ["null"]),
-        # Without the line that comes first.
+        # The first line is missing.
         (DockerAddresses, ["5: docker0    inet 10.210.0.1/24 scope global docker0"]),
         (DockerAddresses, ["daemon={broken"]),
         (DockerAddresses, ["daemon=[]"]),

@@ -1,4 +1,4 @@
-"""A run that starts from a process that has imported pyinfra is as one that users start."""
+"""A run forked from a process that has imported pyinfra behaves like a run of a user."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ CALLS: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("kind", CALLS)
-def test_it_is_as_a_process_of_its_own(
+def test_it_answers_like_a_new_process(
     pyinfra: Imported, command_line: Pyinfra, task: Path, kind: str
 ) -> None:
     arguments = [argument.replace("{task}", str(task)) for argument in CALLS[kind]]
@@ -51,7 +51,7 @@ def test_it_is_as_a_process_of_its_own(
 
 
 def ending(pyinfra: Pyinfra, task: Path, last: str) -> tuple[int, str]:
-    """The exit code of a task that ends with this line, and the end of what it says."""
+    """The exit code and the last output of a task that ends with this line."""
     task.write_text(f"import os, sys\n{last}\n")
     result = pyinfra.call("@local", str(task), "-y")
     return result.returncode, result.stderr.splitlines()[-1]
@@ -61,7 +61,7 @@ def ending(pyinfra: Pyinfra, task: Path, last: str) -> tuple[int, str]:
     "last",
     ["sys.exit(7)", "sys.exit('words')", "os.kill(os.getpid(), 9)", "1 / 0"],
 )
-def test_it_ends_as_a_process_of_its_own(
+def test_it_exits_like_a_new_process(
     pyinfra: Imported, command_line: Pyinfra, tmp_path: Path, last: str
 ) -> None:
     task = tmp_path / "task.py"
@@ -71,7 +71,7 @@ def test_it_ends_as_a_process_of_its_own(
 def test_a_run_leaves_nothing_to_the_next(
     pyinfra: Imported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither its data, nor its environment, nor what it imports or sets."""
+    """Its data, environment, imports and assignments are gone."""
     (tmp_path / "group_data").mkdir()
     task = tmp_path / "task.py"
     task.write_text(

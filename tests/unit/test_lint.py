@@ -1,4 +1,4 @@
-"""`make lint` reads all Python of this repository."""
+"""`make lint` checks all Python files of this repository."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 
 def listed(*command: str) -> set[Path]:
-    """The files that a command names, one in a line."""
+    """The files that a command prints, one on each line."""
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return {ROOT / line for line in result.stdout.splitlines()}
 
@@ -25,7 +25,7 @@ def is_python(path: Path) -> bool:
 def test_all_python_is_formatted_linted_and_typed() -> None:
     known = listed("git", "ls-files", "--cached", "--others", "--exclude-standard")
     python = {path for path in known if path.is_file() and is_python(path)}
-    # A server's programs have names without an ending.
+    # The programs for the server have no file extension.
     assert {path for path in python if not path.suffix} >= {ROOT / "files/terrafirma"}
 
     assert python - listed(sys.executable, "-m", "ruff", "check", "--show-files") == set()

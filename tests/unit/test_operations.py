@@ -1,4 +1,4 @@
-"""Every operation says what is true after it ran, and hides no argument of pyinfra's own."""
+"""Every operation has a docstring, and no parameter hides an argument of pyinfra."""
 
 import inspect
 import pkgutil

@@ -1,4 +1,4 @@
-"""Rules between sections: what does not fit together is refused."""
+"""Rules between sections: settings that do not fit together are refused."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from tests.unit.settings import API, DEFAULTS, KEY, POOLS, entry, keep_rules, re
 
 POOLED = {"pgbouncer_enabled": True}
 WEB = entry(port=9000)
-# A database that is called like PgBouncer's own.
+# A database with the name of PgBouncer's console.
 CONSOLE = {
     "postgres_databases": [{"name": name, "owner": "api"} for name in ("api", "pgbouncer")],
     "postgres_max_connections": 200,
@@ -33,7 +33,7 @@ CI = {"name": "ci", "keys": [KEY]}
         ),
         (
             POOLED | {"postgres_port": 6432},
-            # It does not run.
+            # PgBouncer does not run.
             {"postgres_port": 6432},
             "pgbouncer_port: 6432 is taken by postgres_port; take another",
         ),
@@ -82,7 +82,7 @@ CI = {"name": "ci", "keys": [KEY]}
             {"apps": {name: entry(name, redirects=[f"{name}.com"]) for name in ("api", "web")}},
             "apps.web.redirects: 'a.com' is a name of api already; take another",
         ),
-        # What an application names.
+        # An application refers to something that is not declared.
         (
             {"apps": {"api": API | {"database": "shop"}}},
             {
@@ -108,7 +108,7 @@ CI = {"name": "ci", "keys": [KEY]}
             },
             "apps.web.role: 'web' is not in the roles that log in to api (api)",
         ),
-        # As its owner, who does not log in.
+        # The owner does not log in.
         (
             {"postgres_roles": [{"name": "api", "login": False}]},
             {"postgres_roles": [{"name": "api", "login": True}]},
@@ -124,16 +124,16 @@ CI = {"name": "ci", "keys": [KEY]}
             {"apps": {"web": entry(network="jobs")}, "docker_networks": ["apps", "jobs"]},
             "apps.web.network: 'jobs' is not in docker_networks (apps)",
         ),
-        # What an account may release.
+        # An account may release only declared applications.
         (
             {"users_accounts": [{"name": "prod"}, CI | {"releases": ["api", "web"]}]},
             {"users_accounts": [{"name": "prod"}, CI | {"releases": ["api"]}]},
-            "users_accounts: ci releases 'web', which is no application (apps: api)",
+            "users_accounts: ci releases 'web', which is not an application (apps: api)",
         ),
         (
             {"users_accounts": [CI | {"releases": ["api"]}], "apps": {}},
             {"users_accounts": [CI], "apps": {}},
-            "users_accounts: ci releases 'api', which is no application (apps: none)",
+            "users_accounts: ci releases 'api', which is not an application (apps: none)",
         ),
         # PgBouncer.
         (
@@ -211,7 +211,7 @@ def test_connections_that_are_enough() -> None:
     keep_rules(server(postgres_max_connections=50))
     keep_rules(server(postgres_max_connections=130, apps=BOTH))
     keep_rules(server(apps={}, postgres_max_connections=20))
-    # One without a database opens none.
+    # An application without a database opens none.
     keep_rules(server(apps={"api": API | {"database": ""}}, postgres_max_connections=20))
 
 
@@ -235,7 +235,7 @@ def limited(role: int = -1, database: int = -1) -> dict[str, Any]:
 
 def test_limits_that_are_enough() -> None:
     keep_rules(server(**limited(40, 40)))
-    # Nobody's application connects as it.
+    # No application connects with this role.
     keep_rules(server(**limited(3, -1), apps={"api": API | {"role": "x"}}))
 
 
@@ -252,8 +252,8 @@ def test_applications_share_the_limit_of_their_database() -> None:
     keep_rules(server(**limited(database=120), postgres_max_connections=200, apps=BOTH))
 
 
-def test_whether_the_pools_fit_is_not_the_poolers_question() -> None:
-    """It is that of the server's connections, with all the others."""
+def test_pools_count_among_the_servers_connections() -> None:
+    """Pools count among the server's connections, with all others."""
     data = POOLS | {"pgbouncer_pool_size": 1000}
     assert server(**data).pgbouncer.pool_size == 1000
     assert refused(**data).startswith("postgres_max_connections: 100 is too few: ")
@@ -267,7 +267,7 @@ def test_pools_count_beside_the_applications_that_do_not_use_them() -> None:
         "of PgBouncer = 47, 40 while a password is renewed, reserved 10; set it to 137 or more, or "
         "lower apps.*.connections and pgbouncer_pool_size"
     )
-    # One that nobody runs has none.
+    # A pooler that does not run has no pools.
     off = POOLS | {"pgbouncer_enabled": False}
     keep_rules(server(**off, postgres_max_connections=50))
     message = refused(**off, postgres_max_connections=49)
@@ -282,7 +282,7 @@ def test_an_application_that_uses_the_pools_opens_no_connection_itself() -> None
     assert "96 is too few: 3 pools of PgBouncer = 47, 40 while a" in message
     assert "reserved 10; set it to 97" in message
     assert message.endswith(" or lower pgbouncer_pool_size")
-    # Of two applications one.
+    # One of two applications uses the pools.
     both = pooled | {"web": WORKERS}
     keep_rules(server(**POOLS, apps=both, postgres_max_connections=177))
     message = refused(**POOLS, apps=both, postgres_max_connections=176)
@@ -291,7 +291,7 @@ def test_an_application_that_uses_the_pools_opens_no_connection_itself() -> None
 
 
 def test_limits_are_not_for_an_application_that_uses_the_pools() -> None:
-    """Its clients wait for one another there; only who comes beside the pool needs room."""
+    """In the pool its clients wait for each other; only direct connections need the limit."""
     pooled = {"api": API | {"pgbouncer": True}}
     keep_rules(server(**limited(role=3), pgbouncer_enabled=True, apps=pooled))
     data = limited(role=79) | {"pgbouncer_enabled": True, "postgres_max_connections": 200}
@@ -306,7 +306,7 @@ def test_limits_are_not_for_an_application_that_uses_the_pools() -> None:
 def overload(
     memory_mb: int, fields: dict[str, Any], web: dict[str, Any] | None = None, **more: Any
 ) -> list[str]:
-    """What refuses a host of that size, whose application `api` has these fields."""
+    """The message that refuses a host of that size, whose application `api` has these fields."""
     cores = more.pop("cores", 4)
     entries = {"api": API | fields} | ({"web": web} if web else {})
     known = HardwareState(memory=memory_mb * 1024, cores=cores, ssd=True)
@@ -316,7 +316,7 @@ def overload(
 def test_memory_that_is_enough() -> None:
     # 4 x 256 x 2 and 75 %.
     assert not overload(8192, {"memory_mb": 256})
-    # What says nothing counts as nothing.
+    # An application without a limit counts as zero.
     assert not overload(512, {})
     assert not overload(8192, {"memory_mb": 256}, entry(replicas=64))
     assert not overload(8192, {}, apps={"web": entry()})
@@ -339,12 +339,12 @@ def test_memory_that_is_too_little_is_counted() -> None:
         "postgres_memory_percent to 70"
     ]
     assert not overload(8192, {"memory_mb": 257}, web, postgres_memory_percent=70)
-    # The key is of an application that has a limit.
+    # The message names the key of an application with a limit.
     (message,) = overload(8192, {}, entry("web", memory_mb=300))
     assert message.startswith("apps.web.memory_mb: 8192 MB of memory are too few: web 4 replicas x")
 
 
-def test_what_would_not_help_is_not_advised() -> None:
+def test_useless_advice_is_left_out() -> None:
     (message,) = overload(1024, {"memory_mb": 512})
     assert "postgres_memory_percent to" not in message
 

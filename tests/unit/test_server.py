@@ -1,4 +1,4 @@
-"""A server as a whole: which ports its applications get, and which keys it takes."""
+"""A server as a whole: the ports of its applications, and the keys that it accepts."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tests.unit.settings import API, DEFAULTS, application, entry, keep_rules, r
 
 
 def ports(kept: dict[str, int], **entries: dict[str, Any]) -> dict[str, int]:
-    """The first port of each application, where the host knows of these."""
+    """The first port of each application, on a host that has the `kept` ones."""
     return {app.name: app.port for app in server(apps=entries).with_ports(kept).apps}
 
 
@@ -40,7 +40,7 @@ def test_a_port_stays_when_applications_come_and_go_and_change_their_order() -> 
 
 
 def test_an_application_that_is_renamed_is_a_new_one() -> None:
-    """The one of the old name goes on with its ports until it is removed on the host."""
+    """The application with the old name keeps its ports until it is removed on the host."""
     assert ports({"api": 8000}, shop=entry("shop")) == {"shop": 8128}
     assert ports({"api": 8000, "shop": 8128}, shop=entry("shop")) == {"shop": 8128}
     assert ports({"shop": 8128}, shop=entry("shop")) == {"shop": 8128}
@@ -57,7 +57,7 @@ def test_a_new_application_gets_no_port_of_another_program() -> None:
     both = {"postgres_port": 8000, "pgbouncer_enabled": True, "pgbouncer_port": 8200}
     (app,) = server(**both).with_ports({}).apps
     assert app.port == 8256
-    # One that is not run has none.
+    # A program that does not run has no port.
     (app,) = server(**both | {"pgbouncer_enabled": False}).with_ports({}).apps
     assert app.port == 8128
 
@@ -65,7 +65,7 @@ def test_a_new_application_gets_no_port_of_another_program() -> None:
 def test_a_port_of_the_settings_comes_first() -> None:
     assert ports({"api": 8000}, api=API | {"port": 9000}) == {"api": 9000}
     assert ports({"api": 8000}, api=API | {"port": 8001}) == {"api": 8001}
-    # Until it is released there it runs where it was.
+    # Until it is released there, it runs on its old port.
     moves = API | {"port": 9000}
     assert ports({"api": 8000}, api=moves, web=entry()) == {"api": 9000, "web": 8128}
     assert ports({"api": 8000}, web=entry(), api=moves) == {"web": 8128, "api": 9000}
@@ -107,7 +107,7 @@ def refused_ports(kept: dict[str, int], **data: Any) -> str:
             "apps.web.port: 8064 belongs to api, which has had 8000 to 8127 since its first "
             "release; take another",
         ),
-        # The one that is in nobody's settings still runs.
+        # An application that is no longer in the settings still runs.
         (
             {"old": 8000},
             {"apps": {"web": entry(port=8000)}},
@@ -120,7 +120,7 @@ def refused_ports(kept: dict[str, int], **data: Any) -> str:
             "postgres_port: 5432 belongs to old, which has had 5432 to 5559 since its first "
             "release; take another, or end old on the host: terrafirma remove old",
         ),
-        # The key is one of the settings, however the host came to that.
+        # The message names a key of the settings, whatever the host's ports are.
         (
             {"old": 8000, "api": 8000},
             {},
@@ -129,7 +129,7 @@ def refused_ports(kept: dict[str, int], **data: Any) -> str:
         ),
     ],
 )
-def test_a_port_that_an_application_has_is_nobody_elses(
+def test_a_port_of_an_application_is_refused_to_others(
     kept: dict[str, int], data: dict[str, Any], message: str
 ) -> None:
     assert refused_ports(kept, **data) == message
@@ -142,7 +142,7 @@ def test_right_beside_the_ports_of_another_there_is_room() -> None:
     assert ports({"old": 8128}, web=entry(port=8000)) == {"web": 8000}
 
 
-def test_ports_end_somewhere() -> None:
+def test_without_free_ports_the_run_is_refused() -> None:
     most = (2**16 - FIRST_PORT) // PORTS
     entries = {f"a{number}": entry(f"a{number}") for number in range(most)}
     found = ports({}, **entries)
@@ -197,15 +197,15 @@ def test_sockets_of_a_host() -> None:
     assert one.sockets == (
         *caddy,
         Socket(5433, "postgresql", "postgres_port", "PostgreSQL", "containers"),
-        # No application goes through it.
+        # No application uses PgBouncer.
         Socket(6432, "pgbouncer.service", "pgbouncer_port", "PgBouncer", "host"),
         *(Socket(port, "docker.service", "apps.api.port", "api", "host") for port in replicas),
     )
-    # For more replicas, and for nobody else.
+    # Reserved for more replicas.
     assert one.reserved["apps.api.port"] == [*range(9000, 9128)]
 
 
-def test_only_what_applications_use_is_for_others() -> None:
+def test_only_services_that_applications_use_are_open_to_containers() -> None:
     clients = {one.program: one.clients for one in server(apps={}).sockets}
     assert clients == {"Caddy": "host", "PostgreSQL": "host"}
     apps = {"api": API | {"pgbouncer": True}}
@@ -252,10 +252,10 @@ def test_an_application_connects_as_the_owner_or_as_its_role() -> None:
         *(
             (
                 {name: API},
-                f"apps: {name!r} is no name of an application, like 'api' or 'web-2': small "
+                f"apps: {name!r} is not an application name, like 'api' or 'web-2': small "
                 "letters and digits, at most 31, with single hyphens between them",
             )
-            # Docker refuses api- as the name of an image.
+            # Docker refuses `api-` as the name of an image.
             for name in (
                 *("Ä", "Api", "a_b", "api-", "-api", "a--b", "1a", "", "a.b", "a b", "a\nb"),
                 *("a" * 32, 1, None, True, b"api", ("api",)),
@@ -273,7 +273,7 @@ def test_an_application_connects_as_the_owner_or_as_its_role() -> None:
             "apps.api.replica: there is no such key, did you mean apps.api.replicas?",
         ),
         ({"api": API | {"zzzzzz": 2}}, "apps.api.zzzzzz: there is no such key"),
-        # The fields of keys that were flat once.
+        # Fields with the prefix of the former flat keys.
         (
             {"api": API | {"app_replicas": 2}},
             "apps.api.app_replicas: there is no such key, did you mean apps.api.replicas?",
@@ -301,7 +301,7 @@ def test_a_key_replaces_one_field_of_one_application() -> None:
     api, web = server(apps=entries, **data).apps
     assert api == application("api", **API, replicas=6)
     assert web == application("web-2", **entry(), env={"A": "1"})
-    # What is in the file stays there for the other hosts.
+    # The entry of the file stays the same for other hosts.
     assert entries == {"api": API, "web-2": entry()}
     assert "replicas" not in API
 
@@ -336,7 +336,7 @@ def test_a_key_for_an_odd_entry_is_no_second_fault() -> None:
         )
     message = refused(**{"apps": {1: API}, "apps.api.replicas": 6})
     assert "apps.api.replicas: there is no application 'api', apps has none" in message
-    assert "apps: 1 is no name of an application" in message
+    assert "apps: 1 is not an application name" in message
     assert refused(**{"apps": {}, "apps.api.replicas": 6}) == (
         "apps.api.replicas: there is no application 'api', apps has none"
     )

@@ -1,4 +1,4 @@
-"""Settings: the defaults fit the models, and what is wrong is said in one line that helps."""
+"""Settings: the defaults fit the models, and a mistake is reported in one helpful line."""
 
 from typing import Any
 
@@ -45,13 +45,13 @@ def test_every_setting_has_a_default_and_every_default_is_a_setting() -> None:
 
 
 def test_an_application_has_the_defaults_of_its_fields() -> None:
-    """Each is a value that it could be given."""
+    """Each default is also a valid value."""
     required = {name for name, field in Application.model_fields.items() if field.is_required()}
     assert required == {"name", "domain"}
     defaults = {
         name: list(field.default) if isinstance(field.default, tuple) else field.default
         for name, field in Application.model_fields.items()
-        # One of the first two has to be; 0 stands for a port that is left out.
+        # One of the first two is required; 0 stands for a port that is left out.
         if name not in {*required, "source", "image", "port"}
     }
     said = entry("api")
@@ -76,7 +76,7 @@ def test_applications_and_servers_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         application().replicas = 1
     with pytest.raises(AttributeError):
-        server().name = "db2"  # type: ignore[misc]  # that is what must not work
+        server().name = "db2"  # type: ignore[misc]  # must fail
 
 
 # --- whose keys -----------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def test_reads_only_its_own_keys() -> None:
     [
         *("_sudo", "_sudo_password", "ssh_user", "ssh_port", "ssh_paramiko_connect_kwargs"),
         *("docker_identifier", "docker_platform", "vagrant_options", "podman_identifier"),
-        # pyinfra's @fake connector, with which a deploy is tried without a host.
+        # Keys of pyinfra's @fake connector, with which a deploy is tried without a host.
         *("fake_responses", "fake_delay"),
         "x_mine",
     ],

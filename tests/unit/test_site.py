@@ -1,4 +1,4 @@
-"""The inventory as a whole, and what commands are told."""
+"""The inventory as a whole, and the arguments of commands."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.unit.settings import API, DEFAULTS, server
 
 
 def inventory(*hosts: tuple[str, dict[str, Any]], **data: Any) -> Inventory:
-    """Hosts with these data of their own, and `data` of the command line."""
+    """Hosts with `data` from the command line, each with host data of its own."""
     made = Inventory((list(hosts), DEFAULTS), override_data=data)
     State(made, Config())
     return made
@@ -58,8 +58,8 @@ def test_the_command_line_comes_first() -> None:
     assert servers["db1"].apps[0].replicas == 6
 
 
-def test_a_host_that_is_left_out_of_the_run_stops_nobody() -> None:
-    """Going back on one host does not wait until the settings of another are right."""
+def test_a_host_outside_the_limit_stops_no_run() -> None:
+    """A rollback on one host works while the settings of another are wrong."""
     hosts = inventory(("web1", {}), ("db1", {"postgres_port": 0}))
     web, _ = hosts
     hosts.state.limit_hosts = [web]
@@ -89,7 +89,7 @@ def test_the_command_line_reaches_the_hosts_that_have_the_application() -> None:
     ],
 )
 def test_a_refusal_names_the_host(data: dict[str, Any], message: str) -> None:
-    """Whichever host a task has come to."""
+    """The message is the same on each host."""
     hosts = inventory(("web1", {}), ("db1", data))
     for _ in range(2):
         with pytest.raises(DeployError) as error:
@@ -99,7 +99,7 @@ def test_a_refusal_names_the_host(data: dict[str, Any], message: str) -> None:
 
 
 def asked(kept: dict[str, int], **data: Any) -> tuple[Any, list[type]]:
-    """A host that knows of these ports, and the facts that it was asked for."""
+    """A host with these ports, and the facts that it was asked for."""
     host: Any
     (host,) = inventory(("db1", data))
     facts: list[type] = []
@@ -108,13 +108,13 @@ def asked(kept: dict[str, int], **data: Any) -> tuple[Any, list[type]]:
         facts.append(fact)
         return kept
 
-    # The fact itself is in app/test_facts.py.
+    # app/test_facts.py tests the fact itself.
     host.get_fact = get_fact
     return host, facts
 
 
 def test_applications_have_the_ports_that_the_host_knew_when_the_run_began() -> None:
-    """What is released in the run changes no port of it."""
+    """Releases of a run do not change the ports that the run uses."""
     kept = {"api": 9000}
     host, facts = asked(kept)
     assert [app.port for app in placed(host).apps] == [9000]
@@ -135,10 +135,10 @@ def test_a_port_that_is_taken_is_refused_with_the_host() -> None:
         placed(host)
 
 
-# --- what commands are told -----------------------------------------------------------------------
+# --- arguments of commands ------------------------------------------------------------------------
 
 
-def told(model: type[Model], **data: Any) -> Model:
+def read(model: type[Model], **data: Any) -> Model:
     (host,) = inventory(("db1", {}), **data)
     return arguments(host, model)
 
@@ -148,25 +148,25 @@ def test_arguments_are_no_settings() -> None:
     assert len({*names}) == len(names)
     prefixes = tuple(f"{section.prefix}_" for section in SECTIONS)
     assert not [name for name in names if name.startswith((*prefixes, "apps"))]
-    # So that each host of a run that was told one is read as before.
+    # Otherwise an argument would change the settings of every host in the run.
     assert server(**dict.fromkeys(names, "x")) == server()
 
 
 @pytest.mark.parametrize("model", ARGUMENTS)
-def test_a_command_that_is_told_nothing(model: type[Model]) -> None:
-    assert told(model, x_mine=1, drops="x") == model()
-    assert {*told(model).model_dump().values()} == {""}
+def test_every_argument_has_a_default(model: type[Model]) -> None:
+    assert read(model, x_mine=1, drops="x") == model()
+    assert {*read(model).model_dump().values()} == {""}
 
 
-def test_a_command_is_told_its_own_arguments() -> None:
-    assert told(Rollback, rollback="api", rotate="api") == Rollback(rollback="api")
-    assert told(Rollback, rollback="web-2:0123456789ab") == Rollback(rollback="web-2:0123456789ab")
-    # As long a name as leaves room for a second login.
-    assert told(Rotate, rotate="a" * 62) == Rotate(rotate="a" * 62)
-    assert told(Drop, drop="c" * 63, confirm="c") == Drop(drop="c" * 63, confirm="c")
-    assert told(Drop, drop_role="x", confirm="x") == Drop(drop_role="x", confirm="x")
+def test_a_command_gets_its_own_arguments() -> None:
+    assert read(Rollback, rollback="api", rotate="api") == Rollback(rollback="api")
+    assert read(Rollback, rollback="web-2:0123456789ab") == Rollback(rollback="web-2:0123456789ab")
+    # The longest name that leaves room for a second login.
+    assert read(Rotate, rotate="a" * 62) == Rotate(rotate="a" * 62)
+    assert read(Drop, drop="c" * 63, confirm="c") == Drop(drop="c" * 63, confirm="c")
+    assert read(Drop, drop_role="x", confirm="x") == Drop(drop_role="x", confirm="x")
     for way in ("", "back", "clean"):
-        assert told(Upgrade, upgrade=way).model_dump() == {"upgrade": way}
+        assert read(Upgrade, upgrade=way).model_dump() == {"upgrade": way}
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_command_is_told_its_own_arguments() -> None:
             for model, key in ((Rotate, "rotate"), (Drop, "drop"), (Drop, "drop_role"))
             for value in ("Api", 'a"b', "a b", "../a", "-a", "api~", "a" * 64)
         ),
-        # Not even by somebody who confirms it.
+        # Not even with a confirmation.
         *(
             (model, key, value, f"{value!r} is reserved by PostgreSQL")
             for model, key in ((Rotate, "rotate"), (Drop, "drop"), (Drop, "drop_role"))
@@ -201,7 +201,7 @@ def test_a_command_is_told_its_own_arguments() -> None:
 )
 def test_an_odd_argument_is_refused(model: type[Model], key: str, value: Any, right: str) -> None:
     with pytest.raises(DeployError) as error:
-        told(model, **{key: value})
+        read(model, **{key: value})
     message = str(error.value)
     assert message.startswith(f"db1: {key}: ")
     assert right in message

@@ -1,4 +1,4 @@
-"""Every task plans on its own and as part of the platform, against a host that is not there."""
+"""Every task plans alone and as part of the platform, against a fake host."""
 
 import json
 import re
@@ -30,7 +30,7 @@ from tests.unit.fake_host import (
 )
 
 TASKS = sorted(path.stem for path in (ROOT / "tasks").glob("*.py"))
-# What each of them is told.
+# Each command with its arguments.
 COMMANDS: dict[str, dict[str, Any]] = {
     "borg_key": {},
     "postgres_drop": {"drop": "old", "confirm": "old"},
@@ -40,16 +40,16 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "releases": {},
     "rollback": {"rollback": "api"},
 }
-# They show what is there and plan nothing: see postgres/test_status.py and app/test_tasks.py.
+# Commands that only show something: see postgres/test_status.py and app/test_tasks.py.
 READS = {"postgres_status", "releases"}
 
 
 # --- they plan ------------------------------------------------------------------------------------
 
-# The file of each task and command, and what it is told.
+# The file of each task and command, and its arguments.
 PAGES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (f"tasks/{name}.py", {}) for name in TASKS},
-    **{name: (f"commands/{name}.py", told) for name, told in COMMANDS.items()},
+    **{name: (f"commands/{name}.py", given) for name, given in COMMANDS.items()},
 }
 
 
@@ -57,8 +57,8 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
 def alone(pyinfra: Pyinfra) -> dict[str, CompletedProcess[str]]:
     return pyinfra.call_all(
         {
-            name: ["@fake/host", page, "--dry", *fake(machine(), **POOLED, **told)]
-            for name, (page, told) in PAGES.items()
+            name: ["@fake/host", page, "--dry", *fake(machine(), **POOLED, **given)]
+            for name, (page, given) in PAGES.items()
         }
     )
 
@@ -74,7 +74,7 @@ def test_every_command_is_known_here() -> None:
 
 
 def test_tasks_and_commands_are_no_packages() -> None:
-    """pyinfra runs them once for each host; an import would run them once."""
+    """pyinfra runs their files once for each host; an import would run them once for all."""
     for name in ("tasks", "commands"):
         assert not (ROOT / name / "__init__.py").exists()
 
@@ -111,7 +111,7 @@ def test_operations_come_in_the_order_of_the_platform(two_hosts: dict[str, Any])
     # PostgreSQL asks Docker for its networks; the applications ask PostgreSQL for their passwords.
     for earlier, later in (
         *(("users", "sshd"), ("docker", "postgres"), ("postgres", "app")),
-        # A release is pointed at by Caddy, and asked for through it.
+        # A release is checked through Caddy, so Caddy comes first.
         *(("postgres", "pgbouncer"), ("pgbouncer", "app"), ("caddy", "app"), ("app", "borg")),
     ):
         assert order.index(f"tasks/{earlier}.py") < order.index(f"tasks/{later}.py")
@@ -139,7 +139,7 @@ def test_every_supported_distribution_plans(pyinfra: Pyinfra, inventory: Any) ->
     }
 
 
-def test_a_first_answer_that_fails_is_said_without_a_traceback(
+def test_a_failed_first_fact_is_reported_without_a_traceback(
     pyinfra: Pyinfra, inventory: Any
 ) -> None:
     broken = {command(Machine): {"success": False, "stderr": "sh: out of memory"}}
@@ -151,7 +151,7 @@ def test_a_first_answer_that_fails_is_said_without_a_traceback(
 
 # --- they refuse ----------------------------------------------------------------------------------
 
-# What is wrong; the page; the host; the key or the thing that is named, and what would be right.
+# The mistake; the task; the host; the parts of the message: the key or the thing, and the remedy.
 REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "a value that makes no sense": (
         "deploy",
@@ -168,7 +168,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(), postgres_rotate="api"),
         ("postgres_rotate: ", "write commands/postgres_rotate.py --data rotate=ROLE"),
     ),
-    "a field of an application that there is not": (
+    "a field of an unknown application": (
         "tasks/apt",
         fake(machine(), **{"apps.ap.replicas": 6}),
         ("apps.ap.replicas: ", "there is no application 'ap', did you mean api?"),
@@ -189,12 +189,12 @@ def test_refuses_in_one_line_before_anything_changes(
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_whatever_runs_reads_all_settings_of_all_hosts(
+def test_every_task_checks_the_settings_of_all_hosts(
     pyinfra: Pyinfra, inventory: Any, name: str
 ) -> None:
-    """Before it has asked a host anything."""
-    page, told = PAGES[name]
-    hosts = inventory(fine=(machine(), told), wrong=(machine(), {"cady_email": "", **told}))
+    """It does so before it asks a host anything."""
+    page, given = PAGES[name]
+    hosts = inventory(fine=(machine(), given), wrong=(machine(), {"cady_email": "", **given}))
     result = pyinfra.call(hosts, page, "-y", "-vv")
     assert refusal(result).startswith("@fake/wrong: cady_email: ")
     assert "did you mean caddy_email?" in refusal(result)
@@ -203,11 +203,11 @@ def test_whatever_runs_reads_all_settings_of_all_hosts(
 
 # --- what they write ------------------------------------------------------------------------------
 
-# Whatever is not everybody's to read, or to enter: its mode, and whose it is.
+# Every path that not all users may read or enter: its mode and owner.
 CLOSED = {
     "/etc/borgmatic/config.yaml": "600 root:root",
     "/etc/borgmatic/known_hosts": "600 root:root",
-    # It has the hashes of the passwords of `guards`.
+    # The Caddyfile has the password hashes of `guards`.
     "/etc/caddy/Caddyfile": "640 root:caddy",
     "/etc/pgbouncer/hba.conf": "640 root:postgres",
     "/etc/pgbouncer/pgbouncer.ini": "640 root:postgres",
@@ -227,8 +227,7 @@ CLOSED = {
     "/var/lib/terrafirma/backup": "700 root:root",
     "/var/log/caddy": "750 caddy:adm",
 }
-# How a command says where something is put, with which mode, and whose it is: whoever runs it, if
-# it does not say so.
+# How a command names a path, its mode and its owner; without an owner, the user who runs it.
 PUTS = [
     r"(?:path|file)=(?P<path>[^ ;]+) ?;.* chown (?P<owner>\S+) \S+ && chmod (?P<mode>\d+) ",
     r".*runuser -u (?P<owner>\S+) -- sh -c .* chmod (?P<mode>\d+) .* sh (?P<path>/\S+)$",
@@ -237,7 +236,7 @@ PUTS = [
 ]
 
 
-def test_what_is_not_for_everybody_is_closed(pyinfra: Pyinfra) -> None:
+def test_private_files_are_closed(pyinfra: Pyinfra) -> None:
     answers = machine() | {
         command(Archives): ['[{"archives": [{"archive": "a-1"}]}]'],
         "echo no account": ["wrong"],

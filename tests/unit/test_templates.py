@@ -1,4 +1,4 @@
-"""Templates as the operations render them: right for facts that are there and those to come."""
+"""Templates as the operations render them, with present and with absent facts."""
 
 import re
 
@@ -17,13 +17,13 @@ def test_every_template_is_in_the_table_of_this_file() -> None:
     assert {str(path.relative_to(templates)) for path in templates.rglob("*.j2")} == set(DATA)
 
 
-# Is said to psql, and is no file on the host.
+# Input for psql, which is no file on the host.
 SCRIPTS = {"postgres/hand_over.sql.j2"}
 
 
 @pytest.mark.parametrize("template", [name for name in DATA if name not in SCRIPTS])
 def test_says_first_who_manages_it(template: str) -> None:
-    """The operations know a file as ours by this line: see terrafirma/host/files.py."""
+    """Operations recognise our own files by this line: see terrafirma/host/files.py."""
     first, *rest = rendered(template).splitlines()
     assert re.match(r"(#|//) Managed by Terrafirma: (tasks/\w+\.py|\w+)$", first)
     assert rest

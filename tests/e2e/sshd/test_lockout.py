@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 TASKS = ("tasks/preflight.py", "tasks/apt.py", "tasks/users.py", "tasks/sshd.py")
 OURS = ("tasks/users.py", "tasks/sshd.py")
 
-# All of this before each of our commands. What is not ASCII is no UTF-8 either.
+# Start-up files that run before each of our commands. Their output is not valid UTF-8.
 START = r"""
 echo "Welcome, id=fedora"; printf 'Gr\374\337e, no line break' >&2
 read -r answer; read -r answer
@@ -33,7 +33,7 @@ trap 'echo bye; echo bye >&2; exit 9' EXIT
 @pytest.fixture(scope="module")
 def server(pyinfra: Pyinfra) -> Iterator[Target]:
     with target(pyinfra, "tf-a-lockout", 2575) as server:
-        # Whoever deploys is an account that an image has brought along.
+        # An account that came with the image deploys.
         server.run(
             "useradd -m -s /bin/bash ops && install -d -o ops -m 700 /home/ops/.ssh"
             " && install -o ops -m 600 /root/.ssh/authorized_keys /home/ops/.ssh/"
@@ -53,7 +53,7 @@ def login(server: Target, user: str, key: str, command: str = "true") -> bool:
 
 @pytest.fixture(scope="module")
 def data(new_key: str) -> dict[str, Any]:
-    """`dev` may do one thing as root, `ingres` all."""
+    """`dev` may run one command as root, `ingres` every command."""
     keys = [f"{new_key}.pub"]
     return {
         "users_accounts": [
@@ -86,9 +86,9 @@ def everybody_gets_in(server: Target, new_key: str) -> None:
 def test_a_hostile_login_deploys(server: Target, data: dict[str, Any], new_key: str) -> None:
     server.run("echo LANG=de_DE.UTF-8 > /etc/default/locale")
     server.run("echo 'PATH=/usr/bin' >> /etc/environment; echo 'LC_ALL=de_DE' >> /etc/environment")
-    # sudo says something of its own each time: a lecture, and that it cannot resolve the host.
+    # sudo prints a lecture each time, and that it cannot resolve the host.
     server.run("printf 'Defaults lecture=always\\n' > /etc/sudoers.d/10-lecture; hostname nowhere")
-    # A wrapper around every command, which prints, too.
+    # A wrapper around every command prints, too.
     server.run(
         'printf \'#!/bin/sh\\necho audited\\nexec "$SHELL" -c "$SSH_ORIGINAL_COMMAND"\\n\''
         " > /usr/local/bin/audit; chmod +x /usr/local/bin/audit;"
@@ -144,7 +144,7 @@ def test_a_login_that_runs_nothing_is_a_failure(
         ("Defaults:ops runas_default=nobody", "(as uid 65534)"),
     ],
 )
-def test_what_sudo_says_is_in_the_refusal(converged: Target, rule: str, words: str) -> None:
+def test_the_refusal_quotes_sudo(converged: Target, rule: str, words: str) -> None:
     server = converged
     server.run(f"echo '{rule}' > /etc/sudoers.d/30-ops")
     try:
@@ -167,21 +167,21 @@ def test_programs_that_are_missing_are_named_at_once(converged: Target) -> None:
 
 
 DROP_IN = "/etc/ssh/sshd_config.d/50-x.conf"
-# How each is made, how it is undone, and what the one line says of it.
+# How each obstacle is made, how it is removed, and the parts of the message.
 CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "rules of sudo that are not ours": (
+    "sudo rules in other files": (
         "printf '# image\\ndev ALL=(ALL) NOPASSWD: ALL\\n' > /etc/sudoers.d/90-cloud-init-users;"
-        # By its number, by an alias, in a list.
+        # Rules by user id, by an alias, in a list.
         "printf '#%s ALL=/bin/x\\nUser_Alias A = dev\\nA ALL=/bin/y\\nbob, dev ALL=/bin/z\\n'"
         " $(id -u dev) > /etc/sudoers.d/50-x;"
-        # Asks for a password, and comes after ours.
+        # A rule after ours that asks for a password.
         "echo 'ingres ALL=(ALL:ALL) ALL' > /etc/sudoers.d/95-x",
         "cd /etc/sudoers.d && rm 90-cloud-init-users 50-x 95-x",
         (
-            "'dev': sudo lets it do other than what is declared (/usr/bin/id), by ",
+            "'dev': sudo gives it other rights than declared (/usr/bin/id), by ",
             "/etc/sudoers.d/90-cloud-init-users:2",
             "/etc/sudoers.d/50-x:1 and /etc/sudoers.d/50-x:3 and /etc/sudoers.d/50-x:4",
-            "'ingres': sudo lets it do other than what is declared (ALL), by /etc/sudoers.d/95-x:1",
+            "'ingres': sudo gives it other rights than declared (ALL), by /etc/sudoers.d/95-x:1",
         ),
     ),
     "sudoers that read no directory": (
@@ -189,11 +189,11 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "mv /etc/sudoers.kept /etc/sudoers",
         ("@includedir /etc/sudoers.d",),
     ),
-    "homes and numbers of others": (
+    "homes and user ids of other accounts": (
         "chown ops /home/dev; mv /home/ingres/.ssh /home/ingres/kept; ln -s kept /home/ingres/.ssh;"
         "useradd -M -o -u $(id -u dev) twin",
         "chown dev /home/dev; rm /home/ingres/.ssh; mv /home/ingres/kept /home/ingres/.ssh;"
-        # userdel would not: somebody of that number may be logged in.
+        # userdel would refuse: a user with this uid may be logged in.
         "sed -i /^twin:/d /etc/passwd /etc/shadow /etc/group /etc/gshadow",
         (
             "'dev': its home /home/dev belongs to ops",
@@ -202,13 +202,13 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "'ingres': its home's .ssh, /home/ingres/.ssh, is a symbolic link",
         ),
     ),
-    "what sshd is told elsewhere": (
+    "sshd rules in other files": (
         "printf '# hardened\\nDenyUsers bob d*\\nPubkeyAcceptedAlgorithms rsa-sha2-512\\n"
         "AuthenticationMethods publickey,publickey\\nAllowUsers bob\\n"
         "Match Group users\\nForceCommand internal-sftp\\nPasswordAuthentication yes\\n'"
         f" > {DROP_IN};"
         "echo 'AllowGroups ssh-users root ops' >> /etc/ssh/sshd_config;"
-        # Read before our file.
+        # sshd reads this file before ours.
         "echo 'AuthorizedKeysFile /etc/ssh/keys/%u' > /etc/ssh/sshd_config.d/00-a.conf",
         f"rm {DROP_IN} /etc/ssh/sshd_config.d/00-a.conf;"
         " sed -i /AllowGroups/d /etc/ssh/sshd_config",
@@ -229,28 +229,28 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "mv /etc/ssh/sshd_config.kept /etc/ssh/sshd_config",
         ("Include /etc/ssh/sshd_config.d/*.conf",),
     ),
-    "a configuration that sshd does not take": (
+    "a configuration that sshd rejects": (
         f"printf '\\nAllowUser dev\\n' > {DROP_IN}",
         f"rm {DROP_IN}",
-        (f"sshd does not take its configuration: {DROP_IN}", "line 2", "AllowUser"),
+        (f"sshd rejects its configuration: {DROP_IN}", "line 2", "AllowUser"),
     ),
 }
 
 
 @pytest.mark.promise(
-    "A change that would lock somebody out or give somebody root is refused with file and "
-    "line, or repaired; every declared account can log in afterwards"
+    "Anything on the server that would lock out a declared account, or give it more rights, is "
+    "refused with file and line, or repaired; afterwards every declared account can log in"
 )
 @pytest.mark.smoke
 @pytest.mark.parametrize(
     "case",
-    # What reads no directory, or is no configuration, takes the same ways.
+    # The cases of unread directories and invalid files are similar, so `make long` runs them.
     [
-        pytest.param(one, marks=pytest.mark.long if "read" in one or "take" in one else ())
+        pytest.param(one, marks=pytest.mark.long if "read" in one or "rejects" in one else ())
         for one in CASES
     ],
 )
-def test_what_is_not_ours_to_repair_is_refused(
+def test_foreign_lockouts_are_refused(
     converged: Target, data: dict[str, Any], new_key: str, case: str
 ) -> None:
     make, undo, parts = CASES[case]
@@ -270,16 +270,16 @@ def test_what_is_not_ours_to_repair_is_refused(
     everybody_gets_in(server, new_key)
 
 
-def test_a_name_whose_group_is_a_package_s(converged: Target, data: dict[str, Any]) -> None:
+def test_a_name_with_the_group_of_a_package(converged: Target, data: dict[str, Any]) -> None:
     server = converged
     server.run("groupadd --system wireshark")
     more = [*data["users_accounts"], {"name": "wireshark"}]
     line = server.refuse(*OURS, **data | {"users_accounts": more})
-    assert "'wireshark': the group of that name is one of the system (gid" in line
+    assert "'wireshark': the group of that name is a system group (gid" in line
     server.run("groupdel wireshark")
 
 
-@pytest.mark.promise(like=test_what_is_not_ours_to_repair_is_refused)
+@pytest.mark.promise(like=test_foreign_lockouts_are_refused)
 @pytest.mark.smoke
 def test_a_key_that_is_cut_off_never_arrives(
     converged: Target, data: dict[str, Any], new_key: str, tmp_path: Path
@@ -294,12 +294,12 @@ def test_a_key_that_is_cut_off_never_arrives(
     everybody_gets_in(converged, new_key)
 
 
-@pytest.mark.promise(like=test_what_is_not_ours_to_repair_is_refused)
+@pytest.mark.promise(like=test_foreign_lockouts_are_refused)
 @pytest.mark.smoke
 def test_the_key_in_use_stays(
     converged: Target, data: dict[str, Any], new_key: str, tmp_path: Path
 ) -> None:
-    """Another key of `ingres`, while it is connected with the one that would go."""
+    """Replace the key of `ingres` while it is connected with the old key."""
     server = converged
     other = tmp_path / "other"
     output("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other))
@@ -308,7 +308,7 @@ def test_the_key_in_use_stays(
     line = server.refuse(*OURS, user="ingres", key=new_key, **data | {"users_accounts": accounts})
     fingerprint = output("ssh-keygen", "-lf", f"{new_key}.pub").split()[1]
     assert f"connected as 'ingres' with the key {fingerprint}, which is not one of its keys" in line
-    # Both at once, then only the new one, with it.
+    # First both keys, then only the new key, connected with it.
     both = [prod, ingres | {"keys": [f"{new_key}.pub", f"{other}.pub"]}, dev]
     server.deploy(*OURS, user="ingres", key=new_key, **data | {"users_accounts": both})
     server.deploy(*OURS, user="ingres", key=str(other), **data | {"users_accounts": accounts})
@@ -318,7 +318,7 @@ def test_the_key_in_use_stays(
 
 
 DAMAGE = {
-    # As a hardened image has it: each password is good for 90 days, and there has been none.
+    # As on a hardened image: a password is valid for 90 days, and the last one is old.
     "chage -M 90 -I 7 -d 2020-01-01 dev": "expired",
     "usermod --expiredate 1 dev": "ended",
     "chage -d 0 dev": "must be changed",
@@ -328,8 +328,8 @@ DAMAGE = {
 }
 
 
-@pytest.mark.promise(like=test_what_is_not_ours_to_repair_is_refused)
-def test_what_is_ours_is_repaired_and_said(
+@pytest.mark.promise(like=test_foreign_lockouts_are_refused)
+def test_managed_settings_are_repaired_and_reported(
     converged: Target, data: dict[str, Any], new_key: str
 ) -> None:
     server = converged
@@ -364,7 +364,7 @@ def test_a_home_that_is_gone_is_made(converged: Target, data: dict[str, Any], ne
     assert changed(server.deploy(*OURS, **data)) == []
 
 
-def test_other_people_s_accounts_are_named_and_left_alone(
+def test_undeclared_accounts_are_listed_and_left_alone(
     converged: Target, data: dict[str, Any]
 ) -> None:
     server = converged
@@ -373,7 +373,7 @@ def test_other_people_s_accounts_are_named_and_left_alone(
     result = server.pyinfra.call(
         "-y", *options(data), *server.arguments(), *OURS,
     )  # fmt: skip
-    assert "stay as they are: " in result.stderr
+    assert "left unchanged: " in result.stderr
     assert "bob (a password)" in result.stderr
     assert "ops (keys, sudo)" in result.stderr
     assert server.run("getent passwd bob; getent shadow bob") == before

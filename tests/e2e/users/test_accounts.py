@@ -33,7 +33,7 @@ def ssh(
 
 
 def accounts(*keys: str, **more: Any) -> list[dict[str, Any]]:
-    """The article's accounts, with keys for `ingres` and `dev`."""
+    """The default accounts, with keys for `ingres` and `dev`."""
     return [
         {"name": "prod"},
         {"name": "ingres", "keys": list(keys), "sudo": ["ALL"]},
@@ -68,7 +68,7 @@ def test_keys_sudo_and_groups_are_exactly_the_declared_ones(server: Target, new_
     assert ssh(server, "dev", new_key, "sudo -n systemctl reload caddy").returncode == 0
     assert ssh(server, "dev", new_key, "sudo -n systemctl stop caddy").returncode != 0
 
-    # Somebody adds a key by hand: the next run takes it away.
+    # A key is added by hand: the next run removes it.
     server.run("cat >> /home/dev/.ssh/authorized_keys", stdin=Path(public).read_text())
     server.deploy("tasks/users.py")
     assert ssh(server, "dev", new_key).returncode == 255
@@ -94,15 +94,15 @@ def test_an_account_with_sudo_can_run_the_deploy(
     declared = accounts(f"{new_key}.pub")
     server.deploy("tasks/users.py", users_accounts=declared)
     answer = server.deploy(user="ingres", key=new_key, users_accounts=declared, **data)
-    # Nobody connects as root any more: root is no longer let in.
+    # The run connects as `ingres`, so root is no longer admitted.
     assert changed(answer) == [
-        "tasks/sshd.py | Allow the declared accounts and whoever deploys",
+        "tasks/sshd.py | Admit only the declared accounts and the deploying user",
         "tasks/sshd.py | Run sshd",
     ]
     assert ssh(server, "root", str(STATE / "id_ed25519")).returncode == 255
     again = server.deploy(user="ingres", key=new_key, users_accounts=declared, **data)
     assert changed(again) == []
-    # Back to root, through the account that is let in.
+    # Admit root again, through the account that still can log in.
     server.deploy(
         "tasks/sshd.py", user="ingres", key=new_key,
         users_accounts=declared, sshd_allow_users=["root"],
@@ -112,15 +112,15 @@ def test_an_account_with_sudo_can_run_the_deploy(
 
 
 @pytest.mark.promise(
-    "The deploying account is never locked out, neither by leaving the settings nor by "
-    "losing `sudo`"
+    "The deploying account is never locked out, even if the settings do not mention it or take "
+    "its `sudo` away"
 )
 def test_an_undeclared_account_that_deploys_keeps_what_it_needs(
     server: Target, new_key: str
 ) -> None:
-    """As on a cloud image, whose own account nobody declares; pyinfra is told to use sudo, too."""
+    """As with the account of a cloud image, which is not declared; also with pyinfra's `--sudo`."""
     server.deploy("tasks/users.py", users_accounts=accounts(f"{new_key}.pub"))
-    # `ingres` is in the data no more, but it is the one who is connected.
+    # `ingres` is no longer declared, but it is the connected user.
     mine = [{"name": "prod"}, {"name": "dev"}]
     for sudo in ({}, {"_sudo": True}):
         server.deploy(
@@ -162,7 +162,7 @@ def test_a_password_does_not_open_a_session(server: Target) -> None:
     )
 
 
-def test_who_deploys_cannot_lock_themselves_out(server: Target, new_key: str) -> None:
+def test_the_deploying_user_cannot_lock_itself_out(server: Target, new_key: str) -> None:
     server.deploy("tasks/users.py", users_accounts=accounts(f"{new_key}.pub"))
     line = server.refuse("tasks/users.py", user="ingres", key=new_key)
     assert "users_accounts: you are connected as 'ingres', which would lose its keys" in line

@@ -1,4 +1,4 @@
-"""Deploy keys: what such a key may do over SSH, and what it may not."""
+"""Deploy keys: what a deploy key allows over SSH, and what it does not."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ USERS = ("tasks/users.py", "tasks/sshd.py")
 SHOP = {"source": "examples/api", "domain": "shop.test", "port": 9000}
 REVISION = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
-# In the place of the program that releases: says how it was called, by whom, and with what.
+# Stands in for the program that releases: prints its caller, arguments and input.
 STAND_IN = """#!/usr/bin/python3 -I
 import hashlib, json, os, sys
 asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")
@@ -79,13 +79,13 @@ def server(pyinfra: Pyinfra, data: dict[str, Any]) -> Iterator[Target]:
 
 @pytest.fixture(autouse=True)
 def nothing_runs_but_the_program(server: Target) -> Iterator[None]:
-    """Whatever is tried in a test below, no command of the client's ever makes such a file."""
+    """Asserts that no client of the tests below could run a command of its own."""
     yield
     assert server.run("find /tmp /home /root /var/tmp -name 'canary*'") == ""
 
 
 class Client:
-    """ssh with the key, as somebody who has nothing else."""
+    """ssh with the deploy key and nothing else."""
 
     def __init__(self, server: Target, key: str) -> None:
         self.server = server
@@ -102,7 +102,7 @@ class Client:
         options: Sequence[str] = (),
         seconds: int = 30,
     ) -> subprocess.CompletedProcess[bytes]:
-        """ssh with a command of these words, and with options of its own."""
+        """ssh with this command and these options."""
         where = ["-p", str(self.server.port), f"{user}@127.0.0.1"]
         return subprocess.run(
             ["ssh", *self.options, *options, *where, *(["--"] if words else []), *words],
@@ -113,7 +113,7 @@ class Client:
         )
 
     def ask(self, *words: str, **how: Any) -> dict[str, Any]:
-        """What the program says of how it was called."""
+        """The answer of the stand-in: how it was called."""
         result = self.call(*words, **how)
         assert result.returncode == 0, result.stderr
         answer: dict[str, Any] = json.loads(result.stdout)
@@ -125,7 +125,7 @@ def client(server: Target, new_key: str) -> Client:
     return Client(server, new_key)
 
 
-# --- what it may ----------------------------------------------------------------------------------
+# --- what a deploy key allows ---------------------------------------------------------------------
 
 
 @pytest.mark.promise(
@@ -156,11 +156,11 @@ def test_a_key_of_several_applications(client: Client) -> None:
     assert answer["asked"] == "release shop"
 
 
-# --- what it may not ------------------------------------------------------------------------------
+# --- what it does not allow -----------------------------------------------------------------------
 
 
 def as_ever(answer: dict[str, Any], asked: str | None) -> None:
-    """What ran is the program, and it was told what was asked for, as one string."""
+    """Only the program ran, and it got the client's command as one string."""
     assert answer["arguments"] == ["forced", "api"]
     assert answer["asked"] == asked
     assert answer["terminal"] == []
@@ -237,7 +237,7 @@ def test_no_file_goes_in_or_out(client: Client, server: Target, tmp_path: Path) 
         result = execute(*command, stdin="", timeout=60)
         assert result.returncode != 0, command
         assert not got.exists(), command
-    # As the account itself could not either: its home is all that it has.
+    # The account itself could not write there either.
     assert server.call("runuser -u ci -- touch /usr/local/bin/canary").returncode != 0
 
 
@@ -299,7 +299,7 @@ def test_the_environment_is_not_the_clients(client: Client) -> None:
         *("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "BASH_ENV", "ENV"),
         *("SSH_ORIGINAL_COMMAND", "TERRAFIRMA_X", "PATH", "IFS", "SUDO_USER", "LC_ODD", "LANG"),
     ]
-    # What the server accepts of it is the server's to say: here it is asked for all of it.
+    # Send everything: the server decides what it accepts.
     options = [f"-oSetEnv={' '.join(f'{name}=/tmp/canary' for name in names)}"]
     for more in ([], ["-oSendEnv=*"]):
         answer = client.ask("release api", options=[*options, *more])
@@ -310,7 +310,7 @@ def test_the_environment_is_not_the_clients(client: Client) -> None:
 
 
 def test_files_of_the_account_are_not_run(client: Client, server: Target) -> None:
-    """As those that it left when it still had a shell."""
+    """For example files from the time when the account still had a shell."""
     files = ".profile .bashrc .bash_profile .bash_login .kshrc .shrc .pam_environment .ssh/rc"
     server.run(
         f"cd /home/ci && for file in {files}; do echo 'touch /tmp/canary-ran' > $file; done;"
@@ -342,7 +342,7 @@ def test_files_of_the_account_are_not_run(client: Client, server: Target) -> Non
     ],
 )
 def test_the_account_itself_may_do_no_more(server: Target, command: str) -> None:
-    """Whoever breaks out of the forced command has won nothing."""
+    """Breaking out of the forced command would gain nothing."""
     result = server.call(f"runuser -u ci -- {command}")
     assert result.returncode != 0, result.stdout
     assert "arguments" not in result.stdout
@@ -350,8 +350,8 @@ def test_the_account_itself_may_do_no_more(server: Target, command: str) -> None
     assert json.loads(allowed)["arguments"] == ["forced", "api"]
 
 
-def test_sudo_takes_words_for_arguments(server: Target) -> None:
-    """It compares them joined: the program itself must take no two words for the name of one."""
+def test_sudo_compares_joined_arguments(server: Target) -> None:
+    """sudo compares the joined arguments, so the program must not split one argument in two."""
     said = server.run("runuser -u ci -- sudo -n /usr/local/bin/terrafirma 'forced api'")
     assert json.loads(said)["arguments"] == ["forced api"]
 
@@ -363,7 +363,7 @@ def test_the_account_is_in_no_group_and_has_no_password(server: Target) -> None:
         assert server.run(f"getent passwd {name}").endswith(":/bin/sh")
 
 
-# --- as data --------------------------------------------------------------------------------------
+# --- the settings of the account ------------------------------------------------------------------
 
 
 def test_a_second_run_changes_nothing(server: Target, data: dict[str, Any]) -> None:
@@ -405,7 +405,7 @@ def test_an_account_that_is_no_longer_declared_releases_nothing(
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """An application in git, with a file that is not a part of it."""
+    """An application in git, with a file that is not committed."""
     path = tmp_path / "repository"
     path.mkdir()
     (path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
@@ -422,7 +422,7 @@ def head(repository: Path) -> str:
 
 
 def archive(repository: Path) -> str:
-    """Digest of what the program is to be handed for the source."""
+    """The digest of the source as the program must receive it."""
     packed = subprocess.run(
         ["sh", "-c", "git archive HEAD | gzip"], cwd=repository, capture_output=True, check=True
     )
@@ -435,7 +435,7 @@ def known_hosts(server: Target) -> str:
 
 
 def expand(text: str, values: dict[str, str]) -> str:
-    """GitHub's expressions: nothing but names of secrets and variables."""
+    """Evaluate GitHub's expressions, of which only names of secrets and variables are allowed."""
 
     def one(found: re.Match[str]) -> str:
         name = re.fullmatch(r"(?:secrets|vars)\.(\w+)", found[1])
@@ -455,14 +455,14 @@ def wanted(condition: str | None, values: dict[str, str]) -> bool:
 
 
 def github(repository: Path, values: dict[str, str], temporary: Path) -> str:
-    """Run the workflow's steps as a runner does; what they print."""
+    """Run the workflow's steps as a runner does, and return their output."""
     workflow = yaml.safe_load((ROOT / "examples/ci/github.yml").read_text())
     (job,) = workflow["jobs"].values()
     temporary.mkdir()
     printed = ""
     for step in job["steps"]:
         if "uses" in step:
-            # The repository is checked out already. Pinned: a tag could be another one tomorrow.
+            # The repository is checked out already. The action is pinned, because tags can move.
             assert re.fullmatch(r"actions/checkout@[0-9a-f]{40}", step["uses"])
             continue
         assert step["shell"] == "bash"
@@ -494,7 +494,7 @@ def github(repository: Path, values: dict[str, str], temporary: Path) -> str:
 
 
 def gitlab(repository: Path, values: dict[str, str], temporary: Path) -> str:
-    """Run the job's script as a runner does, in the shell of its image; what it prints."""
+    """Run the job's script as a runner does, in the shell of its image, and return its output."""
     jobs = yaml.safe_load((ROOT / "examples/ci/gitlab.yml").read_text())
     job = jobs["release image" if values.get("DEPLOY_IMAGE") else "release source"]
     template = jobs[job["extends"]]
@@ -592,7 +592,7 @@ auth: {htpasswd: {realm: test, path: /srv/htpasswd}}
 
 @contextmanager
 def registry(name: str, port: int) -> Iterator[str]:
-    """A registry that asks for a password; its address on this machine."""
+    """A registry that needs a password; yields its address on this machine."""
     with bystander(name, "--publish", f"127.0.0.1:{port}:5000") as one:
         one.run("mkdir -p /srv/registry && htpasswd -Bbc /srv/htpasswd ci odd-password")
         one.run("cat > /srv/config.yml", stdin=REGISTRY_CONFIG)
@@ -622,7 +622,7 @@ def test_a_pipeline_builds_pushes_and_releases_an_image(
                 )
                 assert found, answer["asked"]
                 assert "odd-password" not in printed
-                # That is what the registry has.
+                # Remove the local image, so that the next command asks the registry.
                 output("docker", "image", "rm", tag)
                 config = str(tmp_path / pipeline / ".docker")
                 output("docker", "--config", config, "pull", "-q", found[1])

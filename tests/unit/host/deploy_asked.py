@@ -1,4 +1,4 @@
-"""Asks a fact that counts how often it was asked; see test_asking.py."""
+"""A deploy with a fact that counts how often it is asked; see test_asking.py."""
 
 from collections.abc import Generator
 

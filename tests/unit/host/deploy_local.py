@@ -1,4 +1,4 @@
-"""What test_operations.py applies to this machine, below the directory `x_directory`."""
+"""The deploy that test_operations.py applies to this machine, below the directory `x_directory`."""
 
 from getpass import getuser
 from grp import getgrgid

@@ -1,4 +1,4 @@
-"""What test_operations.py applies to this machine in a directory that is somebody else's."""
+"""The deploy that test_operations.py applies to this machine in another user's directory."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A fact is asked once until an operation, whoever wrote it, does something on the host."""
+"""A fact is asked once until any operation changes something on the host."""
 
 import re
 from pathlib import Path

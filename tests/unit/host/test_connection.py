@@ -1,4 +1,4 @@
-"""The key or certificate that a server let in is known, whatever kinds the agent holds."""
+"""The key or certificate that the server accepted is known, for all kinds of keys of an agent."""
 
 import subprocess
 from base64 import b64decode

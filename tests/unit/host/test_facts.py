@@ -1,4 +1,4 @@
-"""The machine, its hardware, networks and listeners as a host answers."""
+"""Facts about the machine, its hardware, networks and listeners."""
 
 import getpass
 import os
@@ -77,8 +77,8 @@ def test_a_host_on_its_first_day() -> None:
 
 @pytest.fixture
 def machine(tmp_path: Path, program: Program) -> Callable[..., Any]:
-    """Asks a machine whose files are below `tmp_path`, and which knows of no package."""
-    # The real one reads the lists of all packages, each time.
+    """Asks a machine whose files are below `tmp_path`, and which knows no packages."""
+    # The real apt-cache reads the lists of all packages, each time.
     without_packages = program("apt-cache", "exit 0")
 
     def read(programs: Path = without_packages) -> Any:
@@ -160,7 +160,7 @@ def test_systemd_and_clusters_are_seen(machine: Callable[..., Any], tmp_path: Pa
         (True, 0, 1, True),
         (True, 3, 0, True),
         (True, 3, 1, False),
-        # Somebody else's, or only the package.
+        # Another program's PgBouncer, or only the package.
         (False, 0, 0, False),
     ],
 )
@@ -186,7 +186,7 @@ def test_a_pooler_of_ours_is_seen_while_it_runs_or_would(
 def test_a_cluster_is_ours_from_before_it_is_made(
     machine: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Files below its directory are no mark: a run that dies may leave a cluster without them."""
+    """Files in its directory do not mark it: a killed run may leave a cluster without them."""
     directory = tmp_path / "etc" / "postgresql" / "17" / "main"
     (directory / "conf.d").mkdir(parents=True)
     (directory / "postgresql.conf").touch()
@@ -204,7 +204,7 @@ def test_a_cluster_is_ours_from_before_it_is_made(
 def test_networks_that_are_shared_with_neighbours_are_told_from_dockers(
     machine: Callable[..., Any], tmp_path: Path, program: Program, uplink: str, networks: list[str]
 ) -> None:
-    """A bridge counts where it leads to the internet."""
+    """A bridge counts only if it leads to the internet."""
     for device in ("br-own", "docker0"):
         (tmp_path / "sys/class/net" / device / "bridge").mkdir(parents=True)
     ens = "echo '3: ens10    inet 10.0.3.7/20 brd 10.0.15.255 scope global ens10'"
@@ -224,7 +224,7 @@ def test_networks_that_are_shared_with_neighbours_are_told_from_dockers(
 def test_another_docker_engine_is_seen_once_it_is_installed(
     machine: Callable[..., Any], program: Program
 ) -> None:
-    """As dpkg-query of Debian 13 answers: without a line for a package that it never heard of."""
+    """dpkg-query of Debian 13 prints no line for a package that it does not know."""
     path = program(
         "dpkg-query",
         """echo 'not-installed podman-docker'
@@ -245,16 +245,16 @@ def test_another_docker_engine_is_seen_once_it_is_installed(
         (None, True, "??5?????? c /etc/caddy/Caddyfile", False),
         ("# Managed by Terrafirma: tasks/caddy.py\n", True, "??5?????? c {caddyfile}", False),
         ("# Managed by Terrafirma: tasks/caddy.py\n", False, "", False),
-        # The package's own, whatever else of the package was changed.
+        # The package's own Caddyfile, although another file of the package was changed.
         (":80 {\n}\n", True, "", False),
         (":80 {\n}\n", True, "??5?????? c /lib/systemd/system/caddy.service", False),
         (":80 {\n}\n", True, "??5?????? c {caddyfile}.d/x", False),
         (":80 {\n}\n", True, "??5?????? c {caddyfile}", True),
-        # From a vendor's archive of binaries.
+        # Caddy was not installed from a package.
         (":80 {\n}\n", False, "", True),
     ],
 )
-def test_a_caddyfile_of_somebody_else_is_seen(
+def test_a_foreign_caddyfile_is_seen(
     machine: Callable[..., Any],
     program: Program,
     tmp_path: Path,
@@ -282,7 +282,7 @@ cores=2
 
 
 def test_the_hardware_of_a_host() -> None:
-    """A target of the tests: cgroup v1 has a number where there is no limit."""
+    """A target of the tests: without a limit, cgroup v1 has a huge number."""
     assert Hardware().process(HARDWARE) == {"memory": 24684092, "cores": 2, "ssd": True}
     rotates = ["memory=8148804", "limit=max", "cores=4", "rotates"]
     assert Hardware().process(rotates) == {"memory": 8148804, "cores": 4, "ssd": False}
@@ -334,12 +334,12 @@ def test_memory_is_what_the_machine_has_or_the_container_may_use(
 @pytest.mark.parametrize(
     ("lsblk", "ssd"),
     [
-        # A partition, and the disk that it is on: lsblk has a transport for the latter alone.
+        # A partition and its disk: lsblk shows a transport for the disk only.
         ("echo '1       '; echo '1 sata  '", False),
         ("echo '1       '; echo '1 sas'", False),
         ("echo '0       '; echo '0 sata  '", True),
         ("echo '0       '; echo '0 nvme  '", True),
-        # Virtual disks claim to rotate.
+        # A virtual disk that claims to rotate.
         ("echo '1 virtio'", True),
         ("echo '1       '; echo '1       '", True),
         # A volume over two disks, one of which rotates.
@@ -393,7 +393,7 @@ default via 172.17.0.1 dev eth0
 
 
 def test_networks_that_are_used(program: Program) -> None:
-    """As `ip` prints them for a target of the tests, and more: a tunnel, a route of two ways."""
+    """The output of `ip` on a target of the tests, with a tunnel and a multipath route added."""
     path = program(
         "ip",
         f"""case "$*" in
@@ -432,7 +432,7 @@ def test_listeners_of_a_host() -> None:
 
 
 def test_listeners_are_told_apart_by_program_and_unit(program: Program, tmp_path: Path) -> None:
-    """What `ss -Hltnp` prints for two workers, for IPv6, and for who has no right to look."""
+    """Output of `ss -Hltnp` for two workers, for IPv6, and without the right to see processes."""
     (tmp_path / "proc" / "812").mkdir(parents=True)
     (tmp_path / "proc" / "812" / "cgroup").write_text(
         "1:name=systemd:/system.slice/nginx.service\n0::/system.slice/nginx.service\n"

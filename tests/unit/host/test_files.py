@@ -1,4 +1,4 @@
-"""Files: what a host has at a path, and what a source or a template becomes."""
+"""Files: the state of paths on a host, source directories, and templates."""
 
 import getpass
 import grp
@@ -93,7 +93,7 @@ def test_paths_of_this_machine(tmp_path: Path) -> None:
     assert known[str(directory)]["kind"] == "directory"
     assert known[str(directory)]["mode"] == "2750"
     assert ask(PathStates, paths=["/dev/null"])["/dev/null"]["kind"] == "other"
-    # What the shell finds, but for names that none of ours has, and a path that is there as well.
+    # The shell expands the pattern, and skips names that ours never have; one path is named twice.
     (tmp_path / "di\nre\\c").touch()
     os.mkfifo(tmp_path / "dipipe")
     patterns = [f"{tmp_path}/{name}" for name in ("it*", "di*", "no/*")]
@@ -140,7 +140,7 @@ def test_source_files_have_what_is_only_named_like_it(tree: Path) -> None:
 
 
 def test_source_files_of_a_tree_below_such_a_directory(tmp_path: Path) -> None:
-    """Only names below the source count, not where the source itself is."""
+    """Only names below the source count, not the directories above it."""
     directory = tmp_path / "node_modules" / "api"
     directory.mkdir(parents=True)
     (directory / "Dockerfile").touch()

@@ -1,4 +1,4 @@
-"""Commands run as we mean them, whatever the login's shell, its start-up files and locale are."""
+"""Commands run correctly whatever the login's shell, start-up files and locale are."""
 
 import io
 import os
@@ -17,7 +17,7 @@ from pyinfra.connectors.util import CommandOutput, OutputLine
 from terrafirma.host import framing
 from tests.conftest import Pyinfra
 
-# The environment of the command, where it is, its mask, and its input; then a code of its own.
+# Prints the umask, the directory, the environment and the input; exits with a code of its own.
 QUESTION = r"""
 umask; pwd; env | grep -c -e '^LD_' -e ^LANGUAGE -e ^CDPATH -e ^GREP_ -e ^TZ -e ^POSIX -e ^BASH_
 echo "$LANG $LC_ALL $PATH"; printf '%s\n' 'a\\b!$c"' "it's" | sed -n 's/\(.*\)/<\1>/p'
@@ -37,7 +37,7 @@ class Answer:
 def login(
     tmp_path: Path, start: str = "", command: str = QUESTION, shell: str = "bash", **env: str
 ) -> Answer:
-    """What a command answers that sshd hands to a login shell which reads `start` first."""
+    """The answer of a command that sshd runs in a login shell, which reads `start` first."""
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
     (tmp_path / "rc").write_bytes(start.encode("latin-1"))
@@ -144,7 +144,7 @@ def test_the_way_out_to_the_internet_is_kept(tmp_path: Path) -> None:
 def test_a_command_arrives_as_it_is(tmp_path: Path, command: str) -> None:
     plain = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert login(tmp_path, command=command).lines == plain.stdout.splitlines()
-    # As through sudo and another shell.
+    # Nested, as through sudo and another shell.
     nested = StringCommand("sh", "-c", QuoteString(framing.clean(command))).get_raw_value()
     assert login(tmp_path, command=nested).lines == plain.stdout.splitlines()
 
@@ -172,7 +172,7 @@ def test_a_process_list_shows_our_own_words(tmp_path: Path, command: str) -> Non
 
 
 class Channel:
-    """paramiko's, as far as a timer needs it."""
+    """A stand-in for paramiko's channel, as far as the timer needs it."""
 
     def __init__(self) -> None:
         self.closed = Event()
@@ -203,7 +203,7 @@ class Stream:
 def test_a_terminal_has_one_stream(
     monkeypatch: pytest.MonkeyPatch, line: str, closed: bool
 ) -> None:
-    """What is on the other never begins."""
+    """The other stream never begins."""
     monkeypatch.setattr(framing, "SECONDS", 0.1)
     channel = Channel()
     streams = [framing._Answer(Stream(channel, *lines)) for lines in ((line,), ())]
@@ -211,11 +211,11 @@ def test_a_terminal_has_one_stream(
     assert channel.closed.is_set() is closed
 
 
-# --- what pyinfra is told -------------------------------------------------------------------------
+# --- the result for pyinfra -----------------------------------------------------------------------
 
 
 def ended(status: str | None, *lines: tuple[str, str], success: bool = True) -> tuple[bool, str]:
-    """What a run says of a command that ended so."""
+    """The result of a command that ended with this status and printed these lines."""
     output = [OutputLine(name, line) for name, line in lines]
     output += [OutputLine(framing._FRAME, status)] if status is not None else []
     run = framing._runner(lambda *_, **__: (success, CommandOutput(output)))
@@ -225,14 +225,14 @@ def ended(status: str | None, *lines: tuple[str, str], success: bool = True) -> 
 
 def test_a_code_is_that_of_the_command() -> None:
     assert ended("0", ("stdout", "x")) == (True, "x")
-    # A trap of the login's shell ended it with another.
+    # A trap of the login shell changed its exit code.
     assert ended("7") == (False, "")
     assert ended("0", success=False) == (True, "")
-    # The connection went with the host.
+    # The host went down, and the connection with it.
     assert ended("") == (True, "")
 
 
-def test_what_never_began_did_not_succeed() -> None:
+def test_a_command_that_never_began_has_failed() -> None:
     assert ended(None) == (False, framing._NEVER)
     success, said = ended(None, ("stderr", "sudo: a password is required"), success=False)
     assert (success, said) == (False, "sudo: a password is required")
@@ -246,7 +246,7 @@ def test_the_log_shows_the_command_and_no_secret() -> None:
 
 
 def test_a_run_on_this_machine_is_framed_too(command_line: Pyinfra, tmp_path: Path) -> None:
-    """Through the real command line, with the locale of a login that is not there."""
+    """Through the real command line, with a locale that does not exist."""
     task = tmp_path / "ask.py"
     task.write_text(
         "from pyinfra import host\n"

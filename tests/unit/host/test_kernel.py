@@ -1,4 +1,4 @@
-"""Settings of the kernel as a host answers."""
+"""The fact about kernel settings."""
 
 from terrafirma.host.kernel import KernelSettings
 from tests.unit.facts import ask

@@ -1,4 +1,4 @@
-"""What each task starts with: some hosts are refused, in one line, and root works on others."""
+"""The beginning of each task: unsupported hosts are refused in one line; on others it is root."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ DEBIAN_13 = [
 
 
 class Data:
-    """Host data: pyinfra looks names up in it, and takes what is set on it first."""
+    """A stand-in for pyinfra's host data, in which attributes that are set win."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
@@ -33,7 +33,7 @@ class Data:
 
 
 class Host:
-    """A host that has one answer, and none to any other question."""
+    """A host that answers one fact, and fails on any other."""
 
     name = "db1"
 
@@ -50,7 +50,7 @@ class Host:
 
 
 def without(*keys: str) -> Any:
-    """A host that does not say these."""
+    """A host whose answer lacks these keys."""
     host: Any = Host()
     said = [line for line in DEBIAN_13 if line.partition("=")[0] not in keys]
     host.machine = Machine().process(said)
@@ -62,7 +62,7 @@ def a(*lines: str, **data: Any) -> Any:
 
 
 def refused(answer: str) -> Any:
-    """A host where sudo says no to whoever is connected."""
+    """A host where sudo refuses the connected user."""
     host = without("root")
     host.machine["sudo_answer"] = answer
     return host
@@ -123,7 +123,7 @@ def wanted(version: int | None = None, *, adopt: bool = False) -> Any:
 
 
 def chosen(host: Any, settings: Any) -> int:
-    """The version of PostgreSQL for a host that wants this."""
+    """The version of PostgreSQL for a host with these settings."""
     return postgres_version(host, settings, host.machine)
 
 
@@ -166,7 +166,7 @@ def test_root_needs_no_sudo() -> None:
 
 
 def cluster(name: str, *marks: str) -> tuple[str, ...]:
-    """What the host says of a cluster of ours."""
+    """The lines of the fact for a cluster of ours."""
     return (f"cluster={name}", f"own={name}", *(f"{mark}={name}" for mark in marks))
 
 
@@ -182,9 +182,9 @@ TWO = ("offered=15", "offered=17")
         (("cluster=15/main",), None, ("17/main beside 15/main", "not ours", "pg_upgradecluster")),
         (("cluster=17/main", "cluster=15/old"), 17, ("beside 15/old", "not ours")),
         (("cluster=18/main",), None, ("beside 18/main",)),
-        # As versions were numbered before 10.
+        # Before 10, versions had two numbers.
         (("cluster=9.6/main",), None, ("beside 9.6/main", "not ours")),
-        # A directory that somebody made by hand.
+        # A directory that was made by hand.
         (("cluster=old/main",), None, ("old/main",)),
         (cluster("15/old"), None, ("beside 15/old", "holds your data")),
         ((*NEW, "cluster=15/old"), 17, ("beside 15/old", "not ours")),
@@ -202,9 +202,9 @@ TWO = ("offered=15", "offered=17")
         ((*OLD, *TWO), 17, ("17 is wanted; upgrade it with commands/postgres_upgrade.py",)),
         # An upgrade that died.
         ((*OLD, *cluster("17/main", "unfinished")), None, ("15/main holds your data", "upgrade")),
-        # The way back was gone.
+        # The way back was taken.
         ((*OLD, *cluster("17/main", "retired")), None, ("15/main holds", "postgres_version = 15")),
-        # No way down.
+        # There is no downgrade.
         (
             (*NEW, *TWO),
             15,
@@ -215,7 +215,7 @@ TWO = ("offered=15", "offered=17")
             15,
             ("cannot be downgraded", "the retired 15/main", "--data upgrade=back"),
         ),
-        # What was in the place of a retired one is gone.
+        # A retired cluster, and nothing in its place.
         (cluster("17/main", "retired"), None, ("17/main was set aside", "pg_dropcluster 17 main")),
     ],
 )
@@ -236,7 +236,7 @@ def test_a_cluster_of_another_version_is_refused(
     [
         ((), None, 17),
         (TWO, 15, 15),
-        # Lists that are missing or old say nothing against the distribution's own.
+        # Missing or old package lists do not rule out the distribution's own version.
         (("offered=15",), 17, 17),
         ((*OLD, "offered=15"), 15, 15),
         (NEW, None, 17),
@@ -263,7 +263,7 @@ def test_an_upgrade_is_on_its_way_to_its_version() -> None:
     assert chosen(host, wanted()) == 17
 
 
-def test_a_cluster_of_somebody_else_is_taken_over_only_if_asked_for() -> None:
+def test_a_foreign_cluster_is_taken_over_only_on_request() -> None:
     with pytest.raises(DeployError, match=r"^db1: postgres_adopt: the cluster 17/main .* not ours"):
         chosen(a("cluster=17/main"), wanted())
     assert chosen(a("cluster=17/main"), wanted(adopt=True)) == 17

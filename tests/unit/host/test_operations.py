@@ -16,7 +16,7 @@ from tests.conftest import ROOT, Pyinfra
 
 
 class Local:
-    """Applies deploy_local.py, or another one, to this machine, in a directory of its own."""
+    """Applies deploy_local.py, or another deploy, to this machine, in a directory of its own."""
 
     def __init__(
         self, pyinfra: Pyinfra, directory: Path, deploy: str = "tests/unit/host/deploy_local.py"
@@ -63,7 +63,7 @@ def local(pyinfra: Pyinfra, tmp_path_factory: pytest.TempPathFactory) -> Local:
     (root / "source" / ".pytest_cache").mkdir()
     (root / "source" / ".pytest_cache" / "README.md").write_text("x")
     (root / "copies" / "0ld").mkdir(parents=True)
-    # What a run left that died as it uploaded the same.
+    # A run died while it uploaded the same source.
     (root / "copies" / f"{tree_digest(root / 'source')}.new" / "half").mkdir(parents=True)
     (root / "copies" / "data").mkdir()
     return Local(pyinfra, root)
@@ -88,7 +88,7 @@ class TestApplied:
         assert local.mode("private") == "700"
 
     def test_directories_on_the_way_to_a_file_are_open(self, local: Local) -> None:
-        """Such a one was /etc/postgresql-common, which its package then left closed."""
+        """If a run made /etc/postgresql-common closed, the package would leave it closed."""
         assert (local.mode("deep/er"), local.mode("deep")) == ("755", "755")
 
     def test_what_must_not_be_there_is_gone(self, local: Local) -> None:
@@ -128,12 +128,12 @@ class TestApplied:
         ]
         assert {path.name for path in copy.iterdir()} == {"Dockerfile", "bin"}
         assert copy.stat().st_mode & 0o777 == 0o700
-        # tar keeps modes for root; for others it heeds the umask.
+        # tar keeps modes for root; for other users it applies the umask.
         mode = 0o755 if os.getuid() == 0 else 0o700
         assert (copy / "bin" / "run").stat().st_mode & 0o777 == mode
 
     def test_other_sources_are_kept(self, local: Local) -> None:
-        """Those of earlier releases: which of them can go is the program's on the host to say."""
+        """Only the program on the host decides which sources of earlier releases can go."""
         names = {path.name for path in (local.root / "copies").iterdir()}
         assert names == {"0ld", "data", tree_digest(local.root / "source")}
 
@@ -163,7 +163,7 @@ def test_applied_again_nothing_changes_and_drift_is_repaired(local: Local) -> No
 @pytest.mark.usefixtures("applied")
 @pytest.mark.skipif(os.getuid() != 0, reason="only root gives a file to another group")
 @pytest.mark.parametrize("name", ["checked", "private"])
-def test_another_group_is_put_right(local: Local, name: str) -> None:
+def test_a_wrong_group_is_repaired(local: Local, name: str) -> None:
     path = local.root / name
     before = path.stat().st_gid
     os.chown(path, -1, before + 1)
@@ -172,12 +172,12 @@ def test_another_group_is_put_right(local: Local, name: str) -> None:
     assert path.stat().st_gid == before
 
 
-# --- in a directory that is somebody else's -------------------------------------------------------
+# --- in another user's directory ------------------------------------------------------------------
 
 
 @pytest.fixture
 def owned(pyinfra: Pyinfra) -> Iterator[Local]:
-    """Below a directory that everybody may enter: pytest's own are closed."""
+    """Below a directory that every user may enter; pytest's own are closed."""
     root = Path(mkdtemp())
     root.chmod(0o755)
     theirs = root / "theirs"
@@ -187,7 +187,7 @@ def owned(pyinfra: Pyinfra) -> Iterator[Local]:
     for name in ("victim", "victim.terrafirma-new"):
         (root / name).write_text("precious\n")
         (root / name).chmod(0o600)
-    # What somebody lays there for root to follow.
+    # Links that the owner of the directory could lay for root to follow.
     for name in ("link", "link.terrafirma-new", "link.before-terrafirma"):
         (theirs / name).symlink_to(root / "victim")
     (theirs / "closed").write_text("root's\n")
@@ -201,7 +201,7 @@ def owned(pyinfra: Pyinfra) -> Iterator[Local]:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-def test_a_file_in_a_directory_of_somebody_else_is_written_by_its_owner(owned: Local) -> None:
+def test_a_file_in_another_users_directory_is_written_by_its_owner(owned: Local) -> None:
     answer = owned.apply()
     assert answer["success"] == [
         "Put what its check accepts",

@@ -1,4 +1,4 @@
-"""Which packages are installed, and who holds the lock of the package manager."""
+"""The facts about installed packages and about the holder of apt's lock."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ from terrafirma.host.packages import AptLockHolder, InstalledPackages
 from tests.unit.facts import ask, shell, text
 from tests.unit.programs import Program
 
-# Paths on a host that are replaced by such of this machine, to run the shell here.
+# Paths of a host, replaced by paths of this machine to run the shell here.
 APT_LOCKS = [
     "/var/lib/apt/lists/lock",
     "/var/lib/dpkg/lock-frontend",

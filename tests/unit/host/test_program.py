@@ -1,4 +1,4 @@
-"""The program on the host: each task that needs it puts it there, and removes what it was."""
+"""The program on the host: each task that needs it installs it, and removes its predecessors."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from terrafirma.paths import HOST_LIBRARY, HOST_PROGRAM
 from tests.conftest import ROOT, Pyinfra
 from tests.unit.fake_host import commands, fake, machine
 
-# What the version before put there.
+# Where the previous version had its programs.
 BEFORE = "/usr/local/lib/terrafirma"
 OLD = {
     "tasks/app.py": ["app-secrets"],
@@ -23,8 +23,8 @@ def test_all_its_modules_are_there_before_it_can_be_called() -> None:
     assert launcher == HOST_PROGRAM
 
 
-def test_whoever_runs_it_reads_it() -> None:
-    """The user postgres tries its configuration with it. And each file is known as ours."""
+def test_every_user_can_run_it() -> None:
+    """The user postgres checks its configuration with it; and each file is recognised as ours."""
     for one in entries():
         assert not isinstance(one, Absent)
         assert (one.mode, one.user) in (("755", "root"), ("644", "root"))

@@ -1,4 +1,4 @@
-"""What the settings of a host may say: preflight and packages."""
+"""Settings of preflight and apt."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from terrafirma.settings import Settings
 from tests.unit.settings import numbered, refusal
 
 BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
-    # what host data says; the key that the message names; what would be right
+    # the host data; the key that the message names; the part that says what would be right
     (Preflight, {"preflight_free_disk_gb": -1}, "preflight_free_disk_gb", "greater than or equal"),
     (Preflight, {"preflight_free_disk_gb": "much"}, "preflight_free_disk_gb", ", not 'much'"),
     (Preflight, {"preflight_wait_seconds": 0}, "preflight_wait_seconds", "greater than or equal"),

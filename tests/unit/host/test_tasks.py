@@ -1,4 +1,4 @@
-"""Preflight and packages: what a host has to be before anything changes."""
+"""Preflight and apt: the requirements for a host before anything changes."""
 
 from collections.abc import Sequence
 from subprocess import CompletedProcess
@@ -19,7 +19,7 @@ MEMORY = command(Hardware, path="/")
 # --- they plan ------------------------------------------------------------------------------------
 
 
-def test_preflight_lets_our_own_services_be_and_waits_for_others(pyinfra: Pyinfra) -> None:
+def test_preflight_accepts_our_services_and_waits_for_apt(pyinfra: Pyinfra) -> None:
     own = [
         "80|caddy|caddy.service",
         "443|caddy|caddy.service",
@@ -33,7 +33,7 @@ def test_preflight_lets_our_own_services_be_and_waits_for_others(pyinfra: Pyinfr
 
 # --- they refuse ----------------------------------------------------------------------------------
 
-# What is wrong; the page; the host; the key or the thing that is named, and what would be right.
+# The mistake; the task; the host; the parts of the message: the key or the thing, and the remedy.
 REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "another distribution": (
         "tasks/preflight",

@@ -1,4 +1,4 @@
-"""Units as systemd answers, and which files changed since one of them started."""
+"""The fact about a unit: its state, and which of its files changed since it started."""
 
 import os
 import time
@@ -72,8 +72,8 @@ class Service:
         self.new.touch()
 
     def now(self) -> str:
-        """The time in systemd's words, after all that was and before all that comes."""
-        # A file's time stamp may be a tick of the kernel's clock behind.
+        """The present time as systemd prints it, later than all changes so far."""
+        # A file's time stamp may lag by a tick of the kernel's clock.
         time.sleep(0.02)
         now = datetime.now(UTC)
         time.sleep(0.02)
@@ -113,13 +113,13 @@ def test_a_time_stamp_that_was_set_back_is_a_change(service: Service) -> None:
     assert str(service.old) in service.state()["stale"]
 
 
-def test_a_restart_makes_up_for_it(service: Service) -> None:
+def test_a_restart_clears_stale_files(service: Service) -> None:
     service.since = service.now()
     state = service.state()
     assert (state["stale"], state["stale_reload"]) == ([], [])
 
 
-def test_a_reload_makes_up_for_what_a_reload_reads(service: Service) -> None:
+def test_a_reload_clears_stale_files_that_it_reads(service: Service) -> None:
     service.now()
     (service.directory / "a.service.reloaded").touch()
     state = service.state()

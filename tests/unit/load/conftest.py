@@ -1,4 +1,4 @@
-"""A server that the load generator asks, for as long as a test says."""
+"""A server under load, for as long as a test needs it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.unit.load.servers import NAME, Outcome, Serve, Visit
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for NAME that vouches for itself, with its key in the same file."""
+    """A self-signed certificate for NAME, with its key in the same file."""
     path = tmp_path_factory.mktemp("tls") / "both.pem"
     subprocess.run(
         [
@@ -36,7 +36,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def under_load(certificate: Path) -> Callable[..., Outcome]:
-    """What the generator makes of a server that behaves like `serve`."""
+    """Runs the load generator against a server that behaves like `serve`, for its result."""
 
     async def measure(
         serve: Serve,
@@ -74,15 +74,15 @@ def under_load(certificate: Path) -> Callable[..., Outcome]:
             "patience": 10,
         }
         generator = Generator(Order(**given | order))
-        told = asyncio.Event()
+        stop = asyncio.Event()
 
         async def tell() -> None:
             if until:
                 await until
-            told.set()
+            stop.set()
 
         teller = asyncio.create_task(tell())
-        result = await generator.run(told, lambda: None)
+        result = await generator.run(stop, lambda: None)
         await teller
         server.close()
         await asyncio.gather(*filter(None, tasks))

@@ -1,4 +1,4 @@
-"""Servers for the load generator, what they answer, and what it made of them."""
+"""Servers for the load generator, their answers, and its result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 COUNTED = pytest.mark.promise(
-    "The count of failed requests, on which the promises about releases rest, is right"
+    "The load generator counts failed requests correctly; the promises about releases rely on it"
 )
 
 NAME = "load.test"
@@ -23,7 +23,7 @@ Serve = Callable[["Visit"], Awaitable[None]]
 
 
 class Visit:
-    """One connection that a client made, and what was asked on all of them."""
+    """One connection of a client, and the requests on all connections."""
 
     def __init__(
         self, number: int, log: list[str], reader: StreamReader, writer: StreamWriter
@@ -44,7 +44,7 @@ class Visit:
         await self.writer.drain()
 
     def reset(self) -> None:
-        """Let go in the rudest way: the client's next read is `connection reset`."""
+        """Reset the connection: the client's next read fails with `connection reset`."""
         plain = self.writer.get_extra_info("socket")
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()

@@ -1,4 +1,4 @@
-"""The load generator: each fault of a server is counted as what it is."""
+"""The load generator: each fault of a server is counted correctly."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_good_server(under_load: UnderLoad) -> None:
     assert (seen.replayed, seen.reconnected) == (0, 0)
     assert seen.requests == len(seen.log) >= 60
     assert set(seen.log) == {"GET /a", "GET /b", "POST /a"}
-    # The one that keeps its connection sends no POST, and each other request has one of its own.
+    # Clients that keep their connection send no POST; every other request has its own connection.
     fresh = seen.kinds["http/1.1 fresh"]["requests"]
     assert seen.log.count("POST /a") == fresh // 2 > 0
     assert seen.visits == 1 + fresh
@@ -129,7 +129,7 @@ async def silence(visit: Visit) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["keep", "fresh"])
-def test_what_is_no_answer_has_failed(
+def test_a_bad_answer_has_failed(
     under_load: UnderLoad, serve: Serve, words: str, kind: str
 ) -> None:
     timeout = 0.3 if serve is silence else 2
@@ -260,7 +260,7 @@ def test_slow_requests(under_load: UnderLoad) -> None:
 # --- the connection ---
 
 
-def test_nobody_listens(under_load: UnderLoad) -> None:
+def test_a_closed_port(under_load: UnderLoad) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         seen = under_load(well, keep=1, fresh=1, http2=1, port=free.getsockname()[1], requests=20)
@@ -284,16 +284,16 @@ def test_tls(under_load: UnderLoad, order: dict[str, Any], words: str) -> None:
     assert all(words in one for one in seen.words), seen.words
 
 
-# --- when it stops, and what it tells ---
+# --- when it stops, and what it reports ---
 
 
-def test_it_goes_on_until_it_is_told(under_load: UnderLoad) -> None:
+def test_it_continues_until_it_is_stopped(under_load: UnderLoad) -> None:
     seen = under_load(well, keep=1, requests=1, until=asyncio.sleep(0.5))
     assert seen.stopped - seen.started >= 0.5
     assert seen.requests > 10
 
 
-def test_it_goes_on_until_enough_is_done(under_load: UnderLoad) -> None:
+def test_it_continues_until_enough_requests_are_done(under_load: UnderLoad) -> None:
     seen = under_load(well, keep=2, requests=500)
     assert 500 <= seen.requests <= 504  # those that were under way
 
@@ -331,7 +331,7 @@ def test_a_gap_and_a_change_of_release(under_load: UnderLoad) -> None:
 
 
 def test_the_command_line(tmp_path: Path) -> None:
-    """The two lines, and an end when standard input ends; nothing but LIBRARIES is needed."""
+    """It prints two lines, ends when standard input ends, and needs nothing but LIBRARIES."""
     shutil.copy(ROOT / "tests/e2e/load.py", tmp_path)
     for library in LIBRARIES:
         (tmp_path / library).symlink_to(Path(sysconfig.get_path("purelib")) / library)

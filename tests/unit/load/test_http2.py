@@ -1,5 +1,5 @@
 """
-The load generator: each fault of a server is counted as what it is. Here it speaks HTTP/2
+The load generator: each fault of a server is counted correctly. Here it speaks HTTP/2
 with the h2 library, which tells when the client breaks a rule.
 """
 
@@ -32,7 +32,7 @@ class Http2Visit:
         self.visit, self.number = visit, visit.number
         self.connection = H2Connection(H2Configuration(client_side=False))
         self.pending: list[int] = []
-        self.parts: list[int] = []  # lengths of the DATA frames that came
+        self.parts: list[int] = []  # lengths of the received DATA frames
         self.called_off: list[int] = []
 
     async def flush(self, more: bytes = b"") -> None:
@@ -90,7 +90,7 @@ def test_http2_in_more_frames_than_usual(under_load: UnderLoad) -> None:
     encoders: dict[int, Encoder] = {}
 
     async def respond(visit: Http2Visit, stream: int) -> None:
-        # An encoder for each connection: what it says depends on what it said before.
+        # One encoder for each connection: its output depends on earlier headers.
         block = encoders.setdefault(visit.number, Encoder()).encode(
             [(":status", "200"), ("content-length", str(len(BODY))), ("x-filler", "y" * 99)]
         )
@@ -146,7 +146,7 @@ async def nothing(visit: Http2Visit, stream: int) -> None:
 
 
 async def nonsense(visit: Http2Visit, stream: int) -> None:
-    # Refers to a header that was never sent.
+    # This block refers to a header that was never sent.
     await visit.flush(HeadersFrame(stream, b"\xff\x20", flags=["END_HEADERS"]).serialize())
 
 
@@ -164,7 +164,7 @@ async def nonsense(visit: Http2Visit, stream: int) -> None:
         (no_status, "no answer: "),
     ],
 )
-def test_what_is_no_answer_has_failed_over_http2(
+def test_a_bad_answer_over_http2_has_failed(
     under_load: UnderLoad, respond: Respond, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     timeout = 0.3 if respond is nothing else 2
@@ -173,13 +173,13 @@ def test_what_is_no_answer_has_failed_over_http2(
     assert all(words in one for one in seen.words), seen.words
     assert seen.replayed == 0
     assert {one["kind"] for one in seen.failed} == {"http/2"}
-    assert caplog.messages == []  # it is told as a failure, and nowhere else
+    assert caplog.messages == []  # it is reported as a failure, and nowhere else
 
 
 @pytest.mark.parametrize("warned", [False, True])
 @pytest.mark.parametrize("posts", [0.0, 1.0])
 def test_a_goaway(under_load: UnderLoad, posts: float, warned: bool) -> None:
-    """Streams above the last one are asked for again; those below get their answer after it."""
+    """Streams above the last one are sent again; the others get their answer after the GOAWAY."""
 
     async def respond(visit: Http2Visit, stream: int) -> None:
         if visit.number > 1:
@@ -240,7 +240,7 @@ def test_http2_with_answers_that_inform_and_trailers(under_load: UnderLoad) -> N
 
 
 def test_http2_with_a_server_that_takes_one_stream_at_a_time(under_load: UnderLoad) -> None:
-    """What is asked before the server has said so is more, so the first requests do not count."""
+    """Until the server announces its limit there are more, so the first requests do not count."""
     opened: list[int] = []
 
     async def respond(visit: Http2Visit, stream: int) -> None:
@@ -271,7 +271,7 @@ def test_http2_with_a_server_that_takes_few_bytes_at_a_time(under_load: UnderLoa
 
 
 def test_http2_with_long_answers(under_load: UnderLoad, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What came is given back to the server's window: altogether it is more than that."""
+    """Received bytes reopen the server's window: the answers are larger than one window."""
     monkeypatch.setattr(load, "WIDE", 2**16)
 
     async def respond(visit: Http2Visit, stream: int) -> None:
@@ -287,7 +287,7 @@ def test_http2_with_long_answers(under_load: UnderLoad, monkeypatch: pytest.Monk
 
 
 def test_a_request_that_took_too_long_is_called_off(under_load: UnderLoad) -> None:
-    """The connection goes on, and takes no harm from an answer that comes late."""
+    """The connection stays in use, and a late answer does no harm."""
     visits: list[Http2Visit] = []
 
     async def respond(visit: Http2Visit, stream: int) -> None:

@@ -1,5 +1,5 @@
 """
-The load generator: each fault of a server is counted as what it is. Here it holds WebSockets
+The load generator: each fault of a server is counted correctly. Here it holds WebSockets
 and streams of events.
 """
 
@@ -30,7 +30,7 @@ async def shake(visit: Visit) -> None:
 
 
 def accept(key: str) -> bytes:
-    """The digest of RFC 6455, as openssl makes it."""
+    """The digest of RFC 6455, computed by openssl."""
     text = f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()
     digest = subprocess.run(
         ["openssl", "sha1", "-binary"], input=text, capture_output=True, check=True
@@ -49,7 +49,7 @@ async def hear(visit: Visit) -> tuple[int, bytes]:
 
 
 def echo(times: int, last: bytes, closes: list[bytes] | None = None) -> Serve:
-    """Echoes so many messages, then says `last` and hangs up."""
+    """Echoes this number of messages, then sends `last` and closes the connection."""
 
     async def serve(visit: Visit) -> None:
         await shake(visit)
@@ -89,7 +89,7 @@ def test_a_websocket_whose_messages_come_in_pieces(under_load: UnderLoad) -> Non
 
 
 def test_a_websocket_says_goodbye(under_load: UnderLoad) -> None:
-    """And hears what is said until the server does so, too."""
+    """It still receives messages until the server says goodbye too."""
     closes: list[bytes] = []
 
     async def serve(visit: Visit) -> None:
@@ -110,7 +110,7 @@ def test_a_websocket_with_a_close_frame_is_reconnected(under_load: UnderLoad) ->
     seen = under_load(serve, websocket=1, requests=4)
     assert seen.failed == []
     assert seen.reconnected == seen.kinds["websocket"]["reconnected"] >= 3
-    assert closes[:3] == [struct.pack(">H", 1012)] * 3  # and answered with one
+    assert closes[:3] == [struct.pack(">H", 1012)] * 3  # answered with a close frame
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_websocket_that_breaks_has_failed(
 ) -> None:
     seen = under_load(serve, websocket=1, requests=3)
     assert seen.reconnected == 0
-    # At the end it is the client that says goodbye.
+    # At the end the client closes the connection.
     assert len(seen.failed) >= seen.visits - 1 >= 2
     assert all(words in one for one in seen.words), seen.words
 
@@ -187,7 +187,7 @@ def test_an_event_in_two_chunks_is_one(under_load: UnderLoad) -> None:
     assert seen.reconnected >= 3
 
 
-def test_an_event_stream_of_which_nobody_could_tell_where_it_ends(under_load: UnderLoad) -> None:
+def test_an_event_stream_without_a_visible_end_has_failed(under_load: UnderLoad) -> None:
     seen = under_load(answer(b"HTTP/1.1 200 OK\r\n\r\n" + EVENT), events=1, requests=3)
     assert seen.requests == len(seen.failed) >= 3
     assert all("without a length" in one for one in seen.words)

@@ -67,7 +67,7 @@ BAD_ROLES: list[tuple[Any, str, str]] = [
     (
         {"name": "a", "settings": {"jit": None}},
         "postgres_roles.1.settings.jit",
-        "None is no valid value",
+        "None is not a valid value",
     ),
     ({"name": "a", "password": "env:A-B"}, "postgres_roles.1.password", "does not match"),
     ({"name": "a", "password": "env:"}, "postgres_roles.1.password", "does not match"),
@@ -359,7 +359,7 @@ def test_names_of_postgresqls_own_are_refused(name: str) -> None:
 
 def test_a_password_in_the_settings_is_not_shown() -> None:
     message = refusal(Postgres, postgres_roles=[{"name": "api", "password": "hunter2-in-data"}])
-    assert "postgres_roles.0.password: what is there does not match ^$|^env:" in message
+    assert "postgres_roles.0.password: the value does not match ^$|^env:" in message
     assert "hunter2" not in message
 
 

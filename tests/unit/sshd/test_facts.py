@@ -1,4 +1,4 @@
-"""What sshd says of logins, and how it is asked with the files that are to come."""
+"""The fact about logins: sshd's answers, and the copy of its configuration for the question."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ INCLUDES = {
 
 
 @pytest.mark.parametrize(("line", "copied"), INCLUDES.items())
-def test_which_lines_read_our_file(tmp_path: Path, line: str, copied: str | None) -> None:
+def test_lines_that_include_our_file(tmp_path: Path, line: str, copied: str | None) -> None:
     config = tmp_path / "config"
     config.write_text(f"{line}\n")
     said = {"path": "", "content": "", "users": {}, "connection": "", "me": "", "key": ""}
@@ -62,7 +62,7 @@ def test_which_lines_read_our_file(tmp_path: Path, line: str, copied: str | None
     assert output == (["unread|"] if copied is None else [])
 
 
-# The options in /etc/default/ssh, those of the unit, what sshd is given, and from where it is.
+# SSHD_OPTS in /etc/default/ssh; the unit's command line, the options for sshd, and their places.
 STARTS = {
     "": ("-D $SSHD_OPTS", [], []),
     "SSHD_OPTS=": ("-D $SSHD_OPTS", [], []),
@@ -73,7 +73,7 @@ STARTS = {
         ("-D $SSHD_OPTS", ["AllowUsers bob eve"], ["AllowUsers|DEFAULT"]),
     "#SSHD_OPTS=-o UsePAM=no\nSSHD_OPTS=-u0":
         ("-D -o DenyUsers=dev $SSHD_OPTS", ["DenyUsers=dev"], ["DenyUsers|ssh.service"]),
-    # Nobody reads it.
+    # The unit does not use SSHD_OPTS.
     "SSHD_OPTS=-oUsePAM=no": ("-D", [], []),
 }  # fmt: skip
 
@@ -108,7 +108,7 @@ def test_another_configuration_that_sshd_is_started_with(program: Program, tmp_p
 
 
 def test_the_groups_that_accounts_are_going_to_have(tmp_path: Path) -> None:
-    """One that changes groups, one that is new, one that is left alone; a group that is new."""
+    """An account that changes groups, a new one, one that is left alone; and a new group."""
     (tmp_path / "passwd").write_text(
         "root:x:0:0::/root:/bin/sh\ndev:x:1002:990::/d:/bin/sh\nops:x:1003:1003::/o:/bin/sh\n"
     )

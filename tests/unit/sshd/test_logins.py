@@ -1,4 +1,4 @@
-"""Whether sshd lets an account in is what sshd says, file and line included."""
+"""Whether sshd lets an account in follows from sshd's own answer, with file and line."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from terrafirma.sshd.logins import elsewhere, keyless, misconfigured, obstacles,
 from tests.unit.settings import KEY, SECURITY_KEY
 
 ALGORITHMS = "ssh-ed25519,sk-ssh-ed25519@openssh.com,rsa-sha2-512,rsa-sha2-256"
-# As `sshd -T` of Debian 13 has it, for an account that gets in.
+# Output of `sshd -T` on Debian 13, for an account that may log in.
 EFFECTIVE = {
     "usepam": ["yes"],
     "pubkeyauthentication": ["yes"],
@@ -40,12 +40,12 @@ def against(state: LoginsState, name: str = "dev", key: str = KEY) -> list[str]:
     return list(obstacles(name, state, keys=[parse(key)], groups=[name, "adm"]))
 
 
-def test_who_gets_in() -> None:
+def test_accounts_that_may_log_in() -> None:
     assert against(sshd()) == []
     assert against(sshd("root"), "root") == []
     assert against(sshd(), key=SECURITY_KEY) == []
     assert against(LoginsState(logins={}, absent=False, unread=False, error="", places=[])) == []
-    # By a pattern, by a group it is going to be in, by an address.
+    # Admitted by a pattern, by a future group, or with an address.
     assert against(sshd(allowusers=["d?v@*"])) == []
     assert against(sshd(allowgroups=["x", "ad*"])) == []
     assert against(sshd(authenticationmethods=["publickey,password publickey"])) == []
@@ -73,19 +73,19 @@ def test_who_gets_in() -> None:
         ),
     ],
 )
-def test_who_does_not(rules: Any, said: str) -> None:
+def test_accounts_that_may_not_log_in(rules: Any, said: str) -> None:
     (line,) = against(sshd(**rules))
     assert line.startswith(f"sshd would not let dev in: {said}")
     assert line.endswith(f"({PLACE})")
 
 
-def test_root_of_a_configuration_without_root() -> None:
+def test_permitrootlogin_keeps_root_out() -> None:
     for value in ("no", "forced-commands-only"):
         (line,) = against(sshd("root", permitrootlogin=[value]), "root")
         assert f"permitrootlogin {value} ({PLACE})" in line
 
 
-def test_an_account_that_is_not_ours_has_ways_of_its_own() -> None:
+def test_an_undeclared_account_may_log_in_in_another_way() -> None:
     state = sshd("bob", "ops", forcecommand=["x"], allowusers=["bob"])
     assert list(obstacles("bob", state, keys=[], groups=None)) == []
     state = sshd("bob", "ops", allowusers=["bob"], denygroups=["op?"])
@@ -106,7 +106,7 @@ def test_an_account_that_is_not_ours_has_ways_of_its_own() -> None:
         ("authorizedkeyscommand", "/bin/keys %u", False),
     ],
 )
-def test_who_gets_in_without_a_key(keyword: str, value: str, password: bool) -> None:
+def test_ways_in_without_a_key_are_named(keyword: str, value: str, password: bool) -> None:
     assert list(keyless("dev", sshd(), passwords=False)) == []
     state = sshd(**{keyword: [value]})
     (line,) = keyless("dev", state, passwords=False)
@@ -118,7 +118,7 @@ def test_who_gets_in_without_a_key(keyword: str, value: str, password: bool) -> 
 def test_a_key_that_is_somewhere_else() -> None:
     places = {"authorizedkeysfile": [".ssh/authorized_keys"]}
     assert list(elsewhere("root", sshd("root", **places))) == []
-    # What let the key in, is named.
+    # The setting that admitted the key is named.
     for keyword in ("authorizedkeysfile", "authorizedkeyscommand", "trustedusercakeys"):
         state = sshd("root", **{keyword: ["none"]}) | {"absent": True}
         (line,) = elsewhere("root", state)
@@ -127,7 +127,7 @@ def test_a_key_that_is_somewhere_else() -> None:
     assert list(elsewhere("bob", state)) == []
 
 
-def test_whom_nobody_declared() -> None:
+def test_undeclared_users_are_named() -> None:
     assert list(strangers(["dev", "root"], sshd())) == []
     (line,) = strangers(["dev", "root"], sshd(allowusers=["dev", "root", "bob", "*"]))
     assert f"allowusers * bob ({PLACE})" in line
@@ -139,7 +139,7 @@ def test_whom_nobody_declared() -> None:
         (False, "", None),
         (True, "", "add the line `Include /etc/ssh/sshd_config.d/*.conf`"),
         (False, f"{PLACE[:-2]}: line 3: Bad configuration option: Foo", "option: Foo"),
-        # Of a contradiction sshd names no line.
+        # For a contradiction, sshd names no line.
         (
             False,
             'Disabled method "password" in AuthenticationMethods list "publickey,password"',
@@ -148,7 +148,7 @@ def test_whom_nobody_declared() -> None:
         (False, "no hostkeys available", "no hostkeys available"),
     ],
 )
-def test_a_configuration_that_would_not_do(unread: bool, error: str, said: str | None) -> None:
+def test_an_unusable_configuration_is_refused(unread: bool, error: str, said: str | None) -> None:
     state = LoginsState(
         logins={},
         absent=False,

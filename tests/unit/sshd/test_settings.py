@@ -1,4 +1,4 @@
-"""Which settings of sshd are refused."""
+"""Settings of sshd."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from terrafirma.sshd.settings import Sshd
 from tests.unit.settings import numbered, refusal
 
 BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
-    # what host data says; the key that the message names; what would be right
+    # the host data; the key that the message names; the part that says what would be right
     (Sshd, {"sshd_password_authentication": "perhaps"}, "sshd_password_authentication", "boolean"),
     (Sshd, {"sshd_allow_users": "me"}, "sshd_allow_users", "must be a list"),
     (Sshd, {"sshd_allow_users": ["me", "a b"]}, "sshd_allow_users.1", "'a b' does not match"),

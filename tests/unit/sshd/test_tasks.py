@@ -1,4 +1,4 @@
-"""sshd as a run plans it: whoever is connected keeps access."""
+"""Runs of the task sshd: the connected user keeps access."""
 
 from collections.abc import Sequence
 from subprocess import CompletedProcess
@@ -10,19 +10,19 @@ from tests.unit.fake_host import fake, machine, refuses, written
 
 # --- they refuse ----------------------------------------------------------------------------------
 
-# What is wrong; the page; the host; the key or the thing that is named, and what would be right.
+# The mistake; the task; the host; the parts of the message: the key or the thing, and the remedy.
 REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "a login that would be locked out by its password": (
         "tasks/sshd",
         fake(machine(root="", sudo="yes", user="me"), ssh_password="s3cret"),
         ("sshd_password_authentication: ", "with a key"),
     ),
-    "a root that would be locked out by its password": (
+    "a root login that would be locked out by its password": (
         "tasks/sshd",
         fake(machine(), ssh_password="s3cret"),
         ("sshd_password_authentication: ", "with a key"),
     ),
-    "a root whose password is nowhere enough": (
+    "a root login with a password, which never works": (
         "tasks/sshd",
         fake(machine(), ssh_password="s3cret", sshd_password_authentication=True),
         ("sshd_password_authentication: ", "with a key"),
@@ -42,18 +42,18 @@ def test_a_password_is_not_repeated(refused: dict[str, CompletedProcess[str]]) -
         assert "s3cret" not in result.stdout + result.stderr
 
 
-# --- whoever is connected keeps access ------------------------------------------------------------
+# --- the connected user keeps access --------------------------------------------------------------
 
 
-def test_a_login_with_a_password_that_stays_enough_goes_on(pyinfra: Pyinfra) -> None:
+def test_a_password_login_works_while_passwords_are_allowed(pyinfra: Pyinfra) -> None:
     me = machine(root="", sudo="yes", user="me")
     host = fake(me, ssh_password="s3cret", sshd_password_authentication=True)
     assert pyinfra.call("@fake/host", "tasks/sshd.py", "--dry", *host).returncode == 0
 
 
 @pytest.mark.parametrize("more", [[], ["--sudo"]])
-def test_sshd_goes_on_letting_in_whoever_is_connected(pyinfra: Pyinfra, more: list[str]) -> None:
-    """With --sudo, too: root is not the one who is connected."""
+def test_sshd_keeps_admitting_the_connected_user(pyinfra: Pyinfra, more: list[str]) -> None:
+    """Also with --sudo: root is not the connected user."""
     host = fake(machine(root="", sudo="yes", user="admin"))
     how = ("--dry", "--diff", "-vv")
     result = pyinfra.call("@fake/host", "tasks/sshd.py", *how, *more, *host)

@@ -1,4 +1,4 @@
-"""sshd's file lets in the declared users, with keys."""
+"""sshd's file admits the declared users, with keys."""
 
 from tests.unit.templates import rendered, settled
 

@@ -1,4 +1,4 @@
-"""An account on the host is compared with the declared one: refused, or repaired with a line."""
+"""An account on the host is compared with the declared one: refused, or repaired and reported."""
 
 from typing import Any, cast
 
@@ -59,13 +59,13 @@ EVERY = {"sudo": ("ALL",)}
 @pytest.mark.parametrize(
     ("now", "declared", "parts"),
     [
-        (known(uid=998, directory=None), {}, ("account of the system (uid 998)", "another name")),
-        # As the package docker.io makes it, before or after the account.
-        (known(group_gid=997), {}, ("is one of the system (gid 997)",)),
-        (_nobody() | {"group_gid": 101}, {}, ("is one of the system (gid 101)",)),
+        (known(uid=998, directory=None), {}, ("system account (uid 998)", "another name")),
+        # The package docker.io makes this group, before or after the account.
+        (known(group_gid=997), {}, ("is a system group (gid 997)",)),
+        (_nobody() | {"group_gid": 101}, {}, ("is a system group (gid 101)",)),
         (known(local=False), {}, ("directory service",)),
         (known(twins=["ops"]), {}, ("ops has the same uid 1002",)),
-        # A home of somebody else's.
+        # A home of another user.
         (
             known(directory=place(user="bob", uid=1005)),
             {},
@@ -74,16 +74,16 @@ EVERY = {"sudo": ("ALL",)}
         (
             known(directory=place(user="UNKNOWN", uid=1005)),
             {},
-            ("belongs to uid 1005, whom nobody is",),
+            ("belongs to uid 1005, which no account has",),
         ),
         (_nobody() | {"directory": place(user="root", uid=0)}, {}, ("is there already", "root")),
-        # The home that it has is somebody else's, and stays.
+        # The present home belongs to another user, and stays.
         (
             known(home="/var/www", directory=None, old=place(user="root", uid=0)),
             {},
             ("/var/www, which belongs to root (uid 0)", "usermod --home /home/dev dev"),
         ),
-        # A link to nothing.
+        # A dangling link.
         (
             _nobody() | {"directory": place(kind="symbolic link", user="root", uid=0)},
             {},
@@ -102,7 +102,7 @@ EVERY = {"sudo": ("ALL",)}
         (
             known(rules=[all_of(CLOUD)], lines=[(f"{CLOUD}:3", "dev")]),
             ONE,
-            ("what is declared (/usr/bin/ls)", f"{CLOUD}:3", "declare it"),
+            ("rights than declared (/usr/bin/ls)", f"{CLOUD}:3", "declare them"),
         ),
         (known(rules=[all_of(CLOUD)], lines=[(f"{CLOUD}:3", "dev")]), {}, ("(nothing)",)),
         (
@@ -115,15 +115,15 @@ EVERY = {"sudo": ("ALL",)}
             ONE,
             ("/etc/sudoers:9",),
         ),
-        # Not in a file: a directory service.
+        # A rule from a directory service, in no file.
         (known(rules=[all_of("LDAP")]), ONE, ("by LDAP",)),
-        # A group of its own name, as somebody wrote it for it alone.
+        # A rule for the group with the account's name means the account.
         (
             known(rules=[all_of(CLOUD)], lines=[(f"{CLOUD}:3", "%dev")]),
             ONE,
             (f"{CLOUD}:3",),
         ),
-        # Another rule after ours asks for a password that there is not.
+        # A rule after ours asks for a password, and the account has none.
         (
             known(
                 rules=[all_of(OWN), rule("/etc/sudoers.d/99-x", "ALL")],
@@ -146,7 +146,7 @@ EVERY = {"sudo": ("ALL",)}
             EVERY,
             (f"{CLOUD}:1",),
         ),
-        # A single command of those that it may do asks for a password, or is taken away.
+        # One of its commands asks for a password, or is taken away.
         *(
             (
                 known(rules=[all_of(OWN), one], lines=[("/etc/sudoers.d/99-x:1", "ALL")]),
@@ -158,7 +158,7 @@ EVERY = {"sudo": ("ALL",)}
                 rule("/etc/sudoers.d/99-x", "/bin/a", "!/bin/su", options=FREE),
             )
         ),
-        # sudo before 1.9.15 does not say where a rule is from.
+        # sudo before 1.9.15 does not name the source of a rule.
         (
             known(rules=[all_of("")], lines=[(f"{CLOUD}:3", "dev"), (f"{OWN}:2", "dev")]),
             ONE,
@@ -175,7 +175,7 @@ EVERY = {"sudo": ("ALL",)}
             (f"by {CLOUD}:3;",),
         ),
         (known(rules=[all_of("")]), ONE, ("by a rule that names no file;",)),
-        # A line for a group that does not hold on this host excuses none that does.
+        # A line for a group that does not apply to this host does not excuse one that applies.
         *(
             (
                 known(
@@ -197,7 +197,7 @@ EVERY = {"sudo": ("ALL",)}
             ONE | {"groups": ("users",)},
             ("by /etc/sudoers:9;",),
         ),
-        # The last one that holds asks for a password that there is not.
+        # The last matching rule asks for a password, and the account has none.
         (
             known(
                 rules=[all_of(""), rule("", "ALL")],
@@ -207,17 +207,17 @@ EVERY = {"sudo": ("ALL",)}
             EVERY,
             ("by /etc/sudoers.d/99-x:1;",),
         ),
-        # One command for a key that releases, and no other.
+        # An account that releases may run its one command only.
         (
             known(rules=[rule(CLOUD, "/bin/x")], lines=[(f"{CLOUD}:1", "dev")]),
             {"releases": ("api",), "keys": (KEY,)},
             ("its one command", f"{CLOUD}:1"),
         ),
-        # It is not there yet, and its rules wait for it.
+        # The account does not exist yet, but rules for it do.
         (_nobody() | {"lines": [(f"{CLOUD}:3", "dev")]}, ONE, (f"{CLOUD}:3",)),
     ],
 )  # fmt: skip
-def test_what_a_person_has_to_put_right(
+def test_obstacles_are_refused(
     now: AccountState, declared: dict[str, Any], parts: tuple[str, ...]
 ) -> None:
     (line,) = refused(now, **declared)
@@ -237,7 +237,7 @@ def test_what_a_person_has_to_put_right(
         (known(home="/srv/dev", directory=None, old=place()), {}),
         (known(home="/var/www", old=place(user="root", uid=0)), {}),
         (known(rules=[rule(OWN, "/bin/anything")], lines=[(f"{OWN}:2", "dev")]), ONE),
-        # The same, with a sudo that does not say where a rule is from.
+        # The same, with a sudo that does not name the source of a rule.
         (
             known(
                 rules=[rule("", "/bin/old", options=("!authenticate",))],
@@ -256,7 +256,7 @@ def test_what_a_person_has_to_put_right(
             {"groups": ("sudo",)},
         ),
         (known(rules=[all_of("")], own=["ALL"], lines=[(f"{OWN}:2", "dev")]), EVERY),
-        # What a declared group may, is declared.
+        # Rules for a declared group are declared.
         (
             known(
                 groups=["sudo"],
@@ -265,7 +265,7 @@ def test_what_a_person_has_to_put_right(
             ),
             {"groups": ("sudo",)},
         ),
-        # A group that it leaves in this run takes its rules along.
+        # This run removes the account from a group, and so from the group's rules.
         (
             known(
                 groups=["sudo"],
@@ -274,10 +274,10 @@ def test_what_a_person_has_to_put_right(
             ),
             ONE,
         ),
-        # It may do all by ours, too.
+        # Our rule allows everything too.
         (known(rules=[all_of(CLOUD), all_of(OWN)], lines=[(f"{CLOUD}:3", "dev")]), EVERY),
         (known(rules=[all_of(CLOUD)], lines=[(f"{CLOUD}:3", "dev")]), EVERY),
-        # A part of all.
+        # A part of what our rule allows.
         *(
             (
                 known(
@@ -292,7 +292,7 @@ def test_what_a_person_has_to_put_right(
         (_nobody() | {"lines": [(f"{OWN}:2", "dev"), ("/etc/sudoers:50", "ALL")]}, ONE),
     ],
 )
-def test_what_stands_against_nothing(now: AccountState, declared: dict[str, Any]) -> None:
+def test_harmless_rules_are_accepted(now: AccountState, declared: dict[str, Any]) -> None:
     assert refused(now, **declared) == []
 
 
@@ -318,7 +318,7 @@ def test_rules_that_nobody_reads_are_none() -> None:
             "home /srv/dev → /home/dev",
             ["usermod --move-home --home /home/dev dev"],
         ),
-        # The new home is there, and its own.
+        # The new home exists already, and belongs to the account.
         (known(home="/"), {}, "home / → /home/dev", ["usermod --home /home/dev dev"]),
         (known(groups=["docker"]), {}, "groups docker → none", ["usermod --groups '' dev"]),
         (
@@ -327,7 +327,7 @@ def test_rules_that_nobody_reads_are_none() -> None:
             "groups none → adm, team",
             ["groupadd --force --system adm", "usermod --groups 'adm,team' dev"],
         ),
-        # The account's own group is `users`, as `useradd -N` makes it: in a declared list, or not.
+        # The account's own group is `users`, as with `useradd -N`; it may be a declared group, too.
         (
             known(group="users", gid=100),
             {"groups": ("users",)},
@@ -341,7 +341,7 @@ def test_rules_that_nobody_reads_are_none() -> None:
             ["groupadd --force dev", "usermod --gid dev --groups '' dev"],
         ),
         (known(password="empty"), {}, "password empty → none", ["usermod --lock dev"]),
-        # A hardened image, an account that ends, and one whose password must be changed.
+        # A hardened image, an account that expires, and one whose password must be changed.
         (
             known(max_days="90"),
             {},
@@ -359,10 +359,10 @@ def test_rules_that_nobody_reads_are_none() -> None:
         (
             known(directory=None, ssh=None),
             {},
-            "home /home/dev is missing → made",
+            "home /home/dev is missing → created",
             ["install -d -m 755 -o dev -g dev /home/dev"],
         ),
-        # sshd takes no key from a home that others may write.
+        # sshd ignores the keys in a home that others may write.
         (
             known(directory=place(mode=0o777)),
             {},
@@ -372,7 +372,7 @@ def test_rules_that_nobody_reads_are_none() -> None:
         (known(directory=place(mode=0o775)), {}, "home 775", ["chmod go-w /home/dev"]),
     ],
 )
-def test_what_a_run_repairs(
+def test_a_run_repairs_differences(
     now: AccountState, declared: dict[str, Any], said: str, commands: list[str]
 ) -> None:
     account = Account(name="dev", **declared)
@@ -380,7 +380,7 @@ def test_what_a_run_repairs(
     command = repair(account, now, ["dev"])
     for one in commands:
         assert one in command
-    # What is said and what is done are the same thing.
+    # The report and the commands agree.
     assert len(differences(account, now)) == 1 or now["group"] != "dev"
 
 

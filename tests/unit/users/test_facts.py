@@ -1,4 +1,4 @@
-"""Accounts as a host answers: who is there, with which rules and lines of sudoers."""
+"""The fact about accounts: which exist, and their rules and lines of sudoers."""
 
 import getpass
 import grp
@@ -17,7 +17,7 @@ from tests.unit.programs import Program
 
 
 def test_accounts_of_a_host() -> None:
-    """As Debian 13 answers: an image's account, and one that is not there yet."""
+    """Output of Debian 13: the account of an image, and one that does not exist yet."""
     state = Accounts().process(
         [
             "unread|",
@@ -84,7 +84,7 @@ RULE = ["    RunAsUsers: ALL", "    Options: !authenticate", "    Commands:", "\
 
 
 def rules(*lines: str) -> list[dict[str, Any]]:
-    """The rules in what sudo says."""
+    """The rules in the output of sudo."""
     said = ["sudo: unable to resolve host db1", "User dev may run the following:", "", *lines]
     state = Accounts().process(["asked|dev", *(f"sudo|dev|{line}" for line in said)])
     found: list[dict[str, Any]] = [{**rule} for rule in state["accounts"]["dev"]["rules"]]
@@ -116,8 +116,8 @@ def account(rules: list[dict[str, Any]]) -> Any:
     return changed
 
 
-def test_what_else_a_rule_says_is_no_command() -> None:
-    """As sudo 1.9.13 answers."""
+def test_other_lines_of_a_rule_are_no_commands() -> None:
+    """Output of sudo 1.9.13."""
     more = ["    Cwd: /tmp", "    Timeout: 5", "    NotBefore: 20200101000000Z"]
     (one,) = rules("Sudoers entry:", "    RunAsUsers: root", *more, "    Commands:", "\t/bin/ls")
     assert one["commands"] == ["/bin/ls"]
@@ -142,7 +142,7 @@ def test_accounts_of_this_machine(tmp_path: Path) -> None:
 
 
 def test_groups_that_share_a_number(program: Program) -> None:
-    """`id` names one of them, and the account is in the other."""
+    """`id` names one of the groups, and the account is in the other."""
     entry = "dev:x:1002:1002::/home/dev:/bin/sh"
     program(
         "getent",
@@ -157,7 +157,7 @@ def test_groups_that_share_a_number(program: Program) -> None:
 
 
 def test_homes_of_an_account(program: Program, tmp_path: Path) -> None:
-    """The old one is somebody else's; the new one is a link to nothing."""
+    """The old home belongs to another user; the new home is a dangling link."""
     me = os.getuid()
     program("getent", f"test $1 != passwd || echo dev:x:1002:1002::{tmp_path}:/bin/sh")
     path = program("id", "echo dev")
@@ -168,7 +168,7 @@ def test_homes_of_an_account(program: Program, tmp_path: Path) -> None:
 
 
 def test_who_has_which_line_of_sudoers(tmp_path: Path) -> None:
-    """The shell's own part of it, on files of a test."""
+    """The shell function of the fact, on files of the test."""
     sudoers = tmp_path / "sudoers"
     sudoers.write_text(
         "# dev ALL=ALL\nDefaults:dev !authenticate\nUser_Alias OPS = dev\nroot ALL=(ALL) ALL\n"

@@ -1,4 +1,4 @@
-"""Which accounts and keys the settings may declare."""
+"""Settings of accounts and keys."""
 
 from base64 import b64encode
 from pathlib import Path
@@ -19,7 +19,7 @@ def rsa(bits: int) -> str:
 
 
 def compressed() -> str:
-    """An ECDSA key whose point is written in the short way, as OpenSSH writes none."""
+    """An ECDSA key with a compressed point, which OpenSSH never writes."""
     kind, curve = b"ecdsa-sha2-nistp256", b"nistp256"
     point = b"\x02" + bytes(31) + b"\x05"
     blob = b"".join(len(part).to_bytes(4, "big") + part for part in (kind, curve, point))
@@ -29,7 +29,7 @@ def compressed() -> str:
 # --- bad data -------------------------------------------------------------------------------------
 
 BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
-    # what host data says; the key that the message names; what would be right
+    # the host data; the key that the message names; the part that says what would be right
     (Users, {"users_accounts": {"name": "dev"}}, "users_accounts", "must be a list"),
     (Users, {"users_accounts": ["dev"]}, "users_accounts.0", "valid dictionary"),
     (Users, {"users_accounts": [{}]}, "users_accounts.0.name", "Field required"),
@@ -88,7 +88,7 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         "users_accounts.0.groups.0",
         "match",
     ),
-    # Each of these would change the account anew on each run.
+    # Each of these would change the account again on each run.
     (Users, {"users_accounts": [{"name": "a", "groups": ["b", "b"]}]}, "users_accounts.0", "b"),
     *(
         (
@@ -211,7 +211,7 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         }.items()
     ),
     *(
-        (Users, {"users_accounts": [{"name": name}]}, "users_accounts.0", "of the system's own")
+        (Users, {"users_accounts": [{"name": name}]}, "users_accounts.0", "reserved for the system")
         for name in (
             *("docker", "postgres", "caddy", "pgbouncer", "sshd", "_apt", "www-data", "nobody"),
             *("systemd-network", "messagebus", "adm", "sudo", "disk", "lxd", "staff", "wheel"),
@@ -286,7 +286,7 @@ def test_a_key_is_cut_off_wherever_it_ends() -> None:
         refusal(Users, users_accounts=[{"name": "a", "keys": [f"{kind} {encoded[:end]}"]}])
 
 
-def test_a_key_may_be_below_the_home_of_whoever_deploys(
+def test_a_key_file_may_be_in_the_users_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

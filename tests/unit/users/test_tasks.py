@@ -1,4 +1,4 @@
-"""Accounts as a run plans them: whoever is connected keeps access."""
+"""Runs of the task users: the connected user keeps access."""
 
 from collections.abc import Sequence
 from subprocess import CompletedProcess
@@ -18,19 +18,19 @@ ACCOUNTS = command(Accounts, homes={name: f"/home/{name}" for name in ("prod", "
 
 # --- they refuse ----------------------------------------------------------------------------------
 
-# What is wrong; the page; the host; the key or the thing that is named, and what would be right.
+# The mistake; the task; the host; the parts of the message: the key or the thing, and the remedy.
 REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
-    "a key that releases what there is not": (
+    "a key for an unknown application": (
         "tasks/users",
         fake(machine(), users_accounts=[CI | {"releases": ["api", "shop"]}, PROD]),
-        ("users_accounts: ", "ci releases 'shop'", "no application", "api"),
+        ("users_accounts: ", "ci releases 'shop'", "not an application", "api"),
     ),
-    "a login that would become one that only releases": (
+    "a login that could only release afterwards": (
         "tasks/users",
         fake(machine(root="", sudo="yes", user="ci"), users_accounts=[CI, PROD]),
         ("users_accounts: ", "'ci'", "another user"),
     ),
-    "an account of the system": (
+    "a system account": (
         "tasks/users",
         fake(
             machine()
@@ -58,7 +58,7 @@ def test_refuses_in_one_line_before_anything_changes(
     refuses(refused[what], REFUSALS[what][2])
 
 
-# --- whoever is connected keeps access ------------------------------------------------------------
+# --- the connected user keeps access --------------------------------------------------------------
 
 SUDOERS = "/etc/sudoers.d/90-terrafirma-"
 

@@ -1,4 +1,4 @@
-"""authorized_keys and sudoers have what is declared, and nothing else."""
+"""authorized_keys and sudoers have exactly the declared keys and commands."""
 
 import shutil
 import subprocess
