@@ -211,7 +211,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     """Run a command that replaces containers, in a unit of its own that outlives the connection."""
     app = Application.load(arguments.name)
     if not os.environ.get(UNIT):
-        _become_unit(app, sys.argv[1:])
+        _become_unit(app, arguments.command, sys.argv[1:])
     by = _who(arguments.by)
     match arguments.command:
         case "rollback":
@@ -241,7 +241,7 @@ def _serve(arguments: argparse.Namespace) -> None:
             release.release(app, by=by, revision=revision, again=arguments.again, source=source)
 
 
-def _become_unit(app: Application, words: Sequence[str]) -> NoReturn:
+def _become_unit(app: Application, command: str, words: Sequence[str]) -> NoReturn:
     unit = f"terrafirma-release-{app.name}.service"
     state = RUNTIME / f"{app.name}.json"
     if state.exists() and engine.unit_runs(unit):
@@ -277,7 +277,7 @@ def _become_unit(app: Application, words: Sequence[str]) -> NoReturn:
                      f"`terrafirma releases {app.name}` will show it")  # fmt: skip
     serving = Serving.load(app)
     raise Failed(
-        f"the {words[0]} of {app.name} was stopped before its end (systemd-run: exit "
+        f"the {command} of {app.name} was stopped before its end (systemd-run: exit "
         f"{waited.returncode}); {serving.release if serving else 'nothing'} serves: "
         f"`journalctl -u {unit}`"
     )
