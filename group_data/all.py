@@ -162,3 +162,14 @@ borg_keep_weekly = 4
 borg_keep_monthly = 6
 # When a backup is made, as systemd's OnCalendar (see man systemd.time).
 borg_schedule = "*-*-* 02:00:00"
+
+# --- updates: what the server installs by itself, and when it may restart for that ----------------
+
+# Whether security updates of the distribution are installed every day; Docker, PostgreSQL, Caddy
+# and PgBouncer are not among them.
+updates_security = True
+# When new minor releases of PostgreSQL are installed, which restarts it, as systemd's OnCalendar:
+# "Sun *-*-* 04:00:00"; empty: never by themselves.
+updates_postgres = ""
+# When the server may reboot, if it is due; empty: each run says that it is due, and that is all.
+updates_reboot = ""

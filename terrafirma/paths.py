@@ -46,6 +46,9 @@ BACKUP_STATE = "/var/lib/terrafirma/backup"
 BACKUP_STAMP = f"{BACKUP_STATE}/proved-by"
 """Name of the archive that proved the configuration."""
 
+UPDATES_STATE = "/var/lib/terrafirma/updates"
+"""What the windows for a restart and for a reboot have brought about."""
+
 DROPPED = "/var/lib/terrafirma/dropped"
 """The last dumps of databases that were dropped."""
 
@@ -96,6 +99,8 @@ CADDY_ROOT = "/etc/caddy/acme-ca-root.pem"
 
 OURS = (
     "/etc/apt/apt.conf.d/60terrafirma",
+    "/etc/apt/apt.conf.d/60terrafirma-updates",
+    "/etc/needrestart/conf.d/*",
     "/etc/sudoers.d/90-terrafirma-*",
     "/etc/ssh/sshd_config.d/00-terrafirma.conf",
     "/etc/sysctl.d/60-terrafirma-*",

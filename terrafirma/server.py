@@ -20,10 +20,11 @@ from terrafirma.pgbouncer.settings import PgBouncer
 from terrafirma.postgres.settings import Postgres
 from terrafirma.settings import Refused, Settings, build
 from terrafirma.sshd.settings import Sshd
+from terrafirma.updates.settings import Updates
 from terrafirma.users.settings import Users
 
 SECTIONS: tuple[type[Settings], ...] = (
-    *(Preflight, Apt, Users, Sshd, Docker, Postgres, PgBouncer, Caddy, Borg),
+    *(Preflight, Apt, Users, Sshd, Docker, Postgres, PgBouncer, Caddy, Borg, Updates),
 )
 ROLES = ("proxy", "app", "db")
 """Groups of the inventory; a host in none of them has all three roles. Each host must, so far."""
@@ -71,6 +72,7 @@ class Server:
     apps: tuple[Application, ...]
     caddy: Caddy
     borg: Borg
+    updates: Updates
 
     @classmethod
     def of(cls, name: str, data: Mapping[str, Any], groups: Collection[str] = ()) -> Server:
