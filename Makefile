@@ -42,7 +42,8 @@ lint: venv ## Format, lint and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/mypy --cache-dir .mypy_cache/program files/terrafirma
+	$(BIN)/mypy --cache-dir .mypy_cache/program --python-version 3.10 files/terrafirma
+	$(BIN)/mypy --cache-dir .mypy_cache/host --python-version 3.10 files/terrafirma_host files/borg/*
 	$(BIN)/python docs/settings.py --check
 	$(BIN)/python docs/promises.py --check
 	$(BIN)/shellcheck --external-sources testbed/*.sh files/docker/* files/pgbouncer/* .ci/run

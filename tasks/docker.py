@@ -30,6 +30,12 @@ if machine["foreign_engine"]:
         f"{', '.join(machine['foreign_engine'])} on the host; remove that first"
     )
 
+if machine["snaps"]:
+    raise DeployError(
+        f"{host.name}: snap: the snap {', '.join(machine['snaps'])} on the host is an engine of "
+        "its own, on the same socket; save its volumes, and remove it first: snap remove docker"
+    )
+
 if newer := list(unknown(settings.daemon, distribution(machine).engine)):
     raise DeployError(f"{host.name}: docker_daemon: {'; '.join(newer)}")
 # Without these no container would start any more, after a boot at the latest.

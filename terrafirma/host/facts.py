@@ -32,6 +32,7 @@ class MachineState(TypedDict):
     upgrading: bool  # a major upgrade of PostgreSQL is going on
     postgres_offered: list[int]  # majors that are installed, or in the host's package lists
     foreign_engine: list[str]  # packages of another Docker engine
+    snaps: list[str]  # what snapd runs that would be in the way: "docker"
     foreign_caddyfile: bool  # neither ours nor the package's
     pooler: bool  # a PgBouncer of ours runs, or will after a boot
     networks: list[str]  # IPv4, like "192.0.2.0/24": those that the host shares with neighbours
@@ -83,6 +84,8 @@ test ! -e /run/systemd/transient/terrafirma-postgres-upgrade.service || echo upg
 apt-cache pkgnames postgresql- 2> /dev/null | sed -n 's/^postgresql-\([0-9][0-9]*\)$/offered=\1/p'
 dpkg-query -Wf '${db:Status-Status} ${Package}\n' docker-ce containerd.io podman-docker \
     2> /dev/null | sed -n 's/^installed /engine=/p'
+# A snap's engine has a root file system, networks and rules of its own, and the same socket.
+for snap in docker; do test ! -e "/snap/$snap/current" || echo "snap=$snap"; done
 caddyfile=/etc/caddy/Caddyfile
 # Only root and Caddy can read our Caddyfile, so recognise it by our drop-in instead.
 ours=/etc/systemd/system/caddy.service.d/terrafirma.conf
@@ -157,6 +160,7 @@ class Machine(FactBase[MachineState]):
                 {int(value) for key, value in pairs if key == "offered" and value.isdigit()}
             ),
             foreign_engine=[value for key, value in pairs if key == "engine"],
+            snaps=[value for key, value in pairs if key == "snap"],
             foreign_caddyfile="caddyfile" in one,
             pooler="pooler" in one,
             networks=sorted(map(str, networks)),

@@ -15,11 +15,14 @@ from terrafirma.host.facts import PACKAGES, Machine, MachineState
 class Distribution:
     """What a supported distribution's own archive holds."""
 
+    codename: str  # as suites of archives have it
     postgres: int
     docker: tuple[str, ...]
     engine: tuple[int, int]
     compose: bool = True  # Docker Compose v2 and buildx are among `docker`
     pooled_statements: bool = True  # PgBouncer 1.21 or newer follows prepared statements
+    caddy: bool = True
+    borgmatic: bool = True  # 1.7 or newer
 
 
 # apparmor: Debian's kernels have it on, and no container starts without its parser.
@@ -27,13 +30,24 @@ _ENGINE = ("docker.io", "apparmor", "iptables")
 # What the archives have, which is no pin: `packages` takes names without a version.
 DISTRIBUTIONS = {
     ("debian", "13"): Distribution(
-        17, (*_ENGINE, "docker-cli", "docker-compose", "docker-buildx"), (26, 1)
+        "trixie", 17, (*_ENGINE, "docker-cli", "docker-compose", "docker-buildx"), (26, 1)
     ),
-    ("debian", "12"): Distribution(15, _ENGINE, (20, 10), compose=False, pooled_statements=False),
+    ("debian", "12"): Distribution(
+        "bookworm", 15, _ENGINE, (20, 10), compose=False, pooled_statements=False
+    ),
+    ("ubuntu", "26.04"): Distribution(
+        "resolute", 18, (*_ENGINE, "docker-compose-v2", "docker-buildx"), (29, 1)
+    ),
+    # The oldest that it may have: its updates bring newer engines, which know more keys.
     ("ubuntu", "24.04"): Distribution(
-        16, (*_ENGINE, "docker-compose-v2", "docker-buildx"), (24, 0)
+        "noble", 16, (*_ENGINE, "docker-compose-v2", "docker-buildx"), (24, 0)
     ),
-}
+    # With the vendors' packages alone, see `refuse_source`.
+    ("ubuntu", "22.04"): Distribution(
+        "jammy", 14, _ENGINE, (20, 10),
+        compose=False, pooled_statements=False, caddy=False, borgmatic=False,
+    ),
+}  # fmt: skip
 ARCHITECTURES = ("amd64", "arm64")
 
 # Asked once a run for each host: none of it changes while the run lasts.
@@ -100,6 +114,26 @@ def refuse_unsupported(host: Host, machine: MachineState) -> None:
             f"{host.name}: ssh_user: {machine['user']!r} is neither root nor may it use sudo "
             f"without a password ({machine['sudo_answer'] or 'no answer'}); connect as root "
             "(--user root) or as an account with sudo"
+        )
+
+
+def refuse_source(host: Host, machine: MachineState, source: str, *, backups: bool) -> None:
+    """
+    Raise DeployError where the distribution's archive lacks what nothing goes without.
+
+    + source: `apt_source`
+    + backups: whether there are to be any
+    """
+    held = distribution(machine)
+    if source == "distro" and not held.caddy:
+        raise DeployError(
+            f"{host.name}: apt_source: {machine['name']}'s archive has no Caddy; "
+            "use apt_source = 'upstream'"
+        )
+    if backups and not held.borgmatic:
+        raise DeployError(
+            f"{host.name}: borg_repository: {machine['name']}'s borgmatic is too old, and the "
+            "vendors have none; use a newer release, or leave borg_repository empty"
         )
 
 

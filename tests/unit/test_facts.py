@@ -97,6 +97,7 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
         {"unit": "ssh.service"},
         {"unit": "a.service", "restart_on": ["/etc/a"], "reload_on": ["/etc/b", "/etc/c"]},
         {"unit": "a.service", "restart_on": HOSTILE, "reload_on": HOSTILE},
+        *({"unit": "ssh.service", "socket": one} for one in ("ssh.socket", *HOSTILE)),
     ],
     UpgradeProgress: [{}, {"seen": 7}],
     UpgradeState: [{"old": 15, "new": 17}],
@@ -194,6 +195,7 @@ def test_what_it_is_given_is_never_run(
             {
                 "active": False,
                 "enabled": False,
+                "on_demand": False,
                 "stale_units": [],
                 "stale": [],
                 "stale_reload": [],

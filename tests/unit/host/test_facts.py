@@ -53,6 +53,7 @@ def test_a_host() -> None:
         "upgrading": False,
         "postgres_offered": [],
         "foreign_engine": [],
+        "snaps": [],
         "foreign_caddyfile": False,
         "pooler": False,
         "networks": [],
@@ -92,6 +93,7 @@ def machine(tmp_path: Path, program: Program) -> Callable[..., Any]:
             "/etc/systemd/system",
             "/etc/caddy",
             "/sys/class/net",
+            "/snap/",
         ):
             assert path in command
             command = command.replace(path, f"{tmp_path}{path}")
@@ -102,6 +104,12 @@ def machine(tmp_path: Path, program: Program) -> Callable[..., Any]:
         'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nVERSION_ID="12"\nID=debian\n'
     )
     return read
+
+
+def test_an_engine_of_snapd(machine: Callable[..., Any], tmp_path: Path) -> None:
+    assert machine()["snaps"] == []
+    (tmp_path / "snap/docker/current").mkdir(parents=True)
+    assert machine()["snaps"] == ["docker"]
 
 
 def test_this_machine(machine: Callable[..., Any]) -> None:
