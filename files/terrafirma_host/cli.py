@@ -24,11 +24,15 @@ from typing import Any, BinaryIO, NoReturn
 from terrafirma_host import (
     engine,
     postgres_check,
+    postgres_minor,
     postgres_passwords,
     postgres_upgrade,
+    promises,
     proxy,
+    reboot,
     release,
     secrets,
+    updates,
 )
 from terrafirma_host.engine import Compose
 from terrafirma_host.lease import LONGEST, Busy, describe
@@ -55,6 +59,10 @@ DEPLOY = {
     "passwords": postgres_passwords.main,
     "postgres-check": postgres_check.main,
     "postgres-upgrade": postgres_upgrade.main,
+    "postgres-minor": postgres_minor.main,
+    "promises": promises.main,
+    "reboot": reboot.main,
+    "updates": updates.main,
 }
 
 # What a file of ours brings about that somebody has changed.
