@@ -57,7 +57,7 @@ bench: venv engine images ## Measure, side by side, what the design promises
 	testbed/bench.sh
 
 .PHONY: target
-target: ## A bare server as a container (NAME=, SSH_PORT=, HTTPS_PORT=, DISTRO=debian13 or debian12)
+target: ## A bare server as a container (NAME=, SSH_PORT=, HTTPS_PORT=, DISTRO=debian13, debian12 or ubuntu2404-like)
 	@testbed/target.sh "$(NAME)" "$(SSH_PORT)" "$(DISTRO)" "$(HTTPS_PORT)"
 
 .PHONY: untarget
