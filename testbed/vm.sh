@@ -44,7 +44,7 @@ cd "$ROOT"
 say "Deploying to $server"
 deploy -y "$server" >"$STATE/vm-first.json"
 deploy -y "$server" >"$STATE/vm-second.json"
-changes=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["totals"]["success"])' <"$STATE/vm-second.json")
+changes=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["results"]["totals"]["success"])' <"$STATE/vm-second.json")
 if [ "$changes" != 0 ]; then die "the second run changed something: $STATE/vm-second.json"; fi
 lxc exec "$NAME" -- curl --fail --silent --insecure --resolve api.terrafirma.test:443:127.0.0.1 \
     https://api.terrafirma.test/ >/dev/null

@@ -1,4 +1,4 @@
-"""What Ubuntu's images have and Debian's lack: the packages are Debian 13's, files and units Ubuntu's."""
+"""What Ubuntu's images have and Debian's lack; the packages are Debian 13's, the rest Ubuntu's."""
 
 from __future__ import annotations
 
