@@ -1,6 +1,7 @@
 """The distribution's security updates every day; engines and reboots only in their windows."""
 
 from pyinfra import host
+from pyinfra.api import DeployError
 
 from terrafirma.host.files import put, template
 from terrafirma.host.packages import packages
@@ -9,12 +10,24 @@ from terrafirma.host.units import unit
 from terrafirma.paths import HOST_PROGRAM
 from terrafirma.site import begin
 from terrafirma.updates import engines
+from terrafirma.updates.facts import WrongCalendars
 from terrafirma.updates.operations import no_units, say_what_is_due
 from terrafirma.updates.origins import security_origins
 
 server, machine = begin(host)
 settings = server.updates
 units = "/etc/systemd/system"
+
+calendars = {"updates_reboot": settings.reboot, "updates_postgres": settings.postgres}
+if given := {key: value for key, value in calendars.items() if value}:
+    wrong = host.get_fact(WrongCalendars, calendars=list(given.values()))
+    for key, value in given.items():
+        if value in wrong:
+            raise DeployError(
+                f"{host.name}: {key}: systemd does not understand {value!r} (OnCalendar, see man "
+                "systemd.time); write it like 'Sun *-*-* 04:00:00'"
+            )
+
 # How long a window is open, in seconds.
 window = 3600
 timeouts = {
@@ -93,9 +106,6 @@ for name, (calendar, data) in windows.items():
                 for one in reports
             ),
         ],
-        check='when=$(sed -n s/^OnCalendar=//p "$new"); '
-        'test -z "$when" || systemd-analyze calendar "$when" > /dev/null ||'
-        f' {{ echo "{key}: systemd does not understand: $when" >&2; exit 1; }}',
     )
     files = {f"{units}/{one}": schedule for one in (service, timer)}
     unit(

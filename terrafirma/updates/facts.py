@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TypedDict
 
-from pyinfra.api import FactBase, FactProcessError
+from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
 from typing_extensions import override
 
 from terrafirma.paths import HOST_PROGRAM
@@ -43,3 +44,21 @@ class UpdatesStatus(FactBase[UpdatesState]):
             )
         except (ValueError, LookupError, TypeError) as error:
             raise FactProcessError(f"terrafirma updates answered {output[:1]!r}") from error
+
+
+class WrongCalendars(FactBase[list[str]]):
+    """Those of `calendars` that systemd does not understand."""
+
+    default = list
+
+    @override
+    def command(self, calendars: Sequence[str]) -> StringCommand:
+        return StringCommand(
+            "for when in", *map(QuoteString, calendars),
+            '; do systemd-analyze calendar -- "$when" > /dev/null 2>&1 ||',
+            "! command -v systemd-analyze > /dev/null || printf '%s\n' \"$when\"; done",
+        )  # fmt: skip
+
+    @override
+    def process(self, output: list[str]) -> list[str]:
+        return output
