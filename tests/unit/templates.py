@@ -6,6 +6,8 @@ from typing import Any
 from terrafirma.host.files import render
 from terrafirma.postgres.settings import Database
 from terrafirma.postgres.tuning import Tuned
+from terrafirma.updates import engines
+from terrafirma.updates.origins import security_origins
 from tests.conftest import ROOT
 
 DATABASES = (Database(name="api", owner="api"), Database(name="jobs", owner="worker"))
@@ -138,6 +140,22 @@ DATA: dict[str, dict[str, Any]] = {
     "postgres/sysctl.conf.j2": {"huge_pages": 0},
     "postgres/terrafirma.conf.j2": {"settings": SERVER},
     "sshd/00-terrafirma.conf.j2": {"password_authentication": False, "users": ["dev", "root"]},
+    "updates/60terrafirma-updates.j2": {
+        "security": True,
+        "origins": security_origins("debian"),
+        "packages": engines.PACKAGES,
+    },
+    "updates/apt-daily.conf.j2": {"hours": 2},
+    "updates/needrestart.conf.j2": {"units": engines.UNITS},
+    "updates/postgres-minor.service.j2": {
+        "program": "/usr/local/bin/terrafirma",
+        "seconds": 3600,
+        "version": "17.5",
+    },
+    "updates/postgres-minor.timer.j2": {"window": "Sun *-*-* 04:00:00"},
+    "updates/reboot-report.service.j2": {"program": "/usr/local/bin/terrafirma"},
+    "updates/reboot.service.j2": {"program": "/usr/local/bin/terrafirma", "seconds": 3600},
+    "updates/reboot.timer.j2": {"window": "Sun *-*-* 04:00:00"},
     "users/authorized_keys.j2": {
         "keys": ("ssh-ed25519 AAAA me", "ssh-rsa BBBB"),
         "command": "",

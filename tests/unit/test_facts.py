@@ -20,6 +20,7 @@ from terrafirma.docker.reach import Seen
 from terrafirma.host.facts import Hardware, Listeners, Machine, UsedNetworks
 from terrafirma.host.files import PathStates
 from terrafirma.host.kernel import KernelSettings
+from terrafirma.host.lifetimes import Lifetimes
 from terrafirma.host.packages import AptLockHolder, InstalledPackages
 from terrafirma.host.units import Unit
 from terrafirma.pgbouncer.facts import ForeignPooler, UserList
@@ -27,6 +28,7 @@ from terrafirma.postgres.facts import Contents, Databases, Roles, Server, WrongP
 from terrafirma.postgres.status_facts import PostgresStatus
 from terrafirma.postgres.upgrade_facts import UpgradeProgress, UpgradeState
 from terrafirma.sshd.facts import Logins
+from terrafirma.updates.facts import UpdatesStatus, WrongCalendars
 from terrafirma.users.facts import Accounts
 from tests.unit.facts import text
 from tests.unit.programs import Program
@@ -80,6 +82,10 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
         for one in HOSTILE
     ],
     KernelSettings: [{"names": []}, {"names": ["net.ipv4.ip_nonlocal_bind", "vm.swappiness"]}],
+    Lifetimes: [
+        {"distribution": "debian", "version": "13"},
+        *({"distribution": one, "version": one} for one in HOSTILE),
+    ],
     Listeners: [{"ports": [80]}, {"ports": [443, 80, 5432]}],
     Machine: [{}],
     ContainerReach: [{"names": []}, {"names": ["apps"]}, {"names": HOSTILE}],
@@ -99,10 +105,12 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
         {"unit": "a.service", "restart_on": HOSTILE, "reload_on": HOSTILE},
         *({"unit": "ssh.service", "socket": one} for one in ("ssh.socket", *HOSTILE)),
     ],
+    UpdatesStatus: [{}],
     UpgradeProgress: [{}, {"seen": 7}],
     UpgradeState: [{"old": 15, "new": 17}],
     UsedNetworks: [{}],
     UserList: [{"version": 17, "roles": []}, {"version": 17, "roles": ["api", "worker"]}],
+    WrongCalendars: [{"calendars": ["daily"]}, {"calendars": HOSTILE}],
     WrongPasswords: [{"version": 17}],
 }
 COMMANDS = [
@@ -170,6 +178,7 @@ def test_what_it_is_given_is_never_run(
         (ForeignPooler, False),
         (Hardware, None),
         (KernelSettings, {}),
+        (Lifetimes, {"end": "", "packages": {}}),
         (Listeners, []),
         (ContainerReach, {"missing": [], "said_by": [], "seen": Seen()}),
         (InstalledPackages, set()),
@@ -201,6 +210,7 @@ def test_what_it_is_given_is_never_run(
                 "stale_reload": [],
             },
         ),
+        (UpdatesStatus, {"alarms": [], "notes": []}),
         (UpgradeProgress, {"running": False, "lines": []}),
         (
             UpgradeState,
@@ -216,6 +226,7 @@ def test_what_it_is_given_is_never_run(
         ),
         (UsedNetworks, []),
         (UserList, "no verifiers"),
+        (WrongCalendars, []),
         (WrongPasswords, []),
     ],
 )
@@ -314,6 +325,8 @@ def test_a_default_is_nobody_elses() -> None:
         (Hardware, ["awk: cannot open /proc/meminfo (No such file or directory)"]),
         (KernelSettings, ["sh: 1: Syntax error"]),
         (KernelSettings, ["/proc/sys/kernel/ostype=Linux", "cat: /proc/sys/x: Permission denied"]),
+        (Lifetimes, ["row=version,eol", "row=13,soon"]),
+        (Lifetimes, ["dpkg-query: error"]),
         (Listeners, ["State Recv-Q Send-Q"]),
         (Listeners, ["http|caddy|caddy.service"]),
         (Machine, ["id=debian", "free_kb=plenty"]),
@@ -334,6 +347,9 @@ def test_a_default_is_nobody_elses() -> None:
         (Server, ["null"]),
         (Server, ['{"pending": [], "restart": []}']),
         (Unit, ["ActiveState=active", "UnitFileState=enabled"]),
+        (UpdatesStatus, ["Traceback (most recent call last):"]),
+        (UpdatesStatus, ["null"]),
+        (UpdatesStatus, ['{"alarms": []}']),
         (UpgradeProgress, ["tail: cannot open '/x' for reading: Permission denied"]),
         (UpgradeState, ["online=yes", "size=", "free=1000"]),
         (UpgradeState, ["online=yes", "size=7"]),
