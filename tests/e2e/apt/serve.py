@@ -16,7 +16,7 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TypedDict
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 WWW = Path("/srv/www")
 TLS = Path("/srv/vendors/tls")
@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self) -> None:
-        url = urlsplit(self.path)
+        url = urlsplit(unquote(self.path))
         if url.hostname and not self.admitted():
             return
         host = url.hostname or self.headers["Host"].partition(":")[0]
