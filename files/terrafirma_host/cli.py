@@ -33,6 +33,7 @@ from terrafirma_host import (
     release,
     secrets,
     updates,
+    upgrade,
 )
 from terrafirma_host.engine import Compose
 from terrafirma_host.lease import LONGEST, Busy, describe
@@ -63,6 +64,7 @@ DEPLOY = {
     "promises": promises.main,
     "reboot": reboot.main,
     "updates": updates.main,
+    "upgrade": upgrade.main,
 }
 
 # What a file of ours brings about that somebody has changed.
