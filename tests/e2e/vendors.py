@@ -12,14 +12,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,7 +65,7 @@ class Vendors(Container):
         output("docker", "exec", self.name, "python3", "/srv/publish.py", orders)
 
     def fail(self, **faults: Any) -> None:
-        """What goes wrong from now on, see Faults in tests/e2e/apt/serve.py; nothing if not said."""
+        """What goes wrong from now on, see Faults in tests/e2e/apt/serve.py."""
         self.run("cat > /srv/faults.new && mv /srv/faults.new /srv/faults.json",
                  stdin=json.dumps(faults))  # fmt: skip
 
@@ -94,7 +92,7 @@ class Vendors(Container):
         return list(json.loads(self.run("cat /srv/vendors/broken.json")))
 
     def meet(self, server: Target) -> None:
-        """From now on the server finds the vendors here, and trusts who signed their certificate."""
+        """From now on the server finds the vendors here, and trusts their certificate."""
         authority = self.run("cat /srv/vendors/tls/authority.crt")
         server.run(
             f"echo '{self.address} {NAMES}' >> /etc/hosts"
@@ -143,8 +141,8 @@ def packages() -> str:
     with (STATE / "vendors.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         complete = ("test", "-e", "/srv/vendors/fingerprints.json")
-        if execute("docker", "run", "--rm", "--label", f"{LABEL}=1",
-                   "--volume", f"{name}:/srv/vendors", BYSTANDER, *complete).returncode:  # fmt: skip
+        volume = ("--volume", f"{name}:/srv/vendors")
+        if execute("docker", "run", "--rm", *volume, BYSTANDER, *complete).returncode:
             _make(name)
     return name
 
@@ -159,8 +157,8 @@ def _make(name: str) -> None:
     with bystander(f"{name}-maker", "--volume", f"{name}:/srv/vendors") as maker:
         for path in (HERE / "repackage.py", CADDY):
             output("docker", "cp", str(path), f"{maker.name}:/srv/")
-        output("docker", "exec", maker.name,
-               "python3", "/srv/repackage.py", "/srv/caddy", "/srv/vendors", timeout=1200)  # fmt: skip
+        make = ("python3", "/srv/repackage.py", "/srv/caddy", "/srv/vendors")
+        output("docker", "exec", maker.name, *make, timeout=1200)
 
 
 @contextmanager

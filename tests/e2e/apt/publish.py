@@ -108,7 +108,9 @@ def publish(order: Order) -> None:
     texts = []
     for text, path in stanzas(order, vendor):
         (root / pool / path.name).symlink_to(path)
-        texts.append(re.sub("^Filename: .*", f"Filename: {pool}/{path.name}", text, flags=re.M))
+        texts.append(
+            re.sub("^Filename: .*", f"Filename: {pool}/{path.name}", text, flags=re.MULTILINE)
+        )
     architecture = order.architecture or "amd64"
     index = dists / vendor.component / f"binary-{architecture}"
     index.mkdir(parents=True)

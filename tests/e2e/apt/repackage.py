@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 CADDY, ALL = Path(sys.argv[1]), Path(sys.argv[2])
 WORK = Path("/var/tmp/repackage")
@@ -28,10 +29,10 @@ HOSTS = ("download.docker.com", "apt.postgresql.org", "www.postgresql.org", "dl.
 Control = dict[str, str]
 
 
-def run(*command: str | Path, **more: object) -> str:
-    return subprocess.run(
-        [str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True, **more
-    ).stdout.strip()  # type: ignore[call-overload, no-any-return]
+def run(*command: str | Path, **more: Any) -> str:
+    words = [str(word) for word in command]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, **more)
+    return str(done.stdout).strip()
 
 
 # --- what Debian has ------------------------------------------------------------------------------
@@ -443,8 +444,8 @@ def make_keys() -> dict[str, str]:
         "--quick-add-key", found["docker"], "rsa3072", "sign", "never", home=home)  # fmt: skip
     keys = ALL / "keys"
     keys.mkdir()
-    for name in found:
-        (keys / f"{name}.asc").write_text(export(home, found[name]))
+    for name, one in found.items():
+        (keys / f"{name}.asc").write_text(export(home, one))
     for name in ("docker", "pgdg", "caddy"):
         other = _home_of(home, f"{name}-expired")
         gpg("--faked-system-time", "20240102T000000!", "--quick-set-expire", found[name],
@@ -455,13 +456,11 @@ def make_keys() -> dict[str, str]:
         gpg("--import", home=other, stdin=revocation.replace(":-----BEGIN", "-----BEGIN"))
         (keys / f"{name}-revoked.asc").write_text(export(other, found[name]))
         # A key of somebody else's beside the one that is expected.
-        (keys / f"{name}-and-stranger.asc").write_text(
-            export(home, found[name], found["stranger"])
-        )
+        (keys / f"{name}-and-stranger.asc").write_text(export(home, found[name], found["stranger"]))
     (keys / "page.asc").write_text("<!DOCTYPE html>\n<title>Sign in to go on</title>\n")
     (keys / "half.asc").write_text(export(home, found["docker"])[:900])
-    for one in (home, *WORK.glob("home-*")):
-        subprocess.run(["gpgconf", "--homedir", one, "--kill", "all"], check=True)
+    for directory in (home, *WORK.glob("home-*")):
+        subprocess.run(["gpgconf", "--homedir", directory, "--kill", "all"], check=True)
     return found
 
 
