@@ -72,17 +72,16 @@ def offered(version: str, wanted: str) -> dict[str, tuple[str, str]]:
         raise Failed(f"no package of PostgreSQL {version} is held: run deploy.py")
     found = {}
     for name in names:
-        policy = run("apt-cache", "policy", name, env={"LC_ALL": "C.UTF-8"})
-        known = dict(re.findall(r"^  (Installed|Candidate): (\S+)$", policy, re.MULTILINE))
-        now, then = known.get("Installed", "(none)"), known.get("Candidate", "(none)")
-        if "(none)" in (now, then) or now == then:
-            continue
-        if succeeds("dpkg", "--compare-versions", then, "gt", now):
-            found[name] = (now, then)
-    # What belongs to the server alone has its version; extensions have their own.
-    server = found.get(f"postgresql-{version}")
-    if server and not fits(server[1], wanted):
-        raise Failed(f"postgres_version is {wanted}, and {server[1]} is offered alone")
+        now = run("dpkg-query", "-Wf", "${Version}", name).strip()
+        # Extensions have versions of their own.
+        prefix = wanted if name in (f"postgresql-{version}", f"postgresql-client-{version}") else ""
+        newest = now
+        for line in run("apt-cache", "madison", name, env={"LC_ALL": "C.UTF-8"}).splitlines():
+            _, one, *_ = [part.strip() for part in line.split("|")]
+            if fits(one, prefix) and succeeds("dpkg", "--compare-versions", one, "gt", newest):
+                newest = one
+        if newest != now:
+            found[name] = (now, newest)
     return found
 
 

@@ -72,10 +72,8 @@ def replicas() -> Iterator[str]:
         asked = proxy.as_asked(app, serving.slot)
         for answer in health.ask_all(asked, serving.ports):
             if not answer.good:
-                yield (
-                    f"{app.name}: the replica on port {answer.port} is not healthy: "
-                    f"{health.words(asked, answer)}"
-                )
+                why = health.words(asked, answer) if answer.status else answer.error
+                yield f"{app.name}: the replica on port {answer.port} is not healthy: {why}"
 
 
 # --- PostgreSQL -----------------------------------------------------------------------------------
