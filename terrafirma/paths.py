@@ -64,6 +64,9 @@ UPGRADE_LOG = f"{UPGRADE_STATE}/log"
 UPGRADE_UNIT = "terrafirma-postgres-upgrade.service"
 """The unit that an upgrade is, for as long as it lasts."""
 
+PACKAGES_STATE = "/var/lib/terrafirma/packages"
+"""0700, root: the packages of the engines as files, for a way back, and what an upgrade is at."""
+
 POOLER_CONFIG = "/etc/pgbouncer/pgbouncer.ini"
 """What PgBouncer reads as it starts; it includes the rest."""
 

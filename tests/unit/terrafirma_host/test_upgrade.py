@@ -13,7 +13,7 @@ from terrafirma_host.shell import Failed
 
 from tests.unit.programs import terrafirma
 
-DOCKER = {
+DOCKER: dict[str, Any] = {
     "name": "docker",
     "title": "Docker",
     "main": "docker-ce",
@@ -21,7 +21,7 @@ DOCKER = {
     "old": {"docker-ce": "5:28.1-1", "containerd.io": "2.0-1"},
     "units": ["containerd.service", "docker.service"],
 }
-CADDY = {
+CADDY: dict[str, Any] = {
     "name": "caddy",
     "title": "Caddy",
     "main": "caddy",
@@ -222,7 +222,9 @@ def test_what_does_not_keep_the_promises_is_taken_back(host: Host) -> None:
     assert not (host.state / "current.json").exists()
 
 
-def test_both_are_said_where_the_way_back_does_not_help(host: Host) -> None:
+def test_both_are_said_where_the_way_back_does_not_help(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host.has(CADDY)
     asked: list[int] = []
 
@@ -230,7 +232,7 @@ def test_both_are_said_where_the_way_back_does_not_help(host: Host) -> None:
         asked.append(1)
         return ["Caddy does not run"] if len(asked) > 1 else []
 
-    program.broken = broken  # type: ignore[assignment]
+    monkeypatch.setattr(program, "broken", broken)
     with pytest.raises(Failed, match=r"Caddy 2\.11\.1: Caddy does not run; with 2\.6\.2-12 again"):
         perform(CADDY)
 
