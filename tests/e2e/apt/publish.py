@@ -29,7 +29,8 @@ class Vendor:
     component: str
     pool: str
     suite: str
-    main: str
+    main: str  # the packages that have a version each
+    origin: str
 
 
 VENDORS = {
@@ -40,6 +41,7 @@ VENDORS = {
         pool="dists/{suite}/pool/stable/amd64",
         suite="{codename}",
         main=r"docker-ce(-cli)?",
+        origin="Docker",
     ),
     "pgdg": Vendor(
         root="apt.postgresql.org/pub/repos/apt",
@@ -48,6 +50,7 @@ VENDORS = {
         pool="pool/{suite}/main/p",
         suite="{codename}-pgdg",
         main=r"postgresql-(client-)?\d+",
+        origin="apt.postgresql.org",
     ),
     "caddy": Vendor(
         root="dl.cloudsmith.io/public/caddy/stable/deb/debian",
@@ -56,6 +59,7 @@ VENDORS = {
         pool="pool/any-version/main/c/ca",
         suite="any-version",
         main="caddy",
+        origin="cloudsmith/caddy/stable",
     ),
 }
 
@@ -111,15 +115,16 @@ def publish(order: Order) -> None:
         texts.append(
             re.sub("^Filename: .*", f"Filename: {pool}/{path.name}", text, flags=re.MULTILINE)
         )
-    architecture = order.architecture or "amd64"
+    own = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, check=True)
+    architecture = order.architecture or own.stdout.decode().strip()
     index = dists / vendor.component / f"binary-{architecture}"
     index.mkdir(parents=True)
     packages = "\n".join(texts).encode()
     (index / "Packages").write_bytes(packages)
     (index / "Packages.gz").write_bytes(gzip.compress(packages, mtime=0))
     release = [
-        f"Origin: {order.vendor}",
-        f"Label: {order.vendor}",
+        f"Origin: {vendor.origin}",
+        f"Label: {vendor.origin}",
         f"Suite: {order.says or suite}",
         f"Codename: {order.says or suite}",
         f"Date: {formatdate()}",

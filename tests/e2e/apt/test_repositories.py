@@ -103,7 +103,7 @@ BROKEN = {
     "half an index on the way": Broken(("half",), "caddy", faults={"cut": "/Packages"}),
     "another suite": Broken(("bookworm",), order={"says": "bookworm"}),
     "release of long ago": Broken(("expired",), order={"until": time.time() - 86_400}),
-    "other architectures only": Broken(("amd64",), order={"architecture": "arm64"}),
+    "other architectures only": Broken(("architecture",), order={"architecture": "riscv64"}),
     "nothing of what is wanted": Broken(("docker-ce",), order={"without": ["docker-ce"]}),
     "proxy that wants a password": Broken(
         ("407",), faults={"proxy": "user:word"}, data={"apt_proxy": "http://mirror.test:3128"}
