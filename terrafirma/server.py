@@ -10,12 +10,13 @@ from typing import Any, Literal, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from terrafirma.app.settings import SLOT_PORTS, Application
+from terrafirma.apt.settings import Apt
 from terrafirma.arguments import ARGUMENTS
 from terrafirma.borg.settings import Borg
 from terrafirma.caddy.settings import Caddy
 from terrafirma.docker.settings import Docker
 from terrafirma.fields import ApplicationName
-from terrafirma.host.settings import Apt, Preflight
+from terrafirma.host.settings import Preflight
 from terrafirma.pgbouncer.settings import PgBouncer
 from terrafirma.postgres.settings import Postgres
 from terrafirma.settings import Refused, Settings, build

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from pyinfra import host
 from pyinfra.api import FactBase, FunctionCommand, Host, QuoteString, State, StringCommand
@@ -17,18 +17,32 @@ if TYPE_CHECKING:
     from terrafirma.server import Server
 
 
-class InstalledPackages(FactBase[set[str]]):
-    """The names of all packages that are installed."""
+class PackageState(TypedDict):
+    version: str
+    held: bool  # dpkg's own mark: apt-get upgrade leaves the package alone
 
-    default = set
+
+Installed = dict[str, PackageState]
+"""By the name of the package."""
+
+
+class InstalledPackages(FactBase[Installed]):
+    """All packages that are installed."""
+
+    default = dict
 
     @override
     def command(self) -> str:
-        return "dpkg-query -Wf '${db:Status-Status} ${Package}\\n'"
+        return "dpkg-query -Wf '${db:Status-Status} ${db:Status-Want} ${Package} ${Version}\\n'"
 
     @override
-    def process(self, output: list[str]) -> set[str]:
-        return {line.removeprefix("installed ") for line in output if line.startswith("installed ")}
+    def process(self, output: list[str]) -> Installed:
+        found: Installed = {}
+        for line in output:
+            match line.split():
+                case ["installed", want, name, version]:
+                    found[name] = PackageState(version=version, held=want == "hold")
+        return found
 
 
 # The locks that apt and dpkg take, in the order in which an installation takes them.

@@ -35,7 +35,7 @@ def wanted_version(host: Host, settings: Postgres, machine: MachineState) -> int
             f"until it has ended (tail -f {UPGRADE_LOG})"
         )
     own = distribution(machine).postgres
-    wanted = settings.version or own
+    wanted = settings.major or own
     # Lists that are missing or old say nothing against what the distribution is known to have.
     offered = sorted({own, *machine["postgres_offered"]})
     if wanted not in offered:

@@ -13,6 +13,7 @@ from pyinfra.api import FactBase, FactProcessError
 
 import terrafirma
 from terrafirma.app.facts import AppSecrets, DatabaseUrl, KeptPorts, ReleaseStatus
+from terrafirma.apt.facts import OfferedPackages
 from terrafirma.borg.facts import Archives, FirstArchive
 from terrafirma.caddy.facts import CaddyVersion, Certificates, Names
 from terrafirma.docker.facts import ContainerReach, DockerAddresses, DockerNetworks
@@ -90,6 +91,7 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     Machine: [{}],
     ContainerReach: [{"names": []}, {"names": ["apps"]}, {"names": HOSTILE}],
     InstalledPackages: [{}],
+    OfferedPackages: [{}],
     KeptPorts: [{}],
     Roles: [{"version": 17}],
     Server: [{"version": 17}],
@@ -181,7 +183,8 @@ def test_what_it_is_given_is_never_run(
         (Lifetimes, {"end": "", "packages": {}}),
         (Listeners, []),
         (ContainerReach, {"missing": [], "said_by": [], "seen": Seen()}),
-        (InstalledPackages, set()),
+        (InstalledPackages, {}),
+        (OfferedPackages, {}),
         (KeptPorts, {}),
         (PathStates, {}),
         (

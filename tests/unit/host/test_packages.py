@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from terrafirma.host.packages import AptLockHolder, InstalledPackages
+from terrafirma.host.packages import AptLockHolder, Installed, InstalledPackages
 from tests.unit.facts import ask, shell, text
 from tests.unit.programs import Program
 
@@ -24,24 +24,34 @@ APT_LOCKS = [
 @pytest.mark.skipif(not shutil.which("dpkg-query"), reason="not a Debian system")
 def test_packages_of_this_machine() -> None:
     installed = ask(InstalledPackages)
-    assert {"dpkg", "bash"} <= installed
+    assert installed["dpkg"]["version"].startswith("1.")
+    assert "bash" in installed
     assert "no-such-package" not in installed
+
+
+CADDY = {"caddy": {"version": "2.6.2-12", "held": False}}
 
 
 @pytest.mark.parametrize(
     ("output", "installed"),
     [
-        ("installed caddy", {"caddy"}),
-        ("config-files caddy", set()),
-        ("half-configured caddy", set()),
-        ("not-installed caddy", set()),
-        ("installed caddy\nconfig-files vim\ninstalled g++", {"caddy", "g++"}),
+        ("installed install caddy 2.6.2-12", CADDY),
+        ("installed hold caddy 2.6.2-12", {"caddy": {"version": "2.6.2-12", "held": True}}),
+        # Somebody is about to remove it, and has not yet.
+        ("installed deinstall caddy 2.6.2-12", CADDY),
+        ("config-files deinstall caddy 2.6.2-12", {}),
+        ("half-configured install caddy 2.6.2-12", {}),
+        ("not-installed unknown caddy ", {}),
+        (
+            "installed install caddy 2.6.2-12\nconfig-files hold vim 1\ninstalled install g++ 4:14.2",
+            CADDY | {"g++": {"version": "4:14.2", "held": False}},
+        ),
         # Two architectures of one package.
-        ("installed caddy\ninstalled caddy", {"caddy"}),
+        ("installed install caddy 2.6.2-12\ninstalled install caddy 2.6.2-12", CADDY),
     ],
 )
 def test_a_package_counts_once_it_is_installed(
-    program: Program, output: str, installed: set[str]
+    program: Program, output: str, installed: Installed
 ) -> None:
     assert ask(InstalledPackages, program("dpkg-query", f"echo '{output}'")) == installed
 
