@@ -79,12 +79,13 @@ class Engine:
     packages: dict[str, str]  # what is to be there, with versions
     old: dict[str, str]  # those of them that are there now, with theirs
     replaced: dict[str, str] = field(default_factory=dict)  # what makes room for them
+    held: tuple[str, ...] = ()  # what nothing else moves, where it is there
     units: tuple[str, ...] = ()  # in the order in which they are restarted
     lost: tuple[str, ...] = ()  # of the old ones: offered no longer, so there is no way back
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Engine:
-        many = {key: tuple(data[key]) for key in ("units", "lost") if key in data}
+        many = {key: tuple(data[key]) for key in ("held", "units", "lost") if key in data}
         return cls(**{**data, **many})
 
     @property
@@ -303,8 +304,8 @@ def install(engine: Engine, *words: str | Path, more: Sequence[str] = ()) -> Non
 
 def hold(engine: Engine) -> None:
     """Nothing but this program moves what is installed of an engine."""
-    there = [name for name in {**engine.packages, **engine.before} if installed(name)]
-    run("apt-mark", "hold", *there)
+    if there := [name for name in engine.held if installed(name)]:
+        run("apt-mark", "hold", *there)
 
 
 def restart(engine: Engine) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from terrafirma.apt.engines import Engine
 from terrafirma.apt.upgrade_facts import Known, PackagesState
 from terrafirma.apt.versions import choose, compare, is_prerelease, matches, newest, told
 
@@ -31,11 +32,47 @@ class Wanted:
     main: str  # the package whose version counts
     packages: tuple[str, ...]
     interruption: str  # what one notices
+    held: tuple[str, ...] = ()  # those that nothing but an upgrade moves, where they are there
     units: tuple[str, ...] = ()
     replaces: tuple[str, ...] = ()  # packages that have to make room
     foreign: tuple[str, ...] = ()  # packages of another source, from which there is no way here
     prefix: str = ""  # of the version, at the borders of its parts
-    archive: str = ""  # the address of the vendor's; empty: the distribution's
+    archive: str = ""  # the vendor's, as apt lists it; empty: the distribution's
+
+
+# What one notices of each; docs/commands/upgrade.md has what was measured.
+INTERRUPTIONS = {
+    "docker": "containers and their connections go on; `docker` does not answer while it starts",
+    "postgres": "one restart: its connections end, and nobody is served for some seconds",
+    "caddy": "one restart: its connections end, and none is accepted for a moment",
+}
+
+
+def wanted(engine: Engine, prefix: str, archive: str = "") -> Wanted:
+    """
+    What an engine is to become.
+
+    + prefix: of the version, as the settings have it
+    + archive: where it comes from upstream, the vendor's repository as apt lists it
+    """
+    upstream = engine.source == "upstream"
+    return Wanted(
+        name=engine.name,
+        title=engine.title,
+        key=engine.key,
+        main=engine.main,
+        # What is not held is upgraded with all the rest, unless it is to come from elsewhere.
+        packages=tuple(name for name in engine.packages if name in engine.held or upstream),
+        held=engine.held,
+        interruption=INTERRUPTIONS[engine.name],
+        # The one that the other one talks to first.
+        units=tuple(sorted(engine.units, key=lambda unit: unit != "containerd.service")),
+        replaces=engine.conflicts if upstream else (),
+        # The distribution's own, too.
+        foreign=() if upstream else tuple({*engine.conflicts} - {"podman-docker"}),
+        prefix=prefix,
+        archive=archive if upstream else "",
+    )
 
 
 @dataclass(frozen=True)
@@ -76,6 +113,7 @@ class Step:
             "packages": dict(self.packages),
             "old": dict(self.old),
             "replaced": dict(self.replaced),
+            "held": [*self.wanted.held, *self.wanted.replaces],
             "units": list(self.wanted.units),
             "lost": list(self.lost),
         }
@@ -167,7 +205,7 @@ def make(wanted: Sequence[Wanted], state: PackagesState, vendors: Collection[str
     """
     The plan, by what the host knows of its packages.
 
-    + vendors: addresses of all archives that are a vendor's
+    + vendors: all archives that are a vendor's, as apt lists them
     """
     steps: list[Step] = []
     notes: list[str] = []
@@ -179,7 +217,7 @@ def make(wanted: Sequence[Wanted], state: PackagesState, vendors: Collection[str
             continue
         there = {
             name: _installed(state, name)
-            for name in (*one.packages, *one.replaces)
+            for name in (*one.packages, *one.held, *one.replaces)
             if _installed(state, name)
         }
         if not there:
@@ -207,15 +245,18 @@ def make(wanted: Sequence[Wanted], state: PackagesState, vendors: Collection[str
             continue
         packages = {
             name: version
-            for name in one.packages
-            if (version := _version(state["packages"].get(name), right, one, vendors))
+            for name in (*one.packages, *one.held)
+            # A part of the engine that is not there is none that anybody asked for.
+            if (name in one.packages or _installed(state, name))
+            and (version := _version(state["packages"].get(name), right, one, vendors))
         }
         old = {name: there[name] for name in packages if name in there}
-        if old == packages and not replaced:
+        moved = [name for name in packages if name in one.held]
+        if not replaced and all(old.get(name) == packages[name] for name in moved):
             notes.append(f"{one.title}: {now} is the newest that is allowed")
             continue
         steps.append(Step(one, packages, old, replaced, _lost(state, {**old, **replaced})))
-    mine = {name for one in wanted for name in (*one.packages, *one.replaces)}
+    mine = {name for one in wanted for name in (*one.held, *one.replaces)}
     return Plan(
         steps=tuple(steps),
         # What belongs to an engine goes with it, or not at all.
@@ -236,25 +277,23 @@ def _installed(state: PackagesState, name: str) -> str:
     return state["packages"][name]["installed"] if name in state["packages"] else ""
 
 
-def _is_vendors(urls: Sequence[str], vendors: Collection[str]) -> bool:
-    return any(url.startswith(one) for url in urls for one in vendors)
+def _remote(known: Known, version: str) -> list[str]:
+    """The archives that have a version."""
+    places = dict(known["versions"]).get(version, [])
+    return [place for place in places if not place.startswith("/var/lib/dpkg/")]
 
 
 def _offered(known: Known | None, archive: str, vendors: Collection[str]) -> Iterator[str]:
     """The versions that the archive has."""
-    for version, urls in known["versions"] if known else ():
-        remote = [url for url in urls if "://" in url or url.startswith("file:")]
-        if archive:
-            if any(url.startswith(archive) for url in remote):
-                yield version
-        elif any(not _is_vendors([url], vendors) for url in remote):
+    for version, _ in known["versions"] if known else ():
+        places = _remote(known, version) if known else []
+        if archive in places if archive else {*places} - {*vendors}:
             yield version
 
 
 def _is_of(known: Known, version: str, archive: str, vendors: Collection[str]) -> bool:
     """Whether a version is none of another archive than the one that is wanted."""
-    urls = dict(known["versions"]).get(version, [])
-    return bool(archive) or not _is_vendors(urls, vendors)
+    return bool(archive) or not {*_remote(known, version)} & {*vendors}
 
 
 def _version(known: Known | None, main: str, one: Wanted, vendors: Collection[str]) -> str:
@@ -264,7 +303,7 @@ def _version(known: Known | None, main: str, one: Wanted, vendors: Collection[st
         return main
     # Not every release of a distribution has each of them.
     releases = [version for version in offered if not is_prerelease(version)]
-    return newest(releases) or (known["installed"] if known else "")
+    return newest(releases)
 
 
 def _lost(state: PackagesState, before: Mapping[str, str]) -> tuple[str, ...]:
@@ -273,10 +312,7 @@ def _lost(state: PackagesState, before: Mapping[str, str]) -> tuple[str, ...]:
         name
         for name, version in before.items()
         if (name, version) not in {tuple(one) for one in state["files"]}
-        and not any(
-            "://" in url or url.startswith("file:")
-            for url in dict(state["packages"][name]["versions"]).get(version, [])
-        )
+        and not _remote(state["packages"][name], version)
     )
 
 

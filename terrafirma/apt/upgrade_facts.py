@@ -99,7 +99,8 @@ def _policy(state: PackagesState, known: Known | None, line: str) -> Known | Non
     elif re.match(r" (\*\*\*|   ) \S", line):
         known["versions"].append((words[1] if words[0] == "***" else words[0], []))
     elif re.match(r" {8,}-?\d+ ", line):
-        known["versions"][-1][1].append(words[1])
+        # As a Repository of vendors.py says it, too.
+        known["versions"][-1][1].append(" ".join(words[1:3]))
     return known
 
 

@@ -12,26 +12,43 @@ from terrafirma.apt.upgrade_facts import Packages, PackagesState
 from tests.unit.facts import shell, text
 from tests.unit.programs import Program
 
-DEBIAN = "http://deb.debian.org/debian"
-DOCKER_COM = "https://download.docker.com/linux/debian"
-CADDY_COM = "https://dl.cloudsmith.io/public/caddy/stable/deb/debian"
-PGDG = "https://apt.postgresql.org/pub/repos/apt"
+DEBIAN = "http://deb.debian.org/debian trixie/main"
+DOCKER_COM = "https://download.docker.com/linux/debian trixie/stable"
+CADDY_COM = "https://dl.cloudsmith.io/public/caddy/stable/deb/debian any-version/main"
+PGDG = "https://apt.postgresql.org/pub/repos/apt trixie-pgdg/main"
 VENDORS = (DOCKER_COM, CADDY_COM, PGDG)
 
 CADDY = Wanted(
-    name="caddy", title="Caddy", key="caddy_version", main="caddy", packages=("caddy",),
-    units=("caddy.service",), interruption="one restart",
-)  # fmt: skip
+    name="caddy",
+    title="Caddy",
+    key="caddy_version",
+    main="caddy",
+    packages=("caddy",),
+    held=("caddy",),
+    units=("caddy.service",),
+    interruption="one restart",
+)
 DOCKER = Wanted(
-    name="docker", title="Docker", key="docker_version", main="docker-ce",
-    packages=("docker-ce", "docker-ce-cli", "containerd.io"), replaces=("docker.io", "containerd"),
-    units=("containerd.service", "docker.service"), archive=DOCKER_COM,
+    name="docker",
+    title="Docker",
+    key="docker_version",
+    main="docker-ce",
+    packages=("docker-ce", "docker-ce-cli", "containerd.io"),
+    held=("docker-ce", "docker-ce-cli", "containerd.io"),
+    replaces=("docker.io", "containerd"),
+    units=("containerd.service", "docker.service"),
+    archive=DOCKER_COM,
     interruption="containers go on",
-)  # fmt: skip
+)
 DISTRO_DOCKER = replace(
-    DOCKER, main="docker.io", packages=("docker.io", "docker-cli"), replaces=(), archive="",
+    DOCKER,
+    main="docker.io",
+    packages=("docker.io", "docker-cli"),
+    held=("docker.io",),
+    replaces=(),
+    archive="",
     foreign=("docker-ce", "containerd.io"),
-)  # fmt: skip
+)
 
 
 def policy(name: str, installed: str = "", **versions: str) -> list[str]:
@@ -43,7 +60,7 @@ def policy(name: str, installed: str = "", **versions: str) -> list[str]:
         if version == installed:
             lines += ["        100 /var/lib/dpkg/status"]
         if url:
-            lines += [f"        600 {url} trixie/main amd64 Packages"]
+            lines += [f"        600 {url} amd64 Packages"]
     return [f"policy|{line}" for line in lines]
 
 
@@ -179,9 +196,16 @@ def test_a_move_is_announced_before_the_vendor_is_known() -> None:
 
 def test_packages_of_the_same_name_move_to_the_vendor() -> None:
     wanted = Wanted(
-        name="postgres", title="PostgreSQL", key="postgres_version", main="postgresql-17",
-        packages=("postgresql-17", "libpq5"), prefix="17", archive=PGDG, interruption="one restart",
-    )  # fmt: skip
+        name="postgres",
+        title="PostgreSQL",
+        key="postgres_version",
+        main="postgresql-17",
+        packages=("postgresql-17", "libpq5"),
+        held=("postgresql-17",),
+        prefix="17",
+        archive=PGDG,
+        interruption="one restart",
+    )
     known = state(
         policy("postgresql-17", "17.5-0+deb13u1",
                **{"17.6-1.pgdg13+1": PGDG, "17.5-0+deb13u1": DEBIAN}),
@@ -204,7 +228,7 @@ def test_what_is_not_there_is_left_to_the_deploy() -> None:
     ("url", "more", "lost"),
     [
         (CADDY_COM, (), ()),
-        ("file:/srv/mirror", (), ()),
+        ("file:/srv/mirror ./", (), ()),
         ("", (), ("caddy",)),
         ("", ("file|caddy_2.9.0_amd64.deb",), ()),
         ("", ("file|caddy_2.8.0_amd64.deb",), ("caddy",)),
@@ -307,15 +331,14 @@ def test_packages_as_apt_says_them(program: Program, tmp_path: Path) -> None:
         (tmp_path / file).touch()
     answer: dict[str, Any] = dict(Packages().process(shell(command, path)))
     assert answer.pop("age") in range(60)
-    caddy_com = "https://dl.cloudsmith.io/public/caddy/stable/deb/debian"
     assert answer == {
         "packages": {
             "caddy": {
                 "installed": "2.11.1",
                 "versions": [
-                    ("2.11.2", [caddy_com]),
-                    ("2.11.1", [caddy_com, "/var/lib/dpkg/status"]),
-                    ("2.6.2-12", ["http://deb.debian.org/debian"]),
+                    ("2.11.2", [CADDY_COM]),
+                    ("2.11.1", [CADDY_COM, "/var/lib/dpkg/status"]),
+                    ("2.6.2-12", [DEBIAN]),
                 ],
             },
             "docker.io": {"installed": "", "versions": []},

@@ -19,6 +19,7 @@ DOCKER: dict[str, Any] = {
     "main": "docker-ce",
     "packages": {"docker-ce": "5:28.2-1", "containerd.io": "2.1-1"},
     "old": {"docker-ce": "5:28.1-1", "containerd.io": "2.0-1"},
+    "held": ["docker-ce", "containerd.io", "docker.io", "containerd"],
     "units": ["containerd.service", "docker.service"],
 }
 CADDY: dict[str, Any] = {
@@ -27,6 +28,7 @@ CADDY: dict[str, Any] = {
     "main": "caddy",
     "packages": {"caddy": "2.11.1"},
     "old": {"caddy": "2.6.2-12"},
+    "held": ["caddy"],
     "units": ["caddy.service"],
 }
 # From the distribution's packages to the vendor's.
