@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from terrafirma_host import promises, proxy
+from terrafirma_host.postgres import Cluster
 from terrafirma_host.promises import broken, certificate, clusters, domains
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Serving
@@ -119,7 +120,7 @@ def test_a_query_is_asked(units: Path, roots: Path, monkeypatch: pytest.MonkeyPa
         asked.append(words)
         return "1\n"
 
-    monkeypatch.setattr(promises.Cluster, "address", lambda self: ("/run/postgresql", "5432"))
+    monkeypatch.setattr(Cluster, "address", lambda self: ("/run/postgresql", "5432"))
     monkeypatch.setattr(promises, "run", run)
     assert broken() == []
     ((*_, query, at, directory, _, _),) = asked
