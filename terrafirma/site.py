@@ -40,7 +40,8 @@ def begin(host: Host) -> tuple[Server, MachineState]:
     """
     server = site(host.inventory)[host.name]
     machine = ready(host, server.preflight.wait_seconds)
-    refuse_source(host, machine, server.apt.source, backups=bool(server.borg.repository))
+    major, backups = server.postgres.major, bool(server.borg.repository)
+    refuse_source(host, machine, server.apt.source, major=major, backups=backups)
     return server, machine
 
 
