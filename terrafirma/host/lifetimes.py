@@ -19,9 +19,9 @@ from typing_extensions import override
 from terrafirma.host.facts import MachineState
 
 READ = date(2026, 11, 28)
-"""When the tables were compared with their sources."""
+"""When the tables were compared with the copies of their sources that each of them names."""
 
-# distro-info-data 0.58. Of Debian the end of its long-term support, which is for the architectures
+# distro-info-data 0.58+deb12u7. Of Debian the end of its long-term support, which is for the architectures
 # that Terrafirma supports; of Ubuntu that of the updates which need no subscription.
 DISTRIBUTIONS = {
     ("debian", "12"): date(2028, 6, 30),
@@ -30,8 +30,8 @@ DISTRIBUTIONS = {
     ("ubuntu", "24.04"): date(2029, 5, 31),
     ("ubuntu", "26.04"): date(2031, 5, 29),
 }
-# https://www.postgresql.org/support/versioning/: the last minor release of each major version, on
-# the second Thursday of a November, five years after the first.
+# https://www.postgresql.org/support/versioning/ (May 2024): the last minor release of each major
+# version; of 17 and 18 by the rule there: the second Thursday of a November, five years on.
 POSTGRES = {
     "13": date(2025, 11, 13),
     "14": date(2026, 11, 12),
@@ -40,9 +40,9 @@ POSTGRES = {
     "17": date(2029, 11, 8),
     "18": date(2030, 11, 14),
 }
-# https://github.com/moby/moby/blob/master/project/BRANCHES-AND-TAGS.md; https://endoflife.date/docker-engine
-# (March 2026); None: no end was announced.
-# Docker itself mends the newest major version; what distributions ship is theirs to mend.
+# https://github.com/moby/moby/blob/master/project/BRANCHES-AND-TAGS.md, by
+# https://endoflife.date/docker-engine (March 2026); None: no end was announced. What distributions
+# ship is theirs to mend.
 DOCKER: dict[str, date | None] = {
     "20.10": date(2023, 12, 10),
     "23.0": date(2025, 5, 19),
