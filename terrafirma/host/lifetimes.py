@@ -21,8 +21,8 @@ from terrafirma.host.facts import MachineState
 READ = date(2026, 11, 28)
 """When the tables were compared with the copies of their sources that each of them names."""
 
-# distro-info-data 0.58+deb12u7. Of Debian the end of its long-term support, which is for the architectures
-# that Terrafirma supports; of Ubuntu that of the updates which need no subscription.
+# distro-info-data 0.58+deb12u7. Of Debian the end of its long-term support, which is for the
+# architectures that Terrafirma supports; of Ubuntu that of the updates which need no subscription.
 DISTRIBUTIONS = {
     ("debian", "12"): date(2028, 6, 30),
     ("debian", "13"): date(2030, 6, 30),
