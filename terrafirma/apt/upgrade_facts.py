@@ -68,8 +68,9 @@ class Packages(FactBase[PackagesState]):
                 if kind == "policy":
                     known = _policy(state, known, rest)
                 elif kind == "file":
-                    name, version, _ = rest.split("_", 2)
-                    state["files"].append((name, version.replace("%3a", ":")))
+                    # Others are somebody's own.
+                    if match := re.match(r"([^_]+)_([^_]+)_[^_]+\.deb$", rest):
+                        state["files"].append((match[1], match[2].replace("%3a", ":")))
                 elif kind == "rest":
                     state["rest"].append(_upgraded(rest))
                 elif kind == "age":
@@ -82,7 +83,7 @@ class Packages(FactBase[PackagesState]):
                     state["left"] = True
                 else:
                     raise ValueError(kind)
-            except (ValueError, TypeError) as error:
+            except (ValueError, LookupError) as error:
                 raise FactProcessError(f"not an answer about packages: {line!r}") from error
         return state
 

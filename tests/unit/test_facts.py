@@ -14,6 +14,7 @@ from pyinfra.api import FactBase, FactProcessError
 import terrafirma
 from terrafirma.app.facts import AppSecrets, DatabaseUrl, KeptPorts, ReleaseStatus
 from terrafirma.apt.facts import OfferedPackages
+from terrafirma.apt.upgrade_facts import Packages
 from terrafirma.borg.facts import Archives, FirstArchive
 from terrafirma.caddy.facts import CaddyVersion, Certificates, Names
 from terrafirma.docker.facts import ContainerReach, DockerAddresses, DockerNetworks
@@ -92,6 +93,7 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     ContainerReach: [{"names": []}, {"names": ["apps"]}, {"names": HOSTILE}],
     InstalledPackages: [{}],
     OfferedPackages: [{}],
+    Packages: [{"names": []}, {"names": ["caddy", "libpq5"]}, {"names": HOSTILE}],
     KeptPorts: [{}],
     Roles: [{"version": 17}],
     Server: [{"version": 17}],
@@ -185,6 +187,18 @@ def test_what_it_is_given_is_never_run(
         (ContainerReach, {"missing": [], "said_by": [], "seen": Seen()}),
         (InstalledPackages, {}),
         (OfferedPackages, {}),
+        (
+            Packages,
+            {
+                "packages": {},
+                "files": [],
+                "rest": [],
+                "age": None,
+                "backups": False,
+                "reboot": False,
+                "left": False,
+            },
+        ),
         (KeptPorts, {}),
         (PathStates, {}),
         (
@@ -353,6 +367,11 @@ def test_a_default_is_nobody_elses() -> None:
         (UpdatesStatus, ["Traceback (most recent call last):"]),
         (UpdatesStatus, ["null"]),
         (UpdatesStatus, ['{"alarms": []}']),
+        (Packages, ["E: Could not open lock file"]),
+        (Packages, ["policy|  Installed: 1.2"]),
+        (Packages, ["policy|caddy:", "policy|        600 https://x.test any/main amd64 Packages"]),
+        (Packages, ["rest|curl"]),
+        (Packages, ["age|"]),
         (UpgradeProgress, ["tail: cannot open '/x' for reading: Permission denied"]),
         (UpgradeState, ["online=yes", "size=", "free=1000"]),
         (UpgradeState, ["online=yes", "size=7"]),

@@ -39,6 +39,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "postgres_upgrade": {},
     "releases": {},
     "rollback": {"rollback": "api"},
+    "upgrade": {},
 }
 # They show what is there and plan nothing: see postgres/test_status.py and app/test_tasks.py.
 READS = {"postgres_status", "releases"}

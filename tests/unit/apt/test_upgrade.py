@@ -323,6 +323,7 @@ def test_packages_as_apt_says_them(program: Program, tmp_path: Path) -> None:
     assert Packages().process(shell(command, path))["age"] is None
     for file in ("var/lib/terrafirma/packages/docker-ce_5%3a28.2-1_amd64.deb",
                  "var/cache/apt/archives/caddy_2.11.1_amd64.deb",
+        "var/cache/apt/archives/mine.deb",
                  "var/lib/terrafirma/packages/current.json",
                  "var/lib/apt/lists/deb.debian.org_InRelease",
                  "usr/local/lib/terrafirma/backup", "etc/borgmatic/config.yaml",
