@@ -102,5 +102,7 @@ def _run(host: Host, command: StringCommand, stdin: str = "") -> bool:
     more = {key: host.data.get(key) for key in ("_sudo", "_sudo_password") if host.data.get(key)}
     if stdin:
         more["_stdin"] = [stdin]
-    status, _ = host.run_shell_command(command, print_output=True, **more)
+    status, _ = host.run_shell_command(
+        command, print_output=True, print_input=host.state.print_input, **more
+    )
     return status
