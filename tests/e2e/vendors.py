@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 import shutil
+import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,7 +41,8 @@ from tests.e2e.support import (
 CODENAMES = {"debian13": "trixie", "debian12": "bookworm"}
 NAMES = "download.docker.com apt.postgresql.org www.postgresql.org dl.cloudsmith.io mirror.test"
 HERE = ROOT / "tests/e2e/apt"
-CADDY = ROOT / ".venv/bin/caddy"
+# The vendor's own binary, which is among the packages that tests need.
+CADDY = Path(sysconfig.get_path("scripts")) / "caddy"
 LABEL = "org.terrafirma.vendors"
 # As they are in the code, and in the copy that tests run.
 PINNED = {
