@@ -31,6 +31,7 @@ from terrafirma_host import (
     proxy,
     reboot,
     release,
+    repositories,
     secrets,
     updates,
     upgrade,
@@ -57,6 +58,7 @@ TOKEN = "TERRAFIRMA_TOKEN"
 # What the deploy has the host do, and no help lists: each takes the words after its name.
 DEPLOY = {
     "secrets": secrets.main,
+    "repositories": repositories.main,
     "passwords": postgres_passwords.main,
     "postgres-check": postgres_check.main,
     "postgres-upgrade": postgres_upgrade.main,

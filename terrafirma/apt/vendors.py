@@ -48,7 +48,7 @@ class Vendor:
 VENDORS: Mapping[VendorName, Vendor] = {
     "pgdg": Vendor(
         name="pgdg",
-        title="the PostgreSQL project (PGDG)",
+        title="PGDG",
         fingerprints=("B97B0AFCAA1A47F044F244A07FCC7D46ACCC4CF8",),
         url="https://apt.postgresql.org/pub/repos/apt",
         suite="{codename}-pgdg",
