@@ -57,6 +57,8 @@ DOCKER_ENGINE = Path("/usr/local/lib/terrafirma/docker-engine")
 APT = (
     "apt-get", "-y", "-q", "-o", "Acquire::Retries=3", "-o", "DPkg::Lock::Timeout=600",
     "-o", "Dpkg::Options::=--force-confold", "-o", "Dpkg::Options::=--force-confdef",
+    # Whoever reads a failure looks for its reason, not for how far dpkg was with reading.
+    "-o", "Dpkg::Use-Pty=0",
     # Data of a package that is replaced go with its configuration: with `purge`, that is.
     "-o", "APT::Get::Purge=false", "-o", "APT::Get::AutomaticRemove=false",
     # It cannot write where the packages are kept, which is root's.
@@ -127,6 +129,8 @@ def main(words: Sequence[str]) -> None:
             # A run that is still there holds the lock; there is nothing to recover then.
             with locked(LOCK, busy):
                 recover()
+                # The last step has nothing to go back to.
+                mend()
         case _:
             sys.exit(__doc__)
 
@@ -196,7 +200,12 @@ def carry_out() -> None:
 # --- what is done ---------------------------------------------------------------------------------
 
 
+def line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
 def perform(plan: Plan) -> None:
+    mend()
     if wrong := broken():
         raise Failed(f"nothing was changed, for something is broken already: {'; '.join(wrong)}")
     if BACKUP.exists() and BACKUP_CONFIG.exists():
@@ -283,17 +292,18 @@ def replace(engine: Engine) -> None:
     mark(engine, "installing")
     try:
         install(engine, *wanted(engine))
-        if wrong := settle(engine, engine.packages):
-            raise Failed("; ".join(wrong))
+        wrong = settle(engine, engine.packages)
     except BROKEN as error:
-        go_back(engine, str(error))
+        wrong = [line(error), *stopped(engine)]
+    if wrong:
+        go_back(engine, "; ".join(wrong))
     unmark()
     say(f"{engine.title}: {engine.is_to_be} keeps what is promised, after "
         f"{time.monotonic() - began:.0f} s")  # fmt: skip
 
 
 def install(engine: Engine, *words: str | Path, more: Sequence[str] = ()) -> None:
-    run(*APT, "install", *CHANGE, *more, *words, env=QUIET, timeout=LONG, lines=20)
+    run(*APT, "install", *CHANGE, *more, *words, env=QUIET, timeout=LONG)
     hold(engine)
     if engine.replaced:
         # What a package was that is gone does not say of the other that it starts at boot.
@@ -416,7 +426,7 @@ def go_back(engine: Engine, why: str) -> None:
         reinstall(engine)
         wrong = settle(engine, engine.before)
     except BROKEN as error:
-        wrong = [str(error)]
+        wrong = [line(error)]
     unmark()
     if wrong:
         raise Failed(f"{engine.title} {engine.is_to_be}: {why}; with {engine.was} again: "
@@ -436,11 +446,11 @@ def reinstall(engine: Engine) -> None:
         install(engine, *words, more=("--allow-downgrades",))
     except Failed as error:
         # apt will not do with what it finds half-done; dpkg asks less.
-        say(f"  apt: {error}")
+        say(f"  {line(error)}")
         if leaving:
             run("dpkg", "--remove", "--force-depends", *leaving, check=False, timeout=LONG)
         options = ("--force-downgrade", "--force-confold", "--force-confdef")
-        run("dpkg", *options, "--install", *old, env=QUIET, timeout=LONG, lines=20)
+        run("dpkg", *options, "--install", *old, env=QUIET, timeout=LONG)
         hold(engine)
         restart(engine)
 
