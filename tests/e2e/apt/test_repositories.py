@@ -46,7 +46,9 @@ def state(server: Target) -> str:
     """What apt goes by on the host, and whatever a run might leave behind."""
     return server.run(
         "find /etc/apt /var/lib/apt/lists /usr/share/keyrings -type f ! -name lock -print0"
-        " | sort -z | xargs -0 sha256sum; find /tmp /var/tmp -mindepth 1 ! -path '*systemd*'"
+        " | sort -z | xargs -0 sha256sum;"
+        # apt itself forgets a key there now and then, whoever has it fetch.
+        " find /tmp /var/tmp -mindepth 1 ! -path '*systemd*' ! -name 'apt-key.*'"
     )
 
 
@@ -79,42 +81,48 @@ class Broken:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-DOCKER = "https://download.docker.com/linux/debian"
+NO_PACKAGE = "its suite trixie offers no docker-ce for"
 BROKEN = {
-    "untrusted certificate": Broken(("certificate",), faults={"tls": "stranger"}),
+    "untrusted certificate": Broken(("certificate is not trusted",), faults={"tls": "stranger"}),
     "suite that is not there": Broken(("404",), faults={"status": {"/dists/trixie/": 404}}),
-    "server with an error": Broken(("503",), faults={"status": {"/InRelease": 503}}),
-    "no signature": Broken(("not signed",), order={"sign": "nothing"}),
-    "signature of somebody else": Broken(("sign",), order={"sign": "stranger"}),
-    "expired key": Broken(("expired",), "caddy", {"key": "caddy-expired"}),
-    "revoked key": Broken(("revoked",), "pgdg", {"key": "pgdg-revoked"}),
+    "server with an error": Broken(("it answers 503",), faults={"status": {"/InRelease": 503}}),
+    "no signature": Broken(("it is not signed",), order={"sign": "nothing"}),
+    "signature of somebody else": Broken(("not the vendor's",), order={"sign": "stranger"}),
+    "expired key": Broken(("expired on 2025-01-02",), "caddy", {"key": "caddy-expired"}),
+    "revoked key": Broken(("is revoked by its owner",), "pgdg", {"key": "pgdg-revoked"}),
     "swapped key": Broken(
-        ("{pgdg}", "{stranger}"), "pgdg", {"key": "stranger", "sign": "stranger"}
+        ("has the fingerprint {stranger}, and {pgdg} is pinned",),
+        "pgdg",
+        {"key": "stranger", "sign": "stranger"},
     ),
-    "key with a stranger's beside it": Broken(
-        ("{stranger}",), order={"key": "docker-and-stranger"}
-    ),
-    "page in place of a key": Broken(("key",), "caddy", {"key": "page"}),
-    "half a key": Broken(("key",), order={"key": "half"}),
-    "key that is not there": Broken(("404",), "pgdg", {"key": "nothing"}),
-    "changed index": Broken(("hash",), order={"spoil": "packages"}),
-    "changed release": Broken(("sign",), "pgdg", {"spoil": "release"}),
-    "half an index at the vendor's": Broken(("size",), order={"spoil": "half"}),
-    "half an index on the way": Broken(("half",), "caddy", faults={"cut": "/Packages"}),
-    "another suite": Broken(("bookworm",), order={"says": "bookworm"}),
-    "release of long ago": Broken(("expired",), order={"until": time.time() - 86_400}),
-    "other architectures only": Broken(("architecture",), order={"architecture": "riscv64"}),
-    "nothing of what is wanted": Broken(("docker-ce",), order={"without": ["docker-ce"]}),
-    "proxy that wants a password": Broken(
-        ("407",), faults={"proxy": "user:word"}, data={"apt_proxy": "http://mirror.test:3128"}
+    "key of a stranger beside it": Broken(("{stranger}",), order={"key": "docker-and-stranger"}),
+    "page in place of a key": Broken(("it is no public OpenPGP key",), "caddy", {"key": "page"}),
+    "half a key": Broken(("OpenPGP key",), order={"key": "half"}),
+    "key that is not there": Broken(("ACCC4CF8.asc: answers 404",), "pgdg", {"key": "nothing"}),
+    "changed index": Broken(("not the one that is signed",), order={"spoil": "packages"}),
+    "changed release": Broken(("its signature is wrong",), "pgdg", {"spoil": "release"}),
+    "half an index at the vendor's": Broken(("came by half",), order={"spoil": "half"}),
+    "half an index on the way": Broken(("came by half",), "caddy", faults={"cut": "/Packages"}),
+    "another suite": Broken(("it is the suite bookworm",), order={"says": "bookworm"}),
+    "release of long ago": Broken(("no longer valid",), order={"until": time.time() - 86_400}),
+    "other architectures only": Broken((NO_PACKAGE,), order={"architecture": "riscv64"}),
+    "nothing of what is wanted": Broken((NO_PACKAGE,), order={"without": ["docker-ce"]}),
+    "proxy that wants a login": Broken(
+        ("407", "apt_proxy"),
+        faults={"proxy": "user:word"},
+        data={"apt_proxy": "http://mirror.test:3128"},
     ),
     "mirror that has nothing": Broken(
-        ("404", "mirror.test/nothing"), data={"apt_urls": {"docker": "http://mirror.test/nothing"}}
+        ("404", "http://mirror.test/nothing"),
+        data={"apt_urls": {"docker": "http://mirror.test/nothing"}},
     ),
     "port where nobody listens": Broken(
-        ("refused",), data={"apt_urls": {"docker": "http://mirror.test:81/debian"}}
+        ("nobody answers there",), data={"apt_urls": {"docker": "http://mirror.test:81/debian"}}
     ),
 }
+# apt asks three times, with a pause before each.
+SLOW = ("port where nobody listens",)
+KINDS = [pytest.param(one, marks=[pytest.mark.long] if one in SLOW else []) for one in BROKEN]
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +134,7 @@ def as_it_should_be(them: Vendors) -> Iterator[None]:
 @pytest.mark.promise(
     "A repository or key of a vendor's that is not as it should be leaves the host as it was"
 )
-@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_broken_leaves_the_host_as_it_was(server: Target, them: Vendors, kind: str) -> None:
     broken = BROKEN[kind]
     before = state(server)
@@ -153,7 +161,7 @@ def test_a_vendor_who_is_not_there(server: Target, them: Vendors) -> None:
         line = failure(server)
     finally:
         them.start()
-    assert "refused" in line
+    assert "Connection refused" in line
     assert state(server) == before
     update_works(server)
 
