@@ -39,6 +39,10 @@ def server(pyinfra: Pyinfra, them: Vendors) -> Iterator[Target]:
         # All that has nothing to do with vendors.
         one.deploy(TASK, apt_packages=[])
         one.run("apt-get update -q")
+        # And what comes before the vendors: it says nothing of a repository that is not there.
+        them.fail(status={"/": 503})
+        failure(one)
+        them.fail()
         yield one
 
 
