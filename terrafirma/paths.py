@@ -100,8 +100,20 @@ CADDY_MAINTENANCE = "/etc/caddy/maintenance"
 CADDY_ROOT = "/etc/caddy/acme-ca-root.pem"
 """Who signed the certificate of the certificate authority's own address."""
 
+APT_PROXY = "/etc/apt/apt.conf.d/60terrafirma-proxy"
+"""The proxy through which apt fetches, perhaps with a password."""
+
+APT_PREFERENCES = "/etc/apt/preferences.d/terrafirma"
+"""What is taken from the vendors' repositories."""
+
+REPOSITORIES = "/var/lib/terrafirma/repositories"
+"""0700, root: what each vendor's repository was tried for, and the digest of its source."""
+
 OURS = (
     "/etc/apt/apt.conf.d/60terrafirma",
+    APT_PROXY,
+    APT_PREFERENCES,
+    "/etc/apt/sources.list.d/terrafirma-*.sources",
     "/etc/apt/apt.conf.d/60terrafirma-updates",
     "/etc/needrestart/conf.d/*",
     "/etc/sudoers.d/90-terrafirma-*",
@@ -127,5 +139,6 @@ OURS = (
     "/usr/local/lib/terrafirma/*",
     "/usr/local/lib/terrafirma/terrafirma_host/*",
     "/var/lib/terrafirma/*",
+    "/var/lib/terrafirma/repositories/*",
 )
 """Patterns of nearly all paths that operations ask about: one question answers for them."""

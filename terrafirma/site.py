@@ -15,7 +15,7 @@ from pyinfra.api import DeployError, Host, Inventory
 
 from terrafirma.app.facts import KeptPorts
 from terrafirma.host.facts import MachineState
-from terrafirma.host.machine import ready, refuse_source
+from terrafirma.host.machine import ready, refuse_source, with_source
 from terrafirma.rules import RULES
 from terrafirma.server import Server
 from terrafirma.settings import Model, Refused, build
@@ -42,7 +42,7 @@ def begin(host: Host) -> tuple[Server, MachineState]:
     machine = ready(host, server.preflight.wait_seconds)
     major, backups = server.postgres.major, bool(server.borg.repository)
     refuse_source(host, machine, server.apt.source, major=major, backups=backups)
-    return server, machine
+    return server, with_source(machine, server.apt.source)
 
 
 def site(inventory: Inventory) -> Site:

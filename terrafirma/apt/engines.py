@@ -162,6 +162,13 @@ class Plan:
         return self.chosen if versions.compare(self.chosen, self.installed) > 0 else ""
 
     @property
+    def numbers(self) -> tuple[int, int] | None:
+        """The major and the minor version that the host has, or is to have; None: not known."""
+        known = versions.upstream(self.installed or self.chosen) or self.prefix
+        major, _, rest = known.partition(".")
+        return (int(major), int(rest.partition(".")[0] or 0)) if known else None
+
+    @property
     def summary(self) -> str:
         """What is there → what is wanted, for people."""
         title = self.engine.title
@@ -219,6 +226,13 @@ class Plan:
             f"{key}: {self.prefix} is wanted, and {now} is installed: there is no way down; set it "
             f"to {now!r}, or leave it {self._empty}"
         )
+
+    @property
+    def nothing_offered(self) -> str:
+        """Why a host that has just refreshed its lists cannot get the version; empty: it can."""
+        if self.chosen or not self.prefix:
+            return ""
+        return f"{self.engine.key}: {self.whose} offers no {self.engine.main} to this host"
 
     @property
     def _empty(self) -> str:

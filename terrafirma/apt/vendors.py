@@ -7,7 +7,7 @@ code, and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from terrafirma.apt.settings import VendorName
@@ -162,21 +162,3 @@ def _beside(url: str, path: str) -> str:
         # Not above the server's root.
         url = url.rpartition("/")[0] if url.count("/") > 2 else url
     return f"{url}/{path}"
-
-
-def preferences(repositories: Sequence[Repository]) -> str:
-    """
-    The file of /etc/apt/preferences.d: the engines come from their vendors, and nothing else does.
-
-    PGDG offers newer packages of the distribution as well. With 600 the vendor's package wins
-    whatever the distribution's version; with 1 others are there for whoever asks for them, where
-    the distribution has none.
-    """
-    return "\n".join(["# Managed by Terrafirma: tasks/apt.py", *_pins(repositories)])
-
-
-def _pins(repositories: Sequence[Repository]) -> Iterator[str]:
-    for one in repositories:
-        for names, priority in ((" ".join(one.vendor.packages), 600), ("*", 1)):
-            yield f"\nPackage: {names}\nPin: release {one.pin}\nPin-Priority: {priority}"
-    yield ""

@@ -14,6 +14,7 @@ from typing_extensions import override
 class MachineState(TypedDict):
     id: str  # "debian", "ubuntu" …
     version: str  # "13", "24.04" …
+    source: str  # `apt_source` of the settings, once they are known; see terrafirma/site.py
     name: str  # as in PRETTY_NAME
     architecture: str  # dpkg's name: "amd64", "arm64" …
     user: str  # who is connected
@@ -140,6 +141,7 @@ class Machine(FactBase[MachineState]):
         return MachineState(
             id=one.get("id", ""),
             version=one.get("version", ""),
+            source="distro",
             name=one.get("name", "") or "an unknown system",
             architecture=one.get("architecture", ""),
             user=one.get("user", ""),

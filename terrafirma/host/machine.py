@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 from pyinfra.api import DeployError, Host
@@ -49,6 +49,12 @@ DISTRIBUTIONS = {
     ),
 }  # fmt: skip
 ARCHITECTURES = ("amd64", "arm64")
+
+# What the vendors offer at least; which versions exactly, a host's lists say.
+VENDORS_POSTGRES = (15, 16, 17, 18)
+VENDORS_ENGINE = (28, 0)
+# Where the distribution's own is too old for this platform.
+OLDEST_POSTGRES, DEFAULT_POSTGRES = 15, 17
 
 # Asked once a run for each host: none of it changes while the run lasts.
 _known: WeakKeyDictionary[Host, MachineState] = WeakKeyDictionary()
@@ -149,6 +155,26 @@ def refuse_source(
         )
 
 
+def with_source(machine: MachineState, source: str) -> MachineState:
+    """The same machine, whose engines come from `source`."""
+    offered = VENDORS_POSTGRES if source == "upstream" else ()
+    return {
+        **machine,
+        "source": source,
+        # Its lists are refreshed for that source by the same run.
+        "postgres_offered": sorted({*machine["postgres_offered"], *offered}),
+    }
+
+
 def distribution(machine: MachineState) -> Distribution:
-    """What the archive of a supported host's distribution holds."""
-    return DISTRIBUTIONS[machine["id"], machine["version"]]
+    """What a supported host has to install from: its archive, and what the vendors bring."""
+    held = DISTRIBUTIONS[machine["id"], machine["version"]]
+    if machine["source"] != "upstream":
+        return held
+    return replace(
+        held,
+        postgres=held.postgres if held.postgres >= OLDEST_POSTGRES else DEFAULT_POSTGRES,
+        engine=max(held.engine, VENDORS_ENGINE),
+        compose=True,
+        caddy=True,
+    )

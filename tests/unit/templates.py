@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from terrafirma.apt.vendors import VENDORS, repository
 from terrafirma.host.files import render
 from terrafirma.postgres.settings import Database
 from terrafirma.postgres.tuning import Tuned
@@ -10,6 +11,10 @@ from terrafirma.updates import engines
 from terrafirma.updates.origins import security_origins
 from tests.conftest import ROOT
 
+VENDORS_OF_TRIXIE = [
+    repository(name, distribution="debian", codename="trixie", architecture="amd64")
+    for name in VENDORS
+]
 DATABASES = (Database(name="api", owner="api"), Database(name="jobs", owner="worker"))
 VISITORS = (("api", "api"), ("api", "reader"), ("jobs", "worker"))
 BRIDGE = {"name": "bridge", "subnet": "10.210.0.0/24"}
@@ -47,6 +52,8 @@ CADDY_PATH = f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"
 
 DATA: dict[str, dict[str, Any]] = {
     "apt/60terrafirma.j2": {"wait_seconds": 600},
+    "apt/60terrafirma-proxy.j2": {"proxy": "http://deploy:s3cret@proxy:3128"},
+    "apt/preferences.j2": {"repositories": VENDORS_OF_TRIXIE},
     "borg/borgmatic.service.j2": {"program": "/usr/local/lib/terrafirma/backup"},
     "borg/borgmatic.timer.j2": {"schedule": "*-*-* 02:00:00"},
     "borg/config.yaml.j2": {

@@ -36,6 +36,7 @@ def test_a_host() -> None:
         "free_gb": pytest.approx(74.8, abs=0.1),
         "id": "debian",
         "version": "13",
+        "source": "distro",
         "name": "Debian GNU/Linux 13 (trixie)",
         "architecture": "amd64",
         "user": "root",

@@ -120,7 +120,7 @@ def test_a_host_that_is_not_supported_is_refused(
 
 
 def wanted(version: int | None = None, *, adopt: bool = False) -> Any:
-    return SimpleNamespace(version=version, adopt=adopt)
+    return SimpleNamespace(version=version, major=version, adopt=adopt)
 
 
 def chosen(host: Any, settings: Any) -> int:
