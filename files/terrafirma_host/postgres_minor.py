@@ -20,7 +20,7 @@ from terrafirma_host.notes import forget, moment, note
 from terrafirma_host.postgres import Cluster, as_postgres
 from terrafirma_host.promises import broken, clusters
 from terrafirma_host.shell import BROKEN, Failed, run, say, succeeds
-from terrafirma_host.standstill import standstill, wait_for
+from terrafirma_host.standstill import once_well
 
 BACKUP = Path("/usr/local/lib/terrafirma/backup")
 BACKUP_CONFIG = Path("/etc/borgmatic/config.yaml")
@@ -61,7 +61,10 @@ def window(seconds: int, wanted: str) -> None:
         forget(NOTE)
         return
     back_up()
-    wait_for(lambda: upgrade(version, newer), seconds)
+    with once_well(
+        broken, "the window updates_postgres", "upgrade of PostgreSQL", seconds, apt=False
+    ):
+        install(version, newer)
 
 
 def offered(version: str, wanted: str) -> dict[str, tuple[str, str]]:
@@ -97,16 +100,8 @@ def back_up() -> None:
         run(BACKUP, "create", timeout=BACKED_UP)
 
 
-def upgrade(version: str, packages: dict[str, tuple[str, str]]) -> None:
-    """Raises Failed where something is broken already, or something else goes on."""
-    if wrong := broken():
-        raise Failed("; ".join(wrong))
-    with standstill("the window updates_postgres", "upgrade of PostgreSQL", apt=False):
-        install(version, packages)
-
-
 def install(version: str, packages: dict[str, tuple[str, str]]) -> None:
-    server = f"postgresql-{version}"
+    server, unit = f"postgresql-{version}", f"postgresql@{version}-main.service"
     now, then = packages.get(server, next(iter(packages.values())))
     say(f"PostgreSQL {version}: {now} is replaced by {then}")
     options = ("--only-upgrade", "--no-remove", "--no-install-recommends")
@@ -114,11 +109,16 @@ def install(version: str, packages: dict[str, tuple[str, str]]) -> None:
     try:
         run(*APT, "install", *options, "--allow-change-held-packages", *names, env=QUIET,
             timeout=LONG)  # fmt: skip
+    except Failed:
+        # Half of an installation may have stopped the server.
+        run("systemctl", "start", unit, check=False, timeout=LONG)
+        raise
     finally:
         run("apt-mark", "hold", *packages, check=False)
     # The packages may have done it.
     if is_old(version):
-        run("systemctl", "restart", f"postgresql@{version}-main.service", timeout=LONG)
+        # Where it does not start, that is what is broken.
+        run("systemctl", "restart", unit, check=False, timeout=LONG)
     began = time.monotonic()
     while (wrong := broken()) and time.monotonic() - began < PATIENCE:
         time.sleep(2)

@@ -19,7 +19,7 @@ from pathlib import Path
 from terrafirma_host.notes import forget, moment, note, read
 from terrafirma_host.promises import broken
 from terrafirma_host.shell import Failed, run, say, succeeds
-from terrafirma_host.standstill import standstill, wait_for
+from terrafirma_host.standstill import once_well
 
 REQUIRED = Path("/run/reboot-required")
 BOOT = Path("/boot")
@@ -102,7 +102,8 @@ def window(seconds: int) -> None:
         say("no reboot is due")
         return
     try:
-        wait_for(lambda: go_down(why), seconds)
+        with once_well(broken, "the window updates_reboot", "reboot", seconds):
+            go_down(why)
     except Failed as error:
         words = f"the reboot that is due was not made in its window of {moment()}: {error}"
         note(NOTE, words, alarm=True, refused=True)
@@ -110,22 +111,14 @@ def window(seconds: int) -> None:
 
 
 def go_down(why: Sequence[str]) -> None:
-    """Raises Failed where something is broken already, or something else goes on."""
-    if wrong := broken():
-        raise Failed("; ".join(wrong))
-    with standstill("the window updates_reboot", "reboot"):
-        at = moment()
-        say(f"rebooting: {'; '.join(why)}")
-        words = f"rebooted at {at} ({'; '.join(why)}), and nothing was said since"
-        note(NOTE, words, alarm=True, left=boot(), began=at, why="; ".join(why))
-        try:
-            run("systemctl", "reboot", timeout=60)
-            # Alone until the end, which comes as a signal.
-            time.sleep(DOWN)
-        except Failed:
-            forget(NOTE)
-            raise
-    forget(NOTE)
+    """Raises Failed where the host does not."""
+    at = moment()
+    say(f"rebooting: {'; '.join(why)}")
+    words = f"rebooted at {at} ({'; '.join(why)}), and nothing was said since"
+    note(NOTE, words, alarm=True, left=boot(), began=at, why="; ".join(why))
+    run("systemctl", "reboot", timeout=60)
+    # Alone until the end, which comes as a signal.
+    time.sleep(DOWN)
     raise Failed(f"the host did not go down within {DOWN} s")
 
 

@@ -51,20 +51,32 @@ def standstill(who: str, what: str, *, apt: bool = True) -> Iterator[None]:
         yield
 
 
-def wait_for(attempt: Callable[[], None], seconds: float) -> None:
-    """Until the attempt does not raise Failed, for so long; then its last words are raised."""
+@contextmanager
+def once_well(
+    well: Callable[[], list[str]], who: str, what: str, seconds: float, *, apt: bool = True
+) -> Iterator[None]:
+    """
+    The same, as soon as nothing is broken; raises Failed where that is not within so long.
+
+    + well: asks what is broken, in words; before the locks are taken, since it takes a while
+    """
     until = time.monotonic() + seconds
     said = ""
-    while True:
-        try:
-            return attempt()
-        except Failed as error:
-            if time.monotonic() + PAUSE > until:
-                raise
-            if str(error) != said:
-                said = str(error)
-                say(f"not yet: {said}")
-            time.sleep(PAUSE)
+    with ExitStack() as stack:
+        while True:
+            try:
+                if wrong := well():
+                    raise Failed("; ".join(wrong))
+                stack.enter_context(standstill(who, what, apt=apt))
+                break
+            except Failed as error:
+                if time.monotonic() + PAUSE > until:
+                    raise
+                if str(error) != said:
+                    said = str(error)
+                    say(f"not yet: {said}")
+                time.sleep(PAUSE)
+        yield
 
 
 def _take_all(stack: ExitStack, apt: bool) -> Iterator[str]:

@@ -172,8 +172,12 @@ def test_an_installation_that_fails_leaves_the_packages_held(host: Path, program
     program("apt-get", "case \"$*\" in *' install '*) echo 'E: no' >&2; exit 100;; esac")
     offers(host, "postgresql-17", "17.6-1")
     with pytest.raises(Failed, match="E: no"):
-        postgres_minor.main(["0"])
-    assert asked(host)[-1] == "apt-mark hold postgresql-17"
+        postgres_minor.main(["3600"])
+    start, hold = asked(host)[-2:]
+    # It may have been stopped before that.
+    assert start == "systemctl start postgresql@17-main.service"
+    assert hold == "apt-mark hold postgresql-17"
+    assert notes.read("postgres")["alarm"]
 
 
 def test_a_host_without_postgresql_has_nothing_to_do(

@@ -271,9 +271,10 @@ def test_nothing_is_cut_off_by_a_reboot(host: Path, lock: str) -> None:
 def test_a_host_that_does_not_go_down_has_not_rebooted(host: Path) -> None:
     is_due(host)
     with pytest.raises(Failed, match="did not go down"):
-        reboot.go_down(reboot.due())
+        reboot.main(["window", "3600"])
     assert asked(host) == ["reboot"]
-    assert noted() == {}
+    assert noted()["words"].endswith("the host did not go down within 0 s")
+    assert noted()["refused"]
 
 
 def test_a_window_that_was_refused_is_forgotten_after_a_boot(host: Path) -> None:

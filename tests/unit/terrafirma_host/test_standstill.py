@@ -14,7 +14,7 @@ from terrafirma_host import standstill as module
 from terrafirma_host.lease import Busy, describe, lease
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
-from terrafirma_host.standstill import standstill, wait_for
+from terrafirma_host.standstill import once_well, standstill
 
 
 @pytest.fixture(autouse=True)
@@ -130,25 +130,33 @@ def test_a_note_of_a_lease_that_makes_no_sense_is_no_traceback(locks: Path) -> N
             assert refusal() == "a release of api is going on (it has just begun)"
 
 
-def test_it_waits_while_something_else_goes_on(
+def test_it_waits_while_something_is_broken_or_goes_on(
     locks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tries = iter([Failed("a backup"), Failed("a backup"), Failed("a release"), None])
+    answers = iter([["api: no"], ["api: no"], ["caddy: no"], []])
+    with once_well(lambda: next(answers), "the window", "reboot", 5):
+        # What has not changed is said once.
+        assert capsys.readouterr().out == "not yet: api: no\nnot yet: caddy: no\n"
+        assert describe_all(locks) == ["the window"]
+    with held(locks / "backup"):
+        began = time.monotonic()
+        with pytest.raises(Failed, match="a backup is"), once_well(list, "x", "reboot", 0.3):
+            raise AssertionError
+        assert 0.1 < time.monotonic() - began < 2
+
+
+def describe_all(locks: Path) -> list[str]:
+    return [json.loads(path.read_text())["holder"] for path in (locks / "run").glob("*.json")]
+
+
+def test_what_fails_in_its_course_is_not_tried_again() -> None:
+    tries = []
 
     def attempt() -> None:
-        if error := next(tries):
-            raise error
+        with once_well(list, "the window", "upgrade", 5):
+            tries.append(1)
+            raise Failed("apt-get install: no")
 
-    wait_for(attempt, 5)
-    # What has not changed is said once.
-    assert capsys.readouterr().out == "not yet: a backup\nnot yet: a release\n"
-
-
-def test_it_does_not_wait_longer_than_the_window() -> None:
-    def attempt() -> None:
-        raise Failed("a backup")
-
-    began = time.monotonic()
-    with pytest.raises(Failed, match="a backup"):
-        wait_for(attempt, 0.3)
-    assert time.monotonic() - began < 2
+    with pytest.raises(Failed, match="apt-get install: no"):
+        attempt()
+    assert tries == [1]
