@@ -20,7 +20,7 @@ BEGIN, END = "-----BEGIN PGP PUBLIC KEY BLOCK-----", "-----END PGP PUBLIC KEY BL
 # Tags of packets (RFC 9580, section 5).
 SIGNATURE, SECRET, PUBLIC, SECRET_SUBKEY, USER, SUBKEY = 2, 5, 6, 7, 13, 14
 # Types of signatures: of a user id, of the key itself; and the key's revocation.
-ABOUT_THE_KEY, REVOCATION = (0x10, 0x11, 0x12, 0x13, 0x1F), 0x20
+OF_A_USER, OF_THE_KEY, REVOCATION = (0x10, 0x11, 0x12, 0x13), 0x1F, 0x20
 # Types of their parts.
 CREATED, LIFETIME, ISSUER, ISSUER_FINGERPRINT = 2, 9, 16, 33
 
@@ -105,7 +105,8 @@ def keys(packets: bytes) -> list[Key]:
             kind, created, lifetime = signature
             if kind == REVOCATION:
                 found[-1] = replace(found[-1], revoked=True)
-            elif kind in ABOUT_THE_KEY and created >= latest:
+            # One of the key itself that names no lifetime is about something else.
+            elif (kind in OF_A_USER or (kind == OF_THE_KEY and lifetime)) and created >= latest:
                 latest = created
                 expires = found[-1].created + lifetime if lifetime else None
                 found[-1] = replace(found[-1], expires=expires)
