@@ -111,10 +111,11 @@ class Engine:
 class Plan:
     engines: tuple[Engine, ...] = ()
     rest: bool = False  # all other packages, too
+    held: tuple[str, ...] = ()  # what is none of the others, where it is there
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Plan:
-        return cls(tuple(map(Engine.of, data["engines"])), bool(data["rest"]))
+        return cls(tuple(map(Engine.of, data["engines"])), bool(data["rest"]), tuple(data["held"]))
 
 
 def main(words: Sequence[str]) -> None:
@@ -219,6 +220,8 @@ def perform(plan: Plan) -> None:
         for engine in plan.engines:
             replace(engine)
         if plan.rest:
+            # An engine that stays as it is, stays.
+            hold(plan.held)
             upgrade_rest()
     forget_older(plan)
     if why := reboot.due():
@@ -304,7 +307,7 @@ def replace(engine: Engine) -> None:
 
 def install(engine: Engine, *words: str | Path, more: Sequence[str] = ()) -> None:
     run(*APT, "install", *CHANGE, *more, *words, env=QUIET, timeout=LONG)
-    hold(engine)
+    hold(engine.held)
     if engine.replaced:
         # What a package was that is gone does not say of the other that it starts at boot.
         units = [unit for unit in engine.units if "@" not in unit]
@@ -312,9 +315,9 @@ def install(engine: Engine, *words: str | Path, more: Sequence[str] = ()) -> Non
     restart(engine)
 
 
-def hold(engine: Engine) -> None:
-    """Nothing but this program moves what is installed of an engine."""
-    if there := [name for name in engine.held if installed(name)]:
+def hold(names: Sequence[str]) -> None:
+    """Nothing but this program moves what is installed of these."""
+    if there := [name for name in names if installed(name)]:
         run("apt-mark", "hold", *there)
 
 
@@ -451,7 +454,7 @@ def reinstall(engine: Engine) -> None:
             run("dpkg", "--remove", "--force-depends", *leaving, check=False, timeout=LONG)
         options = ("--force-downgrade", "--force-confold", "--force-confdef")
         run("dpkg", *options, "--install", *old, env=QUIET, timeout=LONG)
-        hold(engine)
+        hold(engine.held)
         restart(engine)
 
 
@@ -492,7 +495,7 @@ def recover() -> None:
         say(f"{engine.title}: {engine.was} is there as before")
         return
     if phase == "installing" and not differences(engine.packages):
-        hold(engine)
+        hold(engine.held)
         restart(engine)
         if not (wrong := settle(engine, engine.packages)):
             unmark()

@@ -130,6 +130,8 @@ class Plan:
     """Engines that stay, and why."""
     awaited: tuple[str, ...] = ()
     """Engines whose versions are known once the vendor's repository is set up."""
+    held: tuple[str, ...] = ()
+    """What is no part of `rest`: packages that belong to an engine."""
     refusals: tuple[str, ...] = ()
     """Why nothing of it is done."""
     backups: bool = False
@@ -153,13 +155,13 @@ class Plan:
                   "plan was shown; the next run takes it"
                   for step in self.steps if step.wanted.name not in names),
             ),
-            backups=self.backups, reboot=self.reboot, left=self.left,
+            held=self.held, backups=self.backups, reboot=self.reboot, left=self.left,
         )  # fmt: skip
 
     def data(self) -> str:
         """What the program on the host is told: JSON."""
         return json.dumps({"engines": [step.data() for step in self.steps],
-                           "rest": bool(self.rest)})  # fmt: skip
+                           "rest": bool(self.rest), "held": list(self.held)})  # fmt: skip
 
     def lines(self) -> Iterator[str]:
         if self.left:
@@ -263,7 +265,8 @@ def make(wanted: Sequence[Wanted], state: PackagesState, vendors: Collection[str
         rest=tuple(
             (name, old, new) for name, old, new in state["rest"] if name not in mine
         ),
-        notes=tuple(notes), awaited=tuple(awaited), refusals=tuple(refusals),
+        notes=tuple(notes), awaited=tuple(awaited), held=tuple(sorted(mine)),
+        refusals=tuple(refusals),
         backups=state["backups"], reboot=state["reboot"], left=state["left"],
         stale=state["age"] is None or state["age"] > FRESH,
     )  # fmt: skip

@@ -146,12 +146,12 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
 
 
 def perform(*engines: dict[str, Any], rest: bool = False) -> None:
-    program.perform(program.Plan.of({"engines": engines, "rest": rest}))
+    program.perform(program.Plan.of({"engines": engines, "rest": rest, "held": ["caddy"]}))
 
 
 def carry_out(host: Host, *engines: dict[str, Any]) -> tuple[int, str]:
     """As the unit does it: the exit code, and what was said."""
-    plan = json.dumps({"engines": engines, "rest": False})
+    plan = json.dumps({"engines": engines, "rest": False, "held": []})
     (host.state / "plan.json").write_text(plan)
     with pytest.raises(SystemExit) as end:
         program.carry_out()
@@ -455,6 +455,7 @@ def test_the_other_packages_come_last(host: Host, monkeypatch: pytest.MonkeyPatc
     assert followed
     assert followed[0].endswith("upgrade --with-new-pkgs")
     assert "full-upgrade" not in followed[0]
+    assert host.held == {"caddy"}
 
 
 def test_a_run_says_how_it_ended(host: Host) -> None:
