@@ -220,7 +220,8 @@ def test_values_are_said_in_words() -> None:
     assert "text that matches" not in text, "a pattern has no title"
     for row in (
         "| `pgbouncer_port` | `6432` | integer; 1024 to 65535 | Port on localhost and",
-        "| `postgres_version` | `None` | integer; 15 to 30, or text like `17.5`, or `None` | Major version",
+        "| `postgres_version` | `None` | integer; 15 to 30, or text like `17.5`, or `None` "
+        "| Major version",
         '| `borg_directories` | `["/etc", "/home", "/opt", "/root", "/srv", "/var"]` '
         "| list of: absolute path; not empty | What is backed up",
         '| `postgres_databases` | `[{"name": "api", "owner": "api"}]` | list of: [Database]',

@@ -13,7 +13,6 @@ from terrafirma.apt.vendors import DEBIAN_AND_UBUNTU, VENDORS, repository
 from terrafirma.host.files import render
 from terrafirma.host.machine import ARCHITECTURES, DISTRIBUTIONS
 
-
 # What the vendors' instructions lead to: distribution and release, suite of PGDG and of Docker.
 RELEASES = [
     ("debian", "12", "bookworm"),

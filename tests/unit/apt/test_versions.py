@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 
@@ -150,6 +150,6 @@ def test_the_order_is_the_one_of_dpkg() -> None:
 
 @pytest.mark.skipif(not shutil.which("dpkg"), reason="no dpkg here")
 def test_dpkg_itself_has_the_same_order() -> None:
-    for one, other in zip(ORDERED, ORDERED[1:], strict=False):
+    for one, other in pairwise(ORDERED):
         operator = {-1: "lt", 0: "eq", 1: "gt"}[compare(one, other)]
         subprocess.run(["dpkg", "--compare-versions", one, operator, other], check=True)

@@ -43,7 +43,8 @@ CADDY = {"caddy": {"version": "2.6.2-12", "held": False}}
         ("half-configured install caddy 2.6.2-12", {}),
         ("not-installed unknown caddy ", {}),
         (
-            "installed install caddy 2.6.2-12\nconfig-files hold vim 1\ninstalled install g++ 4:14.2",
+            "installed install caddy 2.6.2-12\nconfig-files hold vim 1\n"
+            "installed install g++ 4:14.2",
             CADDY | {"g++": {"version": "4:14.2", "held": False}},
         ),
         # Two architectures of one package.

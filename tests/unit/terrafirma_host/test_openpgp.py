@@ -1,6 +1,7 @@
 """What a key says of itself, and what is none."""
 
 import hashlib
+import itertools
 import shutil
 import subprocess
 from pathlib import Path
@@ -154,7 +155,7 @@ def test_a_key_that_is_cut_anywhere_is_no_other_key(cut: int) -> None:
 @pytest.mark.skipif(not shutil.which("gpg"), reason="no gpg here")
 def test_gpg_says_the_same_of_a_key(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    gpg = ["gpg", "--homedir", tmp_path, "--batch", "--quiet"]
+    gpg = ["gpg", "--homedir", str(tmp_path), "--batch", "--quiet"]
     new = [*gpg, "--passphrase", "", "--quick-gen-key"]
     for name, until in (("for-ever", "never"), ("short", "2y")):
         subprocess.run([*new, name, "ed25519", "sign", until], check=True, capture_output=True)
@@ -162,9 +163,7 @@ def test_gpg_says_the_same_of_a_key(tmp_path: Path) -> None:
     listed = subprocess.run([*gpg, "--with-colons", "--list-keys"], check=True, text=True,
                             capture_output=True).stdout  # fmt: skip
     rows = [line.split(":") for line in listed.splitlines()]
-    wanted = [
-        (after[9], row[6]) for row, after in zip(rows, rows[1:], strict=False) if row[0] == "pub"
-    ]
+    wanted = [(after[9], row[6]) for row, after in itertools.pairwise(rows) if row[0] == "pub"]
     found = openpgp.keys(openpgp.binary(text))
     assert sorted((key.fingerprint, str(key.expires or "")) for key in found) == sorted(wanted)
     packets = openpgp.binary(text)

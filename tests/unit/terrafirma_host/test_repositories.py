@@ -134,8 +134,9 @@ class Host:
     def __init__(self, place: Path, vendor: Vendor, patch: pytest.MonkeyPatch) -> None:
         self.place, self.vendor, self.patch = place, vendor, patch
         self.sources = place / "etc/apt/sources.list.d"
-        for name in ("etc/apt/apt.conf.d", "etc/apt/preferences.d", "etc/apt/trusted.gpg.d",
-                     "etc/apt/sources.list.d", "lists/partial", "cache/archives/partial"):  # fmt: skip
+        for name in ("apt.conf.d", "preferences.d", "trusted.gpg.d", "sources.list.d"):
+            (place / "etc/apt" / name).mkdir(parents=True)
+        for name in ("lists/partial", "cache/archives/partial"):
             (place / name).mkdir(parents=True)
         (place / "status").touch()
         config = place / "apt.conf"
