@@ -20,8 +20,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
@@ -128,7 +128,7 @@ def main(words: Sequence[str]) -> None:
             carry_out()
         case ["recover"]:
             # A run that is still there holds the lock; there is nothing to recover then.
-            with locked(LOCK, busy):
+            with locked(LOCK, busy), logged():
                 recover()
                 # The last step has nothing to go back to.
                 mend()
@@ -181,21 +181,30 @@ def unit_runs() -> bool:
 def carry_out() -> None:
     """The plan that was written; where it ends, and how, whoever waits finds in a file."""
     status = 1
-    log = STATE / "log"
-    log.write_text("")
-    LOG.append(log)
+    (STATE / "log").write_text("")
     try:
-        with locked(LOCK, busy):
+        with locked(LOCK, busy), logged():
             recover()
             perform(Plan.of(json.loads((STATE / "plan.json").read_text())))
         status = 0
     except BROKEN as error:
-        say(f"failed: {error}")
+        with logged():
+            say(f"failed: {error}")
     finally:
-        LOG.remove(log)
         end = {"token": os.environ.get(TOKEN, ""), "status": status}
         write(STATE / "end.json", json.dumps(end) + "\n", 0o600)
     sys.exit(status)
+
+
+@contextmanager
+def logged() -> Iterator[None]:
+    """What is said is in a file, too."""
+    log = STATE / "log"
+    LOG.append(log)
+    try:
+        yield
+    finally:
+        LOG.remove(log)
 
 
 # --- what is done ---------------------------------------------------------------------------------
