@@ -21,7 +21,7 @@ server, machine = begin(host)
 major = postgres_version(host, server.postgres, machine)
 repositories = {one.vendor.name: one.listed for one in repositories_of(server.apt, machine)}
 engines = [
-    wanted(one, prefix_of(server, one.name), repositories[one.vendor])
+    wanted(one, prefix_of(server, one.name, major), repositories[one.vendor])
     for one in (engine(name, server.apt.source, distribution(machine), major) for name in ENGINES)
 ]
 vendors = list(repositories.values())

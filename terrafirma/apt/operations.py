@@ -153,19 +153,19 @@ def _told(one: Repository, key: bytes | None, wait_seconds: int) -> str:
 # --- engines --------------------------------------------------------------------------------------
 
 
-def prefix_of(server: Server, name: EngineName) -> str:
-    """What the settings say of an engine's version."""
+def prefix_of(server: Server, name: EngineName, major: int) -> str:
+    """What the settings say of an engine's version; of PostgreSQL's other majors, nothing."""
     return {
         "docker": server.docker.version,
-        "postgres": _minor(server.postgres),
+        "postgres": _minor(server.postgres, major),
         "caddy": server.caddy.version,
     }[name]
 
 
-def _minor(postgres: Postgres) -> str:
-    # The major is in the name of the package.
+def _minor(postgres: Postgres, major: int) -> str:
+    # The major itself is in the name of the package.
     prefix = postgres.prefix_of_version
-    return prefix if "." in prefix else ""
+    return prefix if prefix.startswith(f"{major}.") else ""
 
 
 def plan_of(
@@ -180,7 +180,7 @@ def plan_of(
     """What is to be done about an engine; `major` is that of PostgreSQL."""
     return plan(
         engine_from(name, server.apt.source, distribution(machine), major),
-        prefix_of(server, name),
+        prefix_of(server, name, major),
         installed=installed,
         offers=offers,
         repositories=repositories_of(server.apt, machine),
