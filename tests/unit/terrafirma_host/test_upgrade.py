@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from terrafirma_host import reboot
 from terrafirma_host import upgrade as program
 from terrafirma_host.shell import Failed
 
@@ -141,7 +142,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(program, "succeeds", lambda *words: words[-1] in one.running)
     monkeypatch.setattr(program, "runs_old", lambda unit: one.running.get(unit) != one.version)
     monkeypatch.setattr(program, "standstill", lambda *_, **__: nullcontext())
-    monkeypatch.setattr(program.reboot, "due", list)
+    monkeypatch.setattr(reboot, "due", list)
     return one
 
 
