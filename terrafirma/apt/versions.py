@@ -21,7 +21,7 @@ def upstream(version: str) -> str:
 def is_prerelease(version: str) -> bool:
     """Whether upstream does not call it a release yet: "18~beta1-1.pgdg130+1"."""
     text = _parts(version)[1]
-    return bool(re.match(r"[\d.]+[~.+-]?(alpha|beta|rc|pre|dev)", text.lower()))
+    return bool(re.match(r"[\d.]+[~.+-]*(alpha|beta|rc|pre|dev)", text.lower()))
 
 
 def matches(version: str, prefix: str) -> bool:
