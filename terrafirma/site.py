@@ -40,8 +40,7 @@ def begin(host: Host) -> tuple[Server, MachineState]:
     """
     server = site(host.inventory)[host.name]
     machine = ready(host, server.preflight.wait_seconds)
-    major, backups = server.postgres.major, bool(server.borg.repository)
-    refuse_source(host, machine, server.apt.source, major=major, backups=backups)
+    refuse_source(host, machine, server.apt.source, backups=bool(server.borg.repository))
     return server, with_source(machine, server.apt.source)
 
 

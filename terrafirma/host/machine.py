@@ -123,18 +123,11 @@ def refuse_unsupported(host: Host, machine: MachineState) -> None:
         )
 
 
-# The oldest PostgreSQL whose rights and settings are what ours are made for.
-OLDEST_POSTGRES = 15
-
-
-def refuse_source(
-    host: Host, machine: MachineState, source: str, *, major: int | None, backups: bool
-) -> None:
+def refuse_source(host: Host, machine: MachineState, source: str, *, backups: bool) -> None:
     """
     Raise DeployError where the distribution's archive lacks what nothing goes without.
 
     + source: `apt_source`
-    + major: of PostgreSQL, as the settings have it
     + backups: whether there are to be any
     """
     held = distribution(machine)
@@ -142,11 +135,6 @@ def refuse_source(
         raise DeployError(
             f"{host.name}: apt_source: {machine['name']}'s archive has no Caddy; "
             "use apt_source = 'upstream'"
-        )
-    if major is None and held.postgres < OLDEST_POSTGRES:
-        raise DeployError(
-            f"{host.name}: postgres_version: {machine['name']}'s own is {held.postgres}, which is "
-            f"too old; set it to {OLDEST_POSTGRES} or newer"
         )
     if backups and not held.borgmatic:
         raise DeployError(
