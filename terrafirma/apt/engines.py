@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from terrafirma.apt import versions
 from terrafirma.apt.settings import Source, VendorName
 from terrafirma.apt.vendors import VENDORS, Repository
+from terrafirma.postgres.settings import NEWEST, OLDEST
 
 if TYPE_CHECKING:
     from terrafirma.apt.facts import Offers
@@ -33,8 +34,11 @@ _DOCKER_DISTRO = (
 )
 """What Docker's instructions have removed first, and the packages into which Debian splits it."""
 
-ALL_PACKAGES = ("caddy", "docker-ce", *_DOCKER_CE, *_DOCKER_BESIDE, *_DOCKER_DISTRO)
-"""Names for which a host is asked what it is offered; those of PostgreSQL have a major in them."""
+_POSTGRES = tuple(
+    f"postgresql-{kind}{major}" for kind in ("", "client-") for major in range(OLDEST, NEWEST + 1)
+)
+ALL_PACKAGES = ("caddy", "docker-ce", *_DOCKER_CE, *_DOCKER_BESIDE, *_DOCKER_DISTRO, *_POSTGRES)
+"""Names for which a host is asked what it is offered: one question for all engines."""
 
 UPGRADE = "commands/upgrade.py"
 

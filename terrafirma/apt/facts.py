@@ -30,13 +30,8 @@ class OfferedPackages(FactBase[Offers]):
 
     @override
     def command(self) -> str:
-        majors = r"'/^postgresql-\(client-\)*[0-9][0-9]*$/p'"
-        return (
-            f"set -- {' '.join(ALL_PACKAGES)} "
-            f"$(apt-cache pkgnames postgresql- 2> /dev/null | sed -n {majors}); "
-            # Names that nobody offers are an error there.
-            'LC_ALL=C apt-cache madison "$@" 2> /dev/null || true'
-        )
+        # Names that nobody offers are an error there.
+        return f"LC_ALL=C apt-cache madison {' '.join(ALL_PACKAGES)} 2> /dev/null || true"
 
     @override
     def process(self, output: list[str]) -> Offers:

@@ -120,7 +120,14 @@ def test_what_is_offered_is_told_once_and_the_newest_first() -> None:
 
 
 @pytest.mark.parametrize(
-    "version", ["18~beta1-1.pgdg130+1", "19~~devel-3~20260507.1415.g1.pgdg+1", "5:29.0.0~rc.1-1~debian.13", "2.11.0-beta.1-1", "19rc1-1"]
+    "version",
+    [
+        "18~beta1-1.pgdg130+1",
+        "19~~devel-3~20260507.1415.g1.pgdg+1",
+        "5:29.0.0~rc.1-1~debian.13",
+        "2.11.0-beta.1-1",
+        "19rc1-1",
+    ],
 )
 def test_what_upstream_does_not_call_a_release(version: str) -> None:
     assert is_prerelease(version)

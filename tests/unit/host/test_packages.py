@@ -3,12 +3,15 @@
 import fcntl
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+from pyinfra.api import StringCommand
 
-from terrafirma.host.packages import AptLockHolder, Installed, InstalledPackages
+from terrafirma.host.packages import AptLockHolder, Installed, InstalledPackages, installation
 from tests.unit.facts import ask, shell, text
 from tests.unit.programs import Program
 
@@ -86,3 +89,53 @@ def test_locks_that_nobody_holds(tmp_path: Path) -> None:
 
 def test_the_holder_of_a_lock_on_a_host() -> None:
     assert AptLockHolder().process(["unattended-upgr (pid 812)"]) == "unattended-upgr (pid 812)"
+
+
+def installed_by(command: StringCommand, directory: Path, simulated: str) -> CompletedProcess[str]:
+    """Run it with an apt-get that notes what it is told, and says this of a simulation."""
+    fake = directory / "apt-get"
+    fake.write_text(
+        f'#!/bin/sh\ncase "$*" in *" -s "*) printf "%b" "{simulated}" ;; '
+        f'*) echo "$@" >> {directory}/done ;; esac\n'
+    )
+    fake.chmod(0o755)
+    return subprocess.run(
+        ["sh", "-c", command.get_raw_value()], check=False, capture_output=True, text=True,
+        env={"PATH": f"{directory}:/usr/bin:/bin"},
+    )  # fmt: skip
+
+
+def done(directory: Path) -> list[str]:
+    path = directory / "done"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_versions_are_named_and_nothing_is_removed(tmp_path: Path) -> None:
+    command = installation({"docker-ce": "5:28.1.1-1~debian.13~trixie", "containerd.io": ""})
+    assert installed_by(command, tmp_path, "").returncode == 0
+    (line,) = done(tmp_path)
+    assert line.endswith(" docker-ce=5:28.1.1-1~debian.13~trixie containerd.io")
+    assert "--no-remove" in line
+
+
+@pytest.mark.parametrize(
+    ("simulated", "other"),
+    [
+        ("", ""),
+        ("Inst docker-ce (5:28 x)\\nRemv runc [1.1.5]\\n", ""),
+        ("Remv runc:amd64 [1.1.5]\\nRemv containerd [1.6]\\nConf docker-ce\\n", ""),
+        ("Remv runc [1.1.5]\\nRemv podman [4.3.1] [crun:amd64 ]\\n", "podman"),
+        ("Remv postgresql-17 [17.5]\\n", "postgresql-17"),
+    ],
+)
+def test_only_what_is_in_the_way_makes_room(tmp_path: Path, simulated: str, other: str) -> None:
+    command = installation({"docker-ce": ""}, replacing=["containerd", "runc"])
+    result = installed_by(command, tmp_path, simulated)
+    if other:
+        assert result.returncode == 1
+        assert result.stderr == f"{other} would have to be removed as well: remove it first\n"
+        assert not done(tmp_path)
+    else:
+        assert result.returncode == 0, result.stderr
+        (line,) = done(tmp_path)
+        assert line.endswith(" docker-ce containerd- runc-")
