@@ -68,8 +68,8 @@ class Archive:
 
     @staticmethod
     def uri() -> str:
-        own = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
-        return own.split()[0]
+        wanted = ("Created-By: Packages", "Codename: trixie", "Component: main")
+        return run("apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted).split()[0]
 
     def fetch(self, name: str) -> Taken:
         place = self.directory / name
