@@ -330,6 +330,9 @@ CAUSES = (
      "its index is no longer valid (an old copy, or the clock of the host is wrong)"),
     (r"Release file for [^\n]* is not valid yet",
      "its index is of the future: the clock of the host is wrong"),
+    (r"SHA1 is not considered secure|[Pp]olicy rejected|uses weak",
+     "its key or its signature is too weak for the apt of this host (SHA-1); it has to be a newer "
+     "one"),
     (r"REVKEYSIG (\w+)", "it is signed by the key {0}, which its owner has revoked"),
     (r"EXPKEYSIG (\w+)", "it is signed by the key {0}, which has expired"),
     (r"EXPSIG (\w+)", "its signature by {0} has expired"),

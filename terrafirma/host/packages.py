@@ -150,7 +150,9 @@ def installation(versions: Mapping[str, str], replacing: Sequence[str] = ()) -> 
     if not replacing:
         return StringCommand("{", _APT, install, "|| {", _APT, "update &&", _APT, install, "; }; }")
     return StringCommand(
-        "removed=$(LC_ALL=C", _APT, "-s", install, "| sed -n 's/^Remv \\([^ :]*\\).*/\\1/p') &&",
+        # What makes room goes once: with lists that fit the archive.
+        _APT, "update &&", "removed=$(LC_ALL=C", _APT, "-s", install,
+        "| sed -n 's/^Remv \\([^ :]*\\).*/\\1/p') &&",
         "for one in $removed; do case", QuoteString(f" {' '.join(replacing)} "),
         'in *" $one "*) ;;',
         '*) echo "$one would have to be removed as well: remove it first" >&2; exit 1 ;;',
