@@ -234,7 +234,9 @@ def install(
             if words := one.refused_version or one.nothing_offered:
                 yield failure(words)
                 return
-        yield installation(_versions(one), one.in_the_way if not one.installed else ())
+        # An engine that is there is not moved for a part that is missing.
+        first = not one.installed
+        yield installation(_versions(one), one.in_the_way if first else (), held=first)
         one = now({})
     # In a plan nothing is installed yet.
     if one.loose:

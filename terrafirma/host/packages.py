@@ -132,19 +132,23 @@ def prepare(host: Host) -> Iterator[StringCommand | FunctionCommand]:
     yield StringCommand(_prepare(host))
 
 
-def installation(versions: Mapping[str, str], replacing: Sequence[str] = ()) -> StringCommand:
+def installation(
+    versions: Mapping[str, str], replacing: Sequence[str] = (), *, held: bool = False
+) -> StringCommand:
     """
     The command that installs packages.
 
     + versions: by name; empty: whichever version apt prefers
     + replacing: packages that make room for them, and no others do; nothing is purged
+    + held: also those that are held
     """
     words = [f"{name}={version}" if version else name for name, version in versions.items()]
     words += [f"{name}-" for name in replacing]
     install = StringCommand(
         "install --no-install-recommends",
         *([] if replacing else ["--no-remove"]),
-        "--allow-change-held-packages -o Dpkg::Options::=--force-confold",
+        *(["--allow-change-held-packages"] if held else []),
+        "-o Dpkg::Options::=--force-confold",
         *map(QuoteString, words),
     )
     if not replacing:
