@@ -74,43 +74,45 @@ def failure(server: Target, **data: Any) -> str:
     return lines[0]
 
 
+# The vendor that is asked first: where that one fails, nothing is taken from the others.
+FIRST = "pgdg"
+
+
 @dataclass(frozen=True)
 class Broken:
     """One way to be broken, and what is said of it."""
 
     says: tuple[str, ...]
-    vendor: str = "docker"
     order: dict[str, Any] = field(default_factory=dict)  # what is published
     faults: dict[str, Any] = field(default_factory=dict)  # what goes wrong on the way
     data: dict[str, Any] = field(default_factory=dict)
 
 
-NO_PACKAGE = "its suite trixie offers no docker-ce for"
+NO_PACKAGE = "its suite trixie-pgdg offers no libpq5 for"
 BROKEN = {
     "untrusted certificate": Broken(("certificate is not trusted",), faults={"tls": "stranger"}),
-    "suite that is not there": Broken(("404",), faults={"status": {"/dists/trixie/": 404}}),
+    "suite that is not there": Broken(("404",), faults={"status": {"/dists/trixie-pgdg/": 404}}),
     "server with an error": Broken(("it answers 503",), faults={"status": {"/InRelease": 503}}),
-    "no signature": Broken(("it is not signed",), order={"sign": "nothing"}),
-    "signature of somebody else": Broken(("not the vendor's",), order={"sign": "stranger"}),
-    "expired key": Broken(("expired on 2025-01-02",), "caddy", {"key": "caddy-expired"}),
-    "revoked key": Broken(("is revoked by its owner",), "pgdg", {"key": "pgdg-revoked"}),
+    "no signature": Broken(("it is not signed",), {"sign": "nothing"}),
+    "signature of somebody else": Broken(("not the vendor's",), {"sign": "stranger"}),
+    "expired key": Broken(("expired on 2025-01-02",), {"key": "pgdg-expired"}),
+    "revoked key": Broken(("is revoked by its owner",), {"key": "pgdg-revoked"}),
     "swapped key": Broken(
         ("has the fingerprint {stranger}, and {pgdg} is pinned",),
-        "pgdg",
         {"key": "stranger", "sign": "stranger"},
     ),
-    "key of a stranger beside it": Broken(("{stranger}",), order={"key": "docker-and-stranger"}),
-    "page in place of a key": Broken(("it is no public OpenPGP key",), "caddy", {"key": "page"}),
-    "half a key": Broken(("OpenPGP key",), order={"key": "half"}),
-    "key that is not there": Broken(("ACCC4CF8.asc: answers 404",), "pgdg", {"key": "nothing"}),
-    "changed index": Broken(("not the one that is signed",), order={"spoil": "packages"}),
-    "changed release": Broken(("its signature is wrong",), "pgdg", {"spoil": "release"}),
-    "half an index at the vendor's": Broken(("came by half",), order={"spoil": "half"}),
-    "half an index on the way": Broken(("came by half",), "caddy", faults={"cut": "/Packages"}),
-    "another suite": Broken(("it is the suite bookworm",), order={"says": "bookworm"}),
-    "release of long ago": Broken(("no longer valid",), order={"until": time.time() - 86_400}),
-    "other architectures only": Broken((NO_PACKAGE,), order={"architecture": "riscv64"}),
-    "nothing of what is wanted": Broken((NO_PACKAGE,), order={"without": ["docker-ce"]}),
+    "key of a stranger beside it": Broken(("{stranger}",), {"key": "pgdg-and-stranger"}),
+    "page in place of a key": Broken(("it is no public OpenPGP key",), {"key": "page"}),
+    "half a key": Broken(("OpenPGP key",), {"key": "half"}),
+    "key that is not there": Broken(("ACCC4CF8.asc: answers 404",), {"key": "nothing"}),
+    "changed index": Broken(("not the one that is signed",), {"spoil": "packages"}),
+    "changed release": Broken(("its signature is wrong",), {"spoil": "release"}),
+    "half an index at the vendor's": Broken(("came by half",), {"spoil": "half"}),
+    "half an index on the way": Broken(("came by half",), faults={"cut": "/Packages"}),
+    "another suite": Broken(("it is the suite bookworm-pgdg",), {"says": "bookworm-pgdg"}),
+    "release of long ago": Broken(("no longer valid",), {"until": time.time() - 86_400}),
+    "other architectures only": Broken((NO_PACKAGE,), {"architecture": "riscv64"}),
+    "nothing of what is wanted": Broken((NO_PACKAGE,), {"without": ["libpq5"]}),
     "proxy that wants a login": Broken(
         ("407", "apt_proxy"),
         faults={"proxy": "user:word"},
@@ -118,10 +120,10 @@ BROKEN = {
     ),
     "mirror that has nothing": Broken(
         ("404", "http://mirror.test/nothing"),
-        data={"apt_urls": {"docker": "http://mirror.test/nothing"}},
+        data={"apt_urls": {FIRST: "http://mirror.test/nothing"}},
     ),
     "port where nobody listens": Broken(
-        ("nobody answers there",), data={"apt_urls": {"docker": "http://mirror.test:81/debian"}}
+        ("nobody answers there",), data={"apt_urls": {FIRST: "http://mirror.test:81/apt"}}
     ),
 }
 # apt asks three times, with a pause before each.
@@ -143,15 +145,15 @@ def test_what_is_broken_leaves_the_host_as_it_was(server: Target, them: Vendors,
     broken = BROKEN[kind]
     before = state(server)
     if broken.order:
-        them.publish(broken.vendor, **broken.order)
+        them.publish(FIRST, **broken.order)
     them.fail(**broken.faults)
     try:
         line = failure(server, **broken.data)
     finally:
         them.fail()
         if broken.order:
-            them.publish(broken.vendor)
-    assert broken.vendor in line.lower()
+            them.publish(FIRST)
+    assert "PGDG: " in line
     for words in broken.says:
         assert words.format(**them.fingerprints()) in line, line
     assert state(server) == before
@@ -174,13 +176,25 @@ def test_a_key_from_a_file_has_the_pinned_fingerprint_too(
     server: Target, them: Vendors, tmp_path: Path
 ) -> None:
     before = state(server)
-    key = tmp_path / "docker.asc"
+    key = tmp_path / "pgdg.asc"
     key.write_text(them.run("cat /srv/vendors/keys/stranger.asc") + "\n")
-    line = failure(server, apt_keys={"docker": str(key)})
+    line = failure(server, apt_keys={FIRST: str(key)})
     assert them.fingerprints()["stranger"] in line
-    assert them.fingerprints()["docker"] in line
-    assert "cannot read" in failure(server, apt_keys={"docker": str(tmp_path / "nothing.asc")})
+    assert them.fingerprints()[FIRST] in line
+    assert "cannot read" in failure(server, apt_keys={FIRST: str(tmp_path / "nothing.asc")})
     assert state(server) == before
+    update_works(server)
+
+
+def test_one_who_fails_spoils_nothing_of_the_others(server: Target, them: Vendors) -> None:
+    them.publish("docker", sign="stranger")
+    try:
+        line = failure(server)
+    finally:
+        them.publish("docker")
+    assert "Docker: " in line
+    assert server.run(f"ls {SOURCES}*") == f"{SOURCES}pgdg.sources"
+    update_works(server)
 
 
 # --- from here on the host has the vendors' repositories ------------------------------------------
