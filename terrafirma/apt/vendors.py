@@ -84,7 +84,8 @@ VENDORS: Mapping[VendorName, Vendor] = {
         mirrored_key="../../gpg.key",
         probe=("caddy",),
         packages=("caddy",),
-        pin="n=any-version",
+        # Whatever a vendor keeps at the same service has the same suite.
+        pin="o=cloudsmith/caddy/stable",
     ),
 }
 

@@ -111,7 +111,11 @@ def test_nothing_but_the_engines_is_taken_from_a_vendor() -> None:
     records = render("apt/preferences.j2", repositories=them).split("\n\n")[1:]
     found = [dict(re.findall(r"^([\w-]+): (.*)$", one, re.MULTILINE)) for one in records]
     pins = {one["Pin"] for one in found}
-    assert pins == {"release n=trixie-pgdg", "release o=Docker", "release n=any-version"}
+    assert pins == {
+        "release n=trixie-pgdg",
+        "release o=Docker",
+        "release o=cloudsmith/caddy/stable",
+    }
     for pin in pins:
         engine, others = (one for one in found if one["Pin"] == pin)
         assert engine["Pin-Priority"] == "600"
