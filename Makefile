@@ -44,7 +44,8 @@ lint: venv ## Check format, lint, types, shell scripts and generated pages
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/mypy --cache-dir .mypy_cache/program files/terrafirma
+	$(BIN)/mypy --cache-dir .mypy_cache/program --python-version 3.10 files/terrafirma
+	$(BIN)/mypy --cache-dir .mypy_cache/host --python-version 3.10 files/terrafirma_host files/borg/*
 	$(BIN)/python docs/settings.py --check
 	$(BIN)/python docs/promises.py --check
 	$(BIN)/shellcheck --external-sources testbed/*.sh files/docker/* files/pgbouncer/* .ci/run
@@ -58,7 +59,7 @@ bench: venv engine images ## Measure the design's promises about speed
 	testbed/bench.sh
 
 .PHONY: target
-target: ## Start a bare server as a container (NAME=, SSH_PORT=, HTTPS_PORT=, DISTRO=debian13 or debian12)
+target: ## Start a bare server as a container (NAME=, SSH_PORT=, HTTPS_PORT=, DISTRO=debian13, debian12 or ubuntu2404-like)
 	@testbed/target.sh "$(NAME)" "$(SSH_PORT)" "$(DISTRO)" "$(HTTPS_PORT)"
 
 .PHONY: untarget

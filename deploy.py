@@ -4,6 +4,6 @@ from pyinfra import local
 
 for task in (
     *("preflight", "apt", "users", "sshd", "docker", "postgres", "pgbouncer"),
-    *("caddy", "app", "borg"),
+    *("caddy", "app", "borg", "updates"),
 ):
     local.include(f"tasks/{task}.py")

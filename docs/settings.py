@@ -117,7 +117,7 @@ def words(schema: Schema) -> str:
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[{name}](#{name.lower()})"
-    if "anyOf" in schema:
+    if "anyOf" in schema and "title" not in schema:
         return ", or ".join(map(words, schema["anyOf"]))
     if "enum" in schema:
         return " or ".join(f'`"{value}"`' for value in schema["enum"])

@@ -19,9 +19,18 @@ preflight_wait_seconds = 600
 
 # --- apt: package sources and base packages -------------------------------------------------------
 
-# Where packages come from: "distro" is the distribution's own archive ("upstream", the vendors'
-# repositories, is not built yet).
+# Where Docker, PostgreSQL and Caddy come from: "distro" is the distribution's own archive,
+# "upstream" the repositories of their vendors, whose keys are pinned in terrafirma/apt/vendors.py.
 apt_source = "distro"
+# Other addresses of these repositories, as of a mirror: {"docker": "https://mirror.acme.com/docker"}
+# is the directory that has `dists`; "pgdg", "docker" and "caddy".
+apt_urls = {}
+# Files on this machine with the vendors' keys, where the hosts cannot fetch them, by the same
+# names. The pinned fingerprints hold for them as well.
+apt_keys = {}
+# Proxy through which apt fetches, "http://proxy:3128" or "http://user@proxy:3128"; the password of
+# that user is in TERRAFIRMA_APT_PROXY_PASSWORD in the environment of pyinfra. Empty: none of ours.
+apt_proxy = ""
 # Refresh the package lists before an installation when they are older than this, in hours.
 apt_cache_hours = 24
 # Packages that every host gets.
@@ -45,6 +54,8 @@ sshd_allow_users = []
 
 # --- docker ---------------------------------------------------------------------------------------
 
+# Version, or its beginning: "28", "28.2". Empty: the newest at the time of the installation.
+docker_version = ""
 # Docker takes the subnets of its networks from this pool; it must not overlap a network in use.
 docker_address_pool = "10.210.0.0/16"
 # Prefix length of each of these subnets.
@@ -60,7 +71,8 @@ docker_daemon = {}
 
 # --- postgres -------------------------------------------------------------------------------------
 
-# Major version, which the host's archives must have; None: the one that the distribution ships.
+# Major version, which the host's sources must have, or a minor version as text, "17.5"; None: the
+# major version that the distribution ships.
 postgres_version = None
 # Take over an existing cluster that Terrafirma did not make.
 postgres_adopt = False
@@ -112,6 +124,8 @@ apps = {
 
 # --- caddy: HTTPS and load balancing --------------------------------------------------------------
 
+# Version, or its beginning: "2", "2.10". Empty: the newest at the time of the installation.
+caddy_version = ""
 # Your email address, for messages from the certificate authority; empty: none.
 caddy_email = ""
 # ACME directory of the certificate authority; empty: Caddy's default. Names that no public
@@ -163,3 +177,14 @@ borg_keep_weekly = 4
 borg_keep_monthly = 6
 # When to make a backup, in the form of systemd's OnCalendar (see man systemd.time).
 borg_schedule = "*-*-* 02:00:00"
+
+# --- updates: what the server installs by itself, and when it may restart for that ----------------
+
+# Whether security updates of the distribution are installed every day; Docker, PostgreSQL, Caddy
+# and PgBouncer are not among them.
+updates_security = True
+# When new minor releases of PostgreSQL are installed, which restarts it, as systemd's OnCalendar:
+# "Sun *-*-* 04:00:00"; empty: never by themselves.
+updates_postgres = ""
+# When the server may reboot, if it is due; empty: each run says that it is due, and that is all.
+updates_reboot = ""

@@ -28,7 +28,7 @@ for app in apps:
     if not distribution(machine).compose:
         raise DeployError(
             f"{host.name}: apps: {machine['name']}'s archive has no Docker Compose v2; use "
-            "Debian 13 or Ubuntu 24.04, or set apps to {}"
+            "apt_source = 'upstream', Debian 13 or Ubuntu 24.04, or set apps to {}"
         )
     refuse_further_files(host, app, server.users)
     refuse_files_left_out(host, app)

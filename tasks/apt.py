@@ -1,18 +1,37 @@
-"""Package sources and the packages that every host gets."""
+"""Package sources, the engines' vendors among them if asked for, and packages for every host."""
 
 from pyinfra import host
 from pyinfra.api import DeployError
 
-from terrafirma.host.files import put, template
+from terrafirma.apt.engines import ENGINES
+from terrafirma.apt.operations import keys_of, look, proxy_of, record_path, repositories
+from terrafirma.apt.operations import repositories_of as vendors_of
+from terrafirma.host import program
+from terrafirma.host.files import Absent, Directory, put, template
+from terrafirma.host.machine import distribution
 from terrafirma.host.packages import packages
+from terrafirma.paths import APT_PREFERENCES, APT_PROXY, REPOSITORIES
+from terrafirma.postgres.version import own_version
 from terrafirma.site import begin
 
-server, _ = begin(host)
+server, machine = begin(host)
 settings = server.apt
+upstream = settings.source == "upstream"
+vendors = vendors_of(settings, machine)
 
-# The vendors' repositories belong here: their keys, pinned by fingerprint, and deb822 sources.
-if settings.source == "upstream":
-    raise DeployError(f"{host.name}: apt_source: 'upstream' is not built yet; use 'distro'")
+# Before anything changes: refuse missing files and passwords, and engines from another source.
+proxy, keys = proxy_of(host, settings), keys_of(host, settings)
+major = own_version(machine) or server.postgres.major or distribution(machine).postgres
+for name in ENGINES:
+    look(host, server, machine, name, major)
+
+if unsupported := [
+    one.vendor.title for one in vendors if machine["architecture"] not in one.vendor.architectures
+]:
+    raise DeployError(
+        f"{host.name}: apt_source: {', '.join(unsupported)} has no packages for "
+        f"{machine['architecture']}; use apt_source = 'distro'"
+    )
 
 put(
     name="Make apt wait for its lock",
@@ -25,4 +44,49 @@ put(
     ],
 )
 
+put(
+    name="Let apt fetch through the proxy" if proxy else "Let apt fetch without a proxy of ours",
+    entries=[
+        template(
+            "apt/60terrafirma-proxy.j2",
+            APT_PROXY,
+            data={"proxy": proxy},
+            # apt reads it as root; it may have a password in it.
+            mode="600",
+            secret=True,
+        )
+        if proxy
+        else Absent(APT_PROXY)
+    ],
+)
+
 packages(name="Install the base packages", packages=settings.packages)
+
+if upstream:
+    packages(name="Install what checks the vendors", packages=["ca-certificates", "python3"])
+
+    put(
+        name="Prepare the host",
+        entries=[
+            Directory(REPOSITORIES, "700"),
+            *program.entries(),
+            # Before the sources: not even for a moment anything else comes from there.
+            template("apt/preferences.j2", APT_PREFERENCES, data={"repositories": vendors}),
+        ],
+    )
+
+    repositories(
+        name="Add the repositories of the vendors",
+        wanted=vendors,
+        keys=keys,
+        wait_seconds=server.preflight.wait_seconds,
+    )
+else:
+    put(
+        name="Keep to the distribution's archive",
+        entries=[
+            *(Absent(one.path) for one in vendors),
+            *(Absent(record_path(one)) for one in vendors),
+            Absent(APT_PREFERENCES),
+        ],
+    )

@@ -3,6 +3,7 @@
 from pyinfra import host
 from pyinfra.api import DeployError
 
+from terrafirma.apt.operations import install, look
 from terrafirma.caddy.facts import CaddyVersion
 from terrafirma.caddy.operations import certificates
 from terrafirma.caddy.sites import (
@@ -17,7 +18,6 @@ from terrafirma.caddy.sites import (
 )
 from terrafirma.host.files import Absent, Directory, Entry, File, put, template
 from terrafirma.host.kernel import sysctl
-from terrafirma.host.packages import packages
 from terrafirma.host.units import unit
 from terrafirma.paths import CADDY_MAINTENANCE, CADDY_ROOT, CADDY_UPSTREAMS, CADDYFILE
 from terrafirma.site import begin, placed
@@ -43,9 +43,10 @@ if root and not is_certificate(root):
         f"{host.name}: caddy_acme_ca_root: {settings.acme_ca_root!r} is no certificate in PEM"
     )
 
+look(host, server, machine, "caddy")
 warn_of_names(host, apps, settings)
 
-packages(name="Install Caddy", packages=["caddy"])
+install(name="Install Caddy", server=server, machine=machine, engine="caddy")
 
 policy = put(
     name="Restart Caddy after a crash",

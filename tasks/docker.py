@@ -7,6 +7,7 @@ from pyinfra import host
 from pyinfra.api import DeployError
 from pyinfra.facts.files import FileContents
 
+from terrafirma.apt.operations import install, look
 from terrafirma.docker.daemon import is_json, runtime_paths, unknown
 from terrafirma.docker.facts import DockerAddresses
 from terrafirma.docker.operations import connect
@@ -14,7 +15,6 @@ from terrafirma.host.asking import ask
 from terrafirma.host.facts import UsedNetworks
 from terrafirma.host.files import File, PathStates, put, source, template
 from terrafirma.host.machine import distribution
-from terrafirma.host.packages import packages
 from terrafirma.host.units import unit
 from terrafirma.paths import DOCKER_ENGINE, DOCKER_PORTS
 from terrafirma.site import begin
@@ -24,13 +24,22 @@ settings = server.docker
 daemon_json = "/etc/docker/daemon.json"
 drop_in = "/etc/systemd/system/docker.service.d/terrafirma.conf"
 
-if machine["foreign_engine"]:
+if machine["foreign_engine"] and server.apt.source == "distro":
     raise DeployError(
         f"{host.name}: apt_source: the distribution's engine would replace "
         f"{', '.join(machine['foreign_engine'])} on the host; remove that first"
     )
 
-if newer := list(unknown(settings.daemon, distribution(machine).engine)):
+if machine["snaps"]:
+    raise DeployError(
+        f"{host.name}: snap: the snap {', '.join(machine['snaps'])} on the host is an engine of "
+        "its own, on the same socket; save its volumes, and remove it first: snap remove docker"
+    )
+
+engine = look(host, server, machine, "docker")
+version = engine.numbers or distribution(machine).engine
+
+if newer := list(unknown(settings.daemon, version)):
     raise DeployError(f"{host.name}: docker_daemon: {'; '.join(newer)}")
 # Without these programs no container would start, at the latest after the next boot.
 if runtimes := runtime_paths(settings.daemon):
@@ -127,7 +136,7 @@ configuration = put(
     check=f'{DOCKER_ENGINE} check "$new"',
 )
 
-packages(name="Install the engine", packages=distribution(machine).docker)
+install(name="Install the engine", server=server, machine=machine, engine="docker")
 
 unit(
     name="Run the engine",

@@ -5,6 +5,7 @@ from typing import Any
 from pyinfra import host
 from pyinfra.api import DeployError
 
+from terrafirma.apt.operations import install, look
 from terrafirma.docker.facts import DockerAddresses, DockerNetworks
 from terrafirma.host import program
 from terrafirma.host.asking import ask
@@ -43,6 +44,7 @@ server, machine = begin(host)
 settings = server.postgres
 version = postgres_version(host, settings, machine)
 upgrade = upgrading(host)  # None, unless commands/postgres_upgrade.py runs this task
+look(host, server, machine, "postgres", version)
 service = f"postgresql@{version}-main.service"
 directory = f"/etc/postgresql/{version}/main"
 drop_in = f"/etc/systemd/system/{service}.d/terrafirma.conf"
@@ -143,10 +145,11 @@ sysctl(
     values={"net.ipv4.ip_nonlocal_bind": 1, "net.ipv6.ip_nonlocal_bind": 1},
 )
 
+install(name="Install PostgreSQL", server=server, machine=machine, engine="postgres", major=version)
+
 packages(
-    name="Install PostgreSQL",
+    name="Install what goes with it",
     packages=[
-        f"postgresql-{version}",
         # Debian's /etc/logrotate.d/postgresql-common rotates the server's log with this.
         "logrotate",
         "python3",

@@ -5,6 +5,7 @@ from pyinfra.api import DeployError
 
 from terrafirma.caddy.sites import warn_of_names
 from terrafirma.host.facts import Hardware, Listeners
+from terrafirma.host.lifetimes import warn_of_ends
 from terrafirma.host.packages import wait_for_apt
 from terrafirma.postgres.version import postgres_version
 from terrafirma.rules import enough_hardware, limits_hardware
@@ -37,5 +38,6 @@ for listener in host.get_fact(Listeners, ports=list(sockets)):
         )
 
 warn_of_names(host, server.apps, server.caddy)
+warn_of_ends(host, machine, str(version))
 
 wait_for_apt(name="Wait for other programs that install packages")

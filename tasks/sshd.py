@@ -68,4 +68,10 @@ configuration = put(
     'sshd -t -f "$new.all"; status=$?; rm -f "$new.all"; exit $status',
 )
 
-unit(name="Run sshd", unit="ssh.service", reload_on={drop_in.path: configuration})
+# On Ubuntu systemd listens, and starts sshd for the first client; what runs then is the same unit.
+unit(
+    name="Run sshd",
+    unit="ssh.service",
+    reload_on={drop_in.path: configuration},
+    socket="ssh.socket",
+)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
 )
 
@@ -164,6 +165,36 @@ Setting = Annotated[
 ]
 ServerSettings = dict[SettingName, Setting]
 Seconds = Annotated[int, Field(strict=True, ge=1, le=3600)]
+
+
+_NUMBER = r"(?:0|[1-9]\d*)"
+
+
+def version_prefix(value: Any) -> str:
+    """A version, or the components that it begins with; empty: any."""
+    example = "'28' or '28.2'"
+    if isinstance(value, float):
+        # 28.10 is 28.1 to Python, and to whoever reads JSON.
+        raise ValueError(f"write {value!r} as text, in quotes: {example}")
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"it is no text, like {example}")
+    if value and not re.fullmatch(rf"{_NUMBER}(\.{_NUMBER}){{0,3}}", value, re.ASCII):
+        # Without an epoch, as the versions of packages have it.
+        found = re.search(rf"{_NUMBER}(\.{_NUMBER}){{0,3}}", re.sub(r"^\d+:", "", value), re.ASCII)
+        hint = f"write {found[0]!r}" if found else f"it is like {example}"
+        raise ValueError(
+            f"{value[:40]!r} is no version or its beginning, numbers with dots between them; {hint}"
+        )
+    return value
+
+
+VersionPrefix = Annotated[
+    str,
+    BeforeValidator(version_prefix),
+    Field(title="version or its beginning, like `28` or `28.2`, or empty"),
+]
 
 
 def here(path: str) -> Path:

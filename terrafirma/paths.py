@@ -46,6 +46,9 @@ BACKUP_STATE = "/var/lib/terrafirma/backup"
 BACKUP_STAMP = f"{BACKUP_STATE}/proved-by"
 """Holds the name of the archive that proved the configuration."""
 
+UPDATES_STATE = "/var/lib/terrafirma/updates"
+"""What the windows for a restart and for a reboot have brought about."""
+
 DROPPED = "/var/lib/terrafirma/dropped"
 """The last dumps of databases that were dropped."""
 
@@ -60,6 +63,9 @@ UPGRADE_LOG = f"{UPGRADE_STATE}/log"
 
 UPGRADE_UNIT = "terrafirma-postgres-upgrade.service"
 """The unit in which an upgrade runs; exists only while it runs."""
+
+PACKAGES_STATE = "/var/lib/terrafirma/packages"
+"""0700, root: the packages of the engines as files, for a way back, and what an upgrade is at."""
 
 POOLER_CONFIG = "/etc/pgbouncer/pgbouncer.ini"
 """The file that PgBouncer reads when it starts; it includes the others."""
@@ -94,8 +100,22 @@ CADDY_MAINTENANCE = "/etc/caddy/maintenance"
 CADDY_ROOT = "/etc/caddy/acme-ca-root.pem"
 """The root certificate that vouches for the ACME server itself."""
 
+APT_PROXY = "/etc/apt/apt.conf.d/60terrafirma-proxy"
+"""The proxy through which apt fetches, perhaps with a password."""
+
+APT_PREFERENCES = "/etc/apt/preferences.d/terrafirma"
+"""What is taken from the vendors' repositories."""
+
+REPOSITORIES = "/var/lib/terrafirma/repositories"
+"""0700, root: what each vendor's repository was tried for, and the digest of its source."""
+
 OURS = (
     "/etc/apt/apt.conf.d/60terrafirma",
+    APT_PROXY,
+    APT_PREFERENCES,
+    "/etc/apt/sources.list.d/terrafirma-*.sources",
+    "/etc/apt/apt.conf.d/60terrafirma-updates",
+    "/etc/needrestart/conf.d/*",
     "/etc/sudoers.d/90-terrafirma-*",
     "/etc/ssh/sshd_config.d/00-terrafirma.conf",
     "/etc/sysctl.d/60-terrafirma-*",
@@ -119,5 +139,6 @@ OURS = (
     "/usr/local/lib/terrafirma/*",
     "/usr/local/lib/terrafirma/terrafirma_host/*",
     "/var/lib/terrafirma/*",
+    "/var/lib/terrafirma/repositories/*",
 )
 """Patterns for nearly all paths that operations ask about, so that one command reads them all."""

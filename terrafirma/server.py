@@ -10,20 +10,22 @@ from typing import Any, Literal, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from terrafirma.app.settings import SLOT_PORTS, Application
+from terrafirma.apt.settings import Apt
 from terrafirma.arguments import ARGUMENTS
 from terrafirma.borg.settings import Borg
 from terrafirma.caddy.settings import Caddy
 from terrafirma.docker.settings import Docker
 from terrafirma.fields import ApplicationName
-from terrafirma.host.settings import Apt, Preflight
+from terrafirma.host.settings import Preflight
 from terrafirma.pgbouncer.settings import PgBouncer
 from terrafirma.postgres.settings import Postgres
 from terrafirma.settings import Refused, Settings, build
 from terrafirma.sshd.settings import Sshd
+from terrafirma.updates.settings import Updates
 from terrafirma.users.settings import Users
 
 SECTIONS: tuple[type[Settings], ...] = (
-    *(Preflight, Apt, Users, Sshd, Docker, Postgres, PgBouncer, Caddy, Borg),
+    *(Preflight, Apt, Users, Sshd, Docker, Postgres, PgBouncer, Caddy, Borg, Updates),
 )
 ROLES = ("proxy", "app", "db")
 """Groups of the inventory; a host in none of them has all three roles, so far the only choice."""
@@ -71,6 +73,7 @@ class Server:
     apps: tuple[Application, ...]
     caddy: Caddy
     borg: Borg
+    updates: Updates
 
     @classmethod
     def of(cls, name: str, data: Mapping[str, Any], groups: Collection[str] = ()) -> Server:

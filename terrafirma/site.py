@@ -14,7 +14,7 @@ from pyinfra.api import DeployError, Host, Inventory
 
 from terrafirma.app.facts import KeptPorts
 from terrafirma.host.facts import MachineState
-from terrafirma.host.machine import ready
+from terrafirma.host.machine import ready, refuse_source, with_source
 from terrafirma.rules import RULES
 from terrafirma.server import Server
 from terrafirma.settings import Model, Refused, build
@@ -38,7 +38,9 @@ def begin(host: Host) -> tuple[Server, MachineState]:
     in the settings of any host, and for a machine that Terrafirma does not support.
     """
     server = site(host.inventory)[host.name]
-    return server, ready(host, server.preflight.wait_seconds)
+    machine = ready(host, server.preflight.wait_seconds)
+    refuse_source(host, machine, server.apt.source, backups=bool(server.borg.repository))
+    return server, with_source(machine, server.apt.source)
 
 
 def site(inventory: Inventory) -> Site:

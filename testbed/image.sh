@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the image terrafirma/target:DISTRO for each DISTRO named (debian13, debian12), and terrafirma/bystander
-# if `bystander` is named.
+# Makes the image terrafirma/target:DISTRO for each DISTRO named (debian13, debian12, ubuntu2404-like), and
+# terrafirma/bystander if `bystander` is named.
 set -euo pipefail
 # shellcheck source=testbed/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -107,6 +107,12 @@ make_image() {
     build --build-arg "BASE=terrafirma/base:$distro" --tag "terrafirma/target:$distro" "$ROOT/testbed"
 }
 
+make_ubuntu() {
+    make_image debian13
+    if ! exists "terrafirma/target:$1"; then say "Making the target image for $1"; fi
+    build --tag "terrafirma/target:$1" --file "$ROOT/testbed/Dockerfile.ubuntu" "$ROOT/testbed"
+}
+
 make_bystander() {
     make_image debian13
     build --tag terrafirma/bystander --file "$ROOT/testbed/Dockerfile.bystander" "$ROOT/testbed"
@@ -117,6 +123,9 @@ for name in "${@:-debian13}"; do
         locked image make_bystander
     else
         codename "$name" >/dev/null
-        locked image make_image "$name"
+        case $name in
+            ubuntu*) locked image make_ubuntu "$name" ;;
+            *) locked image make_image "$name" ;;
+        esac
     fi
 done

@@ -53,7 +53,9 @@ codename() {
     case $1 in
         debian13) echo trixie ;;
         debian12) echo bookworm ;;
-        *) die "DISTRO is debian13 or debian12, not '$1'" ;;
+        # Over Debian 13's packages: see Dockerfile.ubuntu.
+        ubuntu2404-like) echo trixie ;;
+        *) die "DISTRO is debian13, debian12 or ubuntu2404-like, not '$1'" ;;
     esac
 }
 

@@ -28,6 +28,9 @@ SECONDS = 1800
 class Pyinfra:
     """Runs the real CLI from the project root and returns what `--json` printed."""
 
+    def __init__(self, root: Path = ROOT) -> None:
+        self.root = root
+
     def run(self, *arguments: str, **environment: str) -> dict[str, Any]:
         result = self.call(*arguments, **environment)
         assert result.returncode == 0, result.stderr
@@ -37,7 +40,7 @@ class Pyinfra:
     def call(self, *arguments: str, **environment: str) -> CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "pyinfra", *arguments, "--json"],
-            cwd=ROOT,
+            cwd=self.root,
             env=_environment(**environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -52,7 +55,7 @@ class Pyinfra:
 
     @cached_property
     def imported(self) -> Imported:
-        return Imported()
+        return Imported(self.root)
 
 
 class Imported(Pyinfra):
@@ -62,11 +65,12 @@ class Imported(Pyinfra):
     Tests of the process itself use Pyinfra, which starts a process as a user does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path = ROOT) -> None:
+        super().__init__(root)
         # It ends when its standard input closes, so at the latest with this process.
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.imported"],
-            cwd=ROOT,
+            cwd=root,
             env=_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

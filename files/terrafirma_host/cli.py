@@ -24,11 +24,17 @@ from typing import Any, BinaryIO, NoReturn
 from terrafirma_host import (
     engine,
     postgres_check,
+    postgres_minor,
     postgres_passwords,
     postgres_upgrade,
+    promises,
     proxy,
+    reboot,
     release,
+    repositories,
     secrets,
+    updates,
+    upgrade,
 )
 from terrafirma_host.engine import Compose
 from terrafirma_host.lease import LONGEST, Busy, describe
@@ -52,9 +58,15 @@ TOKEN = "TERRAFIRMA_TOKEN"
 # Commands for the deploy, which the help does not list. Each takes the arguments after its name.
 DEPLOY = {
     "secrets": secrets.main,
+    "repositories": repositories.main,
     "passwords": postgres_passwords.main,
     "postgres-check": postgres_check.main,
     "postgres-upgrade": postgres_upgrade.main,
+    "postgres-minor": postgres_minor.main,
+    "promises": promises.main,
+    "reboot": reboot.main,
+    "updates": updates.main,
+    "upgrade": upgrade.main,
 }
 
 # The errors to which a file of ours leads that was edited by hand.

@@ -127,8 +127,8 @@ def run(
             # A migration that prints invalid UTF-8 has still run.
             text=True, errors="replace",
             env={**(os.environ if inherit else {}), **(env or {})},
-            # A group, so that its children end with it: `docker` starts Compose as a child.
-            process_group=0,
+            # A session, so that its children end with it: `docker` starts Compose as a child.
+            start_new_session=True,
         )  # fmt: skip
     except FileNotFoundError:
         raise Failed(f"{words[0]}: there is no such program") from None
@@ -158,7 +158,7 @@ def follow(
     said: deque[str] = deque(maxlen=5)
     with subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, **(env or {})}, process_group=0,
+        env={**os.environ, **(env or {})}, start_new_session=True,
     ) as process:  # fmt: skip
         assert process.stdout
         try:

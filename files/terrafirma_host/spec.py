@@ -11,11 +11,14 @@ import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from terrafirma_host.shell import Failed, write
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SPECS = Path("/etc/terrafirma/apps")
 ROOT = Path("/opt/terrafirma")
@@ -267,7 +270,7 @@ def history(app: Application) -> list[dict[str, str]]:
 
 
 def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def make_key() -> None:
@@ -305,8 +308,11 @@ def tree_digest(directory: Path) -> str:
             line = f"{path.relative_to(directory)}|link|{path.readlink()}\n"
         else:
             executable = bool(path.stat().st_mode & 0o100)
+            hashed = hashlib.sha256()
             with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
+                while block := file.read(1024**2):
+                    hashed.update(block)
+            content = hashed.hexdigest()
             line = f"{path.relative_to(directory)}|{executable}|{content}\n"
         # A name need not be UTF-8.
         digest.update(line.encode(errors="surrogateescape"))

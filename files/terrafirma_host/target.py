@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
 
 from terrafirma_host import engine, layers, stores
 from terrafirma_host.engine import Compose
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application, Release, Serving, identity, known_releases, now
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from pydantic import (
     model_validator,
 )
 
-from terrafirma.fields import Line, here, is_file
+from terrafirma.fields import Line, VersionPrefix, here, is_file
 from terrafirma.settings import Settings
 
 
 class Caddy(Settings):
     prefix = "caddy"
 
+    version: VersionPrefix
     email: Annotated[
         str, Field(pattern=r"^$|^[^\s@{}\"]+@[^\s@{}\"]+$", title="e-mail address, or empty")
     ]

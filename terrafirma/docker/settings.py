@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from terrafirma.docker import daemon
-from terrafirma.fields import NetworkName, refuse_duplicates
+from terrafirma.fields import NetworkName, VersionPrefix, refuse_duplicates
 from terrafirma.settings import Settings
 
 _PRIVATE_NETWORKS = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
@@ -20,6 +20,7 @@ _PRIVATE_NETWORKS = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.
 class Docker(Settings):
     prefix = "docker"
 
+    version: VersionPrefix
     address_pool: Annotated[IPv4Network, Field(title="private IPv4 network")]
     subnet_size: int = Field(ge=16, le=29)
     log_max_size: Annotated[

@@ -14,6 +14,7 @@ from typing_extensions import override
 class MachineState(TypedDict):
     id: str  # "debian", "ubuntu" …
     version: str  # "13", "24.04" …
+    source: str  # `apt_source` of the settings, once they are known; see terrafirma/site.py
     name: str  # as in PRETTY_NAME
     architecture: str  # dpkg's name: "amd64", "arm64" …
     user: str  # the connected user
@@ -32,6 +33,7 @@ class MachineState(TypedDict):
     upgrading: bool  # a major upgrade of PostgreSQL is going on
     postgres_offered: list[int]  # majors that are installed, or in the host's package lists
     foreign_engine: list[str]  # packages of another Docker engine
+    snaps: list[str]  # conflicting snaps that are installed: "docker"
     foreign_caddyfile: bool  # there is a Caddyfile, neither ours nor the package's
     pooler: bool  # our PgBouncer runs, or starts at boot
     networks: list[str]  # IPv4 networks that the host shares with neighbours: "192.0.2.0/24"
@@ -83,6 +85,8 @@ test ! -e /run/systemd/transient/terrafirma-postgres-upgrade.service || echo upg
 apt-cache pkgnames postgresql- 2> /dev/null | sed -n 's/^postgresql-\([0-9][0-9]*\)$/offered=\1/p'
 dpkg-query -Wf '${db:Status-Status} ${Package}\n' docker-ce containerd.io podman-docker \
     2> /dev/null | sed -n 's/^installed /engine=/p'
+# A snap's engine has a root file system, networks and rules of its own, and the same socket.
+for snap in docker; do test ! -e "/snap/$snap/current" || echo "snap=$snap"; done
 caddyfile=/etc/caddy/Caddyfile
 # Only root and Caddy can read our Caddyfile, so recognise it by our drop-in instead.
 ours=/etc/systemd/system/caddy.service.d/terrafirma.conf
@@ -137,6 +141,7 @@ class Machine(FactBase[MachineState]):
         return MachineState(
             id=one.get("id", ""),
             version=one.get("version", ""),
+            source="distro",
             name=one.get("name", "") or "an unknown system",
             architecture=one.get("architecture", ""),
             user=one.get("user", ""),
@@ -157,6 +162,7 @@ class Machine(FactBase[MachineState]):
                 {int(value) for key, value in pairs if key == "offered" and value.isdigit()}
             ),
             foreign_engine=[value for key, value in pairs if key == "engine"],
+            snaps=[value for key, value in pairs if key == "snap"],
             foreign_caddyfile="caddyfile" in one,
             pooler="pooler" in one,
             networks=sorted(map(str, networks)),

@@ -18,6 +18,7 @@ from pyinfra.operations.util.files import generate_color_diff
 from typing_extensions import override
 
 from terrafirma.host.asking import ask, changes_of
+from terrafirma.host.given import HiddenText
 from terrafirma.host.operation import operation
 from terrafirma.paths import OURS
 from terrafirma.settings import ROOT
@@ -132,6 +133,8 @@ class File:
     group: str = "root"
     as_owner: bool = False
     """Its owner writes it: in a directory of another user, a link could mislead root."""
+    secret: bool = False
+    """Its content appears in no log and no diff."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +249,8 @@ def _replacement(file: File, content: str, check: str | None) -> StringCommand:
             QuoteString(f"path=$1; {script}"), "sh", path,
             _stdin=content,
         )  # fmt: skip
-    return StringCommand(StringCommand("path=", path, _separator=""), f"; {script}", _stdin=content)
+    sent = HiddenText(content) if file.secret else content
+    return StringCommand(StringCommand("path=", path, _separator=""), f"; {script}", _stdin=sent)
 
 
 def _show_difference(file: File, content: str, now: PathState | None) -> None:
@@ -254,6 +258,8 @@ def _show_difference(file: File, content: str, now: PathState | None) -> None:
     who = {"_su_user": file.user, "_su_shell": "sh"} if file.as_owner else {}
     known = (host.get_fact(FileContents, path=file.path, **who) or []) if now else []
     host.log(f"{'Will change' if now else 'Will create'} {file.path}")
+    if file.secret:
+        return
     before = [f"{line}\n" for line in known]
     for line in generate_color_diff(before, content.splitlines(keepends=True)):
         logger.info("  %s", _HASH.sub("*MASKED*", line))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 from pyinfra.api import DeployError, Host
@@ -15,11 +15,14 @@ from terrafirma.host.facts import PACKAGES, Machine, MachineState
 class Distribution:
     """The versions and packages in the archive of a supported distribution."""
 
+    codename: str  # as suites of archives have it
     postgres: int
     docker: tuple[str, ...]
     engine: tuple[int, int]
     compose: bool = True  # Docker Compose v2 and buildx are among `docker`
     pooled_statements: bool = True  # PgBouncer 1.21 or newer follows prepared statements
+    caddy: bool = True
+    borgmatic: bool = True  # 1.7 or newer
 
 
 # apparmor: Debian's kernels enable AppArmor, and then no container starts without its parser.
@@ -27,14 +30,31 @@ _ENGINE = ("docker.io", "apparmor", "iptables")
 # The versions in the archives. They pin nothing: `packages` installs names without a version.
 DISTRIBUTIONS = {
     ("debian", "13"): Distribution(
-        17, (*_ENGINE, "docker-cli", "docker-compose", "docker-buildx"), (26, 1)
+        "trixie", 17, (*_ENGINE, "docker-cli", "docker-compose", "docker-buildx"), (26, 1)
     ),
-    ("debian", "12"): Distribution(15, _ENGINE, (20, 10), compose=False, pooled_statements=False),
+    ("debian", "12"): Distribution(
+        "bookworm", 15, _ENGINE, (20, 10), compose=False, pooled_statements=False
+    ),
+    ("ubuntu", "26.04"): Distribution(
+        "resolute", 18, (*_ENGINE, "docker-compose-v2", "docker-buildx"), (29, 1)
+    ),
+    # The oldest that it may have: its updates bring newer engines, which know more keys.
     ("ubuntu", "24.04"): Distribution(
-        16, (*_ENGINE, "docker-compose-v2", "docker-buildx"), (24, 0)
+        "noble", 16, (*_ENGINE, "docker-compose-v2", "docker-buildx"), (24, 0)
     ),
-}
+    # With the vendors' packages alone, see `refuse_source`.
+    ("ubuntu", "22.04"): Distribution(
+        "jammy", 14, _ENGINE, (20, 10),
+        compose=False, pooled_statements=False, caddy=False, borgmatic=False,
+    ),
+}  # fmt: skip
 ARCHITECTURES = ("amd64", "arm64")
+
+# The least that the vendors offer; the exact versions are in a host's package lists.
+VENDORS_POSTGRES = (15, 16, 17, 18)
+VENDORS_ENGINE = (28, 0)
+# Where the distribution's own PostgreSQL is too old for this platform, the default replaces it.
+OLDEST_POSTGRES, DEFAULT_POSTGRES = 15, 17
 
 # Asked once for each host in a run, during which it stays the same.
 _known: WeakKeyDictionary[Host, MachineState] = WeakKeyDictionary()
@@ -103,6 +123,46 @@ def refuse_unsupported(host: Host, machine: MachineState) -> None:
         )
 
 
+def refuse_source(host: Host, machine: MachineState, source: str, *, backups: bool) -> None:
+    """
+    Raise DeployError where the distribution's archive lacks what nothing goes without.
+
+    + source: `apt_source`
+    + backups: whether there are to be any
+    """
+    held = distribution(machine)
+    if source == "distro" and not held.caddy:
+        raise DeployError(
+            f"{host.name}: apt_source: {machine['name']}'s archive has no Caddy; "
+            "use apt_source = 'upstream'"
+        )
+    if backups and not held.borgmatic:
+        raise DeployError(
+            f"{host.name}: borg_repository: {machine['name']}'s borgmatic is too old, and the "
+            "vendors have none; use a newer release, or leave borg_repository empty"
+        )
+
+
+def with_source(machine: MachineState, source: str) -> MachineState:
+    """The same machine, whose engines come from `source`."""
+    offered = VENDORS_POSTGRES if source == "upstream" else ()
+    return {
+        **machine,
+        "source": source,
+        # Its lists are refreshed for that source by the same run.
+        "postgres_offered": sorted({*machine["postgres_offered"], *offered}),
+    }
+
+
 def distribution(machine: MachineState) -> Distribution:
-    """The versions and packages in the archive of a supported host's distribution."""
-    return DISTRIBUTIONS[machine["id"], machine["version"]]
+    """The versions and packages that a supported host can install, vendors' included."""
+    held = DISTRIBUTIONS[machine["id"], machine["version"]]
+    if machine["source"] != "upstream":
+        return held
+    return replace(
+        held,
+        postgres=held.postgres if held.postgres >= OLDEST_POSTGRES else DEFAULT_POSTGRES,
+        engine=max(held.engine, VENDORS_ENGINE),
+        compose=True,
+        caddy=True,
+    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypedDict
 
 from pyinfra import host
 from pyinfra.api import FactBase, FunctionCommand, Host, QuoteString, State, StringCommand
@@ -17,18 +17,32 @@ if TYPE_CHECKING:
     from terrafirma.server import Server
 
 
-class InstalledPackages(FactBase[set[str]]):
-    """The names of all installed packages."""
+class PackageState(TypedDict):
+    version: str
+    held: bool  # dpkg's own mark: apt-get upgrade leaves the package alone
 
-    default = set
+
+Installed = dict[str, PackageState]
+"""By the name of the package."""
+
+
+class InstalledPackages(FactBase[Installed]):
+    """All packages that are installed."""
+
+    default = dict
 
     @override
     def command(self) -> str:
-        return "dpkg-query -Wf '${db:Status-Status} ${Package}\\n'"
+        return "dpkg-query -Wf '${db:Status-Status} ${db:Status-Want} ${Package} ${Version}\\n'"
 
     @override
-    def process(self, output: list[str]) -> set[str]:
-        return {line.removeprefix("installed ") for line in output if line.startswith("installed ")}
+    def process(self, output: list[str]) -> Installed:
+        found: Installed = {}
+        for line in output:
+            match line.split():
+                case ["installed", want, name, version]:
+                    found[name] = PackageState(version=version, held=want == "hold")
+        return found
 
 
 # The locks that apt and dpkg take, in the order in which an installation takes them.
@@ -91,19 +105,68 @@ def packages(packages: Sequence[str]) -> Generator[StringCommand | FunctionComma
         host.noop(f"{', '.join(packages)}: installed")
         return
     yield _wait()
-    recent = f'-name "*_*" -mmin -{_server(host).apt.cache_hours * 60} -print -quit'
     install = StringCommand(
         _APT,
         "install --no-install-recommends --no-remove -o Dpkg::Options::=--force-confold",
         *map(QuoteString, missing),
     )
+    # Lists that no longer fit the archive: refresh them, then install.
     yield StringCommand(
-        'test -z "$(dpkg --audit)" || DEBIAN_FRONTEND=noninteractive',
-        "dpkg --force-confdef --force-confold --configure -a < /dev/null &&",
-        # Lists that are too old, or that no longer fit the archive: refresh them, then install.
-        f'if test -z "$(find /var/lib/apt/lists -maxdepth 1 {recent})"; then {_APT} update; fi &&',
-        "{", install, "|| {", _APT, "update &&", install, "; }; }",
+        _prepare(host), "&& {", install, "|| {", _APT, "update &&", install, "; }; }"
+    )
+
+
+def _prepare(host: Host) -> str:
+    recent = f'-name "*_*" -mmin -{_server(host).apt.cache_hours * 60} -print -quit'
+    return (
+        'test -z "$(dpkg --audit)" || DEBIAN_FRONTEND=noninteractive '
+        "dpkg --force-confdef --force-confold --configure -a < /dev/null && "
+        # Lists that are too old.
+        f'if test -z "$(find /var/lib/apt/lists -maxdepth 1 {recent})"; then {_APT} update; fi'
+    )
+
+
+def prepare(host: Host) -> Iterator[StringCommand | FunctionCommand]:
+    """What comes before an installation: apt's lock, a killed one's rest, and recent lists."""
+    yield _wait()
+    yield StringCommand(_prepare(host))
+
+
+def installation(
+    versions: Mapping[str, str], replacing: Sequence[str] = (), *, held: bool = False
+) -> StringCommand:
+    """
+    The command that installs packages.
+
+    + versions: by name; empty: whichever version apt prefers
+    + replacing: packages that make room for them, and no others do; nothing is purged
+    + held: also those that are held
+    """
+    words = [f"{name}={version}" if version else name for name, version in versions.items()]
+    words += [f"{name}-" for name in replacing]
+    install = StringCommand(
+        "install --no-install-recommends",
+        *([] if replacing else ["--no-remove"]),
+        *(["--allow-change-held-packages"] if held else []),
+        "-o Dpkg::Options::=--force-confold",
+        *map(QuoteString, words),
+    )
+    if not replacing:
+        return StringCommand("{", _APT, install, "|| {", _APT, "update &&", _APT, install, "; }; }")
+    return StringCommand(
+        # What makes room goes once: with lists that fit the archive.
+        _APT, "update &&", "removed=$(LC_ALL=C", _APT, "-s", install,
+        "| sed -n 's/^Remv \\([^ :]*\\).*/\\1/p') &&",
+        "for one in $removed; do case", QuoteString(f" {' '.join(replacing)} "),
+        'in *" $one "*) ;;',
+        '*) echo "$one would have to be removed as well: remove it first" >&2; exit 1 ;;',
+        "esac; done &&", _APT, install,
     )  # fmt: skip
+
+
+def holding(packages: Sequence[str]) -> StringCommand:
+    """The command after which nothing but an announced upgrade moves these."""
+    return StringCommand("apt-mark hold", *map(QuoteString, packages), "> /dev/null")
 
 
 def _wait() -> FunctionCommand:

@@ -24,6 +24,7 @@ _NOT_ENABLED = ("", "disabled", "masked", "masked-runtime", "linked", "linked-ru
 class UnitState(TypedDict):
     active: bool
     enabled: bool
+    on_demand: bool  # systemd starts it by its socket, at a boot too
     stale_units: list[str]  # files of `unit_files` that changed since systemd read its units
     stale: list[str]  # files of `restart_on` that changed since the unit started
     stale_reload: list[str]  # files of `reload_on` that changed since it started or was reloaded
@@ -51,7 +52,10 @@ class Unit(FactBase[UnitState]):
     @staticmethod
     @override
     def default() -> UnitState:
-        return UnitState(active=False, enabled=False, stale_units=[], stale=[], stale_reload=[])
+        return UnitState(
+            active=False, enabled=False, on_demand=False,
+            stale_units=[], stale=[], stale_reload=[],
+        )  # fmt: skip
 
     @override
     def command(
@@ -60,11 +64,21 @@ class Unit(FactBase[UnitState]):
         unit_files: Sequence[str] = (),
         restart_on: Sequence[str] = (),
         reload_on: Sequence[str] = (),
+        socket: str = "",
     ) -> StringCommand:
+        on_demand = []
+        if socket:
+            words = QuoteString(socket)
+            on_demand = [
+                StringCommand("! systemctl is-active --quiet", words),
+                StringCommand("|| ! systemctl is-enabled --quiet", words, "2> /dev/null"),
+                "|| echo on_demand;",
+            ]
         show = StringCommand("systemctl show --timestamp=us", QuoteString(unit), "--property")
         return StringCommand(
             show,
             "ActiveState,UnitFileState;",
+            *on_demand,
             # systemd's NeedDaemonReload overlooks a file of ours that now overrides a package's,
             # and on Debian 12 notices a new drop-in one command late.
             "since=$(systemctl show --timestamp=us --property UnitsLoadStartTimestamp --value);",
@@ -93,6 +107,8 @@ class Unit(FactBase[UnitState]):
                     state["enabled"] = value not in _NOT_ENABLED
                 case "stale_unit":
                     state["stale_units"].append(value)
+                case "on_demand":
+                    state["on_demand"] = True
                 case "started":
                     started = True
                 case "stale":
@@ -115,6 +131,7 @@ def unit(
     restart_on: Watch | None = None,
     reload_on: Watch | None = None,
     restart_command: str | None = None,
+    socket: str = "",
 ) -> Generator[StringCommand]:
     """
     A unit that runs, starts at boot, and runs with the present content of its files.
@@ -124,6 +141,7 @@ def unit(
     + restart_on: the same for files that the unit reads only when it starts
     + reload_on: the same for files that a reload reads
     + restart_command: replaces `systemctl restart` and `systemctl start`
+    + socket: while systemd listens on it for the unit, the first client starts the unit
 
     pyinfra's systemd.service restarts or reloads on each run. With `_if=meta.did_change`, it loses
     the restart if a run dies in between. Here time stamps on the host decide. A unit that does not
@@ -136,6 +154,7 @@ def unit(
         unit_files=sorted(unit_files),
         restart_on=sorted(restart_on),
         reload_on=sorted(reload_on),
+        socket=socket,
     )
     name = QuoteString(unit)
     commands: list[StringCommand] = []
@@ -143,9 +162,11 @@ def unit(
         commands.append(
             StringCommand("mkdir -p", RELOADS, "&& systemctl daemon-reload && touch", DAEMON_RELOAD)
         )
-    if not known["enabled"]:
+    if not (known["enabled"] or known["on_demand"]):
         commands.append(StringCommand("systemctl enable --quiet", name))
-    if not known["active"]:
+    if not known["active"] and known["on_demand"]:
+        pass  # it reads its files when it starts
+    elif not known["active"]:
         start = restart_command or StringCommand("systemctl start", name)
         commands.append(StringCommand("systemctl reset-failed", name, "2> /dev/null;", start))
     elif known["stale"] or _planned(restart_on):

@@ -5,15 +5,23 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     model_validator,
 )
 
-from terrafirma.fields import Identifier, PackageName, ServerSettings, UserPort, refuse_duplicates
+from terrafirma.fields import (
+    Identifier,
+    PackageName,
+    ServerSettings,
+    UserPort,
+    refuse_duplicates,
+    version_prefix,
+)
 from terrafirma.postgres.extensions import CONTRIB, EXTENSION_PACKAGES
 from terrafirma.settings import Model, Settings
 
@@ -68,6 +76,33 @@ _WATCHERS = frozenset(
 
 def _group(name: str) -> str:
     return name if name in _WATCHERS else _not_reserved(name)
+
+
+OLDEST, NEWEST = 15, 30
+"""Major versions that may be asked for."""
+
+
+def _version(value: Any) -> int | str | None:
+    """A major version, or the text of a minor one."""
+    if value is None:
+        return None
+    if isinstance(value, float):
+        # 17.10 is 17.1 to Python, and to whoever reads JSON.
+        raise ValueError(f"write {value!r} as text, in quotes: '17.5'")
+    text = version_prefix(value)
+    if not re.fullmatch(r"\d+(\.\d+)?", text):
+        raise ValueError(f"{text!r} is neither a major version, like 17, nor a minor one, '17.5'")
+    major = int(text.partition(".")[0])
+    if not OLDEST <= major <= NEWEST:
+        raise ValueError(f"a major version is {OLDEST} to {NEWEST}, not {major}")
+    return text if "." in text else major
+
+
+PostgresVersion = Annotated[
+    int | str | None,
+    BeforeValidator(_version),
+    Field(title=f"integer; {OLDEST} to {NEWEST}, or text like `17.5`, or `None`"),
+]
 
 
 class Role(Model):
@@ -160,7 +195,7 @@ _SERVER_DERIVED = frozenset(
 class Postgres(Settings):
     prefix = "postgres"
 
-    version: int | None = Field(ge=15, le=30)
+    version: PostgresVersion
     adopt: bool
     port: UserPort
     roles: tuple[Role, ...]
@@ -170,6 +205,16 @@ class Postgres(Settings):
     memory_percent: int = Field(ge=5, le=90)
     disk: Literal["", "ssd", "hdd"]
     settings: ServerSettings
+
+    @property
+    def major(self) -> int | None:
+        """The major version that is asked for; None: the distribution's."""
+        return None if self.version is None else int(str(self.version).partition(".")[0])
+
+    @property
+    def prefix_of_version(self) -> str:
+        """The version, or its beginning, that is asked for; empty: any of the major."""
+        return str(self.version or "")
 
     @property
     def owners(self) -> dict[str, str]:

@@ -35,7 +35,7 @@ def wanted_version(host: Host, settings: Postgres, machine: MachineState) -> int
             f"until it has ended (tail -f {UPGRADE_LOG})"
         )
     own = distribution(machine).postgres
-    wanted = settings.version or own
+    wanted = settings.major or own
     # The distribution always has its own version, even if the package lists are missing or old.
     offered = sorted({own, *machine["postgres_offered"]})
     if wanted not in offered:

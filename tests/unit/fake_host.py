@@ -26,6 +26,8 @@ DEBIAN_13 = {
 }
 DEBIAN_12 = DEBIAN_13 | {"version": "12", "name": "Debian GNU/Linux 12 (bookworm)"}
 UBUNTU_24 = DEBIAN_13 | {"id": "ubuntu", "version": "24.04", "name": "Ubuntu 24.04.3 LTS"}
+UBUNTU_26 = UBUNTU_24 | {"version": "26.04", "name": "Ubuntu 26.04 LTS"}
+UBUNTU_22 = UBUNTU_24 | {"version": "22.04", "name": "Ubuntu 22.04.5 LTS"}
 
 Answers = dict[str, Any]
 

@@ -3,11 +3,18 @@
 import os
 from typing import Any
 
+from terrafirma.apt.vendors import VENDORS, repository
 from terrafirma.host.files import render
 from terrafirma.postgres.settings import Database
 from terrafirma.postgres.tuning import Tuned
+from terrafirma.updates import engines
+from terrafirma.updates.origins import security_origins
 from tests.conftest import ROOT
 
+VENDORS_OF_TRIXIE = [
+    repository(name, distribution="debian", codename="trixie", architecture="amd64")
+    for name in VENDORS
+]
 DATABASES = (Database(name="api", owner="api"), Database(name="jobs", owner="worker"))
 VISITORS = (("api", "api"), ("api", "reader"), ("jobs", "worker"))
 BRIDGE = {"name": "bridge", "subnet": "10.210.0.0/24"}
@@ -45,6 +52,8 @@ CADDY_PATH = f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"
 
 DATA: dict[str, dict[str, Any]] = {
     "apt/60terrafirma.j2": {"wait_seconds": 600},
+    "apt/60terrafirma-proxy.j2": {"proxy": "http://deploy:s3cret@proxy:3128"},
+    "apt/preferences.j2": {"repositories": VENDORS_OF_TRIXIE},
     "borg/borgmatic.service.j2": {"program": "/usr/local/lib/terrafirma/backup"},
     "borg/borgmatic.timer.j2": {"schedule": "*-*-* 02:00:00"},
     "borg/config.yaml.j2": {
@@ -138,6 +147,22 @@ DATA: dict[str, dict[str, Any]] = {
     "postgres/sysctl.conf.j2": {"huge_pages": 0},
     "postgres/terrafirma.conf.j2": {"settings": SERVER},
     "sshd/00-terrafirma.conf.j2": {"password_authentication": False, "users": ["dev", "root"]},
+    "updates/60terrafirma-updates.j2": {
+        "security": True,
+        "origins": security_origins("debian"),
+        "packages": engines.PACKAGES,
+    },
+    "updates/apt-daily.conf.j2": {"hours": 2},
+    "updates/needrestart.conf.j2": {"units": engines.UNITS},
+    "updates/postgres-minor.service.j2": {
+        "program": "/usr/local/bin/terrafirma",
+        "seconds": 3600,
+        "version": "17.5",
+    },
+    "updates/postgres-minor.timer.j2": {"window": "Sun *-*-* 04:00:00"},
+    "updates/reboot-report.service.j2": {"program": "/usr/local/bin/terrafirma"},
+    "updates/reboot.service.j2": {"program": "/usr/local/bin/terrafirma", "seconds": 3600},
+    "updates/reboot.timer.j2": {"window": "Sun *-*-* 04:00:00"},
     "users/authorized_keys.j2": {
         "keys": ("ssh-ed25519 AAAA me", "ssh-rsa BBBB"),
         "command": "",

@@ -122,6 +122,13 @@ def refusal(**data: Any) -> str:
         ("app", api(replica=6)),
         ("app", {"apps.ap.replicas": 6}),
         ("app", {"app_replicas": 6}),
+        ("apt", {"docker_version": "28."}),
+        ("apt", {"docker_version": 28.1}),
+        ("apt", {"apt_urls": {"nginx": "https://mirror.acme.com"}}),
+        ("apt", {"apt_urls": {"docker": "mirror.acme.com"}}),
+        ("apt", {"apt_urls": {"docker": "https://deploy:word@mirror.acme.com"}}),
+        ("apt", {"apt_keys": {"docker": "keys/docker.asc"}}),
+        ("apt", {"apt_proxy": "http://deploy:word@proxy:3128"}),
         ("caddy", api(domain="API.example.com")),
         ("pgbouncer", api(pgbouncer=True)),
         ("pgbouncer", {"pgbouncer_enabled": True, "pgbouncer_port": 5432}),
@@ -220,7 +227,8 @@ def test_values_are_said_in_words() -> None:
     assert "text that matches" not in text, "a pattern has no title"
     for row in (
         "| `pgbouncer_port` | `6432` | integer; 1024 to 65535 | Port on localhost and",
-        "| `postgres_version` | `None` | integer; 15 to 30, or `None` | Major version",
+        "| `postgres_version` | `None` | integer; 15 to 30, or text like `17.5`, or `None` "
+        "| Major version",
         '| `borg_directories` | `["/etc", "/home", "/opt", "/root", "/srv", "/var"]` '
         "| list of: absolute path; not empty | Directories to back up",
         '| `postgres_databases` | `[{"name": "api", "owner": "api"}]` | list of: [Database]',

@@ -13,6 +13,8 @@ from pyinfra.api import FactBase, FactProcessError
 
 import terrafirma
 from terrafirma.app.facts import AppSecrets, DatabaseUrl, KeptPorts, ReleaseStatus
+from terrafirma.apt.facts import OfferedPackages
+from terrafirma.apt.upgrade_facts import Packages
 from terrafirma.borg.facts import Archives, FirstArchive
 from terrafirma.caddy.facts import CaddyVersion, Certificates, Names
 from terrafirma.docker.facts import ContainerReach, DockerAddresses, DockerNetworks
@@ -20,6 +22,7 @@ from terrafirma.docker.reach import Seen
 from terrafirma.host.facts import Hardware, Listeners, Machine, UsedNetworks
 from terrafirma.host.files import PathStates
 from terrafirma.host.kernel import KernelSettings
+from terrafirma.host.lifetimes import Lifetimes
 from terrafirma.host.packages import AptLockHolder, InstalledPackages
 from terrafirma.host.units import Unit
 from terrafirma.pgbouncer.facts import ForeignPooler, UserList
@@ -27,6 +30,7 @@ from terrafirma.postgres.facts import Contents, Databases, Roles, Server, WrongP
 from terrafirma.postgres.status_facts import PostgresStatus
 from terrafirma.postgres.upgrade_facts import UpgradeProgress, UpgradeState
 from terrafirma.sshd.facts import Logins
+from terrafirma.updates.facts import UpdatesStatus, WrongCalendars
 from terrafirma.users.facts import Accounts
 from tests.unit.facts import text
 from tests.unit.programs import Program
@@ -80,10 +84,16 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
         for one in HOSTILE
     ],
     KernelSettings: [{"names": []}, {"names": ["net.ipv4.ip_nonlocal_bind", "vm.swappiness"]}],
+    Lifetimes: [
+        {"distribution": "debian", "version": "13"},
+        *({"distribution": one, "version": one} for one in HOSTILE),
+    ],
     Listeners: [{"ports": [80]}, {"ports": [443, 80, 5432]}],
     Machine: [{}],
     ContainerReach: [{"names": []}, {"names": ["apps"]}, {"names": HOSTILE}],
     InstalledPackages: [{}],
+    OfferedPackages: [{}],
+    Packages: [{"names": []}, {"names": ["caddy", "libpq5"]}, {"names": HOSTILE}],
     KeptPorts: [{}],
     Roles: [{"version": 17}],
     Server: [{"version": 17}],
@@ -97,11 +107,14 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
         {"unit": "ssh.service"},
         {"unit": "a.service", "restart_on": ["/etc/a"], "reload_on": ["/etc/b", "/etc/c"]},
         {"unit": "a.service", "restart_on": HOSTILE, "reload_on": HOSTILE},
+        *({"unit": "ssh.service", "socket": one} for one in ("ssh.socket", *HOSTILE)),
     ],
+    UpdatesStatus: [{}],
     UpgradeProgress: [{}, {"seen": 7}],
     UpgradeState: [{"old": 15, "new": 17}],
     UsedNetworks: [{}],
     UserList: [{"version": 17, "roles": []}, {"version": 17, "roles": ["api", "worker"]}],
+    WrongCalendars: [{"calendars": ["daily"]}, {"calendars": HOSTILE}],
     WrongPasswords: [{"version": 17}],
 }
 COMMANDS = [
@@ -169,9 +182,23 @@ def test_arguments_are_never_executed(
         (ForeignPooler, False),
         (Hardware, None),
         (KernelSettings, {}),
+        (Lifetimes, {"end": "", "packages": {}}),
         (Listeners, []),
         (ContainerReach, {"missing": [], "said_by": [], "seen": Seen()}),
-        (InstalledPackages, set()),
+        (InstalledPackages, {}),
+        (OfferedPackages, {}),
+        (
+            Packages,
+            {
+                "packages": {},
+                "files": [],
+                "rest": [],
+                "age": None,
+                "backups": False,
+                "reboot": False,
+                "left": False,
+            },
+        ),
         (KeptPorts, {}),
         (PathStates, {}),
         (
@@ -194,11 +221,13 @@ def test_arguments_are_never_executed(
             {
                 "active": False,
                 "enabled": False,
+                "on_demand": False,
                 "stale_units": [],
                 "stale": [],
                 "stale_reload": [],
             },
         ),
+        (UpdatesStatus, {"alarms": [], "notes": []}),
         (UpgradeProgress, {"running": False, "lines": []}),
         (
             UpgradeState,
@@ -214,6 +243,7 @@ def test_arguments_are_never_executed(
         ),
         (UsedNetworks, []),
         (UserList, "no verifiers"),
+        (WrongCalendars, []),
         (WrongPasswords, []),
     ],
 )
@@ -312,6 +342,8 @@ def test_a_default_is_not_shared() -> None:
         (Hardware, ["awk: cannot open /proc/meminfo (No such file or directory)"]),
         (KernelSettings, ["sh: 1: Syntax error"]),
         (KernelSettings, ["/proc/sys/kernel/ostype=Linux", "cat: /proc/sys/x: Permission denied"]),
+        (Lifetimes, ["row=version,eol", "row=13,soon"]),
+        (Lifetimes, ["dpkg-query: error"]),
         (Listeners, ["State Recv-Q Send-Q"]),
         (Listeners, ["http|caddy|caddy.service"]),
         (Machine, ["id=debian", "free_kb=plenty"]),
@@ -332,6 +364,14 @@ def test_a_default_is_not_shared() -> None:
         (Server, ["null"]),
         (Server, ['{"pending": [], "restart": []}']),
         (Unit, ["ActiveState=active", "UnitFileState=enabled"]),
+        (UpdatesStatus, ["Traceback (most recent call last):"]),
+        (UpdatesStatus, ["null"]),
+        (UpdatesStatus, ['{"alarms": []}']),
+        (Packages, ["E: Could not open lock file"]),
+        (Packages, ["policy|  Installed: 1.2"]),
+        (Packages, ["policy|caddy:", "policy|        600 https://x.test any/main amd64 Packages"]),
+        (Packages, ["rest|curl"]),
+        (Packages, ["age|"]),
         (UpgradeProgress, ["tail: cannot open '/x' for reading: Permission denied"]),
         (UpgradeState, ["online=yes", "size=", "free=1000"]),
         (UpgradeState, ["online=yes", "size=7"]),

@@ -19,7 +19,9 @@ from tests.unit.fake_host import (
     DEBIAN_12,
     POOLED,
     SHOP,
+    UBUNTU_22,
     UBUNTU_24,
+    UBUNTU_26,
     api,
     command,
     commands,
@@ -39,6 +41,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "postgres_upgrade": {},
     "releases": {},
     "rollback": {"rollback": "api"},
+    "upgrade": {},
 }
 # Commands that only show something: see postgres/test_status.py and app/test_tasks.py.
 READS = {"postgres_status", "releases"}
@@ -125,9 +128,19 @@ def test_every_supported_distribution_plans(pyinfra: Pyinfra, inventory: Any) ->
             machine(UBUNTU_24, "cluster=16/main", "own=16/main", root="", sudo="yes", user="me"),
             POOLED,
         ),
+        resolute=(machine(UBUNTU_26), POOLED),
+        # 17 is none of its own: the vendor's.
+        jammy=(
+            machine(UBUNTU_22, "offered=17"),
+            {
+                **POOLED,
+                "apt_source": "upstream",
+                "postgres_version": 17,
+            },
+        ),
     )
     plan = pyinfra.run(hosts, "deploy.py", "--dry")["plan"]
-    every = {"@fake/trixie", "@fake/bookworm", "@fake/noble"}
+    every = {f"@fake/{name}" for name in ("trixie", "bookworm", "noble", "resolute", "jammy")}
     change = {one["name"]: set(one["hosts_with_change"]) for one in plan}
     assert change["tasks/postgres.py | Install PostgreSQL"] == every
     assert change["tasks/pgbouncer.py | Run PgBouncer"] == every

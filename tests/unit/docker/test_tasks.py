@@ -53,6 +53,11 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(DEBIAN_13, "engine=docker-ce", "engine=containerd.io")),
         ("apt_source: ", "docker-ce, containerd.io", "remove that first"),
     ),
+    "an engine of snapd": (
+        "deploy",
+        fake(machine(DEBIAN_13, "snap=docker")),
+        ("snap: ", "the snap docker on the host", "snap remove docker"),
+    ),
     "another Docker engine below the platform": (
         "deploy",
         fake(machine(DEBIAN_13, "engine=podman-docker")),

@@ -36,6 +36,7 @@ def test_a_host() -> None:
         "free_gb": pytest.approx(74.8, abs=0.1),
         "id": "debian",
         "version": "13",
+        "source": "distro",
         "name": "Debian GNU/Linux 13 (trixie)",
         "architecture": "amd64",
         "user": "root",
@@ -53,6 +54,7 @@ def test_a_host() -> None:
         "upgrading": False,
         "postgres_offered": [],
         "foreign_engine": [],
+        "snaps": [],
         "foreign_caddyfile": False,
         "pooler": False,
         "networks": [],
@@ -92,6 +94,7 @@ def machine(tmp_path: Path, program: Program) -> Callable[..., Any]:
             "/etc/systemd/system",
             "/etc/caddy",
             "/sys/class/net",
+            "/snap/",
         ):
             assert path in command
             command = command.replace(path, f"{tmp_path}{path}")
@@ -102,6 +105,12 @@ def machine(tmp_path: Path, program: Program) -> Callable[..., Any]:
         'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nVERSION_ID="12"\nID=debian\n'
     )
     return read
+
+
+def test_an_engine_of_snapd(machine: Callable[..., Any], tmp_path: Path) -> None:
+    assert machine()["snaps"] == []
+    (tmp_path / "snap/docker/current").mkdir(parents=True)
+    assert machine()["snaps"] == ["docker"]
 
 
 def test_this_machine(machine: Callable[..., Any]) -> None:

@@ -12,6 +12,7 @@ from terrafirma.host.machine import (
     DISTRIBUTIONS,
     distribution,
     ready,
+    refuse_source,
     refuse_unsupported,
 )
 from terrafirma.postgres.version import choose_postgres, postgres_version
@@ -119,7 +120,7 @@ def test_a_host_that_is_not_supported_is_refused(
 
 
 def wanted(version: int | None = None, *, adopt: bool = False) -> Any:
-    return SimpleNamespace(version=version, adopt=adopt)
+    return SimpleNamespace(version=version, major=version, adopt=adopt)
 
 
 def chosen(host: Any, settings: Any) -> int:
@@ -136,6 +137,30 @@ def test_every_supported_host_is_ready(name: str, version: str, architecture: st
     assert chosen(host, wanted()) == held.postgres
     assert chosen(host, wanted(held.postgres)) == held.postgres
     assert "docker.io" in held.docker
+
+
+JAMMY = ("id=ubuntu", "version=22.04", "name=Ubuntu 22.04.5 LTS")
+
+
+@pytest.mark.parametrize(
+    ("source", "backups", "words"),
+    [
+        ("distro", False, "apt_source: Ubuntu 22.04.5 LTS's archive has no Caddy; use "),
+        ("upstream", True, "borg_repository: Ubuntu 22.04.5 LTS's borgmatic is too old"),
+    ],
+)
+def test_an_archive_that_is_too_old_is_refused(source: str, backups: bool, words: str) -> None:
+    host = a(*JAMMY)
+    with pytest.raises(DeployError, match=f"^db1: {words}"):
+        refuse_source(host, host.machine, source, backups=backups)
+
+
+def test_the_vendors_packages_make_up_for_an_old_archive() -> None:
+    host = a(*JAMMY)
+    refuse_source(host, host.machine, "upstream", backups=False)
+    for name, version in {*DISTRIBUTIONS} - {("ubuntu", "22.04")}:
+        host = a(f"id={name}", f"version={version}")
+        refuse_source(host, host.machine, "distro", backups=True)
 
 
 def test_a_host_is_asked_once() -> None:

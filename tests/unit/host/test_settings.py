@@ -1,10 +1,10 @@
-"""Settings of preflight and apt."""
+"""Settings of preflight."""
 
 from typing import Any
 
 import pytest
 
-from terrafirma.host.settings import Apt, Preflight
+from terrafirma.host.settings import Preflight
 from terrafirma.settings import Settings
 from tests.unit.settings import numbered, refusal
 
@@ -19,12 +19,6 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         "preflight_wait_seconds",
         "less than or equal",
     ),
-    (Apt, {"apt_source": "vendor"}, "apt_source", "'distro' or 'upstream'"),
-    (Apt, {"apt_cache_hours": 0}, "apt_cache_hours", "greater than or equal"),
-    (Apt, {"apt_packages": "vim"}, "apt_packages", "must be a list"),
-    (Apt, {"apt_packages": ["vim", "a b"]}, "apt_packages.1", "'a b' does not match"),
-    (Apt, {"apt_packages": ["--reinstall"]}, "apt_packages.0", "does not match"),
-    (Apt, {"apt_packages": ["vim\n"]}, "apt_packages.0", "does not match"),
 ]
 
 

@@ -80,11 +80,6 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
             "postgresql@17-main.service",
         ),
     ),
-    "the vendors' packages": (
-        "tasks/apt",
-        fake(machine(), apt_source="upstream"),
-        ("apt_source: ", "distro"),
-    ),
     "a stranger on the pooler's port": (
         "tasks/preflight",
         fake(machine() | {POOLED_LISTENERS: ["6432|nc|"]}, **POOLED),

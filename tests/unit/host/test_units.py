@@ -20,6 +20,7 @@ def test_units_of_a_host() -> None:
     assert Unit().process(caddy) == {
         "active": True,
         "enabled": True,
+        "on_demand": False,
         "stale_units": [],
         "stale": [],
         "stale_reload": [],
@@ -36,6 +37,7 @@ def test_units_of_a_host() -> None:
     assert Unit().process(postgresql) == {
         "active": False,
         "enabled": True,
+        "on_demand": False,
         "stale_units": ["/etc/systemd/system/x.service"],
         "stale": ["/etc/a=b.conf", "/etc/c.conf"],
         "stale_reload": ["/etc/pg_hba.conf"],
@@ -53,6 +55,26 @@ def test_units_of_a_host() -> None:
 )
 def test_what_starts_at_boot(state: str, enabled: bool) -> None:
     assert Unit().process([f"UnitFileState={state}"])["enabled"] is enabled
+
+
+@pytest.mark.parametrize(
+    ("active", "enabled", "on_demand"),
+    [("true", "true", True), ("true", "false", False), ("false", "true", False)],
+)
+def test_a_unit_that_its_socket_starts(
+    program: Program, active: str, enabled: str, on_demand: bool
+) -> None:
+    path = program(
+        "systemctl",
+        f"""case "$1" in
+        is-active) {active} ;;
+        is-enabled) {enabled} ;;
+        *) echo ActiveState=inactive; echo UnitFileState=disabled ;;
+        esac""",
+    )
+    command = text(Unit, unit="ssh.service", socket="ssh.socket")
+    assert Unit().process(shell(command, path))["on_demand"] is on_demand
+    assert "ssh.socket" not in text(Unit, unit="ssh.service")
 
 
 def test_a_unit_that_reloads_runs() -> None:

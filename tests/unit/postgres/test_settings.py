@@ -172,9 +172,15 @@ BAD_DATABASES: list[tuple[dict[str, Any], str, str]] = [
 ]
 BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
     # the settings; the key that the message names; what would be right
-    (Postgres, {"postgres_version": "new"}, "postgres_version", "valid integer"),
-    (Postgres, {"postgres_version": 9}, "postgres_version", "greater than or equal to 15"),
-    (Postgres, {"postgres_version": 99}, "postgres_version", "less than or equal to 30, not 99"),
+    (Postgres, {"postgres_version": "new"}, "postgres_version", "'new' is no version"),
+    (Postgres, {"postgres_version": 9}, "postgres_version", "15 to 30, not 9"),
+    (Postgres, {"postgres_version": 99}, "postgres_version", "15 to 30, not 99"),
+    (Postgres, {"postgres_version": "9.6"}, "postgres_version", "15 to 30, not 9"),
+    (Postgres, {"postgres_version": 17.1}, "postgres_version", "as text, in quotes: '17.5'"),
+    (Postgres, {"postgres_version": "17.5.1"}, "postgres_version", "neither a major version"),
+    (Postgres, {"postgres_version": "17."}, "postgres_version", "write '17'"),
+    (Postgres, {"postgres_version": "v17.5"}, "postgres_version", "write '17.5'"),
+    (Postgres, {"postgres_version": True}, "postgres_version", "no text"),
     (Postgres, {"postgres_port": 0}, "postgres_port", "greater than or equal to 1"),
     (Postgres, {"postgres_port": 65536}, "postgres_port", "less than or equal to 65535"),
     (

@@ -1,0 +1,142 @@
+"""
+Managed by Terrafirma. A new minor release of PostgreSQL, in the window that the settings name.
+
+    terrafirma postgres-minor SECONDS [VERSION]
+
+Its packages are held, so that nothing else moves them. Here they are upgraded, within VERSION if
+that is given ("17.5"), after a backup where backups are set up, and the server is restarted once.
+It begins as soon as nothing else goes on and all is as promised; after so many seconds it is left.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from terrafirma_host.notes import forget, moment, note
+from terrafirma_host.postgres import Cluster, as_postgres
+from terrafirma_host.promises import broken, clusters
+from terrafirma_host.shell import BROKEN, Failed, run, say, succeeds
+from terrafirma_host.standstill import once_well
+
+BACKUP = Path("/usr/local/lib/terrafirma/backup")
+BACKUP_CONFIG = Path("/etc/borgmatic/config.yaml")
+NOTE = "postgres"
+
+APT = (
+    "apt-get", "-y", "-q", "-o", "Acquire::Retries=3", "-o", "DPkg::Lock::Timeout=600",
+    "-o", "Dpkg::Options::=--force-confold",
+)  # fmt: skip
+QUIET = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
+# Seconds for packages and a restart, for a backup, and until all is as promised.
+LONG = 1800
+BACKED_UP = 6 * 3600
+PATIENCE = 120
+
+
+def main(words: Sequence[str]) -> None:
+    if len(words) not in (1, 2) or not words[0].isdigit():
+        sys.exit(__doc__)
+    version = words[1] if len(words) == 2 else ""
+    try:
+        window(int(words[0]), version)
+    except BROKEN as error:
+        note(NOTE, f"PostgreSQL was not upgraded in its window of {moment()}: {error}", alarm=True)
+        raise
+
+
+def window(seconds: int, wanted: str) -> None:
+    ours = clusters()
+    if not ours:
+        say("there is no PostgreSQL of ours")
+        return
+    version = ours[-1]
+    run(*APT, "update", env=QUIET, timeout=LONG)
+    newer = offered(version, wanted)
+    if not newer:
+        say(f"there is no newer release of PostgreSQL {version}")
+        forget(NOTE)
+        return
+    back_up()
+    with once_well(
+        broken, "the window updates_postgres", "upgrade of PostgreSQL", seconds, apt=False
+    ):
+        install(version, newer)
+
+
+def offered(version: str, wanted: str) -> dict[str, tuple[str, str]]:
+    """The held packages of a major version with what is installed and what would be, if newer."""
+    held = run("apt-mark", "showhold").split()
+    names = [name for name in held if re.fullmatch(rf"postgresql(-\w+)?-{version}(-.+)?", name)]
+    if not names:
+        raise Failed(f"no package of PostgreSQL {version} is held: run deploy.py")
+    found = {}
+    for name in names:
+        now = run("dpkg-query", "-Wf", "${Version}", name).strip()
+        # Extensions have versions of their own.
+        prefix = wanted if name in (f"postgresql-{version}", f"postgresql-client-{version}") else ""
+        newest = now
+        for line in run("apt-cache", "madison", name, env={"LC_ALL": "C.UTF-8"}).splitlines():
+            _, one, *_ = [part.strip() for part in line.split("|")]
+            if fits(one, prefix) and succeeds("dpkg", "--compare-versions", one, "gt", newest):
+                newest = one
+        if newest != now:
+            found[name] = (now, newest)
+    return found
+
+
+def fits(version: str, wanted: str) -> bool:
+    """Whether a package's version is one of that release: "17.5-1.pgdg13+1" is of 17 and 17.5."""
+    upstream = re.split(r"[-+~]", version.rpartition(":")[2])[0]
+    return not wanted or f"{upstream}.".startswith(f"{wanted}.")
+
+
+def back_up() -> None:
+    if BACKUP.exists() and BACKUP_CONFIG.exists():
+        say("a backup first")
+        run(BACKUP, "create", timeout=BACKED_UP)
+
+
+def install(version: str, packages: dict[str, tuple[str, str]]) -> None:
+    server, unit = f"postgresql-{version}", f"postgresql@{version}-main.service"
+    now, then = packages.get(server, next(iter(packages.values())))
+    say(f"PostgreSQL {version}: {now} is replaced by {then}")
+    options = ("--only-upgrade", "--no-remove", "--no-install-recommends")
+    names = [f"{name}={new}" for name, (_, new) in packages.items()]
+    try:
+        run(*APT, "install", *options, "--allow-change-held-packages", *names, env=QUIET,
+            timeout=LONG)  # fmt: skip
+    except Failed:
+        # Half of an installation may have stopped the server.
+        run("systemctl", "start", unit, check=False, timeout=LONG)
+        raise
+    finally:
+        run("apt-mark", "hold", *packages, check=False)
+    # The packages may have done it.
+    if is_old(version):
+        # Where it does not start, that is what is broken.
+        run("systemctl", "restart", unit, check=False, timeout=LONG)
+    began = time.monotonic()
+    while (wrong := broken()) and time.monotonic() - began < PATIENCE:
+        time.sleep(2)
+    what = f"PostgreSQL was upgraded from {now} to {then} at {moment()}"
+    if wrong:
+        note(NOTE, f"{what}, and since then: {'; '.join(wrong)}", alarm=True, broken=True)
+        say("; ".join(wrong))
+    else:
+        note(NOTE, f"{what}: all is as promised")
+        say(f"{what}: all is as promised")
+
+
+def is_old(version: str) -> bool:
+    """Whether the server runs a program that is no longer there."""
+    pid = Cluster(version).data / "postmaster.pid"
+    process = (as_postgres("cat", pid, check=False).splitlines() or ["0"])[0]
+    try:
+        return Path(f"/proc/{process}/exe").readlink().name.endswith("(deleted)")
+    except OSError:
+        # It does not run, so it is started.
+        return True

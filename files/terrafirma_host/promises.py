@@ -1,0 +1,194 @@
+"""
+Managed by Terrafirma. What this host promises, asked of those who keep it.
+
+Each replica answers its health path, PostgreSQL answers a query, Caddy has a certificate for each
+name that it serves, and hands on what is asked of the application. Nothing is changed here, so it
+may be asked at any time: before and after a reboot, or an upgrade.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from terrafirma_host import health, proxy, spec
+from terrafirma_host.postgres import Cluster, session
+from terrafirma_host.shell import BROKEN, last, run, succeeds
+from terrafirma_host.spec import Application, Serving
+
+UNITS = Path("/etc/systemd/system")
+# Where a mark of ours is, a cluster is not the server: see postgres_upgrade.py.
+ASIDE = ("terrafirma-retired.conf", "terrafirma-unfinished.conf")
+
+# Seconds for a query, and for a handshake.
+QUERY = 15
+HANDSHAKE = 10
+
+
+def broken() -> list[str]:
+    """What does not hold, each in a sentence; empty: all is as promised."""
+    questions: tuple[Callable[[], Iterator[str]], ...] = (replicas, postgres, pooler, sites)
+    with ThreadPoolExecutor(len(questions)) as pool:
+        answers = list(pool.map(lambda question: list(question()), questions))
+    return [words for answer in answers for words in answer]
+
+
+def main(words: Sequence[str]) -> None:
+    """All that is broken, line by line; the exit code says whether anything is."""
+    wrong = broken()
+    print("\n".join(wrong or ["all is as promised"]))
+    if wrong:
+        sys.exit(1)
+
+
+# --- applications ---------------------------------------------------------------------------------
+
+
+def released() -> Iterator[tuple[Application, Serving]]:
+    """
+    The applications that serve, and how.
+
+    One that left the settings may be described for another version of this program: it is left
+    alone, as at boot.
+    """
+    for name in spec.names():
+        try:
+            app = Application.load(name)
+            serving = Serving.load(app)
+        except (*BROKEN, AttributeError, LookupError, TypeError):
+            continue
+        if serving:
+            yield app, serving
+
+
+def replicas() -> Iterator[str]:
+    for app, serving in released():
+        asked = proxy.as_asked(app, serving.slot)
+        for answer in health.ask_all(asked, serving.ports):
+            if not answer.good:
+                why = health.words(asked, answer) if answer.status else answer.error
+                yield f"{app.name}: the replica on port {answer.port} is not healthy: {why}"
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------
+
+
+def clusters() -> list[str]:
+    """The major versions of those clusters of ours that are servers."""
+    found = []
+    for mark in UNITS.glob("postgresql@*-main.service.d/terrafirma.conf"):
+        version = re.fullmatch(r"postgresql@(\d+)-main\.service\.d", mark.parent.name)
+        if version and not any((mark.parent / one).exists() for one in ASIDE):
+            found.append(version[1])
+    return sorted(found, key=int)
+
+
+def postgres() -> Iterator[str]:
+    for version in clusters():
+        cluster = Cluster(version)
+        try:
+            run(
+                *cluster.client("psql", "-XAtqc", "select 1"),
+                env=session(version) | {"PGDATABASE": "postgres", "PGCONNECT_TIMEOUT": "5"},
+                timeout=QUERY,
+            )
+        except BROKEN as error:
+            yield f"PostgreSQL {version} answers no query: {last(str(error), 1)}"
+
+
+def pooler() -> Iterator[str]:
+    drop_in = UNITS / "pgbouncer.service.d/terrafirma.conf"
+    if not drop_in.exists() or not succeeds("systemctl", "is-enabled", "pgbouncer.service"):
+        return
+    if not succeeds("systemctl", "is-active", "pgbouncer.service"):
+        yield "PgBouncer does not run: `journalctl -u pgbouncer`"
+
+
+# --- Caddy ----------------------------------------------------------------------------------------
+
+
+def domains() -> list[str]:
+    """The names of the sites in Caddy's file; what else begins a block there has no dot."""
+    try:
+        text = proxy.CADDYFILE.read_text()
+    except FileNotFoundError:
+        return []
+    if "Managed by Terrafirma" not in text:
+        return []
+    return sorted(set(re.findall(r"^([\w-]+(?:\.[\w-]+)+|localhost) \{$", text, re.MULTILINE)))
+
+
+def sites() -> Iterator[str]:
+    names = domains()
+    if not names:
+        return
+    try:
+        runs = proxy.runs()
+    except BROKEN:
+        runs = False
+    if not runs:
+        yield "Caddy does not run: `journalctl -u caddy`"
+        return
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(certificate, names))
+    wrong = {name: why for name, why in zip(names, answers, strict=True) if why}
+    for name, why in wrong.items():
+        yield f"https://{name} has no good certificate: {why}"
+    for app, _ in released():
+        if app.domain in names and app.domain not in wrong and not proxy.maintenance(app).exists():
+            yield from _page(app)
+
+
+def certificate(name: str, port: int = 443) -> str:
+    """
+    What is wrong with the certificate that this host serves under `name`; empty: nothing.
+
+    Its names and its dates count. Who signed it is the affair of those who visit: an authority of
+    one's own is none that this host knows.
+    """
+    try:
+        shown = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        shown.check_hostname = False
+        shown.verify_mode = ssl.CERT_NONE
+        with _connected(name, port, shown) as connection:
+            leaf = connection.getpeercert(binary_form=True)
+        checked = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Trusted for itself: what is left to be judged is what it says.
+        checked.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        checked.load_verify_locations(cadata=leaf or b"")
+        _connected(name, port, checked).close()
+    except ssl.SSLCertVerificationError as error:
+        return error.verify_message
+    except ssl.SSLError as error:
+        return f"there is none ({error.reason or error})"
+    except OSError as error:
+        return f"{error.strerror or error}"
+    return ""
+
+
+def _connected(name: str, port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
+    # A site that has an address for its name is known by that alone.
+    address = name if re.fullmatch(r"[\d.]+", name) else "127.0.0.1"
+    plain = socket.create_connection((address, port), HANDSHAKE)
+    try:
+        return context.wrap_socket(plain, server_hostname=name)
+    except BaseException:
+        plain.close()
+        raise
+
+
+def _page(app: Application) -> Iterator[str]:
+    path = app.smoke_path or app.health_path
+    try:
+        status = proxy._ask(app.domain, path)
+    except (OSError, http.client.HTTPException) as error:
+        yield f"https://{app.domain}{path} is not answered: {error or type(error).__name__}"
+        return
+    if status >= 400 and not (app.guarded and status in (401, 403)):
+        yield f"https://{app.domain}{path} answers {status}"

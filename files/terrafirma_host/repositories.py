@@ -1,0 +1,382 @@
+"""
+Managed by Terrafirma. A vendor's repository among the sources of apt.
+
+    terrafirma repositories set       put the repository there that standard input describes
+
+Standard input is JSON, see Repository. The key is known by its fingerprint, and the repository is
+read once for a try, apart from the sources of the host. Only what has been found right takes its
+place among them. Whatever fails, the sources are as they were, and `apt-get update` works as it did
+before.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import json
+import re
+import shlex
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from terrafirma_host import openpgp
+from terrafirma_host.shell import Failed, plain, run, say, write
+
+# A key has some kilobytes.
+LARGEST = 1 << 20
+# Seconds for an answer about the key, and for all that apt does once.
+ANSWER, REFRESH = 30, 600
+PINNED_IN = "terrafirma/apt/vendors.py"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What the deploy says of a repository: see terrafirma/apt/operations.py."""
+
+    title: str
+    url: str
+    suite: str
+    architecture: str
+    path: str
+    """The source, one of the files that apt reads."""
+    head: str
+    """What is in it, up to the key."""
+    fingerprints: list[str]
+    """Of the keys that may sign it."""
+    key_urls: list[str]
+    """Where the key is; the first that answers has it."""
+    key: str | None
+    """The key itself in Base64, in place of fetching it."""
+    probe: list[str]
+    """Packages that it must offer."""
+    record: str
+    """What was asked for, kept beside the digest of the source: by it the deploy knows its own."""
+    record_path: str
+    wait_seconds: int
+
+    def failed(self, what: str) -> Failed:
+        return Failed(f"{self.title}: {self.url}: {without_logins(what)}; nothing was changed")
+
+
+def main(words: Sequence[str]) -> None:
+    if list(words) != ["set"]:
+        sys.exit(__doc__)
+    put(Repository(**json.load(sys.stdin)))
+
+
+def put(one: Repository) -> None:
+    source = f"{one.head}{embedded(key_of(one))}"
+    with scratch() as place:
+        try_out(one, source, place)
+        install(one, source, place)
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    write(Path(one.record_path), f"{one.record}sha256 {digest}\n")
+    say(f"{one.title}: {one.url} {one.suite} is a source of packages here")
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="terrafirma-", ignore_cleanup_errors=True) as name:
+        place = Path(name)
+        # apt fetches as an account of its own. Nothing here is secret.
+        place.chmod(0o755)
+        for part in ("parts", "all", "lists"):
+            (place / part).mkdir()
+            (place / part).chmod(0o755)
+        yield place
+
+
+# --- the key --------------------------------------------------------------------------------------
+
+
+def key_of(one: Repository) -> bytes:
+    """The packets of the vendor's key; raises Failed for any other one."""
+    if one.key is not None:
+        text, where = base64.b64decode(one.key, validate=True), "the file of apt_keys"
+    else:
+        text, where = fetched(one)
+    try:
+        packets = openpgp.binary(text)
+        found = openpgp.keys(packets)
+    except Failed as error:
+        raise one.failed(f"what is at {where} is not the vendor's key: {error}") from None
+    refuse_strangers(one, found, where)
+    return packets
+
+
+def refuse_strangers(one: Repository, found: Sequence[openpgp.Key], where: str) -> None:
+    pinned = " or ".join(one.fingerprints)
+    for key in found:
+        if key.fingerprint not in one.fingerprints:
+            beside = " beside the vendor's" if len(found) > 1 else ""
+            raise one.failed(
+                f"the key at {where} has{beside} the fingerprint {key.fingerprint}, and {pinned} "
+                f"is pinned in {PINNED_IN}"
+            )
+        if key.revoked:
+            raise one.failed(f"the key {key.fingerprint} at {where} is revoked by its owner")
+        if key.expires is not None and key.expires <= time.time():
+            day = time.strftime("%Y-%m-%d", time.gmtime(key.expires))
+            raise one.failed(
+                f"the key {key.fingerprint} at {where} expired on {day}; a newer copy is needed, "
+                "or the clock of the host is wrong"
+            )
+
+
+def fetched(one: Repository) -> tuple[bytes, str]:
+    """The key, and where it was."""
+    wrong = []
+    for url in one.key_urls:
+        try:
+            return fetch(url), url
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            wrong.append(f"{url}: {why(error)}")
+    raise one.failed(f"its key cannot be fetched ({'; '.join(wrong)}); or name a file in apt_keys")
+
+
+def fetch(url: str) -> bytes:
+    # What apt goes through, this goes through.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies(url)))
+    # Nothing but https and http comes this far: terrafirma/apt/settings.py.
+    request = urllib.request.Request(url, headers={"User-Agent": "terrafirma"})  # noqa: S310
+    with opener.open(request, timeout=ANSWER) as answer:
+        data: bytes = answer.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise ValueError(f"more than {LARGEST} bytes, which is no key")
+    return data
+
+
+def proxies(url: str) -> dict[str, str]:
+    """Those of the environment, and of apt's configuration before them."""
+    parts = urlsplit(url)
+    found = urllib.request.getproxies()
+    # https has what http has, unless it is said otherwise, and one server may have its own.
+    options = [f"Acquire::{one}::Proxy" for one in dict.fromkeys(("http", parts.scheme))]
+    options += [f"{option}::{parts.hostname}" for option in options]
+    words = [word for number, one in enumerate(options) for word in (f"P{number}", one)]
+    for line in run("apt-config", "shell", *words).splitlines():
+        value = shlex.split(line)[0].partition("=")[2]
+        if value == "DIRECT":
+            found.pop(parts.scheme, None)
+        elif value:
+            found[parts.scheme] = value
+    return found
+
+
+def why(error: Exception) -> str:
+    """Why nothing was fetched, in words."""
+    if isinstance(error, urllib.error.HTTPError):
+        proxy = ", the proxy's answer: see apt_proxy" if error.code == 407 else ""
+        return f"answers {error.code}{proxy}"
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted here ({reason.verify_message})"
+    if isinstance(reason, ssl.SSLError):
+        return f"TLS fails ({reason.reason or 'no answer of TLS'})"
+    if isinstance(reason, socket.gaierror):
+        return "its name does not resolve"
+    if isinstance(reason, TimeoutError):
+        return f"no answer within {ANSWER} s"
+    if isinstance(reason, OSError):
+        words = reason.strerror or str(reason)
+        proxy = "; that is the proxy's answer: see apt_proxy" if "407" in words else ""
+        return f"{words}{proxy}"
+    return str(reason) or type(reason).__name__
+
+
+def embedded(packets: bytes) -> str:
+    """The key as a field of a source has it: an empty line is a dot."""
+    return "".join(f" {line or '.'}\n" for line in openpgp.armored(packets).splitlines())
+
+
+# --- the repository -------------------------------------------------------------------------------
+
+
+def try_out(one: Repository, source: str, place: Path) -> None:
+    """Raise Failed unless apt takes the repository for what it should be, apart from the host's."""
+    name = Path(one.path).name
+    write(place / "parts" / name, source)
+    config = configuration(place / "alone.conf", place / "parts", lists=place / "lists")
+    status, said = apt("apt-get", config, "update")
+    if status or re.search(r"^W: Conflicting distribution", said, re.MULTILINE):
+        raise one.failed(cause(said))
+    for package in one.probe:
+        status, listed = apt("apt-cache", config, "madison", package)
+        if status or " Packages" not in listed:
+            raise one.failed(
+                f"its suite {one.suite} offers no {package} for {one.architecture} (another "
+                "architecture, another component, or an index that is empty)"
+            )
+    refuse_conflicts(one, source, place)
+
+
+def refuse_conflicts(one: Repository, source: str, place: Path) -> None:
+    """Two sources of one repository that disagree on its key are an error of every apt."""
+    path = Path(one.path)
+    for other in path.parent.glob("*") if path.parent.is_dir() else ():
+        if other != path:
+            (place / "all" / other.name).symlink_to(other)
+    config = configuration(place / "others.conf", place / "all", alone=False)
+    status, said = apt("apt-get", config, "indextargets")
+    # What we call them here means nothing to anybody.
+    said = said.replace(str(place / "all"), str(path.parent))
+    if status:
+        raise one.failed(f"the sources of the host are broken already: {cause(said)}")
+    write(place / "all" / path.name, source)
+    status, said = apt("apt-get", config, "indextargets")
+    if status:
+        address = re.sub(r"^\w+://", "", one.url)
+        files = [
+            str(other)
+            for other in (path.parent.parent / "sources.list", *sorted(path.parent.glob("*")))
+            if other != path and other.is_file() and address in other.read_text(errors="replace")
+        ]
+        raise one.failed(
+            f"{', '.join(files) or 'another source'} on the host is the same repository with "
+            f"another key; remove it ({cause(said)})"
+        )
+
+
+def install(one: Repository, source: str, place: Path) -> None:
+    """The source where apt reads it, and its lists; where these do not come, as it was before."""
+    path = Path(one.path)
+    before = path.read_bytes() if path.is_file() else None
+    write(path, source)
+    try:
+        config = configuration(place / "real.conf", place / "parts")
+        deadline = time.monotonic() + one.wait_seconds
+        while True:
+            status, said = apt("apt-get", config, "update")
+            if not status:
+                return
+            if "Could not get lock" not in said or time.monotonic() > deadline:
+                raise one.failed(cause(said))
+            time.sleep(2)
+    except BaseException:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            write(path, before)
+        raise
+
+
+def configuration(
+    path: Path, parts: Path, *, lists: Path | None = None, alone: bool = True
+) -> Path:
+    """What apt is told beside its configuration on the host: proxies and logins are that one's."""
+    lines = [
+        # Programs of the host that want to know of every refresh.
+        *(f"#clear APT::Update::{one};" for one in ("Pre-Invoke", "Post-Invoke")),
+        "#clear APT::Update::Post-Invoke-Success;",
+        f'Dir::Etc::SourceParts "{parts}";',
+        *(['Dir::Etc::SourceList "/dev/null";'] if alone else []),
+        *([f'Dir::State::Lists "{lists}";'] if lists else []),
+        *([f'Dir::Cache::{one} "";' for one in ("pkgcache", "srcpkgcache")]),
+        # A warning is a failure, and what is not signed is none of the vendor's.
+        'APT::Update::Error-Mode "any";',
+        *(
+            f'Acquire::{one} "false";'
+            for one in (
+                "AllowInsecureRepositories",
+                "AllowWeakRepositories",
+                "AllowDowngradeToInsecureRepositories",
+            )
+        ),
+        # The lists of all other sources stay.
+        'APT::Get::List-Cleanup "false";',
+        'Acquire::Retries "3";',
+        'Acquire::Languages "none";',
+    ]
+    path.write_text("\n".join([*lines, ""]))
+    return path
+
+
+def apt(program: str, config: Path, *words: str) -> tuple[int, str]:
+    """How it ended, and all that it said."""
+    try:
+        done = subprocess.run(
+            [program, "-q", "-c", str(config), *words],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors="replace", timeout=REFRESH, check=False, umask=0o022,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return 1, f"E: not done within {REFRESH} s"
+    return done.returncode, done.stdout
+
+
+# What apt and its two verifiers (gpgv, and sqv since Debian 13) say, and what it means; the first
+# that is found is the cause.
+CAUSES = (
+    (r"Could not resolve '([^']*)'|Temporary failure resolving '([^']*)'",
+     "the name {0} does not resolve"),
+    (r"(?:407|Proxy Authentication Required)", "the proxy wants a login: see apt_proxy"),
+    (r"[Cc]ertificate verification failed:[^\n]*?(?:issuer is unknown|chain uses[^.\n]*)",
+     "its certificate is not trusted here"),
+    (r"[Cc]ertificate verification failed: ([^\n]*)", "its certificate is not trusted here ({0})"),
+    (r"Could not handshake: ([^\n]*)", "TLS fails ({0})"),
+    (r"Release file for [^\n]* is expired[^\n]*",
+     "its index is no longer valid (an old copy, or the clock of the host is wrong)"),
+    (r"Release file for [^\n]* is not valid yet",
+     "its index is of the future: the clock of the host is wrong"),
+    (r"SHA1 is not considered secure|[Pp]olicy rejected|uses weak",
+     "its key or its signature is too weak for the apt of this host (SHA-1); it has to be a newer "
+     "one"),
+    (r"REVKEYSIG (\w+)", "it is signed by the key {0}, which its owner has revoked"),
+    (r"EXPKEYSIG (\w+)", "it is signed by the key {0}, which has expired"),
+    (r"EXPSIG (\w+)", "its signature by {0} has expired"),
+    (r"BADSIG (\w+)", "its signature is wrong: the index was changed after {0} had signed it"),
+    (r"NO_PUBKEY (\w+)|Missing key (\w+)",
+     "it is signed by the key {0}, which is not the vendor's pinned one"),
+    (r"[Rr]evoked|hard revocation", "it is signed by a key that its owner has revoked"),
+    (r"(?i)(?:key|certificate)[^\n]*(?:not a?live|expired)",
+     "it is signed by a key that has expired"),
+    (r"(?:Message has been manipulated|[Bb]ad signature|Verification of [^\n]* failed)",
+     "its signature is wrong: the index was changed after it had been signed"),
+    (r"Clearsigned file isn't valid|NODATA|isn't signed|does the network require authentication",
+     "what answers there is no repository (a login page, or a damaged file)"),
+    (r"Conflicting distribution: [^(]*\(expected ([^ ]+) but got ([^ )]*)\)",
+     "it is the suite {1}, and {0} is asked for"),
+    (r"does not have a Release file|InRelease[^\n]*\n[^\n]* 404 |404 +Not Found",
+     "there is no such suite, or no index in it (404)"),
+    (r"is not signed|is no longer signed|certain unsigned", "it is not signed"),
+    (r"Hash Sum mismatch|unexpected size|Error reading from server|closed connection|"
+     r"Connection (?:closed|reset)|short read|Failed to decompress|corrupt|Undetermined Error",
+     "an index came by half, or is not the one that is signed; a mirror that is being renewed is "
+     "right again in a while"),
+    (r"Connection refused|Could not connect to|Unable to connect|Network is unreachable|"
+     r"No route to host", "nobody answers there"),
+    (r"[Tt]imed out|timeout", "no answer in time"),
+    (r" (4\d\d|5\d\d) +[A-Z]", "it answers {0}"),
+    (r"Could not get lock ([^ ]+)", "another program holds {0}"),
+)  # fmt: skip
+
+
+def cause(said: str) -> str:
+    """Why apt did not get it, in one line."""
+    for pattern, words in CAUSES:
+        if found := re.search(pattern, said):
+            return words.format(*(one for one in found.groups() if one is not None))
+    lines = plain(said).splitlines()
+    # The first is the cause of those that follow.
+    for start in ("Err:", "E: ", "W: "):
+        for number, line in enumerate(lines):
+            if line.startswith(start):
+                # What went wrong with a file stands below its name.
+                return (lines[number + 1] if start == "Err:" else line.removeprefix(start)).strip()
+    return "apt does not say why"
+
+
+def without_logins(text: str) -> str:
+    return re.sub(r"://[^/@\s]*@", "://", text)

@@ -1,0 +1,58 @@
+"""
+Managed by Terrafirma. What the windows for a reboot and for PostgreSQL have brought about.
+
+Nobody is there when they come, so each leaves a note, which the next run of the deploy says:
+
+    terrafirma updates     what is due and what was noted, for the deploy
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from terrafirma_host import promises, reboot
+from terrafirma_host.notes import STATE, read
+from terrafirma_host.shell import run
+
+# A good end is news for so many seconds; a bad one until it is mended.
+NEWS = 7 * 24 * 3600
+
+
+def main(words: Sequence[str]) -> None:
+    print(json.dumps(status()))
+
+
+def status() -> dict[str, list[str]]:
+    """What somebody should do something about, and what is good to know."""
+    alarms, notes = [], []
+    if why := reboot.due():
+        window = "the window updates_reboot will make it"
+        how = window if reboot.TIMER.exists() else "reboot it, or set updates_reboot"
+        alarms.append(f"a reboot is due ({'; '.join(why)}): {how}")
+    for path in sorted(STATE.glob("*.json")):
+        note = read(path.stem)
+        words = str(note.get("words", ""))
+        if not words:
+            continue
+        if note.get("broken") and not promises.broken():
+            notes.append(f"{words}; by now all is as promised")
+        elif note.get("alarm"):
+            alarms.append(words)
+        elif time.time() - float(note.get("at", 0)) < NEWS:
+            notes.append(words)
+    if endless := patience():
+        alarms.append(endless)
+    return {"alarms": alarms, "notes": notes}
+
+
+def patience() -> str:
+    """Whether somebody has told apt to wait for its lock for ever, in words."""
+    said = run("apt-config", "dump", "DPkg::Lock::Timeout", check=False)
+    with suppress(ValueError, IndexError):
+        if int(said.split('"')[1]) < 0:
+            return ("apt waits for its lock for ever: a file in /etc/apt/apt.conf.d sets "
+                    "DPkg::Lock::Timeout below 0; remove that line")  # fmt: skip
+    return ""

@@ -1,0 +1,124 @@
+"""The distribution's security updates every day; engines and reboots only in their windows."""
+
+from pyinfra import host
+from pyinfra.api import DeployError
+
+from terrafirma.host.files import put, template
+from terrafirma.host.packages import packages
+from terrafirma.host.program import entries
+from terrafirma.host.units import unit
+from terrafirma.paths import HOST_PROGRAM
+from terrafirma.site import begin
+from terrafirma.updates import engines
+from terrafirma.updates.facts import WrongCalendars
+from terrafirma.updates.operations import no_units, say_what_is_due
+from terrafirma.updates.origins import security_origins
+
+server, machine = begin(host)
+settings = server.updates
+units = "/etc/systemd/system"
+
+calendars = {"updates_reboot": settings.reboot, "updates_postgres": settings.postgres}
+if given := {key: value for key, value in calendars.items() if value}:
+    wrong = host.get_fact(WrongCalendars, calendars=list(given.values()))
+    for key, value in given.items():
+        if value in wrong:
+            raise DeployError(
+                f"{host.name}: {key}: systemd does not understand {value!r} (OnCalendar, see man "
+                "systemd.time); write it like 'Sun *-*-* 04:00:00'"
+            )
+
+# How long a window is open, in seconds.
+window = 3600
+timeouts = {
+    name: template(
+        "updates/apt-daily.conf.j2",
+        f"{units}/{name}.service.d/terrafirma.conf",
+        data={"hours": hours},
+    )
+    for name, hours in (("apt-daily", 2), ("apt-daily-upgrade", 6))
+}
+
+configuration = put(
+    name="Configure what is updated, and what restarts",
+    entries=[
+        template(
+            "updates/60terrafirma-updates.j2",
+            "/etc/apt/apt.conf.d/60terrafirma-updates",
+            data={
+                "security": settings.security,
+                "origins": security_origins(machine["id"]),
+                "packages": engines.PACKAGES,
+            },
+        ),
+        template(
+            "updates/needrestart.conf.j2",
+            "/etc/needrestart/conf.d/terrafirma.conf",
+            data={"units": engines.UNITS},
+        ),
+        *timeouts.values(),
+    ],
+    check='case "$path" in /etc/apt/*) apt-config -c "$new" dump > /dev/null;; esac',
+)
+
+# After their configuration: what they do at once is what they do later.
+packages(
+    name="Install what updates and what restarts",
+    packages=["needrestart", *(["unattended-upgrades"] if settings.security else [])],
+)
+
+for name, timeout in timeouts.items():
+    unit(
+        name=f"Run {name} every day",
+        unit=f"{name}.timer",
+        unit_files={timeout.path: configuration},
+    )
+
+put(name="Provide the program of the windows", entries=entries)
+
+minor = str(server.postgres.version or "")
+windows = {
+    "reboot": (settings.reboot, {"program": HOST_PROGRAM, "seconds": window}),
+    "postgres-minor": (
+        settings.postgres,
+        # A major version alone is none to stay within: the packages' names say it.
+        {"program": HOST_PROGRAM, "seconds": window, "version": minor if "." in minor else ""},
+    ),
+}
+for name, (calendar, data) in windows.items():
+    title, key = {
+        "reboot": ("a reboot", "updates_reboot"),
+        "postgres-minor": ("PostgreSQL's minor releases", "updates_postgres"),
+    }[name]
+    service, timer = f"terrafirma-{name}.service", f"terrafirma-{name}.timer"
+    report = "terrafirma-reboot-report.service"
+    reports = [report] if name == "reboot" else []
+    if not calendar:
+        no_units(name=f"Open no window for {title}", names=[service, timer, *reports])
+        continue
+    schedule = put(
+        name=f"Schedule the window for {title}",
+        entries=[
+            template(f"updates/{name}.service.j2", f"{units}/{service}", data=data),
+            template(f"updates/{name}.timer.j2", f"{units}/{timer}", data={"window": calendar}),
+            *(
+                template("updates/reboot-report.service.j2", f"{units}/{one}", data=data)
+                for one in reports
+            ),
+        ],
+    )
+    files = {f"{units}/{one}": schedule for one in (service, timer)}
+    unit(
+        name=f"Open the window for {title}",
+        unit=timer,
+        unit_files=files,
+        restart_on={f"{units}/{timer}": schedule},
+    )
+    for one in reports:
+        unit(
+            name="Look at the host after a reboot",
+            unit=one,
+            unit_files={f"{units}/{one}": schedule},
+        )
+
+say_what_is_due(name="Say what is due")

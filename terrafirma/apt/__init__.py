@@ -1,0 +1,1 @@
+"""Package sources of the vendors, and which versions of the engines come from where."""

@@ -1,0 +1,253 @@
+"""The vendors' repositories among the sources of a host, and the engines at their first install."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Generator, Mapping, Sequence
+from urllib.parse import quote, urlsplit
+from weakref import WeakSet
+
+from pyinfra import host
+from pyinfra.api import DeployError, FunctionCommand, Host, StringCommand
+
+from terrafirma.apt import versions
+from terrafirma.apt.engines import UPGRADE, EngineName, Plan, plan
+from terrafirma.apt.engines import engine as engine_from
+from terrafirma.apt.facts import OfferedPackages, Offers
+from terrafirma.apt.settings import PROXY_PASSWORD, Apt, VendorName
+from terrafirma.apt.vendors import VENDORS, Repository, repository
+from terrafirma.fields import here
+from terrafirma.host.asking import ask
+from terrafirma.host.facts import MachineState
+from terrafirma.host.files import PathState, path_states
+from terrafirma.host.given import HiddenText, value
+from terrafirma.host.machine import distribution
+from terrafirma.host.operation import failure, operation
+from terrafirma.host.packages import (
+    Installed,
+    InstalledPackages,
+    holding,
+    installation,
+    prepare,
+)
+from terrafirma.paths import HOST_PROGRAM, REPOSITORIES
+from terrafirma.postgres.settings import Postgres
+from terrafirma.server import Server
+
+# Hosts where commands/upgrade.py is at work.
+_upgrading: WeakSet[Host] = WeakSet()
+
+
+def allow_upgrade(host: Host) -> None:
+    """From here on tasks take the engines of `host` as they are: an upgrade is announced."""
+    _upgrading.add(host)
+
+
+# --- sources --------------------------------------------------------------------------------------
+
+
+def repositories_of(apt: Apt, machine: MachineState) -> list[Repository]:
+    """The repositories of all vendors, as this host would use them."""
+    return [
+        repository(
+            name,
+            distribution=machine["id"],
+            codename=distribution(machine).codename,
+            architecture=machine["architecture"],
+            urls=apt.urls,
+        )
+        for name in VENDORS
+    ]
+
+
+def keys_of(host: Host, apt: Apt) -> dict[VendorName, bytes]:
+    """The files of `apt_keys`; raises DeployError, in one line, for one that cannot be read."""
+    found: dict[VendorName, bytes] = {}
+    for name, path in apt.keys.items():
+        try:
+            found[name] = here(path).read_bytes()
+        except OSError as error:
+            raise DeployError(
+                f"{host.name}: apt_keys: {name}: cannot read {path!r} ({error.strerror})"
+            ) from None
+    return found
+
+
+def proxy_of(host: Host, apt: Apt) -> HiddenText:
+    """`apt_proxy` with the password; raises DeployError where that is not given."""
+    parts = urlsplit(apt.proxy)
+    if parts.username is None:
+        return HiddenText(apt.proxy)
+    password = value(host, "apt_proxy", f"env:{PROXY_PASSWORD}")
+    user = f"{parts.username}:{quote(password, safe='')}"
+    return HiddenText(f"{parts.scheme}://{user}@{parts.netloc.rpartition('@')[2]}")
+
+
+def record_path(one: Repository) -> str:
+    return f"{REPOSITORIES}/{one.vendor.name}"
+
+
+def record(one: Repository, key: bytes | None) -> str:
+    """What a repository is tried for: where anything of it changes, it is tried again."""
+    whose = hashlib.sha256(key).hexdigest() if key is not None else "fetched"
+    return f"{one.head}{' '.join(one.vendor.fingerprints)}\nkey {whose}\n"
+
+
+def is_right(one: Repository, key: bytes | None, states: Mapping[str, PathState]) -> bool:
+    """Whether the source on the host is the one that was found right for what is wanted now."""
+    source, noted = states.get(one.path), states.get(record_path(one))
+    if source is None or noted is None or source["mode"] != "644" or source["user"] != "root":
+        return False
+    told = f"{record(one, key)}sha256 {source['sha256']}\n"
+    return noted["sha256"] == hashlib.sha256(told.encode()).hexdigest()
+
+
+@operation
+def repositories(
+    wanted: Sequence[Repository], keys: Mapping[VendorName, bytes], wait_seconds: int
+) -> Generator[StringCommand]:
+    """
+    The vendors' repositories among the sources of apt, signed by the pinned keys.
+
+    pyinfra's apt.repo and apt.key take whatever key is at an address, and leave a source that fails
+    where every `apt-get update` of the host then fails. Here the host tries each one first, see
+    files/terrafirma_host/repositories.py. Where the source is the one that was found right, nothing
+    is fetched.
+    """
+    paths = [path for one in wanted for path in (one.path, record_path(one))]
+    states = path_states(paths) if paths else {}
+    right = True
+    for one in wanted:
+        key = keys.get(one.vendor.name)
+        if not is_right(one, key, states):
+            right = False
+            yield StringCommand(
+                HOST_PROGRAM, "repositories set", _stdin=_told(one, key, wait_seconds)
+            )
+    if right:
+        host.noop(f"{', '.join(one.path for one in wanted)}: as wanted")
+
+
+def _told(one: Repository, key: bytes | None, wait_seconds: int) -> str:
+    return json.dumps(
+        {
+            "title": one.vendor.title,
+            "url": one.url,
+            "suite": one.suite,
+            "architecture": one.architecture,
+            "path": one.path,
+            "head": one.head,
+            "fingerprints": one.vendor.fingerprints,
+            "key_urls": one.key_urls,
+            "key": None if key is None else base64.b64encode(key).decode(),
+            "probe": one.vendor.probe,
+            "record": record(one, key),
+            "record_path": record_path(one),
+            "wait_seconds": wait_seconds,
+        }
+    )
+
+
+# --- engines --------------------------------------------------------------------------------------
+
+
+def prefix_of(server: Server, name: EngineName, major: int) -> str:
+    """What the settings say of an engine's version; of PostgreSQL's other majors, nothing."""
+    return {
+        "docker": server.docker.version,
+        "postgres": _minor(server.postgres, major),
+        "caddy": server.caddy.version,
+    }[name]
+
+
+def _minor(postgres: Postgres, major: int) -> str:
+    # The major itself is in the name of the package.
+    prefix = postgres.prefix_of_version
+    return prefix if prefix.startswith(f"{major}.") else ""
+
+
+def plan_of(
+    server: Server,
+    machine: MachineState,
+    name: EngineName,
+    major: int,
+    *,
+    installed: Installed,
+    offers: Offers,
+) -> Plan:
+    """What is to be done about an engine; `major` is that of PostgreSQL."""
+    return plan(
+        engine_from(name, server.apt.source, distribution(machine), major),
+        prefix_of(server, name, major),
+        installed=installed,
+        offers=offers,
+        repositories=repositories_of(server.apt, machine),
+    )
+
+
+def look(
+    host: Host, server: Server, machine: MachineState, name: EngineName, major: int = 0
+) -> Plan:
+    """
+    What is to be done about an engine, before anything changes.
+
+    Says where a newer version is offered. Raises DeployError where what is installed is not what
+    the settings ask for: only commands/upgrade.py moves it.
+    """
+    one = plan_of(
+        server, machine, name, major,
+        installed=ask(host, InstalledPackages), offers=ask(host, OfferedPackages),
+    )  # fmt: skip
+    if host in _upgrading:
+        return one
+    if one.refusal:
+        raise DeployError(f"{host.name}: {one.refusal}")
+    if one.newer:
+        host.log_styled(f"{one.summary}: run {UPGRADE} for that", fg="yellow")
+    return one
+
+
+@operation
+def install(
+    server: Server, machine: MachineState, engine: EngineName, major: int = 0
+) -> Generator[StringCommand | FunctionCommand]:
+    """
+    An engine is installed, and held: nothing but an announced upgrade moves it.
+
+    The first installation takes the newest version that the settings allow. One that is there stays
+    as it is, whatever is offered; parts of it that are missing are added. pyinfra's apt.packages
+    knows no holds, and no versions but exact ones.
+    """
+
+    def now(offers: Offers) -> Plan:
+        return plan_of(
+            server, machine, engine, major, installed=ask(host, InstalledPackages), offers=offers
+        )
+
+    one = now({})
+    if one.missing:
+        yield from prepare(host)
+        if not one.installed:
+            one = now(host.get_fact(OfferedPackages))
+            if words := one.refused_version or one.nothing_offered:
+                yield failure(words)
+                return
+        # An engine that is there is not moved for a part that is missing.
+        first = not one.installed
+        yield installation(_versions(one), one.in_the_way if first else (), held=first)
+        one = now({})
+    # In a plan nothing is installed yet.
+    if one.loose:
+        yield holding(one.loose)
+    elif not one.missing:
+        host.noop(f"{one.engine.title} {versions.upstream(one.installed)}: installed and held")
+
+
+def _versions(one: Plan) -> dict[str, str]:
+    """What to install: of an engine that is there, only what is missing."""
+    if one.installed:
+        return {name: one.installed if name in one.engine.lockstep else "" for name in one.missing}
+    # Without a wish for a version apt chooses, which knows what goes together.
+    return dict(one.pins) if one.prefix else dict.fromkeys(one.engine.packages, "")

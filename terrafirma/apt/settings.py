@@ -1,0 +1,91 @@
+"""Where packages come from."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+
+from terrafirma.fields import Line, PackageName, here, is_file
+from terrafirma.settings import Settings
+
+Source = Literal["distro", "upstream"]
+VendorName = Literal["pgdg", "docker", "caddy"]
+
+
+def _split(url: str, schemes: tuple[str, ...], example: str) -> SplitResult:
+    """A URL in its parts; the words of what is wrong with it never quote a login."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"it is no URL, like {example}") from None
+    if parts.scheme not in schemes or not parts.hostname or port == 0:
+        known = " or ".join(f"{one}://" for one in schemes)
+        raise ValueError(f"it is no {known} URL, like {example}")
+    if re.search(r"[^!-~]|[\"\\|;{}<>]", url):
+        raise ValueError(f"a character of it has no place in a URL, like {example}")
+    if parts.query or parts.fragment or "?" in url or "#" in url:
+        raise ValueError(f"leave out what follows ? or #; it is like {example}")
+    return parts
+
+
+def _repository(url: str) -> str:
+    example = "https://mirror.example.com/apt"
+    if _split(url, ("https", "http"), example).username is not None:
+        raise ValueError(
+            "a login has no place in it: put it into a file of /etc/apt/auth.conf.d on the host, "
+            "and the vendor's key into apt_keys"
+        )
+    return url.rstrip("/")
+
+
+def _proxy(url: str) -> str:
+    if not url:
+        return url
+    example = "http://proxy.example.com:3128"
+    parts = _split(url, ("http", "https"), example)
+    if parts.password is not None:
+        raise ValueError(
+            f"a password has no place in it: set {PROXY_PASSWORD} in the environment of pyinfra"
+        )
+    if parts.username == "":
+        raise ValueError(f"there is no user before the @; it is like {example}")
+    if parts.path not in ("", "/"):
+        raise ValueError(f"a proxy has no path; it is like {example}")
+    return url.rstrip("/")
+
+
+RepositoryUrl = Annotated[
+    Line, AfterValidator(_repository), Field(title="`https://` or `http://` URL")
+]
+ProxyUrl = Annotated[
+    Line,
+    AfterValidator(_proxy),
+    Field(title="`http://` or `https://` URL without a password, or empty"),
+]
+PROXY_PASSWORD = "TERRAFIRMA_APT_PROXY_PASSWORD"
+"""The variable of the environment of pyinfra that has the password of the proxy's user."""
+
+
+class Apt(Settings):
+    prefix = "apt"
+
+    source: Source
+    cache_hours: int = Field(ge=1)
+    packages: tuple[PackageName, ...]
+    urls: dict[VendorName, RepositoryUrl]
+    keys: dict[VendorName, Annotated[Line, Field(title="file on this machine")]]
+    proxy: ProxyUrl
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for vendor, name in self.keys.items():
+            if not is_file(here(name)):
+                raise ValueError(
+                    f"apt_keys: {vendor}: cannot read {name!r}: name a file on this machine with "
+                    "the vendor's key"
+                )
+        return self

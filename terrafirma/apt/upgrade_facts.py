@@ -1,0 +1,114 @@
+"""What packages a host has, what its archives offer, and what an upgrade would find."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TypedDict
+
+from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
+from typing_extensions import override
+
+from terrafirma.paths import BACKUP_CONFIG, BACKUP_PROGRAM, PACKAGES_STATE
+
+
+class Known(TypedDict):
+    """A package as apt knows it."""
+
+    installed: str  # its version; empty: it is not
+    versions: list[tuple[str, list[str]]]  # each with where it comes from
+
+
+class PackagesState(TypedDict):
+    packages: dict[str, Known]
+    files: list[tuple[str, str]]  # packages that are kept as files: names and versions
+    rest: list[tuple[str, str, str]]  # what would be upgraded: name, old version, new version
+    age: int | None  # of the package lists, in seconds
+    backups: bool
+    reboot: bool  # one is due
+    left: bool  # an upgrade was killed
+
+
+class Packages(FactBase[PackagesState]):
+    """The packages `names`, those that would be upgraded besides, and what a way back needs."""
+
+    @staticmethod
+    @override
+    def default() -> PackagesState:
+        return PackagesState(
+            packages={}, files=[], rest=[], age=None, backups=False, reboot=False, left=False
+        )
+
+    @override
+    def command(self, names: Sequence[str]) -> StringCommand:
+        quoted = [QuoteString(name) for name in names]
+        policy = ["apt-cache policy", *quoted, "| sed 's/^/policy|/';"] if names else []
+        return StringCommand(
+            *policy,
+            # Whoever installs something has the locks, and is not asked for them.
+            "apt-get -s -o Debug::NoLocking=true upgrade --with-new-pkgs 2> /dev/null |",
+            "sed -n 's/^Inst /rest|/p';",
+            f"for file in {PACKAGES_STATE}/*.deb /var/cache/apt/archives/*.deb; do",
+            'test ! -e "$file" || echo "file|${file##*/}"; done;',
+            "newest=$(find /var/lib/apt/lists -maxdepth 1 -name '*_*' -printf '%T@\\n'",
+            '2> /dev/null | sort -n | tail -n 1); test -z "$newest" ||',
+            'echo "age|$(($(date +%s) - ${newest%.*}))";',
+            f"test ! -e {BACKUP_PROGRAM} -o ! -e {BACKUP_CONFIG} || echo 'backups|';",
+            "test ! -e /run/reboot-required || echo 'reboot|';",
+            f"test ! -e {PACKAGES_STATE}/current.json || echo 'left|'",
+        )
+
+    @override
+    def process(self, output: list[str]) -> PackagesState:
+        state = self.default()
+        known: Known | None = None
+        for line in output:
+            kind, _, rest = line.partition("|")
+            try:
+                if kind == "policy":
+                    known = _policy(state, known, rest)
+                elif kind == "file":
+                    # Others are somebody's own.
+                    if match := re.match(r"([^_]+)_([^_]+)_[^_]+\.deb$", rest):
+                        state["files"].append((match[1], match[2].replace("%3a", ":")))
+                elif kind == "rest":
+                    state["rest"].append(_upgraded(rest))
+                elif kind == "age":
+                    state["age"] = int(rest)
+                elif kind == "backups":
+                    state["backups"] = True
+                elif kind == "reboot":
+                    state["reboot"] = True
+                elif kind == "left":
+                    state["left"] = True
+                else:
+                    raise ValueError(kind)
+            except (ValueError, LookupError) as error:
+                raise FactProcessError(f"not an answer about packages: {line!r}") from error
+        return state
+
+
+def _policy(state: PackagesState, known: Known | None, line: str) -> Known | None:
+    """One line of `apt-cache policy`; the package that the next lines are about."""
+    if re.match(r"\S+:$", line):
+        return state["packages"].setdefault(line[:-1], Known(installed="", versions=[]))
+    if known is None:
+        raise ValueError(line)
+    words = line.split()
+    if line.startswith("  Installed: "):
+        known["installed"] = "" if words[1] == "(none)" else words[1]
+    elif re.match(r" (\*\*\*|   ) \S", line):
+        known["versions"].append((words[1] if words[0] == "***" else words[0], []))
+    elif re.match(r" {8,}-?\d+ ", line):
+        # As a Repository of vendors.py says it, too.
+        known["versions"][-1][1].append(" ".join(words[1:3]))
+    return known
+
+
+def _upgraded(line: str) -> tuple[str, str, str]:
+    """What apt says of a package that it would install: "curl [8.1] (8.2 Debian:13 [amd64])"."""
+    match = re.match(r"(\S+) (?:\[([^]]+)\] )?\((\S+)", line)
+    if not match:
+        raise ValueError(line)
+    name, old, new = match.groups()
+    return name, old or "", new

@@ -1,0 +1,1 @@
+"""Security updates, windows for a restart and for a reboot."""

@@ -1,0 +1,64 @@
+"""What a host says of its updates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TypedDict
+
+from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
+from typing_extensions import override
+
+from terrafirma.paths import HOST_PROGRAM
+
+
+class UpdatesState(TypedDict):
+    alarms: list[str]  # what somebody should do something about, like a reboot that is due
+    notes: list[str]  # what the windows have brought about
+
+
+class UpdatesStatus(FactBase[UpdatesState]):
+    """What is due, and what was done while nobody was there, in words."""
+
+    @staticmethod
+    @override
+    def default() -> UpdatesState:
+        return UpdatesState(alarms=[], notes=[])
+
+    @override
+    def command(self) -> str:
+        # A program that is missing, of another version, or half replaced knows nothing; this run
+        # puts the right one there.
+        return (
+            f"{HOST_PROGRAM} updates || case $? in 2 | 126 | 127) ;; "
+            f"*) ! {HOST_PROGRAM} --help > /dev/null 2>&1 || exit 1 ;; esac"
+        )
+
+    @override
+    def process(self, output: list[str]) -> UpdatesState:
+        try:
+            answer = json.loads("".join(output))
+            return UpdatesState(
+                alarms=[str(one) for one in answer["alarms"]],
+                notes=[str(one) for one in answer["notes"]],
+            )
+        except (ValueError, LookupError, TypeError) as error:
+            raise FactProcessError(f"terrafirma updates answered {output[:1]!r}") from error
+
+
+class WrongCalendars(FactBase[list[str]]):
+    """Those of `calendars` that systemd does not understand."""
+
+    default = list
+
+    @override
+    def command(self, calendars: Sequence[str]) -> StringCommand:
+        return StringCommand(
+            "for when in", *map(QuoteString, calendars),
+            '; do systemd-analyze calendar -- "$when" > /dev/null 2>&1 ||',
+            "! command -v systemd-analyze > /dev/null || printf '%s\n' \"$when\"; done",
+        )  # fmt: skip
+
+    @override
+    def process(self, output: list[str]) -> list[str]:
+        return output

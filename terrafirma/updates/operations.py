@@ -1,0 +1,42 @@
+"""Updates: what is said of them, and windows that are no longer wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+from pyinfra import host
+from pyinfra.api import QuoteString, StringCommand
+
+from terrafirma.host.files import path_states
+from terrafirma.host.operation import operation
+from terrafirma.updates.facts import UpdatesStatus
+
+
+@operation
+def say_what_is_due() -> Generator[StringCommand]:
+    """Say where nobody overlooks it what is due, and what was done meanwhile; changes nothing."""
+    status = host.get_fact(UpdatesStatus)
+    for words in status["alarms"]:
+        host.log_styled(words, fg="yellow", bold=True)
+    for words in status["notes"]:
+        host.log_styled(words, fg="green")
+    host.noop("; ".join([*status["alarms"], *status["notes"]]) or "nothing is due")
+    yield from ()
+
+
+@operation
+def no_units(names: Sequence[str]) -> Generator[StringCommand]:
+    """None of these units of ours, which only we write; one that runs comes to its end."""
+    paths = {f"/etc/systemd/system/{name}": name for name in names}
+    there = path_states(list(paths))
+    if not there:
+        host.noop(f"{', '.join(names)}: not there")
+        return
+    timers = [QuoteString(paths[path]) for path in there if path.endswith(".timer")]
+    services = [QuoteString(paths[path]) for path in there if not path.endswith(".timer")]
+    # A service that is a boot's, without a timer, is enabled itself.
+    yield StringCommand(
+        *(("systemctl disable --quiet --now", *timers, "&&") if timers else ()),
+        *(("systemctl disable --quiet", *services, "&&") if services else ()),
+        "rm -f", *map(QuoteString, there), "&& systemctl daemon-reload",
+    )  # fmt: skip

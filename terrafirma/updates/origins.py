@@ -1,0 +1,18 @@
+"""Where security updates come from, as unattended-upgrades names archives."""
+
+from __future__ import annotations
+
+_ORIGINS = {
+    "debian": ("origin=Debian,codename=${distro_codename}-security,label=Debian-Security",),
+    "ubuntu": (
+        "origin=Ubuntu,archive=${distro_codename}-security,label=Ubuntu",
+        # Of those who have Ubuntu Pro; nobody else has a list of them.
+        "origin=UbuntuESM,archive=${distro_codename}-infra-security",
+        "origin=UbuntuESMApps,archive=${distro_codename}-apps-security",
+    ),
+}
+
+
+def security_origins(distribution: str) -> tuple[str, ...]:
+    """The security archives of a supported distribution, by its ID in /etc/os-release."""
+    return _ORIGINS[distribution]

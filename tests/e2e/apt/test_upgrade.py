@@ -1,0 +1,171 @@
+"""commands/upgrade.py: to the packages of the vendors, on to newer ones, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from tests.conftest import Pyinfra
+from tests.e2e.clones import DEPLOYED, clone
+from tests.e2e.support import Container, Load, Target, changed, get, load, options
+from tests.e2e.vendors import Vendors, vendors
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.long,
+    pytest.mark.budget(minutes=12, why="each engine is replaced several times, under load"),
+]
+
+UPGRADE = "commands/upgrade.py"
+UPSTREAM: dict[str, Any] = {"apt_source": "upstream"}
+MAIN = {"docker": "docker-ce", "pgdg": "postgresql-17", "caddy": "caddy"}
+
+
+@dataclass(frozen=True)
+class Host:
+    """A server that the distribution's packages made, and the vendors that it can reach."""
+
+    server: Target
+    them: Vendors
+
+    def offered(self, vendor: str) -> list[str]:
+        """The versions that start, the oldest first."""
+        versions = self.them.versions(MAIN[vendor], "trixie")
+        return [one for one in versions if one not in self.them.broken()]
+
+    def installed(self, vendor: str) -> str:
+        show = "dpkg-query -Wf '${db:Status-Status} ${Version}'"
+        status, _, version = self.server.call(f"{show} {MAIN[vendor]}").stdout.partition(" ")
+        return version if status == "installed" else ""
+
+    def publish(self, vendor: str, *versions: str) -> None:
+        self.them.publish(vendor, "trixie", versions=list(versions))
+
+    def upgrade(self) -> CompletedProcess[str]:
+        # Lists of a moment ago are good enough for a plan, and not for a vendor who has just moved.
+        self.server.run(
+            "touch -d '2 hours ago' /var/lib/apt/lists/*_* && rm -f /var/cache/apt/*.bin"
+        )
+        return self.server.pyinfra.imported.call(
+            "-y", *options(UPSTREAM), *self.server.arguments(), UPGRADE
+        )
+
+    def containers(self) -> list[str]:
+        return sorted(self.server.run("docker ps -q --no-trunc").split())
+
+
+@pytest.fixture(scope="module")
+def host(pyinfra: Pyinfra) -> Iterator[Host]:
+    with (
+        vendors("tf-test-upgrade-vendors", "trixie") as them,
+        clone(pyinfra, "tf-test-upgrade", 2482, DEPLOYED) as server,
+        them.pinned(pyinfra) as copy,
+    ):
+        them.meet(server)
+        one = Host(replace(server, pyinfra=copy), them)
+        for vendor in MAIN:
+            one.publish(vendor, *one.offered(vendor)[:-1])
+        server.psql("create table kept as select 7 as row", "api")
+        server.run("docker volume create kept > /dev/null")
+        yield one
+
+
+def serves(one: Host, client: Container) -> None:
+    assert {status for status, _ in get(client, one.server, 8)} == {200}
+    assert one.server.psql("select row from kept", "api") == "7"
+    assert one.server.run("docker volume ls -q --filter name=kept") == "kept"
+    assert one.server.run("terrafirma promises") == "all is as promised"
+
+
+def said(seen: Load, what: str) -> None:
+    """For the table of docs/commands/upgrade.md."""
+    print(f"{what}: {seen['requests']} requests, {len(seen['failed'])} failed, "
+          f"longest gap {seen['gap_seconds']:.2f} s")  # fmt: skip
+
+
+def test_a_deploy_does_not_move_by_itself(host: Host) -> None:
+    words = host.server.refuse(**UPSTREAM)
+    assert "apt_source: " in words
+    assert UPGRADE in words
+
+
+@pytest.mark.promise("A server moves to the vendors' packages without losing containers or data")
+def test_the_vendors_packages_replace_the_distributions(host: Host, outsider: Container) -> None:
+    containers = host.containers()
+    with load(outsider, host.server) as seen:
+        result = host.upgrade()
+    said(seen, "the move")
+    assert result.returncode == 0, result.stderr
+    assert "make room; nothing is purged" in result.stderr
+    for vendor in MAIN:
+        assert host.installed(vendor) == host.offered(vendor)[-2]
+    assert host.containers() == containers
+    serves(host, outsider)
+    assert seen["gap_seconds"] < 20
+    # What the new versions read differently, and no more.
+    host.server.deploy(**UPSTREAM)
+    assert changed(host.server.deploy(**UPSTREAM)) == []
+    assert host.server.plan(**UPSTREAM) == []
+
+
+def test_a_second_upgrade_changes_nothing(host: Host) -> None:
+    names = [name.rpartition(" | ")[2] for name in host.server.plan(UPGRADE, **UPSTREAM)]
+    assert names == []
+
+
+@pytest.mark.promise("What does not keep the promises after an upgrade is taken back by itself")
+@pytest.mark.parametrize("vendor", ["caddy", "docker", "pgdg"])
+def test_a_version_that_does_not_start_is_taken_back(
+    host: Host, outsider: Container, vendor: str
+) -> None:
+    versions = host.them.versions(MAIN[vendor], "trixie")
+    (broken,) = [one for one in versions if one in host.them.broken()]
+    before = host.installed(vendor)
+    containers = host.containers()
+    host.publish(vendor, before, broken)
+    result = host.upgrade()
+    assert result.returncode != 0
+    assert "was taken back" in result.stdout + result.stderr
+    assert f"{before} keeps what is promised, as before" in result.stdout + result.stderr
+    assert host.installed(vendor) == before
+    assert host.containers() == containers
+    serves(host, outsider)
+    host.publish(vendor, before)
+
+
+@pytest.mark.promise("An upgrade of Docker and containerd fails no request")
+def test_docker_is_upgraded_under_load(host: Host, outsider: Container) -> None:
+    seen = upgraded(host, outsider, "docker")
+    assert seen["failed"] == []
+
+
+def test_caddy_is_upgraded_under_load(host: Host, outsider: Container) -> None:
+    assert upgraded(host, outsider, "caddy")["gap_seconds"] < 5
+
+
+def test_postgres_is_upgraded_under_load(host: Host, outsider: Container) -> None:
+    assert upgraded(host, outsider, "pgdg")["gap_seconds"] < 20
+
+
+def upgraded(host: Host, client: Container, vendor: str) -> Load:
+    newest = host.offered(vendor)[-1]
+    containers = host.containers()
+    host.publish(vendor, *host.offered(vendor))
+    with load(client, host.server) as seen:
+        result = host.upgrade()
+    said(seen, vendor)
+    assert result.returncode == 0, result.stderr
+    assert host.installed(vendor) == newest
+    assert MAIN[vendor] in host.server.run("apt-mark showhold").split()
+    assert host.containers() == containers
+    serves(host, client)
+    return seen
+
+
+def test_there_is_no_way_down_to_the_distributions(host: Host) -> None:
+    words = host.server.refuse(UPGRADE, apt_source="distro")
+    assert "no way down" in words

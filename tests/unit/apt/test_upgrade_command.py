@@ -1,0 +1,101 @@
+"""commands/upgrade.py as a run does it: what it shows, and one host after the other."""
+
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from terrafirma.apt.upgrade_operations import UPDATE
+from tests.conftest import Pyinfra
+from tests.unit.fake_host import fake, machine, refusal
+
+PAGE = "commands/upgrade.py"
+DEBIAN = "http://deb.debian.org/debian trixie/main"
+CADDY = [
+    "policy|caddy:",
+    "policy|  Installed: 2.6.2-12",
+    "policy|  Version table:",
+    "policy|     2.6.2-13 500",
+    f"policy|        500 {DEBIAN} amd64 Packages",
+    "policy| *** 2.6.2-12 500",
+    f"policy|        500 {DEBIAN} amd64 Packages",
+    "age|60",
+]
+CURRENT = [line for line in CADDY if "2.6.2-13" not in line]
+CURRENT.remove(f"policy|        500 {DEBIAN} amd64 Packages")
+
+
+@pytest.fixture(scope="module")
+def question(pyinfra: Pyinfra) -> str:
+    """The words by which the command asks a host for its packages."""
+    result = pyinfra.call("@fake/host", PAGE, "--dry", "-vv", *fake(machine()))
+    asked = [line.partition(">>> ")[2] for line in result.stderr.splitlines()]
+    (found,) = {line for line in asked if line.startswith("apt-cache policy")}
+    return found
+
+
+def run(pyinfra: Pyinfra, hosts: str, *how: str) -> CompletedProcess[str]:
+    return pyinfra.call(hosts, PAGE, *how)
+
+
+def test_a_dry_run_shows_the_plan_and_does_nothing(
+    pyinfra: Pyinfra, question: str, inventory: Any
+) -> None:
+    hosts = inventory(one=(machine() | {question: CADDY}, {}))
+    result = run(pyinfra, hosts, "--dry", "-vv")
+    assert result.returncode == 0, result.stderr
+    assert "Caddy: 2.6.2-12 → 2.6.2-13: one restart" in result.stderr
+    assert "There are no backups" in result.stderr
+    assert "terrafirma upgrade" not in result.stderr
+    assert UPDATE not in result.stderr
+
+
+def test_where_all_is_current_nothing_is_done(
+    pyinfra: Pyinfra, question: str, inventory: Any
+) -> None:
+    hosts = inventory(one=(machine() | {question: CURRENT}, {}))
+    result = run(pyinfra, hosts, "-y", "-vv")
+    assert result.returncode == 0, result.stderr
+    assert "Caddy: 2.6.2-12 is the newest that is allowed" in result.stderr
+    assert UPDATE not in result.stderr
+
+
+def test_the_plan_is_made_by_fresh_lists_and_carried_out_on_the_host(
+    pyinfra: Pyinfra, question: str, inventory: Any
+) -> None:
+    hosts = inventory(one=(machine() | {question: CADDY}, {}))
+    result = run(pyinfra, hosts, "-y", "-vv")
+    assert result.returncode == 0, result.stderr
+    before, _, after = result.stderr.partition(UPDATE)
+    assert after
+    assert "terrafirma upgrade" not in before
+    assert "Caddy: 2.6.2-12 → 2.6.2-13" in after.partition("/usr/local/bin/terrafirma upgrade")[0]
+
+
+def test_after_a_failure_no_further_host_is_begun(
+    pyinfra: Pyinfra, question: str, inventory: Any
+) -> None:
+    answers = machine() | {
+        question: CADDY,
+        "/usr/local/bin/terrafirma upgrade": {"success": False, "stdout": ["failed: taken back"]},
+    }
+    hosts = inventory(one=(answers, {}), two=(answers, {}))
+    result = run(pyinfra, hosts, "-y", "-vv")
+    assert result.returncode != 0
+    assert result.stderr.count(">>> /usr/local/bin/terrafirma upgrade") == 1
+    assert "not begun, for the upgrade of @fake/" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"caddy_version": "3"}, "caddy_version: Caddy 3 is asked for, and 2.6.2 is offered"),
+        ({"caddy_version": "2.6.1"}, "caddy_version: Caddy 2.6.1 is asked for"),
+    ],
+)
+def test_refuses_in_one_line_before_anything_changes(
+    pyinfra: Pyinfra, question: str, data: dict[str, Any], words: str
+) -> None:
+    host = fake(machine() | {question: CURRENT}, **data)
+    assert words in refusal(pyinfra.call("@fake/host", PAGE, "-y", *host))

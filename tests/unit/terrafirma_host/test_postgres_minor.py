@@ -1,0 +1,195 @@
+"""A minor release of PostgreSQL in its window: what is chosen, and in which order it is done."""
+
+from pathlib import Path
+
+import pytest
+from terrafirma_host import notes, postgres_minor, standstill
+from terrafirma_host.postgres_minor import fits, offered
+from terrafirma_host.shell import Failed
+
+from tests.unit.programs import Program
+
+NOW = "17.5-1.pgdg13+1"
+
+
+@pytest.fixture(autouse=True)
+def host(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host with PostgreSQL 17.5; what its programs are asked for is noted."""
+    said = f'echo "${{0##*/}} $*" >> {roots}/asked'
+    directory = program("systemctl", said)
+    program("apt-get", said)
+    program("apt-mark", f"{said}; test $1 = hold || cat {roots}/held")
+    program("apt-cache", f"cat {roots}/$2 2> /dev/null || true")
+    program("dpkg-query", f"printf '{NOW}'")
+    program("backup", said)
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+    monkeypatch.setattr(notes, "STATE", roots / "updates")
+    monkeypatch.setattr(postgres_minor, "BACKUP", directory / "backup")
+    monkeypatch.setattr(postgres_minor, "BACKUP_CONFIG", roots / "config.yaml")
+    monkeypatch.setattr(postgres_minor, "clusters", lambda: ["15", "17"])
+    monkeypatch.setattr(postgres_minor, "broken", list)
+    monkeypatch.setattr(postgres_minor, "is_old", lambda version: False)
+    monkeypatch.setattr(postgres_minor, "PATIENCE", 0)
+    for name in ("BACKUP", "UPGRADE", "DAILY"):
+        monkeypatch.setattr(standstill, name, roots / f"lock-{name}")
+    monkeypatch.setattr(standstill, "APT", ())
+    held(roots, "caddy", "postgresql-17", "postgresql-client-17", "postgresql-common")
+    return roots
+
+
+def held(host: Path, *names: str) -> None:
+    (host / "held").write_text("".join(f"{name}\n" for name in names))
+
+
+def offers(host: Path, name: str, *versions: str) -> None:
+    (host / name).write_text("".join(f" {name} | {one} | https://x trixie\n" for one in versions))
+
+
+def asked(host: Path) -> list[str]:
+    path = host / "asked"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+# --- what is chosen -------------------------------------------------------------------------------
+
+
+def test_the_newest_of_the_held_packages_is_chosen(host: Path) -> None:
+    assert offered("17", "") == {}
+    offers(host, "postgresql-17", "17.6-1.pgdg13+1", "17.10-1.pgdg13+1", NOW, "17.4-1")
+    offers(host, "caddy", "99")
+    assert offered("17", "") == {"postgresql-17": (NOW, "17.10-1.pgdg13+1")}
+
+
+def test_the_version_of_the_settings_is_not_left(host: Path) -> None:
+    both = ("postgresql-17", "postgresql-client-17")
+    for name in both:
+        offers(host, name, "17.6-1.pgdg13+1", "17.5-2.pgdg13+1", NOW)
+    assert offered("17", "17.5") == dict.fromkeys(both, (NOW, "17.5-2.pgdg13+1"))
+
+
+def test_an_extension_has_versions_of_its_own(host: Path) -> None:
+    held(host, "postgresql-17", "postgresql-17-pgvector")
+    offers(host, "postgresql-17-pgvector", "18.0-1.pgdg13+1")
+    assert offered("17", "17.5") == {"postgresql-17-pgvector": (NOW, "18.0-1.pgdg13+1")}
+
+
+def test_what_is_not_held_is_not_ours(host: Path) -> None:
+    held(host, "caddy", "postgresql-common", "postgresql-15")
+    with pytest.raises(Failed, match=r"no package of PostgreSQL 17 is held: run deploy\.py"):
+        offered("17", "")
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted", "does"),
+    [
+        ("17.5-1.pgdg130+1", "", True),
+        ("17.5-1.pgdg130+1", "17", True),
+        ("17.5-1.pgdg130+1", "17.5", True),
+        ("17.50-1", "17.5", False),
+        ("17.6-1", "17.5", False),
+        ("1:17.5+deb13u1", "17.5", True),
+        ("17.5~rc1-1", "17.5", True),
+    ],
+)
+def test_versions_end_at_a_component(version: str, wanted: str, does: bool) -> None:
+    assert fits(version, wanted) == does
+
+
+# --- in which order -------------------------------------------------------------------------------
+
+
+def test_nothing_newer_is_nothing_to_do(host: Path) -> None:
+    postgres_minor.main(["0"])
+    assert not [line for line in asked(host) if " install " in line]
+    assert notes.read("postgres") == {}
+
+
+def test_it_backs_up_and_upgrades_and_holds_again(host: Path) -> None:
+    (host / "config.yaml").touch()
+    offers(host, "postgresql-17", "17.6-1")
+    postgres_minor.main(["0"])
+    update, _, backup, install, hold = asked(host)
+    assert update.startswith("apt-get ")
+    assert update.endswith(" update")
+    assert backup == "backup create"
+    assert install.endswith("--allow-change-held-packages postgresql-17=17.6-1")
+    assert "--no-remove" in install
+    assert hold == "apt-mark hold postgresql-17"
+    words = notes.read("postgres")["words"]
+    assert words.startswith(f"PostgreSQL was upgraded from {NOW} to 17.6-1 at ")
+    assert words.endswith(": all is as promised")
+
+
+def test_without_backups_there_is_none(host: Path) -> None:
+    offers(host, "postgresql-17", "17.6-1")
+    postgres_minor.main(["0"])
+    assert "backup create" not in asked(host)
+
+
+def test_a_server_that_the_packages_let_be_is_restarted_once(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_minor, "is_old", lambda version: True)
+    offers(host, "postgresql-17", "17.6-1")
+    postgres_minor.main(["0"])
+    assert [line for line in asked(host) if line.startswith("systemctl")] == [
+        "systemctl restart postgresql@17-main.service"
+    ]
+
+
+def test_a_backup_that_fails_keeps_all_as_it_was(host: Path, program: Program) -> None:
+    (host / "config.yaml").touch()
+    program("backup", "echo 'the backup failed: no route' >&2; exit 1")
+    offers(host, "postgresql-17", "17.6-1")
+    with pytest.raises(Failed):
+        postgres_minor.main(["0"])
+    assert not [line for line in asked(host) if " install " in line]
+    note = notes.read("postgres")
+    assert note["alarm"]
+    assert "was not upgraded in its window of" in note["words"]
+    assert "no route" in note["words"]
+
+
+def test_a_host_that_is_broken_is_left_alone(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_minor, "broken", lambda: ["api: no"])
+    offers(host, "postgresql-17", "17.6-1")
+    with pytest.raises(Failed, match="api: no"):
+        postgres_minor.main(["0"])
+    assert not [line for line in asked(host) if " install " in line]
+
+
+def test_what_it_breaks_is_noted(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([[], ["PostgreSQL 17 answers no query"]])
+    monkeypatch.setattr(postgres_minor, "broken", lambda: next(answers))
+    offers(host, "postgresql-17", "17.6-1")
+    postgres_minor.main(["0"])
+    note = notes.read("postgres")
+    assert note["broken"]
+    assert note["words"].endswith(", and since then: PostgreSQL 17 answers no query")
+
+
+def test_an_installation_that_fails_leaves_the_packages_held(host: Path, program: Program) -> None:
+    program("apt-get", "case \"$*\" in *' install '*) echo 'E: no' >&2; exit 100;; esac")
+    offers(host, "postgresql-17", "17.6-1")
+    with pytest.raises(Failed, match="E: no"):
+        postgres_minor.main(["3600"])
+    start, hold = asked(host)[-2:]
+    # It may have been stopped before that.
+    assert start == "systemctl start postgresql@17-main.service"
+    assert hold == "apt-mark hold postgresql-17"
+    assert notes.read("postgres")["alarm"]
+
+
+def test_a_host_without_postgresql_has_nothing_to_do(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_minor, "clusters", list)
+    postgres_minor.main(["0"])
+    assert asked(host) == []
+
+
+@pytest.mark.parametrize("words", [[], ["soon"], ["1", "17", "x"]])
+def test_a_wrong_command_line_does_nothing(host: Path, words: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        postgres_minor.main(words)
+    assert asked(host) == []
