@@ -48,7 +48,7 @@ def test_sshd_is_started_by_its_socket_and_lets_keys_in(server: Target) -> None:
     # What changes is read by the sshd that runs, and the socket stays where it is.
     reloaded = server.deploy("tasks/sshd.py", user="ubuntu", **DATA | {"sshd_allow_users": []})
     assert changed(reloaded) == [
-        "Allow the declared accounts and whoever deploys",
+        "Admit only the declared accounts and the deploying user",
         "Run sshd",
     ]
     assert "ubuntu" in server.run("sshd -T -C user=ubuntu,host=x,addr=192.0.2.1 | grep allowusers")
