@@ -67,7 +67,7 @@ packages(
     packages=["needrestart", *(["unattended-upgrades"] if settings.security else [])],
 )
 
-for name, timeout in timeouts.items():
+for name, timeout in host.loop(timeouts.items()):
     unit(
         name=f"Run {name} every day",
         unit=f"{name}.timer",
@@ -85,7 +85,7 @@ windows = {
         {"program": HOST_PROGRAM, "seconds": window, "version": minor if "." in minor else ""},
     ),
 }
-for name, (calendar, data) in windows.items():
+for name, (calendar, data) in host.loop(windows.items()):
     title, key = {
         "reboot": ("a reboot", "updates_reboot"),
         "postgres-minor": ("PostgreSQL's minor releases", "updates_postgres"),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,18 @@ def test_windows_are_opened_where_they_are_named(pyinfra: Pyinfra) -> None:
     assert "Open the window for a reboot" in steps
     assert "Look at the host after a reboot" in steps
     assert "Open the window for PostgreSQL's minor releases" in steps
+
+
+def test_each_host_has_its_own_windows(pyinfra: Pyinfra, inventory: Any) -> None:
+    hosts = inventory(
+        first=(machine(), {"updates_reboot": WINDOW}),
+        second=(machine(), {"updates_postgres": WINDOW}),
+    )
+    plan = pyinfra.run(hosts, "tasks/updates.py", "--dry")["plan"]
+    change = {one["name"]: one["hosts_with_change"] for one in plan}
+    assert change["Open the window for a reboot"] == ["@fake/first"]
+    assert change["Look at the host after a reboot"] == ["@fake/first"]
+    assert change["Open the window for PostgreSQL's minor releases"] == ["@fake/second"]
 
 
 def test_windows_that_are_no_longer_wanted_are_closed(pyinfra: Pyinfra) -> None:
