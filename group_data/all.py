@@ -22,14 +22,15 @@ preflight_wait_seconds = 600
 # Where Docker, PostgreSQL and Caddy come from: "distro" is the distribution's own archive,
 # "upstream" the repositories of their vendors, whose keys are pinned in terrafirma/apt/vendors.py.
 apt_source = "distro"
-# Other addresses of these repositories, as of a mirror: {"docker": "https://mirror.acme.com/docker"}
-# is the directory that has `dists`; "pgdg", "docker" and "caddy".
+# Other addresses of these repositories, for example of a mirror, by "pgdg", "docker" and "caddy":
+# {"docker": "https://mirror.acme.com/docker"}, the directory that contains `dists`.
 apt_urls = {}
-# Files on this machine with the vendors' keys, where the hosts cannot fetch them, by the same
-# names. The pinned fingerprints hold for them as well.
+# Files on this machine with the vendors' keys, by the same names, if the hosts cannot fetch them.
+# These keys must have the pinned fingerprints, too.
 apt_keys = {}
 # Proxy through which apt fetches, "http://proxy:3128" or "http://user@proxy:3128"; the password of
-# that user is in TERRAFIRMA_APT_PROXY_PASSWORD in the environment of pyinfra. Empty: none of ours.
+# that user is in TERRAFIRMA_APT_PROXY_PASSWORD in the environment of pyinfra. Empty: as the host's
+# other files say.
 apt_proxy = ""
 # Refresh the package lists before an installation when they are older than this, in hours.
 apt_cache_hours = 24
@@ -178,13 +179,13 @@ borg_keep_monthly = 6
 # When to make a backup, in the form of systemd's OnCalendar (see man systemd.time).
 borg_schedule = "*-*-* 02:00:00"
 
-# --- updates: what the server installs by itself, and when it may restart for that ----------------
+# --- updates: automatic installations, and times when the server may restart for them -------------
 
-# Whether security updates of the distribution are installed every day; Docker, PostgreSQL, Caddy
-# and PgBouncer are not among them.
+# Whether the distribution's security updates are installed every day, except those of Docker,
+# PostgreSQL, Caddy and PgBouncer.
 updates_security = True
 # When new minor releases of PostgreSQL are installed, which restarts it, as systemd's OnCalendar:
-# "Sun *-*-* 04:00:00"; empty: never by themselves.
+# "Sun *-*-* 04:00:00"; empty: never automatically.
 updates_postgres = ""
-# When the server may reboot, if it is due; empty: each run says that it is due, and that is all.
+# When the server may reboot if it needs to; empty: never, and each run reports a pending reboot.
 updates_reboot = ""

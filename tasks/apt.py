@@ -1,4 +1,4 @@
-"""Package sources, the engines' vendors among them if asked for, and packages for every host."""
+"""Package sources, with apt_source = "upstream" also the vendors', and packages for every host."""
 
 from pyinfra import host
 from pyinfra.api import DeployError
@@ -51,7 +51,7 @@ put(
             "apt/60terrafirma-proxy.j2",
             APT_PROXY,
             data={"proxy": proxy},
-            # apt reads it as root; it may have a password in it.
+            # It may contain a password, and apt reads it as root.
             mode="600",
             secret=True,
         )
@@ -63,14 +63,16 @@ put(
 packages(name="Install the base packages", packages=settings.packages)
 
 if upstream:
-    packages(name="Install what checks the vendors", packages=["ca-certificates", "python3"])
+    packages(
+        name="Install the programs that check the vendors", packages=["ca-certificates", "python3"]
+    )
 
     put(
         name="Prepare the host",
         entries=[
             Directory(REPOSITORIES, "700"),
             *program.entries(),
-            # Before the sources: not even for a moment anything else comes from there.
+            # Before the sources: at no moment may other packages come from there.
             template("apt/preferences.j2", APT_PREFERENCES, data={"repositories": vendors}),
         ],
     )

@@ -148,7 +148,7 @@ sysctl(
 install(name="Install PostgreSQL", server=server, machine=machine, engine="postgres", major=version)
 
 packages(
-    name="Install what goes with it",
+    name="Install the packages beside PostgreSQL",
     packages=[
         # Debian's /etc/logrotate.d/postgresql-common rotates the server's log with this.
         "logrotate",

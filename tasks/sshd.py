@@ -68,7 +68,7 @@ configuration = put(
     'sshd -t -f "$new.all"; status=$?; rm -f "$new.all"; exit $status',
 )
 
-# On Ubuntu systemd listens, and starts sshd for the first client; what runs then is the same unit.
+# On Ubuntu, systemd listens and starts this unit for the first client.
 unit(
     name="Run sshd",
     unit="ssh.service",

@@ -40,7 +40,7 @@ timeouts = {
 }
 
 configuration = put(
-    name="Configure what is updated, and what restarts",
+    name="Configure updates and restarts",
     entries=[
         template(
             "updates/60terrafirma-updates.j2",
@@ -61,9 +61,9 @@ configuration = put(
     check='case "$path" in /etc/apt/*) apt-config -c "$new" dump > /dev/null;; esac',
 )
 
-# After their configuration: what they do at once is what they do later.
+# After their configuration, so that they follow it from the start.
 packages(
-    name="Install what updates and what restarts",
+    name="Install the programs for updates and restarts",
     packages=["needrestart", *(["unattended-upgrades"] if settings.security else [])],
 )
 
@@ -74,14 +74,14 @@ for name, timeout in host.loop(timeouts.items()):
         unit_files={timeout.path: configuration},
     )
 
-put(name="Provide the program of the windows", entries=entries)
+put(name="Install the command terrafirma", entries=entries)
 
 minor = str(server.postgres.version or "")
 windows = {
     "reboot": (settings.reboot, {"program": HOST_PROGRAM, "seconds": window}),
     "postgres-minor": (
         settings.postgres,
-        # A major version alone is none to stay within: the packages' names say it.
+        # A major version needs no limit: it is in the names of the packages.
         {"program": HOST_PROGRAM, "seconds": window, "version": minor if "." in minor else ""},
     ),
 }

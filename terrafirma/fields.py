@@ -171,17 +171,17 @@ _NUMBER = r"(?:0|[1-9]\d*)"
 
 
 def version_prefix(value: Any) -> str:
-    """A version, or the components that it begins with; empty: any."""
+    """A version, or its first components; empty: any version."""
     example = "'28' or '28.2'"
     if isinstance(value, float):
-        # 28.10 is 28.1 to Python, and to whoever reads JSON.
+        # Python and JSON read 28.10 as 28.1.
         raise ValueError(f"write {value!r} as text, in quotes: {example}")
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
         raise ValueError(f"it is no text, like {example}")
     if value and not re.fullmatch(rf"{_NUMBER}(\.{_NUMBER}){{0,3}}", value, re.ASCII):
-        # Without an epoch, as the versions of packages have it.
+        # The versions of packages may begin with an epoch: leave it out.
         found = re.search(rf"{_NUMBER}(\.{_NUMBER}){{0,3}}", re.sub(r"^\d+:", "", value), re.ASCII)
         hint = f"write {found[0]!r}" if found else f"it is like {example}"
         raise ValueError(

@@ -47,7 +47,7 @@ BACKUP_STAMP = f"{BACKUP_STATE}/proved-by"
 """Holds the name of the archive that proved the configuration."""
 
 UPDATES_STATE = "/var/lib/terrafirma/updates"
-"""What the windows for a restart and for a reboot have brought about."""
+"""The results of the windows for a restart and for a reboot."""
 
 DROPPED = "/var/lib/terrafirma/dropped"
 """The last dumps of databases that were dropped."""
@@ -65,7 +65,7 @@ UPGRADE_UNIT = "terrafirma-postgres-upgrade.service"
 """The unit in which an upgrade runs; exists only while it runs."""
 
 PACKAGES_STATE = "/var/lib/terrafirma/packages"
-"""0700, root: the packages of the engines as files, for a way back, and what an upgrade is at."""
+"""0700, root: the engines' package files, for a rollback, and the state of an upgrade."""
 
 POOLER_CONFIG = "/etc/pgbouncer/pgbouncer.ini"
 """The file that PgBouncer reads when it starts; it includes the others."""
@@ -104,10 +104,10 @@ APT_PROXY = "/etc/apt/apt.conf.d/60terrafirma-proxy"
 """The proxy through which apt fetches, perhaps with a password."""
 
 APT_PREFERENCES = "/etc/apt/preferences.d/terrafirma"
-"""What is taken from the vendors' repositories."""
+"""The preferences that limit which packages come from the vendors' repositories."""
 
 REPOSITORIES = "/var/lib/terrafirma/repositories"
-"""0700, root: what each vendor's repository was tried for, and the digest of its source."""
+"""0700, root: for each vendor's repository, the tested properties and the digest of its source."""
 
 OURS = (
     "/etc/apt/apt.conf.d/60terrafirma",

@@ -53,7 +53,7 @@ codename() {
     case $1 in
         debian13) echo trixie ;;
         debian12) echo bookworm ;;
-        # Over Debian 13's packages: see Dockerfile.ubuntu.
+        # It has Debian 13's packages, see Dockerfile.ubuntu.
         ubuntu2404-like) echo trixie ;;
         *) die "DISTRO is debian13, debian12 or ubuntu2404-like, not '$1'" ;;
     esac

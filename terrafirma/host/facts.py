@@ -85,7 +85,7 @@ test ! -e /run/systemd/transient/terrafirma-postgres-upgrade.service || echo upg
 apt-cache pkgnames postgresql- 2> /dev/null | sed -n 's/^postgresql-\([0-9][0-9]*\)$/offered=\1/p'
 dpkg-query -Wf '${db:Status-Status} ${Package}\n' docker-ce containerd.io podman-docker \
     2> /dev/null | sed -n 's/^installed /engine=/p'
-# A snap's engine has a root file system, networks and rules of its own, and the same socket.
+# An engine from a snap has its own root file system, networks and rules, but the same socket.
 for snap in docker; do test ! -e "/snap/$snap/current" || echo "snap=$snap"; done
 caddyfile=/etc/caddy/Caddyfile
 # Only root and Caddy can read our Caddyfile, so recognise it by our drop-in instead.

@@ -15,7 +15,7 @@ from terrafirma.host.facts import PACKAGES, Machine, MachineState
 class Distribution:
     """The versions and packages in the archive of a supported distribution."""
 
-    codename: str  # as suites of archives have it
+    codename: str  # in the names of an archive's suites
     postgres: int
     docker: tuple[str, ...]
     engine: tuple[int, int]
@@ -38,11 +38,11 @@ DISTRIBUTIONS = {
     ("ubuntu", "26.04"): Distribution(
         "resolute", 18, (*_ENGINE, "docker-compose-v2", "docker-buildx"), (29, 1)
     ),
-    # The oldest that it may have: its updates bring newer engines, which know more keys.
+    # The oldest possible engine: updates of the distribution bring newer ones, with more keys.
     ("ubuntu", "24.04"): Distribution(
         "noble", 16, (*_ENGINE, "docker-compose-v2", "docker-buildx"), (24, 0)
     ),
-    # With the vendors' packages alone, see `refuse_source`.
+    # Supported only with the vendors' packages, see `refuse_source`.
     ("ubuntu", "22.04"): Distribution(
         "jammy", 14, _ENGINE, (20, 10),
         compose=False, pooled_statements=False, caddy=False, borgmatic=False,
@@ -125,10 +125,10 @@ def refuse_unsupported(host: Host, machine: MachineState) -> None:
 
 def refuse_source(host: Host, machine: MachineState, source: str, *, backups: bool) -> None:
     """
-    Raise DeployError where the distribution's archive lacks what nothing goes without.
+    Raise DeployError if the distribution's archive lacks a package that the settings need.
 
     + source: `apt_source`
-    + backups: whether there are to be any
+    + backups: whether backups are configured
     """
     held = distribution(machine)
     if source == "distro" and not held.caddy:
@@ -149,7 +149,7 @@ def with_source(machine: MachineState, source: str) -> MachineState:
     return {
         **machine,
         "source": source,
-        # Its lists are refreshed for that source by the same run.
+        # The same run refreshes the host's package lists for that source.
         "postgres_offered": sorted({*machine["postgres_offered"], *offered}),
     }
 

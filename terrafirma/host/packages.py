@@ -121,13 +121,13 @@ def _prepare(host: Host) -> str:
     return (
         'test -z "$(dpkg --audit)" || DEBIAN_FRONTEND=noninteractive '
         "dpkg --force-confdef --force-confold --configure -a < /dev/null && "
-        # Lists that are too old.
+        # Refresh package lists that are too old.
         f'if test -z "$(find /var/lib/apt/lists -maxdepth 1 {recent})"; then {_APT} update; fi'
     )
 
 
 def prepare(host: Host) -> Iterator[StringCommand | FunctionCommand]:
-    """What comes before an installation: apt's lock, a killed one's rest, and recent lists."""
+    """Wait for apt's lock, finish an interrupted installation, and refresh old package lists."""
     yield _wait()
     yield StringCommand(_prepare(host))
 
@@ -138,9 +138,9 @@ def installation(
     """
     The command that installs packages.
 
-    + versions: by name; empty: whichever version apt prefers
-    + replacing: packages that make room for them, and no others do; nothing is purged
-    + held: also those that are held
+    + versions: by name; empty: the version that apt prefers
+    + replacing: packages to remove for them, and no others; nothing is purged
+    + held: change held packages, too
     """
     words = [f"{name}={version}" if version else name for name, version in versions.items()]
     words += [f"{name}-" for name in replacing]
@@ -154,7 +154,7 @@ def installation(
     if not replacing:
         return StringCommand("{", _APT, install, "|| {", _APT, "update &&", _APT, install, "; }; }")
     return StringCommand(
-        # What makes room goes once: with lists that fit the archive.
+        # Conflicting packages are removed only once, so the lists must fit the archive before.
         _APT, "update &&", "removed=$(LC_ALL=C", _APT, "-s", install,
         "| sed -n 's/^Remv \\([^ :]*\\).*/\\1/p') &&",
         "for one in $removed; do case", QuoteString(f" {' '.join(replacing)} "),
@@ -165,7 +165,7 @@ def installation(
 
 
 def holding(packages: Sequence[str]) -> StringCommand:
-    """The command after which nothing but an announced upgrade moves these."""
+    """The command that holds packages, so that only an announced upgrade changes their versions."""
     return StringCommand("apt-mark hold", *map(QuoteString, packages), "> /dev/null")
 
 

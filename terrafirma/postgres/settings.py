@@ -79,7 +79,7 @@ def _group(name: str) -> str:
 
 
 OLDEST, NEWEST = 15, 30
-"""Major versions that may be asked for."""
+"""The major versions that the settings accept."""
 
 
 def _version(value: Any) -> int | str | None:
@@ -87,7 +87,7 @@ def _version(value: Any) -> int | str | None:
     if value is None:
         return None
     if isinstance(value, float):
-        # 17.10 is 17.1 to Python, and to whoever reads JSON.
+        # Python and JSON read 17.10 as 17.1.
         raise ValueError(f"write {value!r} as text, in quotes: '17.5'")
     text = version_prefix(value)
     if not re.fullmatch(r"\d+(\.\d+)?", text):

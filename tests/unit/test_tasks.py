@@ -129,7 +129,7 @@ def test_every_supported_distribution_plans(pyinfra: Pyinfra, inventory: Any) ->
             POOLED,
         ),
         resolute=(machine(UBUNTU_26), POOLED),
-        # 17 is none of its own: the vendor's.
+        # The distribution has no 17; the vendor has.
         jammy=(
             machine(UBUNTU_22, "offered=17"),
             {

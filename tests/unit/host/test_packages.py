@@ -40,7 +40,7 @@ CADDY = {"caddy": {"version": "2.6.2-12", "held": False}}
     [
         ("installed install caddy 2.6.2-12", CADDY),
         ("installed hold caddy 2.6.2-12", {"caddy": {"version": "2.6.2-12", "held": True}}),
-        # Somebody is about to remove it, and has not yet.
+        # It is marked for removal, and not removed yet.
         ("installed deinstall caddy 2.6.2-12", CADDY),
         ("config-files deinstall caddy 2.6.2-12", {}),
         ("half-configured install caddy 2.6.2-12", {}),
@@ -92,7 +92,7 @@ def test_the_holder_of_a_lock_on_a_host() -> None:
 
 
 def installed_by(command: StringCommand, directory: Path, simulated: str) -> CompletedProcess[str]:
-    """Run it with an apt-get that notes what it is told, and says this of a simulation."""
+    """Run the command with a fake apt-get that records its calls and answers a simulation."""
     fake = directory / "apt-get"
     fake.write_text(
         f'#!/bin/sh\ncase "$*" in *" -s "*) printf "%b" "{simulated}" ;; '
