@@ -141,7 +141,9 @@ def unit(
     + restart_on: path of each file that it only reads as it starts, likewise
     + reload_on: the same for files that a reload reads
     + restart_command: instead of `systemctl restart`, and of `systemctl start`
-    + socket: where systemd listens here for the unit, it starts with its first client instead
+    + socket: where systemd listens here for the unit, it starts with its first client instead, and
+      is restarted in place of a reload: the port stays open, and sshd, for one, does not find the
+      socket again that it was handed
 
     pyinfra's systemd.service restarts or reloads on each run or, with `_if=meta.did_change`,
     forgets it when a run dies in between. Here time stamps on the host decide. A unit that is not
@@ -173,8 +175,9 @@ def unit(
         commands.append(StringCommand(restart_command or StringCommand("systemctl restart", name)))
     elif known["stale_reload"] or _planned(reload_on):
         stamp = QuoteString(f"{RELOADS}/{unit}.reloaded")
+        verb = "restart" if known["on_demand"] else "reload"
         commands.append(
-            StringCommand("mkdir -p", RELOADS, "&& systemctl reload", name, "&& touch", stamp)
+            StringCommand("mkdir -p", RELOADS, f"&& systemctl {verb}", name, "&& touch", stamp)
         )
     if not commands:
         host.noop(f"{unit} runs with the present files")
