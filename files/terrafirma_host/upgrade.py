@@ -28,6 +28,7 @@ from secrets import token_hex
 from typing import Any
 
 from terrafirma_host import reboot
+from terrafirma_host.engine import unit_runs
 from terrafirma_host.postgres_minor import BACKUP, BACKUP_CONFIG, QUIET, back_up, is_old
 from terrafirma_host.promises import broken
 from terrafirma_host.shell import (
@@ -145,7 +146,7 @@ def busy() -> Failed:
 
 def begin(data: Mapping[str, Any]) -> None:
     Plan.of(data)  # whatever cannot be read is said before anything is written
-    if unit_runs():
+    if unit_runs(UNIT):
         raise busy()
     STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
     write(STATE / "plan.json", json.dumps(data) + "\n", 0o600)
@@ -169,13 +170,9 @@ def begin(data: Mapping[str, Any]) -> None:
         ended = json.loads((STATE / "end.json").read_text())
         if ended["token"] == token:
             raise SystemExit(ended["status"])
-    if unit_runs():
+    if unit_runs(UNIT):
         raise Failed(f"nobody waits for the upgrade any more, and it goes on: {STATE / 'log'}")
     raise Failed(f"the upgrade was stopped before its end: `journalctl -u {UNIT}`")
-
-
-def unit_runs() -> bool:
-    return Path(f"/run/systemd/transient/{UNIT}").exists()
 
 
 def carry_out() -> None:
@@ -499,17 +496,19 @@ def recover() -> None:
         installed(name) for name in engine.packages if name not in engine.before
     ):
         # Before the first change, or after the last one back.
-        restart(engine)
         unmark()
+        restart(engine)
         say(f"{engine.title}: {engine.was} is there as before")
         return
+    wrong = ["it was killed half-way"]
     if phase == "installing" and not differences(engine.packages):
-        hold(engine.held)
-        restart(engine)
-        if not (wrong := settle(engine, engine.packages)):
-            unmark()
-            say(f"{engine.title}: {engine.is_to_be} is there, and keeps what is promised")
-            return
-    else:
-        wrong = ["it was killed half-way"]
-    go_back(engine, "; ".join(wrong))
+        try:
+            hold(engine.held)
+            restart(engine)
+            wrong = settle(engine, engine.packages)
+        except BROKEN as error:
+            wrong = [line(error), *stopped(engine)]
+    if wrong:
+        go_back(engine, "; ".join(wrong))
+    unmark()
+    say(f"{engine.title}: {engine.is_to_be} is there, and keeps what is promised")

@@ -141,7 +141,9 @@ def unit(
     + restart_on: the same for files that the unit reads only when it starts
     + reload_on: the same for files that a reload reads
     + restart_command: replaces `systemctl restart` and `systemctl start`
-    + socket: while systemd listens on it for the unit, the first client starts the unit
+    + socket: while systemd listens on it for the unit, the first client starts the unit, and a
+      restart replaces each reload: the port stays open, and sshd, for one, does not find the
+      socket again after a reload
 
     pyinfra's systemd.service restarts or reloads on each run. With `_if=meta.did_change`, it loses
     the restart if a run dies in between. Here time stamps on the host decide. A unit that does not
@@ -173,8 +175,9 @@ def unit(
         commands.append(StringCommand(restart_command or StringCommand("systemctl restart", name)))
     elif known["stale_reload"] or _planned(reload_on):
         stamp = QuoteString(f"{RELOADS}/{unit}.reloaded")
+        verb = "restart" if known["on_demand"] else "reload"
         commands.append(
-            StringCommand("mkdir -p", RELOADS, "&& systemctl reload", name, "&& touch", stamp)
+            StringCommand("mkdir -p", RELOADS, f"&& systemctl {verb}", name, "&& touch", stamp)
         )
     if not commands:
         host.noop(f"{unit} runs with the present files")

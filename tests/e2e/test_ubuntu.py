@@ -45,14 +45,16 @@ def test_sshd_is_started_by_its_socket_and_lets_keys_in(server: Target) -> None:
     # cloud-init's file says yes, and is read after ours.
     rules = server.run("sshd -T -C user=ubuntu,host=x,addr=192.0.2.1").splitlines()
     assert "passwordauthentication no" in rules
-    # What changes is read by the sshd that runs, and the socket stays where it is.
+    # A reload would end it: it does not find the socket again that it was handed.
     reloaded = server.deploy("tasks/sshd.py", user="ubuntu", **DATA | {"sshd_allow_users": []})
     assert changed(reloaded) == [
         "Admit only the declared accounts and the deploying user",
         "Run sshd",
     ]
     assert "ubuntu" in server.run("sshd -T -C user=ubuntu,host=x,addr=192.0.2.1 | grep allowusers")
+    assert server.run("systemctl is-active ssh.service ssh.socket").split() == ["active", "active"]
     assert changed(server.deploy("tasks/sshd.py", user="ubuntu", **DATA))
+    assert server.run("systemctl --failed --no-legend") == ""
 
 
 def test_an_engine_of_snapd_is_refused(server: Target) -> None:

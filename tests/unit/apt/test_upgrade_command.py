@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from terrafirma.apt.upgrade_operations import UPDATE
+from terrafirma.host.packages import InstalledPackages
 from tests.conftest import Pyinfra
-from tests.unit.fake_host import fake, machine, refusal
+from tests.unit.fake_host import command, fake, machine, refusal
 
 PAGE = "commands/upgrade.py"
 DEBIAN = "http://deb.debian.org/debian trixie/main"
@@ -25,13 +26,17 @@ CURRENT = [line for line in CADDY if "2.6.2-13" not in line]
 CURRENT.remove(f"policy|        500 {DEBIAN} amd64 Packages")
 
 
-@pytest.fixture(scope="module")
-def question(pyinfra: Pyinfra) -> str:
+def asked_by(pyinfra: Pyinfra, **data: Any) -> str:
     """The words by which the command asks a host for its packages."""
-    result = pyinfra.call("@fake/host", PAGE, "--dry", "-vv", *fake(machine()))
+    result = pyinfra.call("@fake/host", PAGE, "--dry", "-vv", *fake(machine(), **data))
     asked = [line.partition(">>> ")[2] for line in result.stderr.splitlines()]
     (found,) = {line for line in asked if line.startswith("apt-cache policy")}
     return found
+
+
+@pytest.fixture(scope="module")
+def question(pyinfra: Pyinfra) -> str:
+    return asked_by(pyinfra)
 
 
 def run(pyinfra: Pyinfra, hosts: str, *how: str) -> CompletedProcess[str]:
@@ -99,3 +104,20 @@ def test_refuses_in_one_line_before_anything_changes(
 ) -> None:
     host = fake(machine() | {question: CURRENT}, **data)
     assert words in refusal(pyinfra.call("@fake/host", PAGE, "-y", *host))
+
+
+def test_a_move_is_announced_and_the_vendors_come_first(pyinfra: Pyinfra, inventory: Any) -> None:
+    """`deploy.py` refuses such a move: see test_operations.py."""
+    upstream = {"apt_source": "upstream"}
+    installed = command(InstalledPackages)
+    answers = machine() | {
+        asked_by(pyinfra, **upstream): CURRENT,
+        installed: ["installed install caddy 2.6.2-12"],
+    }
+    hosts = inventory(one=(answers, upstream))
+    result = run(pyinfra, hosts, "--dry", "-vv")
+    assert result.returncode == 0, result.stderr
+    assert "Caddy: to what the vendor offers, which is known once its repository" in result.stderr
+    names = [one["name"] for one in pyinfra.run(hosts, PAGE, "--dry")["plan"]]
+    assert names[-1].endswith("Upgrade one engine after the other, then all other packages")
+    assert "tasks/apt.py | Add the repositories of the vendors" in names[:-1]

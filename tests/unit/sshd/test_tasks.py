@@ -5,8 +5,9 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from terrafirma.host.units import Unit
 from tests.conftest import Pyinfra
-from tests.unit.fake_host import fake, machine, refuses, written
+from tests.unit.fake_host import UBUNTU_24, command, commands, fake, machine, refuses, written
 
 # --- they refuse ----------------------------------------------------------------------------------
 
@@ -61,3 +62,26 @@ def test_sshd_keeps_admitting_the_connected_user(pyinfra: Pyinfra, more: list[st
         result, "/etc/ssh/sshd_config.d/00-terrafirma.conf"
     )
     assert "Machine (_sudo=False)" in result.stderr
+
+
+DROP_IN = "/etc/ssh/sshd_config.d/00-terrafirma.conf"
+UNIT = command(Unit, unit="ssh.service", reload_on=[DROP_IN], socket="ssh.socket")
+
+
+@pytest.mark.parametrize(
+    ("answer", "done"),
+    [
+        (["UnitFileState=enabled"], "systemctl reload ssh.service"),
+        # It would not find the socket again that it was handed.
+        (["UnitFileState=disabled", "on_demand"], "systemctl restart ssh.service"),
+    ],
+)
+def test_sshd_reads_its_file_and_the_port_stays_open(
+    pyinfra: Pyinfra, answer: list[str], done: str
+) -> None:
+    state = ["ActiveState=active", *answer, "started", f"stale_reload={DROP_IN}"]
+    host = fake(machine(UBUNTU_24) | {UNIT: state})
+    lines = commands(pyinfra.call("@fake/host", "tasks/sshd.py", "-y", "-vv", *host))
+    (line,) = [one for one in lines if f"{done} " in f"{one} "]
+    assert "enable" not in line
+    assert not any("systemctl enable" in one for one in lines)

@@ -410,6 +410,26 @@ def test_a_recovery_whose_engine_does_not_do_goes_back(host: Host) -> None:
     assert host.there == CADDY["old"]
 
 
+def test_a_recovery_goes_back_from_what_does_not_start(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.has(CADDY)
+    host.dies = INSTALL
+    with pytest.raises(Killed):
+        perform(CADDY)
+    known = host.answer
+
+    def answer(words: list[str], line: str) -> str:
+        if line == "systemctl restart caddy.service" and host.there == CADDY["packages"]:
+            raise Failed("Job for caddy.service failed")
+        return known(words, line)
+
+    monkeypatch.setattr(host, "answer", answer)
+    with pytest.raises(Failed, match=r"taken back: Job for caddy\.service failed"):
+        program.recover()
+    assert host.there == CADDY["old"]
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"phase": "installing"}', '{"engine": 7}'])
 def test_a_note_that_nobody_understands_is_left(host: Host, content: str) -> None:
     (host.state / "current.json").write_text(content)
