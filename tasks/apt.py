@@ -1,10 +1,19 @@
 """Package sources, with apt_source = "upstream" also the vendors', and packages for every host."""
 
+import shlex
+
 from pyinfra import host
 from pyinfra.api import DeployError
 
 from terrafirma.apt.engines import ENGINES
-from terrafirma.apt.operations import keys_of, look, proxy_of, record_path, repositories
+from terrafirma.apt.operations import (
+    PROXY_WORKS,
+    keys_of,
+    look,
+    proxy_of,
+    record_path,
+    repositories,
+)
 from terrafirma.apt.operations import repositories_of as vendors_of
 from terrafirma.host import program
 from terrafirma.host.files import Absent, Directory, put, template
@@ -58,6 +67,8 @@ put(
         if proxy
         else Absent(APT_PROXY)
     ],
+    # A proxy that does not work would end every installation on the host.
+    check=PROXY_WORKS.format(proxy=shlex.quote(settings.proxy)) if proxy else None,
 )
 
 packages(name="Install the base packages", packages=settings.packages)

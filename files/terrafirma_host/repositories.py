@@ -348,6 +348,8 @@ CAUSES = (
      "what answers there is no repository (a login page, or a damaged file)"),
     (r"Conflicting distribution: [^(]*\(expected ([^ ]+) but got ([^ )]*)\)",
      "it is the suite {1}, and {0} is asked for"),
+    # An index that does not come at all counts as unsigned for apt, or as none.
+    (r"(?m)^Err:[^\n]*\n +(?!404)([45]\d\d) +[A-Z]", "it answers {0}"),
     (r"does not have a Release file|InRelease[^\n]*\n[^\n]* 404 |404 +Not Found",
      "there is no such suite, or no index in it (404)"),
     (r"is not signed|is no longer signed|certain unsigned", "it is not signed"),
@@ -358,7 +360,6 @@ CAUSES = (
     (r"Connection refused|Could not connect to|Unable to connect|Network is unreachable|"
      r"No route to host", "nobody answers there"),
     (r"[Tt]imed out|timeout", "no answer in time"),
-    (r" (4\d\d|5\d\d) +[A-Z]", "it answers {0}"),
     (r"Could not get lock ([^ ]+)", "another program holds {0}"),
 )  # fmt: skip
 
