@@ -79,13 +79,16 @@ def restored(server: Target, archive: str = "latest") -> int:
 
 
 def in_the_middle(server: Target, what: str) -> None:
-    """Run a command as soon as the dump of the large table has begun."""
+    """Run a command while the dump of the large table is stopped half-way, then let it go on."""
+    # runuser stops with what it runs.
+    go_on = "pkill -CONT -x 'pg_dump|runuser'"
     going_on = "application_name = 'pg_dump' and query ilike 'COPY%bulk%'"
     server.run(
-        "for try in $(seq 1200); do"
+        "for try in $(seq 1200); do pkill -STOP -x pg_dump;"
         f' echo "select pid from pg_stat_activity where {going_on}"'
-        " | runuser -u postgres -- psql -XAtq | grep -q . && break; sleep 0.05; done;"
-        f" test $try -lt 1200; {what}"
+        " | runuser -u postgres -- psql -XAtq | grep -q . && break;"
+        f" {go_on}; sleep 0.01; done;"
+        f" test $try -lt 1200 && {{ {what}; }}; status=$?; {go_on}; exit $status"
     )
 
 
