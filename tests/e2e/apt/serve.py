@@ -1,5 +1,5 @@
 """
-Serves /srv/www under the names of the vendors: HTTPS, HTTP, and as a proxy to itself.
+Serves /srv/www under the names of the vendors: HTTPS, HTTP, and as a proxy.
 
 What is to go wrong is in /srv/faults.json, see Faults. Each request is a line of /srv/asked.
 """
@@ -12,6 +12,8 @@ import shutil
 import socket
 import ssl
 import threading
+import urllib.error
+import urllib.request
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -45,6 +47,9 @@ class Handler(BaseHTTPRequestHandler):
         host = url.hostname or self.headers["Host"].partition(":")[0]
         with Path("/srv/asked").open("a") as asked:
             print(f"{'proxy ' if url.hostname else ''}{host}{url.path}", file=asked)
+        if url.hostname and host != "mirror.test" and not (WWW / host).is_dir():
+            self.forward()
+            return
         now = faults()
         # A mirror has all vendors, each in the directory of its name.
         path = WWW / (url.path.lstrip("/") if host == "mirror.test" else f"{host}{url.path}")
@@ -65,6 +70,21 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
             else:
                 shutil.copyfileobj(file, self.wfile, 1 << 20)
+
+    def forward(self) -> None:
+        """What a proxy is there for: the archive of the distribution, which is elsewhere."""
+        try:
+            with urllib.request.urlopen(self.path, timeout=30) as answer:  # noqa: S310
+                data = answer.read()
+        except urllib.error.HTTPError as error:
+            self.refuse(error.code)
+        except OSError:
+            self.refuse(502)
+        else:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
 
     def do_CONNECT(self) -> None:
         with Path("/srv/asked").open("a") as asked:
