@@ -74,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
     def forward(self) -> None:
         """What a proxy is there for: the archive of the distribution, which is elsewhere."""
         try:
-            with urllib.request.urlopen(self.path, timeout=30) as answer:  # noqa: S310
+            with urllib.request.urlopen(self.path, timeout=30) as answer:
                 data = answer.read()
         except urllib.error.HTTPError as error:
             self.refuse(error.code)
