@@ -170,8 +170,8 @@ def test_a_window_is_opened_and_closed(server: Target) -> None:
     assert "terrafirma-reboot.timer" in timers
     assert "terrafirma-postgres-minor.timer" in timers
     assert changed(server.deploy(TASK)) == [
-        "Open no window for a reboot",
-        "Open no window for PostgreSQL's minor releases",
+        "Close the window for a reboot",
+        "Close the window for PostgreSQL's minor releases",
     ]
     assert server.run("systemctl list-timers --no-legend 'terrafirma-*'") == ""
     assert changed(server.deploy(TASK)) == []
