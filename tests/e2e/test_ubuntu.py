@@ -1,4 +1,4 @@
-"""What Ubuntu's images have and Debian's lack; the packages are Debian 13's, the rest Ubuntu's."""
+"""Features that Ubuntu's images have and Debian's lack, on a target with Debian 13's packages."""
 
 from __future__ import annotations
 
