@@ -40,7 +40,7 @@ class Wanted:
     archive: str = ""  # the vendor's repository as apt lists it; empty: the distribution's
 
 
-# What users notice of each upgrade; docs/commands/upgrade.md says more.
+# The interruptions by each engine, also in docs/commands/upgrade.md.
 INTERRUPTIONS = {
     "docker": "containers and their connections continue; `docker` is unavailable while it starts",
     "postgres": "one restart: connections end, and new ones are refused for some seconds",
@@ -242,7 +242,7 @@ def make(wanted: Sequence[Wanted], state: PackagesState, vendors: Collection[str
             continue
         if main and now and not replaced and compare(now, right) > 0:
             if matches(now, one.prefix) and _is_of(main, now, one.archive, vendors):
-                notes.append(f"{one.title}: {now} stays: the settings allow no newer one")
+                notes.append(f"{one.title}: {now} stays: no newer allowed version is offered")
             else:
                 refusals.append(_way_down(one, now, right))
             continue

@@ -146,7 +146,7 @@ def test_a_tested_source_is_left_alone() -> None:
 # --- refusals -------------------------------------------------------------------------------------
 
 CE = "5:28.1.1-1~debian.13~trixie"
-# What is wrong: the page; the host; parts of the message.
+# By the mistake: the page; the host; parts of the message.
 REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "an engine of the distribution": (
         "deploy",
