@@ -1,4 +1,4 @@
-"""Packages, engines and the kernel are the newest that is allowed. Not a part of `deploy.py`."""
+"""Upgrade the engines, all packages and the kernel, as far as the settings allow."""
 
 from pyinfra import host, local
 from pyinfra.api import DeployError
@@ -17,7 +17,7 @@ from terrafirma.postgres.version import postgres_version
 from terrafirma.site import begin
 
 server, machine = begin(host)
-# Of another major version it says that commands/postgres_upgrade.py is what to run.
+# Refuses another major version, which needs commands/postgres_upgrade.py.
 major = postgres_version(host, server.postgres, machine)
 repositories = {one.vendor.name: one.listed for one in repositories_of(server.apt, machine)}
 engines = [
@@ -32,7 +32,7 @@ if plan.refusals:
 
 wait_for_apt(name="Wait for apt's lock")
 
-# The sources, and who may take what from them; engines that come from elsewhere are moved below.
+# Set up the sources here; an engine from another source is replaced below.
 allow_upgrade(host)
 local.include("tasks/apt.py")
 
@@ -42,7 +42,7 @@ put(
 )
 
 upgrade(
-    name="Upgrade one engine after the other, then all other packages",
+    name="Upgrade each engine in turn, then all other packages",
     wanted=engines,
     vendors=vendors,
 )

@@ -22,15 +22,15 @@ preflight_wait_seconds = 600
 # Where Docker, PostgreSQL and Caddy come from: "distro" is the distribution's own archive,
 # "upstream" the repositories of their vendors, whose keys are pinned in terrafirma/apt/vendors.py.
 apt_source = "distro"
-# Other addresses of these repositories, for example of a mirror, by "pgdg", "docker" and "caddy":
-# {"docker": "https://mirror.acme.com/docker"}, the directory that contains `dists`.
+# Other addresses of the vendors' repositories, for example of a mirror, by "pgdg", "docker" and
+# "caddy": {"docker": "https://mirror.acme.com/docker"}, the directory that contains `dists`.
 apt_urls = {}
 # Files on this machine with the vendors' keys, by the same names, if the hosts cannot fetch them.
-# These keys must have the pinned fingerprints, too.
+# The keys must have the pinned fingerprints.
 apt_keys = {}
-# Proxy through which apt fetches, "http://proxy:3128" or "http://user@proxy:3128"; the password of
-# that user is in TERRAFIRMA_APT_PROXY_PASSWORD in the environment of pyinfra. Empty: as the host's
-# other files say.
+# Proxy through which apt fetches, "http://proxy:3128" or "http://user@proxy:3128"; put the user's
+# password into TERRAFIRMA_APT_PROXY_PASSWORD in the environment of pyinfra. Empty: apt uses the
+# host's own configuration.
 apt_proxy = ""
 # Refresh the package lists before an installation when they are older than this, in hours.
 apt_cache_hours = 24

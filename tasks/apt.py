@@ -1,4 +1,4 @@
-"""Package sources, with apt_source = "upstream" also the vendors', and packages for every host."""
+"""Package sources (with apt_source = "upstream" also the vendors'), and the base packages."""
 
 import shlex
 
@@ -28,7 +28,7 @@ settings = server.apt
 upstream = settings.source == "upstream"
 vendors = vendors_of(settings, machine)
 
-# Before anything changes: refuse missing files and passwords, and engines from another source.
+# Before anything changes, refuse missing files or passwords, and engines from another source.
 proxy, keys = proxy_of(host, settings), keys_of(host, settings)
 major = own_version(machine) or server.postgres.major or distribution(machine).postgres
 for name in ENGINES:
@@ -54,7 +54,7 @@ put(
 )
 
 put(
-    name="Let apt fetch through the proxy" if proxy else "Let apt fetch without a proxy of ours",
+    name="Let apt fetch through the proxy" if proxy else "Configure no proxy for apt",
     entries=[
         template(
             "apt/60terrafirma-proxy.j2",
@@ -67,7 +67,7 @@ put(
         if proxy
         else Absent(APT_PROXY)
     ],
-    # A proxy that does not work would end every installation on the host.
+    # A broken proxy would make every installation on the host fail.
     check=PROXY_WORKS.format(proxy=shlex.quote(settings.proxy)) if proxy else None,
 )
 
@@ -75,28 +75,29 @@ packages(name="Install the base packages", packages=settings.packages)
 
 if upstream:
     packages(
-        name="Install the programs that check the vendors", packages=["ca-certificates", "python3"]
+        name="Install the programs that check the repositories",
+        packages=["ca-certificates", "python3"],
     )
 
     put(
-        name="Prepare the host",
+        name="Take only the engines from the vendors",
         entries=[
             Directory(REPOSITORIES, "700"),
             *program.entries(),
-            # Before the sources: at no moment may other packages come from there.
+            # Before the sources, so that the vendors never provide any other package.
             template("apt/preferences.j2", APT_PREFERENCES, data={"repositories": vendors}),
         ],
     )
 
     repositories(
-        name="Add the repositories of the vendors",
+        name="Add the vendors' repositories",
         wanted=vendors,
         keys=keys,
         wait_seconds=server.preflight.wait_seconds,
     )
 else:
     put(
-        name="Keep to the distribution's archive",
+        name="Use only the distribution's archive",
         entries=[
             *(Absent(one.path) for one in vendors),
             *(Absent(record_path(one)) for one in vendors),

@@ -1,4 +1,4 @@
-"""The distribution's security updates every day; engines and reboots only in their windows."""
+"""The distribution's security updates every day; restarts and reboots only in their windows."""
 
 from pyinfra import host
 from pyinfra.api import DeployError
@@ -61,7 +61,7 @@ configuration = put(
     check='case "$path" in /etc/apt/*) apt-config -c "$new" dump > /dev/null;; esac',
 )
 
-# After their configuration, so that they follow it from the start.
+# After the configuration, so that the programs follow it from the start.
 packages(
     name="Install the programs for updates and restarts",
     packages=["needrestart", *(["unattended-upgrades"] if settings.security else [])],
@@ -81,7 +81,7 @@ windows = {
     "reboot": (settings.reboot, {"program": HOST_PROGRAM, "seconds": window}),
     "postgres-minor": (
         settings.postgres,
-        # A major version needs no limit: it is in the names of the packages.
+        # A major version needs no limit: the names of the packages contain it.
         {"program": HOST_PROGRAM, "seconds": window, "version": minor if "." in minor else ""},
     ),
 }
@@ -94,7 +94,7 @@ for name, (calendar, data) in host.loop(windows.items()):
     report = "terrafirma-reboot-report.service"
     reports = [report] if name == "reboot" else []
     if not calendar:
-        no_units(name=f"Open no window for {title}", names=[service, timer, *reports])
+        no_units(name=f"Close the window for {title}", names=[service, timer, *reports])
         continue
     schedule = put(
         name=f"Schedule the window for {title}",
@@ -116,9 +116,9 @@ for name, (calendar, data) in host.loop(windows.items()):
     )
     for one in reports:
         unit(
-            name="Look at the host after a reboot",
+            name="Check the host after a reboot",
             unit=one,
             unit_files={f"{units}/{one}": schedule},
         )
 
-say_what_is_due(name="Say what is due")
+say_what_is_due(name="Report what is due")

@@ -1,6 +1,6 @@
 #!/bin/sh
-# After this ran, DIRECTORY is a source of packages: those whose names Ubuntu has and Debian has not, each with
-# nothing in it but what it needs of Debian's.
+# After this ran, DIRECTORY is a package source. It has the packages whose names only Ubuntu has; each is empty, and
+# depends on Debian's packages for the same purpose.
 # Usage: ubuntu-archive.sh DIRECTORY
 set -eu
 directory=$1

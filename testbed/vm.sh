@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# After this ran, a virtual machine of the image IMAGE, as its distribution publishes it, was deployed to twice: the
-# second run changed nothing, and its site answers. The machine is removed. It takes LXD, and a processor that lets
-# virtual machines run (/dev/kvm). Data of the deploy follow as KEY=VALUE.
+# After this ran, a virtual machine with the distribution's image IMAGE was deployed to twice: the second run changed
+# nothing, and its site answered. The machine is removed. The script needs LXD, and hardware virtualization (/dev/kvm).
+# Settings of the deploy follow as KEY=VALUE.
 # Usage: testbed/vm.sh IMAGE [KEY=VALUE…], like testbed/vm.sh ubuntu:24.04 apt_source=upstream
 set -euo pipefail
 # shellcheck source=testbed/lib.sh
@@ -29,7 +29,7 @@ remove
 trap remove EXIT
 say "Starting $IMAGE"
 lxc launch "$IMAGE" "$NAME" --vm --config limits.cpu=2 --config limits.memory=4GiB --device root,size=20GiB
-# The agent answers before cloud-init has finished.
+# Wait for LXD's agent and an address: both come before cloud-init has finished.
 for _ in $(seq 120); do
     if lxc exec "$NAME" -- true 2>/dev/null && [ -n "$(address)" ]; then break; fi
     sleep 2

@@ -1,4 +1,4 @@
-"""Managed by Terrafirma. Notes of what was done while nobody was there: see updates.py."""
+"""Managed by Terrafirma. Notes of unattended work, for the next deploy: see updates.py."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ STATE = Path("/var/lib/terrafirma/updates")
 
 
 def moment() -> str:
-    """Now, for whoever reads."""
+    """The current time, for people."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
 
 
 def note(name: str, words: str, *, alarm: bool = False, **more: Any) -> None:
-    """What is to be said; more is for us. It takes the place of the note before."""
+    """Replace the note `name`: `words` are for people, `more` is for programs."""
     data = {"at": time.time(), "words": words, "alarm": alarm, **more}
     write(STATE / f"{name}.json", json.dumps(data) + "\n")
 

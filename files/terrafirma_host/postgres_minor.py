@@ -1,11 +1,12 @@
 """
-Managed by Terrafirma. A new minor release of PostgreSQL, in the window that the settings name.
+Managed by Terrafirma. Installs a minor release of PostgreSQL in the window that your settings name.
 
     terrafirma postgres-minor SECONDS [VERSION]
 
-Its packages are held, so that nothing else moves them. Here they are upgraded, within VERSION if
-that is given ("17.5"), after a backup where backups are set up, and the server is restarted once.
-It begins as soon as nothing else goes on and all is as promised; after so many seconds it is left.
+PostgreSQL's packages are held, so that nothing else upgrades them. This program upgrades them,
+within VERSION if it is given ("17.5"), makes a backup first if backups are set up, and restarts the
+server once. It begins as soon as nothing else goes on and all is as promised, and gives up after
+SECONDS.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ APT = (
     "-o", "Dpkg::Options::=--force-confold",
 )  # fmt: skip
 QUIET = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
-# Seconds for packages and a restart, for a backup, and until all is as promised.
+# Seconds for packages and a restart, for a backup, and until all must be as promised.
 LONG = 1800
 BACKED_UP = 6 * 3600
 PATIENCE = 120
@@ -51,7 +52,7 @@ def main(words: Sequence[str]) -> None:
 def window(seconds: int, wanted: str) -> None:
     ours = clusters()
     if not ours:
-        say("there is no PostgreSQL of ours")
+        say("Terrafirma runs no PostgreSQL here")
         return
     version = ours[-1]
     run(*APT, "update", env=QUIET, timeout=LONG)
@@ -68,7 +69,7 @@ def window(seconds: int, wanted: str) -> None:
 
 
 def offered(version: str, wanted: str) -> dict[str, tuple[str, str]]:
-    """The held packages of a major version with what is installed and what would be, if newer."""
+    """The held packages with a newer version: the installed version, and the newest that fits."""
     held = run("apt-mark", "showhold").split()
     names = [name for name in held if re.fullmatch(rf"postgresql(-\w+)?-{version}(-.+)?", name)]
     if not names:
@@ -89,14 +90,14 @@ def offered(version: str, wanted: str) -> dict[str, tuple[str, str]]:
 
 
 def fits(version: str, wanted: str) -> bool:
-    """Whether a package's version is one of that release: "17.5-1.pgdg13+1" is of 17 and 17.5."""
+    """Whether a package's version is of a release: "17.5-1.pgdg13+1" is of 17 and of 17.5."""
     upstream = re.split(r"[-+~]", version.rpartition(":")[2])[0]
     return not wanted or f"{upstream}.".startswith(f"{wanted}.")
 
 
 def back_up() -> None:
     if BACKUP.exists() and BACKUP_CONFIG.exists():
-        say("a backup first")
+        say("making a backup first")
         run(BACKUP, "create", timeout=BACKED_UP)
 
 
@@ -110,14 +111,14 @@ def install(version: str, packages: dict[str, tuple[str, str]]) -> None:
         run(*APT, "install", *options, "--allow-change-held-packages", *names, env=QUIET,
             timeout=LONG)  # fmt: skip
     except Failed:
-        # Half of an installation may have stopped the server.
+        # An interrupted installation may have stopped the server.
         run("systemctl", "start", unit, check=False, timeout=LONG)
         raise
     finally:
         run("apt-mark", "hold", *packages, check=False)
-    # The packages may have done it.
+    # The packages may have restarted the server themselves.
     if is_old(version):
-        # Where it does not start, that is what is broken.
+        # A server that does not start is reported as broken below.
         run("systemctl", "restart", unit, check=False, timeout=LONG)
     began = time.monotonic()
     while (wrong := broken()) and time.monotonic() - began < PATIENCE:
@@ -132,11 +133,11 @@ def install(version: str, packages: dict[str, tuple[str, str]]) -> None:
 
 
 def is_old(version: str) -> bool:
-    """Whether the server runs a program that is no longer there."""
+    """Whether the server still runs a replaced program, or does not run."""
     pid = Cluster(version).data / "postmaster.pid"
     process = (as_postgres("cat", pid, check=False).splitlines() or ["0"])[0]
     try:
         return Path(f"/proc/{process}/exe").readlink().name.endswith("(deleted)")
     except OSError:
-        # It does not run, so it is started.
+        # It does not run: report it as old, so that it is started.
         return True

@@ -1,9 +1,9 @@
 """
-Managed by Terrafirma. What this host promises, asked of those who keep it.
+Managed by Terrafirma. Checks that the host keeps its promises.
 
-Each replica answers its health path, PostgreSQL answers a query, Caddy has a certificate for each
-name that it serves, and hands on what is asked of the application. Nothing is changed here, so it
-may be asked at any time: before and after a reboot, or an upgrade.
+Each replica answers its health path, PostgreSQL answers a query, and Caddy has a certificate for
+each name that it serves and passes requests on to the applications. The checks change nothing, so
+they may run at any time: before and after a reboot, or an upgrade.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from terrafirma_host.shell import BROKEN, last, run, succeeds
 from terrafirma_host.spec import Application, Serving
 
 UNITS = Path("/etc/systemd/system")
-# Where a mark of ours is, a cluster is not the server: see postgres_upgrade.py.
+# A cluster with one of these drop-ins is set aside and does not serve: see postgres_upgrade.py.
 ASIDE = ("terrafirma-retired.conf", "terrafirma-unfinished.conf")
 
 # Seconds for a query, and for a handshake.
@@ -32,15 +32,15 @@ HANDSHAKE = 10
 
 
 def broken() -> list[str]:
-    """What does not hold, each in a sentence; empty: all is as promised."""
-    questions: tuple[Callable[[], Iterator[str]], ...] = (replicas, postgres, pooler, sites)
-    with ThreadPoolExecutor(len(questions)) as pool:
-        answers = list(pool.map(lambda question: list(question()), questions))
+    """The broken promises, each in a sentence; empty if all is as promised."""
+    checks: tuple[Callable[[], Iterator[str]], ...] = (replicas, postgres, pooler, sites)
+    with ThreadPoolExecutor(len(checks)) as pool:
+        answers = list(pool.map(lambda check: list(check()), checks))
     return [words for answer in answers for words in answer]
 
 
 def main(words: Sequence[str]) -> None:
-    """All that is broken, line by line; the exit code says whether anything is."""
+    """Print the broken promises, one a line; the exit code is 1 if there are any."""
     wrong = broken()
     print("\n".join(wrong or ["all is as promised"]))
     if wrong:
@@ -52,10 +52,10 @@ def main(words: Sequence[str]) -> None:
 
 def released() -> Iterator[tuple[Application, Serving]]:
     """
-    The applications that serve, and how.
+    The applications that have a release, and how each serves.
 
-    One that left the settings may be described for another version of this program: it is left
-    alone, as at boot.
+    An application that is no longer in your settings may have a description for another version of
+    this program: it is skipped, as at boot.
     """
     for name in spec.names():
         try:
@@ -80,7 +80,7 @@ def replicas() -> Iterator[str]:
 
 
 def clusters() -> list[str]:
-    """The major versions of those clusters of ours that are servers."""
+    """The major versions of Terrafirma's clusters that serve."""
     found = []
     for mark in UNITS.glob("postgresql@*-main.service.d/terrafirma.conf"):
         version = re.fullmatch(r"postgresql@(\d+)-main\.service\.d", mark.parent.name)
@@ -114,7 +114,7 @@ def pooler() -> Iterator[str]:
 
 
 def domains() -> list[str]:
-    """The names of the sites in Caddy's file; what else begins a block there has no dot."""
+    """The names of the sites in the Caddyfile; no other block there begins with a dotted name."""
     try:
         text = proxy.CADDYFILE.read_text()
     except FileNotFoundError:
@@ -147,10 +147,10 @@ def sites() -> Iterator[str]:
 
 def certificate(name: str, port: int = 443) -> str:
     """
-    What is wrong with the certificate that this host serves under `name`; empty: nothing.
+    What is wrong with the certificate that this host serves for `name`; empty: nothing.
 
-    Its names and its dates count. Who signed it is the affair of those who visit: an authority of
-    one's own is none that this host knows.
+    Only its names and dates count. Who signed it does not: the host need not know a private
+    authority that the visitors trust.
     """
     try:
         shown = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -159,7 +159,7 @@ def certificate(name: str, port: int = 443) -> str:
         with _connected(name, port, shown) as connection:
             leaf = connection.getpeercert(binary_form=True)
         checked = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        # Trusted for itself: what is left to be judged is what it says.
+        # Trust the certificate itself, so that only its names and dates are checked.
         checked.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         checked.load_verify_locations(cadata=leaf or b"")
         _connected(name, port, checked).close()
@@ -173,7 +173,7 @@ def certificate(name: str, port: int = 443) -> str:
 
 
 def _connected(name: str, port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
-    # A site that has an address for its name is known by that alone.
+    # A site whose name is an address is served at that address only.
     address = name if re.fullmatch(r"[\d.]+", name) else "127.0.0.1"
     plain = socket.create_connection((address, port), HANDSHAKE)
     try:

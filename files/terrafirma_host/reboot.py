@@ -1,8 +1,8 @@
 """
-Managed by Terrafirma. The reboot that is due, in the window that the settings name for it.
+Managed by Terrafirma. Reboots the host in the window that your settings name, if a reboot is due.
 
     terrafirma reboot window SECONDS   reboot if it is due, as soon as nothing else goes on and all
-                                       is as promised; after so many seconds it is left
+                                       is as promised; give up after SECONDS
     terrafirma reboot report           after a boot: note whether all is as promised again
 """
 
@@ -27,7 +27,7 @@ PROC = Path("/proc")
 TIMER = Path("/etc/systemd/system/terrafirma-reboot.timer")
 NOTE = "reboot"
 
-# Seconds that a boot has until all is as promised, and between two questions.
+# Seconds after a boot until all must be as promised, and between two checks.
 PATIENCE = 600
 PAUSE = 5
 # Seconds that a host may take to go down.
@@ -48,12 +48,12 @@ def main(words: Sequence[str]) -> None:
 
 
 def due() -> list[str]:
-    """Why a reboot is due; empty: it is not."""
+    """The reasons for a reboot; empty if none is due."""
     return [why for why in (required(), newer_kernel()) if why]
 
 
 def required() -> str:
-    """What the packages say themselves."""
+    """Which packages ask for a reboot; empty: none does."""
     if not REQUIRED.exists():
         return ""
     names: list[str] = []
@@ -63,7 +63,11 @@ def required() -> str:
 
 
 def newer_kernel() -> str:
-    """Whether another kernel than the newest of its kind runs; of a container's none is known."""
+    """
+    Which kernel waits for a reboot: one newer than the running one, of the same kind.
+
+    A container runs the kernel of its host, so nothing is known there.
+    """
     running = os.uname().release
     kind = _kernel(running)
     if not kind or succeeds("systemd-detect-virt", "--container", "--quiet"):
@@ -73,7 +77,7 @@ def newer_kernel() -> str:
     newest = max(alike, key=_numbers, default=running)
     if _numbers(newest) > _numbers(running):
         return f"kernel {newest} is installed, {running} runs"
-    # A fix may keep the name; then the build says which it is.
+    # A fix may keep the kernel's name; then the build tells the two apart.
     build = re.search(r"\bDebian (\S+) \(", os.uname().version)
     query = ("dpkg-query", "-Wf", "${Version}", f"linux-image-{running}")
     there = run(*query, check=False).strip() if build else ""
@@ -105,25 +109,29 @@ def window(seconds: int) -> None:
         with once_well(broken, "the window updates_reboot", "reboot", seconds):
             go_down(why)
     except Failed as error:
-        words = f"the reboot that is due was not made in its window of {moment()}: {error}"
+        words = f"the due reboot did not happen in its window of {moment()}: {error}"
         note(NOTE, words, alarm=True, refused=True)
         raise
 
 
 def go_down(why: Sequence[str]) -> None:
-    """Raises Failed where the host does not."""
+    """Reboot; raises Failed if the host does not go down."""
     at = moment()
     say(f"rebooting: {'; '.join(why)}")
-    words = f"rebooted at {at} ({'; '.join(why)}), and nothing was said since"
+    words = f"rebooted at {at} ({'; '.join(why)}), and has reported nothing since"
     note(NOTE, words, alarm=True, left=boot(), began=at, why="; ".join(why))
     run("systemctl", "reboot", timeout=60)
-    # Alone until the end, which comes as a signal.
+    # Hold the locks until the shutdown ends this process.
     time.sleep(DOWN)
     raise Failed(f"the host did not go down within {DOWN} s")
 
 
 def boot() -> str:
-    """Which boot this is. A container has the kernel's name of its host's boot, at each start."""
+    """
+    An identifier of this boot.
+
+    The kernel's own identifier is not enough: a container shows that of its host at every start.
+    """
     kernel = (PROC / "sys/kernel/random/boot_id").read_text().strip()
     started = (PROC / "1/stat").read_text().rpartition(")")[2].split()[19]
     return f"{kernel} {started}"
@@ -133,10 +141,10 @@ def boot() -> str:
 
 
 def report() -> None:
-    """Note how the boot ended that the window began; of others nothing is noted."""
+    """Note how a reboot of the window ended; other reboots are not noted."""
     known = read(NOTE)
     if known.get("refused"):
-        # It was made by somebody else, where it still was due.
+        # A reboot that is no longer due was done outside of the window.
         if not due():
             forget(NOTE)
         return

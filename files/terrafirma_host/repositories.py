@@ -1,12 +1,11 @@
 """
-Managed by Terrafirma. A vendor's repository among the sources of apt.
+Managed by Terrafirma. Adds a vendor's repository to the sources of apt.
 
-    terrafirma repositories set       put the repository there that standard input describes
+    terrafirma repositories set       add the repository that standard input describes
 
-Standard input is JSON, see Repository. The key is known by its fingerprint, and the repository is
-read once for a try, apart from the sources of the host. Only what has been found right takes its
-place among them. Whatever fails, the sources are as they were, and `apt-get update` works as it did
-before.
+Standard input is JSON, see Repository. The key is recognised by its fingerprint, and apt first
+reads the repository apart from the host's sources. Only a repository that passes every check
+becomes a source. On any failure the sources stay unchanged, and `apt-get update` works as before.
 """
 
 from __future__ import annotations
@@ -34,35 +33,35 @@ from urllib.parse import urlsplit
 from terrafirma_host import openpgp
 from terrafirma_host.shell import Failed, plain, run, say, write
 
-# A key has some kilobytes.
+# Bytes of a key: real ones have a few kilobytes.
 LARGEST = 1 << 20
-# Seconds for an answer about the key, and for all that apt does once.
+# Seconds for the answer with the key, and for one command of apt.
 ANSWER, REFRESH = 30, 600
 PINNED_IN = "terrafirma/apt/vendors.py"
 
 
 @dataclass(frozen=True)
 class Repository:
-    """What the deploy says of a repository: see terrafirma/apt/operations.py."""
+    """A repository as the deploy describes it: see terrafirma/apt/operations.py."""
 
     title: str
     url: str
     suite: str
     architecture: str
     path: str
-    """The source, one of the files that apt reads."""
+    """The file of the source, one of those that apt reads."""
     head: str
-    """What is in it, up to the key."""
+    """The content of the source, up to the key."""
     fingerprints: list[str]
-    """Of the keys that may sign it."""
+    """The fingerprints of the keys that may sign the repository."""
     key_urls: list[str]
-    """Where the key is; the first that answers has it."""
+    """Where to fetch the key; the first address that answers is used."""
     key: str | None
-    """The key itself in Base64, in place of fetching it."""
+    """The key itself in Base64, instead of fetching it."""
     probe: list[str]
-    """Packages that it must offer."""
+    """Packages that the repository must offer."""
     record: str
-    """What was asked for, kept beside the digest of the source: by it the deploy knows its own."""
+    """The request, recorded with the digest of the source: by it the deploy recognises the file."""
     record_path: str
     wait_seconds: int
 
@@ -83,14 +82,14 @@ def put(one: Repository) -> None:
         install(one, source, place)
     digest = hashlib.sha256(source.encode()).hexdigest()
     write(Path(one.record_path), f"{one.record}sha256 {digest}\n")
-    say(f"{one.title}: {one.url} {one.suite} is a source of packages here")
+    say(f"{one.title}: {one.url} {one.suite} is now a source of packages")
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="terrafirma-", ignore_cleanup_errors=True) as name:
         place = Path(name)
-        # apt fetches as an account of its own. Nothing here is secret.
+        # apt fetches as an account of its own, which must read this. Nothing here is secret.
         place.chmod(0o755)
         for part in ("parts", "all", "lists"):
             (place / part).mkdir()
@@ -102,16 +101,16 @@ def scratch() -> Iterator[Path]:
 
 
 def key_of(one: Repository) -> bytes:
-    """The packets of the vendor's key; raises Failed for any other one."""
+    """The packets of the vendor's key; raises Failed for any other key."""
     if one.key is not None:
-        text, where = base64.b64decode(one.key, validate=True), "the file of apt_keys"
+        text, where = base64.b64decode(one.key, validate=True), "the file in apt_keys"
     else:
         text, where = fetched(one)
     try:
         packets = openpgp.binary(text)
         found = openpgp.keys(packets)
     except Failed as error:
-        raise one.failed(f"what is at {where} is not the vendor's key: {error}") from None
+        raise one.failed(f"{where} is not the vendor's key: {error}") from None
     refuse_strangers(one, found, where)
     return packets
 
@@ -120,7 +119,7 @@ def refuse_strangers(one: Repository, found: Sequence[openpgp.Key], where: str) 
     pinned = " or ".join(one.fingerprints)
     for key in found:
         if key.fingerprint not in one.fingerprints:
-            beside = " beside the vendor's" if len(found) > 1 else ""
+            beside = ", beside the vendor's," if len(found) > 1 else ""
             raise one.failed(
                 f"the key at {where} has{beside} the fingerprint {key.fingerprint}, and {pinned} "
                 f"is pinned in {PINNED_IN}"
@@ -136,7 +135,7 @@ def refuse_strangers(one: Repository, found: Sequence[openpgp.Key], where: str) 
 
 
 def fetched(one: Repository) -> tuple[bytes, str]:
-    """The key, and where it was."""
+    """The key, and the address that it came from."""
     wrong = []
     for url in one.key_urls:
         try:
@@ -147,22 +146,22 @@ def fetched(one: Repository) -> tuple[bytes, str]:
 
 
 def fetch(url: str) -> bytes:
-    # What apt goes through, this goes through.
+    # Fetch through the same proxy as apt.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies(url)))
-    # Nothing but https and http comes this far: terrafirma/apt/settings.py.
+    # terrafirma/apt/settings.py admits only https and http.
     request = urllib.request.Request(url, headers={"User-Agent": "terrafirma"})  # noqa: S310
     with opener.open(request, timeout=ANSWER) as answer:
         data: bytes = answer.read(LARGEST + 1)
     if len(data) > LARGEST:
-        raise ValueError(f"more than {LARGEST} bytes, which is no key")
+        raise ValueError(f"more than {LARGEST} bytes, so it is not a key")
     return data
 
 
 def proxies(url: str) -> dict[str, str]:
-    """Those of the environment, and of apt's configuration before them."""
+    """The proxies of apt's configuration, which come before those of the environment."""
     parts = urlsplit(url)
     found = urllib.request.getproxies()
-    # https has what http has, unless it is said otherwise, and one server may have its own.
+    # As in apt: https uses http's proxy unless it has its own, and so may each server.
     options = [f"Acquire::{one}::Proxy" for one in dict.fromkeys(("http", parts.scheme))]
     options += [f"{option}::{parts.hostname}" for option in options]
     words = [word for number, one in enumerate(options) for word in (f"P{number}", one)]
@@ -176,7 +175,7 @@ def proxies(url: str) -> dict[str, str]:
 
 
 def why(error: Exception) -> str:
-    """Why nothing was fetched, in words."""
+    """Why a fetch failed, in words."""
     if isinstance(error, urllib.error.HTTPError):
         proxy = ", the proxy's answer: see apt_proxy" if error.code == 407 else ""
         return f"answers {error.code}{proxy}"
@@ -184,7 +183,7 @@ def why(error: Exception) -> str:
     if isinstance(reason, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted here ({reason.verify_message})"
     if isinstance(reason, ssl.SSLError):
-        return f"TLS fails ({reason.reason or 'no answer of TLS'})"
+        return f"TLS fails ({reason.reason or 'the answer is not TLS'})"
     if isinstance(reason, socket.gaierror):
         return "its name does not resolve"
     if isinstance(reason, TimeoutError):
@@ -197,7 +196,7 @@ def why(error: Exception) -> str:
 
 
 def embedded(packets: bytes) -> str:
-    """The key as a field of a source has it: an empty line is a dot."""
+    """The key as a field of a source, where a dot stands for an empty line."""
     return "".join(f" {line or '.'}\n" for line in openpgp.armored(packets).splitlines())
 
 
@@ -205,7 +204,7 @@ def embedded(packets: bytes) -> str:
 
 
 def try_out(one: Repository, source: str, place: Path) -> None:
-    """Raise Failed unless apt takes the repository for what it should be, apart from the host's."""
+    """Raise Failed unless apt accepts the repository, read apart from the host's sources."""
     name = Path(one.path).name
     write(place / "parts" / name, source)
     config = configuration(place / "alone.conf", place / "parts", lists=place / "lists")
@@ -217,23 +216,27 @@ def try_out(one: Repository, source: str, place: Path) -> None:
         if status or " Packages" not in listed:
             raise one.failed(
                 f"its suite {one.suite} offers no {package} for {one.architecture} (another "
-                "architecture, another component, or an index that is empty)"
+                "architecture, another component, or an empty index)"
             )
     refuse_conflicts(one, source, place)
 
 
 def refuse_conflicts(one: Repository, source: str, place: Path) -> None:
-    """Two sources of one repository that disagree on its key are an error of every apt."""
+    """
+    Raise Failed if another source of the host has this repository with another key.
+
+    Every call of apt fails on such a pair of sources.
+    """
     path = Path(one.path)
     for other in path.parent.glob("*") if path.parent.is_dir() else ():
         if other != path:
             (place / "all" / other.name).symlink_to(other)
     config = configuration(place / "others.conf", place / "all", alone=False)
     status, said = apt("apt-get", config, "indextargets")
-    # What we call them here means nothing to anybody.
+    # Show the paths of the host, not those of the scratch directory.
     said = said.replace(str(place / "all"), str(path.parent))
     if status:
-        raise one.failed(f"the sources of the host are broken already: {cause(said)}")
+        raise one.failed(f"the sources of the host are already broken: {cause(said)}")
     write(place / "all" / path.name, source)
     status, said = apt("apt-get", config, "indextargets")
     if status:
@@ -244,13 +247,13 @@ def refuse_conflicts(one: Repository, source: str, place: Path) -> None:
             if other != path and other.is_file() and address in other.read_text(errors="replace")
         ]
         raise one.failed(
-            f"{', '.join(files) or 'another source'} on the host is the same repository with "
-            f"another key; remove it ({cause(said)})"
+            f"{', '.join(files) or 'another source'} on the host has the same repository with "
+            f"another key; remove that file ({cause(said)})"
         )
 
 
 def install(one: Repository, source: str, place: Path) -> None:
-    """The source where apt reads it, and its lists; where these do not come, as it was before."""
+    """Install the source and fetch its lists; restore the previous source if that fails."""
     path = Path(one.path)
     before = path.read_bytes() if path.is_file() else None
     write(path, source)
@@ -275,16 +278,22 @@ def install(one: Repository, source: str, place: Path) -> None:
 def configuration(
     path: Path, parts: Path, *, lists: Path | None = None, alone: bool = True
 ) -> Path:
-    """What apt is told beside its configuration on the host: proxies and logins are that one's."""
+    """
+    Write options for apt that add to the host's configuration, which has the proxies and logins.
+
+    + parts: the directory with the sources
+    + lists: where the lists go, if not where the host has them
+    + alone: False to read the host's sources.list, too
+    """
     lines = [
-        # Programs of the host that want to know of every refresh.
+        # Skip the host's programs that run at every refresh.
         *(f"#clear APT::Update::{one};" for one in ("Pre-Invoke", "Post-Invoke")),
         "#clear APT::Update::Post-Invoke-Success;",
         f'Dir::Etc::SourceParts "{parts}";',
         *(['Dir::Etc::SourceList "/dev/null";'] if alone else []),
         *([f'Dir::State::Lists "{lists}";'] if lists else []),
         *([f'Dir::Cache::{one} "";' for one in ("pkgcache", "srcpkgcache")]),
-        # A warning is a failure, and what is not signed is none of the vendor's.
+        # Treat warnings as failures, and accept nothing that is unsigned.
         'APT::Update::Error-Mode "any";',
         *(
             f'Acquire::{one} "false";'
@@ -294,7 +303,7 @@ def configuration(
                 "AllowDowngradeToInsecureRepositories",
             )
         ),
-        # The lists of all other sources stay.
+        # Keep the lists of all other sources.
         'APT::Get::List-Cleanup "false";',
         'Acquire::Retries "3";',
         'Acquire::Languages "none";',
@@ -304,7 +313,7 @@ def configuration(
 
 
 def apt(program: str, config: Path, *words: str) -> tuple[int, str]:
-    """How it ended, and all that it said."""
+    """The exit code and the output of a command of apt."""
     try:
         done = subprocess.run(
             [program, "-q", "-c", str(config), *words],
@@ -316,12 +325,12 @@ def apt(program: str, config: Path, *words: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-# What apt and its two verifiers (gpgv, and sqv since Debian 13) say, and what it means; the first
-# that is found is the cause.
+# Output of apt and its two verifiers (gpgv, and sqv since Debian 13), with its meaning. The first
+# pattern that matches is the cause.
 CAUSES = (
     (r"Could not resolve '([^']*)'|Temporary failure resolving '([^']*)'",
      "the name {0} does not resolve"),
-    (r"(?:407|Proxy Authentication Required)", "the proxy wants a login: see apt_proxy"),
+    (r"(?:407|Proxy Authentication Required)", "the proxy requires a login: see apt_proxy"),
     (r"[Cc]ertificate verification failed:[^\n]*?(?:issuer is unknown|chain uses[^.\n]*)",
      "its certificate is not trusted here"),
     (r"[Cc]ertificate verification failed: ([^\n]*)", "its certificate is not trusted here ({0})"),
@@ -329,52 +338,51 @@ CAUSES = (
     (r"Release file for [^\n]* is expired[^\n]*",
      "its index is no longer valid (an old copy, or the clock of the host is wrong)"),
     (r"Release file for [^\n]* is not valid yet",
-     "its index is of the future: the clock of the host is wrong"),
+     "its index is dated in the future: the clock of the host is wrong"),
     (r"SHA1 is not considered secure|[Pp]olicy rejected|uses weak",
-     "its key or its signature is too weak for the apt of this host (SHA-1); it has to be a newer "
-     "one"),
+     "its key or signature is too weak for the apt of this host (SHA-1); a newer one is needed"),
     (r"REVKEYSIG (\w+)", "it is signed by the key {0}, which its owner has revoked"),
     (r"EXPKEYSIG (\w+)", "it is signed by the key {0}, which has expired"),
     (r"EXPSIG (\w+)", "its signature by {0} has expired"),
-    (r"BADSIG (\w+)", "its signature is wrong: the index was changed after {0} had signed it"),
+    (r"BADSIG (\w+)", "its signature is wrong: the index was changed after {0} signed it"),
     (r"NO_PUBKEY (\w+)|Missing key (\w+)",
      "it is signed by the key {0}, which is not the vendor's pinned one"),
     (r"[Rr]evoked|hard revocation", "it is signed by a key that its owner has revoked"),
     (r"(?i)(?:key|certificate)[^\n]*(?:not a?live|expired)",
      "it is signed by a key that has expired"),
     (r"(?:Message has been manipulated|[Bb]ad signature|Verification of [^\n]* failed)",
-     "its signature is wrong: the index was changed after it had been signed"),
+     "its signature is wrong: the index was changed after it was signed"),
     (r"Clearsigned file isn't valid|NODATA|isn't signed|does the network require authentication",
-     "what answers there is no repository (a login page, or a damaged file)"),
+     "the answer is not a repository (a login page, or a damaged file)"),
     (r"Conflicting distribution: [^(]*\(expected ([^ ]+) but got ([^ )]*)\)",
      "it is the suite {1}, and {0} is asked for"),
-    # An index that does not come at all counts as unsigned for apt, or as none.
+    # Without an answer apt reports the index as unsigned or missing, so this comes before those.
     (r"(?m)^Err:[^\n]*\n +(?!404)([45]\d\d) +[A-Z]", "it answers {0}"),
     (r"does not have a Release file|InRelease[^\n]*\n[^\n]* 404 |404 +Not Found",
      "there is no such suite, or no index in it (404)"),
     (r"is not signed|is no longer signed|certain unsigned", "it is not signed"),
     (r"Hash Sum mismatch|unexpected size|Error reading from server|closed connection|"
      r"Connection (?:closed|reset)|short read|Failed to decompress|corrupt|Undetermined Error",
-     "an index came by half, or is not the one that is signed; a mirror that is being renewed is "
-     "right again in a while"),
+     "an index is incomplete, or is not the one that was signed; a mirror that is being updated "
+     "needs a while"),
     (r"Connection refused|Could not connect to|Unable to connect|Network is unreachable|"
-     r"No route to host", "nobody answers there"),
+     r"No route to host", "no server answers there"),
     (r"[Tt]imed out|timeout", "no answer in time"),
     (r"Could not get lock ([^ ]+)", "another program holds {0}"),
 )  # fmt: skip
 
 
 def cause(said: str) -> str:
-    """Why apt did not get it, in one line."""
+    """Why apt failed, in one line."""
     for pattern, words in CAUSES:
         if found := re.search(pattern, said):
             return words.format(*(one for one in found.groups() if one is not None))
     lines = plain(said).splitlines()
-    # The first is the cause of those that follow.
+    # The first error causes those that follow.
     for start in ("Err:", "E: ", "W: "):
         for number, line in enumerate(lines):
             if line.startswith(start):
-                # What went wrong with a file stands below its name.
+                # The reason is on the line below the file's name.
                 return (lines[number + 1] if start == "Err:" else line.removeprefix(start)).strip()
     return "apt does not say why"
 

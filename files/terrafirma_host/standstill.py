@@ -1,8 +1,8 @@
 """
-Managed by Terrafirma. Nothing else goes on here: no release, no backup, no upgrade, no apt.
+Managed by Terrafirma. Makes sure that nothing else goes on: no release, backup, upgrade or apt.
 
-Each of them holds a lock for as long as it lasts. Whoever has all of these locks is alone, and
-stays so for as long as it has them: what is begun meanwhile is refused, or waits.
+Each of these holds a lock while it runs. A program that holds all of the locks is alone: anything
+that starts meanwhile is refused, or waits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from terrafirma_host.shell import Failed, say, write
 
 BACKUP = Path("/var/lib/terrafirma/backup/lock")
 UPGRADE = Path("/run/terrafirma-postgres-upgrade.lock")
-# Those of apt and dpkg, of which each program takes some.
+# The locks of apt and dpkg; each program takes some of them.
 APT = (
     Path("/var/lib/apt/lists/lock"),
     Path("/var/lib/dpkg/lock-frontend"),
@@ -38,10 +38,10 @@ PAUSE = 15
 @contextmanager
 def standstill(who: str, what: str, *, apt: bool = True) -> Iterator[None]:
     """
-    Nothing else goes on while the block runs; raises Failed with all that does.
+    Run the block while nothing else goes on; raises Failed naming all that does.
 
-    + who, what: for whoever wants to release meanwhile
-    + apt: False where the block itself installs packages
+    + who, what: shown to anyone who tries to release meanwhile
+    + apt: False if the block itself installs packages
     """
     with ExitStack() as stack:
         busy = [words for words in _take_all(stack, apt) if words]
@@ -56,9 +56,9 @@ def once_well(
     well: Callable[[], list[str]], who: str, what: str, seconds: float, *, apt: bool = True
 ) -> Iterator[None]:
     """
-    The same, as soon as nothing is broken; raises Failed where that is not within so long.
+    The same, as soon as nothing is broken; raises Failed after `seconds` of waiting.
 
-    + well: asks what is broken, in words; before the locks are taken, since it takes a while
+    + well: returns what is broken, in words; called before the locks are taken, as it takes a while
     """
     until = time.monotonic() + seconds
     said = ""
@@ -80,7 +80,7 @@ def once_well(
 
 
 def _take_all(stack: ExitStack, apt: bool) -> Iterator[str]:
-    """What is said of each lock that somebody else has; those that are free are ours now."""
+    """Take every free lock; yield what goes on for each lock that another process holds."""
     spec.RUNTIME.mkdir(parents=True, exist_ok=True)
     for name in applications():
         if not _flock(stack, spec.RUNTIME / f"{name}.lock"):
@@ -98,14 +98,14 @@ def _take_all(stack: ExitStack, apt: bool) -> Iterator[str]:
 
 
 def applications() -> list[str]:
-    """Those of the settings, and those that only a release still knows."""
+    """The applications of your settings, and others that have had a release."""
     return sorted({*spec.names(), *(path.stem for path in spec.RUNTIME.glob("*.lock"))})
 
 
 def _flock(stack: ExitStack, path: Path) -> bool:
-    """Whether nobody had the lock, which is ours now."""
+    """Take the lock; False if another process holds it."""
     if not path.parent.is_dir():
-        # Nothing of the kind has ever been here.
+        # The program that takes this lock was never set up here.
         return True
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -124,7 +124,7 @@ _RECORD = "hhqqi4x"
 
 
 def _record_lock(stack: ExitStack, path: Path) -> str:
-    """Who has a lock of the kind that apt takes; empty: nobody had it, and it is ours now."""
+    """Take a lock as apt does; returns the process that holds it, or "" if it is now ours."""
     if not path.parent.is_dir():
         return ""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -137,13 +137,13 @@ def _record_lock(stack: ExitStack, path: Path) -> str:
         try:
             name = Path(f"/proc/{process}/comm").read_text().strip()
         except OSError:
-            name = "somebody"
+            name = "an unknown program"
         return f"{name}, process {process}"
     return ""
 
 
 def _holder(name: str) -> str:
-    """What the lease of a release says of itself: see lease.py."""
+    """Who holds the lease of a release, and its step: see lease.py."""
     try:
         data = json.loads((spec.RUNTIME / f"{name}.json").read_text())
         return f"{data['holder']} does the {data['what']}, now at the step {data.get('step')!r}"
@@ -153,7 +153,7 @@ def _holder(name: str) -> str:
 
 @contextmanager
 def _announced(who: str, what: str) -> Iterator[None]:
-    """Whoever is refused a release meanwhile reads why."""
+    """Leave the reason where a refused release looks for it."""
     notes = [spec.RUNTIME / f"{name}.json" for name in applications()]
     for note in notes:
         data = {

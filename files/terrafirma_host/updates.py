@@ -1,7 +1,7 @@
 """
-Managed by Terrafirma. What the windows for a reboot and for PostgreSQL have brought about.
+Managed by Terrafirma. Reports what happened in the windows for a reboot and for PostgreSQL.
 
-Nobody is there when they come, so each leaves a note, which the next run of the deploy says:
+The windows open unattended, so each leaves a note, which the next run of the deploy shows:
 
     terrafirma updates     what is due and what was noted, for the deploy
 """
@@ -17,7 +17,7 @@ from terrafirma_host import promises, reboot
 from terrafirma_host.notes import STATE, read
 from terrafirma_host.shell import run
 
-# A good end is news for so many seconds; a bad one until it is mended.
+# Seconds for which a success is shown; a failure is shown until it is repaired.
 NEWS = 7 * 24 * 3600
 
 
@@ -26,11 +26,11 @@ def main(words: Sequence[str]) -> None:
 
 
 def status() -> dict[str, list[str]]:
-    """What somebody should do something about, and what is good to know."""
+    """Alarms, which need an action, and notes, which are good to know."""
     alarms, notes = [], []
     if why := reboot.due():
-        window = "the window updates_reboot will make it"
-        how = window if reboot.TIMER.exists() else "reboot it, or set updates_reboot"
+        window = "it will happen in the window updates_reboot"
+        how = window if reboot.TIMER.exists() else "reboot the host, or set updates_reboot"
         alarms.append(f"a reboot is due ({'; '.join(why)}): {how}")
     for path in sorted(STATE.glob("*.json")):
         note = read(path.stem)
@@ -49,7 +49,7 @@ def status() -> dict[str, list[str]]:
 
 
 def patience() -> str:
-    """Whether somebody has told apt to wait for its lock for ever, in words."""
+    """A complaint if a file makes apt wait for its lock for ever; else empty."""
     said = run("apt-config", "dump", "DPkg::Lock::Timeout", check=False)
     with suppress(ValueError, IndexError):
         if int(said.split('"')[1]) < 0:

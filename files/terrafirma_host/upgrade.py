@@ -1,14 +1,14 @@
 """
-Managed by Terrafirma. New packages of the engines, one engine after the other, and the way back.
+Managed by Terrafirma. Upgrades the engines one after the other, and rolls back one that fails.
 
-    terrafirma upgrade            do what the plan on standard input says, in a unit of its own
-    terrafirma upgrade run        what that unit runs
-    terrafirma upgrade recover    finish or undo what a run left that was killed
+    terrafirma upgrade            carry out the plan on standard input, in a unit of its own
+    terrafirma upgrade run        carry out the plan: for that unit
+    terrafirma upgrade recover    finish or undo an upgrade that was killed
 
-The packages that an engine has are kept as files before it is touched. Each new one has to keep
-what this host promises (promises.py); where it does not, the old packages are installed again.
-What is going on is in a file from the first change on: whatever ends a run, the end of its unit, or
-the next run, finds that there and finishes or undoes it.
+Before an engine is touched, its installed packages are saved as files. If the host breaks a promise
+(promises.py) with the new packages, the old ones are installed again. A file records the work under
+way from the first change on: if the run is killed, its unit's last command, or the next run, reads
+that file and finishes or undoes the work.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from terrafirma_host.standstill import standstill
 
 PROGRAM = "/usr/local/bin/terrafirma"
 UNIT = "terrafirma-upgrade.service"
-# Set for what runs in it, so that whoever waits knows the end of this run from that of another.
+# Tells the process that waits for the unit that the reported end is that of its own run.
 TOKEN = "TERRAFIRMA_UPGRADE"
 
 STATE = Path("/var/lib/terrafirma/packages")
@@ -58,15 +58,15 @@ DOCKER_ENGINE = Path("/usr/local/lib/terrafirma/docker-engine")
 APT = (
     "apt-get", "-y", "-q", "-o", "Acquire::Retries=3", "-o", "DPkg::Lock::Timeout=600",
     "-o", "Dpkg::Options::=--force-confold", "-o", "Dpkg::Options::=--force-confdef",
-    # Whoever reads a failure looks for its reason, not for how far dpkg was with reading.
+    # Without a terminal dpkg shows no progress, which would hide the reason of a failure.
     "-o", "Dpkg::Use-Pty=0",
-    # Data of a package that is replaced go with its configuration: with `purge`, that is.
+    # Purging a replaced package would delete its data.
     "-o", "APT::Get::Purge=false", "-o", "APT::Get::AutomaticRemove=false",
-    # It cannot write where the packages are kept, which is root's.
+    # apt's own user may not write to the directory of the saved packages, which is root's.
     "-o", "APT::Sandbox::User=root",
 )  # fmt: skip
 CHANGE = ("--allow-change-held-packages", "--no-install-recommends")
-# Seconds that packages, and a restart, may take; and until all is as promised.
+# Seconds for packages or a restart, until all must be as promised, and between two checks.
 LONG = 3600
 PATIENCE = 180
 PAUSE = 2
@@ -74,17 +74,17 @@ PAUSE = 2
 
 @dataclass(frozen=True)
 class Engine:
-    """Packages that belong together, what they are to become, and what runs of them."""
+    """Packages that are upgraded together, with the units that run their programs."""
 
     name: str
     title: str
     main: str  # the package whose version counts
-    packages: dict[str, str]  # what is to be there, with versions
-    old: dict[str, str]  # those of them that are there now, with theirs
-    replaced: dict[str, str] = field(default_factory=dict)  # what makes room for them
-    held: tuple[str, ...] = ()  # what nothing else moves, where it is there
+    packages: dict[str, str]  # the packages to install, with versions
+    old: dict[str, str]  # those of them that are installed now, with their present versions
+    replaced: dict[str, str] = field(default_factory=dict)  # removed packages, which conflict
+    held: tuple[str, ...] = ()  # packages to hold, if installed
     units: tuple[str, ...] = ()  # in the order in which they are restarted
-    lost: tuple[str, ...] = ()  # of the old ones: offered no longer, so there is no way back
+    lost: tuple[str, ...] = ()  # old packages that are no longer offered: there is no way back
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Engine:
@@ -93,12 +93,12 @@ class Engine:
 
     @property
     def before(self) -> dict[str, str]:
-        """All that the engine consisted of before."""
+        """All packages of the engine before the upgrade."""
         return {**self.old, **self.replaced}
 
     @property
     def was(self) -> str:
-        """The version before, for whoever reads: of what takes the main package's place, too."""
+        """The version before, for people; if the main package is new, that of each old package."""
         return self.old.get(self.main) or ", ".join(
             f"{name} {version}" for name, version in self.before.items()
         )
@@ -111,8 +111,8 @@ class Engine:
 @dataclass(frozen=True)
 class Plan:
     engines: tuple[Engine, ...] = ()
-    rest: bool = False  # all other packages, too
-    held: tuple[str, ...] = ()  # what is none of the others, where it is there
+    rest: bool = False  # whether to upgrade all other packages, too
+    held: tuple[str, ...] = ()  # packages of engines, to hold while the others are upgraded
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Plan:
@@ -120,7 +120,7 @@ class Plan:
 
 
 def main(words: Sequence[str]) -> None:
-    # apt's own user reads what is kept, and systemd what is written.
+    # apt's own user reads the saved packages, and systemd the written files.
     os.umask(0o022)
     match list(words):
         case []:
@@ -128,10 +128,10 @@ def main(words: Sequence[str]) -> None:
         case ["run"]:
             carry_out()
         case ["recover"]:
-            # A run that is still there holds the lock; there is nothing to recover then.
+            # A running upgrade holds the lock, and there is nothing to recover then.
             with locked(LOCK, busy), logged():
                 recover()
-                # The last step has nothing to go back to.
+                # The step for all other packages has no way back, so finish that.
                 mend()
         case _:
             sys.exit(__doc__)
@@ -141,11 +141,11 @@ def busy() -> Failed:
     return Failed(f"an upgrade is going on: tail -f {STATE / 'log'}")
 
 
-# --- a unit of its own: it outlives the connection ------------------------------------------------
+# --- a unit of its own, which outlives the connection ---------------------------------------------
 
 
 def begin(data: Mapping[str, Any]) -> None:
-    Plan.of(data)  # whatever cannot be read is said before anything is written
+    Plan.of(data)  # fail on an unreadable plan before anything is written
     if unit_runs(UNIT):
         raise busy()
     STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def begin(data: Mapping[str, Any]) -> None:
         [
             "systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={UNIT}",
             "--description=Upgrade of packages",
-            # Whatever ends it, a kill -9 as well.
+            # Runs whatever ends the unit, kill -9 included.
             f"--property=ExecStopPost={PROGRAM} upgrade recover",
             f"--property=TimeoutStopSec={LONG}",
             f"--setenv={TOKEN}={token}",
@@ -165,18 +165,18 @@ def begin(data: Mapping[str, Any]) -> None:
         stdin=subprocess.DEVNULL,
         check=False,
     )  # fmt: skip
-    # Not by its exit code: for systemd one that was stopped has ended well.
+    # The exit code of systemd-run does not tell: for systemd a stopped unit has succeeded.
     with suppress(OSError, ValueError):
         ended = json.loads((STATE / "end.json").read_text())
         if ended["token"] == token:
             raise SystemExit(ended["status"])
     if unit_runs(UNIT):
-        raise Failed(f"nobody waits for the upgrade any more, and it goes on: {STATE / 'log'}")
+        raise Failed(f"the upgrade goes on, but this command no longer waits: {STATE / 'log'}")
     raise Failed(f"the upgrade was stopped before its end: `journalctl -u {UNIT}`")
 
 
 def carry_out() -> None:
-    """The plan that was written; where it ends, and how, whoever waits finds in a file."""
+    """Carry out the written plan, and record its end in a file for the process that waits."""
     status = 1
     (STATE / "log").write_text("")
     try:
@@ -195,7 +195,7 @@ def carry_out() -> None:
 
 @contextmanager
 def logged() -> Iterator[None]:
-    """What is said is in a file, too."""
+    """Write all messages to the log, too."""
     log = STATE / "log"
     LOG.append(log)
     try:
@@ -204,7 +204,7 @@ def logged() -> Iterator[None]:
         LOG.remove(log)
 
 
-# --- what is done ---------------------------------------------------------------------------------
+# --- the steps ------------------------------------------------------------------------------------
 
 
 def line(error: BaseException) -> str:
@@ -214,7 +214,7 @@ def line(error: BaseException) -> str:
 def perform(plan: Plan) -> None:
     mend()
     if wrong := broken():
-        raise Failed(f"nothing was changed, for something is broken already: {'; '.join(wrong)}")
+        raise Failed(f"nothing was changed: something is already broken: {'; '.join(wrong)}")
     if BACKUP.exists() and BACKUP_CONFIG.exists():
         back_up()
     for engine in plan.engines:
@@ -226,7 +226,7 @@ def perform(plan: Plan) -> None:
         for engine in plan.engines:
             replace(engine)
         if plan.rest:
-            # An engine that stays as it is, stays.
+            # Hold the engines that are not upgraded, too.
             hold(plan.held)
             upgrade_rest()
     forget_older(plan)
@@ -235,7 +235,7 @@ def perform(plan: Plan) -> None:
 
 
 def keep(engine: Engine) -> None:
-    """The packages that are there now are files, from which they can be installed again."""
+    """Save the installed packages as files, from which they can be installed again."""
     for name, version in engine.before.items():
         if name in engine.lost or kept(name, version):
             continue
@@ -252,12 +252,12 @@ def keep(engine: Engine) -> None:
 
 
 def pattern(name: str, version: str) -> str:
-    """What files of a package are called, whatever it is built for."""
+    """The name of a package's file, for any architecture."""
     return f"{name}_{version.replace(':', '%3a')}_*.deb"
 
 
 def kept(name: str, version: str) -> Path | None:
-    """The file of a package, if it is whole and is what its name says."""
+    """The saved file of a package; a damaged or wrong file is deleted."""
     for path in STATE.glob(pattern(name, version)):
         said = run("dpkg-deb", "--show", "--showformat", "${Package} ${Version}", path, check=False)
         if said == f"{name} {version}":
@@ -267,35 +267,35 @@ def kept(name: str, version: str) -> Path | None:
 
 
 def wanted(engine: Engine) -> list[str]:
-    """What apt is asked for: packages with their versions, and those that make room."""
+    """Arguments for apt: packages with their versions, and conflicting packages to remove."""
     leaving = [f"{name}-" for name in engine.replaced if name not in engine.packages]
     return [*(f"{name}={version}" for name, version in engine.packages.items()), *leaving]
 
 
 def foresee(engine: Engine) -> None:
-    """Raises Failed where apt would remove what nobody spoke of."""
+    """Raise Failed if apt would remove a package that the plan does not name."""
     said = run(*APT, "--simulate", "install", *CHANGE, *wanted(engine), env=QUIET, timeout=LONG)
     gone = set(re.findall(r"^Remv (\S+)", said, re.MULTILINE)) - {*engine.replaced}
     if gone:
         raise Failed(
-            f"nothing was changed: {engine.title} {engine.is_to_be} would take "
-            f"{', '.join(sorted(gone))} along; remove that first, or hold {engine.title} back"
+            f"nothing was changed: {engine.title} {engine.is_to_be} would remove "
+            f"{', '.join(sorted(gone))}; remove that first, or keep {engine.title} as it is"
         )
 
 
 def fetch(engine: Engine) -> None:
-    """All that is to be installed is here: from now on no network is needed."""
+    """Fetch the new packages, so that the rest needs no network."""
     say(f"{engine.title}: fetching {engine.is_to_be}")
     options = ("install", "--download-only", *CHANGE)
     run(*APT, *options, *wanted(engine), env=QUIET, timeout=LONG)
-    # The next upgrade needs them, and perhaps they are offered no longer then.
+    # The next upgrade needs them for its way back, and they may no longer be offered then.
     for name, version in engine.packages.items():
         for path in CACHE.glob(pattern(name, version)):
             shutil.copy2(path, STATE)
 
 
 def replace(engine: Engine) -> None:
-    """The engine is the new one, and all is as promised; or it is the old one, and Failed says."""
+    """Install the new packages; roll back and raise Failed unless all is as promised."""
     began = time.monotonic()
     say(f"{engine.title}: {engine.was} is replaced by {engine.is_to_be}")
     mark(engine, "installing")
@@ -307,7 +307,7 @@ def replace(engine: Engine) -> None:
     if wrong:
         go_back(engine, "; ".join(wrong))
     unmark()
-    say(f"{engine.title}: {engine.is_to_be} keeps what is promised, after "
+    say(f"{engine.title}: {engine.is_to_be} runs, and all is as promised, after "
         f"{time.monotonic() - began:.0f} s")  # fmt: skip
 
 
@@ -315,20 +315,20 @@ def install(engine: Engine, *words: str | Path, more: Sequence[str] = ()) -> Non
     run(*APT, "install", *CHANGE, *more, *words, env=QUIET, timeout=LONG)
     hold(engine.held)
     if engine.replaced:
-        # What a package was that is gone does not say of the other that it starts at boot.
+        # The removed package's unit was enabled; the new package's unit may not be.
         units = [unit for unit in engine.units if "@" not in unit]
         run("systemctl", "enable", "--quiet", *units)
     restart(engine)
 
 
 def hold(names: Sequence[str]) -> None:
-    """Nothing but this program moves what is installed of these."""
+    """Hold the installed ones of these packages, so that only this program upgrades them."""
     if there := [name for name in names if installed(name)]:
         run("apt-mark", "hold", *there)
 
 
 def restart(engine: Engine) -> None:
-    """What its packages have not restarted themselves, and runs a program that is gone."""
+    """Restart each unit that the packages have not restarted themselves."""
     run("systemctl", "daemon-reload")
     for unit in engine.units:
         if not runs_old(unit):
@@ -341,7 +341,7 @@ def restart(engine: Engine) -> None:
 
 
 def runs_old(unit: str) -> bool:
-    """Whether a unit runs a program that is no longer there, or none at all."""
+    """Whether a unit still runs a replaced program, or does not run."""
     if cluster := re.fullmatch(r"postgresql@(\d+)-main\.service", unit):
         return is_old(cluster[1])
     process = run("systemctl", "show", "--value", "--property", "MainPID", unit).strip()
@@ -352,7 +352,7 @@ def runs_old(unit: str) -> bool:
 
 
 def settle(engine: Engine, versions: Mapping[str, str]) -> list[str]:
-    """What is not as promised, with patience; empty: all is."""
+    """Wait until all is as promised; returns what is still wrong in the end."""
     began = time.monotonic()
     while wrong := [*differences(versions), *stopped(engine), *broken()]:
         if time.monotonic() - began > PATIENCE:
@@ -378,14 +378,14 @@ def stopped(engine: Engine) -> list[str]:
 
 
 def installed(name: str) -> str:
-    """The version of a package that is there, whole; else empty."""
+    """The version of a completely installed package; else empty."""
     show = ("dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Version}", name)
     status, _, version = run(*show, check=False).partition(" ")
     return version if status == "installed" else ""
 
 
 def upgrade_rest() -> None:
-    """All packages that are not held, the kernel among them; none is removed."""
+    """Upgrade all packages that are not held, the kernel included; none is removed."""
     say("Upgrading the other packages")
 
     def heard(line: str) -> None:
@@ -397,14 +397,14 @@ def upgrade_rest() -> None:
     finally:
         mend()
     if wrong := settle(NOTHING, {}):
-        raise Failed(f"since the other packages were upgraded: {'; '.join(wrong)}")
+        raise Failed(f"after the upgrade of the other packages: {'; '.join(wrong)}")
 
 
 NOTHING = Engine("", "", "", {}, {})
 
 
 def forget_older(plan: Plan) -> None:
-    """Of each engine the packages of now and those before are kept, no others."""
+    """Delete each engine's saved packages, except the installed ones and those before."""
     for engine in plan.engines:
         names = [
             pattern(name, version)
@@ -421,14 +421,14 @@ def forget_older(plan: Plan) -> None:
 
 
 def go_back(engine: Engine, why: str) -> None:
-    """The old packages are there again; raises Failed, which says both."""
-    say(f"{engine.title} {engine.is_to_be} does not do: {why}")
+    """Install the old packages again; always raises Failed, with the reason and the result."""
+    say(f"{engine.title}: {engine.is_to_be} fails: {why}")
     mark(engine, "undoing")
     if engine.lost:
         unmark()
         raise Failed(
-            f"{engine.title} {engine.is_to_be}: {why}; there is no way back, for "
-            f"{', '.join(engine.lost)} is offered no longer"
+            f"{engine.title} {engine.is_to_be}: {why}; there is no way back, because "
+            f"{', '.join(engine.lost)} is no longer offered"
         )
     say(f"{engine.title}: back to {engine.was}")
     try:
@@ -438,23 +438,23 @@ def go_back(engine: Engine, why: str) -> None:
         wrong = [line(error)]
     unmark()
     if wrong:
-        raise Failed(f"{engine.title} {engine.is_to_be}: {why}; with {engine.was} again: "
+        raise Failed(f"{engine.title} {engine.is_to_be}: {why}; after the return to {engine.was}: "
                      f"{'; '.join(wrong)}")  # fmt: skip
-    raise Failed(f"{engine.title} {engine.is_to_be} was taken back: {why}; {engine.was} keeps what "
-                 "is promised, as before")  # fmt: skip
+    raise Failed(f"{engine.title} {engine.is_to_be} was rolled back: {why}; {engine.was} runs "
+                 "again, and all is as promised")  # fmt: skip
 
 
 def reinstall(engine: Engine) -> None:
     files = [kept(name, version) for name, version in engine.before.items()]
     if None in files:
-        raise Failed("the old packages are gone")
+        raise Failed("the files of the old packages are missing")
     old = [path for path in files if path]
     leaving = [name for name in engine.packages if name not in engine.before]
     try:
         words: list[str | Path] = [*old, *(f"{name}-" for name in leaving)]
         install(engine, *words, more=("--allow-downgrades",))
     except Failed as error:
-        # apt will not do with what it finds half-done; dpkg asks less.
+        # apt may refuse to work on a half-done installation; dpkg is less strict.
         say(f"  {line(error)}")
         if leaving:
             run("dpkg", "--remove", "--force-depends", *leaving, check=False, timeout=LONG)
@@ -477,14 +477,14 @@ def unmark() -> None:
 
 
 def mend() -> None:
-    """What dpkg was at when it was killed is finished, as far as it can be."""
+    """Finish an interrupted run of dpkg, as far as possible."""
     if run("dpkg", "--audit", check=False):
         options = ("--force-confdef", "--force-confold")
         run("dpkg", *options, "--configure", "-a", env=QUIET, timeout=LONG, check=False)
 
 
 def recover() -> None:
-    """After a run that came to its end there is nothing to do."""
+    """Finish or undo the upgrade of an engine that was killed, if there is one."""
     try:
         data = json.loads((STATE / "current.json").read_text())
         engine, phase = Engine.of(data["engine"]), data["phase"]
@@ -495,10 +495,10 @@ def recover() -> None:
     if not differences(engine.before) and not any(
         installed(name) for name in engine.packages if name not in engine.before
     ):
-        # Before the first change, or after the last one back.
+        # The run was killed before its first change, or after it had undone the last one.
         unmark()
         restart(engine)
-        say(f"{engine.title}: {engine.was} is there as before")
+        say(f"{engine.title}: {engine.was} is installed as before")
         return
     wrong = ["it was killed half-way"]
     if phase == "installing" and not differences(engine.packages):
@@ -511,4 +511,4 @@ def recover() -> None:
     if wrong:
         go_back(engine, "; ".join(wrong))
     unmark()
-    say(f"{engine.title}: {engine.is_to_be} is there, and keeps what is promised")
+    say(f"{engine.title}: {engine.is_to_be} runs, and all is as promised")

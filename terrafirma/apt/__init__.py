@@ -1,1 +1,1 @@
-"""Package sources of the vendors, and which versions of the engines come from where."""
+"""The vendors' package repositories, and the source and version of each engine."""

@@ -1,7 +1,7 @@
 """
-The engines: Docker, PostgreSQL and Caddy, and which versions of them a host is to have.
+The engines, Docker, PostgreSQL and Caddy, and the versions of them that a host should have.
 
-What is said here of a host comes from its facts; nothing is asked, and nothing is changed.
+Everything here is computed from facts that the caller passes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EngineName = Literal["docker", "postgres", "caddy"]
 ENGINES: tuple[EngineName, ...] = ("docker", "postgres", "caddy")
 """In the order in which `deploy.py` installs them."""
 
-# Both keep libraries or kernel rules; the engine itself is not in them.
+# Packages that an engine needs, but that are not a part of it: apt upgrades them as usual.
 _NOT_HELD = ("apparmor", "iptables")
 _DOCKER_CE = ("docker-ce-cli", "docker-ce-rootless-extras")
 _DOCKER_BESIDE = ("containerd.io", "docker-buildx-plugin", "docker-compose-plugin")
@@ -32,40 +32,40 @@ _DOCKER_DISTRO = (
     *("docker.io", "docker-cli", "docker-buildx", "docker-compose", "docker-compose-v2"),
     *("docker-doc", "podman-docker", "containerd", "runc"),
 )
-"""What Docker's instructions have removed first, and the packages into which Debian splits it."""
+"""Packages that Docker's instructions remove first, and those into which Debian splits Docker."""
 
 _POSTGRES = tuple(
     f"postgresql-{kind}{major}" for kind in ("", "client-") for major in range(OLDEST, NEWEST + 1)
 )
 ALL_PACKAGES = ("caddy", "docker-ce", *_DOCKER_CE, *_DOCKER_BESIDE, *_DOCKER_DISTRO, *_POSTGRES)
-"""Names for which a host is asked what it is offered: one question for all engines."""
+"""The packages of all engines, so that one fact finds out which versions a host is offered."""
 
 UPGRADE = "commands/upgrade.py"
 
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine as it comes from one source."""
+    """An engine, as packaged by one source."""
 
     name: EngineName
     title: str
     key: str
-    """The setting of its version."""
+    """The setting that chooses the version."""
     source: Source
     vendor: VendorName
-    """Whose repository has it, where `source` is upstream."""
+    """The vendor whose repository has the packages if `source` is "upstream"."""
     main: str
-    """The package whose version is the engine's."""
+    """The package whose version is the version of the engine."""
     lockstep: tuple[str, ...]
-    """Packages that have the version of `main`."""
+    """Packages that must have the same version as `main`."""
     beside: tuple[str, ...]
-    """Further packages, of whatever version is the newest."""
+    """Further packages, always in their newest version."""
     held: tuple[str, ...]
-    """Those that nothing but an announced upgrade moves, where they are installed."""
+    """Packages that only commands/upgrade.py changes once they are installed."""
     conflicts: tuple[str, ...]
-    """Packages that cannot be there at the same time."""
+    """Packages that cannot be installed at the same time."""
     units: tuple[str, ...]
-    """What an upgrade restarts."""
+    """Units that an upgrade restarts."""
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -74,17 +74,17 @@ class Engine:
 
 def engine(name: EngineName, source: Source, distribution: Distribution, major: int = 0) -> Engine:
     """
-    What an engine consists of on a host.
+    The packages and units of an engine on a host.
 
-    + distribution: what the distribution's own archive holds
-    + major: of PostgreSQL
+    + distribution: the release of the host
+    + major: the major version of PostgreSQL
     """
     if name == "postgres":
         main, client = f"postgresql-{major}", f"postgresql-client-{major}"
         return Engine(
             name=name, title="PostgreSQL", key="postgres_version", source=source, vendor="pgdg",
             main=main, lockstep=(client,),
-            # What they share with each other's majors comes from where they come from.
+            # All major versions share these packages, so they must come from PGDG as well.
             beside=("postgresql-common", "postgresql-client-common", "libpq5")
             if source == "upstream" else (),
             held=(main, client), conflicts=(), units=(f"postgresql@{major}-main.service",),
@@ -96,7 +96,7 @@ def engine(name: EngineName, source: Source, distribution: Distribution, major: 
             units=("caddy.service",),
         )  # fmt: skip
     units = ("docker.service", "containerd.service")
-    # apparmor: Debian's kernels have it on, and no container starts without its parser.
+    # Debian's kernels enable AppArmor, and no container starts without its parser.
     if source == "upstream":
         return Engine(
             name=name, title="Docker", key="docker_version", source=source, vendor="docker",
@@ -113,7 +113,7 @@ def engine(name: EngineName, source: Source, distribution: Distribution, major: 
 
 
 def source_of(name: EngineName, installed: Installed, major: int = 0) -> tuple[Source | None, str]:
-    """Where the engine on a host is from, and its version; None and "" where there is none."""
+    """The source and the version of the engine on a host; None and "" if it is not installed."""
     if name == "docker":
         for source, main in _DOCKERS:
             if main in installed:
@@ -123,9 +123,9 @@ def source_of(name: EngineName, installed: Installed, major: int = 0) -> tuple[S
     if main not in installed:
         return None, ""
     version = installed[main]["version"]
-    # Caddy's own packages have no revision; PGDG's say so.
-    theirs = "-" not in version if name == "caddy" else "pgdg" in version
-    return "upstream" if theirs else "distro", version
+    # Caddy's own packages have no revision; PGDG's versions contain "pgdg".
+    from_vendor = "-" not in version if name == "caddy" else "pgdg" in version
+    return "upstream" if from_vendor else "distro", version
 
 
 _DOCKERS: tuple[tuple[Source, str], ...] = (("upstream", "docker-ce"), ("distro", "docker.io"))
@@ -133,48 +133,48 @@ _DOCKERS: tuple[tuple[Source, str], ...] = (("upstream", "docker-ce"), ("distro"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a host has of an engine, what it is to have, and what is in the way of that."""
+    """The installed and the wanted version of an engine, and what prevents the change."""
 
     engine: Engine
     prefix: str
     installed: str
-    """The version of the package that is there, from whatever source; empty: none."""
+    """The installed version of the engine, from either source; empty if there is none."""
     installed_source: Source | None
     offered: tuple[str, ...]
-    """The versions of `engine.main` that `engine.source` offers, the last refresh of lists says."""
+    """The versions of `engine.main` that `engine.source` offers, by the host's package lists."""
     chosen: str
-    """The newest of them that is allowed; empty where none is, or none is known."""
+    """The newest offered version that the settings allow; empty if there is none."""
     pins: Mapping[str, str]
-    """Which version of which package is to be there, with `chosen`; empty: the newest."""
+    """The version of each package that goes with `chosen`; empty: the newest."""
     missing: tuple[str, ...]
     """Packages of the engine that are not installed."""
     loose: tuple[str, ...]
-    """Packages that are installed, and not held."""
+    """Packages that are installed and should be held, but are not."""
     in_the_way: tuple[str, ...]
-    """Packages that are installed, and conflict with the engine."""
+    """Installed packages that conflict with the engine."""
 
     @property
     def moves(self) -> bool:
-        """Whether the engine on the host comes from another source than it should."""
+        """Whether the installed engine comes from another source than the settings ask for."""
         return self.installed_source not in (None, self.engine.source)
 
     @property
     def newer(self) -> str:
-        """The version to which an upgrade would take the host; empty: none."""
+        """The version that an upgrade would install; empty if there is none."""
         if not (self.installed and self.chosen):
             return ""
         return self.chosen if versions.compare(self.chosen, self.installed) > 0 else ""
 
     @property
     def numbers(self) -> tuple[int, int] | None:
-        """The major and the minor version that the host has, or is to have; None: not known."""
+        """The major and minor version, installed or to be installed; None if unknown."""
         known = versions.upstream(self.installed or self.chosen) or self.prefix
         major, _, rest = known.partition(".")
         return (int(major), int(rest.partition(".")[0] or 0)) if known else None
 
     @property
     def summary(self) -> str:
-        """What is there → what is wanted, for people."""
+        """The installed version → the wanted one, for people."""
         title = self.engine.title
         now = versions.upstream(self.installed)
         then = versions.upstream(self.chosen) or self.prefix or "the newest"
@@ -190,7 +190,7 @@ class Plan:
 
     @property
     def refusal(self) -> str:
-        """Why a plain deploy must not go on, in words that begin with the key; empty: it may."""
+        """Why `deploy.py` must stop, in a message that begins with the key; empty: it may go on."""
         return self.refused_move or self.refused_version
 
     @property
@@ -200,17 +200,17 @@ class Plan:
         there = f"{self.engine.title} {versions.upstream(self.installed)} on the host"
         if self.engine.source == "distro":
             return (
-                f"apt_source: {there} is the vendor's, and 'distro' would put an older one in its "
-                "place, which may not read its data; use apt_source = 'upstream'"
+                f"apt_source: {there} is the vendor's, and 'distro' would install an older one, "
+                "which may be unable to read its data; use apt_source = 'upstream'"
             )
         return (
-            f"apt_source: {there} is the distribution's; {UPGRADE} puts the vendor's in its place, "
-            "and says first what that interrupts"
+            f"apt_source: {there} is the distribution's; run {UPGRADE}, which shows what the "
+            "change interrupts, and replaces it with the vendor's"
         )
 
     @property
     def refused_version(self) -> str:
-        """The same, of an engine that may come from another source than it does."""
+        """Like `refusal`, but allows a change of the source."""
         now, key = versions.upstream(self.installed), self.engine.key
         if self.installed and versions.matches(self.installed, self.prefix):
             return ""
@@ -218,7 +218,7 @@ class Plan:
             other = " (or with apt_source = 'upstream')" if self.engine.source == "distro" else ""
             have = f"; {now} is installed" if now else ""
             return (
-                f"{key}: {self.whose} offers {versions.told(self.offered)}, not "
+                f"{key}: {self.whose} offers {versions.listed(self.offered)}, not "
                 f"{self.prefix or 'a release'}{have}; use one of these{other}, or leave it "
                 f"{self._empty}"
             )
@@ -227,13 +227,13 @@ class Plan:
         if self.newer or (not self.chosen and _above(self.prefix, now)):
             return f"{key}: {self.prefix} is wanted, and {now} is installed; run {UPGRADE}"
         return (
-            f"{key}: {self.prefix} is wanted, and {now} is installed: there is no way down; set it "
-            f"to {now!r}, or leave it {self._empty}"
+            f"{key}: {self.prefix} is wanted, and {now} is installed, which cannot be downgraded; "
+            f"set it to {now!r}, or leave it {self._empty}"
         )
 
     @property
     def nothing_offered(self) -> str:
-        """Why a host that has just refreshed its lists cannot get the version; empty: it can."""
+        """Why the wanted version cannot be installed, by fresh package lists; empty if it can."""
         if self.chosen or not self.prefix:
             return ""
         return f"{self.engine.key}: {self.whose} offers no {self.engine.main} to this host"
@@ -263,12 +263,12 @@ def plan(
     repositories: Sequence[Repository],
 ) -> Plan:
     """
-    What is to be done about an engine on a host.
+    Compare an engine on a host with the settings.
 
-    + prefix: what the setting of the version says
-    + installed: the answer of InstalledPackages
-    + offers: the answer of OfferedPackages
-    + repositories: all vendors' that the host has, or is to have
+    + prefix: the value of the version's setting
+    + installed: the fact InstalledPackages
+    + offers: the fact OfferedPackages
+    + repositories: the repositories of all vendors, as this host would use them
     """
     listed = {one.listed: one.vendor.name for one in repositories}
 
@@ -285,7 +285,7 @@ def plan(
     major = int(engine.main.rpartition("-")[2]) if engine.name == "postgres" else 0
     source, version = source_of(engine.name, installed, major)
     chosen = versions.choose(offered(engine.main), prefix)
-    # A rebuild of the package has another revision, so the whole version is compared.
+    # Compare the whole version: a rebuilt package differs only in its revision.
     same = {name: chosen for name in engine.lockstep if chosen in offered(name)}
     return Plan(
         engine=engine,

@@ -1,4 +1,4 @@
-"""What package sources offer, as the lists of the last refresh have it; no network is asked."""
+"""The versions that package sources offer, by the package lists on the host."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Offers = dict[str, list[Offer]]
 
 class OfferedPackages(FactBase[Offers]):
     """
-    Which versions of the engines' packages the host's sources offer, and which source does.
+    The versions of the engines' packages that the host's sources offer, each with its source.
 
-    What is installed is the fact InstalledPackages of terrafirma/host/packages.py.
+    The fact InstalledPackages (terrafirma/host/packages.py) has the installed versions.
     """
 
     default = dict
 
     @override
     def command(self) -> str:
-        # Names that nobody offers are an error there.
+        # apt-cache fails if a name is in no source.
         return f"LC_ALL=C apt-cache madison {' '.join(ALL_PACKAGES)} 2> /dev/null || true"
 
     @override
@@ -43,7 +43,7 @@ class OfferedPackages(FactBase[Offers]):
             except ValueError:
                 raise FactProcessError(f"apt-cache madison answered {line!r}") from None
             if kind == "Packages":
-                # The architecture, which is the host's.
+                # Drop the architecture.
                 repository = repository.rpartition(" ")[0]
                 offers.setdefault(package, []).append(Offer(version=version, repository=repository))
         return offers

@@ -1,4 +1,4 @@
-"""The vendors' repositories among the sources of a host, and the engines at their first install."""
+"""Add the vendors' repositories to a host, and install the engines."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from terrafirma.paths import HOST_PROGRAM, REPOSITORIES
 from terrafirma.postgres.settings import Postgres
 from terrafirma.server import Server
 
-# Hosts where commands/upgrade.py is at work.
+# Hosts that commands/upgrade.py is upgrading.
 _upgrading: WeakSet[Host] = WeakSet()
 
 
 def allow_upgrade(host: Host) -> None:
-    """From here on tasks take the engines of `host` as they are: an upgrade is announced."""
+    """Let the tasks of this run accept any installed engine: the upgrade replaces it later."""
     _upgrading.add(host)
 
 
-# Shell commands that fetch an index of one of the host's own sources through the proxy in `$new`.
+# Shell commands that fetch an index of one of the host's sources through the proxy in `$new`.
 PROXY_WORKS = (
     "index=$(apt-get indextargets --format '$(REPO_URI)dists/$(RELEASE)/InRelease' "
     '"Created-By: Packages" | grep -m 1 "^http"); test -z "$index" || {{ got=$(mktemp) && '
@@ -73,7 +73,7 @@ def repositories_of(apt: Apt, machine: MachineState) -> list[Repository]:
 
 
 def keys_of(host: Host, apt: Apt) -> dict[VendorName, bytes]:
-    """The files of `apt_keys`; raises DeployError, in one line, for one that cannot be read."""
+    """The contents of the files in `apt_keys`; raises DeployError if a file cannot be read."""
     found: dict[VendorName, bytes] = {}
     for name, path in apt.keys.items():
         try:
@@ -86,7 +86,7 @@ def keys_of(host: Host, apt: Apt) -> dict[VendorName, bytes]:
 
 
 def proxy_of(host: Host, apt: Apt) -> HiddenText:
-    """`apt_proxy` with the password; raises DeployError where that is not given."""
+    """`apt_proxy` with its password; raises DeployError if the password is not given."""
     parts = urlsplit(apt.proxy)
     if parts.username is None:
         return HiddenText(apt.proxy)
@@ -100,18 +100,18 @@ def record_path(one: Repository) -> str:
 
 
 def record(one: Repository, key: bytes | None) -> str:
-    """What a repository is tried for: where anything of it changes, it is tried again."""
+    """The properties for which a repository was tested: if one changes, it is tested again."""
     whose = hashlib.sha256(key).hexdigest() if key is not None else "fetched"
     return f"{one.head}{' '.join(one.vendor.fingerprints)}\nkey {whose}\n"
 
 
 def is_right(one: Repository, key: bytes | None, states: Mapping[str, PathState]) -> bool:
-    """Whether the source on the host is the one that was found right for what is wanted now."""
+    """Whether the source on the host is unchanged since it was tested for the same properties."""
     source, noted = states.get(one.path), states.get(record_path(one))
     if source is None or noted is None or source["mode"] != "644" or source["user"] != "root":
         return False
-    told = f"{record(one, key)}sha256 {source['sha256']}\n"
-    return noted["sha256"] == hashlib.sha256(told.encode()).hexdigest()
+    tested = f"{record(one, key)}sha256 {source['sha256']}\n"
+    return noted["sha256"] == hashlib.sha256(tested.encode()).hexdigest()
 
 
 @operation
@@ -119,12 +119,12 @@ def repositories(
     wanted: Sequence[Repository], keys: Mapping[VendorName, bytes], wait_seconds: int
 ) -> Generator[StringCommand]:
     """
-    The vendors' repositories among the sources of apt, signed by the pinned keys.
+    Add the vendors' repositories to apt's sources, each signed by its pinned key.
 
-    pyinfra's apt.repo and apt.key take whatever key is at an address, and leave a source that fails
-    where every `apt-get update` of the host then fails. Here the host tries each one first, see
-    files/terrafirma_host/repositories.py. Where the source is the one that was found right, nothing
-    is fetched.
+    pyinfra's apt.repo and apt.key accept any key that is at an address, and leave a failing source
+    in place, which breaks every later `apt-get update` on the host. Here the host tests each
+    repository first (files/terrafirma_host/repositories.py). If a source is unchanged since it was
+    tested, nothing is fetched.
     """
     paths = [path for one in wanted for path in (one.path, record_path(one))]
     states = path_states(paths) if paths else {}
@@ -134,13 +134,14 @@ def repositories(
         if not is_right(one, key, states):
             right = False
             yield StringCommand(
-                HOST_PROGRAM, "repositories set", _stdin=_told(one, key, wait_seconds)
+                HOST_PROGRAM, "repositories set", _stdin=_request(one, key, wait_seconds)
             )
     if right:
         host.noop(f"{', '.join(one.path for one in wanted)}: as wanted")
 
 
-def _told(one: Repository, key: bytes | None, wait_seconds: int) -> str:
+def _request(one: Repository, key: bytes | None, wait_seconds: int) -> str:
+    """The input of `terrafirma repositories set`."""
     return json.dumps(
         {
             "title": one.vendor.title,
@@ -164,7 +165,7 @@ def _told(one: Repository, key: bytes | None, wait_seconds: int) -> str:
 
 
 def prefix_of(server: Server, name: EngineName, major: int) -> str:
-    """What the settings say of an engine's version; of PostgreSQL's other majors, nothing."""
+    """The version that the settings ask for; empty for another major version of PostgreSQL."""
     return {
         "docker": server.docker.version,
         "postgres": _minor(server.postgres, major),
@@ -173,7 +174,7 @@ def prefix_of(server: Server, name: EngineName, major: int) -> str:
 
 
 def _minor(postgres: Postgres, major: int) -> str:
-    # The major itself is in the name of the package.
+    # The name of the package contains the major version.
     prefix = postgres.prefix_of_version
     return prefix if prefix.startswith(f"{major}.") else ""
 
@@ -187,7 +188,7 @@ def plan_of(
     installed: Installed,
     offers: Offers,
 ) -> Plan:
-    """What is to be done about an engine; `major` is that of PostgreSQL."""
+    """Compare an engine with the settings; `major` is the major version of PostgreSQL."""
     return plan(
         engine_from(name, server.apt.source, distribution(machine), major),
         prefix_of(server, name, major),
@@ -201,10 +202,10 @@ def look(
     host: Host, server: Server, machine: MachineState, name: EngineName, major: int = 0
 ) -> Plan:
     """
-    What is to be done about an engine, before anything changes.
+    Compare an engine with the settings, before anything changes.
 
-    Says where a newer version is offered. Raises DeployError where what is installed is not what
-    the settings ask for: only commands/upgrade.py moves it.
+    Reports a newer version. Raises DeployError if the settings do not allow the installed version,
+    because only commands/upgrade.py replaces it.
     """
     one = plan_of(
         server, machine, name, major,
@@ -215,7 +216,7 @@ def look(
     if one.refusal:
         raise DeployError(f"{host.name}: {one.refusal}")
     if one.newer:
-        host.log_styled(f"{one.summary}: run {UPGRADE} for that", fg="yellow")
+        host.log_styled(f"{one.summary}: run {UPGRADE} to upgrade", fg="yellow")
     return one
 
 
@@ -224,11 +225,11 @@ def install(
     server: Server, machine: MachineState, engine: EngineName, major: int = 0
 ) -> Generator[StringCommand | FunctionCommand]:
     """
-    An engine is installed, and held: nothing but an announced upgrade moves it.
+    Install an engine and hold it, so that only commands/upgrade.py changes its version.
 
-    The first installation takes the newest version that the settings allow. One that is there stays
-    as it is, whatever is offered; parts of it that are missing are added. pyinfra's apt.packages
-    knows no holds, and no versions but exact ones.
+    The first installation takes the newest version that the settings allow. An installed engine
+    keeps its version, and gets its missing packages. pyinfra's apt.packages does not support holds,
+    and supports exact versions only.
     """
 
     def now(offers: Offers) -> Plan:
@@ -244,11 +245,11 @@ def install(
             if words := one.refused_version or one.nothing_offered:
                 yield failure(words)
                 return
-        # An engine that is there is not moved for a part that is missing.
+        # Adding a missing package must not change the version of an installed engine.
         first = not one.installed
         yield installation(_versions(one), one.in_the_way if first else (), held=first)
         one = now({})
-    # In a plan nothing is installed yet.
+    # With --dry, nothing has been installed yet.
     if one.loose:
         yield holding(one.loose)
     elif not one.missing:
@@ -256,8 +257,8 @@ def install(
 
 
 def _versions(one: Plan) -> dict[str, str]:
-    """What to install: of an engine that is there, only what is missing."""
+    """The packages to install, with versions; for an installed engine only the missing ones."""
     if one.installed:
         return {name: one.installed if name in one.engine.lockstep else "" for name in one.missing}
-    # Without a wish for a version apt chooses, which knows what goes together.
+    # If the settings name no version, let apt choose versions that fit together.
     return dict(one.pins) if one.prefix else dict.fromkeys(one.engine.packages, "")

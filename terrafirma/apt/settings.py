@@ -1,4 +1,4 @@
-"""Where packages come from."""
+"""The settings of package sources: vendors, mirrors, keys and the proxy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VendorName = Literal["pgdg", "docker", "caddy"]
 
 
 def _split(url: str, schemes: tuple[str, ...], example: str) -> SplitResult:
-    """A URL in its parts; the words of what is wrong with it never quote a login."""
+    """Split a URL; error messages do not quote it, because it may contain a password."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -26,7 +26,7 @@ def _split(url: str, schemes: tuple[str, ...], example: str) -> SplitResult:
         known = " or ".join(f"{one}://" for one in schemes)
         raise ValueError(f"it is no {known} URL, like {example}")
     if re.search(r"[^!-~]|[\"\\|;{}<>]", url):
-        raise ValueError(f"a character of it has no place in a URL, like {example}")
+        raise ValueError(f"it has a character that no URL may contain; it is like {example}")
     if parts.query or parts.fragment or "?" in url or "#" in url:
         raise ValueError(f"leave out what follows ? or #; it is like {example}")
     return parts
@@ -36,8 +36,8 @@ def _repository(url: str) -> str:
     example = "https://mirror.example.com/apt"
     if _split(url, ("https", "http"), example).username is not None:
         raise ValueError(
-            "a login has no place in it: put it into a file of /etc/apt/auth.conf.d on the host, "
-            "and the vendor's key into apt_keys"
+            "it must not contain a login: put the login into a file of /etc/apt/auth.conf.d on the "
+            "host, and the vendor's key into apt_keys"
         )
     return url.rstrip("/")
 
@@ -49,7 +49,7 @@ def _proxy(url: str) -> str:
     parts = _split(url, ("http", "https"), example)
     if parts.password is not None:
         raise ValueError(
-            f"a password has no place in it: set {PROXY_PASSWORD} in the environment of pyinfra"
+            f"it must not contain a password: set {PROXY_PASSWORD} in the environment of pyinfra"
         )
     if parts.username == "":
         raise ValueError(f"there is no user before the @; it is like {example}")
@@ -67,7 +67,7 @@ ProxyUrl = Annotated[
     Field(title="`http://` or `https://` URL without a password, or empty"),
 ]
 PROXY_PASSWORD = "TERRAFIRMA_APT_PROXY_PASSWORD"
-"""The variable of the environment of pyinfra that has the password of the proxy's user."""
+"""The environment variable of pyinfra with the password of the proxy's user."""
 
 
 class Apt(Settings):

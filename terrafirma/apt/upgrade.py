@@ -1,4 +1,4 @@
-"""What a run of commands/upgrade.py does: from which versions to which, and who notices."""
+"""The plan of commands/upgrade.py: the versions it installs, and what that interrupts."""
 
 from __future__ import annotations
 
@@ -8,52 +8,52 @@ from dataclasses import dataclass, field
 
 from terrafirma.apt.engines import Engine
 from terrafirma.apt.upgrade_facts import Known, PackagesState
-from terrafirma.apt.versions import choose, compare, is_prerelease, matches, newest, told
+from terrafirma.apt.versions import choose, compare, is_prerelease, listed, matches, newest
 
-# What else a package restarts that is no engine's, and what one notices of it.
+# The interruptions by packages that belong to no engine.
 NOTICED = {
-    "openssh-server": "sshd is restarted, open sessions go on",
-    "pgbouncer": "PgBouncer is restarted, connections through it end",
-    "systemd": "systemd starts itself anew, what runs goes on",
+    "openssh-server": "sshd restarts, open sessions continue",
+    "pgbouncer": "PgBouncer restarts, connections through it end",
+    "systemd": "systemd re-executes itself, services keep running",
 }
-# The kernels' names, on which a reboot follows.
+# How the names of kernel packages begin: a new kernel runs after a reboot.
 KERNELS = ("linux-image-",)
-# Names that a line has at most: the others are counted.
+# How many packages a line names; the others are only counted.
 NAMED = 8
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an engine is to consist of, by the settings."""
+    """An engine, as the settings want it."""
 
     name: str
     title: str
     key: str  # the setting that decides the version
     main: str  # the package whose version counts
     packages: tuple[str, ...]
-    interruption: str  # what one notices
-    held: tuple[str, ...] = ()  # those that nothing but an upgrade moves, where they are there
+    interruption: str  # what users notice
+    held: tuple[str, ...] = ()  # packages that only this upgrade changes once they are installed
     units: tuple[str, ...] = ()
-    replaces: tuple[str, ...] = ()  # packages that have to make room
-    foreign: tuple[str, ...] = ()  # packages of another source, from which there is no way here
-    prefix: str = ""  # of the version, at the borders of its parts
-    archive: str = ""  # the vendor's, as apt lists it; empty: the distribution's
+    replaces: tuple[str, ...] = ()  # packages to remove, because they conflict
+    foreign: tuple[str, ...] = ()  # a vendor's packages, which the distribution's cannot replace
+    prefix: str = ""  # the first components of the version
+    archive: str = ""  # the vendor's repository as apt lists it; empty: the distribution's
 
 
-# What one notices of each; docs/commands/upgrade.md has what was measured.
+# The interruptions by each engine, also in docs/commands/upgrade.md.
 INTERRUPTIONS = {
-    "docker": "containers and their connections go on; `docker` does not answer while it starts",
-    "postgres": "one restart: its connections end, and nobody is served for some seconds",
-    "caddy": "one restart: its connections end, and none is accepted for a moment",
+    "docker": "containers and their connections continue; `docker` is unavailable while it starts",
+    "postgres": "one restart: connections end, and new ones are refused for some seconds",
+    "caddy": "one restart: connections end, and new ones are refused for a moment",
 }
 
 
 def wanted(engine: Engine, prefix: str, archive: str = "") -> Wanted:
     """
-    What an engine is to become.
+    The engine as the settings want it.
 
-    + prefix: of the version, as the settings have it
-    + archive: where it comes from upstream, the vendor's repository as apt lists it
+    + prefix: the version in the settings, perhaps only its first components
+    + archive: the vendor's repository as apt lists it, used if the source is "upstream"
     """
     upstream = engine.source == "upstream"
     return Wanted(
@@ -61,14 +61,15 @@ def wanted(engine: Engine, prefix: str, archive: str = "") -> Wanted:
         title=engine.title,
         key=engine.key,
         main=engine.main,
-        # What is not held is upgraded with all the rest, unless it is to come from elsewhere.
+        # The step for all other packages upgrades those that are not held. With "upstream", they
+        # may have to change their source together with the engine.
         packages=tuple(name for name in engine.packages if name in engine.held or upstream),
         held=engine.held,
         interruption=INTERRUPTIONS[engine.name],
-        # The one that the other one talks to first.
+        # containerd first, because Docker connects to it.
         units=tuple(sorted(engine.units, key=lambda unit: unit != "containerd.service")),
         replaces=engine.conflicts if upstream else (),
-        # The distribution's own, too.
+        # The distribution has podman-docker, too.
         foreign=() if upstream else tuple({*engine.conflicts} - {"podman-docker"}),
         prefix=prefix,
         archive=archive if upstream else "",
@@ -77,7 +78,7 @@ def wanted(engine: Engine, prefix: str, archive: str = "") -> Wanted:
 
 @dataclass(frozen=True)
 class Step:
-    """One engine, and what becomes of it."""
+    """The upgrade of one engine."""
 
     wanted: Wanted
     packages: Mapping[str, str]
@@ -97,15 +98,15 @@ class Step:
             if name != main and self.old.get(name) != version:
                 yield f"  {name}: {self.old.get(name, 'new')} → {version}"
         if self.replaced:
-            yield f"  {', '.join(self.replaced)} make room; nothing is purged"
+            yield f"  removed, not purged: {', '.join(self.replaced)}"
         if self.lost:
             yield (
-                f"  no way back: {', '.join(self.lost)} of now is offered no longer, and not kept "
-                "on the host"
+                f"  no rollback: the installed {', '.join(self.lost)} is no longer offered, and "
+                "not kept on the host"
             )
 
     def data(self) -> dict[str, object]:
-        """What the program on the host is told."""
+        """The part of the host program's input for this engine."""
         return {
             "name": self.wanted.name,
             "title": self.wanted.title,
@@ -121,31 +122,31 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done, in its order; nothing of it where there is nothing to do."""
+    """All steps of an upgrade, in order; false if there is nothing to do."""
 
     steps: tuple[Step, ...] = ()
     rest: tuple[tuple[str, str, str], ...] = ()
-    """All other packages: name, version of now (empty: it is new) and version to come."""
+    """All other packages: name, installed version (empty if it is new), and new version."""
     notes: tuple[str, ...] = ()
-    """Engines that stay, and why."""
+    """Engines that keep their version, and why."""
     awaited: tuple[str, ...] = ()
-    """Engines whose versions are known once the vendor's repository is set up."""
+    """Engines whose new version is unknown until the vendor's repository is set up."""
     held: tuple[str, ...] = ()
-    """What is no part of `rest`: packages that belong to an engine."""
+    """Packages that belong to an engine, and so not to `rest`."""
     refusals: tuple[str, ...] = ()
-    """Why nothing of it is done."""
+    """Why the upgrade must not run."""
     backups: bool = False
     reboot: bool = False
     left: bool = False
-    """A run before this one was killed."""
+    """An earlier upgrade was interrupted, and not yet finished or undone."""
     stale: bool = field(default=False, compare=False)
-    """The package lists are older than an hour: a run refreshes them first."""
+    """The package lists are older than an hour, so a run refreshes them first."""
 
     def __bool__(self) -> bool:
         return bool(self.steps or self.rest or self.awaited or self.left)
 
     def only(self, names: Collection[str]) -> Plan:
-        """Without the engines of other names: they were not announced."""
+        """The same plan without the engines of other names, which the shown plan did not have."""
         return Plan(
             steps=tuple(step for step in self.steps if step.wanted.name in names),
             rest=self.rest,
@@ -159,13 +160,13 @@ class Plan:
         )  # fmt: skip
 
     def data(self) -> str:
-        """What the program on the host is told: JSON."""
+        """The input of the host program, as JSON."""
         return json.dumps({"engines": [step.data() for step in self.steps],
                            "rest": bool(self.rest), "held": list(self.held)})  # fmt: skip
 
     def lines(self) -> Iterator[str]:
         if self.left:
-            yield "An upgrade was killed here: it is finished, or undone, first"
+            yield "An earlier upgrade was interrupted: it is finished or undone first"
         if self.stale:
             yield "The package lists are older than an hour: a run refreshes them first"
         if self.steps or self.awaited:
@@ -176,11 +177,11 @@ class Plan:
         for step in self.steps:
             yield from step.lines()
         for title in self.awaited:
-            yield f"{title}: to what the vendor offers, which is known once its repository is there"
+            yield f"{title}: to the vendor's version, unknown until its repository is added"
         yield from self.notes
         yield from self._rest()
         if self.reboot:
-            yield "A reboot is due; none is made here (updates_reboot, or by hand)"
+            yield "A reboot is due; this run does not reboot (set updates_reboot, or do it by hand)"
         if not self:
             yield "There is nothing to upgrade"
 
@@ -195,7 +196,7 @@ class Plan:
                 for name, old, new in others[:NAMED]
             )
             more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
-            yield f"{len(others)} other packages, without a way back: {shown}{more}"
+            yield f"{len(others)} other packages, which cannot be rolled back: {shown}{more}"
         for name, _, _ in others:
             if name in NOTICED:
                 yield f"  {name}: {NOTICED[name]}"
@@ -205,9 +206,9 @@ class Plan:
 
 def make(wanted: Sequence[Wanted], state: PackagesState, vendors: Collection[str] = ()) -> Plan:
     """
-    The plan, by what the host knows of its packages.
+    Make the plan.
 
-    + vendors: all archives that are a vendor's, as apt lists them
+    + vendors: the repositories of all vendors, as apt lists them
     """
     steps: list[Step] = []
     notes: list[str] = []
@@ -223,7 +224,7 @@ def make(wanted: Sequence[Wanted], state: PackagesState, vendors: Collection[str
             if _installed(state, name)
         }
         if not there:
-            notes.append(f"{one.title}: not installed; deploy.py does that")
+            notes.append(f"{one.title}: not installed; deploy.py installs it")
             continue
         main = state["packages"].get(one.main)
         offered = [*_offered(main, one.archive, vendors)]
@@ -235,33 +236,33 @@ def make(wanted: Sequence[Wanted], state: PackagesState, vendors: Collection[str
         now = there.get(one.main, "")
         if not right:
             if now and matches(now, one.prefix):
-                notes.append(f"{one.title}: {now} stays, nothing else is offered")
+                notes.append(f"{one.title}: {now} stays: no other allowed version is offered")
             else:
                 refusals.append(_nothing_fits(one, offered))
             continue
         if main and now and not replaced and compare(now, right) > 0:
             if matches(now, one.prefix) and _is_of(main, now, one.archive, vendors):
-                notes.append(f"{one.title}: {now} stays, the newest that is allowed")
+                notes.append(f"{one.title}: {now} stays: no newer allowed version is offered")
             else:
                 refusals.append(_way_down(one, now, right))
             continue
         packages = {
             name: version
             for name in (*one.packages, *one.held)
-            # A part of the engine that is not there is none that anybody asked for.
+            # A package that is only in `held` is upgraded if it is installed, and never added.
             if (name in one.packages or _installed(state, name))
             and (version := _version(state["packages"].get(name), right, one, vendors))
         }
         old = {name: there[name] for name in packages if name in there}
         moved = [name for name in packages if name in one.held]
         if not replaced and all(old.get(name) == packages[name] for name in moved):
-            notes.append(f"{one.title}: {now} is the newest that is allowed")
+            notes.append(f"{one.title}: {now} is the newest that the settings allow")
             continue
         steps.append(Step(one, packages, old, replaced, _lost(state, {**old, **replaced})))
     mine = {name for one in wanted for name in (*one.held, *one.replaces)}
     return Plan(
         steps=tuple(steps),
-        # What belongs to an engine goes with it, or not at all.
+        # Packages of an engine are upgraded only together with it.
         rest=tuple(
             (name, old, new) for name, old, new in state["rest"] if name not in mine
         ),
@@ -273,7 +274,7 @@ def make(wanted: Sequence[Wanted], state: PackagesState, vendors: Collection[str
 
 
 FRESH = 3600
-"""Seconds for which package lists are good enough."""
+"""How old package lists may be, in seconds."""
 
 
 def _installed(state: PackagesState, name: str) -> str:
@@ -281,13 +282,13 @@ def _installed(state: PackagesState, name: str) -> str:
 
 
 def _remote(known: Known, version: str) -> list[str]:
-    """The archives that have a version."""
+    """The archives that offer a version."""
     places = dict(known["versions"]).get(version, [])
     return [place for place in places if not place.startswith("/var/lib/dpkg/")]
 
 
 def _offered(known: Known | None, archive: str, vendors: Collection[str]) -> Iterator[str]:
-    """The versions that the archive has."""
+    """The versions that the archive offers."""
     for version, _ in known["versions"] if known else ():
         places = _remote(known, version) if known else []
         if archive in places if archive else {*places} - {*vendors}:
@@ -295,22 +296,22 @@ def _offered(known: Known | None, archive: str, vendors: Collection[str]) -> Ite
 
 
 def _is_of(known: Known, version: str, archive: str, vendors: Collection[str]) -> bool:
-    """Whether a version is none of another archive than the one that is wanted."""
+    """Whether a version fits the wanted source: the distribution's must not be a vendor's."""
     return bool(archive) or not {*_remote(known, version)} & {*vendors}
 
 
 def _version(known: Known | None, main: str, one: Wanted, vendors: Collection[str]) -> str:
-    """The version of a package beside the main one: the same where there is such, or the newest."""
+    """The version for a package of the engine: that of the main package, or else the newest."""
     offered = [*_offered(known, one.archive, vendors)]
     if main in offered:
         return main
-    # Not every release of a distribution has each of them.
+    # Empty if this release of the distribution does not have the package.
     releases = [version for version in offered if not is_prerelease(version)]
     return newest(releases)
 
 
 def _lost(state: PackagesState, before: Mapping[str, str]) -> tuple[str, ...]:
-    """Those of the packages of now that nobody has any more."""
+    """The packages whose installed version neither an archive nor the host has."""
     return tuple(
         name
         for name, version in before.items()
@@ -322,24 +323,22 @@ def _lost(state: PackagesState, before: Mapping[str, str]) -> tuple[str, ...]:
 def _nothing_fits(one: Wanted, offered: Sequence[str]) -> str:
     asked = one.prefix or "a release"
     return (
-        f"{one.key}: {one.title} {asked} is asked for, and {told(offered) or 'nothing'} is "
-        "offered; choose one of them"
+        f"{one.key}: {one.title} {asked} is wanted, and only {listed(offered) or 'nothing'} is "
+        "offered; choose one of these"
     )
 
 
 def _foreign(one: Wanted, others: Sequence[str], state: PackagesState) -> str:
     there = ", ".join(f"{name} {_installed(state, name)}" for name in others)
     return (
-        f"apt_source: {one.title} is the vendor's there ({there}), and there is no way down to the "
-        "distribution's, for an older version need not read what a newer one wrote; keep "
-        "apt_source = 'upstream'"
+        f"apt_source: {one.title} on the host is the vendor's ({there}), and cannot be downgraded "
+        "to the distribution's, which may be unable to read its data; keep apt_source = 'upstream'"
     )
 
 
 def _way_down(one: Wanted, now: str, then: str) -> str:
     key = one.key if one.prefix and matches(then, one.prefix) else "apt_source"
     return (
-        f"{key}: {one.title} {now} is installed, and {then} is what the settings lead to: there is "
-        "no way down, for an older version need not read what a newer one wrote; keep to what is "
-        "there"
+        f"{key}: {one.title} {now} is installed, and cannot be downgraded to {then}, which the "
+        "settings ask for and which may be unable to read its data; keep the installed version"
     )

@@ -1,4 +1,4 @@
-"""What packages a host has, what its archives offer, and what an upgrade would find."""
+"""The state of a host's packages, from which the plan of an upgrade is made."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from terrafirma.paths import BACKUP_CONFIG, BACKUP_PROGRAM, PACKAGES_STATE
 class Known(TypedDict):
     """A package as apt knows it."""
 
-    installed: str  # its version; empty: it is not
-    versions: list[tuple[str, list[str]]]  # each with where it comes from
+    installed: str  # the installed version; empty if there is none
+    versions: list[tuple[str, list[str]]]  # each with the archives that offer it
 
 
 class PackagesState(TypedDict):
     packages: dict[str, Known]
-    files: list[tuple[str, str]]  # packages that are kept as files: names and versions
-    rest: list[tuple[str, str, str]]  # what would be upgraded: name, old version, new version
-    age: int | None  # of the package lists, in seconds
+    files: list[tuple[str, str]]  # packages kept as files on the host: name, version
+    rest: list[tuple[str, str, str]]  # packages to upgrade: name, old version, new version
+    age: int | None  # age of the package lists, in seconds
     backups: bool
-    reboot: bool  # one is due
-    left: bool  # an upgrade was killed
+    reboot: bool  # a reboot is due
+    left: bool  # an upgrade was interrupted
 
 
 class Packages(FactBase[PackagesState]):
-    """The packages `names`, those that would be upgraded besides, and what a way back needs."""
+    """The packages `names`, other packages to upgrade, and the files for a rollback."""
 
     @staticmethod
     @override
@@ -45,7 +45,7 @@ class Packages(FactBase[PackagesState]):
         policy = ["apt-cache policy", *quoted, "| sed 's/^/policy|/';"] if names else []
         return StringCommand(
             *policy,
-            # Whoever installs something has the locks, and is not asked for them.
+            # Read without apt's locks, which an installation in progress holds.
             "apt-get -s -o Debug::NoLocking=true upgrade --with-new-pkgs 2> /dev/null |",
             "sed -n 's/^Inst /rest|/p';",
             f"for file in {PACKAGES_STATE}/*.deb /var/cache/apt/archives/*.deb; do",
@@ -68,7 +68,7 @@ class Packages(FactBase[PackagesState]):
                 if kind == "policy":
                     known = _policy(state, known, rest)
                 elif kind == "file":
-                    # Others are somebody's own.
+                    # Ignore files that apt did not name.
                     if match := re.match(r"([^_]+)_([^_]+)_[^_]+\.deb$", rest):
                         state["files"].append((match[1], match[2].replace("%3a", ":")))
                 elif kind == "rest":
@@ -89,7 +89,7 @@ class Packages(FactBase[PackagesState]):
 
 
 def _policy(state: PackagesState, known: Known | None, line: str) -> Known | None:
-    """One line of `apt-cache policy`; the package that the next lines are about."""
+    """Read a line of `apt-cache policy`; returns the package that the next lines describe."""
     if re.match(r"\S+:$", line):
         return state["packages"].setdefault(line[:-1], Known(installed="", versions=[]))
     if known is None:
@@ -100,13 +100,13 @@ def _policy(state: PackagesState, known: Known | None, line: str) -> Known | Non
     elif re.match(r" (\*\*\*|   ) \S", line):
         known["versions"].append((words[1] if words[0] == "***" else words[0], []))
     elif re.match(r" {8,}-?\d+ ", line):
-        # As a Repository of vendors.py says it, too.
+        # In the form of Repository.listed (vendors.py).
         known["versions"][-1][1].append(" ".join(words[1:3]))
     return known
 
 
 def _upgraded(line: str) -> tuple[str, str, str]:
-    """What apt says of a package that it would install: "curl [8.1] (8.2 Debian:13 [amd64])"."""
+    """Read a package that apt would install, like "curl [8.1] (8.2 Debian:13 [amd64])"."""
     match = re.match(r"(\S+) (?:\[([^]]+)\] )?\((\S+)", line)
     if not match:
         raise ValueError(line)

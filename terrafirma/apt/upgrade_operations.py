@@ -1,4 +1,4 @@
-"""Upgrade packages: the engines one after the other, then all others; one host after the other."""
+"""Upgrade packages on one host at a time: each engine in turn, then all other packages."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from terrafirma.paths import HOST_PROGRAM
 
 UPDATE = "apt-get -q -o Acquire::Retries=3 -o DPkg::Lock::Timeout=600 update > /dev/null"
 
-# pyinfra runs an operation on all hosts at once. What is wrong with a new version is seen on the
-# first host, and the others still serve then.
+# pyinfra runs an operation on all hosts at once. Upgrade one host at a time instead: if the new
+# version is broken, the others still serve.
 _turn = Semaphore()
 _failed: WeakKeyDictionary[State, list[str]] = WeakKeyDictionary()
-# What whoever said "go on" has read, by host; nothing with -y, which shows no plan before the run.
+# The engines in the plan that the user confirmed, by host; empty with -y, which confirms no plan.
 _announced: WeakKeyDictionary[Host, frozenset[str]] = WeakKeyDictionary()
 
 
@@ -29,13 +29,13 @@ def upgrade(
     wanted: Sequence[Wanted], vendors: Collection[str] = ()
 ) -> Generator[StringCommand | FunctionCommand]:
     """
-    Packages are the newest that the settings allow, or, where these do not do, those of before.
+    Install the newest packages that the settings allow; roll an engine back if it then fails.
 
     + wanted: the engines
-    + vendors: addresses of all archives that are a vendor's
+    + vendors: the repositories of all vendors, as apt lists them
 
-    The plan is made anew when the turn of the host has come: by package lists that are fresh, and
-    archives that were added in the same run.
+    The plan is made again when the turn of the host has come, with fresh package lists and the
+    repositories that were added in the same run.
     """
     plan = make(wanted, host.get_fact(Packages, names=names_of(wanted)), vendors)
     if plan.refusals:
@@ -53,7 +53,7 @@ def upgrade(
 
 
 def names_of(wanted: Sequence[Wanted]) -> list[str]:
-    """All packages that the engines are about."""
+    """All packages that belong to the engines, or conflict with them."""
     return sorted({name for one in wanted
                    for name in (*one.packages, *one.replaces, *one.foreign)})  # fmt: skip
 
@@ -70,7 +70,7 @@ def _take_turn(
         host.log("Waiting until the upgrade of another host has ended")
     with _turn:
         if before := _failed.get(state):
-            host.log_styled(f"not begun, for the upgrade of {before[0]} failed", fg="red")
+            host.log_styled(f"not started, because the upgrade of {before[0]} failed", fg="red")
             return False
         if _carry_out(host, wanted, vendors):
             return True
@@ -79,13 +79,13 @@ def _take_turn(
 
 
 def _carry_out(host: Host, wanted: tuple[Wanted, ...], vendors: tuple[str, ...]) -> bool:
-    # Where the lists cannot be refreshed, those that are there would be a plan of yesterday.
+    # Without fresh lists, the plan could be out of date.
     if not _run(host, StringCommand(UPDATE)):
         return False
     plan = make(wanted, host.get_fact(Packages, names=names_of(wanted)), vendors)
     if plan.refusals or plan.awaited:
         for words in (
-            *plan.refusals, *(f"{title}: its vendor offers nothing" for title in plan.awaited)
+            *plan.refusals, *(f"{title}: its vendor offers no version" for title in plan.awaited)
         ):  # fmt: skip
             host.log_styled(words, fg="red")
         return False
@@ -98,7 +98,7 @@ def _carry_out(host: Host, wanted: tuple[Wanted, ...], vendors: tuple[str, ...])
 
 
 def _run(host: Host, command: StringCommand, stdin: str = "") -> bool:
-    """Run it, and show what it says as it says it: it may take minutes."""
+    """Run a command, and show its output at once, because it may take minutes."""
     more = {key: host.data.get(key) for key in ("_sudo", "_sudo_password") if host.data.get(key)}
     if stdin:
         more["_stdin"] = [stdin]

@@ -1,8 +1,8 @@
 """
-The vendors' repositories: where they are, who signs them, and what is taken from them.
+The vendors' repositories: their addresses, signing keys, and the packages taken from them.
 
-Whoever has a pinned key decides what root runs on the hosts: a fingerprint is changed here, in
-code, and nowhere else.
+The owner of a pinned key decides what root runs on the hosts. So fingerprints are in code, and no
+setting changes them.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ DEBIAN_AND_UBUNTU = (
 
 @dataclass(frozen=True)
 class Vendor:
-    """A vendor's repository, as the vendor's own instructions have it."""
+    """A repository, as described by its vendor's instructions."""
 
     name: VendorName
     title: str
     fingerprints: tuple[str, ...]
-    """Of the primary keys that may sign it."""
+    """The primary keys that may sign the repository."""
     url: str
-    """`{id}`: debian or ubuntu."""
+    """`{id}` stands for debian or ubuntu."""
     suite: str
-    """`{codename}`: that of the distribution."""
+    """`{codename}` stands for the codename of the distribution's release."""
     component: str
     key: str
-    """Where the vendor offers the key."""
+    """The URL of the vendor's key."""
     mirrored_key: str
-    """Where a copy of the repository has the key, from its URL on; the host tries both."""
+    """The path of the key, relative to a mirror's URL; the host tries both addresses."""
     probe: tuple[str, ...]
-    """Packages of the host's own architecture that a repository must offer."""
+    """Packages that the repository must offer for the host's architecture."""
     packages: tuple[str, ...]
-    """Names and patterns of the packages that are taken from it, and of no others."""
+    """Names and patterns of the only packages that are taken from the repository."""
     pin: str
-    """How apt tells what comes from it, see man apt_preferences."""
+    """The pin by which apt recognizes the repository, see man apt_preferences."""
     architectures: tuple[str, ...] = ("amd64", "arm64")
     distributions: tuple[tuple[str, str], ...] = DEBIAN_AND_UBUNTU
 
@@ -56,7 +56,7 @@ VENDORS: Mapping[VendorName, Vendor] = {
         key="https://www.postgresql.org/media/keys/ACCC4CF8.asc",
         mirrored_key="ACCC4CF8.asc",
         probe=("libpq5",),
-        # The libraries of the client are built from one source, and want each other's version.
+        # The client libraries are built from one source, and require each other's exact version.
         packages=("postgresql-*", "libpq*", "libecpg*", "libpgtypes*"),
         pin="n={codename}-pgdg",
     ),
@@ -84,7 +84,7 @@ VENDORS: Mapping[VendorName, Vendor] = {
         mirrored_key="../../gpg.key",
         probe=("caddy",),
         packages=("caddy",),
-        # Whatever a vendor keeps at the same service has the same suite.
+        # Pin by origin: all repositories at Cloudsmith have the same suite.
         pin="o=cloudsmith/caddy/stable",
     ),
 }
@@ -103,17 +103,17 @@ class Repository:
 
     @property
     def path(self) -> str:
-        """Where the host has its source, a file of apt's in the format deb822."""
+        """The file of the source on the host, in the format deb822."""
         return f"/etc/apt/sources.list.d/terrafirma-{self.vendor.name}.sources"
 
     @property
     def listed(self) -> str:
-        """As `apt-cache madison` names it, before the architecture."""
+        """The repository as `apt-cache madison` prints it, without the architecture."""
         return f"{self.url} {self.suite}/{self.vendor.component}"
 
     @property
     def head(self) -> str:
-        """The source up to the key, which the host adds: it is fetched there."""
+        """The source without the key, which the host fetches and appends."""
         return (
             "# Managed by Terrafirma: tasks/apt.py\n"
             "Types: deb\n"
@@ -137,9 +137,9 @@ def repository(
     A vendor's repository for a host.
 
     + distribution: "debian" or "ubuntu"
-    + codename: of its release, like "trixie"
+    + codename: of the distribution's release, like "trixie"
     + architecture: dpkg's name, like "amd64"
-    + urls: addresses in place of the vendors' own, as `apt_urls`
+    + urls: the setting `apt_urls`
     """
     vendor = VENDORS[name]
     own = vendor.url.format(id=distribution)
@@ -160,6 +160,6 @@ def repository(
 def _beside(url: str, path: str) -> str:
     while path.startswith("../"):
         path = path.removeprefix("../")
-        # Not above the server's root.
+        # Stop at the server's root.
         url = url.rpartition("/")[0] if url.count("/") > 2 else url
     return f"{url}/{path}"

@@ -1,4 +1,4 @@
-"""Versions of Debian's packages: their order, what upstream calls them, and which one is meant."""
+"""Versions of Debian packages: their order, their upstream part, and which one a setting means."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from functools import cmp_to_key
 
 def upstream(version: str) -> str:
     """
-    The version as upstream has it: numbers with dots between them.
+    The upstream version: numbers with dots between them.
 
     "5:28.2.2-1~debian.13~trixie" is 28.2.2, "17.5-1.pgdg130+1" is 17.5, "26.1.5+dfsg1-9+b9" is
-    26.1.5; empty where it does not begin with a number.
+    26.1.5; empty if the version does not begin with a number.
     """
     found = re.match(r"\d+(\.\d+)*", _parts(version)[1])
     return found[0] if found else ""
 
 
 def is_prerelease(version: str) -> bool:
-    """Whether upstream does not call it a release yet: "18~beta1-1.pgdg130+1"."""
+    """Whether upstream calls the version a pre-release, like "18~beta1-1.pgdg130+1"."""
     text = _parts(version)[1]
     return bool(re.match(r"[\d.]+[~.+-]*(alpha|beta|rc|pre|dev)", text.lower()))
 
 
 def matches(version: str, prefix: str) -> bool:
-    """Whether upstream's version begins with these components, as 28.2.2 does with "28.2"."""
+    """Whether the upstream version begins with the components of `prefix`: "28.2" fits 28.2.2."""
     return not prefix or f"{upstream(version)}.".startswith(f"{prefix}.")
 
 
 def compare(one: str, other: str) -> int:
-    """-1, 0 or 1: the order of dpkg (deb-version(7))."""
+    """-1, 0 or 1, in dpkg's order (deb-version(7))."""
     (epoch, upstreams, revision), (epoch2, upstreams2, revision2) = _parts(one), _parts(other)
     order = (epoch > epoch2) - (epoch < epoch2)
     return order or _compare(upstreams, upstreams2) or _compare(revision, revision2)
 
 
 def newest(versions: Iterable[str]) -> str:
-    """The newest of them in the order of dpkg; empty where there are none."""
+    """The newest version in dpkg's order; empty if there is none."""
     return max(versions, key=cmp_to_key(compare), default="")
 
 
 def choose(offered: Iterable[str], prefix: str) -> str:
-    """The newest release that begins with `prefix`; empty where none does."""
+    """The newest release that begins with `prefix`; empty if there is none."""
     return newest(one for one in offered if matches(one, prefix) and not is_prerelease(one))
 
 
-def told(versions: Iterable[str], most: int = 6) -> str:
-    """What is offered, for a message: upstream's versions, the newest first."""
+def listed(versions: Iterable[str], most: int = 6) -> str:
+    """The upstream versions for a message, the newest first."""
     ordered = sorted({*versions}, key=cmp_to_key(compare), reverse=True)
     names = list(dict.fromkeys(filter(None, map(upstream, ordered))))
     return ", ".join(names[:most]) + (" …" if len(names) > most else "")
@@ -62,13 +62,13 @@ def _parts(version: str) -> tuple[int, str, str]:
 
 
 def _compare(one: str, other: str) -> int:
-    # By turns what is no number, and what is one.
+    # A version alternates between text and numbers.
     pieces, pieces2 = re.findall(r"(\D*)(\d*)", one), re.findall(r"(\D*)(\d*)", other)
     length = max(len(pieces), len(pieces2))
     pieces += [("", "")] * (length - len(pieces))
     pieces2 += [("", "")] * (length - len(pieces2))
     for (text, number), (text2, number2) in zip(pieces, pieces2, strict=True):
-        # Of two texts the shorter one has ended, which is more than a tilde and less than all else.
+        # The end of a text sorts after a tilde, and before everything else.
         ranks, ranks2 = [*map(_rank, text), 0], [*map(_rank, text2), 0]
         order = (ranks > ranks2) - (ranks < ranks2)
         if not order:

@@ -1,8 +1,8 @@
 """
-How long the parts of a host get security updates, and the way on before they end.
+How long the software of a host gets security updates, and what to do before they end.
 
-The distribution's end is what its own package distro-info-data says on the host. What is not there,
-and what the vendors say, is in the tables below, as their sources had it on `READ`.
+The end of a distribution comes from the package distro-info-data on the host. If that package does
+not know it, and for the engines, the tables below are used.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing_extensions import override
 from terrafirma.host.facts import MachineState
 
 READ = date(2026, 11, 28)
-"""When the tables were compared with the copies of their sources that each of them names."""
+"""When the tables were last compared with their sources, which the comments name."""
 
-# distro-info-data 0.58+deb12u7. Of Debian the end of its long-term support, which is for the
-# architectures that Terrafirma supports; of Ubuntu that of the updates which need no subscription.
+# distro-info-data 0.58+deb12u7. For Debian, the end of its long-term support, which includes the
+# architectures that Terrafirma supports; for Ubuntu, the end of updates without a subscription.
 DISTRIBUTIONS = {
     ("debian", "12"): date(2028, 6, 30),
     ("debian", "13"): date(2030, 6, 30),
@@ -31,7 +31,7 @@ DISTRIBUTIONS = {
     ("ubuntu", "26.04"): date(2031, 5, 29),
 }
 # https://www.postgresql.org/support/versioning/ (May 2024): the last minor release of each major
-# version; of 17 and 18 by the rule there: the second Thursday of a November, five years on.
+# version. For 17 and 18 by the rule on that page: the second Thursday of a November, after 5 years.
 POSTGRES = {
     "13": date(2025, 11, 13),
     "14": date(2026, 11, 12),
@@ -41,8 +41,8 @@ POSTGRES = {
     "18": date(2030, 11, 14),
 }
 # https://github.com/moby/moby/blob/master/project/BRANCHES-AND-TAGS.md, by
-# https://endoflife.date/docker-engine (March 2026); None: no end was announced. What distributions
-# ship is theirs to mend.
+# https://endoflife.date/docker-engine (March 2026); None: no end was announced. A distribution
+# supports its own packages of Docker itself.
 DOCKER: dict[str, date | None] = {
     "20.10": date(2023, 12, 10),
     "23.0": date(2025, 5, 19),
@@ -58,18 +58,18 @@ DOCKER: dict[str, date | None] = {
 CADDY: dict[str, date | None] = {"1": date(2020, 5, 4), "2": None}
 
 NOTICE = timedelta(days=183)
-"""Half a year before an end it is said."""
+"""How long before an end each run warns: half a year."""
 
 PACKAGES = ("docker-ce", "caddy")
 
 
 class LifetimesState(TypedDict):
-    end: str  # of the distribution, as the host knows it: "2030-06-30"; or ""
-    packages: dict[str, str]  # version of each of PACKAGES that is installed
+    end: str  # of the distribution, like "2030-06-30"; empty if the host does not know it
+    packages: dict[str, str]  # versions of the installed ones of PACKAGES
 
 
 class Lifetimes(FactBase[LifetimesState]):
-    """What distro-info-data says of a distribution, and which of the vendors' engines there are."""
+    """The end of the distribution by distro-info-data, and the versions of the vendors' engines."""
 
     @staticmethod
     @override
@@ -106,7 +106,7 @@ class Lifetimes(FactBase[LifetimesState]):
 
 
 class End(NamedTuple):
-    """When a part of a host gets no more security updates, and what to do before."""
+    """When software on a host gets its last security updates, and what to do before."""
 
     what: str
     day: date
@@ -114,12 +114,12 @@ class End(NamedTuple):
 
 
 def ends(machine: MachineState, known: LifetimesState, postgres: str) -> Iterator[End]:
-    """The ends that are known of a host's parts; `postgres` is the major version of its cluster."""
+    """The known ends of a host's software; `postgres` is the major version of its cluster."""
     kind = (machine["id"], machine["version"])
     day = date.fromisoformat(known["end"]) if known["end"] else DISTRIBUTIONS.get(kind)
     if day:
         way = (
-            "set up a server with a newer release and restore there "
+            "set up a server with a newer release and restore the backup there "
             "(docs/operations.md#rebuild-a-lost-server)"
         )
         yield End(machine["name"], day, way)
@@ -136,14 +136,14 @@ def ends(machine: MachineState, known: LifetimesState, postgres: str) -> Iterato
 
 
 def _vendors(version: str) -> str:
-    """The upstream part of a package's version that a vendor built; empty: a distribution's."""
+    """The upstream version of a vendor's package; empty for a distribution's package."""
     upstream, _, build = version.rpartition(":")[2].partition("-")
-    # Docker names its own builds; Caddy's packages have no build at all, all of Debian's have.
+    # Docker's revisions name the distribution; Caddy's packages have no revision; Debian's do.
     return upstream if not build or re.search(r"~(debian|ubuntu)\.", build) else ""
 
 
-def sayings(found: Iterator[End], today: date) -> Iterator[tuple[str, bool]]:
-    """What is to be said of each end that has come or is near, and whether it has come."""
+def warnings(found: Iterator[End], today: date) -> Iterator[tuple[str, bool]]:
+    """A message about each end that is near or past, and whether it is past."""
     for what, day, way in found:
         if day < today:
             yield f"{what} has had no security updates since {day}: {way}", True
@@ -152,7 +152,7 @@ def sayings(found: Iterator[End], today: date) -> Iterator[tuple[str, bool]]:
 
 
 def warn_of_ends(host: Host, machine: MachineState, postgres: str) -> None:
-    """Say which parts of the host are about to get no more security updates, or get none now."""
+    """Warn of software on the host whose security updates end soon, or have ended."""
     known = host.get_fact(Lifetimes, distribution=machine["id"], version=machine["version"])
-    for words, over in sayings(ends(machine, known, postgres), datetime.now(UTC).date()):
+    for words, over in warnings(ends(machine, known, postgres), datetime.now(UTC).date()):
         host.log_styled(words, fg="red" if over else "yellow", bold=over)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 class PackageState(TypedDict):
     version: str
-    held: bool  # dpkg's own mark: apt-get upgrade leaves the package alone
+    held: bool  # dpkg's mark: apt-get upgrade does not change the package
 
 
 Installed = dict[str, PackageState]
@@ -110,7 +110,7 @@ def packages(packages: Sequence[str]) -> Generator[StringCommand | FunctionComma
         "install --no-install-recommends --no-remove -o Dpkg::Options::=--force-confold",
         *map(QuoteString, missing),
     )
-    # Lists that no longer fit the archive: refresh them, then install.
+    # If the lists no longer fit the archive, refresh them and try again.
     yield StringCommand(
         _prepare(host), "&& {", install, "|| {", _APT, "update &&", install, "; }; }"
     )
@@ -139,8 +139,8 @@ def installation(
     The command that installs packages.
 
     + versions: by name; empty: the version that apt prefers
-    + replacing: packages to remove for them, and no others; nothing is purged
-    + held: change held packages, too
+    + replacing: the only packages that may be removed; they are not purged
+    + held: whether to change held packages, too
     """
     words = [f"{name}={version}" if version else name for name, version in versions.items()]
     words += [f"{name}-" for name in replacing]
@@ -154,7 +154,7 @@ def installation(
     if not replacing:
         return StringCommand("{", _APT, install, "|| {", _APT, "update &&", _APT, install, "; }; }")
     return StringCommand(
-        # Conflicting packages are removed only once, so the lists must fit the archive before.
+        # With removals there is no second attempt, so refresh the lists first.
         _APT, "update &&", "removed=$(LC_ALL=C", _APT, "-s", install,
         "| sed -n 's/^Remv \\([^ :]*\\).*/\\1/p') &&",
         "for one in $removed; do case", QuoteString(f" {' '.join(replacing)} "),

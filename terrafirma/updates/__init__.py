@@ -1,1 +1,1 @@
-"""Security updates, windows for a restart and for a reboot."""
+"""Security updates, and the windows for restarts and reboots."""

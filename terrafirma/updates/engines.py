@@ -1,7 +1,7 @@
 """
-What never moves or restarts by itself: the packages and units of engines, and what is under way.
+Packages that are never upgraded, and units that are never restarted, without an announcement.
 
-Whoever upgrades one of them says so first, and looks at it afterwards.
+These are the packages and units of the engines, sshd, and jobs that must not be interrupted.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ PACKAGES = (
     r"docker([.-].*)?",  # docker.io, docker-ce, their clients and plugins
     r"containerd(\.io)?",
     r"runc",
-    r"postgresql.*",  # the server, its client, its extensions, and what starts clusters
+    r"postgresql.*",  # the server, its client, its extensions, and postgresql-common
     r"pgbouncer",
     r"caddy",
 )
-"""Regular expressions of whole names of packages, of the distribution's and the vendors'."""
+"""Regular expressions that match whole package names, of either source."""
 
 UNITS = (
     *("docker", "containerd", "postgresql", "pgbouncer", "caddy"),
-    # Sessions go on, but whoever is about to come in finds nobody.
+    # Open sessions continue, but new connections fail during a restart.
     "ssh",
-    # A release, an upgrade, a backup: half of one is worse than an old library.
+    # An interrupted release, upgrade or backup is worse than an old library.
     *("terrafirma-", "borgmatic", "apt-daily", "unattended-upgrades"),
 )
 """How the names of units begin."""

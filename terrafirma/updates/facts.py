@@ -1,4 +1,4 @@
-"""What a host says of its updates."""
+"""The state of a host's updates."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from terrafirma.paths import HOST_PROGRAM
 
 
 class UpdatesState(TypedDict):
-    alarms: list[str]  # what somebody should do something about, like a reboot that is due
-    notes: list[str]  # what the windows have brought about
+    alarms: list[str]  # messages that need attention, like a pending reboot
+    notes: list[str]  # what was done in the windows
 
 
 class UpdatesStatus(FactBase[UpdatesState]):
-    """What is due, and what was done while nobody was there, in words."""
+    """Messages about what is due, and about what was done in the windows."""
 
     @staticmethod
     @override
@@ -27,8 +27,8 @@ class UpdatesStatus(FactBase[UpdatesState]):
 
     @override
     def command(self) -> str:
-        # A program that is missing, of another version, or half replaced knows nothing; this run
-        # puts the right one there.
+        # If the program is missing, of another version, or partly replaced, the answer is empty:
+        # this run installs the right one.
         return (
             f"{HOST_PROGRAM} updates || case $? in 2 | 126 | 127) ;; "
             f"*) ! {HOST_PROGRAM} --help > /dev/null 2>&1 || exit 1 ;; esac"
@@ -47,7 +47,7 @@ class UpdatesStatus(FactBase[UpdatesState]):
 
 
 class WrongCalendars(FactBase[list[str]]):
-    """Those of `calendars` that systemd does not understand."""
+    """The elements of `calendars` that systemd does not understand."""
 
     default = list
 

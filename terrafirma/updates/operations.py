@@ -1,4 +1,4 @@
-"""Updates: what is said of them, and windows that are no longer wanted."""
+"""Report what is due, and remove windows that your settings no longer have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from terrafirma.updates.facts import UpdatesStatus
 
 @operation
 def say_what_is_due() -> Generator[StringCommand]:
-    """Say where nobody overlooks it what is due, and what was done meanwhile; changes nothing."""
+    """Report what is due, and what was done in the windows; changes nothing."""
     status = host.get_fact(UpdatesStatus)
     for words in status["alarms"]:
         host.log_styled(words, fg="yellow", bold=True)
@@ -26,7 +26,7 @@ def say_what_is_due() -> Generator[StringCommand]:
 
 @operation
 def no_units(names: Sequence[str]) -> Generator[StringCommand]:
-    """None of these units of ours, which only we write; one that runs comes to its end."""
+    """Remove units that only Terrafirma writes; a service that runs is not stopped."""
     paths = {f"/etc/systemd/system/{name}": name for name in names}
     there = path_states(list(paths))
     if not there:
@@ -34,7 +34,7 @@ def no_units(names: Sequence[str]) -> Generator[StringCommand]:
         return
     timers = [QuoteString(paths[path]) for path in there if path.endswith(".timer")]
     services = [QuoteString(paths[path]) for path in there if not path.endswith(".timer")]
-    # A service that is a boot's, without a timer, is enabled itself.
+    # A service that starts at boot, without a timer, is enabled itself.
     yield StringCommand(
         *(("systemctl disable --quiet --now", *timers, "&&") if timers else ()),
         *(("systemctl disable --quiet", *services, "&&") if services else ()),

@@ -1,4 +1,4 @@
-"""Where security updates come from, as unattended-upgrades names archives."""
+"""The archives of security updates, in the form of unattended-upgrades."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _ORIGINS = {
     "debian": ("origin=Debian,codename=${distro_codename}-security,label=Debian-Security",),
     "ubuntu": (
         "origin=Ubuntu,archive=${distro_codename}-security,label=Ubuntu",
-        # Of those who have Ubuntu Pro; nobody else has a list of them.
+        # Only hosts with Ubuntu Pro have lists of these.
         "origin=UbuntuESM,archive=${distro_codename}-infra-security",
         "origin=UbuntuESMApps,archive=${distro_codename}-apps-security",
     ),

@@ -1,4 +1,4 @@
-"""What a server installs by itself, and when it may be restarted for that."""
+"""The settings of automatic updates, and of the windows for restarts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from terrafirma.fields import Line
 from terrafirma.settings import Settings
 
-# Whether it is one, systemd says on the host: tasks/updates.py.
+# tasks/updates.py asks systemd on the host whether the value is valid.
 Window = Annotated[Line, Field(title="systemd's OnCalendar, or empty")]
 
 

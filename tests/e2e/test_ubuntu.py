@@ -1,4 +1,4 @@
-"""What Ubuntu's images have and Debian's lack; the packages are Debian 13's, the rest Ubuntu's."""
+"""Features that Ubuntu's images have and Debian's lack, on a target with Debian 13's packages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.budget(minutes=5, why="a run on a bare server, and a boot"),
 ]
 
-# 16 is Ubuntu 24.04's own. root stays, for those who only look.
+# Debian 13 has PostgreSQL 17, not Ubuntu 24.04's 16. root stays, because the tests log in as root.
 DATA: dict[str, Any] = {"postgres_version": 17, "sshd_allow_users": ["root"]}
 
 
@@ -31,7 +31,7 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
         yield bare
 
 
-def test_the_account_of_the_image_deploys_it_once(server: Target, outsider: Container) -> None:
+def test_the_images_own_account_deploys(server: Target, outsider: Container) -> None:
     assert changed(server.deploy(user="ubuntu", **DATA))
     assert changed(server.deploy(user="ubuntu", **DATA)) == []
     assert server.plan(**DATA) == []
@@ -39,13 +39,13 @@ def test_the_account_of_the_image_deploys_it_once(server: Target, outsider: Cont
     assert open_ports(outsider, server, 22, 443, 5432) == [22, 443]
 
 
-def test_sshd_is_started_by_its_socket_and_lets_keys_in(server: Target) -> None:
+def test_sshd_is_started_by_its_socket_and_admits_keys(server: Target) -> None:
     assert server.run("systemctl is-enabled ssh.socket") == "enabled"
     assert server.call("systemctl is-enabled ssh.service").stdout.strip() == "disabled"
-    # cloud-init's file says yes, and is read after ours.
+    # cloud-init's file says yes, but sshd reads it after Terrafirma's.
     rules = server.run("sshd -T -C user=ubuntu,host=x,addr=192.0.2.1").splitlines()
     assert "passwordauthentication no" in rules
-    # A reload would end it: it does not find the socket again that it was handed.
+    # A reload would end sshd, which loses the socket that systemd passed to it.
     reloaded = server.deploy("tasks/sshd.py", user="ubuntu", **DATA | {"sshd_allow_users": []})
     assert changed(reloaded) == [
         "Admit only the declared accounts and the deploying user",
@@ -57,7 +57,7 @@ def test_sshd_is_started_by_its_socket_and_lets_keys_in(server: Target) -> None:
     assert server.run("systemctl --failed --no-legend") == ""
 
 
-def test_an_engine_of_snapd_is_refused(server: Target) -> None:
+def test_docker_from_snap_is_refused(server: Target) -> None:
     server.run("mkdir -p /snap/docker/current")
     try:
         words = server.refuse("tasks/docker.py", user="ubuntu", **DATA)
@@ -66,7 +66,7 @@ def test_an_engine_of_snapd_is_refused(server: Target) -> None:
     assert "snap: the snap docker on the host" in words
 
 
-def test_all_of_it_is_back_after_a_boot(server: Target, outsider: Container) -> None:
+def test_everything_runs_again_after_a_boot(server: Target, outsider: Container) -> None:
     server.reboot()
     eventually(lambda: server.call("systemctl is-active caddy docker").returncode == 0, 60)
     eventually(lambda: open_ports(outsider, server, 22) == [22], 30)

@@ -1,10 +1,10 @@
 """
-The vendors of packages, for servers that reach none: their repositories, with their layouts, names
-and keys, in a container beside the servers.
+Stand-ins for the vendors of packages, which test servers cannot reach: a container beside the
+servers serves their repositories, with the same layouts, names and keys of its own.
 
-The packages are Debian's under the names and versions of the vendors, see tests/e2e/apt/. Keys
-whose private half is the vendors' cannot be had, and the pinned fingerprints are code: what runs is
-a copy of the project that has the fingerprints of other keys.
+The packages are Debian's under the names and versions of the vendors, see tests/e2e/apt/. Only the
+vendors have the private keys, and the pinned fingerprints are code: so tests run a copy of the
+project with the fingerprints of the stand-ins' keys.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from tests.e2e.support import (
 CODENAMES = {"debian13": "trixie", "debian12": "bookworm"}
 NAMES = "download.docker.com apt.postgresql.org www.postgresql.org dl.cloudsmith.io mirror.test"
 HERE = ROOT / "tests/e2e/apt"
-# The vendor's own binary, which is among the packages that tests need.
+# The vendor's own binary, from the packages that the tests need.
 CADDY = Path(sysconfig.get_path("scripts")) / "caddy"
 LABEL = "org.terrafirma.vendors"
-# As they are in the code, and in the copy that tests run.
+# The fingerprints in the code, which the copy replaces.
 PINNED = {
     "pgdg": "B97B0AFCAA1A47F044F244A07FCC7D46ACCC4CF8",
     "docker": "9DC858229FC7DD38854AE2D88D81803C0EBFCD88",
@@ -54,20 +54,20 @@ PINNED = {
 
 @dataclass(frozen=True)
 class Vendors(Container):
-    """All vendors on one address; what they offer, and what is wrong with it, is up to the test."""
+    """All vendors at one address; each test chooses what they offer, and what is wrong with it."""
 
     def publish(self, vendor: str, codename: str = "trixie", **order: Any) -> None:
-        """Offer what a test wants, see Order in tests/e2e/apt/publish.py."""
+        """Publish a vendor's repository as ordered, see Order in tests/e2e/apt/publish.py."""
         orders = json.dumps([{"vendor": vendor, "codename": codename, **order}])
         output("docker", "exec", self.name, "python3", "/srv/publish.py", orders)
 
     def publish_all(self, codename: str = "trixie") -> None:
-        """All that works, and nothing is wrong."""
+        """Publish every vendor's repository with all versions that start, and without a fault."""
         orders = json.dumps([{"vendor": one, "codename": codename} for one in PINNED])
         output("docker", "exec", self.name, "python3", "/srv/publish.py", orders)
 
     def fail(self, **faults: Any) -> None:
-        """What goes wrong from now on, see Faults in tests/e2e/apt/serve.py."""
+        """Cause these faults from now on, see Faults in tests/e2e/apt/serve.py."""
         self.run("cat > /srv/faults.new && mv /srv/faults.new /srv/faults.json",
                  stdin=json.dumps(faults))  # fmt: skip
 
@@ -80,21 +80,21 @@ class Vendors(Container):
         eventually(lambda: open_ports(self, self, 80, 443, 3128) == [], 30)
 
     def asked(self) -> list[str]:
-        """Whatever was asked for since the last time that this was called."""
+        """The requests since the last call of this method."""
         return self.run("touch /srv/asked; cat /srv/asked; rm /srv/asked").splitlines()
 
     def versions(self, package: str, codename: str = "trixie") -> list[str]:
-        """All versions that there are of a package, the oldest first; the last may not start."""
+        """All existing versions of a package, the oldest first; the last one may not start."""
         pools = f"/srv/vendors/pool/*/{codename} /srv/vendors/pool/*/any-version"
         stanzas = self.run(f"cd / && cat $(find {pools} -name '{package}_*.stanza')")
         return sorted(re.findall("^Version: (.*)$", stanzas, re.MULTILINE), key=_numbers)
 
     def broken(self) -> list[str]:
-        """The versions that do not start: they are offered where `versions` names them."""
+        """The versions that do not start; they are offered only if `versions` names them."""
         return list(json.loads(self.run("cat /srv/vendors/broken.json")))
 
     def meet(self, server: Target) -> None:
-        """From now on the server finds the vendors here, and trusts their certificate."""
+        """Make the server find the vendors here, and trust their certificate."""
         authority = self.run("cat /srv/vendors/tls/authority.crt")
         server.run(
             f"echo '{self.address} {NAMES}' >> /etc/hosts"
@@ -104,12 +104,12 @@ class Vendors(Container):
         )
 
     def fingerprints(self) -> Mapping[str, str]:
-        """Those of the keys here; "stranger" is nobody's."""
+        """The fingerprints of the stand-ins' keys; the key "stranger" is no vendor's."""
         return dict(json.loads(self.run("cat /srv/vendors/fingerprints.json")))
 
     @contextmanager
     def pinned(self, pyinfra: Pyinfra) -> Iterator[Pyinfra]:
-        """pyinfra, run from a copy of the project that takes the keys here for the vendors'."""
+        """pyinfra, run from a copy of the project that pins the stand-ins' keys."""
         with tempfile.TemporaryDirectory(prefix="terrafirma-") as directory:
             root = Path(directory)
             for name in (*DEPLOY, "inventory.py", "tests"):
@@ -135,7 +135,7 @@ def _numbers(version: str) -> list[int]:
 
 @cache
 def packages() -> str:
-    """The volume with the packages and keys, which is made once."""
+    """The volume with the packages and keys, which is created once."""
     image("bystander")
     bare = output("docker", "image", "inspect", "--format", "{{.Id}}", BYSTANDER)
     parts = [bare.encode(), (HERE / "repackage.py").read_bytes(), CADDY.read_bytes()]
@@ -151,7 +151,7 @@ def packages() -> str:
 
 def _make(name: str) -> None:
     for volume in output("docker", "volume", "ls", "--quiet", "--filter", f"label={LABEL}").split():
-        # One that another checkout uses stays.
+        # A volume that another checkout uses cannot be removed, and stays.
         execute("docker", "volume", "rm", volume)
     execute("docker", "volume", "rm", name)
     output("docker", "volume", "create", "--label", "org.terrafirma.testbed=1",
@@ -159,14 +159,14 @@ def _make(name: str) -> None:
     with bystander(f"{name}-maker", "--volume", f"{name}:/srv/vendors") as maker:
         for path in (HERE / "repackage.py", CADDY):
             output("docker", "cp", str(path), f"{maker.name}:/srv/")
-        # Tests that take the time run beside this.
+        # Timed tests run beside this.
         make = ("nice", "-n", "19", "python3", "/srv/repackage.py", "/srv/caddy", "/srv/vendors")
         output("docker", "exec", maker.name, *make, timeout=1200)
 
 
 @contextmanager
 def vendors(name: str, *codenames: str) -> Iterator[Vendors]:
-    """Vendors who offer all that works, for Debian 13 if nothing else is said."""
+    """Run the vendors, offering all versions that start, for Debian 13 by default."""
     with bystander(name, "--volume", f"{packages()}:/srv/vendors:ro") as container:
         one = Vendors(container.name)
         for program in ("publish.py", "serve.py"):

@@ -1,7 +1,7 @@
 """
-Publishes a repository as its vendor does: `publish.py ORDER`, which is JSON, see Order.
+Publishes repositories as their vendors do: `publish.py ORDERS`, a JSON list, see Order.
 
-Runs beside serve.py. Whatever can be wrong with a repository is a field of the order.
+Runs beside serve.py. Each possible fault of a repository is a field of the order.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ ALL, WWW, GNUPG = Path("/srv/vendors"), Path("/srv/www"), Path("/srv/gnupg")
 
 @dataclass(frozen=True)
 class Vendor:
-    """Where a vendor has what, in terms of the suite."""
+    """The layout of a vendor's repository; `{suite}` and `{codename}` are filled in."""
 
     root: str
     key: str
     component: str
     pool: str
     suite: str
-    main: str  # the packages that have a version each
+    main: str  # the packages whose versions a test chooses
     origin: str
 
 
@@ -68,19 +68,19 @@ VENDORS = {
 class Order:
     vendor: str
     codename: str
-    versions: list[str] | None = None  # of the main package; all but the broken ones if not said
-    key: str = ""  # of `keys`, in place of the vendor's; "nothing": there is none
-    sign: str = ""  # whose signature, in place of the vendor's; "nothing": none
-    says: str = ""  # the codename that the release calls itself
-    until: float | None = None  # when the release ends to be valid
-    architecture: str = ""  # what the index is for, in place of what the packages are for
+    versions: list[str] | None = None  # of the main packages; default: all that start
+    key: str = ""  # another key of `keys` than the vendor's; "nothing": none
+    sign: str = ""  # another signer than the vendor; "nothing": no signature
+    says: str = ""  # another codename in the release file
+    until: float | None = None  # when the release expires
+    architecture: str = ""  # another architecture of the index than that of the packages
     without: list[str] = field(default_factory=list)  # packages that are left out
-    # After the signature: "packages" or "release" have another letter, "half": half of the index.
+    # After signing: change a letter in "packages" or "release"; "half": cut the index in half.
     spoil: str = ""
 
 
 def stanzas(order: Order, vendor: Vendor) -> list[tuple[str, Path]]:
-    """The stanza and the file of each package that is offered."""
+    """The stanza and the file of each offered package."""
     pool = ALL / "pool" / order.vendor
     pool = next(one for one in (pool / order.codename, pool / "any-version") if one.is_dir())
     found = []

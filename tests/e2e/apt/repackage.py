@@ -1,10 +1,10 @@
 """
-Makes the packages that the vendors' stand-in offers, and all that it signs and serves them with.
+Makes the packages that the vendors' stand-in offers, and the keys and certificates that it uses.
 
 Runs in a container of Debian 13 (`repackage.py CADDY DIRECTORY`). The engines are real: those of
 Debian's archive, in packages that have the vendors' names, versions, relations, paths and
-maintainer scripts. What Debian has in one version only is offered in further ones, with the same
-content.
+maintainer scripts. A program that Debian has in one version only is offered as further versions,
+with the same content.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def run(*command: str | Path, **more: Any) -> str:
     return str(done.stdout).strip()
 
 
-# --- what Debian has ------------------------------------------------------------------------------
+# --- Debian's packages ----------------------------------------------------------------------------
 
 
 class Archive:
-    """One release of Debian, from wherever this machine gets Debian."""
+    """The archive of one release of Debian, from the mirror that this machine uses."""
 
     def __init__(self, codename: str) -> None:
         self.directory = WORK / codename
@@ -53,12 +53,12 @@ class Archive:
                 f"Dir::Etc::SourceList={source}",
                 "Dir::Etc::SourceParts=/dev/null",
                 f"Dir::State::Lists={lists}",
-                # What is installed here is no reason to take or to leave anything.
+                # The packages installed here must not influence the choice.
                 "Dir::State::status=/dev/null",
                 "Dir::Cache::pkgcache=",
                 "Dir::Cache::srcpkgcache=",
                 "Acquire::Languages=none",
-                # A mirror that stands still has what is needed, too.
+                # An outdated mirror is good enough.
                 "Acquire::Check-Valid-Until=no",
                 "APT::Sandbox::User=root",
             )
@@ -83,7 +83,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Taken:
-    """A package of Debian's."""
+    """An unpacked package of Debian."""
 
     tree: Path
     scripts: Path
@@ -99,18 +99,18 @@ class Taken:
 
     @property
     def version(self) -> str:
-        """What upstream calls it: "28.5.2" of "28.5.2+dfsg4-5"."""
+        """The upstream version: "28.5.2" of "28.5.2+dfsg4-5"."""
         match = re.match(r"(?:\d+:)?(\d[\d.]*\d|\d)", self.control["Version"])
         assert match
         return match[1]
 
 
-# --- what the vendors make of it ------------------------------------------------------------------
+# --- the vendors' packages ------------------------------------------------------------------------
 
 
 @dataclass
 class Package:
-    """One that is built once, and then offered as further versions and for further releases."""
+    """A package that is built once, and offered as several versions and for several releases."""
 
     name: str
     tree: Path
@@ -135,7 +135,7 @@ class Package:
         return self._built
 
     def offer(self, vendor: str, codename: str, version: str, **fields: str) -> None:
-        """Put it into the pool as this version: only what dpkg calls control differs."""
+        """Add it to the pool as this version: only its control archive differs."""
         built = self.build()
         parts = WORK / "parts"
         shutil.rmtree(parts, ignore_errors=True)
@@ -170,7 +170,7 @@ def _fields(fields: Mapping[str, str]) -> str:
 
 
 def tree(name: str, files: Mapping[str, Path | str] = {}) -> Path:
-    """A new tree with these files: copies of others, or text; a program where its path has bin."""
+    """A new tree with these files: copies or text; text below a `bin` directory is executable."""
     root = WORK / "trees" / f"{name}-{os.urandom(4).hex()}"
     root.mkdir(parents=True)
     root.chmod(0o755)
@@ -185,13 +185,13 @@ def tree(name: str, files: Mapping[str, Path | str] = {}) -> Path:
     return root
 
 
-# Versions that do not start: nobody is offered one who has not asked for it.
+# Versions that do not start; a test must ask for one to have it offered.
 broken: list[str] = []
 BROKEN = "#!/bin/sh\necho 'this build does not start' >&2\nexit 1\n"
 
 
 def starting(unit: str, *before: str) -> dict[str, str]:
-    """Maintainer scripts of a vendor's package: an upgrade restarts what it has."""
+    """Maintainer scripts of a vendor's package: an upgrade restarts its units."""
     start = (
         'if [ -n "$2" ]; then action=restart; else action=start; fi\n'
         f"deb-systemd-invoke $action {unit} > /dev/null || true\n"
@@ -217,14 +217,14 @@ def starting(unit: str, *before: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Docker:
-    """Docker's packages with what one release of Debian has."""
+    """Docker's packages, with the programs of one release of Debian."""
 
     archive: Archive
-    runc: Mapping[str, Path]  # by the codename of the release that it is to run on
+    runc: Mapping[str, Path]  # by the codename of the release that it runs on
     tini: Path
 
     def offer(self, further: Iterable[str] = (), *, fails: str = "") -> None:
-        """The real version; `further` ones with its content, one that `fails` to start."""
+        """Offer the real version, `further` ones with its content, and one that `fails`."""
         engine, cli = self.archive.fetch("docker.io"), self.archive.fetch("docker-cli")
         containerd = self.archive.fetch("containerd")
         buildx, compose = self.archive.fetch("docker-buildx"), self.archive.fetch("docker-compose")
@@ -336,7 +336,7 @@ def _unit(taken: Taken, name: str) -> Path:
 
 
 def offer_postgres(archive: Archive, codename: str, major: str) -> None:
-    """Two minor releases, and one that does not start, of the major that Debian has."""
+    """Offer two minor releases, and one that does not start, of Debian's major version."""
     mark = f"pgdg{RELEASES[codename]}+1"
     common = f"293.{mark}"
     names = ["postgresql-common", "postgresql-client-common", "libpq5"]
@@ -347,7 +347,7 @@ def offer_postgres(archive: Archive, codename: str, major: str) -> None:
         taken = archive.fetch(name)
         one = _same(name, taken, common)
         if name in names:
-            # The newest major has made it.
+            # At the vendor's, libpq5 comes from the newest major version.
             one.offer("pgdg", codename, f"18.6-1.{mark}" if name == "libpq5" else common)
             continue
         for version in minors:
@@ -360,13 +360,13 @@ def offer_postgres(archive: Archive, codename: str, major: str) -> None:
             broken.append(last)
         else:
             one.offer("pgdg", codename, last)
-    # What PGDG has as well, and is wanted from the distribution.
-    stranger = {"Architecture": "all", "Description": "nobody asked for this one"}
+    # PGDG has PgBouncer, too, but it must come from the distribution.
+    stranger = {"Architecture": "all", "Description": "must not be installed"}
     Package("pgbouncer", tree("pgbouncer"), stranger).offer("pgdg", codename, f"1.99.0-1.{mark}")
 
 
 def _same(name: str, taken: Taken, common: str) -> Package:
-    """Debian's package as it is, but for the versions that it wants of the others."""
+    """Debian's package, unchanged except for the versions of its relations."""
     control = taken.control
     for relation in ("Depends", "Breaks", "Replaces"):
         if relation in control:
@@ -382,7 +382,7 @@ def _same(name: str, taken: Taken, common: str) -> Package:
 
 
 def offer_caddy(archive: Archive) -> None:
-    """The newest of the vendor's own, one of Debian's before it, and one that does not start."""
+    """Offer the vendor's newest version, Debian's older one, and one that does not start."""
     taken = archive.fetch("caddy")
     newest = run(CADDY, "version").split()[0].lstrip("v")
     files: dict[str, Path | str] = {
@@ -416,7 +416,7 @@ def offer_caddy(archive: Archive) -> None:
         Package("caddy", one, control, scripts).offer("caddy", "any-version", version)
 
 
-# --- what it is signed and served with ------------------------------------------------------------
+# --- keys and certificates ------------------------------------------------------------------------
 
 # Like those of the vendors, the keys are some years old, and do not expire.
 BEFORE = "20240101T000000!"
@@ -432,7 +432,7 @@ def fingerprint(home: Path, name: str) -> str:
 
 
 def make_keys() -> dict[str, str]:
-    """The fingerprint of each vendor's key, and of a stranger's."""
+    """Make the vendors' keys and a stranger's; returns their fingerprints."""
     home = ALL / "gnupg"
     home.mkdir(mode=0o700)
     found = {}
@@ -455,7 +455,7 @@ def make_keys() -> dict[str, str]:
         revocation = (home / f"openpgp-revocs.d/{found[name]}.rev").read_text()
         gpg("--import", home=other, stdin=revocation.replace(":-----BEGIN", "-----BEGIN"))
         (keys / f"{name}-revoked.asc").write_text(export(other, found[name]))
-        # A key of somebody else's beside the one that is expected.
+        # The stranger's key beside the expected one.
         (keys / f"{name}-and-stranger.asc").write_text(export(home, found[name], found["stranger"]))
     (keys / "page.asc").write_text("<!DOCTYPE html>\n<title>Sign in to go on</title>\n")
     (keys / "half.asc").write_text(export(home, found["docker"])[:900])
@@ -476,7 +476,7 @@ def _home_of(home: Path, name: str) -> Path:
 
 
 def make_certificates() -> None:
-    """One that an authority signed, and one that only says so itself; both for all the names."""
+    """Make a certificate signed by an authority, and a self-signed one, each for all names."""
     directory = ALL / "tls"
     directory.mkdir()
     names = "subjectAltName=" + ",".join(f"DNS:{name}" for name in (*HOSTS, "mirror.test"))
@@ -496,7 +496,7 @@ def make_certificates() -> None:
 
 
 def index() -> None:
-    """The stanza of each package, without its file's name, which is where it will be served."""
+    """Write the stanza of each package; publish.py fills in the path at which it is served."""
     for pool in sorted((ALL / "pool").glob("*/*")):
         for stanza in run("dpkg-scanpackages", "--multiversion", ".", cwd=pool,
                           stderr=subprocess.DEVNULL).split("\n\n"):  # fmt: skip

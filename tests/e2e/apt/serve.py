@@ -1,7 +1,7 @@
 """
 Serves /srv/www under the names of the vendors: HTTPS, HTTP, and as a proxy.
 
-What is to go wrong is in /srv/faults.json, see Faults. Each request is a line of /srv/asked.
+/srv/faults.json has the faults to cause, see Faults. Each request adds a line to /srv/asked.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ TLS = Path("/srv/vendors/tls")
 
 
 class Faults(TypedDict, total=False):
-    tls: str  # whose certificate, in place of the server's
-    status: dict[str, int]  # by what is in a path
-    cut: str  # what is in the path of a file that is sent by half
-    proxy: str  # "user:password" that the proxy wants
+    tls: str  # another certificate than the server's
+    status: dict[str, int]  # errors, by a part of the path
+    cut: str  # a part of the path of files of which only half is sent
+    proxy: str  # "user:password" that the proxy requires
 
 
 def faults() -> Faults:
@@ -51,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
             self.forward()
             return
         now = faults()
-        # A mirror has all vendors, each in the directory of its name.
+        # The mirror has all vendors, each in a directory with the vendor's host name.
         path = WWW / (url.path.lstrip("/") if host == "mirror.test" else f"{host}{url.path}")
         for part, status in now.get("status", {}).items():
             if part in url.path:
@@ -149,7 +149,7 @@ class Secure(Server):
     def get_request(self) -> tuple[socket.socket, object]:
         connection, address = super().get_request()
         connection.settimeout(60)
-        # The handshake is a matter of the thread that answers.
+        # Leave the handshake to the thread that answers.
         return self.tls.wrap_socket(connection, True, do_handshake_on_connect=False), address
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ class Secure(Server):
         self.tls.sni_callback = choose
 
     def handle_error(self, *_: object) -> None:
-        """A client that does not trust us says so itself."""
+        """Print nothing: a client that rejects the certificate reports that itself."""
 
 
 for server in (Server(("", 80), Handler), Server(("", 3128), Handler)):

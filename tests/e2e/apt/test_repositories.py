@@ -1,5 +1,5 @@
 """
-Vendors' repositories: taken when all is as it should be; else one line, and the host as before.
+Vendors' repositories: added if they pass every check; else one line of error, and no change.
 
 One server, and tasks/apt.py alone.
 """
@@ -36,10 +36,10 @@ def server(pyinfra: Pyinfra, them: Vendors) -> Iterator[Target]:
     with target(pyinfra, "tf-test-repositories", 2471) as bare, them.pinned(pyinfra) as copy:
         them.meet(bare)
         one = replace(bare, pyinfra=copy)
-        # All that has nothing to do with vendors.
+        # Everything else that the task sets up.
         one.deploy(TASK, apt_packages=[])
         one.run("apt-get update -q")
-        # And what comes before the vendors: it says nothing of a repository that is not there.
+        # Everything that comes before the vendors' repositories, which all fail now.
         them.fail(status={"/": 503})
         failure(one)
         them.fail()
@@ -47,11 +47,11 @@ def server(pyinfra: Pyinfra, them: Vendors) -> Iterator[Target]:
 
 
 def state(server: Target) -> str:
-    """What apt goes by on the host, and whatever a run might leave behind."""
+    """Digests of apt's configuration and lists, and the names of files a run might leave behind."""
     return server.run(
         "find /etc/apt /var/lib/apt/lists /usr/share/keyrings -type f ! -name lock -print0"
         " | sort -z | xargs -0 sha256sum;"
-        # apt itself forgets a key there now and then, whoever has it fetch.
+        # apt itself leaves a key there now and then.
         " find /tmp /var/tmp -mindepth 1 ! -path '*systemd*' ! -name 'apt-key.*'"
     )
 
@@ -61,7 +61,7 @@ def update_works(server: Target) -> None:
 
 
 def failure(server: Target, **data: Any) -> str:
-    """The one line that a run ends with that does not get what it needs."""
+    """Run the task, which must fail; returns its one line of error."""
     result = server.pyinfra.imported.call(
         "-y", *options({**UPSTREAM, **data}), *server.arguments(), TASK
     )
@@ -74,27 +74,27 @@ def failure(server: Target, **data: Any) -> str:
     return lines[0]
 
 
-# The vendor that is asked first: where that one fails, nothing is taken from the others.
+# The first vendor that is tried: if it fails, the others are not tried.
 FIRST = "pgdg"
 
 
 @dataclass(frozen=True)
 class Broken:
-    """One way to be broken, and what is said of it."""
+    """One fault of a repository, and the words of the error."""
 
     says: tuple[str, ...]
-    order: dict[str, Any] = field(default_factory=dict)  # what is published
-    faults: dict[str, Any] = field(default_factory=dict)  # what goes wrong on the way
+    order: dict[str, Any] = field(default_factory=dict)  # for Vendors.publish
+    faults: dict[str, Any] = field(default_factory=dict)  # for Vendors.fail
     data: dict[str, Any] = field(default_factory=dict)
 
 
 NO_PACKAGE = "its suite trixie-pgdg offers no libpq5 for"
 BROKEN = {
     "untrusted certificate": Broken(("certificate is not trusted",), faults={"tls": "stranger"}),
-    "suite that is not there": Broken(("404",), faults={"status": {"/dists/trixie-pgdg/": 404}}),
+    "missing suite": Broken(("404",), faults={"status": {"/dists/trixie-pgdg/": 404}}),
     "server with an error": Broken(("it answers 503",), faults={"status": {"/InRelease": 503}}),
     "no signature": Broken(("it is not signed",), {"sign": "nothing"}),
-    "signature of somebody else": Broken(("not the vendor's",), {"sign": "stranger"}),
+    "signature of a stranger": Broken(("not the vendor's",), {"sign": "stranger"}),
     "expired key": Broken(("expired on 2025-01-02",), {"key": "pgdg-expired"}),
     "revoked key": Broken(("is revoked by its owner",), {"key": "pgdg-revoked"}),
     "swapped key": Broken(
@@ -102,41 +102,41 @@ BROKEN = {
         {"key": "stranger", "sign": "stranger"},
     ),
     "key of a stranger beside it": Broken(("{stranger}",), {"key": "pgdg-and-stranger"}),
-    "page in place of a key": Broken(("it is no public OpenPGP key",), {"key": "page"}),
+    "page instead of a key": Broken(("it is not a public OpenPGP key",), {"key": "page"}),
     "half a key": Broken(("OpenPGP key",), {"key": "half"}),
-    "key that is not there": Broken(("ACCC4CF8.asc: answers 404",), {"key": "nothing"}),
-    "changed index": Broken(("not the one that is signed",), {"spoil": "packages"}),
+    "missing key": Broken(("ACCC4CF8.asc: answers 404",), {"key": "nothing"}),
+    "changed index": Broken(("not the one that was signed",), {"spoil": "packages"}),
     "changed release": Broken(("its signature is wrong",), {"spoil": "release"}),
-    "half an index at the vendor's": Broken(("came by half",), {"spoil": "half"}),
-    "half an index on the way": Broken(("came by half",), faults={"cut": "/Packages"}),
+    "half an index at the vendor's": Broken(("an index is incomplete",), {"spoil": "half"}),
+    "half an index on the way": Broken(("an index is incomplete",), faults={"cut": "/Packages"}),
     "another suite": Broken(("it is the suite bookworm-pgdg",), {"says": "bookworm-pgdg"}),
-    "release of long ago": Broken(("no longer valid",), {"until": time.time() - 86_400}),
+    "expired release": Broken(("no longer valid",), {"until": time.time() - 86_400}),
     "other architectures only": Broken((NO_PACKAGE,), {"architecture": "riscv64"}),
-    "nothing of what is wanted": Broken((NO_PACKAGE,), {"without": ["libpq5"]}),
-    "mirror that has nothing": Broken(
+    "missing packages": Broken((NO_PACKAGE,), {"without": ["libpq5"]}),
+    "empty mirror": Broken(
         ("404", "http://mirror.test/nothing"),
         data={"apt_urls": {FIRST: "http://mirror.test/nothing"}},
     ),
-    "port where nobody listens": Broken(
-        ("nobody answers there",), data={"apt_urls": {FIRST: "http://mirror.test:81/apt"}}
+    "port without a server": Broken(
+        ("no server answers there",), data={"apt_urls": {FIRST: "http://mirror.test:81/apt"}}
     ),
 }
 # apt asks three times, with a pause before each.
-SLOW = ("port where nobody listens",)
+SLOW = ("port without a server",)
 KINDS = [pytest.param(one, marks=[pytest.mark.long] if one in SLOW else []) for one in BROKEN]
 
 
 @pytest.fixture(autouse=True)
-def as_it_should_be(them: Vendors) -> Iterator[None]:
+def without_faults(them: Vendors) -> Iterator[None]:
     yield
     them.fail()
 
 
 @pytest.mark.promise(
-    "A repository or key of a vendor's that is not as it should be leaves the host as it was"
+    "A vendor's repository or key that fails a check is refused, and the host stays unchanged"
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_broken_leaves_the_host_as_it_was(server: Target, them: Vendors, kind: str) -> None:
+def test_a_faulty_repository_changes_nothing(server: Target, them: Vendors, kind: str) -> None:
     broken = BROKEN[kind]
     before = state(server)
     if broken.order:
@@ -155,7 +155,7 @@ def test_what_is_broken_leaves_the_host_as_it_was(server: Target, them: Vendors,
     update_works(server)
 
 
-def test_a_vendor_who_is_not_there(server: Target, them: Vendors) -> None:
+def test_a_vendor_without_a_server(server: Target, them: Vendors) -> None:
     before = state(server)
     them.stop()
     try:
@@ -167,7 +167,7 @@ def test_a_vendor_who_is_not_there(server: Target, them: Vendors) -> None:
     update_works(server)
 
 
-def test_a_proxy_that_wants_a_login(server: Target, them: Vendors) -> None:
+def test_a_proxy_that_requires_a_login(server: Target, them: Vendors) -> None:
     before = state(server)
     them.fail(proxy="user:word")
     try:
@@ -180,7 +180,7 @@ def test_a_proxy_that_wants_a_login(server: Target, them: Vendors) -> None:
         server.run("rm -f /etc/apt/apt.conf.d/60terrafirma-proxy")
 
 
-def test_a_key_from_a_file_has_the_pinned_fingerprint_too(
+def test_a_key_from_a_file_must_have_the_pinned_fingerprint_too(
     server: Target, them: Vendors, tmp_path: Path
 ) -> None:
     before = state(server)
@@ -194,7 +194,7 @@ def test_a_key_from_a_file_has_the_pinned_fingerprint_too(
     update_works(server)
 
 
-def test_one_who_fails_spoils_nothing_of_the_others(server: Target, them: Vendors) -> None:
+def test_a_vendor_that_fails_does_not_harm_those_before(server: Target, them: Vendors) -> None:
     them.publish("docker", sign="stranger")
     try:
         line = failure(server)
@@ -215,8 +215,8 @@ def converged(server: Target, them: Vendors) -> Target:
     return server
 
 
-@pytest.mark.promise("The vendors' repositories are exact files, with the key that is pinned")
-def test_what_is_right_is_taken(converged: Target, them: Vendors) -> None:
+@pytest.mark.promise("Each vendor's repository is a file of exact content, with the pinned key")
+def test_valid_repositories_are_added(converged: Target, them: Vendors) -> None:
     asked = them.asked()
     assert any(one.endswith("/gpg.key") for one in asked)
     for vendor in PINNED:
@@ -228,11 +228,11 @@ def test_what_is_right_is_taken(converged: Target, them: Vendors) -> None:
     them.asked()
     assert changed(converged.deploy(TASK, **UPSTREAM)) == []
     assert converged.plan(TASK, **UPSTREAM) == []
-    # A run that has nothing to do asks nobody.
+    # A run that has nothing to do sends no request.
     assert them.asked() == []
 
 
-def test_only_what_is_wanted_comes_from_a_vendor(converged: Target) -> None:
+def test_only_the_vendors_own_packages_come_from_a_vendor(converged: Target) -> None:
     def candidate(package: str) -> str:
         policy = converged.run(f"apt-cache policy {package}")
         return policy.partition("Candidate: ")[2].split()[0]
@@ -243,7 +243,7 @@ def test_only_what_is_wanted_comes_from_a_vendor(converged: Target) -> None:
     assert "deb13" in candidate("pgbouncer")
 
 
-def test_what_breaks_later_leaves_what_was_right(converged: Target, them: Vendors) -> None:
+def test_a_later_failure_leaves_the_working_sources(converged: Target, them: Vendors) -> None:
     before = state(converged)
     line = failure(converged, apt_urls={"docker": "http://mirror.test/nothing"})
     assert "http://mirror.test/nothing" in line
@@ -270,7 +270,7 @@ def test_a_proxy_with_a_password(
     them.fail(proxy=f"user:{PASSWORD}")
     monkeypatch.setenv("TERRAFIRMA_APT_PROXY_PASSWORD", PASSWORD)
     data = {**UPSTREAM, "apt_proxy": "http://user@mirror.test:3128"}
-    # One that has another address: there is something to fetch.
+    # A repository with another address, so that there is something to fetch.
     mirror: dict[str, Any] = {
         "apt_urls": {"caddy": "http://mirror.test/dl.cloudsmith.io/public/caddy/stable/deb/debian"}
     }
@@ -302,7 +302,7 @@ def test_a_key_from_a_file(converged: Target, them: Vendors, tmp_path: Path) -> 
     update_works(converged)
 
 
-def test_a_damaged_source_is_put_right(converged: Target) -> None:
+def test_a_damaged_source_is_repaired(converged: Target) -> None:
     converged.run(f"sed -i s/stable/edge/ {SOURCES}docker.sources")
     assert len(changed(converged.deploy(TASK, **UPSTREAM))) == 1
     assert "Components: stable" in converged.run(f"cat {SOURCES}docker.sources")

@@ -1,4 +1,4 @@
-"""commands/upgrade.py: to the packages of the vendors, on to newer ones, and back."""
+"""commands/upgrade.py: to the vendors' packages, to newer ones, and back from broken ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAIN = {"docker": "docker-ce", "pgdg": "postgresql-17", "caddy": "caddy"}
 
 @dataclass(frozen=True)
 class Host:
-    """A server that the distribution's packages made, and the vendors that it can reach."""
+    """A server with the distribution's packages, and the vendors that it can reach."""
 
     server: Target
     them: Vendors
@@ -46,7 +46,7 @@ class Host:
         self.them.publish(vendor, "trixie", versions=list(versions))
 
     def upgrade(self) -> CompletedProcess[str]:
-        # Lists of a moment ago are good enough for a plan, and not for a vendor who has just moved.
+        # Age the lists: fresh ones are not refreshed, and the vendor has just published.
         self.server.run(
             "touch -d '2 hours ago' /var/lib/apt/lists/*_* && rm -f /var/cache/apt/*.bin"
         )
@@ -82,12 +82,12 @@ def serves(one: Host, client: Container) -> None:
 
 
 def said(seen: Load, what: str) -> None:
-    """For the table of docs/commands/upgrade.md."""
+    """Print the figures for the table of docs/commands/upgrade.md."""
     print(f"{what}: {seen['requests']} requests, {len(seen['failed'])} failed, "
           f"longest gap {seen['gap_seconds']:.2f} s")  # fmt: skip
 
 
-def test_a_deploy_does_not_move_by_itself(host: Host) -> None:
+def test_a_deploy_refuses_to_move_to_the_vendors(host: Host) -> None:
     words = host.server.refuse(**UPSTREAM)
     assert "apt_source: " in words
     assert UPGRADE in words
@@ -100,13 +100,13 @@ def test_the_vendors_packages_replace_the_distributions(host: Host, outsider: Co
         result = host.upgrade()
     said(seen, "the move")
     assert result.returncode == 0, result.stderr
-    assert "make room; nothing is purged" in result.stderr
+    assert "removed, not purged: " in result.stderr
     for vendor in MAIN:
         assert host.installed(vendor) == host.offered(vendor)[-2]
     assert host.containers() == containers
     serves(host, outsider)
     assert seen["gap_seconds"] < 20
-    # What the new versions read differently, and no more.
+    # The first deploy may adapt files to the new versions, and the second changes nothing.
     host.server.deploy(**UPSTREAM)
     assert changed(host.server.deploy(**UPSTREAM)) == []
     assert host.server.plan(**UPSTREAM) == []
@@ -117,9 +117,9 @@ def test_a_second_upgrade_changes_nothing(host: Host) -> None:
     assert names == []
 
 
-@pytest.mark.promise("What does not keep the promises after an upgrade is taken back by itself")
+@pytest.mark.promise("An upgrade of an engine that breaks a promise is rolled back automatically")
 @pytest.mark.parametrize("vendor", ["caddy", "docker", "pgdg"])
-def test_a_version_that_does_not_start_is_taken_back(
+def test_a_version_that_does_not_start_is_rolled_back(
     host: Host, outsider: Container, vendor: str
 ) -> None:
     versions = host.them.versions(MAIN[vendor], "trixie")
@@ -129,15 +129,15 @@ def test_a_version_that_does_not_start_is_taken_back(
     host.publish(vendor, before, broken)
     result = host.upgrade()
     assert result.returncode != 0
-    assert "was taken back" in result.stdout + result.stderr
-    assert f"{before} keeps what is promised, as before" in result.stdout + result.stderr
+    assert "was rolled back" in result.stdout + result.stderr
+    assert f"{before} runs again, and all is as promised" in result.stdout + result.stderr
     assert host.installed(vendor) == before
     assert host.containers() == containers
     serves(host, outsider)
     host.publish(vendor, before)
 
 
-@pytest.mark.promise("An upgrade of Docker and containerd fails no request")
+@pytest.mark.promise("No request fails while Docker and containerd are upgraded")
 def test_docker_is_upgraded_under_load(host: Host, outsider: Container) -> None:
     seen = upgraded(host, outsider, "docker")
     assert seen["failed"] == []
@@ -166,6 +166,6 @@ def upgraded(host: Host, client: Container, vendor: str) -> Load:
     return seen
 
 
-def test_there_is_no_way_down_to_the_distributions(host: Host) -> None:
+def test_a_return_to_the_distributions_packages_is_refused(host: Host) -> None:
     words = host.server.refuse(UPGRADE, apt_source="distro")
-    assert "no way down" in words
+    assert "cannot be downgraded" in words

@@ -1,4 +1,4 @@
-"""The whole platform with the vendors' packages: bare servers, one run, and engines that stay."""
+"""The whole platform with the vendors' packages: one run on a bare server, and held engines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 UPSTREAM: dict[str, Any] = {"apt_source": "upstream"}
-# Of which no upgrade but ours may install another version.
+# Packages that only commands/upgrade.py may upgrade.
 HELD = {
     "docker": ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin",
                "docker-compose-plugin"),
@@ -32,7 +32,7 @@ MAJORS = {"debian13": "17", "debian12": "15"}
 
 @dataclass(frozen=True)
 class Deployed:
-    """A server after its first run, which could not have the newest of anything."""
+    """A server after its first run, for which the newest versions were not yet offered."""
 
     server: Target
     them: Vendors
@@ -91,7 +91,7 @@ def serves(one: Deployed, client: Container) -> None:
     assert len({body["replica"] for _, body in answers}) > 1
 
 
-def has_what_was_newest(one: Deployed) -> None:
+def has_the_offered_versions(one: Deployed) -> None:
     for vendor, package in one.main.items():
         assert one.installed(package) == one.offered(vendor)[-2]
     assert "pgdg" in one.installed("libpq5")
@@ -107,11 +107,11 @@ def nothing_more_to_do(one: Deployed, **data: Any) -> None:
     assert one.server.plan(**UPSTREAM, **data) == []
 
 
-@pytest.mark.promise("With apt_source: upstream, one run makes a bare server the whole platform")
-def test_one_run_makes_the_platform(debian13: Deployed, outsider: Container) -> None:
+@pytest.mark.promise('With apt_source = "upstream", one run sets up the platform on a bare server')
+def test_one_run_sets_up_the_platform(debian13: Deployed, outsider: Container) -> None:
     assert changed(debian13.first)
     serves(debian13, outsider)
-    has_what_was_newest(debian13)
+    has_the_offered_versions(debian13)
     nothing_more_to_do(debian13)
 
 
@@ -120,8 +120,8 @@ def moved(simulated: str) -> set[str]:
     return set(re.findall(r"^Inst (\S+)", simulated, re.MULTILINE))
 
 
-@pytest.mark.promise("No upgrade of packages moves Docker, PostgreSQL or Caddy, unless it is ours")
-def test_engines_stay_as_they_are(debian13: Deployed, outsider: Container) -> None:
+@pytest.mark.promise("apt and unattended-upgrades never upgrade Docker, PostgreSQL or Caddy")
+def test_apt_does_not_upgrade_engines(debian13: Deployed, outsider: Container) -> None:
     server, them = debian13.server, debian13.them
     assert debian13.held <= set(server.run("apt-mark showhold").split())
     before = {name: debian13.installed(name) for name in debian13.held}
@@ -137,7 +137,7 @@ def test_engines_stay_as_they_are(debian13: Deployed, outsider: Container) -> No
         )
     assert not debian13.held & moved(server.run("apt-get -s upgrade"))
     assert not debian13.held & moved(server.run("apt-get -s full-upgrade"))
-    # By itself, and for real.
+    # For real as well, by hand and unattended.
     server.run("unattended-upgrade --dry-run -v")
     server.run("DEBIAN_FRONTEND=noninteractive apt-get -qy full-upgrade", timeout=600)
     server.run("unattended-upgrade", timeout=600)
@@ -147,10 +147,10 @@ def test_engines_stay_as_they_are(debian13: Deployed, outsider: Container) -> No
 
 
 @pytest.mark.long
-@pytest.mark.promise("With the vendors' packages, Debian 12 has applications, too")
-def test_debian_12_has_applications(debian12: Deployed, outsider: Container) -> None:
+@pytest.mark.promise("With the vendors' packages, Debian 12 runs applications, too")
+def test_debian_12_runs_applications(debian12: Deployed, outsider: Container) -> None:
     assert changed(debian12.first)
     serves(debian12, outsider)
-    has_what_was_newest(debian12)
+    has_the_offered_versions(debian12)
     nothing_more_to_do(debian12)
     assert debian12.held <= set(debian12.server.run("apt-mark showhold").split())

@@ -1,4 +1,4 @@
-"""Updates: what a server installs by itself, and what it does in the windows it is given."""
+"""Updates: what a server installs by itself, and what it does in its windows."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.e2e
 TASK = "tasks/updates.py"
 WINDOWS = {"updates_reboot": "Sun *-*-* 04:00:00", "updates_postgres": "Sun *-*-* 03:00:00"}
 
-# An archive that says that it is the distribution's for security, with packages that are as new as
-# can be. What is in them does not matter: those of engines are never to be installed.
+# An archive that claims to be the distribution's security archive, with the highest versions. The
+# packages are empty: those of engines must never be installed.
 ARCHIVE = r"""
 set -e
 mkdir -p /opt/security && cd /opt/security
@@ -49,7 +49,7 @@ done > Packages
 echo 'deb [trusted=yes] file:/opt/security ./' > /etc/apt/sources.list.d/test.list
 apt-get -q update > /dev/null
 """
-# PostgreSQL as it is, under the number of a release to come.
+# The installed PostgreSQL, repackaged as a future minor release.
 MINOR = r"""
 set -e
 rm -f /etc/apt/sources.list.d/test.list && apt-get -q update > /dev/null
@@ -65,7 +65,7 @@ dpkg-deb -Znone --build /tmp/minor new.deb > /dev/null
 } > Packages
 echo 'deb [trusted=yes] file:/opt/minor ./' > /etc/apt/sources.list.d/test.list
 """
-# What another release of `api` is, to everybody else.
+# A release of `api` by another user, as other programs see it.
 RELEASE = r"""
 import sys, time
 sys.path.insert(0, "/usr/local/lib/terrafirma")
@@ -84,7 +84,7 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
         yield one
 
 
-def told(server: Target) -> dict[str, Any]:
+def report(server: Target) -> dict[str, Any]:
     return dict(json.loads(server.run("terrafirma updates")))
 
 
@@ -96,7 +96,7 @@ def versions(server: Target) -> str:
 
 
 def said(server: Target, **data: Any) -> str:
-    """What a run says of updates, which changes nothing."""
+    """The messages of a run, which must change nothing."""
     result = server.pyinfra.call("-y", *options(data), *server.arguments(), TASK)
     assert result.returncode == 0, result.stderr
     assert changed(json.loads(result.stdout)) == []
@@ -116,10 +116,10 @@ def test_a_converged_server_stays_as_it_is(server: Target) -> None:
         assert bound in ("2h", "6h")
 
 
-@pytest.mark.promise("Security updates move no engine: Docker, PostgreSQL and Caddy stay as is")
-def test_security_updates_move_no_engine(server: Target, outsider: Container) -> None:
+@pytest.mark.promise("Security updates never change Docker, PostgreSQL or Caddy")
+def test_security_updates_change_no_engine(server: Target, outsider: Container) -> None:
     server.run(ARCHIVE)
-    # Without the hold the blacklist alone keeps them.
+    # Without the holds only the blacklist protects the engines.
     server.run("apt-mark showhold | xargs --no-run-if-empty apt-mark unhold")
     before = versions(server)
     assert "1000:99-1" in server.run("apt-cache policy caddy")
@@ -137,7 +137,7 @@ def test_security_updates_move_no_engine(server: Target, outsider: Container) ->
 
 
 def test_needrestart_restarts_no_engine(server: Target) -> None:
-    """As after an update of a library: what runs a program that is gone is to be restarted."""
+    """Replaced programs stand for an updated library: both need a restart of the units."""
     server.run(
         "set -e; for file in /usr/bin/caddy /usr/lib/postgresql/17/bin/postgres /usr/sbin/cron"
         " /lib/systemd/systemd-logind; do test ! -e $file || { cp -p $file $file.new;"
@@ -152,49 +152,46 @@ def test_needrestart_restarts_no_engine(server: Target) -> None:
     assert server.run(since) == before
 
 
-@pytest.mark.promise("A reboot that is due is said at each run, and made in its window alone")
-def test_a_reboot_that_is_due_is_said(server: Target) -> None:
+@pytest.mark.promise("Each run reports a due reboot; it happens only in its window")
+def test_a_due_reboot_is_reported(server: Target) -> None:
     assert "a reboot is due" not in said(server)
     server.run("echo libc6 > /run/reboot-required.pkgs; touch /run/reboot-required")
-    words = "a reboot is due (asked for by libc6): reboot it, or set updates_reboot"
+    words = "a reboot is due (asked for by libc6): reboot the host, or set updates_reboot"
     assert words in said(server)
-    assert told(server)["alarms"] == [words]
+    assert report(server)["alarms"] == [words]
 
 
 def test_a_window_is_opened_and_closed(server: Target) -> None:
     refused = server.refuse(TASK, updates_reboot="noon-ish")
     assert "updates_reboot: systemd does not understand 'noon-ish'" in refused
     assert "Open the window for a reboot" in changed(server.deploy(TASK, **WINDOWS))
-    assert "the window updates_reboot will make it" in said(server, **WINDOWS)
+    assert "it will happen in the window updates_reboot" in said(server, **WINDOWS)
     timers = server.run("systemctl list-timers --no-legend 'terrafirma-*'")
     assert "terrafirma-reboot.timer" in timers
     assert "terrafirma-postgres-minor.timer" in timers
     assert changed(server.deploy(TASK)) == [
-        "Open no window for a reboot",
-        "Open no window for PostgreSQL's minor releases",
+        "Close the window for a reboot",
+        "Close the window for PostgreSQL's minor releases",
     ]
     assert server.run("systemctl list-timers --no-legend 'terrafirma-*'") == ""
     assert changed(server.deploy(TASK)) == []
     server.deploy(TASK, **WINDOWS)
 
 
-def test_a_release_is_never_cut_off(server: Target) -> None:
+def test_a_reboot_never_interrupts_a_release(server: Target) -> None:
     server.run("cat > /root/release.py", stdin=RELEASE)
     server.run("systemd-run --quiet --unit=test-release python3 /root/release.py")
     eventually(lambda: server.call("test -e /run/test-holds").returncode == 0, 10)
     result = server.call("terrafirma reboot window 0")
     assert result.returncode == 1
     assert "a release of api is going on (ci@runner does the release" in result.stderr
-    assert "was not made in its window" in said(server, **WINDOWS)
+    assert "did not happen in its window" in said(server, **WINDOWS)
     server.run("systemctl stop test-release")
 
 
-@pytest.mark.promise(like=test_a_reboot_that_is_due_is_said)
-def test_it_is_made_in_its_window_and_looked_at(server: Target, outsider: Container) -> None:
-    """
-    `systemctl reboot` runs in the target as on any server, and ends its container: what a machine
-    does next is done here.
-    """
+@pytest.mark.promise(like=test_a_due_reboot_is_reported)
+def test_a_due_reboot_happens_in_its_window(server: Target, outsider: Container) -> None:
+    """`systemctl reboot` ends the target's container; starting it again stands for the boot."""
     server.run("systemctl start --no-block terrafirma-reboot.service")
     state = ("docker", "inspect", "--format", "{{.State.Running}}", server.name)
     eventually(lambda: output(*state) == "false", 60)
@@ -203,7 +200,7 @@ def test_it_is_made_in_its_window_and_looked_at(server: Target, outsider: Contai
     note = "/var/lib/terrafirma/updates/reboot.json"
     eventually(lambda: "again" in server.call(f"cat {note}").stdout, 60)
     assert "(asked for by libc6): all was as promised again after" in said(server, **WINDOWS)
-    assert told(server)["alarms"] == []
+    assert report(server)["alarms"] == []
     assert get(outsider, server)[0][0] == 200
     assert execute(*state).stdout == "true\n"
 

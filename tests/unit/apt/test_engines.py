@@ -1,4 +1,4 @@
-"""What an engine consists of, and what a deploy does about the one that a host has."""
+"""The packages of the engines, and what a deploy does about an installed engine."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ OFFERS: Any = {
 
 
 def there(*held: str, **packages: str) -> Installed:
-    """What is installed, by names with _ for - and . (docker__io is docker.io)."""
+    """Installed packages; in names, _ stands for - and __ for . (docker__io is docker.io)."""
     names = {name.replace("__", ".").replace("_", "-"): one for name, one in packages.items()}
     return {name: {"version": one, "held": name in held} for name, one in names.items()}
 
@@ -79,7 +79,7 @@ def a_plan(
         ("caddy", "upstream", "caddy", set()),
     ],
 )
-def test_what_an_engine_consists_of(
+def test_an_engine_has_its_packages(
     name: EngineName, source: Source, main: str, others: set[str]
 ) -> None:
     one = engine(name, source, TRIXIE, 17)
@@ -87,7 +87,7 @@ def test_what_an_engine_consists_of(
     assert others <= {*one.packages}
     assert main in one.held
     assert not {*one.conflicts} & {*one.packages}
-    # What has no connection to it keeps getting its updates.
+    # Shared packages are not held, so that they get their updates.
     assert not {"apparmor", "iptables", "libpq5", "postgresql-common"} & {*one.held}
 
 
@@ -96,13 +96,13 @@ def test_debian_12_has_no_compose_of_its_own() -> None:
     assert "docker-compose-plugin" in engine("docker", "upstream", BOOKWORM).packages
 
 
-def test_what_docker_says_is_in_the_way_is_in_the_way() -> None:
+def test_conflicts_are_those_that_docker_documents() -> None:
     documented = {
         *("docker.io", "docker-doc", "docker-compose", "docker-compose-v2", "podman-docker"),
         *("containerd", "runc"),
     }
     assert documented <= {*engine("docker", "upstream", TRIXIE).conflicts}
-    # What the distribution installs is what has to go for the vendor's.
+    # The vendor's packages replace all of the distribution's.
     ours = {*engine("docker", "distro", TRIXIE).held}
     assert ours <= {*engine("docker", "upstream", TRIXIE).conflicts}
 
@@ -124,7 +124,7 @@ def test_what_docker_says_is_in_the_way_is_in_the_way() -> None:
         ("caddy", there(caddy="2.10.2"), "upstream", "2.10.2"),
     ],
 )
-def test_where_an_engine_is_from(
+def test_the_version_shows_the_source_of_an_engine(
     name: EngineName, installed: Installed, source: Source | None, version: str
 ) -> None:
     assert source_of(name, installed, 17) == (source, version)
@@ -140,7 +140,7 @@ def test_where_an_engine_is_from(
         ("docker", "upstream", "28.1", ce("28.1.1")),
         ("docker", "upstream", "27", ce("27.5.1")),
         ("docker", "upstream", "26", ""),
-        # The newest of each, whatever the other one has.
+        # The newest version of the wanted source, even if the other source has a newer one.
         ("postgres", "distro", "", "17.6-0+deb13u1"),
         ("postgres", "upstream", "", "17.5-1.pgdg130+1"),
         ("postgres", "upstream", "17.4", "17.4-1.pgdg130+1"),
@@ -174,7 +174,7 @@ DISTRO = there(docker__io="26.1.5+dfsg1-9+b9")
 @pytest.mark.parametrize(
     ("name", "source", "prefix", "installed", "parts"),
     [
-        # It is what is wanted, newer ones or not.
+        # The installed version is allowed, even if a newer one is offered.
         ("docker", "upstream", "", RUNS, ()),
         ("docker", "upstream", "28", RUNS, ()),
         ("docker", "upstream", "28.1.1", RUNS, ()),
@@ -187,7 +187,7 @@ DISTRO = there(docker__io="26.1.5+dfsg1-9+b9")
         ),
         (
             *("docker", "upstream", "27", RUNS),
-            ("docker_version: 27 is wanted, and 28.1.1", "no way down", "'28.1.1'", "empty"),
+            ("docker_version: 27 is wanted, and 28.1.1", "downgraded", "'28.1.1'", "empty"),
         ),
         (
             *("docker", "upstream", "29", RUNS),
@@ -227,11 +227,11 @@ DISTRO = there(docker__io="26.1.5+dfsg1-9+b9")
         ),
         (
             *("caddy", "upstream", "2.9", there(caddy="2.10.2")),
-            ("caddy_version: 2.9 is wanted, and 2.10.2 is installed: there is no way down",),
+            ("caddy_version: 2.9 is wanted, and 2.10.2 is installed, which cannot be downgraded",),
         ),
     ],
 )
-def test_a_deploy_moves_no_engine_that_is_there(
+def test_a_deploy_never_changes_an_installed_engine(
     name: EngineName, source: Source, prefix: str, installed: Installed, parts: tuple[str, ...]
 ) -> None:
     words = a_plan(name, source, prefix, installed).refusal
@@ -243,18 +243,18 @@ def test_a_deploy_moves_no_engine_that_is_there(
     assert not parts or words.startswith(parts[0].partition(" ")[0])
 
 
-def test_lists_that_are_missing_are_no_reason_to_refuse_what_may_come() -> None:
+def test_without_package_lists_only_a_known_downgrade_is_refused() -> None:
     one = a_plan("docker", "upstream", "28", offers={})
     assert not one.refusal
-    # A host that has just refreshed them has no excuse.
+    # After a refresh, a version that is not offered is an error.
     assert "Docker offers no docker-ce" in one.nothing_offered
     assert not a_plan("docker", "upstream", "", offers={}).nothing_offered
-    # Whether up or down, the numbers say.
+    # The numbers alone show whether it is an upgrade or a downgrade.
     assert "upgrade.py" in a_plan("docker", "upstream", "28.2", RUNS, offers={}).refusal
-    assert "no way down" in a_plan("docker", "upstream", "27", RUNS, offers={}).refusal
+    assert "downgraded" in a_plan("docker", "upstream", "27", RUNS, offers={}).refusal
 
 
-def test_a_newer_one_is_said_and_not_installed() -> None:
+def test_a_newer_version_is_reported_and_not_installed() -> None:
     one = a_plan("docker", "upstream", "28", RUNS)
     assert one.newer == ce("28.2.2")
     assert one.summary == "Docker: 28.1.1 → 28.2.2"
@@ -265,7 +265,7 @@ def test_a_newer_one_is_said_and_not_installed() -> None:
     assert moved.summary == "Docker: 26.1.5 of the distribution → 28.2.2 of Docker"
 
 
-def test_what_is_missing_loose_or_in_the_way() -> None:
+def test_a_plan_lists_missing_unheld_and_conflicting_packages() -> None:
     one = a_plan("docker", "upstream", installed=RUNS | there(runc="1.1", apparmor="4"))
     assert {"containerd.io", "docker-compose-plugin", "iptables"} <= {*one.missing}
     assert "docker-ce" not in one.missing
@@ -279,13 +279,13 @@ def test_what_is_missing_loose_or_in_the_way() -> None:
     ("prefix", "installed", "numbers"),
     [("", RUNS, (28, 1)), ("", {}, (28, 2)), ("27", {}, (27, 5)), ("26", {}, (26, 0))],
 )
-def test_the_numbers_by_which_the_keys_of_docker_go(
+def test_the_version_numbers_of_docker_are_known_before_the_installation(
     prefix: str, installed: Installed, numbers: tuple[int, int]
 ) -> None:
     assert a_plan("docker", "upstream", prefix, installed).numbers == numbers
 
 
-def test_nothing_is_known_of_a_bare_host() -> None:
+def test_a_plan_for_a_bare_host_is_empty() -> None:
     for name in ENGINES:
         one = a_plan(name, "upstream", offers={})
         assert (one.numbers, one.chosen, one.newer, one.refusal) == (None, "", "", "")

@@ -1,4 +1,4 @@
-"""What a host is offered, as apt-cache says it."""
+"""The offered versions, as apt-cache prints them."""
 
 import pytest
 from pyinfra.api import FactProcessError
@@ -14,7 +14,7 @@ SAMPLE = """\
 """  # noqa: E501  # as it is printed
 
 
-def test_each_version_has_where_it_comes_from() -> None:
+def test_each_version_has_its_source() -> None:
     assert OfferedPackages().process(SAMPLE.splitlines()) == {
         "caddy": [
             {
@@ -35,7 +35,7 @@ def test_each_version_has_where_it_comes_from() -> None:
 
 
 @pytest.mark.parametrize("line", ["E: no lists", "caddy | 2.10.2", "caddy | 1 | http"])
-def test_another_answer_is_a_failure(line: str) -> None:
+def test_a_malformed_answer_is_a_failure(line: str) -> None:
     with pytest.raises(FactProcessError, match="apt-cache madison answered"):
         OfferedPackages().process([line])
 

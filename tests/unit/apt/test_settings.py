@@ -1,4 +1,4 @@
-"""What the settings of a host may say of the sources of its packages, and of versions."""
+"""The settings of package sources and of the engines' versions."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from terrafirma.settings import Settings
 from tests.unit.settings import numbered, of, refusal
 
 BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
-    # what host data says; the key that the message names; what would be right
+    # the settings; the key that the message names; what would be right
     (Apt, {"apt_source": "vendor"}, "apt_source", "'distro' or 'upstream'"),
     (Apt, {"apt_cache_hours": 0}, "apt_cache_hours", "greater than or equal"),
     (Apt, {"apt_packages": "vim"}, "apt_packages", "must be a list"),
@@ -74,14 +74,14 @@ def test_bad_data_names_the_key_and_what_would_be_right(
     assert "s3cret" not in message
 
 
-def test_what_may_be_said() -> None:
+def test_good_settings_are_accepted() -> None:
     urls = {
         "pgdg": "http://mirror.acme.com/pgdg/",
         "docker": "https://10.0.0.1:8443/docker/linux/debian",
         "caddy": "https://[fd00::1]/caddy",
     }
     apt = of(Apt, apt_urls=urls, apt_keys={"caddy": "LICENSE"}, apt_proxy="http://u@proxy:3128/")
-    # The slash at the end would be another name for the same source.
+    # The slash at the end is dropped, so that one source has one address.
     assert apt.urls["pgdg"] == "http://mirror.acme.com/pgdg"
     assert apt.proxy == "http://u@proxy:3128"
 
@@ -89,7 +89,7 @@ def test_what_may_be_said() -> None:
 @pytest.mark.parametrize(
     ("said", "meant"), [("", ""), (28, "28"), ("28", "28"), ("28.2", "28.2"), ("28.2.2", "28.2.2")]
 )
-def test_a_version_is_its_beginning(said: object, meant: str) -> None:
+def test_a_version_may_be_the_beginning_of_one(said: object, meant: str) -> None:
     assert of(Docker, docker_version=said).version == meant
     assert of(Caddy, caddy_version=said).version == meant
 

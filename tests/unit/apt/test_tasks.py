@@ -1,4 +1,4 @@
-"""Sources and engines as a run plans them, and what it refuses before anything changes."""
+"""How a run plans sources and engines, and what it refuses before anything changes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def offered(*rows: tuple[str, str, str]) -> Answers:
     return {OFFERED: [f" {name} | {version} | {where}" for name, version, where in rows]}
 
 
-# --- they plan ------------------------------------------------------------------------------------
+# --- plans ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [DEBIAN_13, DEBIAN_12, UBUNTU_24])
@@ -55,13 +55,15 @@ def test_a_bare_host_gets_its_engines_from_their_vendors(
 ) -> None:
     answer = pyinfra.run("@fake/host", "deploy.py", "--dry", *fake(machine(kind), **UPSTREAM))
     names = [step["name"].rpartition("| ")[2] for step in answer["plan"]]
-    for name in ("Add the repositories of the vendors", "Install the engine", "Install Caddy"):
+    for name in ("Add the vendors' repositories", "Install the engine", "Install Caddy"):
         assert name in names
-    # What comes from there is decided before anything can.
-    assert names.index("Prepare the host") < names.index("Add the repositories of the vendors")
+    # The preferences are there before any package can come from a vendor.
+    assert names.index("Take only the engines from the vendors") < names.index(
+        "Add the vendors' repositories"
+    )
 
 
-def test_what_a_bare_host_is_told(pyinfra: Pyinfra) -> None:
+def test_a_bare_host_gets_the_preferences(pyinfra: Pyinfra) -> None:
     result = pyinfra.call("@fake/host", "tasks/apt.py", "--dry", "--diff",
                           *fake(machine(), **UPSTREAM))  # fmt: skip
     assert "Pin: release n=trixie-pgdg" in written(result, APT_PREFERENCES)
@@ -97,13 +99,13 @@ def test_the_first_installation_takes_what_is_allowed_and_is_held(
     assert f"docker-ce={version}" in said
     assert f"docker-ce-cli={version}" in said
     assert "containerd.io " in said
-    # What Docker wants removed makes room, and nothing else does.
+    # Only the packages that Docker wants removed are removed.
     assert "runc-" in said
     assert "would have to be removed as well" in said
     assert "apt-mark hold docker-ce containerd.io" in said
 
 
-def test_without_a_wish_apt_chooses(pyinfra: Pyinfra) -> None:
+def test_apt_chooses_if_the_settings_name_no_version(pyinfra: Pyinfra) -> None:
     result = pyinfra.call("@fake/host", "tasks/caddy.py", "-y", "-vv",
                           *fake(machine() | installed(vim="1")))  # fmt: skip
     said = "\n".join(commands(result))
@@ -111,40 +113,40 @@ def test_without_a_wish_apt_chooses(pyinfra: Pyinfra) -> None:
     assert "force-confold caddy ||" in said
 
 
-def test_an_engine_that_is_there_stays_and_a_newer_one_is_said(pyinfra: Pyinfra) -> None:
+def test_an_installed_engine_stays_and_a_newer_version_is_reported(pyinfra: Pyinfra) -> None:
     answers = installed(caddy="2.6.2-12") | offered(("caddy", "2.6.2-13", DEBIAN))
     result = pyinfra.call("@fake/host", "tasks/caddy.py", "--dry", *fake(machine() | answers))
     assert result.returncode == 0, result.stderr
-    assert "Caddy: 2.6.2 → 2.6.2: run commands/upgrade.py for that" in result.stderr
+    assert "Caddy: 2.6.2 → 2.6.2: run commands/upgrade.py to upgrade" in result.stderr
 
 
-# --- what decides whether anything is fetched -----------------------------------------------------
+# --- whether anything is fetched ------------------------------------------------------------------
 
 
-def test_a_source_that_was_found_right_is_left_alone() -> None:
+def test_a_tested_source_is_left_alone() -> None:
     one = repository("docker", distribution="debian", codename="trixie", architecture="amd64")
     source = hashlib.sha256(b"the source with the key").hexdigest()
-    told = f"{record(one, None)}sha256 {source}\n"
+    tested = f"{record(one, None)}sha256 {source}\n"
     file: Any = {"kind": "file", "mode": "644", "user": "root", "group": "root", "sha256": source}
-    note: Any = file | {"mode": "644", "sha256": hashlib.sha256(told.encode()).hexdigest()}
+    note: Any = file | {"mode": "644", "sha256": hashlib.sha256(tested.encode()).hexdigest()}
     right = {one.path: file, record_path(one): note}
     assert is_right(one, None, right)
-    # Somebody changed it, took it away, or made it unreadable.
+    # The source was changed, removed, or made unreadable.
     assert not is_right(one, None, right | {one.path: file | {"sha256": "0" * 64}})
     assert not is_right(one, None, right | {one.path: file | {"mode": "600"}})
     assert not is_right(one, None, {record_path(one): note})
     assert not is_right(one, None, {one.path: file})
-    # Something else is wanted now.
+    # The settings have changed.
     assert not is_right(one, b"a key", right)
     other = repository("docker", distribution="debian", codename="trixie", architecture="amd64",
                        urls={"docker": "https://mirror.acme.com/docker"})  # fmt: skip
     assert not is_right(other, None, right)
 
 
-# --- they refuse ----------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 CE = "5:28.1.1-1~debian.13~trixie"
-# What is wrong; the page; the host; the key or the thing that is named, and what would be right.
+# By the mistake: the page; the host; parts of the message.
 REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "an engine of the distribution": (
         "deploy",
@@ -161,7 +163,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine() | installed(caddy="2.6.2-12"), **UPSTREAM),
         ("apt_source: Caddy 2.6.2", "the distribution's", "commands/upgrade.py"),
     ),
-    "the way back": (
+    "the distribution after a vendor": (
         "deploy",
         fake(machine() | installed(caddy="2.10.2")),
         ("apt_source: Caddy 2.10.2", "older one", "apt_source = 'upstream'"),
@@ -184,7 +186,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         ),
         ("docker_version: Docker offers 28.2.2, not 27",),
     ),
-    "a version that the distribution has not": (
+    "a version that the distribution does not have": (
         "tasks/caddy",
         fake(machine() | offered(("caddy", "2.6.2-12", DEBIAN)), caddy_version='"2.10"'),
         ("caddy_version: the distribution offers 2.6.2, not 2.10", "'upstream'"),
@@ -196,7 +198,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
             **UPSTREAM,
             postgres_version='"17.4"',
         ),
-        ("postgres_version: 17.4 is wanted, and 17.5", "no way down"),
+        ("postgres_version: 17.4 is wanted, and 17.5", "downgraded"),
     ),
     "no password for the proxy": (
         "deploy",
@@ -223,7 +225,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(), docker_version="28."),
         ("docker_version: ", "write '28'"),
     ),
-    "a major version that nobody has": (
+    "a major version that does not exist": (
         "deploy",
         fake(machine(), **UPSTREAM, postgres_version=30),
         ("postgres_version: ", "15 and 16 and 17 and 18, not 30"),
@@ -235,8 +237,8 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
 def refused(pyinfra: Pyinfra) -> dict[str, CompletedProcess[str]]:
     return pyinfra.call_all(
         {
-            what: ["@fake/host", f"{page}.py", "-y", *told]
-            for what, (page, told, _) in REFUSALS.items()
+            what: ["@fake/host", f"{page}.py", "-y", *arguments]
+            for what, (page, arguments, _) in REFUSALS.items()
         }
     )
 

@@ -1,4 +1,4 @@
-"""What an upgrade does, by what the host knows of its packages; and how the host is asked."""
+"""The plan of an upgrade, and the fact from which it is made."""
 
 import json
 from dataclasses import replace
@@ -38,7 +38,7 @@ DOCKER = Wanted(
     replaces=("docker.io", "containerd"),
     units=("containerd.service", "docker.service"),
     archive=DOCKER_COM,
-    interruption="containers go on",
+    interruption="containers continue",
 )
 DISTRO_DOCKER = replace(
     DOCKER,
@@ -52,7 +52,7 @@ DISTRO_DOCKER = replace(
 
 
 def policy(name: str, installed: str = "", **versions: str) -> list[str]:
-    """As `apt-cache policy` says it: where each version comes from, empty: it is only installed."""
+    """The output of `apt-cache policy`; a version without an address is only installed."""
     lines = [f"{name}:", f"  Installed: {installed or '(none)'}", "  Candidate: x",
              "  Version table:"]  # fmt: skip
     for version, url in versions.items():
@@ -75,7 +75,7 @@ def lines(plan: Plan) -> str:
 # --- the plan -------------------------------------------------------------------------------------
 
 
-def test_an_engine_goes_to_the_newest_version() -> None:
+def test_an_engine_is_upgraded_to_the_newest_version() -> None:
     versions = {"2.6.2-12": DEBIAN, "2.6.2-13": DEBIAN}
     plan = make([CADDY], state(policy("caddy", "2.6.2-12", **versions)), VENDORS)
     (step,) = plan.steps
@@ -85,11 +85,11 @@ def test_an_engine_goes_to_the_newest_version() -> None:
     assert step.lost == ()
 
 
-def test_an_engine_that_is_the_newest_stays() -> None:
+def test_an_engine_in_its_newest_version_stays() -> None:
     plan = make([CADDY], state(policy("caddy", "2.6.2-12", **{"2.6.2-12": DEBIAN})), VENDORS)
     assert not plan
     assert lines(plan).splitlines() == [
-        "Caddy: 2.6.2-12 is the newest that is allowed",
+        "Caddy: 2.6.2-12 is the newest that the settings allow",
         "There is nothing to upgrade",
     ]
 
@@ -105,18 +105,18 @@ def test_an_engine_stays_within_its_prefix(prefix: str, version: str) -> None:
     assert plan.steps[0].packages == {"caddy": version}
 
 
-def test_a_prefix_that_nothing_fits_is_refused_with_what_there_is() -> None:
+def test_a_version_that_is_not_offered_is_refused() -> None:
     wanted = replace(CADDY, prefix="3", archive=CADDY_COM)
     offered = {"2.11.1": CADDY_COM, "2.10.2": CADDY_COM, "2.9.0": CADDY_COM}
     plan = make([wanted], state(policy("caddy", "2.9.0", **offered)), VENDORS)
     assert plan.refusals == (
-        "caddy_version: Caddy 3 is asked for, and 2.11.1, 2.10.2, 2.9.0 is offered; choose one of "
-        "them",
+        "caddy_version: Caddy 3 is wanted, and only 2.11.1, 2.10.2, 2.9.0 is offered; choose one "
+        "of these",
     )
     assert not plan.steps
 
 
-def test_what_is_offered_no_longer_may_stay() -> None:
+def test_a_version_that_is_no_longer_offered_may_stay() -> None:
     wanted = replace(CADDY, prefix="2.9", archive=CADDY_COM)
     known = state(policy("caddy", "2.9.0", **{"2.11.1": CADDY_COM, "2.9.0": ""}))
     plan = make([wanted], known, VENDORS)
@@ -124,35 +124,36 @@ def test_what_is_offered_no_longer_may_stay() -> None:
     assert "Caddy: 2.9.0 stays" in lines(plan)
 
 
-def test_there_is_no_way_down() -> None:
+def test_a_downgrade_is_refused() -> None:
     wanted = replace(CADDY, prefix="2.9", archive=CADDY_COM)
     known = state(policy("caddy", "2.11.1", **{"2.11.1": CADDY_COM, "2.9.0": CADDY_COM}))
     (words,) = make([wanted], known, VENDORS).refusals
-    assert words.startswith("caddy_version: Caddy 2.11.1 is installed, and 2.9.0 is what ")
-    assert "there is no way down" in words
+    assert words.startswith(
+        "caddy_version: Caddy 2.11.1 is installed, and cannot be downgraded to 2.9.0"
+    )
 
 
 @pytest.mark.parametrize(
     ("wanted", "known", "words"),
     [
-        # The same name, with the vendor's version.
+        # The vendor's package has the same name.
         (
             CADDY,
             [policy("caddy", "2.11.1", **{"2.11.1": CADDY_COM, "2.6.2-12": DEBIAN})],
-            "apt_source: Caddy 2.11.1 is installed, and 2.6.2-12 is what the settings lead to",
+            "apt_source: Caddy 2.11.1 is installed, and cannot be downgraded to 2.6.2-12",
         ),
-        # Names of its own.
+        # The vendor's packages have names of their own.
         (
             DISTRO_DOCKER,
             [
                 policy("docker-ce", "5:28.2-1", **{"5:28.2-1": DOCKER_COM}),
                 policy("docker.io", **{"26.1-1": DEBIAN}),
             ],
-            "apt_source: Docker is the vendor's there (docker-ce 5:28.2-1), and there is no way ",
+            "apt_source: Docker on the host is the vendor's (docker-ce 5:28.2-1), and cannot be ",
         ),
     ],
 )
-def test_nothing_goes_back_to_the_distribution(
+def test_a_vendors_engine_is_not_replaced_by_the_distributions(
     wanted: Wanted, known: list[list[str]], words: str
 ) -> None:
     plan = make([wanted], state(*known), VENDORS)
@@ -166,7 +167,7 @@ MOVING = (
 )
 
 
-def test_a_move_to_the_vendor_replaces_what_is_there() -> None:
+def test_the_vendors_packages_replace_the_distributions() -> None:
     vendor = (
         policy("docker-ce", **{"5:28.2-1": DOCKER_COM, "5:28.1-1": DOCKER_COM}),
         policy("docker-ce-cli", **{"5:28.2-1": DOCKER_COM, "5:28.1-1": DOCKER_COM}),
@@ -181,20 +182,20 @@ def test_a_move_to_the_vendor_replaces_what_is_there() -> None:
     }
     assert step.replaced == {"docker.io": "26.1-1", "containerd": "1.7-1"}
     said = lines(plan)
-    assert "Docker: docker.io 26.1-1, containerd 1.7-1 → 5:28.2-1: containers go on" in said
-    assert "docker.io, containerd make room; nothing is purged" in said
+    assert "Docker: docker.io 26.1-1, containerd 1.7-1 → 5:28.2-1: containers continue" in said
+    assert "removed, not purged: docker.io, containerd" in said
     older = make([replace(DOCKER, prefix="28.1")], state(*MOVING, *vendor), VENDORS)
     assert older.steps[0].packages["docker-ce-cli"] == "5:28.1-1"
 
 
-def test_a_move_is_announced_before_the_vendor_is_known() -> None:
+def test_a_change_of_the_source_is_announced_before_its_versions_are_known() -> None:
     plan = make([DOCKER], state(*MOVING), VENDORS)
     assert plan.awaited == ("Docker",)
     assert plan
-    assert "Docker: to what the vendor offers, which is known once its repository" in lines(plan)
+    assert "Docker: to the vendor's version, unknown until its repository" in lines(plan)
 
 
-def test_packages_of_the_same_name_move_to_the_vendor() -> None:
+def test_packages_of_the_same_name_come_from_the_vendor() -> None:
     wanted = Wanted(
         name="postgres",
         title="PostgreSQL",
@@ -214,14 +215,14 @@ def test_packages_of_the_same_name_move_to_the_vendor() -> None:
     )  # fmt: skip
     (step,) = make([wanted], known, VENDORS).steps
     assert step.packages == {"postgresql-17": "17.6-1.pgdg13+1", "libpq5": "18.0-1.pgdg13+1"}
-    # By the distribution's rules the vendor's do not count.
+    # With the distribution as source, the vendor's versions do not count.
     assert make([replace(wanted, archive="")], known, VENDORS).steps == ()
 
 
-def test_what_is_not_there_is_left_to_the_deploy() -> None:
+def test_a_missing_engine_is_left_to_the_deploy() -> None:
     plan = make([DOCKER], state(policy("docker-ce", **{"5:28.2-1": DOCKER_COM})), VENDORS)
     assert not plan.steps
-    assert "Docker: not installed; deploy.py does that" in lines(plan)
+    assert "Docker: not installed; deploy.py installs it" in lines(plan)
 
 
 @pytest.mark.parametrize(
@@ -234,14 +235,14 @@ def test_what_is_not_there_is_left_to_the_deploy() -> None:
         ("", ("file|caddy_2.8.0_amd64.deb",), ("caddy",)),
     ],
 )
-def test_a_way_back_that_is_lost_is_said_before(
+def test_the_plan_says_if_no_rollback_is_possible(
     url: str, more: tuple[str, ...], lost: tuple[str, ...]
 ) -> None:
     wanted = replace(CADDY, archive=CADDY_COM)
     known = state(policy("caddy", "2.9.0", **{"2.11.1": CADDY_COM, "2.9.0": url}), more=more)
     plan = make([wanted], known, VENDORS)
     assert plan.steps[0].lost == lost
-    assert ("no way back: caddy of now is offered no longer" in lines(plan)) is bool(lost)
+    assert ("no rollback: the installed caddy is no longer offered" in lines(plan)) is bool(lost)
 
 
 def test_all_other_packages_are_named_or_counted() -> None:
@@ -255,18 +256,18 @@ def test_all_other_packages_are_named_or_counted() -> None:
     )  # fmt: skip
     plan = make([CADDY], state(policy("caddy", "2.6.2-12", **{"2.6.2-12": DEBIAN}), more=more))
     said = lines(plan)
-    assert "13 other packages, without a way back: p0 1.0 → 2.0, " in said
+    assert "13 other packages, which cannot be rolled back: p0 1.0 → 2.0, " in said
     assert " and 5 more" in said
-    assert "openssh-server: sshd is restarted, open sessions go on" in said
+    assert "openssh-server: sshd restarts, open sessions continue" in said
     assert "Kernel: linux-image-6.12.50+deb13-amd64 6.12.50-1, which runs after a reboot" in said
     assert "A reboot is due" in said
-    assert "An upgrade was killed here" in said
+    assert "An earlier upgrade was interrupted" in said
     assert "lists are older than an hour" in said
-    # It goes with its engine, or not at all.
+    # A package of an engine is upgraded only with the engine.
     assert "caddy 2.6.2-12 →" not in said
 
 
-def test_what_was_not_announced_is_left_to_the_next_run() -> None:
+def test_an_engine_that_was_not_announced_is_left_to_the_next_run() -> None:
     versions = {"2.6.2-12": DEBIAN, "2.6.2-13": DEBIAN}
     plan = make([CADDY], state(policy("caddy", "2.6.2-12", **versions)))
     assert plan.only({"caddy"}).steps == plan.steps
@@ -275,20 +276,20 @@ def test_what_was_not_announced_is_left_to_the_next_run() -> None:
     assert "Caddy: 2.6.2-13 is offered since the plan was shown; the next run takes" in lines(later)
 
 
-def test_the_host_is_told_all_that_its_program_reads() -> None:
+def test_the_host_program_can_read_the_plan() -> None:
     from terrafirma_host import upgrade as program
 
     vendor = policy("docker-ce", **{"5:28.2-1": DOCKER_COM})
     plan = make([DOCKER], state(*MOVING, vendor, more=("rest|curl [8.1] (8.2 Debian:13)",)))
-    told = program.Plan.of(json.loads(plan.data()))
-    (engine,) = told.engines
-    assert told.rest
+    read = program.Plan.of(json.loads(plan.data()))
+    (engine,) = read.engines
+    assert read.rest
     assert engine.before == plan.steps[0].before
     assert engine.packages == plan.steps[0].packages
     assert engine.units == DOCKER.units
 
 
-# --- the host is asked ----------------------------------------------------------------------------
+# --- the fact -------------------------------------------------------------------------------------
 
 POLICY = """\
 caddy:
@@ -310,7 +311,7 @@ docker.io:
 """
 
 
-def test_packages_as_apt_says_them(program: Program, tmp_path: Path) -> None:
+def test_the_fact_reads_the_output_of_apt(program: Program, tmp_path: Path) -> None:
     program("apt-cache", f"cat <<'END'\n{POLICY}END")
     path = program(
         "apt-get", "echo 'Inst curl [8.1] (8.2 Debian:13/stable [amd64])'; echo 'Conf x'"

@@ -1,4 +1,4 @@
-"""commands/upgrade.py as a run does it: what it shows, and one host after the other."""
+"""Runs of commands/upgrade.py: the shown plan, and one host at a time."""
 
 from subprocess import CompletedProcess
 from typing import Any
@@ -27,7 +27,7 @@ CURRENT.remove(f"policy|        500 {DEBIAN} amd64 Packages")
 
 
 def asked_by(pyinfra: Pyinfra, **data: Any) -> str:
-    """The words by which the command asks a host for its packages."""
+    """The shell command of the fact about a host's packages."""
     result = pyinfra.call("@fake/host", PAGE, "--dry", "-vv", *fake(machine(), **data))
     asked = [line.partition(">>> ")[2] for line in result.stderr.splitlines()]
     (found,) = {line for line in asked if line.startswith("apt-cache policy")}
@@ -55,17 +55,17 @@ def test_a_dry_run_shows_the_plan_and_does_nothing(
     assert UPDATE not in result.stderr
 
 
-def test_where_all_is_current_nothing_is_done(
+def test_an_upgrade_without_newer_packages_does_nothing(
     pyinfra: Pyinfra, question: str, inventory: Any
 ) -> None:
     hosts = inventory(one=(machine() | {question: CURRENT}, {}))
     result = run(pyinfra, hosts, "-y", "-vv")
     assert result.returncode == 0, result.stderr
-    assert "Caddy: 2.6.2-12 is the newest that is allowed" in result.stderr
+    assert "Caddy: 2.6.2-12 is the newest that the settings allow" in result.stderr
     assert UPDATE not in result.stderr
 
 
-def test_the_plan_is_made_by_fresh_lists_and_carried_out_on_the_host(
+def test_the_plan_is_made_again_with_fresh_lists_and_carried_out(
     pyinfra: Pyinfra, question: str, inventory: Any
 ) -> None:
     hosts = inventory(one=(machine() | {question: CADDY}, {}))
@@ -77,26 +77,26 @@ def test_the_plan_is_made_by_fresh_lists_and_carried_out_on_the_host(
     assert "Caddy: 2.6.2-12 → 2.6.2-13" in after.partition("/usr/local/bin/terrafirma upgrade")[0]
 
 
-def test_after_a_failure_no_further_host_is_begun(
+def test_after_a_failure_no_further_host_is_upgraded(
     pyinfra: Pyinfra, question: str, inventory: Any
 ) -> None:
     answers = machine() | {
         question: CADDY,
-        "/usr/local/bin/terrafirma upgrade": {"success": False, "stdout": ["failed: taken back"]},
+        "/usr/local/bin/terrafirma upgrade": {"success": False, "stdout": ["failed: rolled back"]},
     }
     hosts = inventory(one=(answers, {}), two=(answers, {}))
     result = run(pyinfra, hosts, "-y", "-vv")
     assert result.returncode != 0
     assert result.stderr.count(">>> /usr/local/bin/terrafirma upgrade") == 1
-    assert "not begun, for the upgrade of @fake/" in result.stderr
+    assert "not started, because the upgrade of @fake/" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"caddy_version": "3"}, "caddy_version: Caddy 3 is asked for, and 2.6.2 is offered"),
-        ({"caddy_version": "2.6.1"}, "caddy_version: Caddy 2.6.1 is asked for"),
+        ({"caddy_version": "3"}, "caddy_version: Caddy 3 is wanted, and only 2.6.2 is offered"),
+        ({"caddy_version": "2.6.1"}, "caddy_version: Caddy 2.6.1 is wanted"),
     ],
 )
 def test_refuses_in_one_line_before_anything_changes(
@@ -106,8 +106,10 @@ def test_refuses_in_one_line_before_anything_changes(
     assert words in refusal(pyinfra.call("@fake/host", PAGE, "-y", *host))
 
 
-def test_a_move_is_announced_and_the_vendors_come_first(pyinfra: Pyinfra, inventory: Any) -> None:
-    """`deploy.py` refuses such a move: see test_operations.py."""
+def test_a_change_of_the_source_is_announced_and_adds_the_repositories_first(
+    pyinfra: Pyinfra, inventory: Any
+) -> None:
+    """`deploy.py` refuses a change of the source: see test_tasks.py."""
     upstream = {"apt_source": "upstream"}
     installed = command(InstalledPackages)
     answers = machine() | {
@@ -117,7 +119,7 @@ def test_a_move_is_announced_and_the_vendors_come_first(pyinfra: Pyinfra, invent
     hosts = inventory(one=(answers, upstream))
     result = run(pyinfra, hosts, "--dry", "-vv")
     assert result.returncode == 0, result.stderr
-    assert "Caddy: to what the vendor offers, which is known once its repository" in result.stderr
+    assert "Caddy: to the vendor's version, unknown until its repository" in result.stderr
     names = [one["name"] for one in pyinfra.run(hosts, PAGE, "--dry")["plan"]]
-    assert names[-1].endswith("Upgrade one engine after the other, then all other packages")
-    assert "tasks/apt.py | Add the repositories of the vendors" in names[:-1]
+    assert names[-1].endswith("Upgrade each engine in turn, then all other packages")
+    assert "tasks/apt.py | Add the vendors' repositories" in names[:-1]

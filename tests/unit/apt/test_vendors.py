@@ -13,7 +13,7 @@ from terrafirma.apt.vendors import DEBIAN_AND_UBUNTU, VENDORS, repository
 from terrafirma.host.files import render
 from terrafirma.host.machine import ARCHITECTURES, DISTRIBUTIONS
 
-# What the vendors' instructions lead to: distribution and release, suite of PGDG and of Docker.
+# From the vendors' instructions: distribution, release, and codename in the names of the suites.
 RELEASES = [
     ("debian", "12", "bookworm"),
     ("debian", "13", "trixie"),
@@ -24,13 +24,13 @@ RELEASES = [
 PGDG = "https://apt.postgresql.org/pub/repos/apt"
 DOCKER = "https://download.docker.com/linux"
 CADDY = "https://dl.cloudsmith.io/public/caddy/stable/deb/debian"
-# As the vendors, and Debian's packages with their keys, have them.
+# From the vendors, and from Debian's packages with their keys.
 FINGERPRINTS: dict[VendorName, str] = {
     "pgdg": "B97B0AFCAA1A47F044F244A07FCC7D46ACCC4CF8",
     "docker": "9DC858229FC7DD38854AE2D88D81803C0EBFCD88",
     "caddy": "65760C51EDEA2017CEA2CA15155B6D79CA56EA34",
 }
-# Where Debian's packages postgresql-common and extrepo-offline-data have them.
+# The keys in Debian's packages postgresql-common and extrepo-offline-data.
 SHIPPED: dict[str, VendorName] = {
     "usr/share/postgresql-common/pgdg/apt.postgresql.org.gpg": "pgdg",
     "usr/share/postgresql-common/pgdg/apt.postgresql.org.asc": "pgdg",
@@ -40,7 +40,7 @@ SHIPPED: dict[str, VendorName] = {
 }
 
 
-def test_the_table_has_what_is_supported() -> None:
+def test_the_table_has_all_supported_releases() -> None:
     assert {(name, version) for name, version, _ in RELEASES} == {*DEBIAN_AND_UBUNTU}
     assert {(name, version): codename for name, version, codename in RELEASES} == {
         key: held.codename for key, held in DISTRIBUTIONS.items()
@@ -67,7 +67,7 @@ def test_the_source_of_each_vendor(
     }
 
 
-def test_where_the_keys_are() -> None:
+def test_the_addresses_of_the_keys() -> None:
     urls = {
         name: repository(
             name, distribution="debian", codename="trixie", architecture="amd64"
@@ -98,7 +98,7 @@ def test_a_mirror_has_the_key_where_the_vendor_has_it(
     )
     assert one.url == url
     assert f"URIs: {url}\n" in one.head
-    # Whoever has the key, it is the pinned one or none.
+    # The vendor's own address is tried next: the fingerprint is pinned in any case.
     own = VENDORS[vendor].key.format(id="debian")
     assert one.key_urls == (first, own)
 
@@ -130,7 +130,7 @@ def test_the_pinned_fingerprints() -> None:
 
 
 def shipped() -> Iterator[tuple[Path, VendorName]]:
-    """The keys that packages of Debian brought, here or unpacked below TERRAFIRMA_KEYS."""
+    """The keys in Debian's packages, installed here or unpacked below TERRAFIRMA_KEYS."""
     roots = [Path("/")]
     if unpacked := os.environ.get("TERRAFIRMA_KEYS"):
         roots += Path(unpacked).iterdir()

@@ -1,4 +1,4 @@
-"""Versions of packages: what upstream calls them, their order, and which one is meant."""
+"""Versions of packages: their upstream part, their order, and which one a setting means."""
 
 import shutil
 import subprocess
@@ -10,9 +10,9 @@ from terrafirma.apt.versions import (
     choose,
     compare,
     is_prerelease,
+    listed,
     matches,
     newest,
-    told,
     upstream,
 )
 
@@ -46,7 +46,7 @@ DOCKER = [
         ("unknown", ""),
     ],
 )
-def test_what_upstream_calls_a_version(version: str, name: str) -> None:
+def test_the_upstream_part_of_a_version(version: str, name: str) -> None:
     assert upstream(version) == name
 
 
@@ -101,7 +101,7 @@ def test_a_prefix_ends_where_a_component_does(version: str, prefix: str, right: 
         ("26", "5:26.1.4-1~debian.13~trixie"),
         ("28.1", ""),
         ("27", ""),
-        # Not a release yet: nobody gets it by asking for a major.
+        # A major version never selects a pre-release.
         ("29", ""),
     ],
 )
@@ -111,12 +111,12 @@ def test_the_newest_release_of_a_prefix_is_chosen(prefix: str, chosen: str) -> N
 
 
 def test_nothing_is_offered() -> None:
-    assert choose([], "") == newest([]) == told([]) == ""
+    assert choose([], "") == newest([]) == listed([]) == ""
 
 
-def test_what_is_offered_is_told_once_and_the_newest_first() -> None:
-    assert told([*DOCKER, "5:28.2.2-2~debian.13~trixie"]) == "29.0.0, 28.10.0, 28.2.2, 26.1.4"
-    assert told([f"1.{number}" for number in range(9)], most=3) == "1.8, 1.7, 1.6 …"
+def test_versions_are_listed_once_and_the_newest_first() -> None:
+    assert listed([*DOCKER, "5:28.2.2-2~debian.13~trixie"]) == "29.0.0, 28.10.0, 28.2.2, 26.1.4"
+    assert listed([f"1.{number}" for number in range(9)], most=3) == "1.8, 1.7, 1.6 …"
 
 
 @pytest.mark.parametrize(
@@ -129,12 +129,12 @@ def test_what_is_offered_is_told_once_and_the_newest_first() -> None:
         "19rc1-1",
     ],
 )
-def test_what_upstream_does_not_call_a_release(version: str) -> None:
+def test_prereleases_are_recognized(version: str) -> None:
     assert is_prerelease(version)
 
 
 @pytest.mark.parametrize("version", [*DOCKER[:3], "17.5-1.pgdg130+1", "20.10.24+dfsg1-1", "2.6.2"])
-def test_what_is_a_release(version: str) -> None:
+def test_releases_are_recognized(version: str) -> None:
     assert not is_prerelease(version)
 
 

@@ -1,4 +1,4 @@
-"""Ends of life: where they are known from, when they are said, and what the way on is."""
+"""Ends of security updates: their sources, and the warnings before them."""
 
 import re
 from datetime import date, timedelta
@@ -9,7 +9,7 @@ import pytest
 
 from terrafirma.host import lifetimes
 from terrafirma.host.facts import Machine, MachineState
-from terrafirma.host.lifetimes import End, Lifetimes, LifetimesState, ends, sayings
+from terrafirma.host.lifetimes import End, Lifetimes, LifetimesState, ends, warnings
 from terrafirma.host.machine import DISTRIBUTIONS
 from tests.conftest import Pyinfra
 from tests.unit.facts import shell, text
@@ -39,13 +39,13 @@ def state(end: str = "", **packages: str) -> LifetimesState:
     )
 
 
-# --- where they are known from --------------------------------------------------------------------
+# --- the sources ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("distribution", "version", "end"),
     [
-        # Debian's long-term support counts, where there is one.
+        # The end of Debian's long-term support counts if it is known.
         ("debian", "13", "2030-06-30"),
         ("debian", "14", "2030-08-01"),
         ("debian", "1", ""),
@@ -55,7 +55,7 @@ def state(end: str = "", **packages: str) -> LifetimesState:
         ("../x", "13", ""),
     ],
 )
-def test_the_host_knows_the_end_of_its_distribution(
+def test_distro_info_knows_the_end_of_the_distribution(
     tmp_path: Path, distribution: str, version: str, end: str
 ) -> None:
     (tmp_path / "debian.csv").write_text(CSV)
@@ -74,7 +74,7 @@ def test_the_vendors_packages_are_asked_for(program: Program) -> None:
     assert Lifetimes().process(output)["packages"] == {"docker-ce": "5:28.2.2-1~debian.13~trixie"}
 
 
-def test_a_host_without_a_calendar_goes_by_ours() -> None:
+def test_the_tables_are_used_for_ends_that_the_host_does_not_know() -> None:
     (debian, postgres) = ends(known(), state(), "17")
     assert debian == End("Debian GNU/Linux 13 (trixie)", date(2030, 6, 30), debian.way)
     assert "rebuild-a-lost-server" in debian.way
@@ -89,16 +89,16 @@ def test_a_host_without_a_calendar_goes_by_ours() -> None:
     [
         ({"docker_ce": "5:27.5.1-1~debian.13~trixie"}, ["Docker 27"]),
         ({"docker_ce": "5:26.1.4-1~ubuntu.24.04~noble"}, ["Docker 26.1"]),
-        # No end of these is announced.
+        # No end was announced for these.
         ({"docker_ce": "5:28.2.2-1~debian.13~trixie", "caddy": "2.10.0"}, []),
         ({"docker_ce": "5:270.0.0-1~debian.13~trixie"}, []),
         ({"caddy": "1.0.4"}, ["Caddy 1"]),
-        # The distribution's own is its own to mend.
+        # The distribution supports its own packages.
         ({"caddy": "1.0.4-2"}, []),
         ({"caddy": "2.6.2-12"}, []),
     ],
 )
-def test_engines_end_where_their_vendor_ends_them(
+def test_the_vendors_packages_end_when_the_vendor_says_so(
     packages: dict[str, str], found: list[str]
 ) -> None:
     assert [one.what for one in ends(known(), state(**packages), "99")][1:] == found
@@ -117,7 +117,7 @@ def test_postgresql_ends_on_a_thursday_in_november() -> None:
         assert 8 <= end.day <= 14
 
 
-# --- when they are said ---------------------------------------------------------------------------
+# --- the warnings ---------------------------------------------------------------------------------
 
 DAY = date(2030, 6, 30)
 
@@ -134,8 +134,8 @@ DAY = date(2030, 6, 30)
         ),
     ],
 )
-def test_an_end_is_said_half_a_year_before(today: date, said: Any) -> None:
-    assert list(sayings(iter([End("X", DAY, "go on")]), today)) == ([said] if said else [])
+def test_warnings_begin_half_a_year_before_the_end(today: date, said: Any) -> None:
+    assert list(warnings(iter([End("X", DAY, "go on")]), today)) == ([said] if said else [])
 
 
 def test_preflight_warns_and_refuses_nothing(pyinfra: Pyinfra) -> None:

@@ -40,7 +40,7 @@ CADDY = {"caddy": {"version": "2.6.2-12", "held": False}}
     [
         ("installed install caddy 2.6.2-12", CADDY),
         ("installed hold caddy 2.6.2-12", {"caddy": {"version": "2.6.2-12", "held": True}}),
-        # It is marked for removal, and not removed yet.
+        # Marked for removal, but still installed.
         ("installed deinstall caddy 2.6.2-12", CADDY),
         ("config-files deinstall caddy 2.6.2-12", {}),
         ("half-configured install caddy 2.6.2-12", {}),
@@ -80,7 +80,7 @@ def test_the_holder_of_a_lock_is_named(lock: Path, tmp_path: Path) -> None:
     assert AptLockHolder().process(shell(command)) == f"{me} (pid {os.getpid()})"
 
 
-def test_locks_that_nobody_holds(tmp_path: Path) -> None:
+def test_free_locks_have_no_holder(tmp_path: Path) -> None:
     command = text(AptLockHolder)
     for one in reversed(APT_LOCKS):
         command = command.replace(one, str(tmp_path))
@@ -128,7 +128,7 @@ def test_versions_are_named_and_nothing_is_removed(tmp_path: Path) -> None:
         ("Remv postgresql-17 [17.5]\\n", "postgresql-17"),
     ],
 )
-def test_only_what_is_in_the_way_makes_room(tmp_path: Path, simulated: str, other: str) -> None:
+def test_only_conflicting_packages_are_removed(tmp_path: Path, simulated: str, other: str) -> None:
     command = installation({"docker-ce": ""}, replacing=["containerd", "runc"])
     result = installed_by(command, tmp_path, simulated)
     if other:

@@ -1,4 +1,4 @@
-"""What a key says of itself, and what is none."""
+"""Fingerprint and validity of a key, and data that is not a key."""
 
 import hashlib
 import itertools
@@ -60,7 +60,7 @@ LATER = CREATED + 86_400
         (public() + USER + signature(lifetime=60), CREATED + 60, False),
         (public() + USER + signature(lifetime=60, old=True), CREATED + 60, False),
         (public() + signature(0x1F, lifetime=60), CREATED + 60, False),
-        # What was said last is what holds.
+        # The latest signature counts.
         (
             public() + USER + signature(lifetime=60) + signature(created=LATER, lifetime=90),
             *(CREATED + 90, False),
@@ -73,7 +73,7 @@ LATER = CREATED + 86_400
             public() + USER + signature(lifetime=60) + signature(created=LATER),
             *(None, False),
         ),
-        # Said of something else, or by somebody else.
+        # Signatures on something else, or by another key.
         (
             public() + signature(0x1F, created=LATER) + USER + signature(lifetime=60),
             *(CREATED + 60, False),
@@ -102,11 +102,11 @@ def test_armor_is_taken_off_and_put_on() -> None:
     assert openpgp.binary(text.encode()) == packets
     assert openpgp.binary(packets) == packets
     assert max(map(len, text.splitlines())) <= 64
-    # As they are found: with headers, a comment before it, and the ends of lines of elsewhere.
-    told = text.replace("BLOCK-----\n\n", "BLOCK-----\nVersion: GnuPG v1\nComment: x\n\n", 1)
-    for one in (told, f"Our key:\n{told}\n", told.replace("\n", "\r\n")):
+    # Keys in the wild have headers, text around them, or line breaks of another system.
+    found = text.replace("BLOCK-----\n\n", "BLOCK-----\nVersion: GnuPG v1\nComment: x\n\n", 1)
+    for one in (found, f"Our key:\n{found}\n", found.replace("\n", "\r\n")):
         assert openpgp.binary(one.encode()) == packets
-    # Without the checksum, which newer programs leave out.
+    # Newer programs leave out the checksum.
     lines = [line for line in text.splitlines() if not line.startswith("=")]
     assert openpgp.binary("\n".join(lines).encode()) == packets
     both = f"{text}\n{openpgp.armored(public(2))}\n"
@@ -119,31 +119,31 @@ TEXT = openpgp.armored(public() + USER + signature())
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"", "no public OpenPGP key"),
-        (b"<html>log in</html>", "no public OpenPGP key"),
-        (b"\x00\x01", "no public OpenPGP key"),
-        ("Schlüssel".encode(), "no OpenPGP key"),
-        (TEXT[:120].encode(), "no public OpenPGP key"),
-        (TEXT.replace("PUBLIC", "PRIVATE").encode(), "no public OpenPGP key"),
-        (TEXT.replace("m", "n", 3).replace("M", "N", 1).encode(), "damaged or cut off"),
-        (TEXT.replace("\n=", "!\n=").encode(), "damaged or cut off"),
-        (public()[:-3], "damaged or cut off"),
-        (public() + b"\x01", "damaged or cut off"),
+        (b"", "not a public OpenPGP key"),
+        (b"<html>log in</html>", "not a public OpenPGP key"),
+        (b"\x00\x01", "not a public OpenPGP key"),
+        ("Schlüssel".encode(), "not an OpenPGP key"),
+        (TEXT[:120].encode(), "not a public OpenPGP key"),
+        (TEXT.replace("PUBLIC", "PRIVATE").encode(), "not a public OpenPGP key"),
+        (TEXT.replace("m", "n", 3).replace("M", "N", 1).encode(), "damaged or incomplete"),
+        (TEXT.replace("\n=", "!\n=").encode(), "damaged or incomplete"),
+        (public()[:-3], "damaged or incomplete"),
+        (public() + b"\x01", "damaged or incomplete"),
         (public(version=3), "version 3"),
         (public(version=6), "version 6"),
         (public(tag=openpgp.SECRET), "secret key"),
-        (USER, "no OpenPGP key in it"),
-        (b"\xc6\xe1\x01", "damaged or cut off"),
-        (b"\x9b\x00", "damaged or cut off"),
+        (USER, "contains no OpenPGP key"),
+        (b"\xc6\xe1\x01", "damaged or incomplete"),
+        (b"\x9b\x00", "damaged or incomplete"),
     ],
 )
-def test_what_is_no_key(text: bytes, words: str) -> None:
+def test_other_data_is_not_a_key(text: bytes, words: str) -> None:
     with pytest.raises(Failed, match=words):
         openpgp.keys(openpgp.binary(text))
 
 
 @pytest.mark.parametrize("cut", range(1, len(public() + USER + signature()), 7))
-def test_a_key_that_is_cut_anywhere_is_no_other_key(cut: int) -> None:
+def test_a_truncated_key_is_never_taken_for_another_key(cut: int) -> None:
     packets = (public() + USER + signature(lifetime=60))[:cut]
     try:
         found = openpgp.keys(packets)
@@ -153,7 +153,7 @@ def test_a_key_that_is_cut_anywhere_is_no_other_key(cut: int) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("gpg"), reason="no gpg here")
-def test_gpg_says_the_same_of_a_key(tmp_path: Path) -> None:
+def test_gpg_reads_the_same_from_a_key(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     gpg = ["gpg", "--homedir", str(tmp_path), "--batch", "--quiet"]
     new = [*gpg, "--passphrase", "", "--quick-gen-key"]

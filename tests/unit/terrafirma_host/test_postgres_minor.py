@@ -1,4 +1,4 @@
-"""A minor release of PostgreSQL in its window: what is chosen, and in which order it is done."""
+"""A minor release of PostgreSQL in its window: the choice of versions, and the order of steps."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ NOW = "17.5-1.pgdg13+1"
 
 @pytest.fixture(autouse=True)
 def host(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host with PostgreSQL 17.5; what its programs are asked for is noted."""
+    """A host with PostgreSQL 17.5, whose programs record their arguments."""
     said = f'echo "${{0##*/}} $*" >> {roots}/asked'
     directory = program("systemctl", said)
     program("apt-get", said)
@@ -50,7 +50,7 @@ def asked(host: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-# --- what is chosen -------------------------------------------------------------------------------
+# --- the choice of versions -----------------------------------------------------------------------
 
 
 def test_the_newest_of_the_held_packages_is_chosen(host: Path) -> None:
@@ -60,7 +60,7 @@ def test_the_newest_of_the_held_packages_is_chosen(host: Path) -> None:
     assert offered("17", "") == {"postgresql-17": (NOW, "17.10-1.pgdg13+1")}
 
 
-def test_the_version_of_the_settings_is_not_left(host: Path) -> None:
+def test_the_version_of_the_settings_is_kept(host: Path) -> None:
     both = ("postgresql-17", "postgresql-client-17")
     for name in both:
         offers(host, name, "17.6-1.pgdg13+1", "17.5-2.pgdg13+1", NOW)
@@ -73,7 +73,7 @@ def test_an_extension_has_versions_of_its_own(host: Path) -> None:
     assert offered("17", "17.5") == {"postgresql-17-pgvector": (NOW, "18.0-1.pgdg13+1")}
 
 
-def test_what_is_not_held_is_not_ours(host: Path) -> None:
+def test_packages_that_are_not_held_are_refused(host: Path) -> None:
     held(host, "caddy", "postgresql-common", "postgresql-15")
     with pytest.raises(Failed, match=r"no package of PostgreSQL 17 is held: run deploy\.py"):
         offered("17", "")
@@ -91,20 +91,20 @@ def test_what_is_not_held_is_not_ours(host: Path) -> None:
         ("17.5~rc1-1", "17.5", True),
     ],
 )
-def test_versions_end_at_a_component(version: str, wanted: str, does: bool) -> None:
+def test_versions_match_in_whole_components(version: str, wanted: str, does: bool) -> None:
     assert fits(version, wanted) == does
 
 
-# --- in which order -------------------------------------------------------------------------------
+# --- the order of steps ---------------------------------------------------------------------------
 
 
-def test_nothing_newer_is_nothing_to_do(host: Path) -> None:
+def test_without_a_newer_version_nothing_is_installed(host: Path) -> None:
     postgres_minor.main(["0"])
     assert not [line for line in asked(host) if " install " in line]
     assert notes.read("postgres") == {}
 
 
-def test_it_backs_up_and_upgrades_and_holds_again(host: Path) -> None:
+def test_it_makes_a_backup_and_upgrades_and_holds_again(host: Path) -> None:
     (host / "config.yaml").touch()
     offers(host, "postgresql-17", "17.6-1")
     postgres_minor.main(["0"])
@@ -120,13 +120,13 @@ def test_it_backs_up_and_upgrades_and_holds_again(host: Path) -> None:
     assert words.endswith(": all is as promised")
 
 
-def test_without_backups_there_is_none(host: Path) -> None:
+def test_no_backup_is_made_unless_backups_are_set_up(host: Path) -> None:
     offers(host, "postgresql-17", "17.6-1")
     postgres_minor.main(["0"])
     assert "backup create" not in asked(host)
 
 
-def test_a_server_that_the_packages_let_be_is_restarted_once(
+def test_a_server_that_the_packages_do_not_restart_is_restarted_once(
     host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres_minor, "is_old", lambda version: True)
@@ -137,7 +137,7 @@ def test_a_server_that_the_packages_let_be_is_restarted_once(
     ]
 
 
-def test_a_backup_that_fails_keeps_all_as_it_was(host: Path, program: Program) -> None:
+def test_nothing_is_installed_after_a_failed_backup(host: Path, program: Program) -> None:
     (host / "config.yaml").touch()
     program("backup", "echo 'the backup failed: no route' >&2; exit 1")
     offers(host, "postgresql-17", "17.6-1")
@@ -150,7 +150,7 @@ def test_a_backup_that_fails_keeps_all_as_it_was(host: Path, program: Program) -
     assert "no route" in note["words"]
 
 
-def test_a_host_that_is_broken_is_left_alone(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_installed_on_a_broken_host(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_minor, "broken", lambda: ["api: no"])
     offers(host, "postgresql-17", "17.6-1")
     with pytest.raises(Failed, match="api: no"):
@@ -158,7 +158,7 @@ def test_a_host_that_is_broken_is_left_alone(host: Path, monkeypatch: pytest.Mon
     assert not [line for line in asked(host) if " install " in line]
 
 
-def test_what_it_breaks_is_noted(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_promise_that_it_breaks_is_noted(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([[], ["PostgreSQL 17 answers no query"]])
     monkeypatch.setattr(postgres_minor, "broken", lambda: next(answers))
     offers(host, "postgresql-17", "17.6-1")
@@ -174,7 +174,7 @@ def test_an_installation_that_fails_leaves_the_packages_held(host: Path, program
     with pytest.raises(Failed, match="E: no"):
         postgres_minor.main(["3600"])
     start, hold = asked(host)[-2:]
-    # It may have been stopped before that.
+    # The failed installation may have stopped the server.
     assert start == "systemctl start postgresql@17-main.service"
     assert hold == "apt-mark hold postgresql-17"
     assert notes.read("postgres")["alarm"]

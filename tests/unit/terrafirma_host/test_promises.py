@@ -1,4 +1,4 @@
-"""What a host promises, and how it says that something does not hold."""
+"""The promises of a host, and the messages when one is broken."""
 
 import datetime as dt
 import ssl
@@ -45,7 +45,7 @@ def test_a_host_with_nothing_breaks_no_promise(roots: Path) -> None:
     assert broken() == []
 
 
-def test_replicas_that_answer_are_well(answering: Answering) -> None:
+def test_replicas_that_answer_are_healthy(answering: Answering) -> None:
     app = answering()
     Serving("r1", "blue", 1, app.slots["blue"]).save(app)
     assert broken() == []
@@ -59,7 +59,7 @@ def test_a_replica_that_does_not_answer_is_named(answering: Answering) -> None:
     assert words.startswith(f"api: the replica on port {port} is not healthy: it answers 503")
 
 
-def test_a_replica_that_is_not_there_is_named(answering: Answering) -> None:
+def test_a_missing_replica_is_named(answering: Answering) -> None:
     app = answering()
     with serving() as (port, _):
         pass
@@ -70,7 +70,7 @@ def test_a_replica_that_is_not_there_is_named(answering: Answering) -> None:
     ]
 
 
-def test_what_serves_is_asked_as_its_own_release_wants_it(answering: Answering) -> None:
+def test_a_replica_is_checked_as_its_own_release_describes(answering: Answering) -> None:
     app = answering(health_path="/503")
     Serving("r1", "blue", 1, app.slots["blue"]).save(app)
     proxy.make_directories()
@@ -85,7 +85,7 @@ def test_an_application_without_a_release_promises_nothing(answering: Answering)
     assert broken() == []
 
 
-def test_one_that_is_described_for_another_version_is_left_alone(roots: Path) -> None:
+def test_a_description_for_another_version_is_skipped(roots: Path) -> None:
     (roots / "apps/old.json").write_text('{"name": "old"}')
     (roots / "apps/torn.json").write_text("{")
     assert broken() == []
@@ -94,7 +94,7 @@ def test_one_that_is_described_for_another_version_is_left_alone(roots: Path) ->
 # --- PostgreSQL -----------------------------------------------------------------------------------
 
 
-def test_clusters_that_are_set_aside_are_no_servers(units: Path) -> None:
+def test_clusters_that_are_set_aside_are_not_checked(units: Path) -> None:
     own(units, "9", "terrafirma-retired.conf")
     own(units, "17")
     own(units, "18", "terrafirma-unfinished.conf")
@@ -112,7 +112,7 @@ def test_a_database_that_does_not_run_is_named(units: Path, program: Program, ro
         ]
 
 
-def test_a_query_is_asked(units: Path, roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postgres_gets_a_query(units: Path, roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own(units, "17")
     asked = []
 
@@ -127,7 +127,7 @@ def test_a_query_is_asked(units: Path, roots: Path, monkeypatch: pytest.MonkeyPa
     assert (query, at, directory) == ("select 1", "-h", "/run/postgresql")
 
 
-def test_a_pooler_that_is_wanted_runs(units: Path, roots: Path, program: Program) -> None:
+def test_an_enabled_pooler_must_run(units: Path, roots: Path, program: Program) -> None:
     directory = program("systemctl", "test $1 = is-enabled")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{directory}:/usr/bin:/bin")
@@ -158,7 +158,7 @@ www.terrafirma.test {{
 """
 
 
-def test_the_names_are_those_of_the_sites(roots: Path) -> None:
+def test_the_sites_names_are_read_from_the_caddyfile(roots: Path) -> None:
     assert domains() == []
     proxy.CADDYFILE.parent.mkdir()
     proxy.CADDYFILE.write_text(CADDYFILE)
@@ -167,9 +167,7 @@ def test_the_names_are_those_of_the_sites(roots: Path) -> None:
     assert domains() == []
 
 
-def test_a_caddy_that_does_not_run_is_said_once(
-    roots: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_caddy_is_reported_once(roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proxy.CADDYFILE.parent.mkdir()
     proxy.CADDYFILE.write_text(CADDYFILE)
     monkeypatch.setattr(proxy, "runs", lambda: False)
@@ -183,11 +181,11 @@ def test_a_caddy_that_does_not_run_is_said_once(
         (500, False, False, True),
         (401, False, False, True),
         (401, True, False, False),
-        # A page for maintenance is what somebody wants.
+        # A maintenance page is intended.
         (503, False, True, False),
     ],
 )
-def test_the_application_is_asked_through_caddy(
+def test_the_application_must_answer_through_caddy(
     answering: Answering,
     monkeypatch: pytest.MonkeyPatch,
     status: int,
@@ -225,7 +223,7 @@ def test_a_site_without_a_certificate_is_named(
 
 @contextmanager
 def https(path: Path, *names: str, days: int = 1) -> Iterator[int]:
-    """A site with a certificate for these names, by an authority that nobody knows."""
+    """A site with a certificate for these names, by an unknown authority."""
     key, authority = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     now = dt.datetime.now(dt.UTC)
     alternatives: list[x509.GeneralName] = [
@@ -266,17 +264,17 @@ def test_a_certificate_of_any_authority_is_good(tmp_path: Path) -> None:
         assert certificate("127.0.0.1", port) == ""
 
 
-def test_a_certificate_of_another_name_is_not(tmp_path: Path) -> None:
+def test_a_certificate_for_another_name_is_bad(tmp_path: Path) -> None:
     with https(tmp_path, "www.terrafirma.test") as port:
         assert "Hostname mismatch" in certificate(NAME, port)
 
 
-def test_nor_one_that_has_expired(tmp_path: Path) -> None:
+def test_an_expired_certificate_is_bad(tmp_path: Path) -> None:
     with https(tmp_path, NAME, days=-1) as port:
         assert certificate(NAME, port) == "certificate has expired"
 
 
-def test_nor_none() -> None:
+def test_a_missing_certificate_is_bad() -> None:
     with serving() as (port, _):
         assert certificate(NAME, port).startswith("there is none (")
     assert certificate(NAME, port) == "Connection refused"
@@ -296,7 +294,7 @@ def test_the_exit_code_says_whether_anything_is_broken(
     assert capsys.readouterr().out == "one\ntwo\n"
 
 
-def test_a_question_that_fails_is_no_promise_kept(
+def test_a_check_that_fails_counts_as_a_broken_promise(
     roots: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def runs() -> bool:

@@ -1,4 +1,4 @@
-"""A reboot: whether it is due, when it is made, and what is noted of it."""
+"""A reboot: whether it is due, when it happens, and the notes about it."""
 
 import json
 import os
@@ -22,9 +22,9 @@ KERNELS = ["6.12.43+deb13-amd64", "6.12.48+deb13-amd64", "6.12.57+deb13-cloud-am
 
 @pytest.fixture(autouse=True)
 def host(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host where nothing is due and nothing goes on; `systemctl` notes what it is asked for."""
+    """A host where nothing is due and nothing goes on; `systemctl` records its arguments."""
     directory = program("systemctl", f'echo "$*" >> {roots}/systemctl')
-    # No container.
+    # The host is not a container.
     program("systemd-detect-virt", "exit 1")
     program("apt-config", "true")
     program("dpkg-query", "exit 1")
@@ -53,7 +53,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, release: str, build: str = "#1 SMP") -
 
 
 def boots(roots: Path, moment: int) -> None:
-    """The host has started at that moment of its kernel's clock."""
+    """Make the host one that started at this time of its kernel's clock."""
     (roots / "proc/sys/kernel/random").mkdir(parents=True, exist_ok=True)
     (roots / "proc/sys/kernel/random/boot_id").write_text("b00t\n")
     (roots / "proc/1").mkdir(exist_ok=True)
@@ -74,11 +74,11 @@ def is_due(host: Path) -> None:
 # --- whether it is due ----------------------------------------------------------------------------
 
 
-def test_no_reboot_is_due_where_nothing_asks_for_one() -> None:
+def test_no_reboot_is_due_by_default() -> None:
     assert reboot.due() == []
 
 
-def test_packages_ask_for_one(host: Path) -> None:
+def test_packages_ask_for_a_reboot(host: Path) -> None:
     (host / "reboot-required").touch()
     assert reboot.due() == ["a package asks for it"]
     is_due(host)
@@ -90,15 +90,15 @@ def test_packages_ask_for_one(host: Path) -> None:
     [
         ("6.12.43+deb13-amd64", "6.12.48+deb13-amd64"),
         ("6.12.48+deb13-amd64", ""),
-        # Of another kind is another kernel.
+        # Only kernels of the same kind count.
         ("6.12.43+deb13-cloud-amd64", "6.12.57+deb13-cloud-amd64"),
         ("6.12.43+deb13-rt-amd64", ""),
-        # A provider's own, which is in no package.
+        # A provider's own kernel is in no package.
         ("6.18.44-fc-v669", ""),
         ("6.18.44", ""),
     ],
 )
-def test_a_newer_kernel_of_its_kind_is_due(
+def test_a_newer_kernel_of_the_same_kind_needs_a_reboot(
     host: Path, monkeypatch: pytest.MonkeyPatch, running: str, newest: str
 ) -> None:
     for name in KERNELS:
@@ -128,7 +128,7 @@ def test_kernels_are_compared_by_their_numbers(
     assert reboot.due() == [f"kernel {newer} is installed, {older} runs"]
 
 
-def test_a_newer_build_of_the_same_name_is_due(
+def test_a_newer_build_of_the_same_kernel_needs_a_reboot(
     host: Path, monkeypatch: pytest.MonkeyPatch, program: Program
 ) -> None:
     program("dpkg-query", 'test "$3" = linux-image-6.1.0-37-amd64 && printf 6.1.140-1')
@@ -139,7 +139,7 @@ def test_a_newer_build_of_the_same_name_is_due(
     assert reboot.due() == ["kernel 6.1.140-1 is installed, 6.1.139-1 runs"]
 
 
-def test_the_kernel_of_a_container_is_another_hosts(
+def test_a_container_needs_no_reboot_for_a_kernel(
     host: Path, monkeypatch: pytest.MonkeyPatch, program: Program
 ) -> None:
     (host / "boot/vmlinuz-6.12.57+deb13-amd64").touch()
@@ -151,7 +151,7 @@ def test_the_kernel_of_a_container_is_another_hosts(
 # --- the window -----------------------------------------------------------------------------------
 
 
-def test_a_window_without_a_reason_is_quiet(host: Path) -> None:
+def test_a_window_without_a_reason_does_nothing(host: Path) -> None:
     reboot.main(["window", "0"])
     assert asked(host) == []
     assert notes.read("reboot") == {}
@@ -161,13 +161,13 @@ def noted() -> dict[str, Any]:
     return notes.read("reboot")
 
 
-def test_what_is_due_is_made(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_due_reboot_happens(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     is_due(host)
 
     def sleep(_: float) -> None:
         # The host goes down here.
         assert asked(host) == ["reboot"]
-        assert "nothing was said since" in noted()["words"]
+        assert "has reported nothing since" in noted()["words"]
         raise SystemExit
 
     monkeypatch.setattr(time, "sleep", sleep)
@@ -182,7 +182,7 @@ def gone_down(host: Path) -> None:
     )  # fmt: skip
 
 
-def test_the_same_boot_says_nothing_yet(host: Path) -> None:
+def test_nothing_is_reported_before_the_boot(host: Path) -> None:
     gone_down(host)
     before = noted()
     reboot.main(["report"])
@@ -202,14 +202,14 @@ def test_after_the_boot_it_waits_until_all_is_well(
     )
     assert not noted()["alarm"]
     assert updates.status()["notes"] == [noted()["words"]]
-    # The next boot is somebody else's.
+    # The next boot is none of the window's.
     boots(host, 300)
     before = noted()
     reboot.main(["report"])
     assert noted() == before
 
 
-def test_what_stays_broken_is_said_until_it_is_mended(
+def test_a_lasting_failure_is_shown_until_it_is_repaired(
     host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone_down(host)
@@ -224,13 +224,13 @@ def test_what_stays_broken_is_said_until_it_is_mended(
     assert updates.status() == {"alarms": [], "notes": [f"{words}; by now all is as promised"]}
 
 
-def test_a_host_that_is_broken_is_not_rebooted(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_host_is_not_rebooted(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     is_due(host)
     monkeypatch.setattr(reboot, "broken", lambda: ["api: no", "PostgreSQL: no"])
     with pytest.raises(Failed, match="api: no; PostgreSQL: no"):
         reboot.main(["window", "0"])
     assert asked(host) == []
-    assert "was not made in its window of" in noted()["words"]
+    assert "did not happen in its window of" in noted()["words"]
 
 
 HOLDER = """
@@ -256,16 +256,16 @@ def going_on(lock: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("lock", ["run/api.lock", "backup", "upgrade", "daily"])
-def test_nothing_is_cut_off_by_a_reboot(host: Path, lock: str) -> None:
+def test_a_reboot_interrupts_nothing(host: Path, lock: str) -> None:
     is_due(host)
     with going_on(host / lock), pytest.raises(Failed):
         reboot.main(["window", "0"])
     assert asked(host) == []
     (due, words) = updates.status()["alarms"]
     assert due == (
-        "a reboot is due (asked for by libc6, linux-base): reboot it, or set updates_reboot"
+        "a reboot is due (asked for by libc6, linux-base): reboot the host, or set updates_reboot"
     )
-    assert words.startswith("the reboot that is due was not made in its window of")
+    assert words.startswith("the due reboot did not happen in its window of")
 
 
 def test_a_host_that_does_not_go_down_has_not_rebooted(host: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_host_that_does_not_go_down_has_not_rebooted(host: Path) -> None:
     assert noted()["refused"]
 
 
-def test_a_window_that_was_refused_is_forgotten_after_a_boot(host: Path) -> None:
+def test_a_refused_reboot_is_forgotten_once_none_is_due(host: Path) -> None:
     notes.note("reboot", "not made", alarm=True, refused=True)
     is_due(host)
     reboot.main(["report"])
@@ -295,20 +295,18 @@ def test_a_wrong_command_line_does_nothing(host: Path, words: list[str]) -> None
     assert asked(host) == []
 
 
-# --- what the deploy is told ----------------------------------------------------------------------
+# --- the report for the deploy --------------------------------------------------------------------
 
 
-def test_a_window_makes_it_where_there_is_one(
-    host: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_due_reboot_waits_for_its_window(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
     is_due(host)
     (host / "timer").touch()
     updates.main([])
     (words,) = json.loads(capsys.readouterr().out)["alarms"]
-    assert words.endswith("the window updates_reboot will make it")
+    assert words.endswith("it will happen in the window updates_reboot")
 
 
-def test_old_news_is_none(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_success_is_shown_for_a_while_only(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes.note("postgres", "PostgreSQL was upgraded")
     assert updates.status()["notes"] == ["PostgreSQL was upgraded"]
     monkeypatch.setattr(updates, "NEWS", -1)
@@ -317,7 +315,7 @@ def test_old_news_is_none(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert updates.status()["alarms"] == ["PostgreSQL was not upgraded"]
 
 
-def test_a_note_that_was_torn_says_nothing(host: Path) -> None:
+def test_a_damaged_note_is_ignored(host: Path) -> None:
     (host / "updates").mkdir()
     for text in ("", "{", "[]", "{}"):
         (host / "updates/reboot.json").write_text(text)
@@ -329,6 +327,6 @@ def test_a_note_that_was_torn_says_nothing(host: Path) -> None:
     ("said", "endless"),
     [("", False), ('DPkg::Lock::Timeout "600";', False), ('DPkg::Lock::Timeout "-1";', True)],
 )
-def test_who_waits_for_apt_for_ever_is_said(program: Program, said: str, endless: bool) -> None:
+def test_an_endless_wait_for_apt_is_reported(program: Program, said: str, endless: bool) -> None:
     program("apt-config", f"echo '{said}'")
     assert bool(updates.status()["alarms"]) == endless

@@ -1,4 +1,4 @@
-"""A vendor's repository is tried by this machine's own apt, in directories of the test."""
+"""A vendor's repository is checked with this machine's own apt, in directories of the test."""
 
 import base64
 import gzip
@@ -96,8 +96,8 @@ OLD = ("--faked-system-time", "20200101T000000")
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    status: dict[str, int] = {}  # noqa: RUF012  # what a test says, of a part of a path
-    cut = ""
+    status: dict[str, int] = {}  # noqa: RUF012  # errors, by a part of the path; set by tests
+    cut = ""  # a part of the path of files that are cut in half
 
     def do_GET(self) -> None:
         for text, status in self.status.items():
@@ -129,7 +129,7 @@ def vendor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vendor]:
 
 
 class Host:
-    """A host whose directories of apt are those of the test."""
+    """A host whose apt uses directories of the test."""
 
     def __init__(self, place: Path, vendor: Vendor, patch: pytest.MonkeyPatch) -> None:
         self.place, self.vendor, self.patch = place, vendor, patch
@@ -181,7 +181,7 @@ class Host:
         repositories.main(["set"])
 
     def refused(self, **but: Any) -> str:
-        """What it says, once nothing has changed, and every apt goes on working."""
+        """The error of a refused repository, after checking that the host is unchanged."""
         before = self.state()
         with pytest.raises(Failed) as error:
             self.put(**but)
@@ -210,11 +210,11 @@ def host(tmp_path: Path, vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> Hos
     return Host(tmp_path, vendor, monkeypatch)
 
 
-def test_a_repository_that_is_right_becomes_a_source(
+def test_a_valid_repository_becomes_a_source(
     host: Host, vendor: Vendor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host.put()
-    assert "is a source of packages here" in capsys.readouterr().out
+    assert "is now a source of packages" in capsys.readouterr().out
     text = host.source.read_text()
     assert f"URIs: {vendor.url}\nSuites: trixie-pgdg\nComponents: main\n" in text
     assert f"Signed-By:\n {openpgp.BEGIN}\n .\n " in text
@@ -222,16 +222,15 @@ def test_a_repository_that_is_right_becomes_a_source(
     assert host.source.stat().st_mode & 0o777 == 0o644
     digest = hashlib.sha256(text.encode()).hexdigest()
     assert host.record.read_text() == f"what was asked for\nsha256 {digest}\n"
-    # Its lists are there, and every apt understands the file.
+    # Its lists are installed, and apt reads the file.
     said = subprocess.run(["apt-cache", "madison", "libpq5"], capture_output=True, text=True,
                           check=True).stdout  # fmt: skip
     assert f"17.5-1.pgdg130+1 | {vendor.url} trixie-pgdg/main amd64 Packages" in said
     assert host.updates() == 0
-    # The same again, and with the key that is given.
+    # A second run writes the same, and so does one with a given key, which fetches nothing.
     host.put()
     assert host.source.read_text() == text
     given = base64.b64encode(vendor.keys["vendor"]).decode()
-    # Nothing is fetched where it is given.
     host.patch.setattr(repositories, "fetched", None)
     described = host.described() | {"key": given}
     host.patch.setattr("sys.stdin", io.StringIO(json.dumps(described)))
@@ -270,12 +269,12 @@ def nothing(_: Vendor) -> None:
 
 FAILURES: dict[str, tuple[Change, dict[str, Any], str]] = {
     "another key": (nothing, {"pinned": "stranger"}, "is pinned in terrafirma/apt/vendors.py"),
-    "a key beside it": (nothing, {"key": "both"}, "has beside the vendor's the fingerprint"),
+    "a key beside it": (nothing, {"key": "both"}, "has, beside the vendor's, the fingerprint"),
     "an expired key": (nothing, {"pinned": "expired", "key": "expired"}, "expired on 2020-12-31"),
     "a revoked key": (nothing, {"pinned": "revoked", "key": "revoked"}, "revoked by its owner"),
-    "no key": (nothing, {"key": "<html>"}, "is not the vendor's key: it is no public OpenPGP key"),
+    "no key": (nothing, {"key": "<html>"}, "key is not the vendor's key: it is not a public"),
     "no key there": (status(404, "/key"), {}, "/key: answers 404); or name a file in apt_keys"),
-    "nobody there": (nothing, {"key_urls": ["http://127.0.0.1:1/k"]}, "k: Connection refused"),
+    "no server": (nothing, {"key_urls": ["http://127.0.0.1:1/k"]}, "k: Connection refused"),
     "no such name": (nothing, {"key_urls": ["http://x.invalid/k"]}, "its name does not resolve"),
     "no suite": (status(404, "/dists/"), {}, "no such suite, or no index in it (404)"),
     "down": (status(503, "/dists/"), {}, "it answers 503"),
@@ -285,14 +284,14 @@ FAILURES: dict[str, tuple[Change, dict[str, Any], str]] = {
         *({}, "which is not the vendor's pinned one"),
     ),
     "tampered": (letter, {}, "its signature is wrong"),
-    "a login page": (portal, {}, "what answers there is no repository"),
+    "a login page": (portal, {}, "the answer is not a repository"),
     "another suite": (lambda vendor: vendor.sign(says="sid-pgdg"), {}, "it is the suite sid-pgdg"),
     "an old copy": (
         lambda vendor: vendor.sign(fields=f"Valid-Until: {formatdate(1)}\n"),
         *({}, "no longer valid"),
     ),
-    "half an index": (cut("Packages"), {}, "an index came by half"),
-    "another index": (spoiled, {}, "is not the one that is signed"),
+    "half an index": (cut("Packages"), {}, "an index is incomplete"),
+    "another index": (spoiled, {}, "is not the one that was signed"),
     "another architecture": (
         nothing,
         {"architecture": "arm64"},
@@ -303,7 +302,7 @@ FAILURES: dict[str, tuple[Change, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", FAILURES)
-def test_whatever_fails_nothing_changes(host: Host, vendor: Vendor, what: str) -> None:
+def test_a_failure_changes_nothing(host: Host, vendor: Vendor, what: str) -> None:
     change, but, words = FAILURES[what]
     change(vendor)
     if "architecture" in but:
@@ -313,13 +312,13 @@ def test_whatever_fails_nothing_changes(host: Host, vendor: Vendor, what: str) -
     assert message.endswith("; nothing was changed")
 
 
-def test_both_fingerprints_are_said(host: Host, vendor: Vendor) -> None:
+def test_the_message_has_both_fingerprints(host: Host, vendor: Vendor) -> None:
     message = host.refused(pinned="stranger")
     for name in ("vendor", "stranger"):
         assert vendor.fingerprint(name) in message
 
 
-def test_what_was_right_before_stays(host: Host, vendor: Vendor) -> None:
+def test_an_installed_source_survives_a_failure(host: Host, vendor: Vendor) -> None:
     host.put()
     text = host.source.read_text()
     vendor.sign("stranger")
@@ -330,7 +329,7 @@ def test_what_was_right_before_stays(host: Host, vendor: Vendor) -> None:
     assert host.updates() == 0
 
 
-def test_lists_that_do_not_come_take_the_source_away_again(
+def test_a_source_whose_lists_cannot_be_fetched_is_removed_again(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apt = repositories.apt
@@ -350,17 +349,19 @@ def test_another_source_of_the_same_repository_is_named(host: Host, vendor: Vend
     old = host.sources / "docker.list"
     old.write_text(f"deb [trusted=yes] {vendor.url} {SUITE} main\n")
     message = host.refused()
-    assert f"{old} on the host is the same repository with another key; remove it" in message
+    assert (
+        f"{old} on the host has the same repository with another key; remove that file" in message
+    )
 
 
-def test_sources_that_were_broken_before_are_named(host: Host) -> None:
+def test_already_broken_sources_are_named(host: Host) -> None:
     (host.sources / "odd.list").write_text("deb\n")
-    with pytest.raises(Failed, match=r"broken already: Malformed line 1 in .*sources.list.d/odd"):
+    with pytest.raises(Failed, match=r"already broken: Malformed line 1 in .*sources.list.d/odd"):
         host.put()
     assert not host.source.exists()
 
 
-def test_the_key_comes_through_apts_own_proxy(host: Host) -> None:
+def test_the_key_is_fetched_through_apts_own_proxy(host: Host) -> None:
     config = host.place / "etc/apt/apt.conf.d/proxy"
     config.write_text('Acquire::http::Proxy "http://u:s3cret@127.0.0.1:1";')
     assert repositories.proxies("http://x.acme.com/k")["http"] == "http://u:s3cret@127.0.0.1:1"
@@ -377,7 +378,7 @@ def test_the_key_comes_through_apts_own_proxy(host: Host) -> None:
     host.put()
 
 
-# What sqv says, which Debian 13 has, and other words that are not heard here.
+# Output of Debian 13's sqv, and other output that this machine's apt does not produce.
 SAID = [
     (
         "Signing key on 0123 is not bound: because: SHA1 is not considered secure since 2026-02-01",
@@ -399,12 +400,12 @@ SAID = [
     ("Could not handshake: An unexpected TLS packet was received.", "TLS fails (An unexpected"),
     ("E: Release file for x is not valid yet (invalid for another 3d)", "clock of the host"),
     ("Err:1 x\n  Invalid response from proxy: HTTP/1.1 407 Proxy Authentication Required",
-     "the proxy wants a login"),
+     "the proxy requires a login"),
     ("Err:1 x InRelease\n  Something new\nE: Some index files failed", "Something new"),
     ("", "apt does not say why"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("said", "words"), SAID)
-def test_what_apt_says_is_said_in_one_line(said: str, words: str) -> None:
+def test_the_cause_of_apts_failure_is_one_line(said: str, words: str) -> None:
     assert words in repositories.cause(said)

@@ -1,4 +1,4 @@
-"""Nothing else goes on: whoever is at work is named, and nobody begins meanwhile."""
+"""Nothing else goes on: other work is named, and none begins meanwhile."""
 
 import fcntl
 import json
@@ -27,7 +27,7 @@ def locks(roots: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return roots
 
 
-# What another process has, until its standard input ends.
+# Another process, which holds a lock until its standard input ends.
 HOLDER = """
 import fcntl, sys
 file = open(sys.argv[2], "w")
@@ -56,14 +56,14 @@ def refusal(*, apt: bool = True) -> str:
     return str(error.value)
 
 
-def test_a_host_where_nothing_goes_on_is_ours(locks: Path) -> None:
+def test_an_idle_host_grants_all_locks(locks: Path) -> None:
     for _ in range(2):
         with standstill("the window", "reboot"):
             pass
     assert not (locks / "run/api.json").exists()
 
 
-def test_a_release_goes_on(app: Application) -> None:
+def test_a_running_release_is_named(app: Application) -> None:
     with lease(app, "ci@runner", "release", 60) as mine:
         mine.step("smoke")
         assert refusal() == (
@@ -71,7 +71,7 @@ def test_a_release_goes_on(app: Application) -> None:
         )
 
 
-def test_an_application_that_left_the_settings_is_still_released(locks: Path) -> None:
+def test_a_release_of_an_undeclared_application_is_named(locks: Path) -> None:
     with held(locks / "run/old.lock"):
         assert refusal() == "a release of old is going on (it has just begun)"
 
@@ -84,28 +84,28 @@ def test_an_application_that_left_the_settings_is_still_released(locks: Path) ->
         ("daily", "packages are being installed (apt.systemd.daily)"),
     ],
 )
-def test_what_else_goes_on_is_named(locks: Path, name: str, words: str) -> None:
+def test_other_work_is_named(locks: Path, name: str, words: str) -> None:
     with held(locks / name):
         assert words in refusal()
 
 
 @pytest.mark.parametrize("name", ["lists", "frontend"])
-def test_whoever_installs_packages_is_named(locks: Path, name: str) -> None:
+def test_a_program_that_installs_packages_is_named(locks: Path, name: str) -> None:
     with held(locks / name, "lockf") as process:
         assert f", process {process})" in refusal()
-        # Whoever installs packages itself looks at apt's locks as apt does.
+        # A caller that installs packages leaves apt's locks to apt.
         with standstill("the window", "upgrade", apt=False):
             pass
 
 
-def test_all_that_goes_on_is_said_at_once(locks: Path) -> None:
+def test_all_other_work_is_named_at_once(locks: Path) -> None:
     with held(locks / "backup"), held(locks / "lists", "lockf"):
         words = refusal()
     assert "a backup" in words
     assert "; packages are being installed" in words
 
 
-def test_nobody_begins_meanwhile(locks: Path, app: Application) -> None:
+def test_no_other_work_begins_meanwhile(locks: Path, app: Application) -> None:
     with standstill("the window updates_reboot", "reboot"):
         with pytest.raises(Busy, match="the window updates_reboot does the reboot"), \
                 lease(app, "me", "release", 60):  # fmt: skip
@@ -123,7 +123,7 @@ def test_nobody_begins_meanwhile(locks: Path, app: Application) -> None:
         assert describe(app).startswith("me ")
 
 
-def test_a_note_of_a_lease_that_makes_no_sense_is_no_traceback(locks: Path) -> None:
+def test_a_damaged_lease_causes_no_traceback(locks: Path) -> None:
     with held(locks / "run/api.lock"):
         for text in ("", "[]", json.dumps({"holder": "me"})):
             (locks / "run/api.json").write_text(text)
@@ -135,7 +135,7 @@ def test_it_waits_while_something_is_broken_or_goes_on(
 ) -> None:
     answers = iter([["api: no"], ["api: no"], ["caddy: no"], []])
     with once_well(lambda: next(answers), "the window", "reboot", 5):
-        # What has not changed is said once.
+        # An unchanged reason is shown once.
         assert capsys.readouterr().out == "not yet: api: no\nnot yet: caddy: no\n"
         assert describe_all(locks) == ["the window"]
     with held(locks / "backup"):
@@ -149,7 +149,7 @@ def describe_all(locks: Path) -> list[str]:
     return [json.loads(path.read_text())["holder"] for path in (locks / "run").glob("*.json")]
 
 
-def test_what_fails_in_its_course_is_not_tried_again() -> None:
+def test_a_block_that_fails_is_not_repeated() -> None:
     tries = []
 
     def attempt() -> None:

@@ -1,4 +1,4 @@
-"""The program that upgrades engines: the new one keeps what is promised, or the old one is back."""
+"""The program that upgrades engines: one that breaks a promise is rolled back."""
 
 import json
 import re
@@ -40,11 +40,11 @@ INSTALL = r"User=root install --allow-change\S* --no-install\S* (docker-ce|caddy
 
 
 class Killed(BaseException):
-    """As by SIGKILL: nothing more is done."""
+    """Stands for SIGKILL: nothing runs after it."""
 
 
 class Host:
-    """Packages, units that run since a version, and what does not work."""
+    """Packages, units with the packages that they were started with, and faults."""
 
     def __init__(self, state: Path, cache: Path) -> None:
         self.state, self.cache = state, cache
@@ -53,9 +53,9 @@ class Host:
         self.running: dict[str, str] = {}
         self.held: set[str] = set()
         self.asked: list[str] = []
-        self.breaks: dict[str, str] = {}  # a version, and what is broken with it
+        self.breaks: dict[str, str] = {}  # versions, and the promise that each breaks
         self.unpacks_not: set[str] = set()
-        self.gone: list[str] = []  # what apt would take along
+        self.gone: list[str] = []  # packages that apt would remove
         self.dies: str = ""  # the command with which the run is killed
 
     def has(self, engine: dict[str, Any]) -> None:
@@ -151,7 +151,7 @@ def perform(*engines: dict[str, Any], rest: bool = False) -> None:
 
 
 def carry_out(host: Host, *engines: dict[str, Any]) -> tuple[int, str]:
-    """As the unit does it: the exit code, and what was said."""
+    """Run as the unit does; returns the exit code and the log."""
     plan = json.dumps({"engines": engines, "rest": False, "held": []})
     (host.state / "plan.json").write_text(plan)
     with pytest.raises(SystemExit) as end:
@@ -160,7 +160,7 @@ def carry_out(host: Host, *engines: dict[str, Any]) -> tuple[int, str]:
     return int(str(end.value.code)), (host.state / "log").read_text()
 
 
-def test_knows_its_words() -> None:
+def test_refuses_an_unknown_argument() -> None:
     result = terrafirma("upgrade", "everything")
     assert result.returncode == 1
     assert "terrafirma upgrade recover" in result.stderr
@@ -177,10 +177,10 @@ def test_an_engine_is_upgraded_held_and_restarted(
     assert not (host.state / "current.json").exists()
     said = capsys.readouterr().out
     assert "Docker: 5:28.1-1 is replaced by 5:28.2-1" in said
-    assert "keeps what is promised" in said
+    assert "5:28.2-1 runs, and all is as promised" in said
 
 
-def test_the_old_packages_are_there_before_anything_changes(host: Host) -> None:
+def test_the_old_packages_are_saved_before_anything_changes(host: Host) -> None:
     host.has(DOCKER)
     host.dies = INSTALL
     with pytest.raises(Killed):
@@ -189,7 +189,7 @@ def test_the_old_packages_are_there_before_anything_changes(host: Host) -> None:
         assert program.kept(name, version), name
 
 
-def test_what_is_in_apts_cache_is_not_fetched(host: Host) -> None:
+def test_packages_in_apts_cache_are_not_fetched(host: Host) -> None:
     host.has(CADDY)
     host.deb(host.cache, "caddy", "2.6.2-12")
     host.offered.clear()
@@ -197,7 +197,7 @@ def test_what_is_in_apts_cache_is_not_fetched(host: Host) -> None:
     assert host.there == CADDY["packages"]
 
 
-def test_nothing_changes_without_a_way_back_that_was_planned(host: Host) -> None:
+def test_nothing_changes_without_the_planned_way_back(host: Host) -> None:
     host.has(CADDY)
     host.offered.clear()
     with pytest.raises(Failed, match=r"nothing was changed: caddy 2\.6\.2-12, the way back"):
@@ -205,27 +205,27 @@ def test_nothing_changes_without_a_way_back_that_was_planned(host: Host) -> None
     assert host.there == CADDY["old"]
 
 
-def test_a_way_back_that_is_lost_was_said_before(host: Host) -> None:
+def test_an_upgrade_that_was_announced_without_a_way_back_goes_on(host: Host) -> None:
     host.has(CADDY)
     host.offered.clear()
     perform(CADDY | {"lost": ["caddy"]})
     assert host.there == CADDY["packages"]
 
 
-def test_what_does_not_keep_the_promises_is_taken_back(host: Host) -> None:
+def test_an_engine_that_breaks_a_promise_is_rolled_back(host: Host) -> None:
     host.has(DOCKER)
     host.breaks["5:28.2-1"] = "api: the replica on port 8000 is not healthy"
     with pytest.raises(Failed) as error:
         perform(DOCKER)
-    assert "Docker 5:28.2-1 was taken back: api: the replica" in str(error.value)
-    assert "5:28.1-1 keeps what is promised, as before" in str(error.value)
+    assert "Docker 5:28.2-1 was rolled back: api: the replica" in str(error.value)
+    assert "5:28.1-1 runs again, and all is as promised" in str(error.value)
     assert host.there == DOCKER["old"]
     assert host.held == {*DOCKER["old"]}
     assert set(host.running.values()) == {host.version}
     assert not (host.state / "current.json").exists()
 
 
-def test_both_are_said_where_the_way_back_does_not_help(
+def test_the_message_has_both_failures_if_the_way_back_does_not_help(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.has(CADDY)
@@ -236,21 +236,21 @@ def test_both_are_said_where_the_way_back_does_not_help(
         return ["Caddy does not run"] if len(asked) > 1 else []
 
     monkeypatch.setattr(program, "broken", broken)
-    with pytest.raises(Failed, match=r"Caddy 2\.11\.1: Caddy does not run; with 2\.6\.2-12 again"):
+    with pytest.raises(
+        Failed, match=r"Caddy 2\.11\.1: Caddy does not run; after the return to 2\.6"
+    ):
         perform(CADDY)
 
 
-def test_a_package_that_cannot_be_unpacked_is_taken_back(host: Host) -> None:
+def test_a_package_that_cannot_be_unpacked_is_rolled_back(host: Host) -> None:
     host.has(CADDY)
     host.unpacks_not.add("2.11.1")
-    with pytest.raises(Failed, match=r"taken back: .*dpkg: error processing caddy"):
+    with pytest.raises(Failed, match=r"rolled back: .*dpkg: error processing caddy"):
         perform(CADDY)
     assert host.there == CADDY["old"]
 
 
-def test_dpkg_is_asked_where_apt_does_not_go_back(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dpkg_rolls_back_if_apt_refuses(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.has(CADDY)
     host.breaks["2.11.1"] = "https://api.test answers 502"
     known = host.answer
@@ -261,20 +261,20 @@ def test_dpkg_is_asked_where_apt_does_not_go_back(
         return known(words, line)
 
     monkeypatch.setattr(host, "answer", stubborn)
-    with pytest.raises(Failed, match="taken back"):
+    with pytest.raises(Failed, match="rolled back"):
         perform(CADDY)
     assert host.there == CADDY["old"]
 
 
-def test_without_a_way_back_it_says_so_and_leaves_the_new(host: Host) -> None:
+def test_without_a_way_back_the_new_packages_stay(host: Host) -> None:
     host.has(CADDY)
     host.breaks["2.11.1"] = "https://api.test answers 502"
-    with pytest.raises(Failed, match="there is no way back, for caddy is offered no longer"):
+    with pytest.raises(Failed, match="there is no way back, because caddy is no longer offered"):
         perform(CADDY | {"lost": ["caddy"]})
     assert host.there == CADDY["packages"]
 
 
-def test_one_engine_after_the_other_and_no_further_than_the_first_failure(host: Host) -> None:
+def test_the_first_failure_ends_the_upgrade(host: Host) -> None:
     host.has(DOCKER)
     host.has(CADDY)
     host.breaks["5:28.2-1"] = "api: not healthy"
@@ -284,7 +284,7 @@ def test_one_engine_after_the_other_and_no_further_than_the_first_failure(host: 
     assert not any("--with-new-pkgs" in line for line in host.asked)
 
 
-def test_conflicting_packages_make_room_and_are_not_purged(host: Host) -> None:
+def test_conflicting_packages_are_removed_and_not_purged(host: Host) -> None:
     host.has(MOVE)
     perform(MOVE)
     assert host.there == MOVE["packages"]
@@ -296,32 +296,30 @@ def test_the_distributions_packages_come_back_after_a_move_that_failed(host: Hos
     host.has(MOVE)
     host.breaks["5:28.2-1"] = "api: not healthy"
     with pytest.raises(
-        Failed, match=r"docker\.io 26\.1-1, containerd 1\.7-1 keeps what is promised"
+        Failed, match=r"docker\.io 26\.1-1, containerd 1\.7-1 runs again, and all is"
     ):
         perform(MOVE)
     assert host.there == MOVE["replaced"]
     assert host.held == {*MOVE["replaced"]}
 
 
-def test_nothing_is_taken_along_that_nobody_spoke_of(host: Host) -> None:
+def test_apt_may_not_remove_other_packages(host: Host) -> None:
     host.has(CADDY)
     host.gone = ["xcaddy"]
-    with pytest.raises(
-        Failed, match=r"nothing was changed: Caddy 2\.11\.1 would take xcaddy along"
-    ):
+    with pytest.raises(Failed, match=r"nothing was changed: Caddy 2\.11\.1 would remove xcaddy"):
         perform(CADDY)
     assert host.there == CADDY["old"]
 
 
-def test_what_is_broken_before_is_not_touched(host: Host) -> None:
+def test_a_broken_host_is_not_upgraded(host: Host) -> None:
     host.has(CADDY)
     host.breaks["2.6.2-12"] = "PostgreSQL 17 answers no query"
-    with pytest.raises(Failed, match="nothing was changed, for something is broken already"):
+    with pytest.raises(Failed, match="nothing was changed: something is already broken"):
         perform(CADDY)
     assert not any("install" in line for line in host.asked)
 
 
-def test_a_backup_comes_first_where_there_are_backups(
+def test_a_backup_is_made_first(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.has(CADDY)
@@ -342,9 +340,9 @@ def test_a_backup_comes_first_where_there_are_backups(
     ("dies", "there", "words"),
     [
         (r"download-only", "old", None),
-        (INSTALL, "packages", "keeps what is promised"),
-        (r"apt-mark hold", "packages", "keeps what is promised"),
-        (r"systemctl daemon-reload", "packages", "keeps what is promised"),
+        (INSTALL, "packages", "all is as promised"),
+        (r"apt-mark hold", "packages", "all is as promised"),
+        (r"systemctl daemon-reload", "packages", "all is as promised"),
     ],
 )
 def test_a_run_that_was_killed_is_finished(
@@ -360,7 +358,7 @@ def test_a_run_that_was_killed_is_finished(
     said = capsys.readouterr().out
     assert words in said if words else not said
     assert not (host.state / "current.json").exists()
-    # Once more there is nothing to do.
+    # A second recovery has nothing to do.
     host.asked.clear()
     program.recover()
     assert host.asked == []
@@ -381,14 +379,14 @@ def test_a_run_that_was_killed_half_way_is_undone(
             perform(DOCKER)
     status, said = carry_out(host, DOCKER)
     assert status == 1
-    assert "was taken back: it was killed half-way" in said
+    assert "was rolled back: it was killed half-way" in said
     assert host.there == DOCKER["old"]
-    # The next one is an upgrade as any.
+    # The next run is a usual upgrade.
     assert carry_out(host, DOCKER)[0] == 0
     assert host.there == DOCKER["packages"]
 
 
-def test_one_that_was_killed_on_its_way_back_is_undone(host: Host) -> None:
+def test_a_run_that_was_killed_during_its_rollback_is_undone(host: Host) -> None:
     host.has(CADDY)
     host.breaks["2.11.1"] = "https://api.test answers 502"
     host.dies = "--allow-downgrades"
@@ -399,18 +397,18 @@ def test_one_that_was_killed_on_its_way_back_is_undone(host: Host) -> None:
     assert not (host.state / "current.json").exists()
 
 
-def test_a_recovery_whose_engine_does_not_do_goes_back(host: Host) -> None:
+def test_a_recovery_rolls_back_an_engine_that_breaks_a_promise(host: Host) -> None:
     host.has(CADDY)
     host.dies = INSTALL
     with pytest.raises(Killed):
         perform(CADDY)
     host.breaks["2.11.1"] = "https://api.test answers 502"
-    with pytest.raises(Failed, match=r"taken back: https://api\.test answers 502"):
+    with pytest.raises(Failed, match=r"rolled back: https://api\.test answers 502"):
         program.recover()
     assert host.there == CADDY["old"]
 
 
-def test_a_recovery_goes_back_from_what_does_not_start(
+def test_a_recovery_rolls_back_an_engine_that_does_not_start(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.has(CADDY)
@@ -425,19 +423,19 @@ def test_a_recovery_goes_back_from_what_does_not_start(
         return known(words, line)
 
     monkeypatch.setattr(host, "answer", answer)
-    with pytest.raises(Failed, match=r"taken back: Job for caddy\.service failed"):
+    with pytest.raises(Failed, match=r"rolled back: Job for caddy\.service failed"):
         program.recover()
     assert host.there == CADDY["old"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"phase": "installing"}', '{"engine": 7}'])
-def test_a_note_that_nobody_understands_is_left(host: Host, content: str) -> None:
+def test_a_damaged_record_is_ignored(host: Host, content: str) -> None:
     (host.state / "current.json").write_text(content)
     program.recover()
     assert host.asked == []
 
 
-def test_older_packages_are_forgotten(host: Host) -> None:
+def test_older_packages_are_deleted(host: Host) -> None:
     host.has(CADDY)
     host.deb(host.state, "caddy", "2.5.0")
     host.deb(host.state, "other", "1.0")
@@ -449,7 +447,7 @@ def test_older_packages_are_forgotten(host: Host) -> None:
     ]
 
 
-def test_a_file_that_is_no_package_is_fetched_again(
+def test_a_file_that_is_not_a_package_is_deleted(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.has(CADDY)
@@ -479,7 +477,7 @@ def test_the_other_packages_come_last(host: Host, monkeypatch: pytest.MonkeyPatc
     assert host.held == {"caddy"}
 
 
-def test_a_run_says_how_it_ended(host: Host) -> None:
+def test_a_run_records_how_it_ended(host: Host) -> None:
     host.has(CADDY)
     assert carry_out(host, CADDY)[0] == 0
     host.breaks["2.12"] = "https://api.test answers 502"
@@ -487,4 +485,4 @@ def test_a_run_says_how_it_ended(host: Host) -> None:
     host.offered.add(("caddy", "2.12"))
     status, said = carry_out(host, again)
     assert status == 1
-    assert "failed: Caddy 2.12 was taken back" in said
+    assert "failed: Caddy 2.12 was rolled back" in said

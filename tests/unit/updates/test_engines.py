@@ -14,7 +14,7 @@ ENGINES = {
     *("postgresql", "postgresql-17", "postgresql-client-17", "postgresql-17-pgvector"),
     *("postgresql-common", "postgresql-client-common", "postgresql-contrib"),
 }
-# Their updates restart nothing of ours.
+# Updates of these packages restart no engine.
 OTHERS = {
     *("apparmor", "iptables", "openssh-server", "libc6", "openssl", "libpq5", "sudo", "systemd"),
     *("linux-image-amd64", "python3-docker", "golang-docker-dev", "caddyish", "runcx"),
@@ -22,7 +22,7 @@ OTHERS = {
 
 
 def excluded(name: str) -> bool:
-    """As unattended-upgrades goes by the patterns in our file."""
+    """Whether unattended-upgrades excludes the package by the patterns in our file."""
     return any(re.match(f"^{pattern}$", name) for pattern in engines.PACKAGES)
 
 

@@ -1,4 +1,4 @@
-"""What the settings of updates take."""
+"""The settings of updates."""
 
 from typing import Any
 

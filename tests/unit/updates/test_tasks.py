@@ -1,4 +1,4 @@
-"""tasks/updates.py against hosts that are not there."""
+"""tasks/updates.py, run against fake hosts."""
 
 import json
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ WINDOW = "Sun *-*-* 04:00:00"
 CONFIGURATION = "/etc/apt/apt.conf.d/60terrafirma-updates"
 
 
-def test_ubuntu_takes_its_own_archive(pyinfra: Pyinfra) -> None:
+def test_ubuntu_uses_its_own_archive(pyinfra: Pyinfra) -> None:
     result = pyinfra.call(
         "@fake/host", "tasks/updates.py", "--dry", "--diff", *fake(machine(UBUNTU_24))
     )
     assert "origin=Ubuntu,archive=${distro_codename}-security" in written(result, CONFIGURATION)
 
 
-def test_windows_are_opened_where_they_are_named(pyinfra: Pyinfra) -> None:
+def test_windows_in_the_settings_are_opened(pyinfra: Pyinfra) -> None:
     host = fake(machine(), updates_reboot=WINDOW, updates_postgres=WINDOW)
     result = pyinfra.call("@fake/host", "tasks/updates.py", "--dry", "--diff", *host)
     for name in ("reboot", "postgres-minor"):
@@ -32,7 +32,7 @@ def test_windows_are_opened_where_they_are_named(pyinfra: Pyinfra) -> None:
         assert f"OnCalendar={WINDOW}\n" in timer
     steps = [one["name"] for one in json.loads(result.stdout)["plan"]]
     assert "Open the window for a reboot" in steps
-    assert "Look at the host after a reboot" in steps
+    assert "Check the host after a reboot" in steps
     assert "Open the window for PostgreSQL's minor releases" in steps
 
 
@@ -44,7 +44,7 @@ def test_each_host_has_its_own_windows(pyinfra: Pyinfra, inventory: Any) -> None
     plan = pyinfra.run(hosts, "tasks/updates.py", "--dry")["plan"]
     change = {one["name"]: one["hosts_with_change"] for one in plan}
     assert change["Open the window for a reboot"] == ["@fake/first"]
-    assert change["Look at the host after a reboot"] == ["@fake/first"]
+    assert change["Check the host after a reboot"] == ["@fake/first"]
     assert change["Open the window for PostgreSQL's minor releases"] == ["@fake/second"]
 
 
@@ -53,11 +53,11 @@ def test_windows_that_are_no_longer_wanted_are_closed(pyinfra: Pyinfra) -> None:
     there = {command(PathStates, paths=(), patterns=OURS): [f"644|root|root|regular file|{timer}"]}
     plan = pyinfra.run("@fake/host", "tasks/updates.py", "--dry", *fake(machine() | there))["plan"]
     change = {one["name"]: bool(one["hosts_with_change"]) for one in plan}
-    assert change["Open no window for a reboot"]
-    assert not change["Open no window for PostgreSQL's minor releases"]
+    assert change["Close the window for a reboot"]
+    assert not change["Close the window for PostgreSQL's minor releases"]
 
 
-def test_without_security_updates_nothing_installs_any(pyinfra: Pyinfra) -> None:
+def test_without_security_updates_unattended_upgrades_is_not_installed(pyinfra: Pyinfra) -> None:
     host = fake(machine(), updates_security=False)
     result = pyinfra.call("@fake/host", "tasks/updates.py", "-y", "-vv", *host)
     assert result.returncode == 0
@@ -66,7 +66,7 @@ def test_without_security_updates_nothing_installs_any(pyinfra: Pyinfra) -> None
     assert " unattended-upgrades " not in result.stderr.replace("unattended-upgrades.", "")
 
 
-def test_what_is_due_is_said_and_is_no_change(pyinfra: Pyinfra) -> None:
+def test_reports_are_shown_and_count_as_no_change(pyinfra: Pyinfra) -> None:
     due = {"alarms": ["a reboot is due (asked for by libc6): reboot it"], "notes": ["all is well"]}
     answers = machine() | {command(UpdatesStatus): [json.dumps(due)]}
     result = pyinfra.call("@fake/host", "tasks/updates.py", "-y", *fake(answers))
@@ -74,7 +74,7 @@ def test_what_is_due_is_said_and_is_no_change(pyinfra: Pyinfra) -> None:
     for words in (*due["alarms"], *due["notes"]):
         assert words in result.stderr
     operations = json.loads(result.stdout)["results"]["operations"]
-    assert [one["no_change"] for one in operations if one["name"] == "Say what is due"] == [
+    assert [one["no_change"] for one in operations if one["name"] == "Report what is due"] == [
         ["@fake/host"]
     ]
 

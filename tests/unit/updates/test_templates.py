@@ -1,4 +1,4 @@
-"""What unattended-upgrades, needrestart and the windows are told."""
+"""The configuration of unattended-upgrades and needrestart, and the units of the windows."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ def test_only_the_security_archive_counts() -> None:
     assert patterns.split() == [
         '"origin=Debian,codename=${distro_codename}-security,label=Debian-Security";'
     ]
-    # What other files say, apt adds to ours.
+    # apt adds the lists of all files, so ours clears those of the others.
     for name in ("Allowed-Origins", "Origins-Pattern", "Package-Blacklist"):
         assert f"#clear Unattended-Upgrade::{name};" in text
         assert text.index(f"#clear Unattended-Upgrade::{name};") < (
@@ -37,14 +37,14 @@ def test_ubuntu_has_names_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("security", "number"), [(True, "1"), (False, "0")])
-def test_whether_they_are_installed(security: bool, number: str) -> None:
+def test_security_updates_can_be_switched_off(security: bool, number: str) -> None:
     lines = settled(rendered(APT, security=security))
     assert f'APT::Periodic::Unattended-Upgrade "{number}";' in lines
     assert 'Unattended-Upgrade::Automatic-Reboot "false";' in lines
 
 
 @pytest.mark.skipif(not shutil.which("apt-config"), reason="no apt here")
-def test_apt_reads_it_after_the_packages_own(tmp_path: Path) -> None:
+def test_our_file_replaces_what_other_files_set(tmp_path: Path) -> None:
     parts = tmp_path / "apt.conf.d"
     parts.mkdir()
     other = parts / "50unattended-upgrades"
@@ -84,7 +84,7 @@ for my $unit (@ARGV[1 .. $#ARGV]) {
 
 
 @pytest.mark.skipif(not shutil.which("perl"), reason="no perl here")
-def test_needrestart_restarts_all_but_ours(tmp_path: Path) -> None:
+def test_needrestart_restarts_all_units_but_the_listed_ones(tmp_path: Path) -> None:
     conf = tmp_path / "terrafirma.conf"
     conf.write_text(rendered("updates/needrestart.conf.j2"))
     units = ["postgresql@17-main.service", "docker.service", "cron.service", "ssh.service"]
@@ -99,7 +99,7 @@ def test_needrestart_restarts_all_but_ours(tmp_path: Path) -> None:
 
 
 def test_no_unit_waits_for_ever() -> None:
-    """A oneshot unit has no bound of its own."""
+    """systemd gives a oneshot unit no timeout by default."""
     assert "TimeoutStartSec=2h" in settled(rendered("updates/apt-daily.conf.j2"))
     assert "TimeoutStartSec=5400" in settled(rendered("updates/reboot.service.j2"))
     assert "TimeoutStartSec=12h" in settled(rendered("updates/postgres-minor.service.j2"))
@@ -113,7 +113,7 @@ def test_a_minor_release_may_be_chosen() -> None:
 
 
 @pytest.mark.parametrize("name", ["reboot", "postgres-minor"])
-def test_a_window_that_was_missed_is_over(name: str) -> None:
+def test_a_missed_window_is_not_made_up_for(name: str) -> None:
     lines = settled(rendered(f"updates/{name}.timer.j2"))
     assert "OnCalendar=Sun *-*-* 04:00:00" in lines
     assert "Persistent=false" in lines
