@@ -24,8 +24,8 @@ if given := {key: value for key, value in calendars.items() if value}:
     for key, value in given.items():
         if value in wrong:
             raise DeployError(
-                f"{host.name}: {key}: systemd does not understand {value!r} (OnCalendar, see man "
-                "systemd.time); write it like 'Sun *-*-* 04:00:00'"
+                f"{host.name}: {key}: systemd does not understand {value!r}, or it never comes "
+                "(OnCalendar, see man systemd.time); write it like 'Sun *-*-* 04:00:00'"
             )
 
 # How long a window is open, in seconds.

@@ -63,7 +63,8 @@ AbsolutePath = Annotated[str, AfterValidator(_absolute), Field(title="absolute p
 
 
 def one_line(text: str) -> str:
-    if re.search(r"[\x00-\x1f\x7f]", text):
+    # Beside ASCII's also the line breaks of Unicode, and what cannot be encoded.
+    if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text):
         raise ValueError("has a line break or another control character")
     return text
 
@@ -167,22 +168,27 @@ ServerSettings = dict[SettingName, Setting]
 Seconds = Annotated[int, Field(strict=True, ge=1, le=3600)]
 
 
-_NUMBER = r"(?:0|[1-9]\d*)"
+# Of 9 digits at most, which Python and dpkg read without an effort.
+_NUMBER = r"(?:0|[1-9]\d{0,8})"
 
 
-def version_prefix(value: Any) -> str:
+def version_prefix(value: Any, example: str = "'28' or '28.2'") -> str:
     """A version, or its first components; empty: any version."""
-    example = "'28' or '28.2'"
     if isinstance(value, float):
         # Python and JSON read 28.10 as 28.1.
         raise ValueError(f"write {value!r} as text, in quotes: {example}")
     if isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) >= 10**9:
+            raise ValueError(
+                f"it is no version: a number has more than 9 digits; it is like {example}"
+            )
         value = str(value)
     if not isinstance(value, str):
         raise ValueError(f"it is no text, like {example}")
     if value and not re.fullmatch(rf"{_NUMBER}(\.{_NUMBER}){{0,3}}", value, re.ASCII):
-        # The versions of packages may begin with an epoch: leave it out.
-        found = re.search(rf"{_NUMBER}(\.{_NUMBER}){{0,3}}", re.sub(r"^\d+:", "", value), re.ASCII)
+        # The versions of packages may begin with an epoch, and numbers with zeros: leave them out.
+        bare = re.sub(r"(?<![\d.])\d+:(?=\d)|(?<!\d)0+(?=\d)", "", value[:200], flags=re.ASCII)
+        found = re.search(r"(?<!\d)\d{1,9}(\.\d{1,9}){0,3}(?!\d)", bare, re.ASCII)
         hint = f"write {found[0]!r}" if found else f"it is like {example}"
         raise ValueError(
             f"{value[:40]!r} is no version or its beginning, numbers with dots between them; {hint}"

@@ -282,6 +282,11 @@ def _unknown_keys(data: Mapping[str, Any]) -> Iterator[str]:
                 f"{key}: there is no such key any more, write it into the entry of apps: "
                 f'apps = {{"{name if _is_name(name) else "api"}": {{"{field}": …}}}}'
             )
+        elif any(key == section.prefix for section in SECTIONS):
+            like = sorted(one for one in ours if one.startswith(f"{key}_"))
+            inner = data[key] if isinstance(data[key], dict) else {}
+            given = [one for one in like if one.removeprefix(f"{key}_") in inner] or like[:1]
+            yield f"{key}: there is no such key, write each setting by itself, like {given[0]}"
         elif key not in known and not key.startswith(prefixes):
             close = get_close_matches(key, known, 1)
             hint = f"did you mean {close[0]}?" if close else "keys of your own tasks start with x_"

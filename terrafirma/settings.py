@@ -71,7 +71,15 @@ def build(model: type[M], values: Mapping[str, Any], start: str) -> M:
 
 
 # Errors whose offending value is short and safe to print.
-_NUMBERS = ("int_", "float_", "bool_", "greater_than", "less_than")
+_SHOWN = ("int_", "float_", "bool_", "greater_than", "less_than", "literal_error")
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except ValueError:
+        # Python writes no number of thousands of digits.
+        return "a number of more digits than Python writes"
 
 
 def _explain(start: str, error: ValidationError, fields: tuple[str, ...]) -> Iterator[str]:
@@ -85,16 +93,22 @@ def _explain(start: str, error: ValidationError, fields: tuple[str, ...]) -> Ite
         if one["type"] == "extra_forbidden":
             close = get_close_matches(location, fields, 1) if len(one["loc"]) == 1 else []
             hint = f", did you mean {start}{close[0]}?" if close else ""
+            whole = location.partition(".")[0]
+            if len(one["loc"]) == 1 and location != whole in fields:
+                hint = f"; {start}{whole} is written as a whole"
             message = f"there is no such key{hint}"
         elif one["type"] == "string_pattern_mismatch":
             given = "the value" if one["loc"][-1] == "password" else repr(one["input"])
             message = f"{given} does not match {one['ctx']['pattern']}"
         elif one["type"] == "tuple_type":
             message = f"must be a list, not {type(one['input']).__name__}"
-        elif one["type"].startswith(_NUMBERS) and re.fullmatch(r".{1,40}", str(one["input"])):
+        elif one["type"] in ("string_type", "dict_type"):
+            given = one["input"]
+            message += f", not {'None' if given is None else type(given).__name__}"
+        elif one["type"].startswith(_SHOWN) and re.fullmatch(r".{0,40}", _text(one["input"])):
             message += f", not {one['input']!r}"
         # The value may hold a password by mistake: keep it out of the log.
-        if re.search(r":(?!//)[^@]*@(?!sha256:)", str(one["input"])):
+        if re.search(r":(?!//)[^@]*@(?!sha256:)", _text(one["input"])):
             message = message.replace(repr(one["input"]), "the value")
         # A rule over the whole model has no location: its message names the keys itself.
         if not location and message.partition(":")[0] not in fields:

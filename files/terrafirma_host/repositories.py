@@ -190,7 +190,9 @@ def why(error: Exception) -> str:
         return f"no answer within {ANSWER} s"
     if isinstance(reason, OSError):
         words = reason.strerror or str(reason)
-        proxy = "; that is the proxy's answer: see apt_proxy" if re.search(r"\b407\b", words) else ""
+        proxy = (
+            "; that is the proxy's answer: see apt_proxy" if re.search(r"\b407\b", words) else ""
+        )
         return f"{words}{proxy}"
     return str(reason) or type(reason).__name__
 
@@ -330,7 +332,8 @@ def apt(program: str, config: Path, *words: str) -> tuple[int, str]:
 CAUSES = (
     (r"Could not resolve '([^']*)'|Temporary failure resolving '([^']*)'",
      "the name {0} does not resolve"),
-    (r"HTTP/1\.\d 407|\b407 +Proxy|Proxy Authentication Required", "the proxy requires a login: see apt_proxy"),
+    (r"HTTP/1\.\d 407|\b407 +Proxy|Proxy Authentication Required",
+     "the proxy requires a login: see apt_proxy"),
     (r"[Cc]ertificate verification failed:[^\n]*?(?:issuer is unknown|chain uses[^.\n]*)",
      "its certificate is not trusted here"),
     (r"[Cc]ertificate verification failed: ([^\n]*)", "its certificate is not trusted here ({0})"),

@@ -82,6 +82,13 @@ def keys_of(host: Host, apt: Apt) -> dict[VendorName, bytes]:
             raise DeployError(
                 f"{host.name}: apt_keys: {name}: cannot read {path!r} ({error.strerror})"
             ) from None
+        # Whose key it is, the host says; what is none at all leaves this machine for no host.
+        begins = b"-----BEGIN PGP PUBLIC KEY BLOCK-----"
+        if len(found[name]) > 1 << 20 or not (found[name][:1] >= b"\x80" or begins in found[name]):
+            raise DeployError(
+                f"{host.name}: apt_keys: {name}: {path!r} is no public OpenPGP key; name a "
+                f"file with that of {VENDORS[name].title}"
+            )
     return found
 
 

@@ -15,20 +15,32 @@ Source = Literal["distro", "upstream"]
 VendorName = Literal["pgdg", "docker", "caddy"]
 
 
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
+# apt writes any other host or port in its own way, and then no longer by the name of the settings.
+_HOST_AND_PORT = rf"({_LABEL}(\.{_LABEL})*|\[[0-9A-Fa-f:.]+\])(:[1-9]\d*)?"
+
+
 def _split(url: str, schemes: tuple[str, ...], example: str) -> SplitResult:
-    """Split a URL; error messages do not quote it, because it may contain a password."""
+    """Split a URL; error messages never quote a login."""
+    seen = "the value" if re.search(r"[@?#]", url) else repr(url[:60])
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise ValueError(f"it is no URL, like {example}") from None
-    if parts.scheme not in schemes or not parts.hostname or port == 0:
-        known = " or ".join(f"{one}://" for one in schemes)
-        raise ValueError(f"it is no {known} URL, like {example}")
-    if re.search(r"[^!-~]|[\"\\|;{}<>]", url):
-        raise ValueError(f"it has a character that no URL may contain; it is like {example}")
+        raise ValueError(f"{seen} is no URL, like {example}") from None
+    known = tuple(f"{one}://" for one in schemes)
+    # apt knows them in lower case alone.
+    if not url.startswith(known) or not parts.hostname or port == 0:
+        raise ValueError(f"{seen} is no {' or '.join(known)} URL, like {example}")
+    # apt replaces $(ARCH).
+    if found := re.search(r"[^!-~]|[\"\\|;{}<>`]|\$\(", url):
+        raise ValueError(f"{seen}: the character {found[0]!r} is not allowed; it is like {example}")
     if parts.query or parts.fragment or "?" in url or "#" in url:
-        raise ValueError(f"leave out what follows ? or #; it is like {example}")
+        raise ValueError(f"{seen}: leave out what follows ? or #; it is like {example}")
+    if not re.fullmatch(_HOST_AND_PORT, parts.netloc.rpartition("@")[2], re.ASCII):
+        raise ValueError(
+            f"{seen} has a host or a port that apt reads otherwise; it is like {example}"
+        )
     return parts
 
 
@@ -84,8 +96,10 @@ class Apt(Settings):
     def _check(self) -> Self:
         for vendor, name in self.keys.items():
             if not is_file(here(name)):
+                # Of a URL, a login would be in it.
+                shown = "the value" if "@" in name else repr(name[:60])
                 raise ValueError(
-                    f"apt_keys: {vendor}: cannot read {name!r}: name a file on this machine with "
+                    f"apt_keys: {vendor}: cannot read {shown}: name a file on this machine with "
                     "the vendor's key"
                 )
         return self

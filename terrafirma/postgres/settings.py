@@ -89,9 +89,11 @@ def _version(value: Any) -> int | str | None:
     if isinstance(value, float):
         # Python and JSON read 17.10 as 17.1.
         raise ValueError(f"write {value!r} as text, in quotes: '17.5'")
-    text = version_prefix(value)
+    text = version_prefix(value, "'17' or '17.5', or None")
     if not re.fullmatch(r"\d+(\.\d+)?", text):
-        raise ValueError(f"{text!r} is neither a major version, like 17, nor a minor one, '17.5'")
+        raise ValueError(
+            f"{text!r} is neither a major version, like 17, nor a minor one, '17.5', nor None"
+        )
     major = int(text.partition(".")[0])
     if not OLDEST <= major <= NEWEST:
         raise ValueError(f"a major version is {OLDEST} to {NEWEST}, not {major}")

@@ -47,7 +47,7 @@ class UpdatesStatus(FactBase[UpdatesState]):
 
 
 class WrongCalendars(FactBase[list[str]]):
-    """The elements of `calendars` that systemd does not understand."""
+    """The elements of `calendars` that systemd does not understand, or that never come."""
 
     default = list
 
@@ -55,7 +55,8 @@ class WrongCalendars(FactBase[list[str]]):
     def command(self, calendars: Sequence[str]) -> StringCommand:
         return StringCommand(
             "for when in", *map(QuoteString, calendars),
-            '; do systemd-analyze calendar -- "$when" > /dev/null 2>&1 ||',
+            '; do next=$(LC_ALL=C systemd-analyze calendar -- "$when" 2> /dev/null) &&',
+            'case "$next" in *"elapse: never"*) false;; esac ||',
             "! command -v systemd-analyze > /dev/null || printf '%s\n' \"$when\"; done",
         )  # fmt: skip
 
