@@ -27,6 +27,8 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
         bare.run(
             f"install -d -m 700 -o ubuntu -g ubuntu {home} && "
             f"install -m 600 -o ubuntu -g ubuntu /root/.ssh/authorized_keys {home}/authorized_keys"
+            # A version that the distribution does not ship is known by the package lists.
+            " && apt-get update -q"
         )
         yield bare
 
