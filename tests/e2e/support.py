@@ -22,7 +22,7 @@ from tests.e2e.load import Order
 # The tasks of the platform, in their order.
 TASKS = [f"tasks/{task}.py" for task in (
     *("preflight", "apt", "users", "sshd", "docker", "postgres", "pgbouncer"),
-    *("caddy", "app", "borg", "updates"),
+    *("caddy", "app", "updates", "borg"),
 )]  # fmt: skip
 
 STATE = ROOT / ".target"
