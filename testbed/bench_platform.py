@@ -11,8 +11,8 @@ from http.client import HTTPSConnection
 
 from testbed.bench_lib import ROOT, pyinfra, run, ssh, target, timed
 
-TASKS = ("preflight", "apt", "users", "sshd", "docker", "postgres", "pgbouncer", "app", "caddy",
-         "borg")  # fmt: skip
+TASKS = ("preflight", "apt", "users", "sshd", "docker", "postgres", "pgbouncer", "caddy", "app",
+         "updates", "borg")  # fmt: skip
 FLOOR, OURS = ("tf-bench-floor", 2421, 8421), ("tf-bench-ours", 2422, 8422)
 
 
