@@ -123,9 +123,13 @@ def source_of(name: EngineName, installed: Installed, major: int = 0) -> tuple[S
     if main not in installed:
         return None, ""
     version = installed[main]["version"]
+    return "upstream" if is_vendors(name, version) else "distro", version
+
+
+def is_vendors(name: str, version: str) -> bool:
+    """Whether a version of Caddy or PostgreSQL is the vendor's."""
     # Caddy's own packages have no revision; PGDG's versions contain "pgdg".
-    from_vendor = "-" not in version if name == "caddy" else "pgdg" in version
-    return "upstream" if from_vendor else "distro", version
+    return "-" not in version if name == "caddy" else "pgdg" in version
 
 
 _DOCKERS: tuple[tuple[Source, str], ...] = (("upstream", "docker-ce"), ("distro", "docker.io"))

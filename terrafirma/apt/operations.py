@@ -45,14 +45,18 @@ def allow_upgrade(host: Host) -> None:
     _upgrading.add(host)
 
 
-# Shell commands that fetch an index of one of the host's sources through the proxy in `$new`.
+# Shell commands that fetch one of the host's indexes through the proxy in `$new`. A source that is
+# down, or has its index elsewhere, does not count against the proxy.
 PROXY_WORKS = (
-    "index=$(apt-get indextargets --format '$(REPO_URI)dists/$(RELEASE)/InRelease' "
-    '"Created-By: Packages" | grep -m 1 "^http"); test -z "$index" || {{ got=$(mktemp) && '
+    "indexes=$(apt-get indextargets --format '$(REPO_URI)dists/$(RELEASE)/InRelease' "
+    '"Created-By: Packages" | grep "^http" | sort -u); test -n "$indexes" || exit 0; '
+    "failed=; got=$(mktemp); for index in $indexes; do "
     'said=$(/usr/lib/apt/apt-helper -c "$new" -o APT::Sandbox::User=root -o Acquire::Retries=0 '
     '-o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30 download-file "$index" "$got" 2>&1)'
-    ' || {{ rm -f "$got"; why=$(echo "$said" | grep -m 1 -A 1 "^Err" | tail -n 1 | sed "s/^ *//");'
-    ' echo "apt_proxy: "{proxy}" does not fetch $index: $why" >&2; exit 1; }}; rm -f "$got"; }}'
+    ' && {{ rm -f "$got"; exit 0; }}; '
+    'why=$(echo "$said" | grep -m 1 -A 1 "^Err" | tail -n 1 | sed "s/^ *//"); '
+    'test -n "$failed" || failed="$index: $why"; done; rm -f "$got"; '
+    'echo "apt_proxy: "{proxy}" does not fetch $failed" >&2; exit 1'
 )
 
 # --- sources --------------------------------------------------------------------------------------

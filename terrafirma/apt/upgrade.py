@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from terrafirma.apt.engines import Engine
+from terrafirma.apt.engines import Engine, is_vendors
 from terrafirma.apt.upgrade_facts import Known, PackagesState
 from terrafirma.apt.versions import choose, compare, is_prerelease, listed, matches, newest
 
@@ -223,8 +223,13 @@ def make(wanted: Sequence[Wanted], state: PackagesState, vendors: Collection[str
             for name in (*one.packages, *one.held, *one.replaces)
             if _installed(state, name)
         }
-        if not there:
+        # Kubernetes needs containerd without Docker, and other programs need libpq5.
+        if not {one.main, "docker.io"} & {*there}:
             notes.append(f"{one.title}: not installed; deploy.py installs it")
+            continue
+        now = there.get(one.main, "")
+        if now and not one.archive and is_vendors(one.name, now):
+            refusals.append(_foreign(one, [one.main], state))
             continue
         main = state["packages"].get(one.main)
         offered = [*_offered(main, one.archive, vendors)]
@@ -233,7 +238,6 @@ def make(wanted: Sequence[Wanted], state: PackagesState, vendors: Collection[str
             awaited.append(one.title)
             continue
         right = choose(offered, one.prefix)
-        now = there.get(one.main, "")
         if not right:
             if now and matches(now, one.prefix):
                 notes.append(f"{one.title}: {now} stays: no other allowed version is offered")

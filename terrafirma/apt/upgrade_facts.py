@@ -50,8 +50,10 @@ class Packages(FactBase[PackagesState]):
             "sed -n 's/^Inst /rest|/p';",
             f"for file in {PACKAGES_STATE}/*.deb /var/cache/apt/archives/*.deb; do",
             'test ! -e "$file" || echo "file|${file##*/}"; done;',
-            "newest=$(find /var/lib/apt/lists -maxdepth 1 -name '*_*' -printf '%T@\\n'",
-            '2> /dev/null | sort -n | tail -n 1); test -z "$newest" ||',
+            # A refresh leaves an unchanged list as it is, but always writes to `partial`.
+            "newest=; ls /var/lib/apt/lists/*_* > /dev/null 2>&1 && newest=$(find",
+            "/var/lib/apt/lists -maxdepth 1 '(' -name '*_*' -o -name partial ')' -printf '%T@\\n'",
+            '| sort -n | tail -n 1); test -z "$newest" ||',
             'echo "age|$(($(date +%s) - ${newest%.*}))";',
             f"test ! -e {BACKUP_PROGRAM} -o ! -e {BACKUP_CONFIG} || echo 'backups|';",
             "test ! -e /run/reboot-required || echo 'reboot|';",

@@ -14,7 +14,15 @@ from terrafirma.apt.upgrade_facts import Packages
 from terrafirma.host.operation import failure, operation
 from terrafirma.paths import HOST_PROGRAM
 
-UPDATE = "apt-get -q -o Acquire::Retries=3 -o DPkg::Lock::Timeout=600 update > /dev/null"
+# DPkg::Lock::Timeout does not cover the lock of the package lists, so wait for it here, for at most
+# ten minutes. A source that cannot be fetched is a failure: its old list would hide new versions.
+UPDATE = (
+    "began=$(date +%s); until said=$(LC_ALL=C apt-get -q -o Acquire::Retries=3 "
+    "-o APT::Update::Error-Mode=any update 2>&1 > /dev/null); do "
+    'case "$said" in *"Could not get lock"*) '
+    "test $(($(date +%s) - began)) -ge 600 || { sleep 5; continue; };; esac; "
+    'printf "%s\\n" "$said" >&2; exit 1; done; printf "%s" "$said" >&2'
+)
 
 # pyinfra runs an operation on all hosts at once. Upgrade one host at a time instead: if the new
 # version is broken, the others still serve.
@@ -54,8 +62,9 @@ def upgrade(
 
 def names_of(wanted: Sequence[Wanted]) -> list[str]:
     """All packages that belong to the engines, or conflict with them."""
-    return sorted({name for one in wanted
-                   for name in (*one.packages, *one.replaces, *one.foreign)})  # fmt: skip
+    return sorted({
+        name for one in wanted for name in (*one.packages, *one.held, *one.replaces, *one.foreign)
+    })  # fmt: skip
 
 
 def _say(host: Host, plan: Plan) -> None:
@@ -72,14 +81,18 @@ def _take_turn(
         if before := _failed.get(state):
             host.log_styled(f"not started, because the upgrade of {before[0]} failed", fg="red")
             return False
-        if _carry_out(host, wanted, vendors):
-            return True
-        _failed.setdefault(state, []).append(host.name)
-        return False
+        done = False
+        try:
+            done = _carry_out(host, wanted, vendors)
+        finally:
+            # An exception, like a broken connection, is a failure as well.
+            if not done:
+                _failed.setdefault(state, []).append(host.name)
+        return done
 
 
 def _carry_out(host: Host, wanted: tuple[Wanted, ...], vendors: tuple[str, ...]) -> bool:
-    # Without fresh lists, the plan could be out of date.
+    # With an old list, the plan could be out of date.
     if not _run(host, StringCommand(UPDATE)):
         return False
     plan = make(wanted, host.get_fact(Packages, names=names_of(wanted)), vendors)

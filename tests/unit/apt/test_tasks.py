@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from terrafirma.apt.facts import OfferedPackages
-from terrafirma.apt.operations import is_right, record, record_path
+from terrafirma.apt.operations import PROXY_WORKS, is_right, record, record_path
 from terrafirma.apt.settings import PROXY_PASSWORD
 from terrafirma.apt.vendors import repository
 from terrafirma.host.packages import InstalledPackages
 from terrafirma.paths import APT_PREFERENCES, APT_PROXY
 from tests.conftest import Pyinfra
+from tests.unit.facts import shell
 from tests.unit.fake_host import (
     DEBIAN_12,
     DEBIAN_13,
@@ -26,6 +27,7 @@ from tests.unit.fake_host import (
     refuses,
     written,
 )
+from tests.unit.programs import Program
 
 INSTALLED, OFFERED = command(InstalledPackages), command(OfferedPackages)
 DOCKER = "https://download.docker.com/linux/debian trixie/stable amd64 Packages"
@@ -79,6 +81,28 @@ def test_the_password_of_the_proxy_is_in_no_output(
         assert result.returncode == 0, result.stderr
         assert APT_PROXY in result.stderr
         assert "s3cret" not in result.stdout + result.stderr
+
+
+INDEXES = ("http://a.test/dists/x/InRelease", "https://b.test/dists/./InRelease", "file:/c")
+
+
+@pytest.mark.parametrize("comes", ["a.test", "b.test"])
+def test_a_proxy_works_if_it_fetches_one_of_the_indexes(program: Program, comes: str) -> None:
+    path = program("apt-get", f"printf '%s\\n' {' '.join(INDEXES)}")
+    program("apt-helper", f'case "$*" in *//{comes}/*) exit 0;; esac; exit 100')
+    check = PROXY_WORKS.format(proxy="http://proxy:3128").replace("/usr/lib/apt/", f"{path}/")
+    assert shell(f"( {check} ) && echo accepted", path) == ["accepted"]
+
+
+def test_a_proxy_that_fetches_no_index_is_refused(program: Program) -> None:
+    path = program("apt-get", f"printf '%s\\n' {' '.join(INDEXES)}")
+    program("apt-helper", "echo 'Err:1 x'; echo '  403 Forbidden'; exit 100")
+    check = PROXY_WORKS.format(proxy="http://proxy:3128").replace("/usr/lib/apt/", f"{path}/")
+    words = rf"http://proxy:3128 does not fetch {INDEXES[0]}: 403 Forbidden"
+    with pytest.raises(AssertionError, match=words):
+        shell(check, path)
+    program("apt-get", "echo file:/c")
+    assert shell(check, path) == []
 
 
 def test_the_first_installation_takes_what_is_allowed_and_is_held(

@@ -1,6 +1,8 @@
 """The plan of an upgrade, and the fact from which it is made."""
 
 import json
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 
 from terrafirma.apt.upgrade import Plan, Wanted, make
 from terrafirma.apt.upgrade_facts import Packages, PackagesState
+from terrafirma.apt.upgrade_operations import names_of
 from tests.unit.facts import shell, text
 from tests.unit.programs import Program
 
@@ -140,7 +143,7 @@ def test_a_downgrade_is_refused() -> None:
         (
             CADDY,
             [policy("caddy", "2.11.1", **{"2.11.1": CADDY_COM, "2.6.2-12": DEBIAN})],
-            "apt_source: Caddy 2.11.1 is installed, and cannot be downgraded to 2.6.2-12",
+            "apt_source: Caddy on the host is the vendor's (caddy 2.11.1), and cannot be",
         ),
         # The vendor's packages have names of their own.
         (
@@ -159,6 +162,12 @@ def test_a_vendors_engine_is_not_replaced_by_the_distributions(
     plan = make([wanted], state(*known), VENDORS)
     assert plan.refusals[0].startswith(words)
     assert not plan.steps
+
+
+def test_a_vendors_engine_is_refused_though_the_distribution_has_a_newer_version() -> None:
+    known = state(policy("caddy", "2.6.1", **{"2.6.2-12": DEBIAN, "2.6.1": ""}))
+    (words,) = make([CADDY], known, VENDORS).refusals
+    assert words.startswith("apt_source: Caddy on the host is the vendor's (caddy 2.6.1)")
 
 
 MOVING = (
@@ -223,6 +232,34 @@ def test_a_missing_engine_is_left_to_the_deploy() -> None:
     plan = make([DOCKER], state(policy("docker-ce", **{"5:28.2-1": DOCKER_COM})), VENDORS)
     assert not plan.steps
     assert "Docker: not installed; deploy.py installs it" in lines(plan)
+
+
+@pytest.mark.parametrize(
+    "wanted", [DOCKER, replace(DISTRO_DOCKER, held=("docker.io", "containerd"))]
+)
+@pytest.mark.parametrize("name", ["containerd", "containerd.io"])
+def test_containerd_alone_does_not_bring_docker(wanted: Wanted, name: str) -> None:
+    """Kubernetes uses containerd without Docker."""
+    known = state(
+        policy(name, "1.7-1", **{"1.7-1": DEBIAN, "1.8-1": DEBIAN}),
+        policy("docker.io", **{"26.1-1": DEBIAN}),
+        policy("docker-ce", **{"5:28.2-1": DOCKER_COM}),
+    )
+    wanted = replace(wanted, foreign=())
+    plan = make([wanted], known, VENDORS)
+    assert (plan.steps, plan.awaited) == ((), ())
+    assert "Docker: not installed" in lines(plan)
+
+
+def test_the_fact_is_asked_about_all_packages_that_only_an_upgrade_changes() -> None:
+    wanted = replace(DISTRO_DOCKER, held=("docker.io", "containerd", "runc"))
+    assert {"containerd", "runc"} <= {*names_of([wanted])}
+    known = state(
+        policy("docker.io", "26.1-1", **{"26.1-1": DEBIAN}),
+        policy("containerd", "1.7-1", **{"1.7-1": DEBIAN, "1.8-1": DEBIAN}),
+    )
+    (step,) = make([wanted], known, VENDORS).steps
+    assert step.packages == {"docker.io": "26.1-1", "containerd": "1.8-1"}
 
 
 @pytest.mark.parametrize(
@@ -351,3 +388,17 @@ def test_the_fact_reads_the_output_of_apt(program: Program, tmp_path: Path) -> N
         "reboot": True,
         "left": True,
     }
+
+
+def test_a_refresh_that_finds_no_newer_lists_counts(program: Program, tmp_path: Path) -> None:
+    path = program("apt-get", "true")
+    command = text(Packages, names=[]).replace("/var/lib/apt/lists", f"{tmp_path}/lists")
+    (tmp_path / "lists/partial").mkdir(parents=True)
+    assert Packages().process(shell(command, path))["age"] is None
+    list_of_packages = tmp_path / "lists/deb.debian.org_InRelease"
+    list_of_packages.touch()
+    hours_ago = time.time() - 7200
+    os.utime(list_of_packages, (hours_ago, hours_ago))
+    assert Packages().process(shell(command, path))["age"] in range(60)
+    os.utime(tmp_path / "lists/partial", (hours_ago, hours_ago))
+    assert Packages().process(shell(command, path))["age"] in range(7200, 7260)

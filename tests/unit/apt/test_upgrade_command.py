@@ -1,14 +1,19 @@
 """Runs of commands/upgrade.py: the shown plan, and one host at a time."""
 
+from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from terrafirma.apt import upgrade_operations
 from terrafirma.apt.upgrade_operations import UPDATE
 from terrafirma.host.packages import InstalledPackages
 from tests.conftest import Pyinfra
+from tests.unit.facts import shell
 from tests.unit.fake_host import command, fake, machine, refusal
+from tests.unit.programs import Program
 
 PAGE = "commands/upgrade.py"
 DEBIAN = "http://deb.debian.org/debian trixie/main"
@@ -90,6 +95,52 @@ def test_after_a_failure_no_further_host_is_upgraded(
     assert result.stderr.count(">>> /usr/local/bin/terrafirma upgrade") == 1
     assert "not started, because the upgrade of @fake/" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_after_an_exception_no_further_host_is_upgraded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def carry_out(host: Any, *_: Any) -> bool:
+        asked.append(host.name)
+        raise OSError("the connection broke")
+
+    monkeypatch.setattr(upgrade_operations, "_carry_out", carry_out)
+    state: Any = type("State", (), {})()
+    one, two = (
+        SimpleNamespace(name=name, log=print, log_styled=lambda *_, **__: None)
+        for name in ("one", "two")
+    )
+    take_turn: Any = upgrade_operations._take_turn
+    with pytest.raises(OSError, match="connection"):
+        take_turn(state, one, (), ())
+    assert take_turn(state, two, (), ()) is False
+    assert asked == ["one"]
+
+
+BUSY = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)"
+
+
+def test_the_refresh_waits_for_the_lock_of_the_lists(program: Program, tmp_path: Path) -> None:
+    path = program(
+        "apt-get",
+        f'echo "$*" >> {tmp_path}/asked; test -e {tmp_path}/free || '
+        f"{{ echo '{BUSY}' >&2; exit 100; }}",
+    )
+    program("sleep", f"touch {tmp_path}/free")
+    assert shell(UPDATE, path) == []
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert len(asked) == 2
+    assert "APT::Update::Error-Mode=any" in asked[0]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_refresh_that_fails_says_why(program: Program, tmp_path: Path, waits: bool) -> None:
+    words = BUSY if waits else "E: Failed to fetch http://deb.debian.org"
+    path = program("apt-get", f"echo '{words}' >&2; exit 100")
+    # Each look at the clock is later than the last, by longer than the wait for the lock.
+    program("date", f"echo 1 >> {tmp_path}/clock; echo $(($(wc -l < {tmp_path}/clock) * 700))")
+    with pytest.raises(AssertionError, match=words.partition(".")[0]):
+        shell(UPDATE, path)
 
 
 @pytest.mark.parametrize(
