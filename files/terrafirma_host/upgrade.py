@@ -42,7 +42,7 @@ from terrafirma_host.shell import (
     succeeds,
     write,
 )
-from terrafirma_host.standstill import standstill
+from terrafirma_host.standstill import once_well, standstill
 
 PROGRAM = "/usr/local/bin/terrafirma"
 UNIT = "terrafirma-upgrade.service"
@@ -70,6 +70,8 @@ CHANGE = ("--allow-change-held-packages", "--no-install-recommends")
 LONG = 3600
 PATIENCE = 180
 PAUSE = 2
+# Seconds that a recovery waits for a release or a backup; it must end before the unit's time limit.
+WAIT = 600
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,10 @@ def kept(name: str, version: str) -> Path | None:
     for path in STATE.glob(pattern(name, version)):
         said = run("dpkg-deb", "--show", "--showformat", "${Package} ${Version}", path, check=False)
         if said == f"{name} {version}":
-            return path
+            # The name is at the beginning of the file; this reads all of it.
+            with suppress(Failed):
+                run("dpkg-deb", "--contents", path)
+                return path
         path.unlink()
     return None
 
@@ -491,6 +496,12 @@ def recover() -> None:
     except (OSError, ValueError, LookupError, TypeError):
         return
     say(f"{engine.title}: an upgrade to {engine.is_to_be} was killed")
+    # A broken host is no reason to wait, because the killed upgrade may have broken it.
+    with once_well(list, "commands/upgrade.py", "recovery of an upgrade", WAIT, apt=False):
+        finish_or_undo(engine, phase)
+
+
+def finish_or_undo(engine: Engine, phase: str) -> None:
     mend()
     if not differences(engine.before) and not any(
         installed(name) for name in engine.packages if name not in engine.before

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Host:
         self.asked: list[str] = []
         self.breaks: dict[str, str] = {}  # versions, and the promise that each breaks
         self.unpacks_not: set[str] = set()
+        self.damaged: set[Path] = set()  # files that are not whole
         self.gone: list[str] = []  # packages that apt would remove
         self.dies: str = ""  # the command with which the run is killed
 
@@ -88,6 +89,8 @@ class Host:
             version = self.there.get(words[-1])
             return f"installed {version}" if version else ""
         if words[0] == "dpkg-deb":
+            if "--contents" in words and Path(words[-1]) in self.damaged:
+                raise Failed("dpkg-deb: error: unexpected end of file")
             name, version, _ = Path(words[-1]).name.split("_")
             return f"{name} {version.replace('%3a', ':')}"
         if words[:2] == ["systemctl", "restart"] or words[-1] == "restart":
@@ -99,6 +102,7 @@ class Host:
             if (name, version) not in self.offered:
                 raise Failed(f"apt-get download: E: Version {version} was not found")
             self.deb(self.state, name, version)
+            self.damaged.clear()
         elif "--simulate" in words:
             return "".join(f"Remv {name} [1]\n" for name in self.gone)
         elif "--download-only" in words:
@@ -141,7 +145,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(program, "broken", one.broken)
     monkeypatch.setattr(program, "succeeds", lambda *words: words[-1] in one.running)
     monkeypatch.setattr(program, "runs_old", lambda unit: one.running.get(unit) != one.version)
-    monkeypatch.setattr(program, "standstill", lambda *_, **__: nullcontext())
+    for name in ("standstill", "once_well"):
+        monkeypatch.setattr(program, name, lambda *_, **__: nullcontext())
     monkeypatch.setattr(reboot, "due", list)
     return one
 
@@ -195,6 +200,16 @@ def test_packages_in_apts_cache_are_not_fetched(host: Host) -> None:
     host.offered.clear()
     perform(CADDY)
     assert host.there == CADDY["packages"]
+
+
+@pytest.mark.parametrize("place", ["state", "cache"])
+def test_a_truncated_package_is_fetched_again(host: Host, place: str) -> None:
+    host.has(CADDY)
+    host.deb(getattr(host, place), "caddy", "2.6.2-12")
+    host.damaged = {host.state / "caddy_2.6.2-12_all.deb"}
+    perform(CADDY)
+    assert any(line.endswith("download caddy=2.6.2-12") for line in host.asked)
+    assert not host.damaged
 
 
 def test_nothing_changes_without_the_planned_way_back(host: Host) -> None:
@@ -362,6 +377,30 @@ def test_a_run_that_was_killed_is_finished(
     host.asked.clear()
     program.recover()
     assert host.asked == []
+
+
+def test_nothing_else_begins_during_a_recovery(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.has(DOCKER)
+    host.dies = INSTALL
+    with pytest.raises(Killed):
+        perform(DOCKER)
+    alone: list[str] = []
+
+    @contextmanager
+    def once_well(*_: Any, apt: bool) -> Iterator[None]:
+        assert not apt
+        host.asked.clear()
+        yield
+        alone.extend(host.asked)
+
+    monkeypatch.setattr(program, "once_well", once_well)
+    program.recover()
+    assert alone
+    assert alone == host.asked
+    # Without a killed upgrade it need not wait for anything.
+    alone.clear()
+    program.recover()
+    assert alone == []
 
 
 def test_a_run_that_was_killed_half_way_is_undone(
