@@ -31,11 +31,16 @@ APT = (
     "apt-get", "-y", "-q", "-o", "Acquire::Retries=3", "-o", "DPkg::Lock::Timeout=600",
     "-o", "Dpkg::Options::=--force-confold",
 )  # fmt: skip
+# A source that cannot be fetched is a failure: its old list would hide new versions.
+STRICT = ("-o", "APT::Update::Error-Mode=any")
 QUIET = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
 # Seconds for packages and a restart, for a backup, and until all must be as promised.
 LONG = 1800
 BACKED_UP = 6 * 3600
 PATIENCE = 120
+# Seconds to wait for the lock of the package lists, and between two tries.
+WAIT = 600
+PAUSE = 5
 
 
 def main(words: Sequence[str]) -> None:
@@ -50,22 +55,40 @@ def main(words: Sequence[str]) -> None:
 
 
 def window(seconds: int, wanted: str) -> None:
+    until = time.monotonic() + seconds
     ours = clusters()
     if not ours:
         say("Terrafirma runs no PostgreSQL here")
         return
     version = ours[-1]
-    run(*APT, "update", env=QUIET, timeout=LONG)
+    refresh()
     newer = offered(version, wanted)
     if not newer:
         say(f"there is no newer release of PostgreSQL {version}")
         forget(NOTE)
         return
     back_up()
-    with once_well(
-        broken, "the window updates_postgres", "upgrade of PostgreSQL", seconds, apt=False
-    ):
+    left = until - time.monotonic()
+    if left <= 0:
+        raise Failed(
+            "nothing was changed: the window closed before the backup had ended; let "
+            "updates_postgres begin earlier, when a backup is quick, or run commands/upgrade.py"
+        )
+    with once_well(broken, "the window updates_postgres", "upgrade of PostgreSQL", left, apt=False):
         install(version, newer)
+
+
+def refresh() -> None:
+    """Refresh the package lists; DPkg::Lock::Timeout does not cover their lock."""
+    until = time.monotonic() + WAIT
+    while True:
+        try:
+            run(*APT, *STRICT, "update", env={**QUIET, "LC_ALL": "C.UTF-8"}, timeout=LONG)
+            return
+        except Failed as error:
+            if "Could not get lock" not in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(PAUSE)
 
 
 def offered(version: str, wanted: str) -> dict[str, tuple[str, str]]:
@@ -81,7 +104,10 @@ def offered(version: str, wanted: str) -> dict[str, tuple[str, str]]:
         prefix = wanted if name in (f"postgresql-{version}", f"postgresql-client-{version}") else ""
         newest = now
         for line in run("apt-cache", "madison", name, env={"LC_ALL": "C.UTF-8"}).splitlines():
-            _, one, *_ = [part.strip() for part in line.split("|")]
+            _, one, where = [part.strip() for part in line.split("|")]
+            # Skip sources, and PGDG's versions for a package of the distribution, or vice versa.
+            if where.endswith("Sources") or ("pgdg" in one) != ("pgdg" in now):
+                continue
             if fits(one, prefix) and succeeds("dpkg", "--compare-versions", one, "gt", newest):
                 newest = one
         if newest != now:

@@ -1,6 +1,9 @@
 """A minor release of PostgreSQL in its window: the choice of versions, and the order of steps."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from terrafirma_host import notes, postgres_minor, standstill
@@ -30,6 +33,7 @@ def host(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Path
     monkeypatch.setattr(postgres_minor, "broken", list)
     monkeypatch.setattr(postgres_minor, "is_old", lambda version: False)
     monkeypatch.setattr(postgres_minor, "PATIENCE", 0)
+    monkeypatch.setattr(postgres_minor, "PAUSE", 0)
     for name in ("BACKUP", "UPGRADE", "DAILY"):
         monkeypatch.setattr(standstill, name, roots / f"lock-{name}")
     monkeypatch.setattr(standstill, "APT", ())
@@ -73,6 +77,20 @@ def test_an_extension_has_versions_of_its_own(host: Path) -> None:
     assert offered("17", "17.5") == {"postgresql-17-pgvector": (NOW, "18.0-1.pgdg13+1")}
 
 
+def test_sources_and_versions_of_another_archive_do_not_count(host: Path, program: Program) -> None:
+    lines = [
+        f"{NOW} | https://x trixie-pgdg/main amd64 Packages",
+        "17.9-0+deb13u1 | http://x trixie/main amd64 Packages",
+        "17.8-1.pgdg13+1 | https://x trixie-pgdg/main Sources",
+        "17.6-1.pgdg13+1 | https://x trixie-pgdg/main amd64 Packages",
+    ]
+    (host / "postgresql-17").write_text("".join(f"postgresql-17 | {one}\n" for one in lines))
+    assert offered("17", "") == {"postgresql-17": (NOW, "17.6-1.pgdg13+1")}
+    now = "17.5-0+deb13u1"
+    program("dpkg-query", f"printf '{now}'")
+    assert offered("17", "") == {"postgresql-17": (now, "17.9-0+deb13u1")}
+
+
 def test_packages_that_are_not_held_are_refused(host: Path) -> None:
     held(host, "caddy", "postgresql-common", "postgresql-15")
     with pytest.raises(Failed, match=r"no package of PostgreSQL 17 is held: run deploy\.py"):
@@ -99,30 +117,30 @@ def test_versions_match_in_whole_components(version: str, wanted: str, does: boo
 
 
 def test_without_a_newer_version_nothing_is_installed(host: Path) -> None:
-    postgres_minor.main(["0"])
+    postgres_minor.main(["10"])
     assert not [line for line in asked(host) if " install " in line]
     assert notes.read("postgres") == {}
 
 
 def test_it_makes_a_backup_and_upgrades_and_holds_again(host: Path) -> None:
     (host / "config.yaml").touch()
-    offers(host, "postgresql-17", "17.6-1")
-    postgres_minor.main(["0"])
+    offers(host, "postgresql-17", "17.6-1.pgdg13+1")
+    postgres_minor.main(["10"])
     update, _, backup, install, hold = asked(host)
     assert update.startswith("apt-get ")
     assert update.endswith(" update")
     assert backup == "backup create"
-    assert install.endswith("--allow-change-held-packages postgresql-17=17.6-1")
+    assert install.endswith("--allow-change-held-packages postgresql-17=17.6-1.pgdg13+1")
     assert "--no-remove" in install
     assert hold == "apt-mark hold postgresql-17"
     words = notes.read("postgres")["words"]
-    assert words.startswith(f"PostgreSQL was upgraded from {NOW} to 17.6-1 at ")
+    assert words.startswith(f"PostgreSQL was upgraded from {NOW} to 17.6-1.pgdg13+1 at ")
     assert words.endswith(": all is as promised")
 
 
 def test_no_backup_is_made_unless_backups_are_set_up(host: Path) -> None:
-    offers(host, "postgresql-17", "17.6-1")
-    postgres_minor.main(["0"])
+    offers(host, "postgresql-17", "17.6-1.pgdg13+1")
+    postgres_minor.main(["10"])
     assert "backup create" not in asked(host)
 
 
@@ -130,8 +148,8 @@ def test_a_server_that_the_packages_do_not_restart_is_restarted_once(
     host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres_minor, "is_old", lambda version: True)
-    offers(host, "postgresql-17", "17.6-1")
-    postgres_minor.main(["0"])
+    offers(host, "postgresql-17", "17.6-1.pgdg13+1")
+    postgres_minor.main(["10"])
     assert [line for line in asked(host) if line.startswith("systemctl")] == [
         "systemctl restart postgresql@17-main.service"
     ]
@@ -140,9 +158,9 @@ def test_a_server_that_the_packages_do_not_restart_is_restarted_once(
 def test_nothing_is_installed_after_a_failed_backup(host: Path, program: Program) -> None:
     (host / "config.yaml").touch()
     program("backup", "echo 'the backup failed: no route' >&2; exit 1")
-    offers(host, "postgresql-17", "17.6-1")
+    offers(host, "postgresql-17", "17.6-1.pgdg13+1")
     with pytest.raises(Failed):
-        postgres_minor.main(["0"])
+        postgres_minor.main(["10"])
     assert not [line for line in asked(host) if " install " in line]
     note = notes.read("postgres")
     assert note["alarm"]
@@ -150,19 +168,63 @@ def test_nothing_is_installed_after_a_failed_backup(host: Path, program: Program
     assert "no route" in note["words"]
 
 
+def test_nothing_is_installed_after_the_window_has_closed(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (host / "config.yaml").touch()
+    offers(host, "postgresql-17", "17.6-1.pgdg13+1")
+    with pytest.raises(Failed, match="window closed before the backup had ended"):
+        postgres_minor.main(["0"])
+    assert "backup create" in asked(host)
+    assert not [line for line in asked(host) if " install " in line]
+    # The wait for others ends with the window, too.
+    left: list[float] = []
+
+    @contextmanager
+    def once_well(*words: Any, apt: bool) -> Iterator[None]:
+        left.append(words[3])
+        yield
+
+    monkeypatch.setattr(postgres_minor, "once_well", once_well)
+    postgres_minor.main(["10"])
+    assert 0 < left[0] < 10
+
+
+def test_the_refresh_waits_for_the_lock_of_the_lists(
+    host: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = "E: Could not get lock /var/lib/apt/lists/lock"
+    program(
+        "apt-get",
+        f'echo "$*" >> {host}/asked; test $(wc -l < {host}/asked) -ge 3 || '
+        f"{{ echo '{busy}' >&2; exit 100; }}",
+    )
+    postgres_minor.refresh()
+    assert len(asked(host)) == 3
+    assert "APT::Update::Error-Mode=any" in asked(host)[0]
+    (host / "asked").unlink()
+    monkeypatch.setattr(postgres_minor, "WAIT", -1)
+    with pytest.raises(Failed, match="Could not get lock"):
+        postgres_minor.refresh()
+    program("apt-get", f"echo x >> {host}/asked; echo 'E: Failed to fetch' >&2; exit 100")
+    with pytest.raises(Failed, match="Failed to fetch"):
+        postgres_minor.refresh()
+    assert len(asked(host)) == 2
+
+
 def test_nothing_is_installed_on_a_broken_host(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_minor, "broken", lambda: ["api: no"])
-    offers(host, "postgresql-17", "17.6-1")
+    offers(host, "postgresql-17", "17.6-1.pgdg13+1")
     with pytest.raises(Failed, match="api: no"):
-        postgres_minor.main(["0"])
+        postgres_minor.main(["10"])
     assert not [line for line in asked(host) if " install " in line]
 
 
 def test_a_promise_that_it_breaks_is_noted(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([[], ["PostgreSQL 17 answers no query"]])
     monkeypatch.setattr(postgres_minor, "broken", lambda: next(answers))
-    offers(host, "postgresql-17", "17.6-1")
-    postgres_minor.main(["0"])
+    offers(host, "postgresql-17", "17.6-1.pgdg13+1")
+    postgres_minor.main(["10"])
     note = notes.read("postgres")
     assert note["broken"]
     assert note["words"].endswith(", and since then: PostgreSQL 17 answers no query")
@@ -170,7 +232,7 @@ def test_a_promise_that_it_breaks_is_noted(host: Path, monkeypatch: pytest.Monke
 
 def test_an_installation_that_fails_leaves_the_packages_held(host: Path, program: Program) -> None:
     program("apt-get", "case \"$*\" in *' install '*) echo 'E: no' >&2; exit 100;; esac")
-    offers(host, "postgresql-17", "17.6-1")
+    offers(host, "postgresql-17", "17.6-1.pgdg13+1")
     with pytest.raises(Failed, match="E: no"):
         postgres_minor.main(["3600"])
     start, hold = asked(host)[-2:]
@@ -184,7 +246,7 @@ def test_a_host_without_postgresql_has_nothing_to_do(
     host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres_minor, "clusters", list)
-    postgres_minor.main(["0"])
+    postgres_minor.main(["10"])
     assert asked(host) == []
 
 
