@@ -19,6 +19,7 @@ from terrafirma_host.shell import Failed
 BEGIN, END = "-----BEGIN PGP PUBLIC KEY BLOCK-----", "-----END PGP PUBLIC KEY BLOCK-----"
 # Tags of packets (RFC 9580, section 5).
 SIGNATURE, SECRET, PUBLIC, SECRET_SUBKEY, USER, SUBKEY = 2, 5, 6, 7, 13, 14
+TRUST, USER_ATTRIBUTE = 12, 17
 # Types of signatures: on a user ID, on the key itself, and the key's revocation.
 OF_A_USER, OF_THE_KEY, REVOCATION = (0x10, 0x11, 0x12, 0x13), 0x1F, 0x20
 # Types of a signature's subpackets.
@@ -92,6 +93,8 @@ def keys(packets: bytes) -> list[Key]:
     for tag, body in _packets(packets):
         if tag in (SECRET, SECRET_SUBKEY):
             raise Failed("it is a secret key, which must not be published")
+        if tag not in (SIGNATURE, PUBLIC, USER, SUBKEY, TRUST, USER_ATTRIBUTE):
+            raise Failed("it contains more than an OpenPGP key")
         if tag == PUBLIC:
             found.append(_key(body))
             latest, of_the_key = -1, True

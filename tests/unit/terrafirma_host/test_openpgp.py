@@ -58,6 +58,11 @@ LATER = CREATED + 86_400
         (public(), None, False),
         (public() + USER + signature(), None, False),
         (public() + USER + signature(lifetime=60), CREATED + 60, False),
+        # A trust packet, and a user attribute.
+        (
+            public() + packet(12, b"\x00") + b"\xd1\x02\x01x" + signature(lifetime=60),
+            *(CREATED + 60, False),
+        ),
         (public() + USER + signature(lifetime=60, old=True), CREATED + 60, False),
         (public() + signature(0x1F, lifetime=60), CREATED + 60, False),
         # The latest signature counts.
@@ -133,6 +138,8 @@ TEXT = openpgp.armored(public() + USER + signature())
         (public(version=6), "version 6"),
         (public(tag=openpgp.SECRET), "secret key"),
         (USER, "contains no OpenPGP key"),
+        (public() + USER + packet(11, b"b\x00\x00\x00\x00\x00x"), "more than an OpenPGP key"),
+        (packet(8, b"\x01x") + public(), "more than an OpenPGP key"),
         (b"\xc6\xe1\x01", "damaged or incomplete"),
         (b"\x9b\x00", "damaged or incomplete"),
     ],
