@@ -104,6 +104,10 @@ def window(seconds: int) -> None:
     why = due()
     if not why:
         say("no reboot is due")
+        forget_unchanged()
+        return
+    if not helps(why):
+        say(f"a reboot has changed nothing about it: {'; '.join(why)}")
         return
     try:
         with once_well(broken, "the window updates_reboot", "reboot", seconds):
@@ -112,6 +116,17 @@ def window(seconds: int) -> None:
         words = f"the due reboot did not happen in its window of {moment()}: {error}"
         note(NOTE, words, alarm=True, refused=True)
         raise
+
+
+def helps(why: Sequence[str]) -> bool:
+    """Whether one of the reasons is another than a reboot of the window has left as it was."""
+    return bool(set(why) - set(read(NOTE).get("unchanged", ())))
+
+
+def forget_unchanged() -> None:
+    known = read(NOTE)
+    if known.get("unchanged") and not known.get("broken"):
+        forget(NOTE)
 
 
 def go_down(why: Sequence[str]) -> None:
@@ -148,19 +163,29 @@ def report() -> None:
         if not due():
             forget(NOTE)
         return
+    if not due():
+        forget_unchanged()
     if not known.get("left") or known["left"] == boot():
         return
+    # The reasons, joined in go_down, that are still there.
+    unchanged = [one for one in due() if one in str(known.get("why")).split("; ")]
     began = time.monotonic()
     while wrong := broken():
         if time.monotonic() - began > PATIENCE:
             break
         time.sleep(PAUSE)
     what = f"rebooted at {known.get('began')} ({known.get('why')})"
+    if unchanged:
+        what += (
+            f", which changed nothing: {'; '.join(unchanged)}; no window reboots again for this "
+            "reason"
+        )
     took = max(0, time.time() - float(known.get("at", 0)))
     if wrong:
         words = f"{what}, and {PATIENCE // 60} minutes after the boot: {'; '.join(wrong)}"
-        note(NOTE, words, alarm=True, broken=True)
+        note(NOTE, words, alarm=True, broken=True, unchanged=unchanged)
         say(words)
     else:
-        note(NOTE, f"{what}: all was as promised again after {took:.0f} s")
+        words = f"{what}: all was as promised again after {took:.0f} s"
+        note(NOTE, words, alarm=bool(unchanged), unchanged=unchanged)
         say(f"{what}: all is as promised")

@@ -30,7 +30,10 @@ def status() -> dict[str, list[str]]:
     alarms, notes = [], []
     if why := reboot.due():
         window = "it will happen in the window updates_reboot"
-        how = window if reboot.TIMER.exists() else "reboot the host, or set updates_reboot"
+        if not reboot.TIMER.exists():
+            how = "reboot the host, or set updates_reboot"
+        else:
+            how = window if reboot.helps(why) else "the last reboot has not changed that"
         alarms.append(f"a reboot is due ({'; '.join(why)}): {how}")
     for path in sorted(STATE.glob("*.json")):
         note = read(path.stem)

@@ -209,6 +209,49 @@ def test_after_the_boot_it_waits_until_all_is_well(
     assert noted() == before
 
 
+def test_a_reboot_that_changes_nothing_is_reported_and_happens_once(
+    host: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For example if the boot loader is set to an older kernel."""
+    (host / "timer").touch()
+    (host / "boot/vmlinuz-6.12.57+deb13-amd64").touch()
+    why = "kernel 6.12.57+deb13-amd64 is installed, 6.12.48+deb13-amd64 runs"
+    is_due(host)
+    with pytest.raises(Failed):
+        reboot.main(["window", "3600"])
+    notes.note(
+        "reboot", "rebooted", alarm=True, left=reboot.boot(),
+        began="2026-01-31 04:00 UTC", why="; ".join(reboot.due()),
+    )  # fmt: skip
+    boots(host, 200)
+    (host / "reboot-required").unlink()
+    reboot.main(["report"])
+    due, words = updates.status()["alarms"]
+    assert due == f"a reboot is due ({why}): the last reboot has not changed that"
+    assert f"which changed nothing: {why}; no window reboots again for this reason" in words
+    # No window and no later boot repeats it.
+    (host / "systemctl").unlink()
+    reboot.main(["window", "3600"])
+    reboot.main(["report"])
+    assert asked(host) == []
+    assert "a reboot has changed nothing about it" in capsys.readouterr().out
+    assert noted()["words"] == words
+    # Another reason counts.
+    is_due(host)
+    with pytest.raises(Failed):
+        reboot.main(["window", "3600"])
+    assert asked(host) == ["reboot"]
+
+
+@pytest.mark.parametrize("command", [["report"], ["window", "0"]])
+def test_a_reboot_that_changed_nothing_is_forgotten_once_none_is_due(
+    host: Path, command: list[str]
+) -> None:
+    notes.note("reboot", "changed nothing", alarm=True, unchanged=["kernel …"])
+    reboot.main(command)
+    assert not noted()
+
+
 def test_a_lasting_failure_is_shown_until_it_is_repaired(
     host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
