@@ -10,7 +10,7 @@ from terrafirma.host.units import unit
 from terrafirma.paths import HOST_PROGRAM
 from terrafirma.site import begin
 from terrafirma.updates import engines
-from terrafirma.updates.facts import WrongCalendars
+from terrafirma.updates.facts import MaskedTimers, WrongCalendars
 from terrafirma.updates.operations import no_units, say_what_is_due
 from terrafirma.updates.origins import security_origins
 
@@ -27,6 +27,13 @@ if given := {key: value for key, value in calendars.items() if value}:
                 f"{host.name}: {key}: systemd does not understand {value!r}, or it never comes "
                 "(OnCalendar, see man systemd.time); write it like 'Sun *-*-* 04:00:00'"
             )
+
+masked = host.get_fact(MaskedTimers)
+if settings.security and masked:
+    raise DeployError(
+        f"{host.name}: updates_security: {masked[0]} is masked on the host; systemctl unmask it, "
+        "or set updates_security to False"
+    )
 
 # How long a window is open, in seconds.
 window = 3600
@@ -67,11 +74,13 @@ packages(
     packages=["needrestart", *(["unattended-upgrades"] if settings.security else [])],
 )
 
-for name, timeout in host.loop(timeouts.items()):
+# Without security updates apt-daily-upgrade has nothing to do, and a masked timer may stay so.
+daily = ["apt-daily", *(["apt-daily-upgrade"] if settings.security else [])]
+for name in host.loop([one for one in daily if f"{one}.timer" not in masked]):
     unit(
         name=f"Run {name} every day",
         unit=f"{name}.timer",
-        unit_files={timeout.path: configuration},
+        unit_files={timeouts[name].path: configuration},
     )
 
 put(name="Install the command terrafirma", entries=entries)

@@ -9,7 +9,7 @@ import pytest
 
 from terrafirma.host.files import PathStates
 from terrafirma.paths import OURS
-from terrafirma.updates.facts import UpdatesStatus, WrongCalendars
+from terrafirma.updates.facts import MaskedTimers, UpdatesStatus, WrongCalendars
 from tests.conftest import Pyinfra
 from tests.unit.fake_host import UBUNTU_24, command, fake, machine, refuses, written
 
@@ -66,6 +66,17 @@ def test_without_security_updates_unattended_upgrades_is_not_installed(pyinfra: 
     assert " unattended-upgrades " not in result.stderr.replace("unattended-upgrades.", "")
 
 
+@pytest.mark.parametrize("masked", [[], ["apt-daily.timer", "apt-daily-upgrade.timer"]])
+def test_without_security_updates_a_masked_timer_stays_so(
+    pyinfra: Pyinfra, masked: list[str]
+) -> None:
+    host = fake(machine() | {command(MaskedTimers): masked}, updates_security=False)
+    plan = pyinfra.run("@fake/host", "tasks/updates.py", "--dry", *host)["plan"]
+    names = [one["name"] for one in plan]
+    assert ("Run apt-daily every day" in names) is (not masked)
+    assert "Run apt-daily-upgrade every day" not in names
+
+
 def test_reports_are_shown_and_count_as_no_change(pyinfra: Pyinfra) -> None:
     due = {"alarms": ["a reboot is due (asked for by libc6): reboot it"], "notes": ["all is well"]}
     answers = machine() | {command(UpdatesStatus): [json.dumps(due)]}
@@ -88,6 +99,14 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         (f"{key}: ", "systemd does not understand 'noon-ish'", "Sun *-*-* 04:00:00"),
     )
     for key in ("updates_reboot", "updates_postgres")
+    for page in ("tasks/updates", "deploy")
+} | {
+    f"a masked timer: {page}": (
+        page,
+        fake(machine() | {command(MaskedTimers): ["apt-daily.timer"]}),
+        ("updates_security: apt-daily.timer is masked on the host; systemctl unmask it, or set "
+         "updates_security to False",),
+    )
     for page in ("tasks/updates", "deploy")
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from terrafirma.updates import engines
 from terrafirma.updates.origins import security_origins
 from tests.unit.templates import rendered, settled
 
@@ -22,7 +23,7 @@ def test_only_the_security_archive_counts() -> None:
         '"origin=Debian,codename=${distro_codename}-security,label=Debian-Security";'
     ]
     # apt adds the lists of all files, so ours clears those of the others.
-    for name in ("Allowed-Origins", "Origins-Pattern", "Package-Blacklist"):
+    for name in ("Allowed-Origins", "Origins-Pattern"):
         assert f"#clear Unattended-Upgrade::{name};" in text
         assert text.index(f"#clear Unattended-Upgrade::{name};") < (
             text.find(f"\nUnattended-Upgrade::{name} ") % len(text)
@@ -40,6 +41,8 @@ def test_ubuntu_has_names_of_its_own() -> None:
 def test_security_updates_can_be_switched_off(security: bool, number: str) -> None:
     lines = settled(rendered(APT, security=security))
     assert f'APT::Periodic::Unattended-Upgrade "{number}";' in lines
+    # Another file may have switched off all of apt's daily work.
+    assert 'APT::Periodic::Enable "1";' in lines
     assert 'Unattended-Upgrade::Automatic-Reboot "false";' in lines
 
 
@@ -66,7 +69,9 @@ def test_our_file_replaces_what_other_files_set(tmp_path: Path) -> None:
         *security_origins("debian")
     ]
     assert not [value for name, value in found if name == "Allowed-Origins"]
-    assert "vim" not in [value for name, value in found if name == "Package-Blacklist"]
+    # The engines are added to the packages that an administrator excludes.
+    excluded = [value for name, value in found if name == "Package-Blacklist"]
+    assert excluded == ["vim", *(f"^{name}$" for name in engines.PACKAGES)]
 
 
 PERL = r"""
