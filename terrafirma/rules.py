@@ -61,7 +61,8 @@ def known_names(server: Server) -> Iterator[str]:
         ):
             if value and value not in known:
                 listed = ", ".join(sorted(known)) or "empty"
-                yield f"{app.key(field)}: {value!r} is not in {where} ({listed})"
+                remedy = _declaration(server, app) if field == "database" else ""
+                yield f"{app.key(field)}: {value!r} is not in {where} ({listed}){remedy}"
     apps = [app.name for app in server.apps]
     for account in server.users.accounts:
         for name in account.releases:
@@ -70,6 +71,14 @@ def known_names(server: Server) -> Iterator[str]:
                     f"users_accounts: {account.name} releases {name!r}, which is not an "
                     f"application (apps: {', '.join(apps) or 'none'})"
                 )
+
+
+def _declaration(server: Server, app: Application) -> str:
+    """What to add to the settings, so that the database of `app` is declared."""
+    owner = app.role or app.database
+    role = f', and {{"name": "{owner}"}} to postgres_roles'
+    declared = owner in {role.name for role in server.postgres.roles}
+    return f'; add {{"name": "{app.database}", "owner": "{owner}"}} there{"" if declared else role}'
 
 
 def pooled(server: Server) -> Iterator[str]:

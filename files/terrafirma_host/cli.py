@@ -5,6 +5,7 @@ Managed by Terrafirma. The command `terrafirma` on a server.
     terrafirma rollback api            let the release before this one serve again
     terrafirma logs api --follow       the log of all replicas
     terrafirma run api -- CMD …        a command in the release's environment
+    terrafirma promises                whether everything works
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ UNIT = "TERRAFIRMA_UNIT"
 # Tells the process that waits for a unit that the reported end is that of its own unit.
 TOKEN = "TERRAFIRMA_TOKEN"
 
-# Commands for the deploy, which the help does not list. Each takes the arguments after its name.
+# Commands that each parse the arguments after their names.
 DEPLOY = {
     "secrets": secrets.main,
     "repositories": repositories.main,
@@ -69,6 +70,14 @@ DEPLOY = {
     "upgrade": upgrade.main,
 }
 
+# Of those, the commands that the help lists; the others are for the deploy and for units alone.
+LISTED = {
+    "promises": "check whether everything works: applications, PostgreSQL, Caddy",
+    "updates": "print what is due and what happened in the windows, as JSON",
+    "secrets": "check, set or renew the secrets in a directory",
+    "upgrade": "carry out an upgrade that commands/upgrade.py planned, or recover one",
+}
+
 # The errors to which a file of ours leads that was edited by hand.
 DAMAGED = (AttributeError, LookupError, TypeError)
 
@@ -76,10 +85,18 @@ DAMAGED = (AttributeError, LookupError, TypeError)
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="terrafirma", description=__doc__,
                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
 
-    def command(name: str, text: str, *, optional: bool = False) -> argparse.ArgumentParser:
-        one = commands.add_parser(name, help=text, description=text)
+    def added(name: str, text: str, *, listed: bool) -> argparse.ArgumentParser:
+        if listed:
+            return commands.add_parser(name, help=text, description=text)
+        # argparse lists each command that has a `help`, even an empty one.
+        return commands.add_parser(name, description=text)
+
+    def command(
+        name: str, text: str, *, optional: bool = False, listed: bool = True
+    ) -> argparse.ArgumentParser:
+        one = added(name, text, listed=listed)
         one.add_argument("name", metavar="APPLICATION", nargs="?" if optional else None)
         return one
 
@@ -113,18 +130,22 @@ def parser() -> argparse.ArgumentParser:
         "remove an application that is no longer in your settings; its volumes and secrets stay",
     )
     one.add_argument("--confirm", default="", metavar="APPLICATION", help="its name once more")
-    command("recover", "clean up after a release that was killed", optional=True)
-    one = command("status", "for the deploy: tell whether the described release serves")
+    command("recover", "clean up after a release that was killed", optional=True, listed=False)
+    one = command("status", "print whether the described release serves and answers, as JSON")
     one.add_argument("--stdin", action="store_true", help="read the description from stdin")
-    one = commands.add_parser("forced", help="for sshd: run what a deploy key may do")
+    one = added("forced", "for sshd: run what a deploy key may do", listed=False)
     one.add_argument("names", nargs="+", metavar="APPLICATION")
     for name in DEPLOY:
-        commands.add_parser(name).add_argument("words", nargs="*")
+        one = added(name, LISTED.get(name, "for the deploy"), listed=name in LISTED)
+        one.add_argument("words", nargs="*")
     return top
 
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(words)
+    if not arguments.command:
+        parser().print_help()
+        return 0
     # The account postgres, which writes PostgreSQL's configuration, also tries it.
     if os.geteuid() != 0 and arguments.command != "postgres-check":
         print("terrafirma: run it as root (sudo)", file=sys.stderr)

@@ -101,7 +101,11 @@ def bring_up(takeover: Takeover) -> None:
 
 
 def rollback(app: Application, wanted: str, *, by: str) -> None:
-    """An earlier release takes over; the code of the one that served counts as withdrawn."""
+    """
+    An earlier release takes over, and the code of the one that served counts as withdrawn.
+
+    A named release that was withdrawn takes over without that: it undoes a rollback.
+    """
     with lease(app, by, "rollback") as held:
         restore_serving_state(app)
         serving = Serving.load(app)
@@ -115,9 +119,14 @@ def rollback(app: Application, wanted: str, *, by: str) -> None:
             return
         choice = named if wanted else earlier_releases(app, serving, kept)
         if not choice:
-            there = ", ".join(one.id for one in kept) or "none"
+            others = ", ".join(one.id for one in kept if one.id != serving.release)
+            name_one = (
+                f"; name one with `--data rollback={app.name}:RELEASE`, or with "
+                f"`terrafirma rollback {app.name} RELEASE` on the host"
+            )
             raise Failed(
-                f"there is no such release to go back to; kept are: {there}.{unfit_releases(app)} "
+                f"there is no such release to go back to; kept besides {serving.release}, which "
+                f"serves: {others + name_one if others else 'none'}.{unfit_releases(app)} "
                 "(A rollback keeps the current settings and secrets: change those in your "
                 "settings, and deploy.)"
             )

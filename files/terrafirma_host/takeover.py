@@ -18,7 +18,14 @@ from terrafirma_host.lease import Lease
 from terrafirma_host.plan import Plan, Step
 from terrafirma_host.repair import has_described_ports
 from terrafirma_host.shell import BROKEN, Failed, say
-from terrafirma_host.spec import Release, Serving, append_history, now, set_withdrawn
+from terrafirma_host.spec import (
+    Release,
+    Serving,
+    append_history,
+    is_withdrawn,
+    now,
+    set_withdrawn,
+)
 from terrafirma_host.target import Target
 from terrafirma_host.uptime import Watch
 
@@ -219,7 +226,10 @@ class Takeover:
     def commit(self) -> None:
         self.release.save(self.app)
         rolled_back = self.old if self.lease.what == "rollback" else None
-        if rolled_back and rolled_back.code != self.release.code:
+        # A rollback to withdrawn code undoes the earlier rollback, and withdraws nothing: the next
+        # rollback can go back to the release that serves now.
+        undoes = is_withdrawn(self.app, self.release.code)
+        if rolled_back and not undoes and rolled_back.code != self.release.code:
             set_withdrawn(self.app, rolled_back.code, withdrawn=True)
         new = Serving(self.target.id, self.slot, self.app.replicas, self.app.slots[self.slot])
         # This write decides: before it the old replicas serve, after it the new ones do.

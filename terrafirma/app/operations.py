@@ -13,6 +13,9 @@ from terrafirma.host.operation import failure, operation
 from terrafirma.host.program import told
 from terrafirma.paths import HOST_PROGRAM, PASSWORDS, SECRETS_PROGRAM
 
+# The trouble that `terrafirma status` reports on a host without a key of releases.
+NO_RELEASE_YET = "there was no release yet on this host"
+
 
 @operation
 def release(
@@ -33,10 +36,13 @@ def release(
     if known["withdrawn"]:
         host.log_styled(
             f"{app}: release {known['wanted']} was rolled back, and {known['serving']} serves: "
-            f"change it, or `terrafirma release {app} --again` on the host",
+            f"change the source and deploy; or release it after all with "
+            f"`sudo terrafirma release {app} --again` on the host",
             fg="yellow",
         )
-    if known["trouble"] and not planned:
+    if known["trouble"] == NO_RELEASE_YET and not planned:
+        host.log(f"{app}: no release yet; this is the first")
+    elif known["trouble"] and not planned:
         host.log(f"{app}: cannot tell if it is current: {known['trouble'].splitlines()[0]}")
     # pyinfra's plan does not show that an operation will fail, so a warning does.
     planned_failure = [] if host.state.is_executing else known["troubles"]

@@ -56,7 +56,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "values of two sections": (
         api(database="shop"),
-        "apps.api.database: 'shop' is not in postgres_databases (api)",
+        "apps.api.database: 'shop' is not in postgres_databases (api); "
+        'add {"name": "shop", "owner": "shop"} there, and {"name": "shop"} to postgres_roles',
     ),
     "a file of this machine": (
         {"users_accounts": [{"name": "prod", "keys": ["/root/no.pub"]}]},

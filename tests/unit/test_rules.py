@@ -89,12 +89,14 @@ CI = {"name": "ci", "keys": [KEY]}
                 "apps": {"api": API | {"database": "shop"}},
                 "postgres_databases": [{"name": "shop", "owner": "api"}],
             },
-            "apps.api.database: 'shop' is not in postgres_databases (api)",
+            "apps.api.database: 'shop' is not in postgres_databases (api); "
+            'add {"name": "shop", "owner": "shop"} there, and {"name": "shop"} to postgres_roles',
         ),
         (
             {"postgres_databases": []},
             {"postgres_databases": [], "apps": {"api": API | {"database": ""}}},
-            "apps.api.database: 'api' is not in postgres_databases (empty)",
+            "apps.api.database: 'api' is not in postgres_databases (empty); "
+            'add {"name": "api", "owner": "api"} there',
         ),
         (
             {

@@ -202,7 +202,7 @@ def test_a_rollback(site: Site) -> None:
     # The settings still describe the rolled back release, but a run does not release it again.
     said = site.call()
     assert said.returncode == 0
-    assert f"release {new} was rolled back" in said.stderr
+    assert f"release {new} was rolled back, and {old} serves: change the source" in said.stderr
     assert changed(json.loads(said.stdout)) == []
     # A run still gives changed settings to the release that serves.
     changed_settings = api(env={"CHANGED": "after the way back"})
@@ -215,9 +215,11 @@ def test_a_rollback(site: Site) -> None:
     shown = site.server.run("terrafirma releases api")
     assert re.search(rf"rollback +{old}", shown)
     assert re.search(rf"{new} .*rolled back, kept", shown)
-    # A rollback that names the release brings it back.
-    site.deploy("commands/rollback.py", rollback=f"api:{new}")
-    assert site.serving["release"] == new
+    # A rollback that names the release brings it back, and withdraws nothing: without a name, the
+    # next rollback goes back again.
+    for release, serves in ((f"api:{new}", new), ("api", old), (f"api:{new}", new)):
+        site.deploy("commands/rollback.py", rollback=release)
+        assert site.serving["release"] == serves
     assert site.is_converged()
 
 

@@ -52,7 +52,11 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     "an application without its database": (
         "tasks/app",
         fake(machine(), **api(database="shop")),
-        ("apps.api.database: ", "'shop' is not in postgres_databases (api)"),
+        (
+            "apps.api.database: ",
+            "'shop' is not in postgres_databases (api)",
+            'add {"name": "shop", "owner": "shop"} there, and {"name": "shop"} to postgres_roles',
+        ),
     ),
     "an application whose role does not come in": (
         "tasks/app",
@@ -230,12 +234,14 @@ STATES: dict[str, tuple[dict[str, Any] | None, bool, str]] = {
     "withdrawn": (
         {"withdrawn": True, "current": True},
         False,
-        "api: release ba9876543210 was rolled back, and 0123456789ab serves: change it",
+        "api: release ba9876543210 was rolled back, and 0123456789ab serves: change the source and "
+        "deploy; or release it after all with `sudo terrafirma release api --again` on the host",
     ),
     "withdrawn_and_other_settings": (
         {"withdrawn": True},
         True,
-        "api: release ba9876543210 was rolled back, and 0123456789ab serves: change it",
+        "api: release ba9876543210 was rolled back, and 0123456789ab serves: change the source and "
+        "deploy; or release it after all with `sudo terrafirma release api --again` on the host",
     ),
     "hung": (
         {"silent": ["api-blue-api-1 is paused"]},
@@ -246,6 +252,11 @@ STATES: dict[str, tuple[dict[str, Any] | None, bool, str]] = {
         {"current": True, "notes": ["maintenance of api is on"]},
         False,
         "api: maintenance of api is on",
+    ),
+    "before_the_first": (
+        {"serving": "", "wanted": "", "trouble": "there was no release yet on this host"},
+        True,
+        "api: no release yet; this is the first",
     ),
     "unknown": (
         {"wanted": "", "trouble": "registry.acme.com: no route to host"},

@@ -177,9 +177,7 @@ def test_words(words: str, parsed: dict[str, Any]) -> None:
     assert arguments["command"] == words.split(maxsplit=1)[0]
 
 
-@pytest.mark.parametrize(
-    "words", ["", "api", "release", "logs", "run api", "maintenance api maybe"]
-)
+@pytest.mark.parametrize("words", ["api", "release", "logs", "run api", "maintenance api maybe"])
 def test_words_that_are_refused(words: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as error:
         cli.main(words.split())
@@ -187,11 +185,17 @@ def test_words_that_are_refused(words: str, capsys: Any) -> None:
     assert "usage: terrafirma" in capsys.readouterr().err
 
 
-def test_commands_of_the_deploy_are_not_in_the_help() -> None:
+def test_the_help_lists_the_commands_for_people() -> None:
     shown = cli.parser().format_help()
-    assert "  rollback " in shown
-    for name in cli.DEPLOY:
-        assert f"  {name}" not in shown
+    for name in ("rollback", "status", *cli.LISTED):
+        assert f"\n    {name} " in shown
+    for name in ("recover", "forced", *(cli.DEPLOY.keys() - cli.LISTED.keys())):
+        assert f"\n    {name}" not in shown
+
+
+def test_without_a_command_the_help_is_shown(capsys: Any) -> None:
+    assert cli.main([]) == 0
+    assert capsys.readouterr().out == cli.parser().format_help()
 
 
 @pytest.mark.parametrize(

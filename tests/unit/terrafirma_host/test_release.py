@@ -66,7 +66,11 @@ def test_a_release_and_its_rollback(host: Path, answering: Answering) -> None:
         with pytest.raises(Failed, match="was rolled back: change it, or let it serve"):
             release.release(again, by="me")
     # So there is no earlier release: other settings alone do not make one.
-    with pytest.raises(Failed, match=r"no such release to go back to; kept are: .*A rollback"):
+    words = (
+        rf"no such release to go back to; kept besides {back}, which serves: {two[0]}; name one "
+        r"with `--data rollback=api:RELEASE`, or .*\(A rollback"
+    )
+    with pytest.raises(Failed, match=words):
         release.rollback(now, "", by="me")
     # After `--again` the code is no longer withdrawn.
     release.release(second, by="me", again=True)
@@ -74,6 +78,24 @@ def test_a_release_and_its_rollback(host: Path, answering: Answering) -> None:
     assert not known(second, two[0]).withdrawn
     actions = [line["action"] for line in spec.history(second)]
     assert actions == ["release", "rollback", "release", "release"]
+
+
+def test_a_rollback_to_a_withdrawn_release_withdraws_nothing(
+    host: Path, answering: Answering
+) -> None:
+    """So the next rollback goes back again to the release before."""
+    first = answering()
+    release.release(first, by="me")
+    uploaded(Path(first.source))
+    second = answering(source=uploaded(host / "opt" / "api" / "sources" / "4567"))
+    release.release(second, by="me")
+    one, two = release_id(first), release_id(second)
+    for wanted, serves, withdrawn in (("", one, two), (two, two, None), ("", one, two)):
+        release.rollback(second, wanted, by="me")
+        assert current(second)[0] == serves
+        assert [name for name in (one, two) if known(second, name).withdrawn] == (
+            [withdrawn] if withdrawn else []
+        )
 
 
 def test_a_restart_is_under_the_settings_of_now(host: Path, answering: Answering) -> None:
@@ -158,7 +180,7 @@ def test_a_release_of_another_kind_is_no_target_of_a_rollback(host: Path, app: A
     for other in ("00000000000a", "00000000000b"):
         with pytest.raises(
             Failed,
-            match=r"kept are: 0123456789ab\. 00000000000b, 00000000000a came of another kind",
+            match=r"which serves: none\. 00000000000b, 00000000000a came of another kind",
         ):
             release.rollback(app, other, by="me")
 
