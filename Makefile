@@ -31,7 +31,7 @@ test: alone venv images lint unit ## 15 minutes: lint, unit, and the main promis
 	$(E2E) -m "e2e and smoke and not long" tests/e2e
 
 .PHONY: check
-check: test ## An hour: test, then every other end-to-end test that is not long; CI runs this
+check: test ## 45 minutes: test, then every other end-to-end test that is not long; CI runs this
 	$(E2E) -m "e2e and not smoke and not long" tests/e2e
 
 .PHONY: long
