@@ -48,7 +48,8 @@ class Host:
     def upgrade(self) -> CompletedProcess[str]:
         # Age the lists: fresh ones are not refreshed, and the vendor has just published.
         self.server.run(
-            "touch -d '2 hours ago' /var/lib/apt/lists/*_* /var/lib/apt/lists/partial "touch -d '2 hours ago' /var/lib/apt/lists/*_* && rm"touch -d '2 hours ago' /var/lib/apt/lists/*_* && rm rm -f /var/cache/apt/*.bin"
+            "touch -d '2 hours ago' /var/lib/apt/lists/*_* /var/lib/apt/lists/partial"
+            " && rm -f /var/cache/apt/*.bin"
         )
         return self.server.pyinfra.imported.call(
             "-y", *options(UPSTREAM), *self.server.arguments(), UPGRADE
