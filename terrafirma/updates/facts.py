@@ -46,24 +46,6 @@ class UpdatesStatus(FactBase[UpdatesState]):
             raise FactProcessError(f"terrafirma updates answered {output[:1]!r}") from error
 
 
-class MaskedTimers(FactBase[list[str]]):
-    """Those of apt's two timers that are masked, so that systemd refuses to start them."""
-
-    default = list
-
-    @override
-    def command(self) -> str:
-        return (
-            "for timer in apt-daily.timer apt-daily-upgrade.timer; do "
-            'case "$(systemctl is-enabled $timer 2> /dev/null)" in masked*) echo $timer;; esac; '
-            "done"
-        )
-
-    @override
-    def process(self, output: list[str]) -> list[str]:
-        return output
-
-
 class WrongCalendars(FactBase[list[str]]):
     """The elements of `calendars` that systemd does not understand, or that never come."""
 

@@ -30,7 +30,7 @@ from terrafirma.postgres.facts import Contents, Databases, Roles, Server, WrongP
 from terrafirma.postgres.status_facts import PostgresStatus
 from terrafirma.postgres.upgrade_facts import UpgradeProgress, UpgradeState
 from terrafirma.sshd.facts import Logins
-from terrafirma.updates.facts import MaskedTimers, UpdatesStatus, WrongCalendars
+from terrafirma.updates.facts import UpdatesStatus, WrongCalendars
 from terrafirma.users.facts import Accounts
 from tests.unit.facts import text
 from tests.unit.programs import Program
@@ -98,7 +98,6 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     Roles: [{"version": 17}],
     Server: [{"version": 17}],
     PostgresStatus: [{"version": 15}, {"version": 17}],
-    MaskedTimers: [{}],
     PathStates: [
         *({"paths": paths} for paths in ([], ["/etc"], HOSTILE)),
         {"paths": [], "patterns": ["/etc/caddy/*"]},
@@ -242,7 +241,6 @@ def test_arguments_are_never_executed(
                 "missing": [],
             },
         ),
-        (MaskedTimers, []),
         (UsedNetworks, []),
         (UserList, "no verifiers"),
         (WrongCalendars, []),

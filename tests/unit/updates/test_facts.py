@@ -5,7 +5,7 @@ import json
 import pytest
 
 from terrafirma.updates import facts
-from terrafirma.updates.facts import MaskedTimers, UpdatesStatus, WrongCalendars
+from terrafirma.updates.facts import UpdatesStatus, WrongCalendars
 from tests.unit.facts import ask
 from tests.unit.programs import Program
 
@@ -46,10 +46,3 @@ def test_a_missing_program_gives_an_empty_answer(monkeypatch: pytest.MonkeyPatch
 def test_systemd_decides_whether_a_window_is_valid(program: Program) -> None:
     path = program("systemd-analyze", 'test "$1 $2" = "calendar --" && test "$3" = daily')
     assert ask(WrongCalendars, path, calendars=["daily", "it's", "$(id)"]) == ["it's", "$(id)"]
-
-
-def test_masked_timers_are_found(program: Program) -> None:
-    path = program(
-        "systemctl", "case $2 in apt-daily.timer) echo masked; exit 1;; *) echo disabled;; esac"
-    )
-    assert ask(MaskedTimers, path) == ["apt-daily.timer"]
