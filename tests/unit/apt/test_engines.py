@@ -15,7 +15,7 @@ REPOSITORIES = [
     repository(name, distribution="debian", codename="trixie", architecture="amd64")
     for name in VENDORS
 ]
-DEBIAN = "http://deb.debian.org/debian trixie/main"
+DEBIAN = "http://archive.example/debian trixie/main"
 SECURITY = "http://security.debian.org/debian-security trixie-security/main"
 PGDG, DOCKER, CADDY = (one.listed for one in REPOSITORIES)
 

@@ -7,8 +7,8 @@ from terrafirma.apt.facts import OfferedPackages
 
 SAMPLE = """\
      caddy |     2.10.2 | https://dl.cloudsmith.io/public/caddy/stable/deb/debian any-version/main amd64 Packages
-     caddy |   2.6.2-12 | http://deb.debian.org/debian trixie/main amd64 Packages
-     caddy |   2.6.2-12 | http://deb.debian.org/debian trixie/main Sources
+     caddy |   2.6.2-12 | http://archive.example/debian trixie/main amd64 Packages
+     caddy |   2.6.2-12 | http://archive.example/debian trixie/main Sources
  docker-ce | 5:28.2.2-1~debian.13~trixie | https://download.docker.com/linux/debian trixie/stable amd64 Packages
  docker-ce | 5:28.1.1-1~debian.13~trixie | https://download.docker.com/linux/debian trixie/stable amd64 Packages
 """  # noqa: E501  # as it is printed
@@ -22,7 +22,7 @@ def test_each_version_has_its_source() -> None:
                 "repository": "https://dl.cloudsmith.io/public/caddy/stable/deb/debian "
                 "any-version/main",
             },
-            {"version": "2.6.2-12", "repository": "http://deb.debian.org/debian trixie/main"},
+            {"version": "2.6.2-12", "repository": "http://archive.example/debian trixie/main"},
         ],
         "docker-ce": [
             {

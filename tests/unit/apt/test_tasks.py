@@ -31,7 +31,7 @@ from tests.unit.programs import Program
 
 INSTALLED, OFFERED = command(InstalledPackages), command(OfferedPackages)
 DOCKER = "https://download.docker.com/linux/debian trixie/stable amd64 Packages"
-DEBIAN = "http://deb.debian.org/debian trixie/main amd64 Packages"
+DEBIAN = "http://archive.example/debian trixie/main amd64 Packages"
 UPSTREAM: dict[str, Any] = {"apt_source": "upstream"}
 
 

@@ -15,7 +15,7 @@ from terrafirma.apt.upgrade_operations import names_of
 from tests.unit.facts import shell, text
 from tests.unit.programs import Program
 
-DEBIAN = "http://deb.debian.org/debian trixie/main"
+DEBIAN = "http://archive.example/debian trixie/main"
 DOCKER_COM = "https://download.docker.com/linux/debian trixie/stable"
 CADDY_COM = "https://dl.cloudsmith.io/public/caddy/stable/deb/debian any-version/main"
 PGDG = "https://apt.postgresql.org/pub/repos/apt trixie-pgdg/main"
@@ -340,7 +340,7 @@ caddy:
         600 https://dl.cloudsmith.io/public/caddy/stable/deb/debian any-version/main amd64 Packages
         100 /var/lib/dpkg/status
      2.6.2-12 -1
-         -1 http://deb.debian.org/debian trixie/main amd64 Packages
+         -1 http://archive.example/debian trixie/main amd64 Packages
 docker.io:
   Installed: (none)
   Candidate: (none)
@@ -363,7 +363,7 @@ def test_the_fact_reads_the_output_of_apt(program: Program, tmp_path: Path) -> N
                  "var/cache/apt/archives/caddy_2.11.1_amd64.deb",
         "var/cache/apt/archives/mine.deb",
                  "var/lib/terrafirma/packages/current.json",
-                 "var/lib/apt/lists/deb.debian.org_InRelease",
+                 "var/lib/apt/lists/archive.example_InRelease",
                  "usr/local/lib/terrafirma/backup", "etc/borgmatic/config.yaml",
                  "run/reboot-required"):  # fmt: skip
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -395,7 +395,7 @@ def test_a_refresh_that_finds_no_newer_lists_counts(program: Program, tmp_path: 
     command = text(Packages, names=[]).replace("/var/lib/apt/lists", f"{tmp_path}/lists")
     (tmp_path / "lists/partial").mkdir(parents=True)
     assert Packages().process(shell(command, path))["age"] is None
-    list_of_packages = tmp_path / "lists/deb.debian.org_InRelease"
+    list_of_packages = tmp_path / "lists/archive.example_InRelease"
     list_of_packages.touch()
     hours_ago = time.time() - 7200
     os.utime(list_of_packages, (hours_ago, hours_ago))

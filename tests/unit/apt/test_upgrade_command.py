@@ -16,7 +16,7 @@ from tests.unit.fake_host import command, fake, machine, refusal
 from tests.unit.programs import Program
 
 PAGE = "commands/upgrade.py"
-DEBIAN = "http://deb.debian.org/debian trixie/main"
+DEBIAN = "http://archive.example/debian trixie/main"
 CADDY = [
     "policy|caddy:",
     "policy|  Installed: 2.6.2-12",
@@ -135,7 +135,7 @@ def test_the_refresh_waits_for_the_lock_of_the_lists(program: Program, tmp_path:
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_refresh_that_fails_says_why(program: Program, tmp_path: Path, waits: bool) -> None:
-    words = BUSY if waits else "E: Failed to fetch http://deb.debian.org"
+    words = BUSY if waits else "E: Failed to fetch http://archive.example"
     path = program("apt-get", f"echo '{words}' >&2; exit 100")
     # Each look at the clock is later than the last, by longer than the wait for the lock.
     program("date", f"echo 1 >> {tmp_path}/clock; echo $(($(wc -l < {tmp_path}/clock) * 700))")
