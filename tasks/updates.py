@@ -3,7 +3,7 @@
 from pyinfra import host
 from pyinfra.api import DeployError
 
-from terrafirma.host.files import path_states, put, template
+from terrafirma.host.files import put, template
 from terrafirma.host.packages import packages
 from terrafirma.host.program import entries
 from terrafirma.host.units import unit
@@ -28,9 +28,7 @@ if given := {key: value for key, value in calendars.items() if value}:
                 "(OnCalendar, see man systemd.time); write it like 'Sun *-*-* 04:00:00'"
             )
 
-# Masked: a link to /dev/null, where an administrator's own unit would be.
-states = path_states([f"{units}/{one}.timer" for one in ("apt-daily", "apt-daily-upgrade")])
-masked = [path.rpartition("/")[2] for path, one in states.items() if one["kind"] == "other"]
+masked = machine["masked"]
 if settings.security and masked:
     raise DeployError(
         f"{host.name}: updates_security: {masked[0]} is masked on the host; systemctl unmask it, "

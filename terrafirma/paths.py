@@ -122,7 +122,6 @@ OURS = (
     "/etc/systemd/system/*.d/terrafirma.conf",
     "/etc/systemd/system/terrafirma-*",
     "/etc/systemd/system/borgmatic.*",
-    "/etc/systemd/system/apt-daily*",
     "/etc/docker/daemon.json",
     "/etc/postgresql-common/createcluster.d/terrafirma.conf",
     "/etc/postgresql/*/main/*.conf",

@@ -34,6 +34,7 @@ class MachineState(TypedDict):
     postgres_offered: list[int]  # majors that are installed, or in the host's package lists
     foreign_engine: list[str]  # packages of another Docker engine
     snaps: list[str]  # conflicting snaps that are installed: "docker"
+    masked: list[str]  # apt's timers that are masked, so that systemd refuses to start them
     foreign_caddyfile: bool  # there is a Caddyfile, neither ours nor the package's
     pooler: bool  # our PgBouncer runs, or starts at boot
     networks: list[str]  # IPv4 networks that the host shares with neighbours: "192.0.2.0/24"
@@ -87,6 +88,11 @@ dpkg-query -Wf '${db:Status-Status} ${Package}\n' docker-ce containerd.io podman
     2> /dev/null | sed -n 's/^installed /engine=/p'
 # An engine from a snap has its own root file system, networks and rules, but the same socket.
 for snap in docker; do test ! -e "/snap/$snap/current" || echo "snap=$snap"; done
+for timer in apt-daily.timer apt-daily-upgrade.timer; do
+    for link in /etc/systemd/system/$timer /run/systemd/system/$timer; do
+        test "$(readlink "$link")" != /dev/null || { echo "masked=$timer"; break; }
+    done
+done
 caddyfile=/etc/caddy/Caddyfile
 # Only root and Caddy can read our Caddyfile, so recognise it by our drop-in instead.
 ours=/etc/systemd/system/caddy.service.d/terrafirma.conf
@@ -163,6 +169,7 @@ class Machine(FactBase[MachineState]):
             ),
             foreign_engine=[value for key, value in pairs if key == "engine"],
             snaps=[value for key, value in pairs if key == "snap"],
+            masked=[value for key, value in pairs if key == "masked"],
             foreign_caddyfile="caddyfile" in one,
             pooler="pooler" in one,
             networks=sorted(map(str, networks)),

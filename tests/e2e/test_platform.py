@@ -256,9 +256,9 @@ def test_a_second_run_changes_nothing(platform: Platform) -> None:
     assert platform.second["results"]["totals"]["success"] == 0
 
 
-@pytest.mark.promise("A run that changes nothing sends at most 45 commands to the server")
+@pytest.mark.promise("A run that changes nothing sends at most 40 commands to the server")
 def test_a_converged_run_asks_few_questions(platform: Platform) -> None:
-    assert 10 < platform.second_output.count(">>> ") <= 45
+    assert 10 < platform.second_output.count(">>> ") <= 40
 
 
 def test_a_dry_run_of_the_converged_host_plans_nothing(platform: Platform) -> None:

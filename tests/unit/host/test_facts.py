@@ -55,6 +55,7 @@ def test_a_host() -> None:
         "postgres_offered": [],
         "foreign_engine": [],
         "snaps": [],
+        "masked": [],
         "foreign_caddyfile": False,
         "pooler": False,
         "networks": [],
@@ -111,6 +112,16 @@ def test_an_engine_of_snapd(machine: Callable[..., Any], tmp_path: Path) -> None
     assert machine()["snaps"] == []
     (tmp_path / "snap/docker/current").mkdir(parents=True)
     assert machine()["snaps"] == ["docker"]
+
+
+@pytest.mark.parametrize("place", ["etc", "run"])
+def test_masked_timers_are_found(machine: Callable[..., Any], tmp_path: Path, place: str) -> None:
+    units = tmp_path / place / "systemd/system"
+    units.mkdir(parents=True)
+    (units / "apt-daily-upgrade.timer").write_text("[Timer]\n")
+    assert machine()["masked"] == []
+    (units / "apt-daily.timer").symlink_to("/dev/null")
+    assert machine()["masked"] == ["apt-daily.timer"]
 
 
 def test_this_machine(machine: Callable[..., Any]) -> None:

@@ -11,19 +11,10 @@ from terrafirma.host.files import PathStates
 from terrafirma.paths import OURS
 from terrafirma.updates.facts import UpdatesStatus, WrongCalendars
 from tests.conftest import Pyinfra
-from tests.unit.fake_host import UBUNTU_24, command, fake, machine, refuses, written
+from tests.unit.fake_host import DEBIAN_13, UBUNTU_24, command, fake, machine, refuses, written
 
 WINDOW = "Sun *-*-* 04:00:00"
 CONFIGURATION = "/etc/apt/apt.conf.d/60terrafirma-updates"
-
-
-def links_to_nothing(*names: str) -> dict[str, list[str]]:
-    """The answer of a host where these units are masked."""
-    return {
-        command(PathStates, paths=(), patterns=OURS): [
-            f"666|root|root|character special file|/etc/systemd/system/{name}" for name in names
-        ]
-    }
 
 
 def test_ubuntu_uses_its_own_archive(pyinfra: Pyinfra) -> None:
@@ -79,7 +70,7 @@ def test_without_security_updates_unattended_upgrades_is_not_installed(pyinfra: 
 def test_without_security_updates_a_masked_timer_stays_so(
     pyinfra: Pyinfra, masked: list[str]
 ) -> None:
-    host = fake(machine() | links_to_nothing(*masked), updates_security=False)
+    host = fake(machine(DEBIAN_13, *(f"masked={one}" for one in masked)), updates_security=False)
     plan = pyinfra.run("@fake/host", "tasks/updates.py", "--dry", *host)["plan"]
     names = [one["name"] for one in plan]
     assert ("Run apt-daily every day" in names) is (not masked)
@@ -112,7 +103,7 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
 } | {
     f"a masked timer: {page}": (
         page,
-        fake(machine() | links_to_nothing("apt-daily.timer")),
+        fake(machine(DEBIAN_13, "masked=apt-daily.timer")),
         ("updates_security: apt-daily.timer is masked on the host; systemctl unmask it, or set "
          "updates_security to False",),
     )
