@@ -29,7 +29,7 @@ from typing import Any
 
 from terrafirma_host import reboot
 from terrafirma_host.engine import unit_runs
-from terrafirma_host.postgres_minor import BACKUP, BACKUP_CONFIG, QUIET, back_up, is_old
+from terrafirma_host.postgres_minor import QUIET, back_up, is_old
 from terrafirma_host.promises import broken
 from terrafirma_host.shell import (
     BROKEN,
@@ -217,8 +217,7 @@ def perform(plan: Plan) -> None:
     mend()
     if wrong := broken():
         raise Failed(f"nothing was changed: something is already broken: {'; '.join(wrong)}")
-    if BACKUP.exists() and BACKUP_CONFIG.exists():
-        back_up()
+    back_up()
     for engine in plan.engines:
         keep(engine)
         foresee(engine)
@@ -241,8 +240,7 @@ def keep(engine: Engine) -> None:
     for name, version in engine.before.items():
         if name in engine.lost or kept(name, version):
             continue
-        for path in CACHE.glob(pattern(name, version)):
-            shutil.copy2(path, STATE)
+        save(name, version)
         if kept(name, version):
             continue
         try:
@@ -251,6 +249,12 @@ def keep(engine: Engine) -> None:
             raise Failed(
                 f"nothing was changed: {name} {version}, the way back, cannot be fetched: {error}"
             ) from None
+
+
+def save(name: str, version: str) -> None:
+    """Copy the package's file out of apt's cache, if it is there."""
+    for path in CACHE.glob(pattern(name, version)):
+        shutil.copy2(path, STATE)
 
 
 def pattern(name: str, version: str) -> str:
@@ -295,8 +299,7 @@ def fetch(engine: Engine) -> None:
     run(*APT, *options, *wanted(engine), env=QUIET, timeout=LONG)
     # The next upgrade needs them for its way back, and they may no longer be offered then.
     for name, version in engine.packages.items():
-        for path in CACHE.glob(pattern(name, version)):
-            shutil.copy2(path, STATE)
+        save(name, version)
 
 
 def replace(engine: Engine) -> None:

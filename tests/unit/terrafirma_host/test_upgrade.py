@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terrafirma_host import reboot
+from terrafirma_host import postgres_minor, reboot
 from terrafirma_host import upgrade as program
 from terrafirma_host.shell import Failed
 
@@ -139,7 +139,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(program, "STATE", state)
     monkeypatch.setattr(program, "CACHE", cache)
     monkeypatch.setattr(program, "LOCK", tmp_path / "lock")
-    monkeypatch.setattr(program, "BACKUP_CONFIG", tmp_path / "config.yaml")
+    monkeypatch.setattr(postgres_minor, "BACKUP_CONFIG", tmp_path / "config.yaml")
     monkeypatch.setattr(program, "PATIENCE", 0)
     monkeypatch.setattr(program, "PAUSE", 0)
     monkeypatch.setattr(program, "broken", one.broken)
@@ -340,12 +340,13 @@ def test_a_backup_is_made_first(
     host.has(CADDY)
     (tmp_path / "backup").touch()
     (tmp_path / "config.yaml").touch()
-    monkeypatch.setattr(program, "BACKUP", tmp_path / "backup")
+    monkeypatch.setattr(postgres_minor, "BACKUP", tmp_path / "backup")
 
-    def back_up() -> None:
+    def run(*command: Any, **_: Any) -> str:
+        assert command == (tmp_path / "backup", "create")
         raise Failed("the repository is full")
 
-    monkeypatch.setattr(program, "back_up", back_up)
+    monkeypatch.setattr(postgres_minor, "run", run)
     with pytest.raises(Failed, match="repository is full"):
         perform(CADDY)
     assert host.there == CADDY["old"]
