@@ -140,10 +140,10 @@ class Target(Container):
             "-y", *options(data), *self.arguments(user, key), *named(files)
         )
 
-    def plan(self, *files: str, **data: Any) -> list[str]:
+    def plan(self, *files: str, user: str = "root", **data: Any) -> list[str]:
         """Names of the operations that would change something, according to a dry run."""
         answer = self.pyinfra.imported.run(
-            "--dry", *options(data), *self.arguments(), *named(files)
+            "--dry", *options(data), *self.arguments(user), *named(files)
         )
         return [step["name"] for step in answer["plan"] if step["hosts_with_change"]]
 

@@ -36,7 +36,7 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
 def test_the_images_own_account_deploys(server: Target, outsider: Container) -> None:
     assert changed(server.deploy(user="ubuntu", **DATA))
     assert changed(server.deploy(user="ubuntu", **DATA)) == []
-    assert server.plan(**DATA) == []
+    assert server.plan(user="ubuntu", **DATA) == []
     assert {status for status, _ in get(outsider, server, 8)} == {200}
     assert open_ports(outsider, server, 22, 443, 5432) == [22, 443]
 
