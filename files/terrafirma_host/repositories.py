@@ -365,7 +365,8 @@ CAUSES = (
      "there is no such suite, or no index in it (404)"),
     (r"is not signed|is no longer signed|certain unsigned", "it is not signed"),
     (r"Hash Sum mismatch|unexpected size|Error reading from server|closed connection|"
-     r"Connection (?:closed|reset)|short read|Failed to decompress|corrupt|Undetermined Error",
+     r"Connection (?:closed|reset)|short read|unexpected eof|Failed to decompress|corrupt|"
+     r"Undetermined Error",
      "an index is incomplete, or is not the one that was signed; a mirror that is being updated "
      "needs a while"),
     (r"Connection refused|Could not connect to|Unable to connect|Network is unreachable|"
