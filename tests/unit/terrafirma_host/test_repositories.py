@@ -404,8 +404,8 @@ SAID = [
     # A server that closes the connection early; over TLS either library may say so.
     ("Err:1 x Packages\n  OpenSSL error: error:0A000126:SSL routines::unexpected eof while reading "
      " [IP: 192.0.2.4 443]", "an index is incomplete"),
-    ("Err:1 x Packages\n  Error reading from server. Remote end closed connection [IP: 192.0.2.4 443]",
-     "an index is incomplete"),
+    ("Err:1 x Packages\n  Error reading from server. Remote end closed connection "
+     "[IP: 192.0.2.4 443]", "an index is incomplete"),
     ("Err:1 x InRelease\n  Something new\nE: Some index files failed", "Something new"),
     ("", "apt does not say why"),
 ]  # fmt: skip
