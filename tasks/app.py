@@ -11,8 +11,8 @@ from terrafirma.app.description import (
     uploaded_source,
 )
 from terrafirma.app.given import registry_password, secrets
-from terrafirma.app.left_out import refuse_files_left_out
 from terrafirma.app.operations import app_secrets, database_url, release
+from terrafirma.app.preflight import refuse_project
 from terrafirma.app.source import upload_source
 from terrafirma.host import program
 from terrafirma.host.files import Absent, Directory, File, put, template
@@ -31,7 +31,7 @@ for app in apps:
             "apt_source = 'upstream', Debian 13 or Ubuntu 24.04, or set apps to {}"
         )
     refuse_further_files(host, app, server.users)
-    refuse_files_left_out(host, app)
+    refuse_project(host, app, description(app, server.users))
 
 for other in sorted({*kept_ports(host)} - {app.name for app in apps}):
     host.log(f"Not in apps, left alone: {other}; `terrafirma remove {other}` on the host ends it")

@@ -94,7 +94,8 @@ class Imported(Pyinfra):
 
 
 def _environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYINFRA_FAKE_DELAY": "0", "PYINFRA_FAKE_DELAY_JITTER": "0", **more}
+    delays = {"PYINFRA_FAKE_DELAY": "0", "PYINFRA_FAKE_DELAY_JITTER": "0"}
+    return {**os.environ, **delays, "XDG_CACHE_HOME": str(ROOT / ".pytest_cache"), **more}
 
 
 @pytest.fixture(scope="session")

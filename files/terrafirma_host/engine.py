@@ -10,13 +10,14 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from terrafirma_host import layers, references, stores
 from terrafirma_host.shell import Failed, ends, last, run, say, succeeds, write
@@ -52,11 +53,20 @@ OWN = frozenset(
 OWN_PREFIXES = ("DOCKER_", "COMPOSE_", "BUILDKIT_", "BUILDX_", "LD_", "XDG_", "TERRAFIRMA_")
 
 
+class Read(NamedTuple):
+    """What Compose answers about the files of a project."""
+
+    project: dict[str, Any]  # resolved
+    raw: references.Raw
+    said: str  # its standard error
+
+
 class Compose:
     """The compose project of an application: its files, and a layer of ours over them."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, program: Sequence[str] = ("docker", "compose")) -> None:
         self.app = app
+        self.program = program
         self.work = app.directory / "layers"
         # Read once: the release's ID and its containers have these values, whatever changes later.
         self.secrets = app.values()
@@ -70,12 +80,14 @@ class Compose:
         # In /run, so that a dry run leaves nothing that lasts. Named after its content: another
         # process may need another one at the same moment.
         text = layers.own_project(app)
-        own = RUNTIME / f"{app.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
+        own = (
+            Path(app.root) if app.root else RUNTIME
+        ) / f"{app.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
         write(own, text, 0o600)
         return [str(own)]
 
     def command(self, project: str, layer: str = "") -> list[str]:
-        words = ["docker", "compose", "--project-name", project, "--progress", "plain"]
+        words = [*self.program, "--project-name", project, "--progress", "plain"]
         # No `.env`: a deploy uploads none, and one that a deploy key sends would set variables.
         words += ["--env-file", "/dev/null"]
         words += ["--project-directory", self.app.source or str(self.app.directory)]
@@ -107,37 +119,52 @@ class Compose:
 
     def project(self) -> layers.Project:
         """The merged compose files; raises Failed, in one line, where they cannot be run."""
+        read = self.read()
+        for rule in self.rules(read):
+            rule()
+        return read.project
+
+    def faults(self) -> tuple[layers.Project, list[Failed]]:
+        """The merged compose files, and all reasons why `project` would refuse them."""
+        read = self.read()
+        found = []
+        for rule in self.rules(read):
+            try:
+                rule()
+            except Failed as error:
+                found.append(error)
+        return read.project, found
+
+    def read(self) -> Read:
+        """The answers of Compose about the files; raises Failed where it cannot read them."""
         with ThreadPoolExecutor(1) as beside:
             # Each question takes a moment, so ask both at once.
             written = beside.submit(self.as_written if self.app.compose else dict)
             text, said = self.config("--format", "json")
         project: dict[str, Any] = json.loads(text)
-        services = project.setdefault("services", {})
-        known = ", ".join(services) or "none"
-        for key, wanted in (
-            ("service", [self.app.service]),
-            ("stateful", self.app.stateful),
-        ):
-            for name in wanted:
-                if name not in services:
-                    raise Failed(f"{key}: the compose files have no service {name!r} ({known})")
-        if self.app.service in self.app.stateful:
-            raise Failed(f"stateful: {self.app.service} serves HTTP: a release recreates it")
-        if self.app.compose:
-            self.look(project, written.result(), said)
-        stores.refuse(self.app, project)
-        references.refuse_joined(self.app, project)
-        for key, network in (project.get("networks") or {}).items():
-            if (network.get("ipam") or {}).get("config") and not network.get("external"):
-                raise Failed(f"the network {key} has addresses of its own, and two releases run "
-                             "at once: leave `ipam` out")  # fmt: skip
-        return project
+        project.setdefault("services", {})
+        return Read(project, written.result(), said)
+
+    def rules(self, read: Read) -> Iterator[Callable[[], None]]:
+        """Each rule of a project; it raises Failed, in one line, where the project breaks it."""
+        app, project = self.app, read.project
+        yield lambda: _refuse_unknown(app, project)
+        if not {app.service, *app.stateful} <= project["services"].keys():
+            # The further rules are about services that exist.
+            return
+        if app.compose:
+            files = self.look(read)
+            yield from (partial(rule, files) for rule in references.RULES)
+            self.notes = files.notes
+        yield lambda: stores.refuse(app, project)
+        yield lambda: references.refuse_joined(app, project)
+        yield lambda: _refuse_addresses(project)
 
     def config(self, *options: str) -> tuple[str, str]:
         """The standard output and error of `docker compose config` for all services."""
         result = subprocess.run(
             [*self.command(self.app.name), "--profile", "*", "config", *options],
-            executable=shutil.which("docker"),
+            executable=shutil.which(self.program[0]),
             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
             env=self.environment(), timeout=PROMPT, check=False,
         )  # fmt: skip
@@ -160,15 +187,13 @@ class Compose:
         except Failed:
             return {}
 
-    def look(self, project: dict[str, Any], raw: references.Raw, said: str) -> None:
-        """Raise Failed for references that lead nowhere; `notes` gets the keys without effect."""
-        app = self.app
+    def look(self, read: Read) -> references.Files:
+        """The files with all that they refer to."""
+        app, project, raw = self.app, read.project, read.raw
         for name in {*app.secrets} & {*(raw.get("secrets") or {})}:
             # Compose leaves out a secret that no service names, yet it still collides with ours.
             project.setdefault("secrets", {}).setdefault(name, raw["secrets"][name])
-        files = self.as_read(project, raw, said)
-        references.check(files)
-        self.notes = files.notes
+        return self.as_read(project, raw, read.said)
 
     def as_read(self, project: layers.Project, raw: references.Raw, said: str) -> references.Files:
         app, given = self.app, self.environment()
@@ -218,6 +243,24 @@ class Compose:
         command = [*self.command(project, layer), *words]
         terminal = {"TERM": os.environ.get("TERM", "dumb")}
         os.execve(shutil.which("docker") or "docker", command, self.environment() | terminal)
+
+
+def _refuse_unknown(app: Application, project: layers.Project) -> None:
+    services = project["services"]
+    known = ", ".join(services) or "none"
+    for key, wanted in (("service", [app.service]), ("stateful", app.stateful)):
+        for name in wanted:
+            if name not in services:
+                raise Failed(f"{key}: the compose files have no service {name!r} ({known})")
+    if app.service in app.stateful:
+        raise Failed(f"stateful: {app.service} serves HTTP: a release recreates it")
+
+
+def _refuse_addresses(project: layers.Project) -> None:
+    for key, network in (project.get("networks") or {}).items():
+        if (network.get("ipam") or {}).get("config") and not network.get("external"):
+            raise Failed(f"the network {key} has addresses of its own, and two releases run "
+                         "at once: leave `ipam` out")  # fmt: skip
 
 
 @dataclass(frozen=True)

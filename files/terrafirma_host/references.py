@@ -10,7 +10,7 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from terrafirma_host import layers, stores
 from terrafirma_host.layers import Project
 from terrafirma_host.shell import Failed
-from terrafirma_host.spec import ROOT, Application
+from terrafirma_host.spec import Application
 
 Raw = Mapping[str, Any]
 """The merged files before variables are filled in; empty where Compose cannot print them."""
@@ -66,7 +66,8 @@ def errors(app: Application, said: str) -> str:
     """Compose's standard error without the warnings, in one line."""
     lines = [line.strip() for line in said.splitlines() if "level=warning" not in line]
     text = " ".join(line for line in lines if line)
-    beside = re.search(rf"{re.escape(str(ROOT))}/[^\s:]+", text.replace(f"{app.source}/", ""))
+    root = app.directory.parent
+    beside = re.search(rf"{re.escape(str(root))}/[^\s:]+", text.replace(f"{app.source}/", ""))
     text = text.replace(f"{app.source}/", "") if app.source else text
     if app.source and beside:
         word = posixpath.relpath(beside[0], app.source)
@@ -86,30 +87,21 @@ def unknown(said: Iterable[str]) -> list[str]:
 
 def check(files: Files) -> None:
     """Raise Failed, in one line, for references that lead nowhere; note keys without effect."""
-    _refuse_variables(files)
-    _refuse_paths(files)
-    _refuse_secrets(files)
-    files.notes.extend(f"Compose says: {one}" for one in unknown(files.warnings))
-    files.notes.extend(_missing(files))
-    files.notes.extend(_dropped(files))
+    for rule in RULES:
+        rule(files)
 
 
 def refuse_blank(files: Files, error: str) -> None:
     """Raise Failed if Compose warned of a blank variable before this error."""
     if any(map(BLANK.search, files.warnings)):
         try:
-            _refuse_variables(files)
+            for rule in (_refuse_kept, _refuse_hosts, _refuse_blank):
+                rule(files)
         except Failed as blank:
             raise Failed(f"{blank} ({error})") from None
 
 
 # --- variables ------------------------------------------------------------------------------------
-
-
-def _refuse_variables(files: Files) -> None:
-    _refuse_kept(files)
-    _refuse_hosts(files)
-    _refuse_blank(files)
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -364,7 +356,7 @@ def _refuse_path(app: Application, what: str, path: str, *, mount: bool = False)
         return
     path = posixpath.normpath(path)
     inside = Path(path).is_relative_to(app.source)
-    if not inside and Path(path).is_relative_to(ROOT):
+    if not inside and Path(path).is_relative_to(app.directory.parent):
         word = posixpath.relpath(path, app.source)
         raise Failed(f"{what}: {word} is outside of the source, which alone is on the host: "
                      f"{_instead(mount)}")  # fmt: skip
@@ -472,3 +464,15 @@ def _dropped(files: Files) -> Iterator[str]:
         given = service.get("container_name")
         if given and given != name and name in layers.slot_services(app, files.project):
             yield f"{name}: container_name {given} is left out: others reach it as {name}"
+
+
+def _note(files: Files) -> None:
+    files.notes.extend(f"Compose says: {one}" for one in unknown(files.warnings))
+    files.notes.extend(_missing(files))
+    files.notes.extend(_dropped(files))
+
+
+RULES: Sequence[Callable[[Files], None]] = (
+    *(_refuse_kept, _refuse_hosts, _refuse_blank, _refuse_paths, _refuse_secrets, _note),
+)
+"""Each raises Failed for references that lead nowhere, or notes keys without effect."""

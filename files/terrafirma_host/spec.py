@@ -65,6 +65,7 @@ class Application:
     keep: int
     automated: bool  # a deploy key sends its code
     compose_in: str = ""  # directory of its compose files, if not the source; in no description
+    root: str = ""  # on a machine that only reads projects, what stands for ROOT; in no description
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -95,7 +96,7 @@ class Application:
 
     @property
     def directory(self) -> Path:
-        return ROOT / self.name
+        return Path(self.root or ROOT) / self.name
 
     @property
     def releases(self) -> Path:
@@ -115,6 +116,9 @@ class Application:
         """User and group id of its containers; empty: as their images say."""
         if not self.user:
             return ""
+        if self.root:
+            # The account is on the host.
+            return "1000:1000"
         try:
             account = pwd.getpwnam(self.user)
         except KeyError:

@@ -8,22 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
-from pyinfra.api import DeployError, Host
 
 from terrafirma.app.settings import Application
 from terrafirma.host.files import source_files
 
 
-def refuse_files_left_out(host: Host, app: Application) -> None:
+def files_left_out(app: Application) -> Iterator[str]:
     """
-    Raise DeployError where a compose file reads a file that stays on this machine.
+    A line for each file that a compose file reads and that stays on this machine.
 
     An optional file may stay if the settings name all variables that it sets, or if its name says
     that it is for development: the release then reports that the file is left out.
     """
     uploaded = set(source_files(app.source_directory)) if app.compose else set()
     for name in app.compose:
-        where = f"{host.name}: {app.key('compose')}: {name}"
         try:
             top = yaml.compose((app.source_directory / name).read_text())
         except (yaml.YAMLError, OSError, ValueError):
@@ -34,10 +32,11 @@ def refuse_files_left_out(host: Host, app: Application) -> None:
             if "$" in path or path.startswith(("/", "~")) or "://" in path:
                 continue
             if posixpath.normpath(path).startswith(".."):
-                raise DeployError(
-                    f"{where}: {key} reads {path}, which is outside of {app.source} and not "
+                yield (
+                    f"{name}: {key} reads {path}, which is outside of {app.source} and not "
                     "uploaded: move it in there, or let source be the directory above"
                 )
+                continue
             if file in uploaded or not file.is_file():
                 continue
             if not required and not _serves(file.name):
@@ -46,8 +45,8 @@ def refuse_files_left_out(host: Host, app: Application) -> None:
             if required or missing:
                 names = f" ({', '.join(missing)})" if missing else ""
                 optional = ", and write `{path: …, required: false}` there" if required else ""
-                raise DeployError(
-                    f"{where}: {key} reads {path}, which is not uploaded: name its variables"
+                yield (
+                    f"{name}: {key} reads {path}, which is not uploaded: name its variables"
                     f"{names} in env, or in small letters in secrets with "
                     f"secrets_env{optional}"
                 )

@@ -1,0 +1,156 @@
+"""What would become of a project on a server, found out on the machine that deploys."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from terrafirma_host.engine import Compose
+from terrafirma_host.layers import Project
+from terrafirma_host.shell import BROKEN, Failed
+
+from terrafirma.app.description import description
+from terrafirma.app.laptop import staged
+from terrafirma.app.left_out import files_left_out
+from terrafirma.app.page import page
+from terrafirma.app.settings import Application
+from terrafirma.server import Server
+from terrafirma.settings import Refused, build
+from terrafirma.users.settings import Users
+
+ACCOUNTS = Users(accounts=({"name": "prod"},))  # type: ignore[arg-type]  # pydantic makes accounts
+DOMAIN = "app.example.com"
+"""Stands for the domain of an application whose settings have none yet."""
+
+STEPS = 12
+"""Proposals that are tried, one after the other."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What would become of an application."""
+
+    refusals: list[str]
+    """Why it would be refused with its settings: a line for each reason."""
+    lines: list[str] = field(default_factory=list)
+    """What would become of each service, volume, port and variable."""
+    proposed: dict[str, Any] = field(default_factory=dict)
+    """Further fields of its settings, with which nothing would be refused, or less."""
+    left: list[str] = field(default_factory=list)
+    """Why it would be refused with the proposed fields, too."""
+
+    @property
+    def served(self) -> bool:
+        return not self.refusals
+
+
+def check(data: Mapping[str, Any], *, server: Server | None = None) -> Report:
+    """
+    What would become of an application with these settings.
+
+    + data: an entry of `apps`; without `name`, it is named after its directory, and without
+      `domain`, it has one that stands for any
+    + server: where the other settings come from; without one, nothing is asked of them
+    """
+    users = server.users if server else ACCOUNTS
+    given = {"name": _name(data), "domain": DOMAIN, **data}
+    report, proposed = Report([]), {} if "domain" in data else {"domain": DOMAIN}
+    refusals: list[str] = []
+    for _ in range(STEPS):
+        report = _checked({**given, **proposed}, users)
+        new = [line for line in report.refusals if line not in refusals]
+        refusals += new
+        if not new or not (further := _further({**given, **proposed}, new)):
+            break
+        proposed |= further
+    return Report(refusals, report.lines, proposed, report.refusals)
+
+
+def examine(app: Application, described: str) -> Report:
+    """
+    What would become of an application.
+
+    + described: the content of NAME.json, from `description`
+    """
+    refusals = [f"{app.key('compose')}: {line}" for line in files_left_out(app)]
+    try:
+        with staged(app, described) as compose:
+            project, faults = _read(compose)
+            refusals += [_line(app, error) for error in faults]
+            lines = page(app, compose, project) if project else []
+    except BROKEN as error:
+        return Report([*refusals, _line(app, error)])
+    return Report(refusals, lines)
+
+
+def _checked(data: Mapping[str, Any], users: Users) -> Report:
+    try:
+        app = build(Application, data, f"apps.{data['name']}.")
+    except Refused as error:
+        return Report(list(error.words))
+    return examine(app, description(app, users))
+
+
+def _read(compose: Compose) -> tuple[Project | None, Sequence[Failed]]:
+    try:
+        project, faults = compose.faults()
+        if not faults:
+            compose.agree(project)
+    except Failed as error:
+        return None, [error]
+    return project, faults
+
+
+def _line(app: Application, error: object) -> str:
+    """A message of the host's program in one line, under the field that it is about."""
+    words = " ".join(str(error).split())
+    first = words.partition(":")[0]
+    return f"{app.key(first)}{words[len(first) :]}" if first in Application.model_fields else (
+        f"apps.{app.name}: {words}")  # fmt: skip
+
+
+def _name(data: Mapping[str, Any]) -> str:
+    place = str(data.get("source") or data.get("image") or "app")
+    last = Path(place).resolve().name if data.get("source") else place.rpartition("/")[2]
+    words = re.findall(r"[a-z0-9]+", last.partition(":")[0].lower())
+    return re.sub(r"^[^a-z]*", "", "-".join(words))[:31].strip("-") or "app"
+
+
+# --- proposals ------------------------------------------------------------------------------------
+
+# A refusal writes what would be right as settings have it: `stateful = ["db"]`.
+_PROPOSAL = re.compile(r"\b([a-z_]+) = (\[[^\]]*\]|\{[^}]*\}|\"[^\"]*\"|true|false|\d+)")
+
+
+def _further(data: Mapping[str, Any], refusals: Sequence[str]) -> dict[str, Any]:
+    """The fields that the refusals propose, together with what the settings have there."""
+    found: dict[str, Any] = {}
+    for line in refusals:
+        for key, value in _proposals(line):
+            before = found.get(key, data.get(key))
+            merged = _merged(before, value)
+            if merged != before:
+                found[key] = merged
+                break
+    return found
+
+
+def _proposals(line: str) -> Iterator[tuple[str, Any]]:
+    for key, text in _PROPOSAL.findall(line):
+        if key in Application.model_fields:
+            try:
+                yield key, json.loads(text)
+            except ValueError:
+                continue
+
+
+def _merged(before: Any, value: Any) -> Any:
+    if isinstance(value, list):
+        return list(dict.fromkeys([*(before or []), *value]))
+    if isinstance(value, dict):
+        return {**(before or {}), **value}
+    return value

@@ -1,0 +1,134 @@
+"""One page about a project: what becomes of each service, volume, port and variable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from terrafirma_host import layers, spec, stores
+from terrafirma_host.engine import Compose
+from terrafirma_host.layers import Project
+
+from terrafirma.app.settings import Application
+
+
+def page(app: Application, compose: Compose, project: Project) -> list[str]:
+    """The lines of the page."""
+    described = compose.app
+    lines = [f"{app.name}: https://{app.domain}"]
+    for title, rows in (
+        ("services", _services(described, project)),
+        ("volumes", _volumes(described, project)),
+        ("ports", _ports(described, project)),
+        ("variables", _variables(app, described, project)),
+        ("notes", [("", line) for line in _notes(compose, project)]),
+    ):
+        rows = list(rows)
+        width = max((len(name) for name, _ in rows), default=0)
+        lines += [f"  {title}"] * bool(rows)
+        lines += [f"    {f'{name:{width}}  ' if width else ''}{words}" for name, words in rows]
+    return lines
+
+
+def _services(app: spec.Application, project: Project) -> Iterator[tuple[str, str]]:
+    running, once = layers.slot_services(app, project), layers.once(app, project)
+    for name, service in project["services"].items():
+        times = layers.times(service)
+        if name == app.service:
+            words = f"web: {app.replicas} replicas on port {app.container_port}, of which each "
+            words += f"answers {app.health_path}"
+        elif name in app.stateful:
+            words = "stateful: one container, which no release recreates"
+        elif layers.migrates_by_service(app, project) and name in app.migrate:
+            words = "migration: runs once before a release takes over"
+        elif name in once:
+            words = "one-shot: each release runs it to its end"
+        elif name in running:
+            words = f"worker: {_number(times, 'container')}, new with each release"
+        else:
+            words = f"not started: profiles {', '.join(service.get('profiles') or [])}"
+        yield name, f"{words} ({_origin(service)})"
+
+
+def _origin(service: Mapping[str, Any]) -> str:
+    build = service.get("build")
+    if not build:
+        return str(service.get("image", "no image"))
+    name = build.get("dockerfile") or "Dockerfile" if isinstance(build, dict) else "Dockerfile"
+    return "built from a Dockerfile" if name == "Dockerfile" else f"built from {name}"
+
+
+def _volumes(app: spec.Application, project: Project) -> Iterator[tuple[str, str]]:
+    names = layers.volume_names(app, project)
+    begun = [*app.stateful, *stores.started(app, project)]
+    users: dict[str, list[str]] = {}
+    for name in dict.fromkeys(begun):
+        for mount in project["services"][name].get("volumes") or []:
+            source = mount.get("source") or f"without a name, at {mount['target']}"
+            how = f"{name} {'reads' if mount.get('read_only') else 'writes'} {mount['target']}"
+            users.setdefault(_below(app, source), []).append(how)
+    for source, uses in users.items():
+        if source in names:
+            words = f"lasts as {names[source]}"
+        elif source in (project.get("volumes") or {}):
+            words = "a volume of the host, which has to be there"
+        elif source.startswith("/"):
+            words = "a path of the host"
+        elif source.startswith("without"):
+            words = "new and empty with each release"
+        else:
+            words = "in the source"
+        yield source, f"{words}: {', '.join(uses)}"
+
+
+def _below(app: spec.Application, path: str) -> str:
+    """A path in the source as the files write it."""
+    inside = app.source and (path == app.source or path.startswith(f"{app.source}/"))
+    return f".{path[len(app.source) :]}" if inside else path
+
+
+def _ports(app: spec.Application, project: Project) -> Iterator[tuple[str, str]]:
+    for name, service in project["services"].items():
+        for port in service.get("ports") or []:
+            target = int(port["target"])
+            if name == app.service and target == app.container_port:
+                words = f"https://{app.domain}, through Caddy"
+            else:
+                words = f"not published; other services reach it as {name}:{target}"
+            published = port.get("published")
+            yield f"{name} {f'{published}:' if published else ''}{target}", words
+
+
+def _variables(
+    app: Application, described: spec.Application, project: Project
+) -> Iterator[tuple[str, str]]:
+    for name in app.env:
+        yield name, "from env"
+    for name, origin in app.secrets.items():
+        as_file = f"/run/secrets/{name}"
+        where = f"${name.upper()} and {as_file}" if app.secrets_env else as_file
+        # Where a secret comes from is no secret; its command may be long.
+        yield where, "a secret, " + ("generated" if origin == "generated" else "given")
+    if app.database:
+        where = "$DATABASE_URL and /run/secrets/database_url" if app.secrets_env else (
+            "/run/secrets/database_url")  # fmt: skip
+        yield where, f"the address of the database {app.database}"
+    begun = dict.fromkeys([*described.stateful, *stores.started(described, project)])
+    unset: dict[str, list[str]] = {}
+    for name in begun:
+        for variable, value in (project["services"][name].get("environment") or {}).items():
+            if value is None and variable not in app.env:
+                unset.setdefault(variable, []).append(name)
+    for variable, services in unset.items():
+        yield variable, f"nothing sets it; {', '.join(services)} would pass it on"
+
+
+def _notes(compose: Compose, project: Project) -> Iterable[str]:
+    app = compose.app
+    yield from dict.fromkeys(
+        [*compose.notes, *layers.mended(app, project), *layers.limited(app, project)]
+    )
+
+
+def _number(times: int, what: str) -> str:
+    return f"{times} {what}{'s' if times != 1 else ''}"

@@ -1,0 +1,64 @@
+"""Refuse an application that the host would refuse, before a run changes anything."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from pyinfra.api import DeployError, Host
+
+from terrafirma.app.check import examine
+from terrafirma.app.settings import Application
+from terrafirma.settings import ROOT
+
+
+def refuse_project(host: Host, app: Application, described: str) -> None:
+    """
+    Raise DeployError, with a line for each fault, where the host would refuse an application.
+
+    A project that was found right is not read again until its source or its settings change.
+
+    + described: the content of NAME.json, which names the source by its digest
+    """
+    mark = _marks() / hashlib.sha256(f"{_rules()}\n{described}".encode()).hexdigest()
+    if mark.exists():
+        # The newest marks are kept.
+        with suppress(OSError):
+            mark.touch()
+        return
+    if refusals := examine(app, described).refusals:
+        raise DeployError("\n".join(f"{host.name}: {line}" for line in refusals))
+    _keep(mark)
+
+
+KEPT = 200
+"""Marks that are kept, the newest."""
+
+
+def _marks() -> Path:
+    """The directory with an empty file for each application that was found right."""
+    cached = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cached, "terrafirma", "checked")
+
+
+def _keep(mark: Path) -> None:
+    # Without a home that can be written, each run reads the projects.
+    with suppress(OSError):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        old = sorted(mark.parent.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)
+        for one in old[KEPT:]:
+            one.unlink(missing_ok=True)
+
+
+@cache
+def _rules() -> str:
+    """A digest of the programs that decide."""
+    digest = hashlib.sha256()
+    for directory in ("files/terrafirma_host", "terrafirma/app"):
+        for path in sorted((ROOT / directory).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,186 @@
+"""What a check says about a project on this machine; Compose itself reads the files."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyinfra.api import DeployError
+from terrafirma_host.shell import Failed
+
+from terrafirma.app import check as checks
+from terrafirma.app import laptop, preflight
+from terrafirma.app.check import Report, check
+from terrafirma.app.description import description
+from tests.unit.settings import HOST, application, server
+
+WEB = "services: {web: {build: .}}"
+SHOP = """\
+services:
+  web:
+    build: .
+    ports: ["8000:8000", "9000:9000"]
+    environment: {TOKEN: }
+    volumes: ["./conf:/conf:ro"]
+    depends_on: {setup: {condition: service_completed_successfully}}
+  setup: {build: {context: ., dockerfile: setup.Dockerfile}, command: ["true"]}
+  mail: {image: acme/mail, scale: 2}
+  db: {image: "postgres:17", volumes: ["pg:/var/lib/postgresql/data"], ports: ["5432"]}
+  tool: {image: acme/tool, profiles: [dev]}
+volumes: {pg: }
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    for name in ("Dockerfile", "setup.Dockerfile", "conf/app.conf"):
+        (tmp_path / "Shop" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "Shop" / name).touch()
+    return tmp_path / "Shop"
+
+
+def checked(source: Path, text: str = "", **data: Any) -> Report:
+    if not text:
+        return check({"source": str(source), **data})
+    (source / "compose.yaml").write_text(text)
+    compose = {"compose": ["compose.yaml"], "service": "web", "user": ""}
+    return check({"source": str(source), **compose, **data})
+
+
+def test_a_directory_with_a_dockerfile(source: Path) -> None:
+    report = checked(source)
+    assert report.served
+    assert report.refusals == []
+    assert report.proposed == {"domain": "app.example.com"}
+    assert report.lines[0] == "shop: https://app.example.com"
+
+
+def test_a_page_about_a_project(source: Path) -> None:
+    report = checked(source, SHOP, domain="shop.acme.com", stateful=["db"], env={"LEVEL": "info"})
+    assert report.served
+    assert report.proposed == {}
+    page = "\n".join(report.lines)
+    for words in (
+        "shop: https://shop.acme.com",
+        "web    web: 4 replicas on port 8000",
+        "setup  one-shot: each release runs it to its end (built from setup.Dockerfile)",
+        "mail   worker: 2 containers, new with each release (acme/mail)",
+        "db     stateful: one container, which no release recreates (postgres:17)",
+        "tool   not started: profiles dev (acme/tool)",
+        "pg      lasts as shop_pg: db writes /var/lib/postgresql/data",
+        "./conf  in the source: web reads /conf",
+        "web 8000:8000  https://shop.acme.com, through Caddy",
+        "web 9000:9000  not published; other services reach it as web:9000",
+        "LEVEL  from env",
+        "TOKEN  nothing sets it; web would pass it on",
+    ):
+        assert words in page
+
+
+def test_what_is_proposed_is_tried(source: Path) -> None:
+    report = checked(source, SHOP)
+    assert not report.served
+    (line,) = report.refusals
+    assert line.startswith("apps.shop.stateful: db runs postgres:17 on the volume pg, and ")
+    assert report.proposed == {"domain": "app.example.com", "stateful": ["db"]}
+    assert report.left == []
+    data = {"source": str(source), "compose": ["compose.yaml"], "service": "web", "user": ""}
+    assert check(data | report.proposed).served
+
+
+def test_several_faults_at_once(source: Path) -> None:
+    text = """\
+services:
+  web: {build: ., environment: {A: $A}, volumes: ["../data:/data:ro"]}
+  db: {image: mysql, secrets: [key]}
+secrets: {key: {file: key.txt}}
+"""
+    said = checked(source, text).refusals
+    assert len(said) == 4
+    for words in (
+        "apps.shop.env: ${A} (compose.yaml, line 2, web) is not set",
+        "apps.shop: web: volumes: ../data is outside of the source",
+        "apps.shop.secrets: key is the file key.txt, which is not on the host",
+        "apps.shop.stateful: db runs mysql, and two releases run at once",
+    ):
+        assert any(line.startswith(words) for line in said), said
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"source": "no/where"}, "apps.where.source: 'no/where' is not a directory with a Docker"),
+        ({"image": "acme/Web"}, "apps.web.image: 'acme/Web' is no image"),
+        ({"domian": "x"}, "apps.app.domian: there is no such key, did you mean apps.app.domain?"),
+        ({"name": 7}, "apps.7.name: "),
+    ],
+)
+def test_mistakes_in_the_data(data: dict[str, Any], words: str) -> None:
+    assert words in check(data).refusals[0]
+
+
+def test_a_file_that_stays_here_counts_as_missing(source: Path) -> None:
+    (source / ".env").write_text("A=1\n")
+    report = checked(source, "services: {web: {build: ., env_file: .env}}")
+    assert "env_file reads .env, which is not uploaded" in report.refusals[0]
+
+
+def test_secrets_have_a_placeholder(source: Path) -> None:
+    text = "services: {web: {build: ., environment: {KEY: '${TOKEN:?}', URL: $DATABASE_URL}}}"
+    report = checked(
+        source, text, secrets={"token": "generated"}, secrets_env=True, database="shop"
+    )
+    assert report.served
+    assert "placeholder" not in "\n".join(report.lines)
+
+
+# --- before a run ---------------------------------------------------------------------------------
+
+
+def test_a_run_with_a_wrong_project_is_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (source / "compose.yaml").write_text(WEB.replace(".}", "., env_file: .env}"))
+    app = application("shop", source=str(source), compose=["compose.yaml"], service="web")
+    (source / ".env").touch()
+    with pytest.raises(DeployError) as refused:
+        preflight.refuse_project(HOST, app, description(app, server().users))
+    assert all(line.startswith("db1: apps.shop") for line in str(refused.value).splitlines())
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_project_is_read_again_only_when_it_changes(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    read: list[str] = []
+
+    def examine(app: object, described: str) -> Report:
+        read.append(described)
+        return checks.examine(application("shop", **settings), described)
+
+    monkeypatch.setattr(preflight, "examine", examine)
+    monkeypatch.setattr(preflight, "KEPT", 1)
+    (source / "compose.yaml").write_text(WEB)
+    settings = {"source": str(source), "compose": ["compose.yaml"], "service": "web"}
+    for replicas, times in ((2, 1), (2, 1), (3, 2), (2, 3)):
+        app = application("shop", **settings, replicas=replicas)
+        preflight.refuse_project(HOST, app, description(app, server().users))
+        assert len(read) == times
+
+
+def test_compose_is_found_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (program,) = laptop.compose_program()
+    assert Path(program).is_file()
+    monkeypatch.setattr(laptop, "find_spec", lambda _: None)
+    monkeypatch.setattr(laptop, "PLUGINS", ())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    laptop.compose_program.cache_clear()
+    with pytest.raises(Failed, match="no Docker Compose v2 on this machine"):
+        laptop.compose_program()
+    for version, found in (("1.29.2", False), ("v2.40.3", True)):
+        (tmp_path / "docker-compose").write_text(f"#!/bin/sh\necho {version}\n")
+        (tmp_path / "docker-compose").chmod(0o755)
+        assert laptop._is_second(str(tmp_path / "docker-compose")) is found
+    assert laptop.compose_program() == (str(tmp_path / "docker-compose"),)
+    laptop.compose_program.cache_clear()
