@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from terrafirma_host import layers, references, stores
-from terrafirma_host.shell import Failed, ends, last, run, say, succeeds, write
+from terrafirma_host import layers, references, stores, values
+from terrafirma_host.shell import Failed, conceal, ends, last, run, say, succeeds, write
 from terrafirma_host.spec import RUNTIME, Application, Release
 
 # Seconds that the engine may take for a quick command, and for one that fetches or builds.
@@ -70,6 +70,9 @@ class Compose:
         self.work = app.directory / "layers"
         # Read once: the release's ID and its containers have these values, whatever changes later.
         self.secrets = app.values()
+        # Variables of the containers that only Compose's own environment has, never a file.
+        self.hidden = values.secret_variables(app.env, self.secrets, every=app.secrets_env)
+        conceal([*self.secrets.values(), *self.hidden.values()])
         # Lines for the output of a release, about keys of the files that have no effect.
         self.notes: list[str] = []
 
@@ -101,18 +104,14 @@ class Compose:
 
         None come from the caller's environment: a release is the same for every caller.
         """
-        app = self.app
-        hidden = {}
-        if app.secrets_env:
-            hidden = {name.upper(): text.rstrip("\n") for name, text in self.secrets.items()}
         return {
             # Variables that Docker reads itself would change what it does as root.
             **{
-                name: str(value)
-                for name, value in {**app.env, **hidden}.items()
+                name: value
+                for name, value in {**self.hidden, **values.shown(self.app.env)}.items()
                 if name not in OWN and not name.startswith(OWN_PREFIXES)
             },
-            **{layers.hidden(name): value for name, value in hidden.items()},
+            **{layers.hidden(name): value for name, value in self.hidden.items()},
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/root",
         }

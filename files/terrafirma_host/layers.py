@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from terrafirma_host import values
 from terrafirma_host.spec import Application
 
 Project = Mapping[str, Any]
@@ -292,19 +293,20 @@ def aliases(project: Project, name: str, network: str) -> list[str]:
 
 
 def hidden(name: str) -> str:
-    """The variable that gives a secret to Compose, under a name that Docker does not read."""
-    return f"TERRAFIRMA_SECRET_{name.upper()}"
+    """The variable that gives a variable's secret value to Compose, which Docker does not read."""
+    return f"TERRAFIRMA_SECRET_{name}"
 
 
 def _environment(app: Application, release: str) -> dict[str, str]:
     environment = {
         # Escaped, so that Compose does not read a dollar sign as a variable.
-        name: str(value).replace("$", "$$")
-        for name, value in app.env.items()
+        name: value.replace("$", "$$")
+        for name, value in values.shown(app.env).items()
     }
-    if app.secrets_env:
-        # Compose takes the values from its own environment, so no file has them.
-        environment |= {name.upper(): f"${{{hidden(name)}}}" for name in app.secrets}
+    names = [name.upper() for name in app.secrets] if app.secrets_env else []
+    # Compose takes secret values from its own environment, so no file has them.
+    secret = (name for name in (*names, *values.hidden(app.env)) if name not in environment)
+    environment |= {name: f"${{{hidden(name)}}}" for name in secret}
     return environment | {"TERRAFIRMA_RELEASE": release}
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +29,26 @@ ORDERS = re.compile(
 )
 
 
+# Values that no output shows, the longest first, and the fewest characters that such a value has.
+CONCEALED: list[str] = []
+LEAST = 8
+
+
+def conceal(values: Iterable[str]) -> None:
+    """
+    From now on no output shows these values, whatever program prints them.
+
+    Of a URL with a password, and of several lines, each part is a value of its own.
+    """
+    new = set()
+    for value in values:
+        passwords = re.findall(r"://[^:@/\s]*:([^@/\s]+)@", value)
+        new |= {value.strip(), *(line.strip() for line in value.splitlines()), *passwords}
+    CONCEALED[:] = sorted(
+        {*CONCEALED, *(one for one in new if len(one) >= LEAST)}, key=len, reverse=True
+    )
+
+
 class _Visible(dict[int, int | None]):
     """For `str.translate`: drops control characters, and those that change the text's direction."""
 
@@ -44,6 +64,8 @@ VISIBLE = _Visible()
 def plain(text: str) -> str:
     """Untrusted text, safe for a terminal: no control sequences, and no endless line."""
     text = ORDERS.sub("", text.replace("\r\n", "\n")).replace("\r", "\n").translate(VISIBLE)
+    for value in CONCEALED:
+        text = text.replace(value, "(a secret)")
     return "\n".join(map(_short, text.split("\n")))
 
 

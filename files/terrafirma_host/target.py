@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from terrafirma_host import engine, layers, stores
+from terrafirma_host import engine, layers, stores, values
 from terrafirma_host.engine import Compose
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application, Release, Serving, identity, known_releases, now
@@ -85,7 +85,10 @@ def _release_id(compose: Compose, project: layers.Project, code: str, migrated: 
                               owner=app.owner())  # fmt: skip
     # The layer has what we change; add the files themselves.
     shape += json.dumps(project, sort_keys=True)
-    return identity(code, migrated, shape, json.dumps(compose.secrets, sort_keys=True))
+    # The values follow from the secrets and from how the settings refer to them.
+    said = [one for one in (values.hidden(app.env),) if one]
+    secret = [json.dumps(one, sort_keys=True) for one in (compose.secrets, *said)]
+    return identity(code, migrated, shape, *secret)
 
 
 # --- the code of a release, under the current description -----------------------------------------

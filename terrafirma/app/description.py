@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pyinfra.api import DeployError, Host
 
+from terrafirma.app.environment import text_of
 from terrafirma.app.left_out import entries
 from terrafirma.app.settings import Application, Guard
 from terrafirma.caddy.sites import guarded
@@ -46,7 +47,7 @@ def description(app: Application, users: Users) -> str:
         "managed by Terrafirma": "tasks/app.py",
         "source": uploaded_source(app),
         "service": app.service or app.name,
-        "env": {name: _text(value) for name, value in app.env.items()},
+        "env": {name: text_of(value) for name, value in app.env.items()},
         "secrets": secrets,
         "registry_password": (
             f"{app.secrets_directory}/.registry_password" if app.registry_password else ""
@@ -103,10 +104,6 @@ def _covers(guard: Guard, path: str) -> bool:
     """Whether Caddy applies a guard to a path."""
     bare = path.partition("?")[0].lower()
     return any(fnmatchcase(bare, one.lower()) for one in guarded(guard))
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def revision(directory: Path) -> str:

@@ -12,7 +12,9 @@ from pydantic import (
     Field,
     model_validator,
 )
+from terrafirma_host import values
 
+from terrafirma.app.environment import EnvironmentValue, text_of
 from terrafirma.fields import (
     AbsolutePath,
     ApplicationName,
@@ -21,7 +23,6 @@ from terrafirma.fields import (
     NetworkName,
     Port,
     Seconds,
-    Setting,
     UserPort,
     here,
     is_file,
@@ -199,15 +200,17 @@ class Application(Model):
     migrate: tuple[Line, ...] = ()
     """Command, as a list of words, that runs once before a release in a container of its own. In a
     compose project, a single word that is the name of a service runs that service."""
-    env: dict[EnvironmentName, Setting] = {}
-    """Environment variables; nothing secret."""
+    env: dict[EnvironmentName, EnvironmentValue] = {}
+    """Environment variables; nothing secret. A reference is filled in on the host:
+    `{database.url}`, `{database.url:postgresql+psycopg}` with another scheme, `{database.host}`,
+    `.port`, `.name`, `.user`, `.password`, `{secrets.NAME}`. Such a value is kept secret."""
     secrets: dict[SecretName, SecretSource] = {}
     """Secrets, each in the file `/run/secrets/NAME`: `generated` (random, on the server),
     `env:NAME` (from pyinfra's environment), `command:…` (the output of a command on this
     machine)."""
     secrets_env: bool = False
-    """Whether the secrets are also environment variables, in capital letters; `docker inspect`
-    then shows them to root."""
+    """Whether the secrets are also environment variables, in capital letters, unless `env` has a
+    variable of that name; `docker inspect` then shows them to root."""
     registry: Annotated[
         str,
         AfterValidator(_registry),
@@ -397,6 +400,17 @@ class Application(Model):
                 f"port: {self.name} has {self.reserved_ports[0]} to {self.reserved_ports[-1]}, but "
                 "65535 is the last port"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_references(self) -> Self:
+        for name, value in self.env.items():
+            for one in values.references(text_of(value)):
+                if not one.part and one.secret not in self.secrets:
+                    known = ", ".join(self.secrets) or "none"
+                    raise ValueError(f"env: {name}: secrets has no {one.secret!r} ({known})")
+                if one.secret == values.DATABASE_URL and not self.database:
+                    raise ValueError(f"env: {name}: {self.name} has no database: set one")
         return self
 
     @model_validator(mode="after")

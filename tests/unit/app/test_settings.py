@@ -39,6 +39,10 @@ BAD_FIELDS: list[tuple[str, Any, str, str]] = [
     ("migrate", ["sh", "-c", "a\nb"], ".2", "line break"),
     ("env", {"LOG-LEVEL": "x"}, ".LOG-LEVEL", "does not match"),
     ("env", {"2ND": "x"}, ".2ND", "does not match"),
+    ("env", {"A": "{database.ulr}"}, ".A", "{database.ulr} is none of {database.url}, "),
+    ("env", {"A": "{secrets.token}"}, "", "env: A: secrets has no 'token' (none)"),
+    ("env", {"A": "a\x1b[0m"}, ".A", "has a control character other than a line break or a tab"),
+    ("env", {"A": None}, ".A", "None is not a valid value: use True, False, a number or text"),
     ("secrets", {"TOKEN": "generated"}, ".TOKEN", "does not match"),
     ("secrets", {"../token": "generated"}, ".'../token'", "does not match"),
     ("secrets", {"token": ""}, ".token", "use 'generated' (on the server), 'env:NAME'"),
@@ -169,6 +173,11 @@ BAD_KINDS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
+def test_a_reference_to_a_database_needs_one() -> None:
+    message = refusal_of("web", database="", env={"A": "x", "URL": "{database.url}"})
+    assert message == "apps.web.env: URL: web has no database: set one"
+
+
 @pytest.mark.parametrize(("field", "value", "at", "right"), numbered(BAD_FIELDS, 0))
 def test_a_bad_field_names_the_application_and_what_would_be_right(
     field: str, value: Any, at: str, right: str
@@ -215,8 +224,8 @@ def test_an_invalid_domain_is_refused(domain: str) -> None:
         {"guards": [{"users": {"me": "s3cret-s3cret"}}]},
         {"guards": [{"users": "me:s3cret-s3cret"}]},
         {"registry_pasword": "s3cret-s3cret"},
-        {"env": {"TOKEN": "s3cret\n"}},
-        {"env": {"TOKEN": "s3cret\t"}},
+        {"env": {"TOKEN": "s3cret\0"}},
+        {"env": {"TOKEN": "s3cret\x1b"}},
         {"env": {"TOKEN": ["s3cret"]}},
         {"env": ["TOKEN=s3cret"]},
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terrafirma_host import cli, engine, lease, proxy, release, spec
+from terrafirma_host import cli, engine, lease, proxy, release, shell, spec
 from terrafirma_host.spec import Application
 
 from tests.unit.programs import Program
@@ -31,6 +31,13 @@ info*) echo '{{}}' ;;
 *inspect*) echo '[{{}}]' ;;
 esac
 """
+
+
+@pytest.fixture(autouse=True)
+def _nothing_concealed() -> Iterator[None]:
+    """No test conceals values in the output of another."""
+    yield
+    shell.CONCEALED.clear()
 
 
 @pytest.fixture

@@ -230,6 +230,28 @@ def test_variables_that_docker_reads_reach_only_the_containers(app: Application)
     }
 
 
+def test_values_with_references_are_only_in_the_environment_of_compose(
+    docker: Any, app: Application
+) -> None:
+    url = "postgresql://api:a-long-password@host.docker.internal:5432/api"
+    Path(app.secrets["database_url"]).write_text(f"{url}\n")
+    docker('echo "at $DATABASE_URL: refused for a-long-password" >&2; exit 1')
+    env = {"DATABASE_URL": "{database.url:postgres}", "PGPORT": "{database.port}", "TEXT": "a\nb"}
+    for as_variables in (False, True):
+        compose = engine.Compose(replace(app, env=env, secrets_env=as_variables))
+        given = compose.environment()
+        wanted = url.replace("postgresql:", "postgres:")
+        assert given["DATABASE_URL"] == given["TERRAFIRMA_SECRET_DATABASE_URL"] == wanted
+        assert given["PGPORT"] == given["TERRAFIRMA_SECRET_PGPORT"] == "5432"
+        assert given["TEXT"] == "a\nb"
+        assert "TERRAFIRMA_SECRET_TEXT" not in given
+        # Nor does Compose's answer show them.
+        for ask in (compose.config, lambda: compose.run("api", "", "up")):  # noqa: B023
+            with pytest.raises(Failed) as error:
+                ask()
+            assert "at (a secret): refused for (a secret)" in str(error.value)
+
+
 def test_a_blank_variable_is_named_where_compose_fails_by_it(docker: Any, app: Application) -> None:
     source = Path(app.source)
     source.mkdir(parents=True)

@@ -239,6 +239,25 @@ def test_secrets_are_files_and_their_content_is_nowhere(as_variables: bool) -> N
     assert replicas["environment"] == {**variables, "TERRAFIRMA_RELEASE": "0123456789ab"}
 
 
+def test_values_with_references_are_in_no_layer() -> None:
+    env = {
+        "LEVEL": "info",
+        "DATABASE_URL": "{database.url:postgresql+psycopg}",
+        "Token": "Bearer {secrets.token}",
+        "TEXT": "{{secrets.token}} costs\n$5",
+    }
+    for as_variables in (False, True):
+        app = replace(APP, secrets=SECRETS, secrets_env=as_variables, env=env)
+        assert layer(app)["services"]["api"]["environment"] == {
+            "LEVEL": "info",
+            "TEXT": "{secrets.token} costs\n$$5",
+            "DATABASE_URL": "${TERRAFIRMA_SECRET_DATABASE_URL}",
+            "Token": "${TERRAFIRMA_SECRET_Token}",
+            **({"TOKEN": "${TERRAFIRMA_SECRET_TOKEN}"} if as_variables else {}),
+            "TERRAFIRMA_RELEASE": "0123456789ab",
+        }
+
+
 def test_an_application_without_secrets_has_none() -> None:
     made = layer(replace(APP, secrets={}))
     assert "secrets" not in made

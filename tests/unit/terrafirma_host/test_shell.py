@@ -50,6 +50,27 @@ def test_words_are_text(text: str, shown: str) -> None:
     assert plain(plain(text)) == shown
 
 
+def test_concealed_values_are_shown_by_no_output(capsys: pytest.CaptureFixture[str]) -> None:
+    key = "-----BEGIN KEY-----\nMIIEvQIBADANBgkq\n-----END KEY-----\n"
+    url = "postgresql://api:Xq3-longpassword@host.docker.internal:5432/api"
+    shell.conceal([key, f"{url}\n", "short", "", "true", "MIIEvQIBADANBgkq-and-more"])
+    for said, shown in (
+        (f"cannot reach {url}", "cannot reach (a secret)"),
+        ("mysql+x://api:Xq3-longpassword@db/api", "mysql+x://api:(a secret)@db/api"),
+        ("line MIIEvQIBADANBgkq", "line (a secret)"),
+        ("MIIEvQIBADANBgkq-and-more", "(a secret)"),
+        ("a short one is true", "a short one is true"),
+        ("Xq3-\x1b[1mlongpassword", "(a secret)"),
+        (f"{'a' * 390}Xq3-longpassword{'a' * 200}", f"{'a' * 390}(a secret)"),
+    ):
+        assert plain(said).startswith(shown)
+        assert str(Failed(said)).startswith(shown)
+        say(said)
+        assert capsys.readouterr().out.startswith(shown)
+        assert ends(said).startswith(shown)
+        assert next(plain_lines(io.BytesIO(said.encode()))).startswith(shown)
+
+
 def test_a_line_without_an_end_is_shown_by_its_ends() -> None:
     shown = plain(f"first\n{'a' * 260_000}b\nlast")
     first, line, last = shown.split("\n")

@@ -25,6 +25,8 @@ def test_changes_that_make_another_release(host: Path, app: Application) -> None
         "migrate": replace(app, migrate=("migrate",)),
         "env": replace(app, env={"A": "1"}),
         "secret": replace(app, secrets={**app.secrets, "token": str(token)}),
+        "reference": replace(app, env={"A": "{secrets.database_url}"}),
+        "another reference": replace(app, env={"A": "{secrets.database_url}+"}),
         "secrets_env": replace(app, secrets_env=True),
         "container_port": replace(app, container_port=8080),
         "network": replace(app, network="jobs"),
