@@ -34,7 +34,7 @@ if role.password:
     )
 
 double = f"{role.name}~"
-applications = [app for app in server.apps if server.role_of(app) == role.name]
+applications = [app for app in server.apps if role.name in server.roles_of(app).values()]
 
 
 def update_pgbouncer() -> None:
@@ -66,13 +66,16 @@ for login in host.loop([double, role.name]):
     update_pgbouncer()
 
     for app in host.loop(applications):
-        database_url(
-            name=f"Set {app.name} to connect as {login}",
-            path=app.database_url,
-            url=server.database_url(app, login),
-            role=login,
-            user=app.user,
-        )
+        for database, connects in server.roles_of(app).items():
+            if connects == role.name:
+                where = "" if database == app.database else f" to {database}"
+                database_url(
+                    name=f"Set {app.name} to connect{where} as {login}",
+                    path=f"{app.secrets_directory}/{app.database_urls[database]}",
+                    url=server.database_url(app, database, login),
+                    role=login,
+                    user=app.user,
+                )
 
         refresh(name=f"Release {app.name} to connect as {login}", app=app.name, by=deployer())
 

@@ -60,13 +60,14 @@ for app in host.loop(apps):
                 registry_password=registry_password(host, app),
             )
         ]
-    if app.database:
+    for database, role in server.roles_of(app).items():
+        which = "its database" if database == app.database else f"the database {database}"
         inputs += [
             database_url(
-                name=f"Give {app.name} the address of its database",
-                path=app.database_url,
-                url=server.database_url(app, server.role_of(app)),
-                role=server.role_of(app),
+                name=f"Give {app.name} the address of {which}",
+                path=f"{app.secrets_directory}/{app.database_urls[database]}",
+                url=server.database_url(app, database, role),
+                role=role,
                 user=app.user,
             )
         ]

@@ -48,11 +48,15 @@ def known_names(server: Server) -> Iterator[str]:
     roles = server.postgres.visitors
     accounts = {account.name for account in server.users.accounts}
     for app in server.apps:
+        databases = [("databases", name) for name in app.databases]
         for field, value, known, where in (
-            ("database", app.database, server.postgres.owners, "postgres_databases"),
+            *(
+                (field, name, server.postgres.owners, "postgres_databases")
+                for field, name in (("database", app.database), *databases)
+            ),
             (
                 "role",
-                app.database and server.role_of(app),
+                app.database and server.roles_of(app)[app.database],
                 [role for database, role in roles if database == app.database],
                 f"the roles that log in to {app.database}",
             ),
@@ -61,7 +65,7 @@ def known_names(server: Server) -> Iterator[str]:
         ):
             if value and value not in known:
                 listed = ", ".join(sorted(known)) or "empty"
-                remedy = _declaration(server, app) if field == "database" else ""
+                remedy = _declaration(server, app, value) if field.startswith("database") else ""
                 yield f"{app.key(field)}: {value!r} is not in {where} ({listed}){remedy}"
     apps = [app.name for app in server.apps]
     for account in server.users.accounts:
@@ -73,12 +77,12 @@ def known_names(server: Server) -> Iterator[str]:
                 )
 
 
-def _declaration(server: Server, app: Application) -> str:
-    """What to add to the settings, so that the database of `app` is declared."""
-    owner = app.role or app.database
+def _declaration(server: Server, app: Application, database: str) -> str:
+    """What to add to the settings, so that a database of `app` is declared."""
+    owner = app.role or database
     role = f', and {{"name": "{owner}"}} to postgres_roles'
     declared = owner in {role.name for role in server.postgres.roles}
-    return f'; add {{"name": "{app.database}", "owner": "{owner}"}} there{"" if declared else role}'
+    return f'; add {{"name": "{database}", "owner": "{owner}"}} there{"" if declared else role}'
 
 
 def pooled(server: Server) -> Iterator[str]:
@@ -100,10 +104,11 @@ def pooled(server: Server) -> Iterator[str]:
 def enough_connections(server: Server) -> Iterator[str]:
     """Every connection limit covers the connections that the applications may open."""
     postgres, applications = server.postgres, server.apps
-    direct = [app for app in applications if app.database and not app.pgbouncer]
+    direct = [app for app in applications if app.database_urls and not app.pgbouncer]
     pools = pool_sizes(server.pgbouncer, postgres)
     sums = [
-        f"{app.name} {app.replicas} replicas x {app.connections} x {OVERLAP} releases = "
+        f"{app.name} {app.replicas} replicas x {app.connections} x {OVERLAP} releases"
+        f"{f' x {len(app.database_urls)} databases' if len(app.database_urls) > 1 else ''} = "
         f"{connections(app)}"
         for app in direct
     ]
@@ -128,15 +133,17 @@ def enough_connections(server: Server) -> Iterator[str]:
             f"postgres_max_connections: {postgres.max_connections} is too few: "
             f"{', '.join(sums)}, reserved {RESERVED}; set it to {needed} or more, or lower {lower}"
         )
-    through = {(app.database, server.role_of(app)) for app in applications if app.pgbouncer}
+    uses = [(app, *pair) for app in applications for pair in server.roles_of(app).items()]
+    through = {(name, role) for app, name, role in uses if app.pgbouncer}
     for database in postgres.databases:
-        users = [app for app in applications if app.database == database.name]
-        needed = sum(connections(app) for app in users if not app.pgbouncer)
+        users = [app for app, name, _ in uses if name == database.name]
+        needed = sum(connections(app, 1) for app in users if not app.pgbouncer)
         needed += sum(pools.get(pair, 0) for pair in through if pair[0] == database.name)
         yield from _low("postgres_databases", database, users, needed)
     for one in postgres.roles:
-        users = [app for app in applications if server.role_of(app) == one.name]
-        needed = sum(connections(app) for app in users if not app.pgbouncer)
+        connecting = [app for app, _, role in uses if role == one.name]
+        users = [app for app in applications if app in connecting]
+        needed = sum(connections(app, 1) for app in connecting if not app.pgbouncer)
         if needed:
             # PgBouncer respects the role's limit, but does not count direct connections.
             needed += sum(pools.get(pair, 0) for pair in through if pair[1] == one.name)
@@ -153,9 +160,10 @@ def _low(
         )
 
 
-def connections(app: Application) -> int:
-    """How many connections `app` opens at most."""
-    return app.replicas * app.connections * OVERLAP
+def connections(app: Application, databases: int | None = None) -> int:
+    """How many connections `app` opens at most: to so many databases, or to all of its own."""
+    number = len(app.database_urls) if databases is None else databases
+    return app.replicas * app.connections * OVERLAP * number
 
 
 def backed_up_elsewhere(server: Server) -> Iterator[str]:

@@ -101,14 +101,24 @@ class Server:
             **sections,
         )
 
-    def role_of(self, app: Application) -> str:
-        """The role with which `app` connects to its database; empty if no such role is declared."""
-        return app.role or self.postgres.owners.get(app.database, "")
+    def roles_of(self, app: Application) -> dict[str, str]:
+        """
+        The role with which `app` connects to each of its databases; empty where none is declared.
 
-    def database_url(self, app: Application, login: str) -> str:
-        """The address of the database of `app` for `login`, with `*` for the password."""
+        To a further database it connects with the role of its own, if that has rights there.
+        """
+        owners = self.postgres.owners
+        own = app.role or owners.get(app.database, "")
+        visitors = {*self.postgres.visitors}
+        further = {
+            name: own if (name, own) in visitors else owners.get(name, "") for name in app.databases
+        }
+        return ({app.database: own} if app.database else {}) | further
+
+    def database_url(self, app: Application, database: str, login: str) -> str:
+        """The address of a database of `app` for `login`, with `*` for the password."""
         port = self.pgbouncer.port if app.pgbouncer else self.postgres.port
-        return f"postgresql://{login}:*@host.docker.internal:{port}/{app.database}"
+        return f"postgresql://{login}:*@host.docker.internal:{port}/{database}"
 
     @property
     def sockets(self) -> tuple[Socket, ...]:
@@ -119,7 +129,7 @@ class Server:
         world: Clients = "internet" if self.apps else "host"
         yield Socket(80, "caddy.service", "HTTP", "Caddy", world)
         yield Socket(443, "caddy.service", "HTTPS", "Caddy", world)
-        ways = {app.pgbouncer for app in self.apps if app.database}
+        ways = {app.pgbouncer for app in self.apps if app.database_urls}
         direct: Clients = "containers" if False in ways else "host"
         yield Socket(self.postgres.port, "postgresql", "postgres_port", "PostgreSQL", direct)
         if self.pgbouncer.enabled:

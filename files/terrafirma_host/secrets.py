@@ -27,7 +27,7 @@ from secrets import token_urlsafe
 
 from terrafirma_host.shell import Failed, locked, write
 
-# Another file in that directory, which tasks/app.py writes itself.
+# The start of other files in that directory, which tasks/app.py writes itself.
 BESIDE = "database_url"
 ROOT = 0, 0
 
@@ -126,7 +126,7 @@ def check(directory: Path) -> None:
     if closed:
         for path in sorted(directory.iterdir()):
             name = path.name
-            if name != BESIDE and name not in values and not name.endswith(".new"):
+            if not (name.startswith(BESIDE) or name in values or name.endswith(".new")):
                 print("other", name)
 
 
@@ -154,10 +154,15 @@ def renew(directory: Path, names: Sequence[str]) -> None:
     store = Store(directory, lambda name: _rights((directory / name).stat()))
     for name in names:
         hidden = "/" in name or name.startswith(".")
-        if hidden or name in ("", BESIDE) or not store.value(name):
+        if hidden or name in ("", BESIDE) or not (value := store.value(name)) or _is_url(value):
             raise Failed(f"{directory} has no secret {name!r}")
     with locked(directory):
         store.put(dict.fromkeys(names), renew=True)
+
+
+def _is_url(value: bytes) -> bool:
+    """Whether a value is the address of a database, whose password the role has, too."""
+    return value.startswith(b"postgresql://")
 
 
 def main(words: Sequence[str]) -> None:

@@ -31,8 +31,7 @@ def uploaded_source(app: Application) -> str:
 def description(app: Application, users: Users) -> str:
     """The content of NAME.json: the fields of files/terrafirma_host/spec.py; nothing secret."""
     secrets = {name: f"{app.secrets_directory}/{name}" for name in app.secrets}
-    if app.database:
-        secrets["database_url"] = app.database_url
+    secrets |= {one: f"{app.secrets_directory}/{one}" for one in app.database_urls.values()}
     data: dict[str, Any] = app.model_dump(
         include={
             *("name", "image", "compose", "stateful", "shared", "scratch"),

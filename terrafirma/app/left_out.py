@@ -61,8 +61,7 @@ def _serves(name: str) -> bool:
 def _given(app: Application) -> set[str]:
     if not app.secrets_env:
         return {*app.env}
-    secrets = [*app.secrets, *(["database_url"] if app.database else [])]
-    return {*app.env, *(name.upper() for name in secrets)}
+    return {*app.env, *(name.upper() for name in (*app.secrets, *app.database_urls.values()))}
 
 
 def _variables(file: Path) -> set[str]:

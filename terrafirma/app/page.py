@@ -109,10 +109,10 @@ def _variables(
         where = f"${name.upper()} and {as_file}" if app.secrets_env else as_file
         # Where a secret comes from is no secret; its command may be long.
         yield where, "a secret, " + ("generated" if origin == "generated" else "given")
-    if app.database:
-        where = "$DATABASE_URL and /run/secrets/database_url" if app.secrets_env else (
-            "/run/secrets/database_url")  # fmt: skip
-        yield where, f"the address of the database {app.database}"
+    for database, name in app.database_urls.items():
+        as_file = f"/run/secrets/{name}"
+        where = f"${name.upper()} and {as_file}" if app.secrets_env else as_file
+        yield where, f"the address of the database {database}"
     begun = dict.fromkeys([*described.stateful, *stores.started(described, project)])
     unset: dict[str, list[str]] = {}
     for name in begun:

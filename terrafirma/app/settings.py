@@ -14,7 +14,7 @@ from pydantic import (
 )
 from terrafirma_host import values
 
-from terrafirma.app.environment import EnvironmentValue, text_of
+from terrafirma.app.environment import EnvironmentValue, refuse_unknown
 from terrafirma.fields import (
     AbsolutePath,
     ApplicationName,
@@ -30,7 +30,7 @@ from terrafirma.fields import (
     refuse_duplicates,
 )
 from terrafirma.paths import SECRETS
-from terrafirma.postgres.settings import NameOrEmpty
+from terrafirma.postgres.settings import DatabaseName, NameOrEmpty
 from terrafirma.settings import Model
 
 # A service of a compose project, and a file that describes one.
@@ -250,11 +250,14 @@ class Application(Model):
     database: NameOrEmpty = ""
     """Database of the application, one of `postgres_databases`; its URL is in the file
     `/run/secrets/database_url`. Empty: no database."""
+    databases: tuple[DatabaseName, ...] = ()
+    """Further databases of `postgres_databases`, each with its URL in the file
+    `/run/secrets/database_url_NAME`, and as `{databases.NAME.url}` in `env`."""
     role: NameOrEmpty = ""
     """Role with which the application connects, one of `postgres_roles`; empty: the owner of the
-    database."""
+    database. The role connects to `databases`, too, where it may; the owner to others."""
     connections: int = Field(default=5, strict=True, ge=1, le=1000)
-    """Largest number of database connections of one replica: the size of its pool."""
+    """Largest number of connections of one replica to each database: the size of its pool."""
     replicas: int = Field(default=4, strict=True, ge=1, le=SLOT_PORTS)
     """Containers that run at once."""
     port: UserPort = 0
@@ -333,8 +336,10 @@ class Application(Model):
         return f"{SECRETS}/app/{self.name}"
 
     @property
-    def database_url(self) -> str:
-        return f"{self.secrets_directory}/database_url"
+    def database_urls(self) -> dict[str, str]:
+        """The secret with the URL of each database, by the name of the database."""
+        own = {self.database: values.DATABASE_URL} if self.database else {}
+        return own | {name: values.secret_of(name) for name in self.databases}
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
@@ -384,9 +389,15 @@ class Application(Model):
 
     @model_validator(mode="after")
     def _check_lists(self) -> Self:
-        if "database_url" in self.secrets:
-            raise ValueError("secrets: database_url is derived; it cannot be set here")
-        if self.role and not self.database:
+        for derived in (values.DATABASE_URL, *self.database_urls.values()):
+            if derived in self.secrets:
+                raise ValueError(f"secrets: {derived} is derived; it cannot be set here")
+        refuse_duplicates("databases", self.databases)
+        if self.database in self.databases:
+            raise ValueError(
+                f"databases: {self.database!r} is the database of {self.name} already: leave it out"
+            )
+        if self.role and not self.database_urls:
             raise ValueError(f"role: {self.name} has no database: set one, or leave role out")
         for key in ("stateful", "shared", "scratch"):
             refuse_duplicates(key, getattr(self, key))
@@ -404,13 +415,7 @@ class Application(Model):
 
     @model_validator(mode="after")
     def _check_references(self) -> Self:
-        for name, value in self.env.items():
-            for one in values.references(text_of(value)):
-                if not one.part and one.secret not in self.secrets:
-                    known = ", ".join(self.secrets) or "none"
-                    raise ValueError(f"env: {name}: secrets has no {one.secret!r} ({known})")
-                if one.secret == values.DATABASE_URL and not self.database:
-                    raise ValueError(f"env: {name}: {self.name} has no database: set one")
+        refuse_unknown(self)
         return self
 
     @model_validator(mode="after")

@@ -93,6 +93,18 @@ CI = {"name": "ci", "keys": [KEY]}
             'add {"name": "shop", "owner": "shop"} there, and {"name": "shop"} to postgres_roles',
         ),
         (
+            {"apps": {"api": API | {"databases": ["reports"]}}},
+            {
+                "apps": {"api": API | {"databases": ["reports"]}},
+                "postgres_databases": [
+                    {"name": name, "owner": "api"} for name in ("api", "reports")
+                ],
+            },
+            "apps.api.databases: 'reports' is not in postgres_databases (api); "
+            'add {"name": "reports", "owner": "reports"} there, and {"name": "reports"} to '
+            "postgres_roles",
+        ),
+        (
             {"postgres_databases": []},
             {"postgres_databases": [], "apps": {"api": API | {"database": ""}}},
             "apps.api.database: 'api' is not in postgres_databases (empty); "
@@ -224,6 +236,27 @@ def test_connections_that_are_too_few_are_counted() -> None:
         "apps.*.connections"
     )
     assert "set it to 50 or more" in refused(postgres_max_connections=49)
+
+
+def test_connections_to_further_databases_count() -> None:
+    data: dict[str, Any] = {
+        "apps": {"api": API | {"databases": ["reports", "stats"]}},
+        "postgres_roles": [{"name": "api"}, {"name": "stats", "connection_limit": 39}],
+        "postgres_databases": [
+            {"name": "api", "owner": "api"},
+            {"name": "reports", "owner": "stats", "access": {"api": "read"}},
+            {"name": "stats", "owner": "stats"},
+        ],
+    }
+    assert refused(**data, postgres_max_connections=129) == (
+        "postgres_max_connections: 129 is too few: api 4 replicas x 5 x 2 releases x 3 databases = "
+        "120, reserved 10; set it to 130 or more, or lower apps.*.connections; postgres_roles: "
+        "stats: connection_limit 39 is too low for api: set it to 40 or more"
+    )
+    data["postgres_roles"] = [
+        {"name": "api", "connection_limit": 80}, {"name": "stats", "connection_limit": 40},
+    ]  # fmt: skip
+    keep_rules(server(**data, postgres_max_connections=130))
 
 
 def limited(role: int = -1, database: int = -1) -> dict[str, Any]:

@@ -223,13 +223,35 @@ def test_an_application_connects_as_the_owner_or_as_its_role() -> None:
         postgres_databases=[{"name": "api", "owner": "own"}],
         pgbouncer_enabled=True,
     )
-    assert one.role_of(application()) == "own"
-    assert one.role_of(application(role="web")) == "web"
-    assert one.role_of(application(database="shop")) == ""
-    assert one.role_of(application(database="")) == ""
+    assert one.roles_of(application()) == {"api": "own"}
+    assert one.roles_of(application(role="web")) == {"api": "web"}
+    assert one.roles_of(application(database="shop")) == {"shop": ""}
+    assert one.roles_of(application(database="")) == {}
     url = "postgresql://{}:*@host.docker.internal:{}/api"
-    assert one.database_url(application(), "own~") == url.format("own~", 5432)
-    assert one.database_url(application(pgbouncer=True), "web") == url.format("web", 6432)
+    assert one.database_url(application(), "api", "own~") == url.format("own~", 5432)
+    assert one.database_url(application(pgbouncer=True), "api", "web") == url.format("web", 6432)
+
+
+def test_an_application_connects_to_further_databases_as_itself_where_it_may() -> None:
+    one = server(
+        postgres_roles=[{"name": "own"}, {"name": "web"}, {"name": "stats"}],
+        postgres_databases=[
+            {"name": "api", "owner": "own", "access": {"web": "write"}},
+            {"name": "reports", "owner": "stats", "access": {"web": "read"}},
+            {"name": "stats", "owner": "stats"},
+        ],
+    )
+    further = ("reports", "stats")
+    for fields, roles in (
+        ({}, {"api": "own", "reports": "stats", "stats": "stats"}),
+        ({"role": "web"}, {"api": "web", "reports": "web", "stats": "stats"}),
+        ({"role": "web", "database": ""}, {"reports": "web", "stats": "stats"}),
+    ):
+        assert one.roles_of(application(databases=further, **fields)) == roles
+    (app,) = server(apps={"api": API | {"database": "", "databases": ["api"]}}).apps
+    assert app.database_urls == {"api": "database_url_api"}
+    sockets = server(apps={"api": API | {"database": "", "databases": ["api"]}}).sockets
+    assert "containers" in {one.clients for one in sockets if one.program == "PostgreSQL"}
 
 
 # --- the entries of apps --------------------------------------------------------------------------

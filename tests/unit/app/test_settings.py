@@ -55,6 +55,22 @@ BAD_FIELDS: list[tuple[str, Any, str, str]] = [
         "",
         "database_url is derived; it cannot be set here",
     ),
+    (
+        "env",
+        {"A": "{databases.reports.url}"},
+        "",
+        "env: A: databases has no 'reports' (none)",
+    ),
+    (
+        "env",
+        {"A": "{databases.api.url:postgres}"},
+        "",
+        "env: A: api is the database of web: {database.url:postgres}",
+    ),
+    ("databases", ["reports", "reports"], "", "databases: 'reports' is there twice"),
+    ("databases", ["api"], "", "'api' is the database of web already: leave it out"),
+    ("databases", ["postgres"], ".0", "reserved by PostgreSQL"),
+    ("databases", "reports", "", "must be a list"),
     ("secrets_env", "some", "", "valid boolean"),
     ("registry_password", "s3cret", "", "is no source of a secret"),
     ("redirects", ["www.acme.com", "www.acme.com"], "", "'www.acme.com' is there twice"),
@@ -171,6 +187,13 @@ BAD_KINDS: list[tuple[dict[str, Any], str, str]] = [
         "'redis' is in stateful too",
     ),
 ]
+
+
+def test_the_address_of_a_further_database_is_derived() -> None:
+    message = refusal_of(databases=["x"], secrets={"database_url_x": "generated"})
+    assert message == "apps.api.secrets: database_url_x is derived; it cannot be set here"
+    # Without such a database the name is free.
+    application(secrets={"database_url_x": "generated"})
 
 
 def test_a_reference_to_a_database_needs_one() -> None:

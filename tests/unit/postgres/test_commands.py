@@ -252,6 +252,24 @@ def test_a_rotation_is_planned_so_that_no_connection_is_refused(pyinfra: Pyinfra
     assert [one["name"] for one in plan] == rotation()
 
 
+def test_every_address_with_the_password_changes_before_the_release(pyinfra: Pyinfra) -> None:
+    data = USERS | {
+        "postgres_databases": [
+            {"name": "api", "owner": "web", "access": {"api": "read"}},
+            {"name": "stats", "owner": "api"},
+        ],
+        "apps": {"web": WEB | {"database": "api", "role": "web", "databases": ["stats"]}},
+    }
+    host = fake(machine(), rotate="api", **data)
+    plan = pyinfra.run("@fake/host", "commands/postgres_rotate.py", "--dry", *host)["plan"]
+    steps = [one["name"] for one in plan if "connect" in one["name"]]
+    assert steps == [
+        f"{what} connect{where} as {login}"
+        for login in ("api~", "api")
+        for what, where in (("Set web to", " to stats"), ("Release web to", ""))
+    ]
+
+
 def test_the_pooler_gets_a_new_password_before_any_client_uses_it(
     pyinfra: Pyinfra,
 ) -> None:

@@ -154,6 +154,7 @@ def test_an_empty_file_is_none(run: Program) -> None:
 def test_unlisted_files_are_named_and_left_alone(run: Program) -> None:
     run("set", *ALL)
     (run.directory / "database_url").write_text("x")
+    (run.directory / "database_url_reports").write_text("x")
     assert run("check", "owner prod", "generated key") == [
         "other .registry_password",
         "other token",
@@ -209,11 +210,16 @@ def test_renew_makes_another(run: Program) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["kye", "", ".registry_password", "database_url", "../api/key", "/etc/passwd"]
+    "name",
+    [
+        *("kye", "", ".registry_password", "database_url", "database_url_reports"),
+        *("../api/key", "/etc/passwd"),
+    ],
 )
 def test_renew_refuses_a_secret_that_does_not_exist(run: Program, name: str) -> None:
     run("set", *ALL)
     (run.directory / "database_url").write_text("x")
+    (run.directory / "database_url_reports").write_text("postgresql://reports:x@y:1/reports")
     before = {path: path.read_bytes() for path in run.directory.iterdir()}
     with pytest.raises(SystemExit, match="has no secret"):
         run.renew("key", name)

@@ -77,6 +77,9 @@ def test_a_description_has_no_secret(kind: str) -> None:
 def test_a_description_names_the_files_of_secrets() -> None:
     directory = "/etc/terrafirma/secrets/app/api"
     assert told({})["secrets"] == {"database_url": f"{directory}/database_url"}
+    assert told({"databases": ["stats"]})["secrets"] == {
+        name: f"{directory}/{name}" for name in ("database_url", "database_url_stats")
+    }
     assert told({"database": ""})["secrets"] == {}
     assert told(KINDS["image"])["registry_password"] == f"{directory}/.registry_password"
     assert told({})["registry_password"] == ""
