@@ -13,6 +13,7 @@ from terrafirma.app.description import (
 from terrafirma.app.given import registry_password, secrets
 from terrafirma.app.operations import app_secrets, database_url, release
 from terrafirma.app.preflight import refuse_project
+from terrafirma.app.selection import refuse_unreadable, selection
 from terrafirma.app.source import upload_source
 from terrafirma.host import program
 from terrafirma.host.files import Absent, Directory, File, put, template
@@ -30,6 +31,7 @@ for app in apps:
             f"{host.name}: apps: {machine['name']}'s archive has no Docker Compose v2; use "
             "apt_source = 'upstream', Debian 13 or Ubuntu 24.04, or set apps to {}"
         )
+    refuse_unreadable(host, app)
     refuse_further_files(host, app, server.users)
     refuse_project(host, app, description(app, server.users))
 
@@ -76,6 +78,7 @@ for app in host.loop(apps):
             upload_source(
                 name=f"Upload the source of {app.name}",
                 directory=app.source_directory,
+                selection=selection(app),
                 dest=uploaded_source(app),
             )
         ]

@@ -136,6 +136,8 @@ def bench() -> None:
             throughput(server, outsider, replicas)
         source = Path(directory) / "api"
         shutil.copytree(ROOT / "examples/api", source)
+        with (source / ".dockerignore").open("a") as ignored:
+            ignored.write("!VERSION\n")
         data = (*DATA, "--data", f"apps.api.source={source}")
         deploy = partial(pyinfra, PORT, "-y", *data, "tasks/app.py")
         deploy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import pwd
@@ -34,6 +33,7 @@ class Application:
 
     name: str
     source: str  # directory on the host, named after the digest of its content; or ""
+    selection: Mapping[str, Any]  # which files of a source count: sources.Selection
     image: str  # of a registry; or ""
     compose: tuple[str, ...]  # files in the source
     service: str  # the service that serves HTTP
@@ -302,22 +302,3 @@ def identity(*parts: str) -> str:
     for part in parts:
         digest.update(f"{len(part)}:{part}".encode())
     return digest.hexdigest()[:12]
-
-
-def tree_digest(directory: Path) -> str:
-    """SHA-256 of names, modes and contents of all files, as terrafirma/app names a source, too."""
-    digest = hashlib.sha256()
-    for path in sorted(one for one in directory.rglob("*") if one.is_symlink() or one.is_file()):
-        if path.is_symlink():
-            line = f"{path.relative_to(directory)}|link|{path.readlink()}\n"
-        else:
-            executable = bool(path.stat().st_mode & 0o100)
-            hashed = hashlib.sha256()
-            with path.open("rb") as file:
-                while block := file.read(1024**2):
-                    hashed.update(block)
-            content = hashed.hexdigest()
-            line = f"{path.relative_to(directory)}|{executable}|{content}\n"
-        # A name need not be UTF-8.
-        digest.update(line.encode(errors="surrogateescape"))
-    return digest.hexdigest()

@@ -10,9 +10,10 @@ import zlib
 from pathlib import Path
 from typing import IO
 
+from terrafirma_host import sources
 from terrafirma_host.lease import Lease
 from terrafirma_host.shell import Failed
-from terrafirma_host.spec import Application, tree_digest
+from terrafirma_host.spec import Application
 
 # Limits of an upload with a deploy key: seconds, and bytes of all files together.
 LONGEST = 15 * 60
@@ -43,15 +44,21 @@ def refuse_other_compose_files(app: Application, sent: Application) -> None:
 
 
 def unpack(app: Application, upload: IO[bytes]) -> Path:
-    """Unpack a gzipped tar into a directory named after its content; returns the directory."""
-    sources = app.directory / "sources"
-    sources.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=sources, prefix=".new-") as new:
+    """
+    Unpack a gzipped tar into a directory named after its content; returns the directory.
+
+    It has the files that the deploy would upload, so a release of the same source is the same.
+    """
+    directory = app.directory / "sources"
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".new-") as new:
         _extract(upload, Path(new))
+        selection = sources.Selection.of(app.selection)
+        sources.drop_others(Path(new), {*sources.files(Path(new), selection)})
         for name in app.compose or ("Dockerfile",):
             if not (Path(new) / name).is_file():
                 raise Failed(f"the source that was sent has no file {name!r}")
-        directory = sources / tree_digest(Path(new))
+        directory /= sources.tree_digest(Path(new))
         if not directory.exists():
             _let_containers_read(Path(new))
             Path(new).rename(directory)

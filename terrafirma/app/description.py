@@ -15,6 +15,7 @@ from pyinfra.api import DeployError, Host
 
 from terrafirma.app.environment import text_of
 from terrafirma.app.left_out import entries
+from terrafirma.app.selection import selection
 from terrafirma.app.settings import Application, Guard
 from terrafirma.caddy.sites import guarded
 from terrafirma.host.files import tree_digest
@@ -25,7 +26,7 @@ def uploaded_source(app: Application) -> str:
     """Where the source of `app` is on the host: a directory named after its content; or ""."""
     if not app.source:
         return ""
-    return f"{app.directory}/sources/{tree_digest(app.source_directory)}"
+    return f"{app.directory}/sources/{tree_digest(app.source_directory, selection(app))}"
 
 
 def description(app: Application, users: Users) -> str:
@@ -45,6 +46,7 @@ def description(app: Application, users: Users) -> str:
     data |= {
         "managed by Terrafirma": "tasks/app.py",
         "source": uploaded_source(app),
+        "selection": selection(app).as_json() if app.source else {},
         "service": app.service or app.name,
         "env": {name: text_of(value) for name, value in app.env.items()},
         "secrets": secrets,

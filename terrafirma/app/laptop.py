@@ -17,6 +17,7 @@ from typing import Any
 from terrafirma_host import engine, spec
 from terrafirma_host.shell import Failed
 
+from terrafirma.app.selection import selection
 from terrafirma.app.settings import Application
 from terrafirma.host.files import source_files
 from terrafirma.paths import SECRETS
@@ -75,15 +76,15 @@ def staged(app: Application, described: str) -> Iterator[engine.Compose]:
         if app.source:
             source = Path(root, app.name, "sources", "source")
             source.mkdir(parents=True)
-            _copy(app.source_directory, source)
+            _copy(app, source)
             data["source"] = str(source)
         yield engine.Compose(replace(spec.Application.of(data), root=root), program)
 
 
-def _copy(source: Path, to: Path) -> None:
+def _copy(app: Application, to: Path) -> None:
     """The files of a source that would be uploaded; large ones without their content."""
-    for path in source_files(source):
-        copy = to / path.relative_to(source)
+    for path in source_files(app.source_directory, selection(app)):
+        copy = to / path.relative_to(app.source_directory)
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink():
             copy.symlink_to(path.readlink())

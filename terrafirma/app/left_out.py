@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from terrafirma.app.selection import selection
 from terrafirma.app.settings import Application
 from terrafirma.host.files import source_files
 
@@ -20,7 +21,7 @@ def files_left_out(app: Application) -> Iterator[str]:
     An optional file may stay if the settings name all variables that it sets, or if its name says
     that it is for development: the release then reports that the file is left out.
     """
-    uploaded = set(source_files(app.source_directory)) if app.compose else set()
+    uploaded = set(source_files(app.source_directory, selection(app))) if app.compose else set()
     for name in app.compose:
         try:
             top = yaml.compose((app.source_directory / name).read_text())

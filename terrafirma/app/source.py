@@ -10,17 +10,21 @@ from pathlib import Path
 
 from pyinfra import host
 from pyinfra.api import QuoteString, StringCommand
+from terrafirma_host.sources import DOCKERFILE, Selection
 
 from terrafirma.host.files import path_states, source_files
 from terrafirma.host.operation import operation
 
 
 @operation
-def upload_source(directory: Path, *, dest: str) -> Generator[StringCommand]:
+def upload_source(
+    directory: Path, *, dest: str, selection: Selection = DOCKERFILE
+) -> Generator[StringCommand]:
     """
     A copy of a local directory at `dest`, either complete or absent.
 
     + directory: the directory to copy
+    + selection: which of its files
     + dest: the target, named after the digest of the content: if it exists, it is right
 
     pyinfra's files.sync asks for each file, and leaves half a copy when it is killed.
@@ -30,7 +34,7 @@ def upload_source(directory: Path, *, dest: str) -> Generator[StringCommand]:
         return
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for path in source_files(directory):
+        for path in source_files(directory, selection):
             tar.add(path, path.relative_to(directory), filter=_anonymous)
     yield StringCommand(
         "dest=", QuoteString(dest),

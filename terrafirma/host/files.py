@@ -15,6 +15,8 @@ from pyinfra import host, logger, state
 from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
 from pyinfra.facts.files import FileContents
 from pyinfra.operations.util.files import generate_color_diff
+from terrafirma_host import sources
+from terrafirma_host.sources import DOCKERFILE, Selection
 from typing_extensions import override
 
 from terrafirma.host.asking import ask, changes_of
@@ -265,31 +267,11 @@ def _show_difference(file: File, content: str, now: PathState | None) -> None:
         logger.info("  %s", _HASH.sub("*MASKED*", line))
 
 
-def tree_digest(directory: Path) -> str:
-    """SHA-256 over names, modes and contents of all files below `directory` that a build sees."""
-    digest = hashlib.sha256()
-    for path in source_files(directory):
-        if path.is_symlink():
-            line = f"{path.relative_to(directory)}|link|{path.readlink()}\n"
-        else:
-            executable = bool(path.stat().st_mode & 0o100)
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            line = f"{path.relative_to(directory)}|{executable}|{content}\n"
-        # A name need not be UTF-8.
-        digest.update(line.encode(errors="surrogateescape"))
-    return digest.hexdigest()
+def tree_digest(directory: Path, selection: Selection = DOCKERFILE) -> str:
+    """SHA-256 over names, modes and contents of the files that a release sees."""
+    return sources.digest(directory, sources.files(directory, selection), sources.sha256)
 
 
-def source_files(directory: Path) -> list[Path]:
-    """Files and links below `directory` in a fixed order, without caches and private files."""
-    left_out = {".git", ".venv", ".DS_Store", "__pycache__", "node_modules", ".env"}
-    return sorted(
-        path
-        for path in directory.rglob("*")
-        if (path.is_symlink() or path.is_file())
-        and not left_out & set(path.relative_to(directory).parts)
-        and not any(
-            (part.startswith(".") and part.endswith("_cache")) or part.startswith(".env.")
-            for part in path.relative_to(directory).parts
-        )
-    )
+def source_files(directory: Path, selection: Selection = DOCKERFILE) -> list[Path]:
+    """Files and links below `directory` that a release sees, in a fixed order."""
+    return [directory / path for path in sources.files(directory, selection)]

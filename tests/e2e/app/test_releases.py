@@ -141,6 +141,8 @@ def site(
 ) -> Iterator[Site]:
     source = tmp_path_factory.mktemp("source") / "api"
     shutil.copytree(ROOT / "examples/api", source)
+    with (source / ".dockerignore").open("a") as ignored:
+        ignored.write("!VERSION\n")
     with clone(pyinfra, "tf-test-releases", 2441, DEPLOYED) as server:
         server.run(SMALL_DISK)
         one = Site(server, outsider, source)

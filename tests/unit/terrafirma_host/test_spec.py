@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from pyinfra.api import DeployError
-from terrafirma_host import spec
+from terrafirma_host import sources, spec
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application, Release, Serving, identity, known_releases, make_key
 
@@ -242,7 +242,7 @@ def test_both_sides_name_a_source_alike(tree: Path) -> None:
         lambda: (tree / "a" / "b" / "c.txt").unlink(),
     ):
         change()
-        digest = spec.tree_digest(tree)
+        digest = sources.tree_digest(tree)
         assert digest == files.tree_digest(tree)
         digests.add(digest)
     assert len(digests) == 5

@@ -10,7 +10,8 @@ import pytest
 from terrafirma_host import upload
 from terrafirma_host.engine import Compose
 from terrafirma_host.shell import Failed
-from terrafirma_host.spec import Application, tree_digest
+from terrafirma_host.sources import tree_digest
+from terrafirma_host.spec import Application
 
 from terrafirma.host import files
 
@@ -79,6 +80,32 @@ def test_a_source_is_unpacked_once_under_the_name_of_its_content(app: Applicatio
 def test_a_source_may_have_names_that_are_no_text(app: Application) -> None:
     odd = special("latin-\udce9", tarfile.REGTYPE)
     assert upload.unpack(app, tar(DOCKERFILE, odd)).is_dir()
+
+
+def test_a_source_has_the_files_that_the_deploy_would_upload(
+    app: Application, tmp_path: Path
+) -> None:
+    """So the release of a commit is the same, whoever makes it."""
+    members = (
+        DOCKERFILE, (".dockerignore", b"*.log\ndocs\n!docs/a\n"), ("x.log", b"1"), ("a.py", b""),
+        ("docs/a", b""), ("docs/b/c", b""), (".env", b"A=1"), (".env.example", b"A="),
+    )  # fmt: skip
+    there = upload.unpack(app, tar(*members))
+    here = tmp_path / "here"
+    with tarfile.open(fileobj=tar(*members)) as archive:
+        archive.extractall(here, filter="data")
+    assert files.tree_digest(here) == there.name
+    names = {str(path.relative_to(there)) for path in there.rglob("*")}
+    assert names == {"Dockerfile", ".dockerignore", "a.py", "docs", "docs/a", ".env.example"}
+
+
+def test_a_dockerignore_that_is_sent_reads_no_file_of_the_host(
+    app: Application, roots: Path
+) -> None:
+    link = special(".dockerignore", tarfile.SYMTYPE, "a/ignored")
+    assert (upload.unpack(app, tar(DOCKERFILE, ("a/ignored", b"["), link)) / "a").is_dir()
+    with pytest.raises(Failed, match=r"^\.dockerignore: line 1: '\[' is no pattern"):
+        upload.unpack(app, tar(DOCKERFILE, (".dockerignore", b"[")))
 
 
 HOSTILE: dict[str, Callable[[], io.BytesIO]] = {

@@ -1,0 +1,177 @@
+"""Which files of a source are uploaded: what its .dockerignore files say, and who reads what."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import yaml
+from pyinfra.api import DeployError, Host
+from terrafirma_host import sources
+from terrafirma_host.shell import Failed
+from terrafirma_host.sources import DOCKERFILE, Selection
+
+from terrafirma.app.settings import Application
+
+# Keys of compose files whose values are paths of files that Compose or a container reads.
+_PATHS = frozenset(
+    {"volumes", "source", "file", "path", "env_file", "label_file", "include", "extends"}
+    | {"dockerfile", "security_opt", "configs", "secrets"}
+)
+
+
+def selection(app: Application) -> Selection:
+    """
+    How the files of an application's source are chosen.
+
+    Compose files decide which directories are built, each with a .dockerignore of its own. Files
+    that they name, such as a mounted configuration, are uploaded whatever is ignored.
+    """
+    if not app.compose:
+        return DOCKERFILE
+    read = _Read(app)
+    for name in app.compose:
+        read.file(name)
+    if read.unclear:
+        # A directory that depends on a variable may be any of them: leave no file out.
+        return Selection((), tuple(sorted(read.named)))
+    roots = [f"{where}/" if where else "" for where, _ in read.builds]
+    named = {
+        path
+        for path in read.named
+        # A mount of a whole directory that is built is for development.
+        if not any(root.startswith(f"{path}/") or not path for root in roots)
+    }
+    return Selection(tuple(sorted(read.builds)), tuple(sorted({*app.compose, *named})))
+
+
+def refuse_unreadable(host: Host, app: Application) -> None:
+    """Raise DeployError where a .dockerignore is wrong, or a file of the source is unreadable."""
+    if not app.source:
+        return
+    where = f"{host.name}: {app.key('source')}"
+    try:
+        for path in sources.files(app.source_directory, selection(app)):
+            file = app.source_directory / path
+            if not file.is_symlink():
+                file.open("rb").close()
+    except Failed as error:
+        raise DeployError(f"{where}: {error}") from None
+    except OSError as error:
+        path = posixpath.relpath(str(error.filename), app.source_directory)
+        raise DeployError(
+            f"{where}: {path}: {error.strerror}: make it readable, or name it in .dockerignore"
+        ) from None
+
+
+@dataclass
+class _Read:
+    """What the compose files of an application say about its files."""
+
+    app: Application
+    builds: set[tuple[str, str]] = field(default_factory=set)
+    named: set[str] = field(default_factory=set)
+    unclear: bool = False
+    seen: set[str] = field(default_factory=set)
+
+    def file(self, name: str) -> None:
+        """Read a compose file, and those that it includes or extends."""
+        if name in self.seen:
+            return
+        self.seen.add(name)
+        try:
+            top = yaml.compose((self.app.source_directory / name).read_text())
+        except (yaml.YAMLError, OSError, ValueError):
+            # The release reports what Compose says about such a file.
+            return
+        # Paths are relative to the project or, in an included or extended file, to that file. To
+        # take both for possible keeps a file too many at most.
+        bases = {"", posixpath.dirname(name)}
+        for key, node in _mappings(top):
+            if key == "build":
+                self._build(node, bases)
+            elif isinstance(node, yaml.ScalarNode) and key in _PATHS:
+                found = [one for one in self._paths(key, node.value, bases) if one]
+                self.named |= {*found}
+                for path in found if key in ("include", "file", "path", "extends") else ():
+                    if path.endswith((".yaml", ".yml")):
+                        self.file(path)
+
+    def _paths(self, key: str, text: str, bases: set[str]) -> Iterator[str]:
+        """The paths that a value may mean: `./a:/b:ro`, `seccomp=./a` or `./a`."""
+        filled = self._filled(text) or ""
+        # Without a dot, it is the name of a volume.
+        if key != "volumes" or filled.startswith("."):
+            yield from self._inside(filled.partition(":")[0], bases)
+            yield from self._inside(re.split("[:=]", filled)[-1], bases)
+
+    def _build(self, node: yaml.Node, bases: set[str]) -> None:
+        fields: dict[str, yaml.Node] = {}
+        context = node.value if isinstance(node, yaml.ScalarNode) else "."
+        dockerfile = "Dockerfile"
+        if isinstance(node, yaml.MappingNode):
+            fields = {key.value: value for key, value in node.value}
+            context = _text(fields.get("context")) or "."
+            dockerfile = _text(fields.get("dockerfile")) or "Dockerfile"
+        filled = self._filled(context)
+        self.unclear |= filled is None or self._filled(dockerfile) is None
+        for directory in self._inside(filled or "", bases) if not _is_remote(filled or "") else ():
+            paths = self._inside(self._filled(dockerfile) or "", {directory})
+            self.builds |= {(directory, path) for path in paths} or {(directory, "")}
+        for _, more in _mappings(fields.get("additional_contexts")):
+            if isinstance(more, yaml.ScalarNode) and not _is_remote(more.value):
+                path = self._filled(more.value.rpartition("=")[2])
+                self.unclear |= path is None
+                self.builds |= {(one, "") for one in self._inside(path or "", bases)}
+
+    def _inside(self, path: str, bases: set[str]) -> Iterator[str]:
+        """A path relative to the source, from each base where it is in the source."""
+        filled = self._filled(path)
+        if not filled or filled.startswith(("/", "~")):
+            return
+        for base in bases:
+            found = posixpath.normpath(posixpath.join(base, filled))
+            if not found.startswith(".."):
+                yield "" if found == "." else found
+
+    def _filled(self, text: str) -> str | None:
+        """`text` with its variables; None where one has no value on this machine."""
+        missing = False
+
+        def value(found: re.Match[str]) -> str:
+            nonlocal missing
+            name, default = found[1] or found[2], found[3]
+            known = self.app.env.get(name)
+            missing |= known is None and default is None
+            return str(known if known is not None else default or "")
+
+        text = re.sub(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?[^}]*\})", value, text)
+        return None if missing else text
+
+
+def _mappings(node: yaml.Node | None, key: str = "") -> Iterator[tuple[str, yaml.Node]]:
+    """Each value below a node with its key; entries of a list have the key of the list."""
+    todo, seen = [(key, node)], set()
+    while todo:
+        key, node = todo.pop()
+        if node is None or id(node) in seen:
+            continue
+        if isinstance(node, yaml.CollectionNode):
+            seen.add(id(node))
+        if key:
+            yield key, node
+        if isinstance(node, yaml.SequenceNode):
+            todo += [(key, one) for one in node.value]
+        elif isinstance(node, yaml.MappingNode):
+            todo += [(name.value, one) for name, one in node.value]
+
+
+def _text(node: yaml.Node | None) -> str:
+    return node.value if isinstance(node, yaml.ScalarNode) else ""
+
+
+def _is_remote(context: str) -> bool:
+    """Whether a directory that is built is not of this machine: a repository, or a service."""
+    return "://" in context or context.startswith(("git@", "github.com/"))
