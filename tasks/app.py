@@ -24,6 +24,7 @@ from terrafirma.site import begin, kept_ports, placed
 
 server, machine = begin(host)
 apps = placed(host).apps
+descriptions = {app.name: description(app, server.users) for app in apps}
 
 for app in apps:
     if not distribution(machine).compose:
@@ -33,7 +34,7 @@ for app in apps:
         )
     refuse_unreadable(host, app)
     refuse_further_files(host, app, server.users)
-    refuse_project(host, app, description(app, server.users))
+    refuse_project(host, app, descriptions[app.name])
 
 for other in sorted({*kept_ports(host)} - {app.name for app in apps}):
     host.log(f"Not in apps, left alone: {other}; `terrafirma remove {other}` on the host ends it")
@@ -82,7 +83,7 @@ for app in host.loop(apps):
                 dest=uploaded_source(app),
             )
         ]
-    content = description(app, server.users)
+    content = descriptions[app.name]
     inputs += [
         put(
             name=f"Write the description of {app.name}",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from terrafirma.fields import Line
 from terrafirma.postgres.settings import NameOrEmpty
 from terrafirma.settings import Model
 
@@ -49,4 +50,12 @@ class Upgrade(Model):
     before the upgrade. `clean`: remove the cluster that is no longer used."""
 
 
-ARGUMENTS: tuple[type[Model], ...] = (Rollback, Rotate, Drop, Upgrade)
+class Check(Model):
+    """For commands/check.py."""
+
+    check: Line = ""
+    """An application of `apps`, or the directory of a project that no settings name yet. Empty: all
+    applications."""
+
+
+ARGUMENTS: tuple[type[Model], ...] = (Rollback, Rotate, Drop, Upgrade, Check)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from terrafirma_host.layers import Project
 from terrafirma_host.shell import BROKEN, Failed
 
 from terrafirma.app.description import description
+from terrafirma.app.guess import Usual, answers
 from terrafirma.app.laptop import staged
 from terrafirma.app.left_out import files_left_out
 from terrafirma.app.page import page
@@ -42,6 +43,10 @@ class Report:
     """Further fields of its settings, with which nothing would be refused, or less."""
     left: list[str] = field(default_factory=list)
     """Why it would be refused with the proposed fields, too."""
+    project: Project | None = field(default=None, repr=False)
+    """What Compose makes of its files."""
+    source: str = ""
+    """The directory of its files in `project`."""
 
     @property
     def served(self) -> bool:
@@ -58,16 +63,50 @@ def check(data: Mapping[str, Any], *, server: Server | None = None) -> Report:
     """
     users = server.users if server else ACCOUNTS
     given = {"name": _name(data), "domain": DOMAIN, **data}
-    report, proposed = Report([]), {} if "domain" in data else {"domain": DOMAIN}
+    proposed: dict[str, Any] = {} if "domain" in data else {"domain": DOMAIN}
+    first = report = _checked(given, users)
     refusals: list[str] = []
     for _ in range(STEPS):
-        report = _checked({**given, **proposed}, users)
         new = [line for line in report.refusals if line not in refusals]
         refusals += new
-        if not new or not (further := _further({**given, **proposed}, new)):
+        wanted = {**given, **proposed}
+        further = _further(wanted, new) | answers(wanted, report.project, new)
+        if not further:
             break
         proposed |= further
-    return Report(refusals, report.lines, proposed, report.refusals)
+        report = _checked({**given, **proposed}, users)
+    usual = Usual({**given, **proposed}, report.project, report.source)
+    if fields := usual.fields():
+        tried = _checked({**given, **proposed, **fields}, users)
+        if len(tried.refusals) <= len(report.refusals):
+            report, proposed = tried, proposed | fields
+    lines = [*report.lines, *(f"  {line}" for line in usual.words())]
+    return replace(first, refusals=refusals, lines=lines, proposed=proposed, left=report.refusals)
+
+
+def shown(report: Report) -> list[str]:
+    """The page about an application, with what has to be changed at its end."""
+    lines = list(report.lines)
+    if report.refusals:
+        lines += ["  refused", *(f"    {line}" for line in report.refusals)]
+    if report.proposed:
+        title = "missing in its settings" if report.refusals else "proposed"
+        lines += [f"  {title}", *(f"    {line}," for line in as_data(report.proposed))]
+    if report.proposed and report.refusals and report.left:
+        lines += ["  refused with these lines, too", *(f"    {line}" for line in report.left)]
+    return lines
+
+
+def as_data(fields: Mapping[str, Any]) -> list[str]:
+    """The lines of an entry of `apps`, as a file of settings has them."""
+    return [f"{json.dumps(key)}: {_python(value)}" for key, value in fields.items()]
+
+
+def _python(value: Any) -> str:
+    """JSON is Python, but for its words."""
+    words = {"true": "True", "false": "False", "null": "None"}
+    text = json.dumps(value, ensure_ascii=False)
+    return words.get(text, text)
 
 
 def examine(app: Application, described: str) -> Report:
@@ -82,9 +121,9 @@ def examine(app: Application, described: str) -> Report:
             project, faults = _read(compose)
             refusals += [_line(app, error) for error in faults]
             lines = page(app, compose, project) if project else []
+            return Report(refusals, lines, project=project, source=compose.app.source)
     except BROKEN as error:
         return Report([*refusals, _line(app, error)])
-    return Report(refusals, lines)
 
 
 def _checked(data: Mapping[str, Any], users: Users) -> Report:

@@ -103,7 +103,7 @@ def _with_placeholders(value: Any, root: Path) -> Any:
     if isinstance(value, str) and value.startswith(f"{SECRETS}/"):
         file = root / value.removeprefix("/")
         file.parent.mkdir(parents=True, exist_ok=True)
-        url = "postgresql://role:placeholder@host.docker.internal:5432/database"
-        file.write_text(url if file.name.startswith("database_url") else "placeholder")
+        url = "postgresql://role:terrafirma-placeholder@host.docker.internal:5432/database"
+        file.write_text(url if file.name.startswith("database_url") else "terrafirma-placeholder")
         return str(file)
     return value

@@ -35,6 +35,7 @@ TASKS = sorted(path.stem for path in (ROOT / "tasks").glob("*.py"))
 # Each command with its arguments.
 COMMANDS: dict[str, dict[str, Any]] = {
     "borg_key": {},
+    "check": {},
     "postgres_drop": {"drop": "old", "confirm": "old"},
     "postgres_rotate": {"rotate": "api"},
     "postgres_status": {},
@@ -44,7 +45,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "upgrade": {},
 }
 # Commands that only show something: see postgres/test_status.py and app/test_tasks.py.
-READS = {"postgres_status", "releases"}
+READS = {"check", "postgres_status", "releases"}
 
 
 # --- they plan ------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from terrafirma.app import check as checks
 from terrafirma.app import laptop, preflight
 from terrafirma.app.check import Report, check
 from terrafirma.app.description import description
+from tests.conftest import Pyinfra
 from tests.unit.settings import HOST, application, server
 
 WEB = "services: {web: {build: .}}"
@@ -184,3 +185,29 @@ def test_compose_is_found_on_this_machine(tmp_path: Path, monkeypatch: pytest.Mo
         assert laptop._is_second(str(tmp_path / "docker-compose")) is found
     assert laptop.compose_program() == (str(tmp_path / "docker-compose"),)
     laptop.compose_program.cache_clear()
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command_without_a_server(pyinfra: Pyinfra, source: Path) -> None:
+    """With @local, the hosts of inventory.py are not connected to."""
+    all_of_them = pyinfra.call("@local", "commands/check.py", "-y")
+    assert all_of_them.returncode == 0
+    assert "api: https://api.terrafirma.test" in all_of_them.stderr
+    (source / "compose.yaml").write_text(SHOP)
+    other = pyinfra.call("@local", "commands/check.py", "-y", "--data", f"check={source}")
+    assert other.returncode == 1
+    assert "apps.shop.stateful: db runs postgres:17" in other.stderr
+    assert '    "stateful": ["db"],' in other.stderr
+
+
+def test_the_command_with_a_host(pyinfra: Pyinfra) -> None:
+    for wanted, code, words in (
+        ("", 0, "@fake/host\napi: https://api.terrafirma.test\n"),
+        ("api", 0, "api: https://api.terrafirma.test\n"),
+        ("no/where", 1, "check: 'no/where' is neither an application of apps nor a directory"),
+    ):
+        result = pyinfra.call("@fake/host", "commands/check.py", "-y", "--data", f"check={wanted}")
+        assert result.returncode == code
+        assert words in result.stderr

@@ -1,0 +1,192 @@
+"""The settings that a project most likely needs, from its files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from terrafirma_host.layers import Project
+
+from terrafirma.app.frameworks import (
+    Framework,
+    exposed,
+    framework_of,
+    health_paths,
+    listens,
+    migrates,
+)
+from terrafirma.app.settings import Application
+from terrafirma.fields import here
+
+COMPOSE_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
+"""The files that Compose itself looks for, in its order."""
+
+# Ports on which applications serve HTTP, the most usual first.
+_HTTP = (80, 8000, 8080, 3000, 5000, 4000, 443, 8443)
+_NAMES = ("web", "app", "site", "www", "frontend", "nginx", "server", "api")
+
+# Names of variables whose value is a secret.
+_SECRET = re.compile(r"(?i)(password|passwd|secret|token|(?<!public_)key|_pw|salt)(_base)?$")
+
+
+def settings_of(directory: str) -> dict[str, Any]:
+    """The entry of `apps` to begin with, for a directory that no settings name yet."""
+    there = [name for name in COMPOSE_FILES if (Path(directory) / name).is_file()]
+    return {"source": directory, **({"compose": there[:1]} if there else {})}
+
+
+def web_service(services: Mapping[str, Any]) -> str:
+    """The service that most likely serves HTTP; "" without a service."""
+
+    def likely(name: str) -> tuple[int, int, int]:
+        service = services[name]
+        ports = ports_of(service)
+        usual = min((_HTTP.index(one) for one in ports if one in _HTTP), default=len(_HTTP))
+        named = _NAMES.index(name) if name in _NAMES else len(_NAMES)
+        return (not ports) + ("build" not in service), named, usual
+
+    candidates = [name for name, service in services.items() if not service.get("profiles")]
+    return min(candidates, key=likely, default="")
+
+
+def ports_of(service: Mapping[str, Any]) -> list[int]:
+    """The ports in a container that a service publishes."""
+    return [int(port["target"]) for port in service.get("ports") or [] if "target" in port]
+
+
+# --- what a refusal asks for ----------------------------------------------------------------------
+
+
+def answers(
+    data: Mapping[str, Any], project: Project | None, refusals: Sequence[str]
+) -> dict[str, Any]:
+    """Fields without which the refusals stay, and whose values the files tell."""
+    found: dict[str, Any] = {}
+    wanted: list[str] = []
+    for line in refusals:
+        if re.search(r"\.service: the compose files have no service", line) and project:
+            found["service"] = web_service(project["services"])
+        wanted += re.findall(r"\$\{(\w+)\} \(", line)
+        wanted += re.findall(r"required variable (\w+) is", line)
+    wanted = [name for name in dict.fromkeys(wanted) if name not in data.get("env", {})]
+    known = examples(here(str(data["source"]))) if data.get("source") else {}
+    env = {name: known.get(name, "") or "…" for name in wanted if not _SECRET.search(name)}
+    secrets = {name.lower(): "generated" for name in wanted if _SECRET.search(name)}
+    if env:
+        found["env"] = {**(data.get("env") or {}), **env}
+    if secrets:
+        found |= {"secrets": {**(data.get("secrets") or {}), **secrets}, "secrets_env": True}
+    return found
+
+
+def examples(directory: Path) -> dict[str, str]:
+    """The variables of the example of an env file, with the values that it proposes."""
+    found: dict[str, str] = {}
+    for name in (".env.example", ".env.sample", ".env.dist", ".env.template", "env.example"):
+        try:
+            text = (directory / name).read_text(errors="replace")
+        except OSError:
+            continue
+        for variable, value in re.findall(r"(?m)^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=(.*)$", text):
+            found.setdefault(variable, re.sub(r"\s+#.*$", "", value).strip().strip("\"'"))
+    return found
+
+
+# --- what is usual --------------------------------------------------------------------------------
+
+
+class Usual:
+    """What the framework of an application usually needs, as far as the settings lack it."""
+
+    def __init__(self, data: Mapping[str, Any], project: Project | None, source: str) -> None:
+        self.data = data
+        self.service = self._service(data, project)
+        self.directory = self._directory(source)
+        self.framework = framework_of(self.directory) if self.directory else None
+        self.dockerfile = self._dockerfile()
+        self.paths = health_paths(self.directory) if self.directory else []
+
+    @staticmethod
+    def _service(data: Mapping[str, Any], project: Project | None) -> Mapping[str, Any]:
+        services = project["services"] if project and data.get("compose") else {}
+        service: Mapping[str, Any] = services.get(data.get("service") or data["name"], {})
+        return service
+
+    def _directory(self, source: str) -> Path | None:
+        """Where the code of the web service is on this machine."""
+        if not self.data.get("source"):
+            return None
+        top = here(str(self.data["source"]))
+        if not self.data.get("compose"):
+            return top
+        context = str((self.service.get("build") or {}).get("context", ""))
+        if not source or not context.startswith(source):
+            return None
+        return top / context[len(source) :].lstrip("/")
+
+    def _dockerfile(self) -> str:
+        build = self.service.get("build") or {}
+        name = build.get("dockerfile") or self.data.get("dockerfile") or "Dockerfile"
+        if text := build.get("dockerfile_inline"):
+            return str(text)
+        try:
+            return (self.directory / name).read_text(errors="replace") if self.directory else ""
+        except OSError:
+            return ""
+
+    def fields(self) -> dict[str, Any]:
+        """The usual fields, by name."""
+        defaults = {key: field.default for key, field in Application.model_fields.items()}
+        return {
+            key: value
+            for key, value in self._each()
+            if key not in self.data and value != defaults[key]
+        }
+
+    def words(self) -> list[str]:
+        """Lines about what no setting decides."""
+        if not self.framework:
+            return []
+        more = f": {self.framework.words}" if self.framework.words else ""
+        lines = [f"looks like {self.framework.name}{more}"]
+        if not self.paths and "health_path" not in self.data and not self.framework.health:
+            path = Application.model_fields["health_path"].default
+            lines.append(f"no path of a health check is in its code: {path} has to answer 200, or "
+                         "health_path names another")  # fmt: skip
+        return lines
+
+    def _each(self) -> Iterator[tuple[str, Any]]:
+        framework = self.framework
+        if port := self._port(framework):
+            yield "container_port", port
+        if paths := self.paths or [framework.health if framework else ""]:
+            yield "health_path", paths[0] or Application.model_fields["health_path"].default
+        if not framework:
+            return
+        commands = [str(self.service.get(key)) for key in ("command", "entrypoint")]
+        if framework.migrate and self.directory and not migrates(self.directory, commands):
+            yield "migrate", list(framework.migrate)
+        theirs = self.service.get("environment") or {}
+        env = {
+            name: value
+            for name, value in framework.env.items()
+            if name not in theirs and not re.search(rf"\b{name}\b", self.dockerfile)
+        }
+        if env and "env" not in self.data:
+            yield "env", env
+        if framework.key and framework.key not in theirs and "secrets" not in self.data:
+            yield "secrets", {framework.key.lower(): "generated"}
+            yield "secrets_env", True
+
+    def _port(self, framework: Framework | None) -> int:
+        ports = [one for one in ports_of(self.service) if one in _HTTP] or ports_of(self.service)
+        ports = ports or [int(str(one).partition("/")[0].partition("-")[0])
+                          for one in self.service.get("expose") or []]  # fmt: skip
+        ports = ports or exposed(self.dockerfile)
+        if ports:
+            return min(ports, key=lambda one: _HTTP.index(one) if one in _HTTP else len(_HTTP))
+        if port := listens(self.dockerfile):
+            return port
+        return framework.port if framework and not self.service else 0
