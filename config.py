@@ -7,7 +7,7 @@ from pyinfra import config
 from pyinfra.api import Inventory
 from pyinfra.api.exceptions import InventoryError, PyinfraError
 
-from terrafirma.host import framing
+from terrafirma.host import ahead, framing
 
 config.REQUIRE_PYINFRA_VERSION = ">=3.10,<4"
 
@@ -24,3 +24,6 @@ Inventory.empty = refuse  # type: ignore[method-assign]
 
 # Keep the login's start-up files, locale and PATH out of our commands and their answers.
 framing.install()
+
+# Ask a converged host in few round trips.
+ahead.install()

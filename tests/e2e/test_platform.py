@@ -261,6 +261,17 @@ def test_a_converged_run_asks_few_questions(platform: Platform) -> None:
     assert 10 < platform.second_output.count(">>> ") <= 40
 
 
+@pytest.mark.promise(
+    "Its questions travel together: at most 10 round trips, once a run has noted them"
+)
+def test_the_questions_of_a_converged_run_travel_together(platform: Platform) -> None:
+    words = ["-y", "--debug", *options(platform.data), *platform.server.arguments(), "deploy.py"]
+    calls = [platform.server.pyinfra.call(*words) for _ in range(2)]
+    for call in calls:
+        assert call.returncode == 0, call.stderr[-3000:]
+    assert 2 < calls[1].stderr.count("Running command on ") <= 10
+
+
 def test_a_dry_run_of_the_converged_host_plans_nothing(platform: Platform) -> None:
     assert platform.server.plan(**platform.data) == []
 
