@@ -116,15 +116,16 @@ class Usual:
 
     def _directory(self, source: str) -> Path | None:
         """Where the code of the web service is on this machine."""
-        if not self.data.get("source"):
+        top = here(str(self.data.get("source") or ""))
+        if not self.data.get("source") or not top.is_dir():
             return None
-        top = here(str(self.data["source"]))
         if not self.data.get("compose"):
             return top
         context = str((self.service.get("build") or {}).get("context", ""))
         if not source or not context.startswith(source):
             return None
-        return top / context[len(source) :].lstrip("/")
+        directory = top / context[len(source) :].lstrip("/")
+        return directory if directory.is_dir() else None
 
     def _dockerfile(self) -> str:
         build = self.service.get("build") or {}
