@@ -120,6 +120,8 @@ apps = {
         "source": "examples/api",
         "domain": "api.terrafirma.test",
         "database": "api",
+        "user": "prod",
+        "read_only": True,
     },
 }
 

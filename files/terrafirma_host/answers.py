@@ -91,7 +91,10 @@ def _replicas(app: Application, there: Sequence[Container]) -> tuple[list[str], 
     mute = [one.name for one in runs.values() if not resolves(app, one)]
     gone += [f"{name} does not reach Docker's resolver (127.0.0.11)" for name in mute]
     bad = [one for one in answers if not one.good]
-    lines = [f"{runs[one.port].name}: {health.words(app, one, runs[one.port].pid)}" for one in bad]
+    lines = []
+    for one in bad:
+        it = runs[one.port]
+        lines += [f"{it.name}: {health.words(engine.asked(app, it), one, it.pid)}"]
     if bad and len(bad) == len(there):
         if all(one.status for one in bad):
             return [], [f"no replica is healthy ({lines[0]})"]
@@ -127,7 +130,7 @@ MAKE_ANEW = (
 def answers_inside(app: Application, one: Container) -> bool:
     """Whether a replica answers within its own network, and that network leads anywhere."""
     with suppress(OSError), inside(one):
-        return health.ask(app, app.container_port).good and _has_a_way()
+        return health.ask(app, engine.asked(app, one).container_port).good and _has_a_way()
     return False
 
 

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from terrafirma_host import layers, references, stores, values
+from terrafirma_host import directories, images, layers, references, stores, values
 from terrafirma_host.shell import Failed, conceal, ends, last, run, say, succeeds, write
 from terrafirma_host.spec import RUNTIME, Application, Release
 
@@ -41,6 +41,8 @@ RESTARTS = 2
 
 # A file in the directory of an application, with a line for each image from a registry.
 FETCHED = "fetched"
+# Another one, with a line for each volume of the settings that has yet to be filled.
+FILLING = "filling"
 
 # Host, path, tag and digest, as in terrafirma/app/settings.py.
 IMAGE = r"[a-z0-9][a-z0-9._:-]*(/[a-z0-9._-]+)*(:[\w.-]{1,128})?(@sha256:[0-9a-f]{64})?"
@@ -155,6 +157,7 @@ class Compose:
             files = self.look(read)
             yield from (partial(rule, files) for rule in references.RULES)
             self.notes = files.notes
+        yield lambda: directories.add(app, project)
         yield lambda: stores.refuse(app, project)
         yield lambda: references.refuse_joined(app, project)
         yield lambda: _refuse_addresses(project)
@@ -280,6 +283,7 @@ class Container:
     started: float = 0  # when it last started, in seconds since the epoch
     pid: int = 0
     port: int = 0  # the host's port that leads to it
+    inner: int = 0  # its own port, to which that one leads
 
     @property
     def lasts(self) -> bool:
@@ -295,6 +299,12 @@ class Container:
     def up(self) -> bool:
         """It runs, and was not restarted just now."""
         return self.state == "running" and (not self.restarts or self.lasts)
+
+
+def asked(app: Application, one: Container | None) -> Application:
+    """The application with the port on which this replica is asked."""
+    inner = one.inner if one else 0
+    return replace(app, container_port=inner or app.container_port or images.USUAL)
 
 
 def containers(project: str, service: str = "") -> list[Container]:
@@ -332,8 +342,8 @@ def _container(one: Mapping[str, Any]) -> Container:
     policy = one.get("HostConfig", {}).get("RestartPolicy", {}).get("Name", "")
     published = one.get("NetworkSettings", {}).get("Ports") or {}
     # In a routed network a container has no port of the host.
-    ports = [int(two["HostPort"]) for both in published.values() for two in both or ()
-             if two["HostPort"]]  # fmt: skip
+    ports = [(int(two["HostPort"]), int(one.partition("/")[0])) for one, both in published.items()
+             for two in both or () if two["HostPort"]]  # fmt: skip
     return Container(
         id=one["Id"],
         name=one["Name"].lstrip("/"),
@@ -352,7 +362,8 @@ def _container(one: Mapping[str, Any]) -> Container:
         retried=policy == "on-failure",
         started=_time(state.get("StartedAt", "")),
         pid=state.get("Pid", 0),
-        port=ports[0] if ports else 0,
+        port=ports[0][0] if ports else 0,
+        inner=ports[0][1] if ports else 0,
     )
 
 
@@ -389,6 +400,13 @@ def inspect(kind: str, names: Sequence[str]) -> list[dict[str, Any]]:
         raise Failed(f"docker {kind} inspect: {last(result.stderr)}")
     found: list[dict[str, Any]] = json.loads(result.stdout or "[]")
     return found
+
+
+def image_config(image: str) -> dict[str, Any]:
+    """What an image on this host says about its containers; empty where it is not here."""
+    found = inspect("image", [image])
+    config: dict[str, Any] = (found[0].get("Config") or {}) if found else {}
+    return config
 
 
 def unit_runs(unit: str) -> bool:
@@ -439,6 +457,10 @@ def make_volumes(app: Application, project: layers.Project) -> None:
     for key, name in layers.volume_names(app, project).items():
         if not inspect("volume", [name]):
             volume = project["volumes"][key] or {}
+            if key in app.volumes:
+                # Noted before: after a kill, the next release still knows that it is new.
+                with (app.directory / FILLING).open("a") as note:
+                    note.write(f"{name}\n")
             options = [f"--opt={k}={v}" for k, v in (volume.get("driver_opts") or {}).items()]
             options += [f"--driver={volume['driver']}"] if volume.get("driver") else []
             run("docker", "volume", "create", "--label", f"terrafirma.app={app.name}", *options,

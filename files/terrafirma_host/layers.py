@@ -13,7 +13,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from terrafirma_host import values
+from terrafirma_host import directories, values
+from terrafirma_host import images as images_of
 from terrafirma_host.spec import Application
 
 Project = Mapping[str, Any]
@@ -26,14 +27,22 @@ def own_project(app: Application) -> str:
     """The project of an application without compose files: one service with few privileges."""
     service = {
         "image": "set-by-the-layer",
-        # Unprivileged, in a read-only container.
         "init": True,
-        "read_only": True,
-        "tmpfs": ["/tmp"],
-        "cap_drop": ["ALL"],
+        # An entry point that begins as root needs Docker's other capabilities, to prepare
+        # directories and then to change to its user.
+        "cap_drop": ["ALL"] if app.user else ["MKNOD", "NET_RAW", "SETFCAP"],
     }
     if app.source:
-        service["build"] = app.source
+        build: dict[str, Any] = {"context": app.source}
+        if app.dockerfile:
+            build["dockerfile"] = app.dockerfile
+        if app.target:
+            build["target"] = app.target
+        if app.build_args:
+            # Escaped, so that Compose does not read a dollar sign as a variable.
+            build["args"] = {name: str(value).replace("$", "$$")
+                             for name, value in app.build_args.items()}  # fmt: skip
+        service["build"] = build
     networks = {"default": {"name": app.network, "external": True}}
     return json.dumps({"services": {app.service: service}, "networks": networks}, indent=2) + "\n"
 
@@ -159,7 +168,7 @@ def slot_layer(
         layer = _common(app, service, slot, release, name in ends) | {
             "image": f"{_text(images.get(name, service.get('image', '')))}",
             "build": GONE,
-            "environment": _text(_environment(app, release)),
+            "environment": _text(_home(app, service) | _environment(app, release)),
             "secrets": _secrets(app, service),
             "links": _links(service, {*running}),
             "depends_on": _dependencies(service, {*running} - {name}),
@@ -171,8 +180,12 @@ def slot_layer(
             first = app.slots.get(slot, 0)
             ports = str(first) if replicas == 1 else f"{first}-{first + replicas - 1}"
             # Loopback only: the internet connects through Caddy.
-            layer["ports"] = f"!override {_text([f'127.0.0.1:{ports}:{app.container_port}'])}"
+            port = app.container_port or images_of.of_files(app, service)
+            layer["ports"] = f"!override {_text([f'127.0.0.1:{ports}:{port}'])}"
             layer["scale"] = GONE
+            layer |= directories.layer(app, service)
+            if app.own_init and not app.compose:
+                layer["init"] = "false"
         # Compose refuses a limit that is set in two places.
         limited = ["mem_limit", "mem_reservation", "memswap_limit"] * bool(app.memory_mb)
         limited += ["cpus", "cpu_period", "cpu_quota"] * bool(app.cpus)
@@ -295,6 +308,11 @@ def aliases(project: Project, name: str, network: str) -> list[str]:
 def hidden(name: str) -> str:
     """The variable that gives a variable's secret value to Compose, which Docker does not read."""
     return f"TERRAFIRMA_SECRET_{name}"
+
+
+def _home(app: Application, service: Mapping[str, Any]) -> dict[str, str]:
+    """A home for the id of an account, which the image does not know: Docker would take `/`."""
+    return {"HOME": "/tmp"} if app.user and "HOME" not in (service.get("environment") or {}) else {}
 
 
 def _environment(app: Application, release: str) -> dict[str, str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from terrafirma_host import engine, layers, slots, stores
 from terrafirma_host.shell import Failed, ends, run, say
+from terrafirma_host.spec import Application
 from terrafirma_host.target import Target
 
 
@@ -18,6 +20,7 @@ def provide_images(target: Target) -> tuple[dict[str, str], tuple[str, ...]]:
     started = stores.started(app, project)
     built = [name for name in started if "build" in project["services"][name]]
     if built:
+        refuse_dockerfile(app)
         say(f"building release {target.id} of {app.name}")
         layer = target.compose.layer("build", layers.build_layer(app, project, target.id))
         try:
@@ -32,6 +35,14 @@ def provide_images(target: Target) -> tuple[dict[str, str], tuple[str, ...]]:
                 fetched.append(reference)
             run("docker", "tag", reference, images[name])
     return images, tuple(fetched)
+
+
+def refuse_dockerfile(app: Application) -> None:
+    """Raise Failed where a link in the source leads to a Dockerfile elsewhere on the host."""
+    name = app.dockerfile or "Dockerfile"
+    real = Path(app.source, name).resolve()
+    if not app.compose and not (real.is_relative_to(Path(app.source).resolve()) and real.is_file()):
+        raise Failed(f"dockerfile: {name} is no file of the source")
 
 
 def migrate(target: Target, images: Mapping[str, str], slot: str) -> None:

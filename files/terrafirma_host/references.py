@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from terrafirma_host import layers, stores
+from terrafirma_host import images, layers, stores
 from terrafirma_host.layers import Project
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
@@ -441,7 +441,7 @@ def _dropped(files: Files) -> Iterator[str]:
         ports = [
             str(port.get("published") or port["target"])
             for port in service.get("ports") or []
-            if name != app.service or port["target"] != app.container_port
+            if name != app.service or port["target"] != images.of_files(app, service)
         ]
         if ports:
             yield f"{name}: port {', '.join(ports)} is not published: Caddy is the way in"

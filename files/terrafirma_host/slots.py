@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 
-from terrafirma_host import engine, holders, layers
+from terrafirma_host import engine, holders, layers, volumes
 from terrafirma_host.engine import Compose
+from terrafirma_host.images import as_built
 from terrafirma_host.shell import Expired, Failed, run
 from terrafirma_host.spec import Application
 from terrafirma_host.target import Target
@@ -40,8 +41,11 @@ def set_up(target: Target, images: Mapping[str, str], slot: str) -> str:
     holders.refuse_images(app, project, images)
     holders.start_state(target.compose, project, slot)
     link_secrets(target.compose, slot)
+    web = images[app.service]
+    volumes.prepare(app, project, web)
+    built = as_built(app, project["services"][app.service], engine.image_config(web))
     text = layers.slot_layer(
-        app, project, slot=slot, release=target.id, replicas=app.replicas, images=images,
+        built, project, slot=slot, release=target.id, replicas=app.replicas, images=images,
         owner=app.owner(),
     )  # fmt: skip
     return target.compose.layer(slot, text)

@@ -35,6 +35,9 @@ class Application:
     source: str  # directory on the host, named after the digest of its content; or ""
     selection: Mapping[str, Any]  # which files of a source count: sources.Selection
     image: str  # of a registry; or ""
+    dockerfile: str  # path in the source; or ""
+    target: str  # stage of the Dockerfile; or ""
+    build_args: Mapping[str, str]
     compose: tuple[str, ...]  # files in the source
     service: str  # the service that serves HTTP
     stateful: tuple[str, ...]
@@ -51,11 +54,14 @@ class Application:
     smoke_path: str
     guarded: bool  # Caddy asks for a login at that path, or admits some addresses only
     health_path: str
-    container_port: int
+    container_port: int  # 0: as the compose files or the image say
     replicas: int
     slots: Mapping[str, int]  # "blue" → first port
     network: str
     user: str
+    read_only: bool
+    writable: tuple[str, ...]  # directories of the web service in memory
+    volumes: Mapping[str, str]  # key of a lasting volume of the web service → directory
     memory_mb: int
     cpus: float
     timeout_seconds: int  # of an answer, for Caddy
@@ -66,6 +72,7 @@ class Application:
     automated: bool  # a deploy key sends its code
     compose_in: str = ""  # directory of its compose files, if not the source; in no description
     root: str = ""  # on a machine that only reads projects, what stands for ROOT; in no description
+    own_init: bool = False  # its image begins with an init; in no description
 
     @classmethod
     def load(cls, name: str) -> Self:

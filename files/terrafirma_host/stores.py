@@ -179,7 +179,7 @@ def overlap(first: str, second: str) -> bool:
 
 def shared(app: Application, store: Store) -> bool:
     """Whether your settings allow several containers to write this store at once."""
-    return any(
+    return store.key in app.volumes or any(
         store.key == entry
         or (entry.startswith("/") and PurePosixPath(store.key).is_relative_to(entry))
         for entry in app.shared
@@ -258,16 +258,20 @@ def refuse_nameless(app: Application, name: str, paths: Sequence[str]) -> None:
     if not paths or name in app.scratch:
         return
     ways = f'scratch = ["{name}"] if what is written there may be lost'
-    if not app.compose:
-        ways = f"keep the data in PostgreSQL; {ways}"
-    elif name == app.service:
-        ways = f"mount a volume with a name there, and shared; {ways}"
+    if name == app.service:
+        named = json.dumps({volume_key(path): path for path in paths})
+        ways = f"volumes = {named} keeps it; {ways}"
     else:
         ways = f"mount a volume with a name there, and stateful or shared; {ways}"
     raise Failed(
         f"scratch: {name} has a volume without a name at {' and '.join(paths)}, which is new "
         f"and empty with each release: {ways}"
     )
+
+
+def volume_key(path: str) -> str:
+    """A name for a volume at a path of a container."""
+    return re.sub("[^a-z0-9_.-]", "-", posixpath.basename(path).lower()).lstrip("_.-") or "data"
 
 
 def _refuse_unknown(app: Application, project: Project) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from terrafirma_host import keep, layers, preparation, proxy, slots, stores
+from terrafirma_host import engine, images, keep, layers, preparation, proxy, slots, stores
 from terrafirma_host.lease import Lease
 from terrafirma_host.plan import Plan, Step
 from terrafirma_host.repair import has_described_ports
@@ -190,7 +190,9 @@ class Takeover:
     def start(self) -> None:
         app, project = self.app, self.target.project
         say(f"starting {app.replicas} replicas of release {self.target.id} in {self.slot}")
-        for line in (*layers.mended(app, project), *layers.limited(app, project)):
+        web = engine.image_config(self.release.images[app.service])
+        said = images.said(app, project["services"][app.service], web)
+        for line in (*layers.mended(app, project), *layers.limited(app, project), *said):
             say(line)
         slots.start(self.target, self.release.images, self.slot)
 

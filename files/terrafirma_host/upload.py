@@ -55,7 +55,7 @@ def unpack(app: Application, upload: IO[bytes]) -> Path:
         _extract(upload, Path(new))
         selection = sources.Selection.of(app.selection)
         sources.drop_others(Path(new), {*sources.files(Path(new), selection)})
-        for name in app.compose or ("Dockerfile",):
+        for name in app.compose or (app.dockerfile or "Dockerfile",):
             if not (Path(new) / name).is_file():
                 raise Failed(f"the source that was sent has no file {name!r}")
         directory /= sources.tree_digest(Path(new))

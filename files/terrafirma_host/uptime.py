@@ -149,7 +149,8 @@ class Watch:
             held = time.monotonic() - self.since[port]
             if not answer.good and (late or (answer.final and held > patience)):
                 one = next((one for one in there if one.port == port), None)
-                why = health.words(self.app, answer, one.pid if one else 0)
+                app = engine.asked(self.app, one)
+                why = health.words(app, answer, one.pid if one else 0)
                 where = f"(no success from {self.app.health_path} on port {port})"
                 self._refuse(one, f"is not healthy{within} {where}: {why}")
 

@@ -35,7 +35,8 @@ def description(app: Application, users: Users) -> str:
     secrets |= {one: f"{app.secrets_directory}/{one}" for one in app.database_urls.values()}
     data: dict[str, Any] = app.model_dump(
         include={
-            *("name", "image", "compose", "stateful", "shared", "scratch"),
+            *("name", "image", "dockerfile", "target", "compose", "stateful", "shared", "scratch"),
+            *("read_only", "writable", "volumes"),
             *("migrate", "secrets_env"),
             *("registry", "registry_user"),
             *("domain", "smoke_path", "health_path", "container_port", "replicas", "user"),
@@ -48,6 +49,7 @@ def description(app: Application, users: Users) -> str:
         "source": uploaded_source(app),
         "selection": selection(app).as_json() if app.source else {},
         "service": app.service or app.name,
+        "build_args": {name: text_of(value) for name, value in app.build_args.items()},
         "env": {name: text_of(value) for name, value in app.env.items()},
         "secrets": secrets,
         "registry_password": (

@@ -14,6 +14,13 @@ from pydantic import (
 )
 from terrafirma_host import values
 
+from terrafirma.app.container import (
+    ContainerDirectory,
+    SourceFile,
+    StageName,
+    VolumeName,
+    refuse_same_place,
+)
 from terrafirma.app.environment import EnvironmentValue, refuse_unknown
 from terrafirma.fields import (
     AbsolutePath,
@@ -21,8 +28,8 @@ from terrafirma.fields import (
     Domain,
     Line,
     NetworkName,
-    Port,
     Seconds,
+    Setting,
     UserPort,
     here,
     is_file,
@@ -182,6 +189,12 @@ class Application(Model):
         Field(title="image, like `registry.example.com/team/api:1.2`, or empty"),
     ] = ""
     """Instead of a source: an image of a registry, with a tag or a digest."""
+    dockerfile: SourceFile = ""
+    """Path of the Dockerfile in `source`, whose root stays the context; empty: `Dockerfile`."""
+    target: StageName = ""
+    """Stage of the Dockerfile to build; empty: the last one."""
+    build_args: dict[EnvironmentName, Setting] = {}
+    """Values for the `ARG`s of the Dockerfile; nothing secret, since the image shows them."""
     compose: tuple[ComposeFile, ...] = ()
     """Paths of the compose files of a project in `source`; each file overrides those before it."""
     service: Annotated[
@@ -263,8 +276,9 @@ class Application(Model):
     port: UserPort = 0
     """First of the application's 128 loopback ports: 64 for each of its two slots, one for each
     replica. Left out: the first free ports at the first deploy, which then stay the same."""
-    container_port: Port = 8000
-    """Port on which the application listens in its container."""
+    container_port: int = Field(default=0, ge=0, le=65535)
+    """Port on which the application listens in its container; 0: the one that the compose files
+    or the image name, else 8000."""
     health_path: Annotated[
         str,
         Field(
@@ -279,9 +293,19 @@ class Application(Model):
     """Path that a release requests through Caddy before it counts; empty: `health_path`."""
     user: Annotated[
         str, Field(pattern=r"^([a-z_][a-z0-9_-]{0,31})?$", title="name of an account, or empty")
-    ] = "prod"
-    """Account on the host, one of `users_accounts`, under whose id the containers run. Empty, for
-    compose projects only: as the images say."""
+    ] = ""
+    """Account on the host, one of `users_accounts`, under whose id the containers run, without any
+    capability. Empty: as the images say."""
+    read_only: bool = False
+    """Whether the file system of the web service's containers is read-only, except `/tmp`,
+    `writable` and `volumes`."""
+    writable: tuple[ContainerDirectory, ...] = ()
+    """Directories in the web service's containers that any user may write: in memory, and empty at
+    each start."""
+    volumes: dict[VolumeName, ContainerDirectory] = {}
+    """Directories of the web service that last, by the names of their volumes: all replicas and
+    releases share them, and backups have them. `{"uploads": "/app/uploads"}` is the volume
+    `NAME_uploads`."""
     memory_mb: int = Field(default=0, ge=0)
     """Memory limit of one container, in MB; 0: no limit."""
     cpus: float = Field(default=0, ge=0)
@@ -361,8 +385,10 @@ class Application(Model):
             if any(one != self.name for one in self.scratch):
                 raise ValueError(f"scratch: {self.name} has no compose files: its only service is "
                                  f"{self.name!r}")  # fmt: skip
-            if not self.user:
-                raise ValueError(f"user: {self.name} has none: set one of users_accounts")
+        for key in ("dockerfile", "target", "build_args"):
+            if getattr(self, key) and (self.compose or not self.source):
+                what = "compose files, which say how to build" if self.compose else "no source"
+                raise ValueError(f"{key}: {self.name} has {what}: leave {key} out")
         return self
 
     @model_validator(mode="after")
@@ -405,6 +431,7 @@ class Application(Model):
             raise ValueError(
                 f"scratch: {both[0]!r} is in stateful too: its data either lasts or does not"
             )
+        refuse_same_place(self.writable, self.volumes)
         refuse_duplicates("redirects", (self.domain, *self.redirects))
         if self.port and self.reserved_ports[-1] > 65535:
             raise ValueError(
@@ -420,8 +447,11 @@ class Application(Model):
 
     @model_validator(mode="after")
     def _check_files(self) -> Self:
-        if self.source and not self.compose and not is_file(self.source_directory / "Dockerfile"):
-            raise ValueError(f"source: {self.source!r} is not a directory with a Dockerfile")
+        if self.source and not self.compose:
+            if self.dockerfile and not is_file(self.source_directory / self.dockerfile):
+                raise ValueError(f"dockerfile: {self.source!r} has no file {self.dockerfile!r}")
+            if not self.dockerfile and not is_file(self.source_directory / "Dockerfile"):
+                raise ValueError(f"source: {self.source!r} is not a directory with a Dockerfile")
         for name in self.compose:
             if not is_file(self.source_directory / name):
                 raise ValueError(f"compose: {self.source!r} has no file {name!r}")
