@@ -2,6 +2,7 @@
 
 from pyinfra import host
 
+from terrafirma.borg import volumes
 from terrafirma.borg.operations import first_backup, keys, warn
 from terrafirma.host.files import Directory, path_states, put, source, template
 from terrafirma.host.packages import packages
@@ -54,7 +55,12 @@ else:
                     **settings.model_dump(),
                     # BACKUP_STATE holds the dump of the roles. If one of the other directories
                     # contains it, borgmatic still backs it up only once.
-                    "directories": [*settings.directories, BACKUP_STATE],
+                    "directories": [
+                        *settings.directories,
+                        BACKUP_STATE,
+                        *volumes.sources(settings.directories, server.volumes),
+                    ],
+                    "patterns": volumes.patterns(settings.directories, server.volumes),
                     "databases": server.postgres.databases,
                     "cluster": f"{postgres_version(host, server.postgres, machine)}/main",
                     "known_hosts": known_hosts,

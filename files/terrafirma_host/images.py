@@ -58,7 +58,7 @@ def as_built(app: Application, service: Mapping[str, Any], config: Config) -> Ap
     chosen, _ = port(app, service, config)
     env = app.env
     known = app.container_port or _of_files(service) or _exposed(config)
-    if not (app.compose or known or _variable(app, service, config)):
+    if not (app.compose or known or "PORT" in _variables(app, service, config)):
         # Many servers listen on the port that this variable names, as hosting platforms set it.
         env = {**env, "PORT": str(chosen)}
     return replace(app, container_port=chosen, env=env, own_init=has_init(config))
@@ -84,12 +84,15 @@ def user(config: Config) -> str:
 # --- ports ----------------------------------------------------------------------------------------
 
 
-def _variable(app: Application, service: Mapping[str, Any], config: Config) -> int:
-    """The number that the variable PORT has in the containers, or 0."""
+def _variables(app: Application, service: Mapping[str, Any], config: Config) -> dict[str, str]:
     found = dict(one.partition("=")[::2] for one in config.get("Env") or [])
     found |= {name: str(value) for name, value in (service.get("environment") or {}).items()}
-    found |= {name: str(value) for name, value in app.env.items()}
-    value = found.get("PORT") or ""
+    return found | {name: str(value) for name, value in app.env.items()}
+
+
+def _variable(app: Application, service: Mapping[str, Any], config: Config) -> int:
+    """The number that the variable PORT has in the containers, or 0."""
+    value = _variables(app, service, config).get("PORT") or ""
     return int(value) if re.fullmatch("[0-9]{1,5}", value) and 0 < int(value) < 65536 else 0
 
 

@@ -22,6 +22,9 @@ Project = Mapping[str, Any]
 
 GONE = "!reset null"
 
+HOME = "/tmp"
+"""The home of the id of an account, which no image knows: Docker would take `/`."""
+
 
 def own_project(app: Application) -> str:
     """The project of an application without compose files: one service with few privileges."""
@@ -43,6 +46,8 @@ def own_project(app: Application) -> str:
             build["args"] = {name: str(value).replace("$", "$$")
                              for name, value in app.build_args.items()}  # fmt: skip
         service["build"] = build
+    if app.user:
+        service["environment"] = {"HOME": HOME}
     networks = {"default": {"name": app.network, "external": True}}
     return json.dumps({"services": {app.service: service}, "networks": networks}, indent=2) + "\n"
 
@@ -311,8 +316,8 @@ def hidden(name: str) -> str:
 
 
 def _home(app: Application, service: Mapping[str, Any]) -> dict[str, str]:
-    """A home for the id of an account, which the image does not know: Docker would take `/`."""
-    return {"HOME": "/tmp"} if app.user and "HOME" not in (service.get("environment") or {}) else {}
+    wanted = app.compose and app.user and "HOME" not in (service.get("environment") or {})
+    return {"HOME": HOME} if wanted else {}
 
 
 def _environment(app: Application, release: str) -> dict[str, str]:

@@ -40,9 +40,9 @@ def provide_images(target: Target) -> tuple[dict[str, str], tuple[str, ...]]:
 def refuse_dockerfile(app: Application) -> None:
     """Raise Failed where a link in the source leads to a Dockerfile elsewhere on the host."""
     name = app.dockerfile or "Dockerfile"
-    real = Path(app.source, name).resolve()
-    if not app.compose and not (real.is_relative_to(Path(app.source).resolve()) and real.is_file()):
-        raise Failed(f"dockerfile: {name} is no file of the source")
+    real, source = Path(app.source, name).resolve(), Path(app.source).resolve()
+    if not app.compose and not real.is_relative_to(source):
+        raise Failed(f"dockerfile: {name} is a link that leads out of the source")
 
 
 def migrate(target: Target, images: Mapping[str, str], slot: str) -> None:

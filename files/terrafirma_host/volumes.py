@@ -47,7 +47,7 @@ def prepare(app: Application, project: Project, image: str) -> None:
         owner = _owner(app, project, image, container)
     left = _left(app)
     new = {name: names[name] for name, place in places.items()
-           if name in left or not any(place.iterdir()) and foreign(name, place, owner)}  # fmt: skip
+           if name in left or (not any(place.iterdir()) and foreign(name, place, owner))}  # fmt: skip
     if new:
         write(app.directory / engine.FILLING, "".join(f"{name}\n" for name in new), 0o600)
         with _created(app, image, new):
@@ -62,7 +62,7 @@ def prepare(app: Application, project: Project, image: str) -> None:
 
 @contextmanager
 def _created(app: Application, image: str, mounts: Mapping[str, str]) -> Iterator[str]:
-    """A container that never starts, since the image may have no shell; Docker fills its volumes."""
+    """A container that never starts: Docker fills its volumes, and the image may have no shell."""
     name = f"{app.name}-volumes"
     succeeds("docker", "rm", "--force", "--volumes", name)
     words = [f"--mount=type=volume,source={one},target={path}" for one, path in mounts.items()]
@@ -161,4 +161,3 @@ def _file(container: str, path: str) -> str:
     except tarfile.TarError:
         pass
     return ""
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from terrafirma_host import layers, spec, stores
+from terrafirma_host import images, layers, spec, stores
 from terrafirma_host.engine import Compose
 from terrafirma_host.layers import Project
 
@@ -35,7 +35,7 @@ def _services(app: spec.Application, project: Project) -> Iterator[tuple[str, st
     for name, service in project["services"].items():
         times = layers.times(service)
         if name == app.service:
-            words = f"web: {app.replicas} replicas on port {app.container_port}, of which each "
+            words = f"web: {app.replicas} replicas on {_port(app, service)}, of which each "
             words += f"answers {app.health_path}"
         elif name in app.stateful:
             words = "stateful: one container, which no release recreates"
@@ -48,6 +48,11 @@ def _services(app: spec.Application, project: Project) -> Iterator[tuple[str, st
         else:
             words = f"not started: profiles {', '.join(service.get('profiles') or [])}"
         yield name, f"{words} ({_origin(service)})"
+
+
+def _port(app: spec.Application, service: Mapping[str, Any]) -> str:
+    known = app.container_port or service.get("ports") or service.get("expose")
+    return f"port {images.of_files(app, service)}" if known else "the port that the image EXPOSEs"
 
 
 def _origin(service: Mapping[str, Any]) -> str:
@@ -91,7 +96,7 @@ def _ports(app: spec.Application, project: Project) -> Iterator[tuple[str, str]]
     for name, service in project["services"].items():
         for port in service.get("ports") or []:
             target = int(port["target"])
-            if name == app.service and target == app.container_port:
+            if name == app.service and target == images.of_files(app, service):
                 words = f"https://{app.domain}, through Caddy"
             else:
                 words = f"not published; other services reach it as {name}:{target}"

@@ -30,7 +30,7 @@ def selection(app: Application) -> Selection:
     that they name, such as a mounted configuration, are uploaded whatever is ignored.
     """
     if not app.compose:
-        return DOCKERFILE
+        return Selection((("", app.dockerfile),)) if app.dockerfile else DOCKERFILE
     read = _Read(app)
     for name in app.compose:
         read.file(name)

@@ -365,6 +365,11 @@ class Application(Model):
         own = {self.database: values.DATABASE_URL} if self.database else {}
         return own | {name: values.secret_of(name) for name in self.databases}
 
+    @property
+    def volume_names(self) -> list[str]:
+        """The names on the host of its lasting volumes."""
+        return [f"{self.name}_{key}" for key in self.volumes]
+
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         if self.source and self.image:

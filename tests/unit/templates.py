@@ -59,6 +59,7 @@ DATA: dict[str, dict[str, Any]] = {
     "borg/config.yaml.j2": {
         "repository": "ssh://b@backup.acme.com:23/./web",
         "directories": ("/etc", "/home"),
+        "patterns": [],
         "exclude": ("/var/cache", "*/__pycache__", 're:it\'s "odd" & <new>'),
         "keep_daily": 7,
         "keep_weekly": 4,

@@ -122,11 +122,6 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(), **api(secrets={"token": "s3cret-itself"})),
         ("apps.api.secrets.token: ", "use 'generated' (on the server), 'env:NAME'"),
     ),
-    "an application that runs as no account": (
-        "tasks/app",
-        fake(machine(), **api(user="")),
-        ("apps.api.user: ", "set one of users_accounts"),
-    ),
     "an application of an unknown account": (
         "tasks/app",
         fake(machine(), **api(user="shop")),

@@ -35,7 +35,7 @@ CADDY = str(ROOT / ".venv/bin/caddy")
 
 @pytest.fixture
 def asked() -> Application:
-    return described(domain=DOMAIN)
+    return described(domain=DOMAIN, container_port=8000)
 
 
 def test_which_answers_are_healthy(asked: Application) -> None:

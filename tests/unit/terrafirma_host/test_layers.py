@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from terrafirma_host import layers
+from terrafirma_host import directories, layers
 from terrafirma_host.spec import Application
 
 from tests.unit.terrafirma_host.applications import described
@@ -110,26 +110,67 @@ def shop(app: Application = SHOP, **but: Any) -> dict[str, Any]:
 # --- the project of an application without compose files ------------------------------------------
 
 
-def test_replicas_can_do_little() -> None:
-    project = json.loads(layers.own_project(APP))
+def together(app: Application) -> dict[str, Any]:
+    """The service of an application, with the layer over it."""
+    project = json.loads(layers.own_project(app))
+    directories.add(app, project)
     (own,) = project["services"].values()
-    together = own | service()
-    assert together["user"] == "1000:1001"
-    assert together["read_only"] is True
-    assert together["tmpfs"] == ["/tmp"]
-    assert together["cap_drop"] == ["ALL"]
-    assert together["security_opt"] == ["no-new-privileges:true"]
-    assert together["restart"] == "unless-stopped"
-    assert together["init"] is True
+    over = service(app, project=project)
+    return own | over | {"environment": own.get("environment", {}) | over["environment"]}
+
+
+def test_replicas_under_the_id_of_an_account_can_do_little() -> None:
+    one = together(APP)
+    assert one["user"] == "1000:1001"
+    assert one["read_only"] is True
+    assert one["tmpfs"] == ["/tmp:mode=1777,exec"]
+    assert one["cap_drop"] == ["ALL"]
+    assert one["security_opt"] == ["no-new-privileges:true"]
+    assert one["restart"] == "unless-stopped"
+    assert one["init"] is True
     for more in ("privileged", "cap_add", "volumes", "devices", "pid", "ipc", "network_mode"):
-        assert more not in together
+        assert more not in one
+
+
+def test_the_id_of_an_account_has_a_home() -> None:
+    """Docker would take `/`, where it can write nothing."""
+    assert together(APP)["environment"]["HOME"] == "/tmp"
+    assert together(replace(APP, env={"HOME": "/srv"}))["environment"]["HOME"] == "/srv"
+    assert shop()["services"]["worker"]["environment"]["HOME"] == "/tmp"
+    theirs = {"worker": PROJECT["services"]["worker"] | {"environment": {"HOME": "/srv"}}}
+    files = PROJECT | {"services": PROJECT["services"] | theirs}
+    assert "HOME" not in layer(SHOP, files)["services"]["worker"]["environment"]
+
+
+def test_replicas_as_their_image_says_may_change_their_user() -> None:
+    """An entry point prepares its directories as root, and then takes another user."""
+    one = together(replace(APP, user="", read_only=False))
+    assert {"SETUID", "SETGID", "CHOWN", "NET_BIND_SERVICE"}.isdisjoint(one["cap_drop"])
+    assert "MKNOD" in one["cap_drop"]
+    assert one["security_opt"] == ["no-new-privileges:true"]
+    for more in ("read_only", "tmpfs", "privileged", "cap_add", "volumes", "devices"):
+        assert more not in one
+    assert "HOME" not in one["environment"]
+
+
+def test_an_image_that_begins_with_an_init_gets_no_other() -> None:
+    assert together(replace(APP, own_init=True))["init"] is False
 
 
 def test_an_image_is_built_from_the_source_or_not_at_all() -> None:
     (own,) = json.loads(layers.own_project(APP))["services"].values()
-    assert own["build"] == APP.source
+    assert own["build"] == {"context": APP.source}
     (own,) = json.loads(layers.own_project(APP.with_image("api:1")))["services"].values()
     assert "build" not in own
+
+
+def test_an_image_is_built_as_the_settings_say() -> None:
+    app = replace(APP, dockerfile="docker/Dockerfile", target="web", build_args={"A": "${B}"})
+    (own,) = json.loads(layers.own_project(app))["services"].values()
+    assert own["build"] == {
+        "context": APP.source, "dockerfile": "docker/Dockerfile", "target": "web",
+        "args": {"A": "$${B}"},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["apps", "2024", "1e5", "null"])

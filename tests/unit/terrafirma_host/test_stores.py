@@ -318,8 +318,21 @@ def test_a_database_by_its_name(service: dict[str, Any], but: dict[str, Any], re
         stores.refuse(app, project(db=service))
 
 
-def test_an_application_without_compose_files_keeps_nothing_in_a_volume() -> None:
-    app = replace(SHOP, compose=(), service="shop")
-    with pytest.raises(Failed, match=r"/data, which is new and empty .*: keep the data in Postgre"):
-        stores.refuse_nameless(app, "shop", ["/data"])
+@pytest.mark.parametrize("compose", [(), ("compose.yaml",)])
+def test_a_volume_of_the_image_is_proposed_to_last(compose: tuple[str, ...]) -> None:
+    app = replace(SHOP, compose=compose, service="shop")
+    with pytest.raises(Failed) as error:
+        stores.refuse_nameless(app, "shop", ["/data", "/var/www/Files"])
+    assert "at /data and /var/www/Files, which is new and empty with each" in str(error.value)
+    assert 'volumes = {"data": "/data", "files": "/var/www/Files"} keeps it' in str(error.value)
     stores.refuse_nameless(replace(app, scratch=("shop",)), "shop", ["/data"])
+
+
+def test_several_replicas_may_write_a_volume_of_the_settings() -> None:
+    app = replace(SHOP, compose=(), service="shop", stateful=(), volumes={"files": "/files"})
+    mount = {"type": "volume", "source": "files", "target": "/files"}
+    files = {"name": "shop", "services": {"shop": {"volumes": [mount]}},
+             "volumes": {"files": {"name": "shop_files"}}}  # fmt: skip
+    stores.refuse(app, files)
+    with pytest.raises(Failed, match=r"^shared: "):
+        stores.refuse(replace(app, volumes={}), files)
