@@ -46,8 +46,11 @@ def prepare(app: Application, project: Project, image: str) -> None:
     with _created(app, image, {}) as container:
         owner = _owner(app, project, image, container)
     left = _left(app)
-    new = {name: names[name] for name, place in places.items()
-           if name in left or (not any(place.iterdir()) and foreign(name, place, owner))}  # fmt: skip
+    new = {
+        name: names[name]
+        for name, place in places.items()
+        if name in left or (not any(place.iterdir()) and foreign(name, place, owner))
+    }
     if new:
         write(app.directory / engine.FILLING, "".join(f"{name}\n" for name in new), 0o600)
         with _created(app, image, new):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from terrafirma_host import images
 from terrafirma_host.layers import Project
 
 from terrafirma.app.frameworks import (
@@ -182,12 +183,9 @@ class Usual:
             yield "secrets_env", True
 
     def _port(self, framework: Framework | None) -> int:
-        ports = [one for one in ports_of(self.service) if one in _HTTP] or ports_of(self.service)
-        ports = ports or [int(str(one).partition("/")[0].partition("-")[0])
-                          for one in self.service.get("expose") or []]  # fmt: skip
-        ports = ports or exposed(self.dockerfile)
-        if ports:
-            return min(ports, key=lambda one: _HTTP.index(one) if one in _HTTP else len(_HTTP))
-        if port := listens(self.dockerfile):
-            return port
-        return framework.port if framework and not self.service else 0
+        if ports_of(self.service) or self.service.get("expose") or exposed(self.dockerfile):
+            # The host takes it from there, too.
+            return 0
+        port = listens(self.dockerfile)
+        port = port or (framework.port if framework and not self.service else 0)
+        return 0 if port == images.USUAL else port

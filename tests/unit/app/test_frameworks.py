@@ -60,7 +60,6 @@ PROJECTS: dict[str, tuple[dict[str, str], str, dict[str, Any]]] = {
         },
         "Rails",
         {
-            "container_port": 80,
             "health_path": "/up",
             "migrate": ["bin/rails", "db:migrate"],
             **KEY,
@@ -117,7 +116,7 @@ PROJECTS: dict[str, tuple[dict[str, str], str, dict[str, Any]]] = {
             "Dockerfile": "FROM golang AS build\nEXPOSE 1\nFROM scratch\nEXPOSE 9090/tcp\n",
         },
         "Go",
-        {"container_port": 9090, "health_path": "/livez"},
+        {"health_path": "/livez"},
     ),
     "a static site": ({"index.html": ""}, "a static site", {"container_port": 80}),
     "ASP.NET": (
@@ -176,7 +175,6 @@ volumes: {pg: }
         "secrets": {"db_password": "generated"},
         "secrets_env": True,
         "stateful": ["db"],
-        "container_port": 3000,
         "health_path": "/up",
         "migrate": ["bin/rails", "db:migrate"],
     }

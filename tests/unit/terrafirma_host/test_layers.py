@@ -114,7 +114,7 @@ def together(app: Application) -> dict[str, Any]:
     """The service of an application, with the layer over it."""
     project = json.loads(layers.own_project(app))
     directories.add(app, project)
-    (own,) = project["services"].values()
+    own: dict[str, Any] = project["services"]["api"]
     over = service(app, project=project)
     return own | over | {"environment": own.get("environment", {}) | over["environment"]}
 

@@ -81,7 +81,7 @@ def orders(
     volume = {"Name": "api_data", "Driver": "local", "Options": None, "Mountpoint": str(place)}
 
     def inspect(kind: str, names: Any) -> list[dict[str, Any]]:
-        return {"volume": [volume], "image": [{"Config": {"User": "4000:4001"}}]}[kind]
+        return [volume] if kind == "volume" else [{"Config": {"User": "4000:4001"}}]
 
     def owned(path: Path, owner: tuple[int, int]) -> None:
         told.append(("own", path.name, *map(str, owner)))
