@@ -7,8 +7,7 @@ from pyinfra.api import DeployError
 from pyinfra.api.output import echo
 from pyinfra_cli.inventory import make_inventory_from_files
 
-from terrafirma.app.check import check, examine, shown
-from terrafirma.app.description import description
+from terrafirma.app.check import check, read, shown
 from terrafirma.app.guess import settings_of
 from terrafirma.arguments import Check
 from terrafirma.fields import here
@@ -29,7 +28,7 @@ if host.name == "@local":
 
 servers = site(inventory)
 apps = {
-    (name, app.name): examine(app, description(app, server.users))
+    (name, app.name): read(app, server.users)
     for name, server in servers.items()
     if name in hosts
     for app in server.apps

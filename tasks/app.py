@@ -24,7 +24,7 @@ from terrafirma.site import begin, kept_ports, placed
 
 server, machine = begin(host)
 apps = placed(host).apps
-descriptions = {app.name: description(app, server.users) for app in apps}
+descriptions = {}
 
 for app in apps:
     if not distribution(machine).compose:
@@ -34,6 +34,7 @@ for app in apps:
         )
     refuse_unreadable(host, app)
     refuse_further_files(host, app, server.users)
+    descriptions[app.name] = description(app, server.users)
     refuse_project(host, app, descriptions[app.name])
 
 for other in sorted({*kept_ports(host)} - {app.name for app in apps}):

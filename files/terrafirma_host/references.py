@@ -311,6 +311,26 @@ def _refuse_paths(files: Files) -> None:
                          "absolute path")  # fmt: skip
 
 
+def _refuse_builds(files: Files) -> None:
+    """Refuse a build whose directory or Dockerfile is not in the source."""
+    app = files.app
+    if not app.source or not Path(app.source).is_dir():
+        return
+    for name in files.used:
+        build = files.project["services"][name].get("build") or {}
+        context = build.get("context") or ""
+        if not Path(context).is_relative_to(app.source):
+            # A repository, or another service's image.
+            continue
+        if not Path(context).is_dir():
+            raise Failed(f"{name}: build: context: the source has no directory "
+                         f"{_below(app, context)}")  # fmt: skip
+        path = posixpath.normpath(posixpath.join(context, build.get("dockerfile") or "Dockerfile"))
+        inside = Path(path).is_relative_to(app.source)
+        if inside and not build.get("dockerfile_inline") and not Path(path).is_file():
+            raise Failed(f"{name}: build: dockerfile: the source has no file {_below(app, path)}")
+
+
 def _refuse_profile(app: Application, what: str, option: str) -> None:
     found = re.fullmatch(r"seccomp[=:](?!(?:unconfined|builtin)$)(.*)", option)
     if found:
@@ -473,6 +493,14 @@ def _note(files: Files) -> None:
 
 
 RULES: Sequence[Callable[[Files], None]] = (
-    *(_refuse_kept, _refuse_hosts, _refuse_blank, _refuse_paths, _refuse_secrets, _note),
+    *(
+        _refuse_kept,
+        _refuse_hosts,
+        _refuse_blank,
+        _refuse_paths,
+        _refuse_builds,
+        _refuse_secrets,
+        _note,
+    ),
 )
 """Each raises Failed for references that lead nowhere, or notes keys without effect."""

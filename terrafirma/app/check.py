@@ -13,11 +13,13 @@ from terrafirma_host.engine import Compose
 from terrafirma_host.layers import Project
 from terrafirma_host.shell import BROKEN, Failed
 
-from terrafirma.app.description import description
+from terrafirma.app.description import description, further_files
 from terrafirma.app.guess import Usual, answers
 from terrafirma.app.laptop import staged
 from terrafirma.app.left_out import files_left_out
 from terrafirma.app.page import page
+from terrafirma.app.places import located
+from terrafirma.app.selection import unreadable
 from terrafirma.app.settings import Application
 from terrafirma.server import Server
 from terrafirma.settings import Refused, build
@@ -109,9 +111,18 @@ def _python(value: Any) -> str:
     return words.get(text, text)
 
 
+def read(app: Application, users: Users) -> Report:
+    """What would become of an application whose settings are right."""
+    if words := unreadable(app):
+        return Report([f"{app.key('source')}: {words}"])
+    if lines := [f"{app.key('compose')}: {line}" for line in further_files(app, users)]:
+        return Report(lines)
+    return examine(app, description(app, users))
+
+
 def examine(app: Application, described: str) -> Report:
     """
-    What would become of an application.
+    What would become of an application that can be described.
 
     + described: the content of NAME.json, from `description`
     """
@@ -119,9 +130,9 @@ def examine(app: Application, described: str) -> Report:
     try:
         with staged(app, described) as compose:
             project, faults = _read(compose)
-            refusals += [_line(app, error) for error in faults]
+            refusals += [_line(app, error, compose.app.source) for error in faults]
             lines = page(app, compose, project) if project else []
-            return Report(refusals, lines, project=project, source=compose.app.source)
+            return Report(_causes(refusals), lines, project=project, source=compose.app.source)
     except BROKEN as error:
         return Report([*refusals, _line(app, error)])
 
@@ -131,7 +142,7 @@ def _checked(data: Mapping[str, Any], users: Users) -> Report:
         app = build(Application, data, f"apps.{data['name']}.")
     except Refused as error:
         return Report(list(error.words))
-    return examine(app, description(app, users))
+    return read(app, users)
 
 
 def _read(compose: Compose) -> tuple[Project | None, Sequence[Failed]]:
@@ -144,12 +155,33 @@ def _read(compose: Compose) -> tuple[Project | None, Sequence[Failed]]:
     return project, faults
 
 
-def _line(app: Application, error: object) -> str:
+def _line(app: Application, error: object, source: str = "") -> str:
     """A message of the host's program in one line, under the field that it is about."""
     words = " ".join(str(error).split())
+    if source:
+        # The directory that stands for the source on the host.
+        words = words.replace(f"{source}/", "./").replace(f"{Path(source).parent}/", "../")
+    words = located(app, words)
     first = words.partition(":")[0]
     return f"{app.key(first)}{words[len(first) :]}" if first in Application.model_fields else (
         f"apps.{app.name}: {words}")  # fmt: skip
+
+
+def _causes(refusals: Sequence[str]) -> list[str]:
+    """The refusals without those that only follow from others."""
+    found: list[str] = []
+    for line in refusals:
+        before = "\n".join(found)
+        # A variable, an env file or a place that another line is about already.
+        names = re.findall(r"\$\{\w+\}(?= \()|(?<=env file )\S+(?= not found)", line)
+        names += re.findall(r"(?<=writes the directory )(?:\.\./|/root/)\S+", line)
+        if not names or not all(_named(name, before) for name in names):
+            found.append(line)
+    return found
+
+
+def _named(name: str, text: str) -> bool:
+    return name.replace("/root/", "~/").removeprefix("./") in text
 
 
 def _name(data: Mapping[str, Any]) -> str:

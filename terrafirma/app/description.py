@@ -6,6 +6,7 @@ import getpass
 import json
 import socket
 import subprocess
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,14 @@ def description(app: Application, users: Users) -> str:
 
 
 def refuse_further_files(host: Host, app: Application, users: Users) -> None:
+    """Raise DeployError where a deploy key could replace a file that a compose file reads."""
+    for words in further_files(app, users):
+        raise DeployError(f"{host.name}: {app.key('compose')}: {words}")
+
+
+def further_files(app: Application, users: Users) -> Iterator[str]:
     """
-    Raise DeployError where a compose file reads further files and a deploy key could replace them.
+    A line for each compose file that reads further files, which a deploy key could replace.
 
     On the host, root reads only the compose files of the deploy, never those that a key sends.
     """
@@ -76,14 +83,12 @@ def refuse_further_files(host: Host, app: Application, users: Users) -> None:
         try:
             further = _reads_further(yaml.compose((app.source_directory / name).read_text()))
         except (yaml.YAMLError, OSError, ValueError) as error:
-            words = " ".join(str(error).split())
-            raise DeployError(
-                f"{host.name}: {app.key('compose')}: {name} is not YAML: {words}"
-            ) from None
+            yield f"{name} is not YAML: {' '.join(str(error).split())}"
+            continue
         if further:
-            raise DeployError(
-                f"{host.name}: {app.key('compose')}: {name} reads further files ({further}), "
-                "which its deploy key could change: list them in compose instead"
+            yield (
+                f"{name} reads further files ({further}), which its deploy key could change: list "
+                "them in compose instead"
             )
 
 

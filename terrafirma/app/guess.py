@@ -34,8 +34,13 @@ _SECRET = re.compile(r"(?i)(password|passwd|secret|token|(?<!public_)key|_pw|sal
 
 def settings_of(directory: str) -> dict[str, Any]:
     """The entry of `apps` to begin with, for a directory that no settings name yet."""
-    there = [name for name in COMPOSE_FILES if (Path(directory) / name).is_file()]
-    return {"source": directory, **({"compose": there[:1]} if there else {})}
+    for below in ("", "*/"):
+        for name in COMPOSE_FILES:
+            for file in sorted(Path(directory).glob(f"{below}{name}")):
+                return {"source": directory, "compose": [file.relative_to(directory).as_posix()]}
+        if (Path(directory) / "Dockerfile").is_file():
+            break
+    return {"source": directory}
 
 
 def web_service(services: Mapping[str, Any]) -> str:

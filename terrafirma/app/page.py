@@ -65,9 +65,9 @@ def _origin(service: Mapping[str, Any]) -> str:
 
 def _volumes(app: spec.Application, project: Project) -> Iterator[tuple[str, str]]:
     names = layers.volume_names(app, project)
-    begun = [*app.stateful, *stores.started(app, project)]
+    begun = _begun(app, project)
     users: dict[str, list[str]] = {}
-    for name in dict.fromkeys(begun):
+    for name in begun:
         for mount in project["services"][name].get("volumes") or []:
             source = mount.get("source") or f"without a name, at {mount['target']}"
             how = f"{name} {'reads' if mount.get('read_only') else 'writes'} {mount['target']}"
@@ -84,6 +84,12 @@ def _volumes(app: spec.Application, project: Project) -> Iterator[tuple[str, str
         else:
             words = "in the source"
         yield source, f"{words}: {', '.join(uses)}"
+
+
+def _begun(app: spec.Application, project: Project) -> list[str]:
+    """The services that are ever started."""
+    begun = dict.fromkeys([*app.stateful, *stores.started(app, project)])
+    return [name for name in begun if name in project["services"]]
 
 
 def _below(app: spec.Application, path: str) -> str:
@@ -118,7 +124,7 @@ def _variables(
         as_file = f"/run/secrets/{name}"
         where = f"${name.upper()} and {as_file}" if app.secrets_env else as_file
         yield where, f"the address of the database {database}"
-    begun = dict.fromkeys([*described.stateful, *stores.started(described, project)])
+    begun = _begun(described, project)
     unset: dict[str, list[str]] = {}
     for name in begun:
         for variable, value in (project["services"][name].get("environment") or {}).items():

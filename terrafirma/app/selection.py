@@ -49,21 +49,25 @@ def selection(app: Application) -> Selection:
 
 def refuse_unreadable(host: Host, app: Application) -> None:
     """Raise DeployError where a .dockerignore is wrong, or a file of the source is unreadable."""
+    if words := unreadable(app):
+        raise DeployError(f"{host.name}: {app.key('source')}: {words}")
+
+
+def unreadable(app: Application) -> str:
+    """Why the source of an application cannot be uploaded; or ""."""
     if not app.source:
-        return
-    where = f"{host.name}: {app.key('source')}"
+        return ""
     try:
         for path in sources.files(app.source_directory, selection(app)):
             file = app.source_directory / path
             if not file.is_symlink():
                 file.open("rb").close()
     except Failed as error:
-        raise DeployError(f"{where}: {error}") from None
+        return str(error)
     except OSError as error:
         path = posixpath.relpath(str(error.filename), app.source_directory)
-        raise DeployError(
-            f"{where}: {path}: {error.strerror}: make it readable, or name it in .dockerignore"
-        ) from None
+        return f"{path}: {error.strerror}: make it readable, or name it in .dockerignore"
+    return ""
 
 
 @dataclass

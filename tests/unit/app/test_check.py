@@ -1,5 +1,7 @@
 """What a check says about a project on this machine; Compose itself reads the files."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from terrafirma.app import check as checks
 from terrafirma.app import laptop, preflight
 from terrafirma.app.check import Report, check
 from terrafirma.app.description import description
-from tests.conftest import Pyinfra
+from tests.conftest import ROOT, Pyinfra
 from tests.unit.settings import HOST, application, server
 
 WEB = "services: {web: {build: .}}"
@@ -99,7 +101,7 @@ secrets: {key: {file: key.txt}}
     assert len(said) == 4
     for words in (
         "apps.shop.env: ${A} (compose.yaml, line 2, web) is not set",
-        "apps.shop: web: volumes: ../data is outside of the source",
+        "apps.shop: compose.yaml, line 2: web: volumes: ../data is outside of the source",
         "apps.shop.secrets: key is the file key.txt, which is not on the host",
         "apps.shop.stateful: db runs mysql, and two releases run at once",
     ):
@@ -211,3 +213,21 @@ def test_the_command_with_a_host(pyinfra: Pyinfra) -> None:
         result = pyinfra.call("@fake/host", "commands/check.py", "-y", "--data", f"check={wanted}")
         assert result.returncode == code
         assert words in result.stderr
+
+
+def test_any_directories(source: Path, tmp_path: Path) -> None:
+    (source / "compose.yaml").write_text(SHOP)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "data.json").write_text('{"stateful": ["db"], "service": "web"}')
+    words = [str(source), f"{source}:{tmp_path}/data.json", str(tmp_path / "empty")]
+    result = subprocess.run(
+        [sys.executable, "testbed/try.py", *words],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr
+    said = result.stdout
+    assert f"{source}: served with 2 lines\n" in said
+    assert '  "stateful": ["db"]\n' in said
+    assert f"{source}: served\n" in said
+    assert f"{tmp_path}/empty: refused\n  apps.empty.source: " in said
+    assert said.endswith("1 served with data, 1 served, 1 refused\n")
