@@ -23,6 +23,7 @@ from secrets import token_hex
 from typing import Any, BinaryIO, NoReturn
 
 from terrafirma_host import (
+    delivery,
     engine,
     postgres_check,
     postgres_minor,
@@ -59,6 +60,7 @@ TOKEN = "TERRAFIRMA_TOKEN"
 # Commands that each parse the arguments after their names.
 DEPLOY = {
     "secrets": secrets.main,
+    "source": delivery.main,
     "repositories": repositories.main,
     "passwords": postgres_passwords.main,
     "postgres-check": postgres_check.main,

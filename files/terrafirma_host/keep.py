@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from terrafirma_host import engine
+from terrafirma_host import delivery, engine
 from terrafirma_host.shell import write
 from terrafirma_host.spec import Application, Release, Serving, known_releases
+
+# Seconds after which an upload that was interrupted is removed.
+UNFINISHED = 24 * 3600
 
 
 def prune(app: Application) -> None:
@@ -54,6 +58,12 @@ def _remove_unused_sources(app: Application, kept: Sequence[Release]) -> None:
     # No release recreates a stateful service, so it keeps the files that it has mounted.
     mounts = [mount for one in engine.containers(app.project("state")) for mount in one.mounts]
     for path in (app.directory / "sources").glob("*"):
+        # One that is on its way. After a kill it stays for a day.
+        if path.name.startswith(".new-") and time.time() - path.stat().st_ctime < UNFINISHED:
+            continue
         mounted = any(Path(mount).is_relative_to(path) for mount in mounts)
         if str(path) not in needed and not mounted:
             shutil.rmtree(path, ignore_errors=True)
+    for one in (app.directory / delivery.LISTS).glob("*"):
+        if not (app.directory / "sources" / one.name).exists():
+            one.unlink()

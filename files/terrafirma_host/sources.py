@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-from collections.abc import Callable, Collection, Iterable, Sequence
+import stat
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from terrafirma_host.ignored import Matched, Patterns
 from terrafirma_host.shell import Failed
@@ -187,21 +188,24 @@ def files(root: Path, selection: Selection) -> list[str]:
     return _Walk(root, selection).run()
 
 
-def digest(root: Path, paths: Sequence[str], hashed: Callable[[Path], str]) -> str:
-    """SHA-256 over names, modes and contents of files; `hashed` returns that of one."""
-    whole = hashlib.sha256()
-    for name in paths:
-        path = root / name
-        if path.is_symlink():
-            line = f"{name}|link|{path.readlink()}\n"
-        else:
-            line = f"{name}|{bool(path.stat().st_mode & 0o100)}|{hashed(path)}\n"
+Hashed = Callable[[Path, os.stat_result], str]
+"""Returns the SHA-256 of a file's content."""
+
+
+class Entry(NamedTuple):
+    """A file or link of a source: all that its digest is about."""
+
+    path: str
+    kind: str  # "link", "True" if it is executable, else "False"
+    content: str  # where the link leads, or the SHA-256
+
+    @property
+    def line(self) -> bytes:
         # A name need not be UTF-8.
-        whole.update(line.encode(errors="surrogateescape"))
-    return whole.hexdigest()
+        return f"{self.path}|{self.kind}|{self.content}\n".encode(errors="surrogateescape")
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Path, _: os.stat_result | None = None) -> str:
     content = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):
@@ -209,10 +213,36 @@ def sha256(path: Path) -> str:
     return content.hexdigest()
 
 
-def tree_digest(directory: Path) -> str:
-    """The digest of all files of a directory, which names a source on the host."""
+def entries(root: Path, paths: Iterable[str], hashed: Hashed = sha256) -> list[Entry]:
+    """Files and links, in the order of `paths`."""
+    found = []
+    for name in paths:
+        path = root / name
+        state = path.lstat()
+        if stat.S_ISLNK(state.st_mode):
+            found.append(Entry(name, "link", str(path.readlink())))
+        else:
+            found.append(Entry(name, str(bool(state.st_mode & 0o100)), hashed(path, state)))
+    return found
+
+
+def digest(found: Iterable[Entry]) -> str:
+    """SHA-256 over names, modes and contents, which names a source."""
+    whole = hashlib.sha256()
+    for entry in found:
+        whole.update(entry.line)
+    return whole.hexdigest()
+
+
+def all_entries(directory: Path) -> list[Entry]:
+    """All files and links of a directory, in the order of `files`."""
     paths = (one for one in directory.rglob("*") if one.is_symlink() or one.is_file())
-    return digest(directory, [str(one.relative_to(directory)) for one in sorted(paths)], sha256)
+    return entries(directory, [str(one.relative_to(directory)) for one in sorted(paths)])
+
+
+def tree_digest(directory: Path) -> str:
+    """The digest of all files of a directory."""
+    return digest(all_entries(directory))
 
 
 def drop_others(directory: Path, kept: Collection[str]) -> None:

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import IO
 
-from terrafirma_host import sources
+from terrafirma_host import delivery, sources
 from terrafirma_host.lease import Lease
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
@@ -58,12 +58,14 @@ def unpack(app: Application, upload: IO[bytes]) -> Path:
         for name in app.compose or (app.dockerfile or "Dockerfile",):
             if not (Path(new) / name).is_file():
                 raise Failed(f"the source that was sent has no file {name!r}")
-        directory /= sources.tree_digest(Path(new))
+        found = sources.all_entries(Path(new))
+        directory /= sources.digest(found)
         if not directory.exists():
             _let_containers_read(Path(new))
             Path(new).rename(directory)
             # TemporaryDirectory removes its own path at the end, so the path has to exist.
             Path(new).mkdir()
+    delivery.note(directory, found)
     return directory
 
 

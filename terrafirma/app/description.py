@@ -15,11 +15,11 @@ import yaml
 from pyinfra.api import DeployError, Host
 
 from terrafirma.app.environment import text_of
+from terrafirma.app.hashes import tree_digest
 from terrafirma.app.left_out import entries
 from terrafirma.app.selection import selection
 from terrafirma.app.settings import Application, Guard
 from terrafirma.caddy.sites import guarded
-from terrafirma.host.files import tree_digest
 from terrafirma.users.settings import Users
 
 

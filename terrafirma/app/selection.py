@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import yaml
 from pyinfra.api import DeployError, Host
-from terrafirma_host import sources
 from terrafirma_host.shell import Failed
 from terrafirma_host.sources import DOCKERFILE, Selection
 
+from terrafirma.app.hashes import entries
 from terrafirma.app.settings import Application
 
 # Keys of compose files whose values are paths of files that Compose or a container reads.
@@ -58,14 +58,11 @@ def unreadable(app: Application) -> str:
     if not app.source:
         return ""
     try:
-        for path in sources.files(app.source_directory, selection(app)):
-            file = app.source_directory / path
-            if not file.is_symlink():
-                file.open("rb").close()
+        entries(app.source_directory, selection(app))
     except Failed as error:
         return str(error)
     except OSError as error:
-        path = posixpath.relpath(str(error.filename), app.source_directory)
+        path = posixpath.relpath(str(error.filename), app.source_directory.resolve())
         return f"{path}: {error.strerror}: make it readable, or name it in .dockerignore"
     return ""
 

@@ -267,11 +267,6 @@ def _show_difference(file: File, content: str, now: PathState | None) -> None:
         logger.info("  %s", _HASH.sub("*MASKED*", line))
 
 
-def tree_digest(directory: Path, selection: Selection = DOCKERFILE) -> str:
-    """SHA-256 over names, modes and contents of the files that a release sees."""
-    return sources.digest(directory, sources.files(directory, selection), sources.sha256)
-
-
 def source_files(directory: Path, selection: Selection = DOCKERFILE) -> list[Path]:
     """Files and links below `directory` that a release sees, in a fixed order."""
     return [directory / path for path in sources.files(directory, selection)]

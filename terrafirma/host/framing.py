@@ -194,7 +194,48 @@ def _reader(plain: Callable[..., None]) -> Callable[..., None]:
     return read
 
 
+class _Piece(bytes):
+    """A piece of standard input that pyinfra, which sends lines, leaves as it is."""
+
+    __slots__ = ()
+
+    def endswith(self, *_: Any) -> bool:
+        return True
+
+    def encode(self) -> bytes:
+        return self
+
+
+class Stream(list[Any]):
+    """
+    Bytes for standard input that are made while they are sent, so that they need no memory.
+
+    To pyinfra it is a list of lines; each time it is sent, `pieces` is called anew.
+    """
+
+    def __init__(self, pieces: Callable[[], Iterator[bytes]], before: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.pieces = pieces
+        self.before = before
+
+    @override
+    def __iter__(self) -> Iterator[Any]:
+        yield from self.before
+        yield from map(_Piece, self.pieces())
+
+    def __bool__(self) -> bool:
+        return True
+
+
 Run = Callable[..., tuple[bool, CommandOutput]]
+
+
+def _framed_input(content: Any) -> list[Any]:
+    if isinstance(content, Stream):
+        return Stream(content.pieces, [*_SPARE, _MARK])
+    content = content.readlines() if hasattr(content, "readlines") else content
+    content = list(content) if isinstance(content, list | tuple) else [content]
+    return [*_SPARE, _MARK, *content]
 
 
 def _runner(plain: Run) -> Run:
@@ -206,10 +247,7 @@ def _runner(plain: Run) -> Run:
         print_input: bool = False,
         **arguments: Any,
     ) -> tuple[bool, CommandOutput]:
-        content = arguments.get("_stdin") or []
-        content = content.readlines() if hasattr(content, "readlines") else content
-        content = list(content) if isinstance(content, list | tuple) else [content]
-        arguments["_stdin"] = [*_SPARE, _MARK, *content]
+        arguments["_stdin"] = _framed_input(arguments.get("_stdin") or [])
         codes = arguments.get("_success_exit_codes") or (0,)
         success, output = plain(self, command, print_output, print_input, **arguments)
         statuses = [line.line for line in output.combined_lines if line.buffer_name == _FRAME]

@@ -14,6 +14,12 @@ from tests.unit.fake_host import INVENTORY, Answers
 from tests.unit.programs import Program
 
 
+@pytest.fixture(autouse=True)
+def _caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the caches of the user who runs it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture(scope="session")
 def command_line(pyinfra: Pyinfra) -> Pyinfra:
     """Starts a process for each run, as users do."""

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pyinfra import host
 
+from terrafirma.app.hashes import tree_digest
 from terrafirma.app.source import upload_source
-from terrafirma.host.files import Absent, Directory, File, put, tree_digest
+from terrafirma.host.files import Absent, Directory, File, put
 
 root = Path(host.data.x_directory)
 user, group = getuser(), getgrgid(getgid()).gr_name
@@ -53,4 +54,5 @@ upload_source(
     name="Upload a source",
     directory=root / "source",
     dest=f"{root}/copies/{tree_digest(root / 'source')}",
+    program=f"{root}/program",
 )

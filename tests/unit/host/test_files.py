@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from jinja2 import UndefinedError
 
+from terrafirma.app.hashes import tree_digest
 from terrafirma.host.files import (
     File,
     PathStates,
@@ -15,7 +16,6 @@ from terrafirma.host.files import (
     source,
     source_files,
     template,
-    tree_digest,
 )
 from tests.conftest import ROOT
 from tests.unit.facts import ask

@@ -16,8 +16,8 @@ from terrafirma_host import sources, spec
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application, Release, Serving, identity, known_releases, make_key
 
+from terrafirma.app import hashes
 from terrafirma.app.description import description, refuse_further_files, revision, uploaded_source
-from terrafirma.host import files
 from terrafirma.users.settings import Users
 from tests.conftest import ROOT
 from tests.unit.settings import API, KEY, application, entry, of, server
@@ -135,7 +135,7 @@ def test_a_page_behind_a_guard_is_known_as_such(guard: str, smoke: str, guarded:
 
 
 def test_a_source_is_named_after_its_content() -> None:
-    digest = files.tree_digest(ROOT / "examples" / "api")
+    digest = hashes.tree_digest(ROOT / "examples" / "api")
     assert uploaded_source(application()) == f"/opt/terrafirma/api/sources/{digest}"
     assert uploaded_source(application(source="", image="api:1")) == ""
 
@@ -243,7 +243,7 @@ def test_both_sides_name_a_source_alike(tree: Path) -> None:
     ):
         change()
         digest = sources.tree_digest(tree)
-        assert digest == files.tree_digest(tree)
+        assert digest == hashes.tree_digest(tree)
         digests.add(digest)
     assert len(digests) == 5
 

@@ -13,7 +13,7 @@ from terrafirma_host.shell import Failed
 from terrafirma_host.sources import tree_digest
 from terrafirma_host.spec import Application
 
-from terrafirma.host import files
+from terrafirma.app import hashes
 
 
 def test_a_key_brings_no_other_compose_files(host: Path, app: Application) -> None:
@@ -94,7 +94,7 @@ def test_a_source_has_the_files_that_the_deploy_would_upload(
     here = tmp_path / "here"
     with tarfile.open(fileobj=tar(*members)) as archive:
         archive.extractall(here, filter="data")
-    assert files.tree_digest(here) == there.name
+    assert hashes.tree_digest(here) == there.name
     names = {str(path.relative_to(there)) for path in there.rglob("*")}
     assert names == {"Dockerfile", ".dockerignore", "a.py", "docs", "docs/a", ".env.example"}
 
@@ -142,9 +142,9 @@ def test_where_a_link_leads_is_a_part_of_the_content(app: Application) -> None:
         for where in ("v1", "v2")
     )
     assert first != second
-    assert files.tree_digest(first) == first.name
+    assert hashes.tree_digest(first) == first.name
     (first / "v1").mkdir()
-    assert tree_digest(first) == files.tree_digest(first) == first.name
+    assert tree_digest(first) == hashes.tree_digest(first) == first.name
 
 
 def test_a_link_may_lead_nowhere(app: Application) -> None:
