@@ -10,7 +10,8 @@ from terrafirma.app.description import (
     revision,
     uploaded_source,
 )
-from terrafirma.app.given import registry_password, secrets
+from terrafirma.app.env_files import refuse_env_files
+from terrafirma.app.given import private, secrets
 from terrafirma.app.operations import app_secrets, database_url, release
 from terrafirma.app.preflight import refuse_project
 from terrafirma.app.selection import refuse_unreadable, selection
@@ -34,6 +35,7 @@ for app in apps:
         )
     refuse_unreadable(host, app)
     refuse_further_files(host, app, server.users)
+    refuse_env_files(host, app)
     descriptions[app.name] = description(app, server.users)
     refuse_project(host, app, descriptions[app.name])
 
@@ -53,7 +55,7 @@ put(
 
 for app in host.loop(apps):
     inputs = []
-    if app.secrets or app.registry_password:
+    if app.secrets or app.registry_password or app.env_file:
         inputs += [
             app_secrets(
                 name=f"Give {app.name} its secrets",
@@ -61,7 +63,7 @@ for app in host.loop(apps):
                 secrets=app.secrets,
                 given=secrets(host, app),
                 user=app.user,
-                registry_password=registry_password(host, app),
+                private=private(host, app),
             )
         ]
     for database, role in server.roles_of(app).items():

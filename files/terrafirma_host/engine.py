@@ -73,23 +73,37 @@ class Compose:
         # Read once: the release's ID and its containers have these values, whatever changes later.
         self.secrets = app.values()
         # Variables of the containers that only Compose's own environment has, never a file.
-        self.hidden = values.secret_variables(app.env, self.secrets, every=app.secrets_env)
-        conceal([*self.secrets.values(), *self.hidden.values()])
+        own = values.secret_variables(app.env, self.secrets, every=app.secrets_env)
+        self.variables = app.further_variables() if app.env_file else {}
+        self.hidden = self.variables | own
+        conceal([*self.secrets.values(), *own.values(), *values.confidential(self.variables)])
+        self._files: list[str] = []
         # Lines for the output of a release, about keys of the files that have no effect.
         self.notes: list[str] = []
 
     def files(self) -> list[str]:
+        if not self._files:
+            self._files = self._all_files()
+        return self._files
+
+    def _all_files(self) -> list[str]:
         app = self.app
-        if app.compose:
-            return [f"{app.compose_in or app.source}/{name}" for name in app.compose]
+        if not app.compose:
+            return [self._written(layers.own_project(app), "yaml")]
+        found = [f"{app.compose_in or app.source}/{name}" for name in app.compose]
+        if app.env_files:
+            further = self._written(layers.variables(app), "env")
+            found.append(self._written(layers.env_files(app, further), "yaml"))
+        return found
+
+    def _written(self, text: str, kind: str) -> str:
         # In /run, so that a dry run leaves nothing that lasts. Named after its content: another
         # process may need another one at the same moment.
-        text = layers.own_project(app)
-        own = (
-            Path(app.root) if app.root else RUNTIME
-        ) / f"{app.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
-        write(own, text, 0o600)
-        return [str(own)]
+        directory = Path(self.app.root) if self.app.root else RUNTIME
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        path = directory / f"{self.app.name}-{digest}.{kind}"
+        write(path, text, 0o600)
+        return str(path)
 
     def command(self, project: str, layer: str = "") -> list[str]:
         words = [*self.program, "--project-name", project, "--progress", "plain"]
@@ -138,6 +152,8 @@ class Compose:
 
     def read(self) -> Read:
         """The answers of Compose about the files; raises Failed where it cannot read them."""
+        # Written before two questions need them.
+        self.files()
         with ThreadPoolExecutor(1) as beside:
             # Each question takes a moment, so ask both at once.
             written = beside.submit(self.as_written if self.app.compose else dict)
@@ -199,7 +215,8 @@ class Compose:
 
     def as_read(self, project: layers.Project, raw: references.Raw, said: str) -> references.Files:
         app, given = self.app, self.environment()
-        names = {*app.env, *(name.upper() for name in app.secrets if app.secrets_env)}
+        names = {*app.variables, *app.env}
+        names |= {name.upper() for name in app.secrets if app.secrets_env}
         return references.Files(
             app, self.files(), {"services": {}, **project}, raw, references.warnings(said),
             given=given, kept=frozenset(names - given.keys() | names & OWN),
@@ -224,6 +241,8 @@ class Compose:
 
     def layer(self, name: str, text: str) -> str:
         path = self.work / f"{name}.yaml"
+        if self.app.variables:
+            write(Path(layers.variables_file(self.app)), layers.variables(self.app), 0o600)
         write(path, text, 0o600)
         return str(path)
 

@@ -8,6 +8,7 @@ are Compose's tags for keys that a layer removes or replaces.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -173,6 +174,7 @@ def slot_layer(
         layer = _common(app, service, slot, release, name in ends) | {
             "image": f"{_text(images.get(name, service.get('image', '')))}",
             "build": GONE,
+            "env_file": _text([variables_file(app)]) if app.variables else None,
             "environment": _text(_home(app, service) | _environment(app, release)),
             "secrets": _secrets(app, service),
             "links": _links(service, {*running}),
@@ -312,12 +314,39 @@ def aliases(project: Project, name: str, network: str) -> list[str]:
 
 def hidden(name: str) -> str:
     """The variable that gives a variable's secret value to Compose, which Docker does not read."""
-    return f"TERRAFIRMA_SECRET_{name}"
+    # An env_file may set names like `discovery.type`, which Compose cannot fill in.
+    plain = re.fullmatch(r"\w+", name, re.ASCII)
+    return f"TERRAFIRMA_SECRET_{name if plain else f'0{name.encode().hex()}'}"
+
+
+def variables(app: Application) -> str:
+    """
+    A file for `env_file` with the variables of the settings' own `env_file`.
+
+    Compose fills in their values from its own environment. So no file of ours has them, and they
+    count for Compose as those of any `env_file`: what `environment` sets goes before.
+    """
+    return "".join(f"{name}=${{{hidden(name)}}}\n" for name in app.variables)
+
+
+def variables_file(app: Application) -> str:
+    """Where the file with `variables` is: by another path if it has other names."""
+    names = hashlib.sha256(variables(app).encode()).hexdigest()[:12]
+    return f"{app.directory}/layers/variables-{names}.env"
+
+
+def env_files(app: Application, further: str) -> str:
+    """The layer for services whose env_file is not on the host; `further` takes its place."""
+    services = "".join(
+        f"  {_text(name)}: {{env_file: !override {_text([*there, further])}}}\n"
+        for name, there in app.env_files.items()
+    )
+    return f"services:\n{services}"
 
 
 def _home(app: Application, service: Mapping[str, Any]) -> dict[str, str]:
-    wanted = app.compose and app.user and "HOME" not in (service.get("environment") or {})
-    return {"HOME": HOME} if wanted else {}
+    given = {*(service.get("environment") or {}), *app.variables}
+    return {"HOME": HOME} if app.compose and app.user and "HOME" not in given else {}
 
 
 def _environment(app: Application, release: str) -> dict[str, str]:

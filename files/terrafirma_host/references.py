@@ -73,7 +73,7 @@ def errors(app: Application, said: str) -> str:
         word = posixpath.relpath(beside[0], app.source)
         text += f" ({word} is outside of the source, which alone is on the host: {_instead(False)})"
     elif "env file" in text or "env_file" in text:
-        text += " (no .env is uploaded: name its variables in env and secrets)"
+        text += " (no .env is uploaded: name a file with its variables in env_file of the settings)"
     return text
 
 
@@ -204,10 +204,12 @@ def _env_files(files: Files) -> list[str]:
 def _env_file(files: Files, service: str) -> list[tuple[str, bool]]:
     """The paths of a service's env_file as they are written, and whether each is required."""
     entries = ((files.raw.get("services") or {}).get(service) or {}).get("env_file") or []
-    return [
+    found = [
         (one, True) if isinstance(one, str) else (one.get("path", ""), one.get("required", True))
         for one in ([entries] if isinstance(entries, str) else entries)
     ]
+    # The last one takes the place of those that are not on the host.
+    return found[:-1] if service in files.app.env_files else found
 
 
 def _refuse_kept(files: Files) -> None:
@@ -249,9 +251,9 @@ def _refuse_blank(files: Files) -> None:
     if said:
         verb = "is" if len(said) == 1 else "are"
         raise Failed(
-            f"env: {', '.join(said)} {verb} not set: name what is to stand there in env, "
-            "or in secrets with secrets_env; `${…:-}` where it may be empty, `$$` for a "
-            "dollar sign"
+            f"env: {', '.join(said)} {verb} not set: name what is to stand there in env or in a "
+            "file of env_file, or in secrets with secrets_env; `${…:-}` where it may be empty, "
+            "`$$` for a dollar sign"
         )
 
 

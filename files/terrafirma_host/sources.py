@@ -39,6 +39,8 @@ class Selection:
     """The directories that are built, each with the path of its Dockerfile, or ""."""
     named: tuple[str, ...] = ()
     """Files and directories that compose files name: no .dockerignore leaves them out."""
+    secret: tuple[str, ...] = ()
+    """Files that `env_file` of the settings names: they are never uploaded, whatever names them."""
 
     @classmethod
     def of(cls, data: Any) -> Selection:
@@ -46,10 +48,12 @@ class Selection:
         return cls(
             tuple((str(directory), str(dockerfile)) for directory, dockerfile in data["builds"]),
             tuple(str(path) for path in data["named"]),
+            tuple(str(path) for path in data.get("secret", ())),
         )
 
     def as_json(self) -> dict[str, Any]:
-        return {"builds": [list(one) for one in self.builds], "named": list(self.named)}
+        builds, more = [list(one) for one in self.builds], {"secret": [*self.secret]}
+        return {"builds": builds, "named": [*self.named], **(more if self.secret else {})}
 
     @property
     def needed(self) -> set[str]:
@@ -129,6 +133,8 @@ class _Walk:
     def _look(self, visit: _Visit, entry: os.DirEntry[str]) -> Iterable[_Visit]:
         """Judge an entry of a directory; returns it if it is a directory to be visited."""
         path = f"{visit.path}/{entry.name}" if visit.path else entry.name
+        if path in self.selection.secret:
+            return ()
         if is_private(entry.name) and entry.name not in self.spared:
             return ()
         if entry.name == DEPENDENCIES and not any(one.written for one, _ in visit.builds):

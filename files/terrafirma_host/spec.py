@@ -47,6 +47,9 @@ class Application:
     env: Mapping[str, str]
     secrets: Mapping[str, str]  # name → file on the host
     secrets_env: bool
+    variables: tuple[str, ...]  # names of those in `env_file`
+    env_file: str  # file on the host with their values, as JSON; or ""
+    env_files: Mapping[str, tuple[Any, ...]]  # service → entries of its env_file that are there
     registry: str  # host, where no image names it; or ""
     registry_user: str
     registry_password: str  # file on the host; or ""
@@ -138,6 +141,14 @@ class Application:
             return {name: Path(path).read_text() for name, path in self.secrets.items()}
         except FileNotFoundError as error:
             raise Failed(f"the secret {error.filename} is missing; run deploy.py") from None
+
+    def further_variables(self) -> dict[str, str]:
+        """The variables of `env_file`, with their values."""
+        try:
+            found: dict[str, str] = json.loads(Path(self.env_file).read_text())
+            return {name: found[name] for name in self.variables}
+        except (FileNotFoundError, KeyError):
+            raise Failed(f"variables are missing in {self.env_file}; run deploy.py") from None
 
     def with_source(self, source: Path) -> Self:
         """

@@ -86,7 +86,7 @@ def _release_id(compose: Compose, project: layers.Project, code: str, migrated: 
     # The layer has what we change; add the files themselves.
     shape += json.dumps(project, sort_keys=True)
     # The values follow from the secrets and from how the settings refer to them.
-    said = [one for one in (values.hidden(app.env),) if one]
+    said = [one for one in (values.hidden(app.env), compose.variables) if one]
     secret = [json.dumps(one, sort_keys=True) for one in (compose.secrets, *said)]
     return identity(code, migrated, shape, *secret)
 

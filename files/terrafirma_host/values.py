@@ -158,6 +158,28 @@ def _listed(start: str) -> str:
     return ", ".join(f"{{{start}.{part}}}" for part in PARTS)
 
 
+# Names of variables whose value is confidential.
+_CONFIDENTIAL = re.compile(
+    r"key|secret|token|pass|pwd|credential|auth|private|salt|dsn|cert|signature|cookie",
+    re.IGNORECASE,
+)
+
+
+def confidential(variables: Mapping[str, str]) -> Iterator[str]:
+    """
+    The values in a file of variables that no output may show.
+
+    Such a file also has harmless ones (`production`, `8000`), which messages need.
+    """
+    for name, value in variables.items():
+        random = re.fullmatch(r"[A-Za-z0-9+/_=-]{24,}", value) and re.search(r"\d", value)
+        if _CONFIDENTIAL.search(name) or random or "\n" in value:
+            yield value
+        else:
+            # The password in a URL.
+            yield from re.findall(r"://[^:@/\s]*:([^@/\s]+)@", value)
+
+
 # --- the variables of an application --------------------------------------------------------------
 
 

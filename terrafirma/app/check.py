@@ -117,7 +117,12 @@ def read(app: Application, users: Users) -> Report:
         return Report([f"{app.key('source')}: {words}"])
     if lines := [f"{app.key('compose')}: {line}" for line in further_files(app, users)]:
         return Report(lines)
-    return examine(app, description(app, users))
+    try:
+        described = description(app, users)
+    except Failed as error:
+        # A file of `env_file` is missing, or has another form.
+        return Report([app.key(str(error))])
+    return examine(app, described)
 
 
 def examine(app: Application, described: str) -> Report:

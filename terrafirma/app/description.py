@@ -14,9 +14,10 @@ from typing import Any
 import yaml
 from pyinfra.api import DeployError, Host
 
+from terrafirma.app.env_files import ENV_FILE, given
 from terrafirma.app.environment import text_of
 from terrafirma.app.hashes import tree_digest
-from terrafirma.app.left_out import entries
+from terrafirma.app.left_out import entries, env_files
 from terrafirma.app.selection import selection
 from terrafirma.app.settings import Application, Guard
 from terrafirma.caddy.sites import guarded
@@ -53,6 +54,9 @@ def description(app: Application, users: Users) -> str:
         "build_args": {name: text_of(value) for name, value in app.build_args.items()},
         "env": {name: text_of(value) for name, value in app.env.items()},
         "secrets": secrets,
+        "variables": sorted(given(app)),
+        "env_file": f"{app.secrets_directory}/{ENV_FILE}" if app.env_file else "",
+        "env_files": env_files(app),
         "registry_password": (
             f"{app.secrets_directory}/.registry_password" if app.registry_password else ""
         ),

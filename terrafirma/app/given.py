@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 from pyinfra.api import Host
 
+from terrafirma.app import env_files
+from terrafirma.app.env_files import ENV_FILE
 from terrafirma.app.settings import Application
-from terrafirma.host.given import value
+from terrafirma.host.given import HiddenText, value
 
 
 def secrets(host: Host, app: Application) -> dict[str, str]:
@@ -21,8 +25,12 @@ def secrets(host: Host, app: Application) -> dict[str, str]:
     }
 
 
-def registry_password(host: Host, app: Application) -> str:
-    """The password of `app` for its registry, found as `secrets` are; empty if it needs none."""
-    if not app.registry_password:
-        return ""
-    return value(host, app.key("registry_password"), app.registry_password)
+def private(host: Host, app: Application) -> dict[str, str]:
+    """Secrets of `app` that no container gets as a file, by their name on the host."""
+    found: dict[str, str] = {}
+    if app.registry_password:
+        key = app.key("registry_password")
+        found[".registry_password"] = value(host, key, app.registry_password)
+    if app.env_file:
+        found[ENV_FILE] = HiddenText(json.dumps(env_files.given(app), sort_keys=True))
+    return found

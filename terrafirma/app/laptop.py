@@ -17,6 +17,7 @@ from typing import Any
 from terrafirma_host import engine, spec
 from terrafirma_host.shell import Failed
 
+from terrafirma.app.env_files import given
 from terrafirma.app.selection import selection
 from terrafirma.app.settings import Application
 from terrafirma.host.files import source_files
@@ -78,6 +79,11 @@ def staged(app: Application, described: str) -> Iterator[engine.Compose]:
             source.mkdir(parents=True)
             _copy(app, source)
             data["source"] = str(source)
+        if data["env_file"]:
+            # They decide what the files mean, and are on this machine anyway.
+            file = Path(data["env_file"])
+            file.chmod(0o600)
+            file.write_text(json.dumps(given(app)))
         yield engine.Compose(replace(spec.Application.of(data), root=root), program)
 
 

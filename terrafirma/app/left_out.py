@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -32,6 +33,10 @@ def files_left_out(app: Application) -> Iterator[str]:
             file = app.source_directory / path
             if "$" in path or path.startswith(("/", "~")) or "://" in path:
                 continue
+            if key == "env_file":
+                if not app.env_file and (words := _no_variables(app, path, required, uploaded)):
+                    yield f"{name}: env_file reads {path}, {words}"
+                continue
             if posixpath.normpath(path).startswith(".."):
                 yield (
                     f"{name}: {key} reads {path}, which is outside of {app.source} and not "
@@ -40,17 +45,75 @@ def files_left_out(app: Application) -> Iterator[str]:
                 continue
             if file in uploaded or not file.is_file():
                 continue
-            if not required and not _serves(file.name):
-                continue
-            missing = sorted(_variables(file) - _given(app)) if key == "env_file" else []
-            if required or missing:
-                names = f" ({', '.join(missing)})" if missing else ""
-                optional = ", and write `{path: …, required: false}` there" if required else ""
+            if required:
                 yield (
-                    f"{name}: {key} reads {path}, which is not uploaded: name its variables"
-                    f"{names} in env, or in small letters in secrets with "
-                    f"secrets_env{optional}"
+                    f"{name}: {key} reads {path}, which is not uploaded: give it another name or "
+                    "place"
                 )
+
+
+def _no_variables(app: Application, path: str, required: bool, uploaded: set[Path]) -> str:
+    """Why a service would miss the variables of an env_file, and what to write; or ""."""
+    file = app.source_directory / path
+    if file in uploaded or not (required or _serves(file.name)):
+        return ""
+    here = posixpath.normpath(posixpath.join(app.source, path))
+    if not file.is_file():
+        return f'which is not there: write it, and env_file = ["{here}"]' if required else ""
+    missing = ", ".join(sorted(_variables(file) - _given(app)))
+    return missing and (
+        f'which is not uploaded: env_file = ["{here}"] sends its variables ({missing}) as secrets, '
+        "if they are those for the server; otherwise name them in env"
+    )
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads compose files, whose tags `!reset` and `!override` change nothing here."""
+
+
+_Loader.add_multi_constructor("!", lambda loader, _, node: _plain(loader, node))
+
+
+def _plain(loader: yaml.SafeLoader, node: yaml.Node) -> object:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return loader.construct_object(node)
+
+
+def env_files(app: Application) -> dict[str, list[Any]]:
+    """
+    The services with an env_file that they need and that is not uploaded, with its other entries.
+
+    The variables of the settings, from `env` or its own `env_file`, take the place of such a file.
+    """
+    uploaded = set(source_files(app.source_directory, selection(app))) if app.compose else set()
+    found: dict[str, list[Any]] = {}
+    for file in app.compose:
+        try:
+            top = yaml.load((app.source_directory / file).read_text(), _Loader)  # noqa: S506
+            for name, service in top["services"].items():
+                listed = service.get("env_file") or []
+                found.setdefault(name, []).extend([listed] if isinstance(listed, str) else listed)
+        except (yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError):
+            # The release reports what Compose says about such a file.
+            continue
+
+    def is_there(entry: Any) -> bool:
+        path = entry.get("path", "") if isinstance(entry, dict) else str(entry)
+        unknown = "$" in path or path.startswith(("/", "~"))
+        return unknown or Path(posixpath.normpath(app.source_directory / path)) in uploaded
+
+    def is_needed(entry: Any) -> bool:
+        optional = isinstance(entry, dict) and entry.get("required") is False
+        return not is_there(entry) and (bool(app.env_file) or not optional)
+
+    return {
+        name: [one for one in listed if is_there(one)]
+        for name, listed in found.items()
+        if any(map(is_needed, listed))
+    }
 
 
 def _serves(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from pyinfra import host
 from pyinfra.api import FunctionCommand, Host, QuoteString, State, StringCommand
@@ -98,7 +99,7 @@ def app_secrets(
     secrets: Iterable[str],
     given: Mapping[str, str],
     user: str,
-    registry_password: str = "",
+    private: Mapping[str, str] = MappingProxyType({}),
 ) -> Generator[StringCommand]:
     """
     Files with the secrets of an application. Secrets without a given value are generated once.
@@ -107,14 +108,12 @@ def app_secrets(
     + secrets: the names of all secrets
     + given: the values that come from this machine, by name
     + user: the only account that may read the files; empty: every id in a container (0444, root's)
-    + registry_password: goes into `.registry_password`, which only root can read
+    + private: further values, by names that start with a dot; only root can read their files
 
     The program on the host writes and compares the files; values travel on its standard input. A
     file that your settings do not mention is listed, and never changed.
     """
-    values = {name: given.get(name) for name in secrets}
-    if registry_password:
-        values[".registry_password"] = registry_password
+    values = {**{name: given.get(name) for name in secrets}, **private}
     stdin = told(values, user)
     known = host.get_fact(AppSecrets, directory=directory, _stdin=stdin)
     if known["other"]:

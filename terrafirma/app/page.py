@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from terrafirma_host import images, layers, spec, stores
+from terrafirma_host import images, layers, spec, stores, values
 from terrafirma_host.engine import Compose
 from terrafirma_host.layers import Project
 
+from terrafirma.app.environment import text_of
 from terrafirma.app.settings import Application
 
 
@@ -113,8 +114,12 @@ def _ports(app: spec.Application, project: Project) -> Iterator[tuple[str, str]]
 def _variables(
     app: Application, described: spec.Application, project: Project
 ) -> Iterator[tuple[str, str]]:
-    for name in app.env:
-        yield name, "from env"
+    for name, value in app.env.items():
+        hidden = bool(values.references(text_of(value)))
+        yield name, "from env, a secret: it refers to one" if hidden else "from env"
+    for name in described.variables:
+        if name not in app.env:
+            yield name, f"a secret, from {' and '.join(app.env_file)}"
     for name, origin in app.secrets.items():
         as_file = f"/run/secrets/{name}"
         where = f"${name.upper()} and {as_file}" if app.secrets_env else as_file
@@ -128,7 +133,7 @@ def _variables(
     unset: dict[str, list[str]] = {}
     for name in begun:
         for variable, value in (project["services"][name].get("environment") or {}).items():
-            if value is None and variable not in app.env:
+            if value is None and variable not in {*app.env, *described.variables}:
                 unset.setdefault(variable, []).append(name)
     for variable, services in unset.items():
         yield variable, f"nothing sets it; {', '.join(services)} would pass it on"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import yaml
 from pyinfra.api import DeployError, Host
@@ -14,6 +15,7 @@ from terrafirma_host.sources import DOCKERFILE, Selection
 
 from terrafirma.app.hashes import entries
 from terrafirma.app.settings import Application
+from terrafirma.fields import here
 
 # Keys of compose files whose values are paths of files that Compose or a container reads.
 _PATHS = frozenset(
@@ -29,6 +31,20 @@ def selection(app: Application) -> Selection:
     Compose files decide which directories are built, each with a .dockerignore of its own. Files
     that they name, such as a mounted configuration, are uploaded whatever is ignored.
     """
+    return replace(_selection(app), secret=tuple(_secret(app)))
+
+
+def _secret(app: Application) -> list[str]:
+    """The files of variables that are in the source, relative to it."""
+    found = set()
+    for real in (os.path.normpath, os.path.realpath):
+        root = real(app.source_directory)
+        paths = [os.path.relpath(real(here(name)), root) for name in app.env_file]
+        found |= {path for path in paths if not path.startswith("..")}
+    return sorted(found)
+
+
+def _selection(app: Application) -> Selection:
     if not app.compose:
         return Selection((("", app.dockerfile),)) if app.dockerfile else DOCKERFILE
     read = _Read(app)

@@ -221,6 +221,10 @@ class Application(Model):
     """Secrets, each in the file `/run/secrets/NAME`: `generated` (random, on the server),
     `env:NAME` (from pyinfra's environment), `command:…` (the output of a command on this
     machine)."""
+    env_file: tuple[Annotated[Line, Field(pattern=r"^.+$", title="file")], ...] = ()
+    """Files of variables on this machine, like `.env.production`, each over those before it. Their
+    values are secrets: they are in no source, and every container has them, where neither `env`
+    nor its compose file sets the variable."""
     secrets_env: bool = False
     """Whether the secrets are also environment variables, in capital letters, unless `env` has a
     variable of that name; `docker inspect` then shows them to root."""

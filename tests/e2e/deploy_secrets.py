@@ -2,7 +2,7 @@
 
 from pyinfra import host
 
-from terrafirma.app.given import registry_password, secrets
+from terrafirma.app.given import private, secrets
 from terrafirma.app.operations import app_secrets
 from terrafirma.host import program
 from terrafirma.host.files import Directory, put
@@ -23,5 +23,5 @@ for app in host.loop(server.apps):
         secrets=list(app.secrets),
         given=secrets(host, app),
         user=app.user,
-        registry_password=registry_password(host, app),
+        private=private(host, app),
     )

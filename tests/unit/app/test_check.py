@@ -145,7 +145,7 @@ def test_a_run_with_a_wrong_project_is_refused(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (source / "compose.yaml").write_text(WEB.replace(".}", "., env_file: .env}"))
     app = application("shop", source=str(source), compose=["compose.yaml"], service="web")
-    (source / ".env").touch()
+    (source / ".env").write_text("TOKEN=x\n")
     with pytest.raises(DeployError) as refused:
         preflight.refuse_project(HOST, app, description(app, server().users))
     assert all(line.startswith("db1: apps.shop") for line in str(refused.value).splitlines())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pyinfra.api import DeployError
 
-from terrafirma.app.given import registry_password, secrets
+from terrafirma.app.given import private, secrets
 from terrafirma.host import given
 from tests.conftest import Pyinfra
 from tests.unit.settings import HOST, application
@@ -136,13 +136,13 @@ def test_a_password_for_a_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     one = application(
         source="", image="registry.test/api:1", registry_user="ci", registry_password="env:TF_TOKEN"
     )
-    assert registry_password(HOST, one) == "s3cret"
-    assert registry_password(HOST, application()) == ""
+    assert private(HOST, one) == {".registry_password": "s3cret"}
+    assert private(HOST, application()) == {}
     monkeypatch.delenv("TF_TOKEN")
     with pytest.raises(
         DeployError, match=r"^db1: apps\.api\.registry_password: TF_TOKEN is not set"
     ):
-        registry_password(HOST, one)
+        private(HOST, one)
 
 
 def test_a_value_hides_itself_in_its_repr() -> None:

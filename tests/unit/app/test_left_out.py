@@ -9,7 +9,10 @@ from terrafirma.app.left_out import files_left_out
 from tests.unit.settings import application
 
 OPTIONAL = "services: {web: {env_file: [{path: .env, required: false}]}}"
-WORDS = "env_file reads .env, which is not uploaded: name its variables (PASSWORD, TOKEN) in env"
+WORDS = (
+    'env_file reads .env, which is not uploaded: env_file = ["{source}/.env"] sends its variables '
+    "(PASSWORD, TOKEN) as secrets, if they are those for the server; otherwise name them in env"
+)
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "by itself": ("services: {web: {env_file: .env}}", WORDS, {}),
     "in a list": ("services: {web: {env_file: [web.env, ./.env]}}", "reads ./.env, which", {}),
@@ -22,12 +25,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "a secret that is no variable": (
         OPTIONAL,
-        "in small letters in secrets with secrets_env",
+        "(TOKEN)",
         {"env": {"PASSWORD": "x"}, "secrets": {"token": "generated"}},
     ),
     "needed, though given": (
         "services: {web: {env_file: .env}}",
-        "and write `{path: …, required: false}` there",
+        "",
         {"env": {"PASSWORD": "x", "TOKEN": "y"}},
     ),
     "merged": ("x-a: &a {env_file: .env}\nservices: {web: {<<: *a}}", WORDS, {}),
@@ -39,12 +42,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "… of a name of their own": (OPTIONAL.replace(".env", ".env.anna"), "", {}),
     "a developer's, that has to be there": (
         "services: {web: {env_file: .env.local}}",
-        "reads .env.local, which is not uploaded: name its variables (LEVEL) in env",
+        'env_file = ["{source}/.env.local"] sends its variables (LEVEL)',
         {},
     ),
     "production's, that may be missing": (
         OPTIONAL.replace(".env", ".env.production"),
-        "(KEY) in env",
+        'env_file = ["{source}/.env.production"] sends its variables (KEY)',
         {},
     ),
     "… as it is called elsewhere": (OPTIONAL.replace(".env", ".venv/prod.env"), "(HOST)", {}),
@@ -52,7 +55,17 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "nowhere": ("services: {web: {env_file: [{path: no.env, required: false}]}}", "", {}),
     "by a variable": ('services: {web: {env_file: "${STAGE}.env"}}', "", {}),
     "of the host": ("services: {web: {env_file: /etc/shop.env}}", "", {}),
-    "beside": ("services: {web: {env_file: ../a.env}}", "../a.env, which is outside of", {}),
+    "nowhere, and needed": (
+        "services: {web: {env_file: [web.env, no.env]}}",
+        'reads no.env, which is not there: write it, and env_file = ["{source}/no.env"]',
+        {},
+    ),
+    "beside": (
+        "services: {web: {env_file: ../a.env}}",
+        'reads ../a.env, which is not there: write it, and env_file = ["{above}/a.env"]',
+        {},
+    ),
+    "sent": ("services: {web: {env_file: [.env, ../a.env]}}", "", {"env_file": ["x/.env"]}),
     "extends": (
         "services: {web: {extends: {file: ../b.yaml, service: b}}}",
         "extends reads ../b.yaml, which is outside of",
@@ -89,7 +102,7 @@ def test_files_that_are_not_uploaded(tmp_path: Path, what: str) -> None:
     assert len(said) == bool(words)
     for line in said:
         assert line.startswith("compose.yaml: ")
-        assert words in line
+        assert words.format(source=source, above=tmp_path) in line
         assert "\n" not in line
         # The message has the names of the variables, but no value.
         assert "s3cret" not in line

@@ -43,6 +43,8 @@ BAD_FIELDS: list[tuple[str, Any, str, str]] = [
     ("env", {"A": "{secrets.token}"}, "", "env: A: secrets has no 'token' (none)"),
     ("env", {"A": "a\x1b[0m"}, ".A", "has a control character other than a line break or a tab"),
     ("env", {"A": None}, ".A", "None is not a valid value: use True, False, a number or text"),
+    ("env_file", ".env", "", "must be a list"),
+    ("env_file", [""], ".0", "'' does not match"),
     ("secrets", {"TOKEN": "generated"}, ".TOKEN", "does not match"),
     ("secrets", {"../token": "generated"}, ".'../token'", "does not match"),
     ("secrets", {"token": ""}, ".token", "use 'generated' (on the server), 'env:NAME'"),

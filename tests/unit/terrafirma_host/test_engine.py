@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terrafirma_host import engine
+from terrafirma_host import engine, layers, shell
 from terrafirma_host.engine import Container, containers, lost_host, registry_of, repository
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
@@ -250,6 +250,34 @@ def test_values_with_references_are_only_in_the_environment_of_compose(
             with pytest.raises(Failed) as error:
                 ask()
             assert "at (a secret): refused for (a secret)" in str(error.value)
+
+
+def test_variables_of_a_file_are_only_in_the_environment_of_compose(app: Application) -> None:
+    file = Path(app.secrets["database_url"]).with_name(".env_file")
+    file.write_text(
+        json.dumps({"A": "from a file", "URL": "x://y:passw0rd@z", "TOKEN": "12345678"})
+    )
+    env = {"A": "of env", "B": "{secrets.database_url}"}
+    app = replace(app, compose=("a.yaml",), env=env, env_file=str(file))
+    app = replace(app, variables=("A", "TOKEN", "URL"), env_files={"web": ()})
+    compose = engine.Compose(app)
+    given = compose.environment()
+    assert given["A"] == "of env"
+    assert given["TOKEN"] == given["TERRAFIRMA_SECRET_TOKEN"] == "12345678"
+    assert shell.plain("12345678 from a file x://y:passw0rd@z") == (
+        "(a secret) from a file x://y:(a secret)@z"
+    )
+    own, layer = compose.files()
+    assert own.endswith("/a.yaml")
+    names = json.loads(Path(layer).read_text().partition("!override ")[2].rstrip("}\n"))
+    wanted = [compose.layer("blue", "services: {}\n"), *names, layer]
+    assert layers.variables(app) == Path(layers.variables_file(app)).read_text()
+    for path in (*wanted, layers.variables_file(app)):
+        assert Path(path).stat().st_mode & 0o777 == 0o600
+        assert "12345678" not in Path(path).read_text()
+    file.write_text('{"A": "1"}')
+    with pytest.raises(Failed, match=r"variables are missing in .*\.env_file; run deploy\.py"):
+        engine.Compose(app)
 
 
 def test_a_blank_variable_is_named_where_compose_fails_by_it(docker: Any, app: Application) -> None:

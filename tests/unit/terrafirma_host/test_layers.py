@@ -299,6 +299,25 @@ def test_values_with_references_are_in_no_layer() -> None:
         }
 
 
+def test_variables_of_a_file_are_in_no_layer() -> None:
+    app = replace(SHOP, variables=("TOKEN", "discovery.type"), env_files={"web": ("a.env",)})
+    name = "TERRAFIRMA_SECRET_0646973636f766572792e74797065"
+    assert (
+        layers.variables(app) == f"TOKEN=${{TERRAFIRMA_SECRET_TOKEN}}\ndiscovery.type=${{{name}}}\n"
+    )
+    file = layers.variables_file(app)
+    assert file.startswith("/opt/terrafirma/shop/layers/variables-")
+    assert file != layers.variables_file(replace(app, variables=("TOKEN",)))
+    services = layer(app, PROJECT)["services"]
+    assert services["web"]["env_file"] == services["migrate"]["env_file"] == [file]
+    assert services["redis"] == RESET
+    assert "env_file" not in layer(SHOP, PROJECT)["services"]["web"]
+    text = layers.env_files(app, "/run/x.env")
+    assert read(text) == {
+        "services": {"web": {"env_file": Tagged("override", ["a.env", "/run/x.env"])}}
+    }
+
+
 def test_an_application_without_secrets_has_none() -> None:
     made = layer(replace(APP, secrets={}))
     assert "secrets" not in made

@@ -18,7 +18,11 @@ from tests.unit.terrafirma_host.releases import release_id, uploaded
 def test_changes_that_make_another_release(host: Path, app: Application) -> None:
     token = host / "secrets" / "token"
     token.write_text("one")
+    further = host / "secrets" / ".env_file"
+    further.write_text('{"A": "1", "B": "1"}')
     several: dict[str, Application] = {
+        "variable of a file": replace(app, env_file=str(further), variables=("A",)),
+        "variables of a file": replace(app, env_file=str(further), variables=("A", "B")),
         "as it is": app,
         "source": app.with_source(host / "opt" / "api" / "sources" / "4567"),
         "image": app.with_image("registry.test/api:1"),
@@ -40,6 +44,8 @@ def test_changes_that_make_another_release(host: Path, app: Application) -> None
     # A moved tag, and a changed secret.
     (host / "manifest").write_text(json.dumps({"Descriptor": {"digest": "sha256:another"}}))
     assert release_id(several["image"]) != ids["image"]
+    further.write_text('{"A": "2", "B": "1"}')
+    assert release_id(several["variable of a file"]) != ids["variable of a file"]
     token.write_text("two")
     assert release_id(several["secret"]) != ids["secret"]
     assert release_id(app) == ids["as it is"]
