@@ -22,6 +22,7 @@ from terrafirma.host.machine import distribution
 from terrafirma.host.units import unit
 from terrafirma.paths import APPLICATIONS, RECOVERY_UNIT, SECRETS
 from terrafirma.site import begin, kept_ports, placed
+from terrafirma.updates.facts import WrongCalendars
 
 server, machine = begin(host)
 apps = placed(host).apps
@@ -38,6 +39,18 @@ for app in apps:
     refuse_env_files(host, app)
     descriptions[app.name] = description(app, server.users)
     refuse_project(host, app, descriptions[app.name])
+
+schedules = {
+    app.key(f"cron.{name}.schedule"): job.schedule for app in apps for name, job in app.cron.items()
+}
+if schedules:
+    wrong = host.get_fact(WrongCalendars, calendars=sorted({*schedules.values()}))
+    for key, schedule in schedules.items():
+        if schedule in wrong:
+            raise DeployError(
+                f"{host.name}: {key}: systemd does not understand {schedule!r}, or it never comes "
+                "(OnCalendar, see man systemd.time); write it like 'hourly' or 'Mon..Fri 03:30'"
+            )
 
 for other in sorted({*kept_ports(host)} - {app.name for app in apps}):
     host.log(f"Not in apps, left alone: {other}; `terrafirma remove {other}` on the host ends it")

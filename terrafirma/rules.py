@@ -20,9 +20,6 @@ from terrafirma.server import ROLES, Server
 RESERVED = 10
 """Connections kept free for a backup, a deploy, an administrator, and the superuser."""
 
-OVERLAP = 2
-"""Releases of an application that run at the same time while the new one takes over."""
-
 
 def one_port_each(server: Server) -> Iterator[str]:
     """Two programs cannot listen on one port."""
@@ -107,7 +104,7 @@ def enough_connections(server: Server) -> Iterator[str]:
     direct = [app for app in applications if app.database_urls and not app.pgbouncer]
     pools = pool_sizes(server.pgbouncer, postgres)
     sums = [
-        f"{app.name} {app.replicas} replicas x {app.connections} x {OVERLAP} releases"
+        f"{app.name} {app.replicas} replicas x {app.connections} x {app.overlap} releases"
         f"{f' x {len(app.database_urls)} databases' if len(app.database_urls) > 1 else ''} = "
         f"{connections(app)}"
         for app in direct
@@ -163,7 +160,7 @@ def _low(
 def connections(app: Application, databases: int | None = None) -> int:
     """How many connections `app` opens at most: to so many databases, or to all of its own."""
     number = len(app.database_urls) if databases is None else databases
-    return app.replicas * app.connections * OVERLAP * number
+    return app.replicas * app.connections * app.overlap * number
 
 
 def backed_up_elsewhere(server: Server) -> Iterator[str]:
@@ -216,7 +213,7 @@ def enough_hardware(server: Server, known: HardwareState) -> Iterator[str]:
     if not limited or needed + share <= total:
         return
     sums = [
-        f"{app.name} {app.replicas} replicas x {app.memory_mb} MB x {OVERLAP} releases = "
+        f"{app.name} {app.replicas} replicas x {app.memory_mb} MB x {app.overlap} releases = "
         f"{memory_mb(app)} MB"
         for app in limited
     ]
@@ -237,4 +234,4 @@ def limits_hardware(server: Server) -> bool:
 
 def memory_mb(app: Application) -> int:
     """How much memory the containers of `app` take at most, in MB."""
-    return app.replicas * app.memory_mb * OVERLAP
+    return app.replicas * app.memory_mb * app.overlap

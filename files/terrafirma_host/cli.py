@@ -23,6 +23,7 @@ from secrets import token_hex
 from typing import Any, BinaryIO, NoReturn
 
 from terrafirma_host import (
+    cron,
     delivery,
     engine,
     postgres_check,
@@ -123,6 +124,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("words", nargs="+", metavar="WORD", help="the command; put -- before it")
     one = command("console", "open a shell in the release's environment")
     one.add_argument("words", nargs="*", metavar="WORD", help="instead of sh")
+    one = command("cron", "run a job of an application's `cron` now; without JOB: show all jobs")
+    one.add_argument("job", nargs="?", default="", metavar="JOB", help="its name")
     one = command("restart", "replace the containers that serve, without a failed request")
     one.add_argument("--by", default="", help="who asks for it")
     one = command("maintenance", "switch the page for maintenance on or off")
@@ -197,6 +200,12 @@ def _run(arguments: argparse.Namespace) -> None:
             _container(Application.load(arguments.name), arguments.words)
         case "console":
             _container(Application.load(arguments.name), arguments.words or ["sh"])
+        case "cron":
+            app = Application.load(arguments.name)
+            if arguments.job:
+                raise SystemExit(cron.work(app, arguments.job))
+            for line in cron.lines(app) or [f"{app.name} has no jobs"]:
+                say(line)
         case "maintenance":
             app = Application.load(arguments.name)
             if arguments.state:
@@ -282,6 +291,8 @@ def _become_unit(app: Application, command: str, words: Sequence[str]) -> NoRetu
     if state.exists() and engine.unit_runs(unit):
         raise Failed(f"another release of {app.name} is going on: {describe(app)}")
     token = token_hex(8)
+    # For the undoing of all steps, which may have to start the old release again.
+    patience = app.drain_seconds + app.stop_seconds + app.start_seconds * app.stops_first + 600
     sys.stdout.flush()
     waited = subprocess.run(
         [
@@ -293,7 +304,7 @@ def _become_unit(app: Application, command: str, words: Sequence[str]) -> NoRetu
             # For the registry's password: systemd removes the directory however the unit ends.
             f"--property=RuntimeDirectory=terrafirma/releases/{app.name}",
             "--property=RuntimeDirectoryMode=0700",
-            f"--property=TimeoutStopSec={app.drain_seconds + app.stop_seconds + 600}",
+            f"--property=TimeoutStopSec={patience}",
             f"--setenv={UNIT}={unit}", f"--setenv=TERRAFIRMA_BY={_who('')}",
             f"--setenv={TOKEN}={token}",
             PROGRAM, *words,
@@ -421,14 +432,17 @@ def _container(app: Application, words: Sequence[str]) -> NoReturn:
 
 
 def _show_releases(name: str | None, *, as_json: bool) -> None:
-    answers = [_releases(one) for one in ([Application.load(name)] if name else _all())]
+    apps = [Application.load(name)] if name else list(_all())
+    answers = [_releases(one) for one in apps]
     if as_json:
         print(json.dumps(answers))
         return
-    for answer in answers:
+    for app, answer in zip(apps, answers, strict=True):
         serving = answer["serving"] or "no release"
         page = ", under maintenance" if answer["maintenance"] else ""
         say(f"{answer['application']}: {answer['replicas']} replicas of {serving}{page}")
+        for line in cron.lines(app):
+            say(f"  {line}")
         shown = set()
         for line in answer["history"]:
             one, revision = line["release"], (line["revision"] or "-")[:12]
@@ -455,6 +469,7 @@ def _releases(app: Application) -> dict[str, Any]:
         "serving": serving.release if serving else "",
         "replicas": serving.replicas if serving else 0,
         "maintenance": proxy.maintenance(app).exists(),
+        "cron": cron.results(app),
         "kept": [one.id for one in known if fits_description(app, one) and engine.has_images(one)],
         "withdrawn": [one.id for one in known if one.withdrawn],
         "history": history(app)[:50],

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from terrafirma_host import directories, images, layers, references, stores, values
+from terrafirma_host import directories, images, jobs, layers, references, stores, values
 from terrafirma_host.shell import Failed, conceal, ends, last, run, say, succeeds, write
 from terrafirma_host.spec import RUNTIME, Application, Release
 
@@ -174,6 +174,7 @@ class Compose:
             yield from (partial(rule, files) for rule in references.RULES)
             self.notes = files.notes
         yield lambda: directories.add(app, project)
+        yield lambda: jobs.refuse_unknown_services(app, project)
         yield lambda: stores.refuse(app, project)
         yield lambda: references.refuse_joined(app, project)
         yield lambda: _refuse_addresses(project)

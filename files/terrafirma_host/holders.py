@@ -47,10 +47,14 @@ def refuse_images(app: Application, project: Project, images: Mapping[str, str])
         stores.refuse_nameless(app, name, stores.uncovered(service, known.get(image, {})))
 
 
-def start_state(compose: Compose, project: Project, slot: str) -> None:
-    """Start the stateful services, and connect them to the networks of a slot."""
+def start_state(compose: Compose, project: Project, slot: str, leaves: str = "") -> None:
+    """
+    Start the stateful services, and connect them to the networks of a slot.
+
+    + leaves: the compose project whose containers stop before the services of the slot start
+    """
     app = compose.app
-    moved = in_the_way(app, project)
+    moved = in_the_way(app, project, leaves)
     before = {one.id for one in engine.containers(app.project("state"))} if app.stateful else set()
     engine.make_networks(app, project, slot)
     engine.make_volumes(app, project)
@@ -110,7 +114,7 @@ def _forget(app: Application) -> None:
     (app.directory / MOVING).unlink(missing_ok=True)
 
 
-def in_the_way(app: Application, project: Project) -> list[Inspected]:
+def in_the_way(app: Application, project: Project, leaves: str = "") -> list[Inspected]:
     """
     The containers of earlier releases that use the store of a service that becomes stateful.
 
@@ -137,6 +141,8 @@ def in_the_way(app: Application, project: Project) -> list[Inspected]:
         if one in moving:
             # It stops before any stateful service starts.
             found[one["Id"]] = one
+            continue
+        if leaves and _label(one, PROJECT) == leaves and store.service not in app.stateful:
             continue
         name = _name(one)
         way = (

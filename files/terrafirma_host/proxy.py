@@ -136,6 +136,24 @@ def marker(app: Application) -> Path:
     return UPSTREAMS / f"{app.name}.green"
 
 
+def hold(app: Application) -> None:
+    """Caddy lets new requests of an application wait, for a limited time: its site has the limit."""
+    make_directories()
+    if not held(app).exists():
+        write(held(app), "# Managed by Terrafirma: requests wait for the next release\n")
+
+
+def let_through(app: Application) -> None:
+    """Requests that wait go on, and new ones no longer wait."""
+    if held(app).exists():
+        held(app).unlink()
+        sync(UPSTREAMS)
+
+
+def held(app: Application) -> Path:
+    return UPSTREAMS / f"{app.name}.held"
+
+
 def maintenance(app: Application) -> Path:
     return MAINTENANCE / f"{app.name}.caddy"
 
@@ -151,7 +169,7 @@ def has_site(app: Application) -> bool:
 def forget(app: Application) -> None:
     """Remove all files of an application whose site is gone."""
     slots = (asking(app, slot) for slot in ("blue", "green"))
-    for path in (marker(app), *slots, maintenance(app)):
+    for path in (marker(app), held(app), *slots, maintenance(app)):
         path.unlink(missing_ok=True)
 
 

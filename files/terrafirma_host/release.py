@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import IO
 
-from terrafirma_host import answers, engine, holders, proxy, slots, upload
+from terrafirma_host import answers, cron, engine, holders, proxy, slots, stop_first, upload
 from terrafirma_host.lease import lease
 from terrafirma_host.repair import Repair, is_complete, is_serving, needs_replacement
 from terrafirma_host.shell import BROKEN, Failed, run, say
@@ -31,6 +31,7 @@ from terrafirma_host.spec import (
     serving_release,
     set_withdrawn,
 )
+from terrafirma_host.stop_first import takeover
 from terrafirma_host.takeover import Takeover
 from terrafirma_host.target import Target, fits_description, unfit_releases, with_serving_code
 
@@ -53,7 +54,8 @@ def release(
         if not again:
             refuse_withdrawn(target)
         serving = Serving.load(app)
-        bring_up(Takeover(target, release_record(target, serving, by, revision), serving, held))
+        bring_up(takeover(target, release_record(target, serving, by, revision), serving, held))
+        cron.agree(app)
 
 
 def release_record(target: Target, serving: Serving | None, by: str, revision: str) -> Release:
@@ -82,11 +84,11 @@ def refuse_withdrawn(target: Target) -> None:
     )
 
 
-def bring_up(takeover: Takeover) -> None:
+def bring_up(new: Takeover) -> None:
     """The target serves, with the least change: none, a repair in place, or new replicas."""
-    target, record, serving = takeover.target, takeover.release, takeover.serving
+    target, record, serving = new.target, new.release, new.serving
     if not serving or not is_serving(target, serving):
-        takeover.run()
+        new.run()
         return
     app = target.app
     silent = answers.silent(app, serving)
@@ -95,9 +97,9 @@ def bring_up(takeover: Takeover) -> None:
     if not silent and is_complete(app, target.project, serving):
         say(f"release {target.id} of {app.name} serves already")
     elif silent or not engine.has_images(record) or needs_replacement(app, serving):
-        takeover.run()
+        new.run()
     else:
-        Repair(target, record, serving, takeover.lease).run()
+        Repair(target, record, serving, new.lease).run()
 
 
 def rollback(app: Application, wanted: str, *, by: str) -> None:
@@ -134,7 +136,8 @@ def rollback(app: Application, wanted: str, *, by: str) -> None:
         since = f"{earlier.revision[:12] or 'no revision'}, of {earlier.at[:19]}"
         say(f"going back to release {earlier.id} of {app.name} ({since})")
         target = Target.of_release(app, earlier)
-        Takeover(target, replace(earlier, id=target.id, at=now()), serving, held).run()
+        takeover(target, replace(earlier, id=target.id, at=now()), serving, held).run()
+        cron.agree(app)
 
 
 def earlier_releases(app: Application, serving: Serving, kept: Sequence[Release]) -> list[Release]:
@@ -156,7 +159,8 @@ def restart(app: Application, *, by: str) -> None:
         restore_serving_state(app)
         serving, current = serving_release(app)
         target = Target.of_release(app, current)
-        Takeover(target, replace(current, id=target.id), serving, held).run()
+        takeover(target, replace(current, id=target.id), serving, held).run()
+        cron.agree(app)
 
 
 def refresh(app: Application, *, by: str) -> None:
@@ -165,7 +169,8 @@ def refresh(app: Application, *, by: str) -> None:
         restore_serving_state(app)
         serving, current = serving_release(app)
         target = Target.of_release(app, current)
-        bring_up(Takeover(target, replace(current, id=target.id, at=now()), serving, held))
+        bring_up(takeover(target, replace(current, id=target.id, at=now()), serving, held))
+        cron.agree(app)
 
 
 def recover(app: Application, *, by: str) -> None:
@@ -178,6 +183,8 @@ def recover(app: Application, *, by: str) -> None:
 def restore_serving_state(app: Application) -> None:
     """Caddy sends requests to the slot in serving.json, and the other slot has no containers."""
     serving = Serving.load(app)
+    if serving:
+        stop_first.recover(app, serving)
     if serving and proxy.slot_of(app) != serving.slot:
         say(f"pointing Caddy at release {serving.release}")
         proxy.point(app, serving.slot)
@@ -189,6 +196,8 @@ def restore_serving_state(app: Application) -> None:
         if serving and replicas:
             proxy.drain(app.ports(slot, replicas), app.drain_seconds)
         slots.clear(app, slot)
+    proxy.let_through(app)
+    stop_first.forget(app)
     # A rollback that was killed may have marked the code that still serves as withdrawn.
     with suppress(*BROKEN, TypeError):
         if serving and (current := Release.load(app, serving.release)):
@@ -204,6 +213,7 @@ def remove(app: Application, *, by: str) -> None:
     with lease(app, by, "removal"):
         if proxy.has_site(app):
             raise Failed(f"Caddy serves {app.name}: take it out of apps, and run deploy.py")
+        cron.forget(app)
         for project in ("blue", "green", "run", "build", "state"):
             slots.clear(app, project)
         ours = ["--filter", f"label=terrafirma.app={app.name}"]
@@ -240,7 +250,8 @@ def status(app: Application) -> dict[str, object]:
             and is_complete(target.app, target.project, serving)
         ):
             found = answers.look(target.app, serving)
-            current = not found.silent
+            current = not found.silent and cron.agrees(app)
+            found.notes += cron.failures(app)
     except Failed as error:
         trouble = str(error)
     return {
@@ -249,5 +260,6 @@ def status(app: Application) -> dict[str, object]:
         "withdrawn": withdrawn,
         "current": current,
         "trouble": trouble,
+        "cron": cron.results(app),
         **vars(found),
     }

@@ -44,6 +44,7 @@ class Application:
     shared: tuple[str, ...]  # volumes and paths that several containers may write at once
     scratch: tuple[str, ...]  # services that may begin with an empty store in each release
     migrate: tuple[str, ...]
+    cron: Mapping[str, Mapping[str, Any]]  # name → schedule, command, service, timeout_seconds
     env: Mapping[str, str]
     secrets: Mapping[str, str]  # name → file on the host
     secrets_env: bool
@@ -58,6 +59,7 @@ class Application:
     guarded: bool  # Caddy asks for a login at that path, or admits some addresses only
     health_path: str
     container_port: int  # 0: as the compose files or the image say
+    strategy: str  # "start-first" or "stop-first"
     replicas: int
     slots: Mapping[str, int]  # "blue" → first port
     network: str
@@ -111,6 +113,16 @@ class Application:
     @property
     def releases(self) -> Path:
         return self.directory / "releases"
+
+    @property
+    def stops_first(self) -> bool:
+        """Whether one release stops before the next one starts: two never run at once."""
+        return self.strategy == "stop-first"
+
+    @property
+    def stopped(self) -> Path:
+        """A list of the containers that a takeover has stopped; it is there until that ends."""
+        return self.directory / "stopped"
 
     def project(self, slot: str) -> str:
         return f"{self.name}-{slot}"
@@ -268,9 +280,12 @@ def serving_release(app: Application) -> tuple[Serving, Release]:
     return serving, release
 
 
-def append_history(app: Application, action: str, release: str, revision: str, by: str) -> None:
+def append_history(
+    app: Application, action: str, release: str, revision: str, by: str, **more: str
+) -> None:
     """Add a line to the history: which release began to serve, when, and for whom."""
     line = {"at": now(), "action": action, "release": release, "revision": revision, "by": by}
+    line |= more
     path = app.directory / "history.jsonl"
     # A full disk or a power cut may have torn the last line: begin a new one after it.
     torn = path.exists() and not path.read_bytes().endswith(b"\n")

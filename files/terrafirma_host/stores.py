@@ -226,12 +226,16 @@ def refuse(app: Application, project: Project) -> None:
     _refuse_several(app, project, lasting)
     ends = {*app.migrate} | layers.ending(app, project)
     own = [store for store in written if not shared(app, store)]
+    if app.stops_first:
+        # One release runs at a time, as with `docker compose up`.
+        _refuse_several(app, project, [one for one in own if one.service != app.service], "shared")
+        own = []
     if web := [store for store in own if store.service == app.service]:
         keys = _list(store.key for store in web)
         raise Failed(
             f"shared: {_said(web)}, and two releases of it run at once: shared = {keys} "
-            "if several processes may write there at once; else keep it in PostgreSQL, or in a "
-            "service of its own that stateful names"
+            'if several processes may write there at once; else strategy = "stop-first", keep it '
+            "in PostgreSQL, or in a service of its own that stateful names"
         )
     if lasts := [store for store in own if store.service not in ends]:
         raise Failed(
@@ -319,12 +323,15 @@ def _refuse_databases(app: Application, project: Project, names: Sequence[str]) 
         image = database(project, name)
         if not image or name in app.scratch or _is_client(app, project, name):
             continue
+        if name == app.service and app.stops_first:
+            continue
         keys = [store.key for store in of_service(app, project, name) if store.key]
         volume = f" on the volume {', '.join(keys)}" if keys else ""
         if name == app.service:
             raise Failed(
                 f"service: {name} runs {image}{volume}, and two releases of it run at once: "
-                f'scratch = ["{name}"] if each may have its own, empty store {BY_NAME}'
+                f'strategy = "stop-first", or scratch = ["{name}"] if each may have its own, empty '
+                f"store {BY_NAME}"
             )
         found.append((name, f"{name} runs {image}{volume}", bool(keys)))
     if found:
@@ -374,12 +381,14 @@ def _is_data(app: Application, project: Project, store: Store) -> bool:
     return known and any(overlap(store.target, one) for one in DATA)
 
 
-def _refuse_several(app: Application, project: Project, lasting: Sequence[Store]) -> None:
-    for store in lasting:
+def _refuse_several(
+    app: Application, project: Project, written: Sequence[Store], key: str = "stateful"
+) -> None:
+    for store in written:
         times = layers.times(project["services"][store.service])
         if times > 1 and not shared(app, store):
             raise Failed(
-                f"stateful: {store}, and runs {times} times: `replicas: 1`, or shared = "
+                f"{key}: {store}, and runs {times} times: `replicas: 1`, or shared = "
                 f"{_list([store.key])} if several may write at once"
             )
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from terrafirma_host import engine, images, keep, layers, preparation, proxy, slots, stores
+from terrafirma_host import cron, engine, images, keep, layers, preparation, proxy, slots, stores
 from terrafirma_host.lease import Lease
 from terrafirma_host.plan import Plan, Step
 from terrafirma_host.repair import has_described_ports
@@ -50,6 +50,7 @@ class Takeover:
         self.slot = slots.other_slot(self.app, serving.slot if serving else "green")
         self.watch = Watch(self.app, target.project, target.id, self.slot)
         self.reloaded = 0.0  # when Caddy was reloaded for the new replicas, if it was
+        self.answered = 0.0  # when the new replicas first answered through Caddy
 
     # --- the plan: making it changes nothing ------------------------------------------------------
 
@@ -62,9 +63,13 @@ class Takeover:
         names = ", ".join(stores.started(self.app, self.target.project))
         images = "use" if self.release.images else "build or fetch"
         prepare = Step("prepare", f"{images} the images of {names}", self.prepare)
-        if not self.needs_migration():
-            return (prepare,)
-        return prepare, Step("migrate", f"run `{' '.join(self.app.migrate)}`", self.migrate)
+        return prepare, *self._migration()
+
+    def _migration(self) -> tuple[Step, ...]:
+        if self.lease.what != "release" or not self.needs_migration():
+            return ()
+        undo = (self.clear, self.remove_images)
+        return (Step("migrate", f"run `{' '.join(self.app.migrate)}`", self.migrate, undo=undo),)
 
     def _takeover(self) -> tuple[Step, ...]:
         app, slot, release = self.app, self.slot, self.target.id
@@ -157,8 +162,14 @@ class Takeover:
         if action in ("release", "refresh") and self.serving and self.is_same_release():
             action = "repair" if has_described_ports(self.app, self.serving) else "scale"
         with suppress(OSError):
-            append_history(self.app, action, release.id, release.revision, self.lease.holder)
+            append_history(
+                self.app, action, release.id, release.revision, self.lease.holder, **self._more()
+            )
             set_withdrawn(self.app, release.code, withdrawn=False)
+
+    def _more(self) -> dict[str, str]:
+        """What else the history tells of this takeover."""
+        return {}
 
     def _run_completion(self, steps: Sequence[Step]) -> None:
         try:
@@ -185,7 +196,8 @@ class Takeover:
         keep.remove_unused_images(self.app)
 
     def migrate(self) -> None:
-        preparation.migrate(self.target, self.release.images, self.slot)
+        with cron.paused(self.app):
+            preparation.migrate(self.target, self.release.images, self.slot)
 
     def start(self) -> None:
         app, project = self.app, self.target.project
@@ -219,7 +231,9 @@ class Takeover:
         proxy.drain(self.app.ports(self.slot, self.app.replicas), self.app.drain_seconds)
 
     def smoke(self) -> None:
-        if proxy.smoke(self.app):
+        requested = proxy.smoke(self.app)
+        self.answered = time.monotonic()
+        if requested:
             # Caddy checks every replica once more; after a reload its first check takes longer.
             settled = self.reloaded + proxy.SETTLED - time.monotonic()
             proxy.watch(self.app, max(self._noticed(), settled))

@@ -39,7 +39,7 @@ def description(app: Application, users: Users) -> str:
         include={
             *("name", "image", "dockerfile", "target", "compose", "stateful", "shared", "scratch"),
             *("read_only", "writable", "volumes"),
-            *("migrate", "secrets_env"),
+            *("migrate", "cron", "strategy", "secrets_env"),
             *("registry", "registry_user"),
             *("domain", "smoke_path", "health_path", "container_port", "replicas", "user"),
             *("memory_mb", "cpus", "timeout_seconds"),

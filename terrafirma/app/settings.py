@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -21,6 +21,7 @@ from terrafirma.app.container import (
     VolumeName,
     refuse_same_place,
 )
+from terrafirma.app.cron import Job, JobName
 from terrafirma.app.environment import EnvironmentValue, refuse_unknown
 from terrafirma.fields import (
     AbsolutePath,
@@ -213,6 +214,9 @@ class Application(Model):
     migrate: tuple[Line, ...] = ()
     """Command, as a list of words, that runs once before a release in a container of its own. In a
     compose project, a single word that is the name of a service runs that service."""
+    cron: dict[JobName, Job] = {}
+    """Commands that run by a schedule, by name: `{"cleanup": {"schedule": "hourly", "command":
+    ["manage.py", "clearsessions"]}}`."""
     env: dict[EnvironmentName, EnvironmentValue] = {}
     """Environment variables; nothing secret. A reference is filled in on the host:
     `{database.url}`, `{database.url:postgresql+psycopg}` with another scheme, `{database.host}`,
@@ -275,8 +279,11 @@ class Application(Model):
     database. The role connects to `databases`, too, where it may; the owner to others."""
     connections: int = Field(default=5, strict=True, ge=1, le=1000)
     """Largest number of connections of one replica to each database: the size of its pool."""
+    strategy: Literal["start-first", "stop-first"] = "start-first"
+    """`stop-first`: only one instance runs, so the old release stops before the new one starts, and
+    nothing answers meanwhile."""
     replicas: int = Field(default=4, strict=True, ge=1, le=SLOT_PORTS)
-    """Containers that run at once."""
+    """Containers that run at once. With `stop-first`: 1, which is then the default."""
     port: UserPort = 0
     """First of the application's 128 loopback ports: 64 for each of its two slots, one for each
     replica. Left out: the first free ports at the first deploy, which then stay the same."""
@@ -336,6 +343,15 @@ class Application(Model):
         return here(self.source)
 
     @property
+    def stops_first(self) -> bool:
+        return self.strategy == "stop-first"
+
+    @property
+    def overlap(self) -> int:
+        """Releases that run at the same time while a new one takes over."""
+        return 1 if self.stops_first else 2
+
+    @property
     def slots(self) -> dict[str, int]:
         """First loopback port of each of the two releases that run while one takes over."""
         return {"blue": self.port, "green": self.port + SLOT_PORTS}
@@ -343,7 +359,7 @@ class Application(Model):
     @property
     def room(self) -> int:
         """Replicas that Caddy looks for in each slot: scaling up to it needs no reload of Caddy."""
-        return min(SLOT_PORTS, max(8, 2 * self.replicas))
+        return 1 if self.stops_first else min(SLOT_PORTS, max(8, 2 * self.replicas))
 
     @property
     def ports(self) -> list[int]:
@@ -373,6 +389,28 @@ class Application(Model):
     def volume_names(self) -> list[str]:
         """The names on the host of its lasting volumes."""
         return [f"{self.name}_{key}" for key in self.volumes]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_instance(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("strategy") == "stop-first":
+            return {"replicas": 1} | data
+        return data
+
+    @model_validator(mode="after")
+    def _check_strategy(self) -> Self:
+        if self.stops_first and self.replicas != 1:
+            raise ValueError(
+                f"replicas: {self.name} has strategy 'stop-first', for which one instance runs: "
+                "leave replicas out"
+            )
+        for name, job in self.cron.items():
+            if job.service and not self.compose:
+                raise ValueError(
+                    f"cron.{name}.service: {self.name} has no compose files, so only one service: "
+                    "leave it out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:

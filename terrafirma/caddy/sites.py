@@ -64,6 +64,7 @@ def site(host: Host, app: Application, settings: Caddy) -> dict[str, Any]:
         "max_upload_mb": app.max_upload_mb,
         "timeout_seconds": app.timeout_seconds,
         "drain_seconds": app.drain_seconds,
+        "stops_first": app.stops_first,
         "guards": [
             {"paths": guarded(guard), "allow": guard.allow, "users": guard.users}
             for guard in app.guards

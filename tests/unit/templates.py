@@ -41,6 +41,7 @@ SITE = {
     "max_upload_mb": 100,
     "timeout_seconds": 60,
     "drain_seconds": 30,
+    "stops_first": False,
     "guards": [],
     "static": [],
     "snippet": None,

@@ -1,6 +1,7 @@
 """A host with the program; for releases, a script stands in for Docker."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terrafirma_host import cli, engine, lease, proxy, release, shell, spec
+from terrafirma_host import cli, cron, engine, lease, proxy, release, shell, spec
 from terrafirma_host.spec import Application
 
 from tests.unit.programs import Program
@@ -53,8 +54,9 @@ def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "UPSTREAMS": "caddy/upstreams",
         "MAINTENANCE": "caddy/maintenance",
         "CADDYFILE": "caddy/Caddyfile",
+        "UNITS": "units",
     }.items():
-        for module in (spec, lease, engine, proxy, release, cli):
+        for module in (spec, lease, engine, proxy, release, cli, cron):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, tmp_path / path)
     (tmp_path / "apps").mkdir()
@@ -70,6 +72,13 @@ def app(roots: Path) -> spec.Application:
     secret.write_text("postgresql://s3cret\n")
     source = roots / "opt" / "api" / "sources" / "0123"
     return replace(described(), source=str(source), secrets={"database_url": str(secret)}, user="")
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    # The umask is this process's.
+    monkeypatch.setattr(os, "umask", lambda _: 0)
 
 
 @pytest.fixture

@@ -211,13 +211,6 @@ def test_it_is_for_root(words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
     assert capsys.readouterr().err == "terrafirma: run it as root (sudo)\n"
 
 
-@pytest.fixture
-def root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    # The umask is this process's.
-    monkeypatch.setattr(os, "umask", lambda _: 0)
-
-
 @pytest.mark.usefixtures("root", "described")
 def test_an_error_is_one_line(capsys: Any) -> None:
     for words, wrong in (
