@@ -196,16 +196,10 @@ def _run(arguments: argparse.Namespace) -> None:
             print(json.dumps(release.status(app)))
         case "logs":
             _logs(Application.load(arguments.name), arguments)
-        case "run":
-            _container(Application.load(arguments.name), arguments.words)
-        case "console":
+        case "run" | "console":
             _container(Application.load(arguments.name), arguments.words or ["sh"])
         case "cron":
-            app = Application.load(arguments.name)
-            if arguments.job:
-                raise SystemExit(cron.work(app, arguments.job))
-            for line in cron.lines(app) or [f"{app.name} has no jobs"]:
-                say(line)
+            _cron(Application.load(arguments.name), arguments.job)
         case "maintenance":
             app = Application.load(arguments.name)
             if arguments.state:
@@ -429,6 +423,13 @@ def _container(app: Application, words: Sequence[str]) -> NoReturn:
         app.project("run"), layer, "run", "--rm", "--no-deps", *terminal,
         "--entrypoint", program, app.service, *rest,
     )  # fmt: skip
+
+
+def _cron(app: Application, job: str) -> None:
+    if job:
+        raise SystemExit(cron.work(app, job))
+    for line in cron.lines(app) or [f"{app.name} has no jobs"]:
+        say(line)
 
 
 def _show_releases(name: str | None, *, as_json: bool) -> None:

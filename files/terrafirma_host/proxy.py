@@ -137,7 +137,7 @@ def marker(app: Application) -> Path:
 
 
 def hold(app: Application) -> None:
-    """Caddy lets new requests of an application wait, for a limited time: its site has the limit."""
+    """Caddy lets new requests of an application wait, for the time that its site says."""
     make_directories()
     if not held(app).exists():
         write(held(app), "# Managed by Terrafirma: requests wait for the next release\n")

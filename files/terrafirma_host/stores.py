@@ -81,6 +81,10 @@ DATA = (
     " /opt/oracle/oradata /mosquitto/data /pulsar/data /opt/emqx/data /home/postgres/pgdata"
     " /opt/infinispan/server/data /rqlite/file /pb_data /victoria-metrics-data".split()
 )
+# Names of volumes and directories with files that one process after the other adds.
+FILES = re.compile(
+    r"upload|media|static|asset|attachment|avatar|image|photo|document|public|backup|export|log\b"
+)
 # The reason in a message where only an image's name tells that it is a database.
 BY_NAME = "(by the image's name it is a database)"
 
@@ -231,11 +235,16 @@ def refuse(app: Application, project: Project) -> None:
         _refuse_several(app, project, [one for one in own if one.service != app.service], "shared")
         own = []
     if web := [store for store in own if store.service == app.service]:
-        keys = _list(store.key for store in web)
+        several = (
+            f"shared = {_list(store.key for store in web)} if several processes may write there"
+        )
+        one = 'strategy = "stop-first" if only one process may write there, as with SQLite'
+        # Files that visitors upload have names of their own; anything else may be a database.
+        files = all(FILES.search(f"{store.key} {store.target}") for store in web)
+        ways = f"{several}, or {one}" if files else f"{one}, or {several}"
         raise Failed(
-            f"shared: {_said(web)}, and two releases of it run at once: shared = {keys} "
-            'if several processes may write there at once; else strategy = "stop-first", keep it '
-            "in PostgreSQL, or in a service of its own that stateful names"
+            f"shared: {_said(web)}, and two releases of it run at once: {ways}; else keep it in "
+            "PostgreSQL, or in a service of its own that stateful names"
         )
     if lasts := [store for store in own if store.service not in ends]:
         raise Failed(

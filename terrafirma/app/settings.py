@@ -407,8 +407,8 @@ class Application(Model):
         for name, job in self.cron.items():
             if job.service and not self.compose:
                 raise ValueError(
-                    f"cron.{name}.service: {self.name} has no compose files, so only one service: "
-                    "leave it out"
+                    f"cron: {name}: service: {self.name} has no compose files, so only one "
+                    "service: leave it out"
                 )
         return self
 

@@ -31,7 +31,7 @@ def web(text: str, more: str = "") -> str:
 PG = "volumes: {pg: }\n"
 ONCE = {"stateful": ["db"]}
 TWICE = "two releases run at once: stateful = ["
-WEB_TWICE = "two releases of it run at once: shared = ["
+WEB_TWICE = "two releases of it run at once: strategy = "
 
 STORES = {
     "a database with a volume, undeclared": Case(
@@ -98,7 +98,8 @@ STORES = {
     "a web service with a file of its own": Case(
         web('volumes: ["data:/data"]', "volumes: {data: }\n"),
         "shared: web writes the volume data (at /data), and two releases of it run at once: "
-        'shared = ["data"] if several processes may write there at once; else keep it in',
+        'strategy = "stop-first" if only one process may write there, as with SQLite, or shared = '
+        '["data"] if several processes may write there; else keep it in PostgreSQL',
     ),
     "… that several may write": Case(
         web('volumes: ["data:/data"]', "volumes: {data: }\n"), settings={"shared": ["data"]}

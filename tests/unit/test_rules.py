@@ -236,6 +236,10 @@ def test_connections_that_are_too_few_are_counted() -> None:
         "apps.*.connections"
     )
     assert "set it to 50 or more" in refused(postgres_max_connections=49)
+    one = API | {"strategy": "stop-first", "connections": 50}
+    assert "api 1 replicas x 50 x 1 releases = 50, reserved 10" in refused(
+        postgres_max_connections=59, apps={"api": one}
+    )
 
 
 def test_connections_to_further_databases_count() -> None:

@@ -16,6 +16,8 @@ IMAGE = {"source": "", "image": "registry.acme.com/team/api:1.2"}
 PROJECT = {"source": "examples/compose", "compose": ["compose.yaml"]}
 BCRYPT = "$2a$14$" + "a" * 53
 
+JOB = {"schedule": "hourly", "command": ["manage.py", "clearsessions"]}
+
 BAD_FIELDS: list[tuple[str, Any, str, str]] = [
     # field of an application, its value; the part that is wrong, what would be right
     ("image", "Registry.acme.com/api", "", "no image, like registry.example.com/team/api:1.2"),
@@ -148,6 +150,21 @@ BAD_FIELDS: list[tuple[str, Any, str, str]] = [
     ("health_path", "/a b", "", "does not match"),
     ("health_path", "/a {", "", "does not match"),
     ("network", "a b", "", "does not match"),
+    # how it is released, and its jobs
+    ("strategy", "recreate", "", "'start-first' or 'stop-first'"),
+    ("cron", {"Cleanup": JOB}, ".Cleanup", "does not match"),
+    ("cron", {"a.b": JOB}, ".a.b", "does not match"),
+    ("cron", {"a": {"schedule": "hourly"}}, ".a.command", "Field required"),
+    ("cron", {"a": JOB | {"command": "x"}}, ".a.command", "must be a list"),
+    ("cron", {"a": JOB | {"command": []}}, ".a.command", "at least 1"),
+    ("cron", {"a": JOB | {"timeout_seconds": 0}}, ".a.timeout_seconds", "than or equal to 1"),
+    ("cron", {"a": JOB | {"every": 1}}, ".a.every", "there is no such key"),
+    ("cron", {"a": JOB | {"schedule": "*/5 * * * *"}}, ".a.schedule", "is a line of a crontab"),
+    ("cron", {"a": JOB | {"schedule": "0 3 * * mon"}}, ".a.schedule", "is a line of a crontab"),
+    ("cron", {"a": JOB | {"schedule": "@daily"}}, ".a.schedule", "'@daily' is no OnCalendar"),
+    ("cron", {"a": JOB | {"schedule": "%h"}}, ".a.schedule", "'%h' is no OnCalendar"),
+    ("cron", {"a": JOB | {"schedule": ""}}, ".a.schedule", "is no OnCalendar"),
+    ("cron", {"a": JOB | {"service": "a b"}}, ".a.service", "does not match"),
     # its database
     ("database", "postgres", "", "reserved"),
     ("role", "Api", "", "'Api' is no name of a role"),
@@ -176,6 +193,16 @@ BAD_KINDS: list[tuple[dict[str, Any], str, str]] = [
     ({"image": "api:1.2"}, "image", "has a source too: set only one of the two"),
     (IMAGE | {"compose": ["compose.yaml"]}, "compose", "has no source: set it to the directory"),
     ({"service": "web"}, "service", "has no compose files, so only one service"),
+    (
+        {"strategy": "stop-first", "replicas": 4},
+        "replicas",
+        "'stop-first', for which one instance runs: leave replicas out",
+    ),
+    (
+        {"cron": {"a": JOB | {"service": "web"}}},
+        "cron",
+        "has no compose files, so only one service: leave it out",
+    ),
     ({"stateful": ["redis"]}, "stateful", "has no compose files, so only one service"),
     ({"shared": ["uploads"]}, "shared", "has no compose files, so only one service"),
     ({"scratch": ["redis"]}, "scratch", "has no compose files: its only service is"),
@@ -380,3 +407,18 @@ def test_a_source_is_found_from_the_project_or_from_the_root(tmp_path: Path) -> 
     assert application().source_directory == ROOT / "examples" / "api"
     (tmp_path / "Dockerfile").touch()
     assert application(source=str(tmp_path)).source_directory == tmp_path
+
+
+def test_stop_first_runs_one_instance() -> None:
+    app = application(strategy="stop-first")
+    assert (app.replicas, app.room, app.overlap) == (1, 1, 1)
+    assert application(strategy="stop-first", replicas=1) == app
+    assert (application().replicas, application().overlap) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    "schedule", ["hourly", "*:0/15", "Mon..Fri 03:30", "*-*-01 00:00:00 Europe/Berlin", "Sat~1"]
+)
+def test_a_job_has_a_schedule_of_systemd(schedule: str) -> None:
+    (job,) = application(cron={"a": JOB | {"schedule": schedule}}).cron.values()
+    assert (job.schedule, job.service, job.timeout_seconds) == (schedule, "", 3600)

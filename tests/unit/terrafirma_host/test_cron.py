@@ -4,7 +4,6 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -140,7 +139,9 @@ def test_the_end_of_an_application_ends_its_jobs(
     orders(host)
     # As an application that another version described.
     release.remove(Application.of_any_version("api"), by="me")
-    assert sorted(path.name for path in timers.glob("terra*")) == ["terrafirma-cron-api2.report.timer"]
+    assert sorted(path.name for path in timers.glob("terra*")) == [
+        "terrafirma-cron-api2.report.timer"
+    ]
     assert orders(host) == [
         "stop terrafirma-cron-api.cleanup.service",
         "stop terrafirma-cron-api.report.service",
@@ -169,14 +170,14 @@ def test_a_job_runs_in_a_service_of_the_release(service: str, known: bool) -> No
 
 
 @pytest.fixture
-def ready(host: Path, timers: Path, app: Application) -> Iterator[Application]:
+def ready(host: Path, timers: Path, app: Application) -> Application:
     """An application with a release, and with two jobs."""
     app = replace(app, cron={"cleanup": CLEANUP, "report": REPORT})
     (host / "apps" / "api.json").write_text(told(app))
     records(app, "0123456789ab")
     Serving("0123456789ab", "green", 1, 8064).save(app)
     cron.agree(app)
-    yield app
+    return app
 
 
 DOCKER = """\
@@ -225,7 +226,7 @@ def test_a_job_never_runs_twice_at_once(docker: Path, ready: Application) -> Non
     first = Working(ready, "cleanup")
     until((docker / "works").exists)
     assert [job.name for job in cron.under_way(ready)] == ["cleanup"]
-    with pytest.raises(Failed, match="^the job cleanup of api is under way$"):
+    with pytest.raises(Failed, match=r"^the job cleanup of api is under way$"):
         cron.work(ready, "cleanup")
     (docker / "wait").unlink()
     first.join()
@@ -250,7 +251,11 @@ def test_a_release_waits_for_jobs_under_way_and_jobs_wait_for_it(
             assert not (docker / "works").exists()
         order.append("over")
 
-    second = threading.Thread(target=lambda: (cron.work(ready, "report"), order.append("report")))
+    def report() -> None:
+        cron.work(ready, "report")
+        order.append("report")
+
+    second = threading.Thread(target=report)
     pausing = threading.Thread(target=migrate)
     pausing.start()
     until(lambda: "waiting for" in capsys.readouterr().out)
@@ -315,7 +320,9 @@ def test_a_job_that_fails_is_shown(docker: Path, ready: Application, capsys: Any
     capsys.readouterr()
     assert cli.main(["releases", "api"]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"^  job cleanup, hourly: 20\S+ exit 3 after \d\S* s; next Sun", shown, re.M)
+    assert re.search(
+        r"^  job cleanup, hourly: 20\S+ exit 3 after \d\S* s; next Sun", shown, re.MULTILINE
+    )
     (line,) = cron.failures(ready)
     assert re.fullmatch(
         r"the job cleanup failed: exit 3 at 20\S+: journalctl -u terrafirma-cron-api.cleanup", line
@@ -349,6 +356,6 @@ def test_a_job_that_cannot_run_says_why(docker: Path, ready: Application) -> Non
     with pytest.raises(Failed, match=r"^api has no job 'clean' \(cleanup, report\)$"):
         cron.work(ready, "clean")
     (ready.directory / "serving.json").unlink()
-    with pytest.raises(Failed, match="^api has no release yet$"):
+    with pytest.raises(Failed, match=r"^api has no release yet$"):
         cron.work(ready, "cleanup")
     assert "(api has no release yet)" in cron.failures(ready)[0]

@@ -365,3 +365,24 @@ def test_after_a_kill_at_any_point_one_container_writes_the_store(
     holders.start_state(Compose(app), files, "green")
     assert running() == ["new"]
     assert not (directory / "old").exists()
+
+
+def test_containers_that_are_about_to_stop_are_not_in_the_way(host: Path) -> None:
+    """With stop-first, those of the release that serves; not any other, and not for long."""
+    app = replace(SHOP, strategy="stop-first")
+    files = project({"data": None})
+    files["services"]["web"]["volumes"] = [volume("data")]
+    runs(host, mount("shop_data"), app="shop", project="shop-blue", service="web")
+    assert holders.in_the_way(app, files, "shop-blue") == []
+    for leaves in ("", "shop-green"):
+        with pytest.raises(Failed, match="web writes the volume data, and the container theirs"):
+            holders.in_the_way(app, files, leaves)
+    # A console, for example.
+    runs(host, mount("shop_data"), app="shop", project="shop-run", service="web")
+    with pytest.raises(Failed, match="and the container theirs writes there now: end that"):
+        holders.in_the_way(app, files, "shop-blue")
+    # A stateful service starts before they stop.
+    runs(host, mount("shop_data"), app="shop", project="shop-blue", service="web")
+    files = project({"data": None}, db={"image": "d", "volumes": [volume("data")]})
+    with pytest.raises(Failed, match="db writes the volume data, and the container theirs"):
+        holders.in_the_way(replace(app, stateful=("db",)), files, "shop-blue")

@@ -1,4 +1,4 @@
-"""Takeovers in which the old release stops first: two releases never run at once, whatever fails."""
+"""Takeovers in which the old release stops first: whatever fails, two never run at once."""
 
 import json
 import re
@@ -55,6 +55,8 @@ compose*" run "*) both run ;;
 *inspect*) echo '[{{}}]' ;;
 esac
 """
+
+
 @pytest.fixture
 def engine(host: Path) -> Path:
     """The host, with a Docker that keeps containers; a file `both` tells that two slots ran."""
@@ -219,7 +221,7 @@ def test_a_start_that_fails_says_why(engine: Path, make: Answering) -> None:
     app = make(source=source(engine, "0123"))
     release.release(app, by="me")
     (engine / "broken").touch()
-    with pytest.raises(Failed, match="^at the step 'start': docker compose: no luck today"):
+    with pytest.raises(Failed, match=r"^at the step 'start': docker compose: no luck today"):
         release.release(make(source=source(engine, "4567")), by="me")
     assert running(engine) == ["blue"]
 

@@ -336,3 +336,56 @@ def test_several_replicas_may_write_a_volume_of_the_settings() -> None:
     stores.refuse(app, files)
     with pytest.raises(Failed, match=r"^shared: "):
         stores.refuse(replace(app, volumes={}), files)
+
+
+# --- applications of which one instance may run ---------------------------------------------------
+
+STOPS = replace(SHOP, strategy="stop-first", replicas=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "first", "second"),
+    [("data", "strategy", "shared"), ("sqlite", "strategy", "shared"),
+     ("uploads", "shared", "strategy"), ("media_files", "shared", "strategy")],
+)  # fmt: skip
+def test_a_web_service_with_a_store_has_two_ways(key: str, first: str, second: str) -> None:
+    files = project({key: None})
+    files["services"]["web"]["volumes"] = [volume(key, "/there")]
+    with pytest.raises(Failed) as refused:
+        stores.refuse(SHOP, files)
+    said = str(refused.value)
+    assert said.index(f"{first} = ") < said.index(f"{second} = ")
+    # Both ways lead on.
+    stores.refuse(replace(SHOP, shared=(key,)), files)
+    stores.refuse(STOPS, files)
+
+
+def test_where_one_release_runs_at_a_time_its_services_write_as_in_the_files() -> None:
+    files = project({"data": None}, worker={"image": "w", "volumes": [volume("data")]})
+    files["services"]["web"]["volumes"] = [volume("data")]
+    stores.refuse(STOPS, files)
+    # As many processes as it has containers would write there.
+    files["services"]["worker"]["scale"] = 2
+    with pytest.raises(Failed, match=r"^shared: worker writes the volume data, and runs 2 times: "):
+        stores.refuse(STOPS, files)
+    stores.refuse(replace(STOPS, shared=("data",)), files)
+
+
+def test_a_web_service_that_is_a_database_may_stop_first() -> None:
+    files = project({"data": None})
+    files["services"]["web"] = {"image": "ghcr.io/acme/pocketbase:1", "volumes": [volume("data")]}
+    with pytest.raises(
+        Failed, match=r"^service: web runs ghcr.* strategy = \"stop-first\", or scr"
+    ):
+        stores.refuse(SHOP, files)
+    stores.refuse(STOPS, files)
+    # A volume without a name would be empty after each release all the same.
+    files["services"]["web"]["volumes"] = [volume("")]
+    with pytest.raises(Failed, match=r"^scratch: web has a volume without a name at /data"):
+        stores.refuse(STOPS, files)
+
+
+def test_other_databases_are_stateful_all_the_same() -> None:
+    files = project(VOLUMES, db={"image": "postgres:17", "volumes": [volume("pg")]})
+    with pytest.raises(Failed, match=r"^stateful: db runs postgres:17 on the volume pg"):
+        stores.refuse(STOPS, files)
