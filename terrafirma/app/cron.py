@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from terrafirma.fields import Line, Seconds
+from terrafirma.fields import Line
 from terrafirma.settings import Model
 
 
@@ -47,5 +47,5 @@ class Job(Model):
     ] = ""
     """Compose service in whose image, environment and networks it runs; empty: the one that serves
     HTTP."""
-    timeout_seconds: Seconds = 3600
+    timeout_seconds: int = Field(default=3600, ge=1, le=86_400)
     """How long it may take; then it is stopped, and has failed."""
