@@ -280,8 +280,8 @@ class Application(Model):
     connections: int = Field(default=5, strict=True, ge=1, le=1000)
     """Largest number of connections of one replica to each database: the size of its pool."""
     strategy: Literal["start-first", "stop-first"] = "start-first"
-    """`stop-first`: only one instance runs (`replicas` is 1), so the old release stops before the new
-    one starts, and nothing answers meanwhile."""
+    """`stop-first`: only one instance runs (`replicas` is 1), so the old release stops before the
+    new one starts, and nothing answers meanwhile."""
     replicas: int = Field(default=4, strict=True, ge=1, le=SLOT_PORTS)
     """Containers that run at once."""
     port: UserPort = 0

@@ -244,7 +244,6 @@ def test_a_release_waits_for_jobs_under_way_and_jobs_wait_for_it(
     def migrate() -> None:
         with cron.paused(ready):
             order.append("paused")
-            assert cron.under_way(ready) in ([], [cron.installed(ready)[1]])
             second.start()
             time.sleep(0.2)
             # It has its own lock, and waits for the release.
