@@ -59,7 +59,7 @@ def _no_variables(app: Application, path: str, required: bool, uploaded: set[Pat
         return ""
     here = posixpath.normpath(posixpath.join(app.source, path))
     if not file.is_file():
-        return f'which is not there: write it, and env_file = ["{here}"]' if required else ""
+        return f"which is not there: write {here}, and name it in env_file" if required else ""
     missing = ", ".join(sorted(_variables(file) - _given(app)))
     return missing and (
         f'which is not uploaded: env_file = ["{here}"] sends its variables ({missing}) as secrets, '

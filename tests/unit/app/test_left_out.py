@@ -57,12 +57,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "of the host": ("services: {web: {env_file: /etc/shop.env}}", "", {}),
     "nowhere, and needed": (
         "services: {web: {env_file: [web.env, no.env]}}",
-        'reads no.env, which is not there: write it, and env_file = ["{source}/no.env"]',
+        "reads no.env, which is not there: write {source}/no.env, and name it in env_file",
         {},
     ),
     "beside": (
         "services: {web: {env_file: ../a.env}}",
-        'reads ../a.env, which is not there: write it, and env_file = ["{above}/a.env"]',
+        "reads ../a.env, which is not there: write {above}/a.env, and name it in env_file",
         {},
     ),
     "sent": ("services: {web: {env_file: [.env, ../a.env]}}", "", {"env_file": ["x/.env"]}),

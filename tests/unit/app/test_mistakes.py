@@ -87,11 +87,11 @@ LINES: dict[str, tuple[str, str]] = {
     ),
     "no env_file": (
         "    env_file: app.env",
-        ": compose.yaml, line 4: web: env_file: env file app.env not found",
+        ".compose: compose.yaml: env_file reads app.env, which is not there: write /",
     ),
     "an env_file that is not uploaded": (
         "    env_file: .env",
-        ".compose: compose.yaml: env_file reads .env, which is not uploaded: name its variables",
+        '.compose: compose.yaml: env_file reads .env, which is not uploaded: env_file = ["/',
     ),
     "no file of a secret": (
         "    secrets: [key]\nsecrets: {key: {file: key.txt}}",
