@@ -71,6 +71,7 @@ def _created(app: Application, image: str, mounts: Mapping[str, str]) -> Iterato
     words = [f"--mount=type=volume,source={one},target={path}" for one, path in mounts.items()]
     try:
         run("docker", "create", "--name", name, "--pull", "never", "--network", "none",
+            "--label", f"com.docker.compose.project={app.project('run')}",
             "--entrypoint", "none", *words, image, timeout=engine.PATIENT)  # fmt: skip
         yield name
     finally:

@@ -78,6 +78,7 @@ services:
     healthcheck: {test: [CMD, python3, -c, "import urllib.request as r; r.urlopen('http://127.0.0.1:5000/')"], interval: 1s}
 volumes: {data: }
 """  # noqa: E501
+PYTHON = "RUN apt-get -q update && apt-get -qy install --no-install-recommends python3\n"
 # Sends rows until each is acknowledged, and prints the acknowledged ones.
 WRITER = """
 import os, ssl, sys, time, urllib.request
@@ -186,9 +187,7 @@ def shop(pyinfra: Pyinfra, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         (source / f"{name}.py").write_text(program)
         more = "COPY VERSION /\n" * (name == "web")
         (source / f"{name}.Dockerfile").write_text(
-            "FROM debian:trixie\n"
-            "RUN apt-get -q update && apt-get -qy install --no-install-recommends python3\n"
-            f"COPY {name}.py /\n{more}"
+            f"FROM debian:trixie\n{PYTHON}COPY {name}.py /\n{more}"
             f'ENTRYPOINT ["python3", "/{name}.py"]\n'
         )
     (source / "VERSION").touch()
@@ -310,19 +309,62 @@ def test_keys_that_are_in_both_files(shop: Shop) -> None:
     compose.write_text(COMPOSE)
 
 
+# Listens on the port that its image EXPOSEs, and keeps what it is sent.
+KEEPER = """
+import http.server, os, signal, sys
+class Keeper(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path != "/healthz":
+            open(f"/var/lib/own/{self.path[1:]}", "w").close()
+        body = " ".join([str(os.getuid()), *sorted(os.listdir("/var/lib/own"))]).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+http.server.ThreadingHTTPServer(("", 80), Keeper).serve_forever()
+"""
+
+
+@pytest.mark.promise(
+    "A Dockerfile is taken as it is: with its path, user and port, and with volumes that last"
+)
 def test_a_volume_of_an_image(shop: Shop, tmp_path: Path) -> None:
-    """The volume would be new with each release, so the release is refused."""
-    (tmp_path / "Dockerfile").write_text(
-        'FROM debian:trixie\nVOLUME /var/lib/own\nCMD ["sleep", "infinity"]\n'
+    """It would be new with each release, which is refused; the proposed line makes it last."""
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "keeper.py").write_text(KEEPER)
+    (tmp_path / "docker" / "web").write_text(
+        f"FROM debian:trixie AS web\n{PYTHON}COPY keeper.py /\n"
+        "ARG SEED\nRUN mkdir /var/lib/own && touch /var/lib/own/$SEED\nVOLUME /var/lib/own\n"
+        'USER 4000\nEXPOSE 80\nCMD ["python3", "/keeper.py"]\nFROM none\n'
     )
-    solo = {"source": str(tmp_path), "domain": "solo.terrafirma.test", "port": 9200}
-    words = options({"apps": {"solo": solo}})
-    result = shop.server.pyinfra.imported.call(
-        "-y", *words, *shop.server.arguments(), "tasks/app.py"
-    )
+    solo = {
+        "source": str(tmp_path), "dockerfile": "docker/web", "target": "web",
+        "build_args": {"SEED": "seed"}, "domain": "solo.terrafirma.test", "port": 9200,
+        "replicas": 2, "start_seconds": 30, "drain_seconds": 1, "stop_seconds": 3,
+    }  # fmt: skip
+
+    def release(**but: Any) -> subprocess.CompletedProcess[str]:
+        words = options({"apps": {"solo": solo | but}})
+        return shop.server.pyinfra.imported.call(
+            "-y", *words, *shop.server.arguments(), "tasks/app.py"
+        )
+
+    result = release()
     assert result.returncode != 0
     assert "scratch: solo has a volume without a name at /var/lib/own, which is" in result.stderr
+    assert 'volumes = {"own": "/var/lib/own"} keeps it' in result.stderr
     assert shop.server.run("docker ps --all --quiet --filter label=terrafirma.app=solo") == ""
+    kept = {"volumes": {"own": "/var/lib/own"}}
+    result = release(**kept)
+    assert result.returncode == 0, result.stderr
+    assert shop.server.run("curl -s http://127.0.0.1:9200/first") == "4000 first seed"
+    # Another replica has the same files, and so has another release.
+    assert shop.server.run("curl -s http://127.0.0.1:9201/second") == "4000 first second seed"
+    result = release(**kept, env={"CHANGED": "1"})
+    assert result.returncode == 0, result.stderr
+    assert shop.server.run("curl -s http://127.0.0.1:9264/third") == "4000 first second seed third"
 
 
 @long
