@@ -394,8 +394,9 @@ def volume_names(app: Application, project: Project) -> dict[str, str]:
     named = {}
     for key, volume in project.get("volumes", {}).items():
         if not (volume or {}).get("external"):
-            chosen = (volume or {}).get("name", f"{project['name']}_{key}")
-            derived = chosen == f"{project['name']}_{key}"
+            usual = f"{project.get('name', app.name)}_{key}"
+            chosen = (volume or {}).get("name", usual)
+            derived = chosen == usual
             named[key] = f"{app.name}_{key}" if derived else chosen
     return named
 

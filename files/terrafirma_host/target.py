@@ -45,7 +45,9 @@ class Target:
             for name in stores.started(app, project)
             if app.compose and "build" not in (service := project["services"][name])
         }
-        code = identity(Path(app.source).name, image, json.dumps(others))
+        built = [app.dockerfile, app.target, json.dumps(app.build_args, sort_keys=True)]
+        built = built if app.dockerfile or app.target or app.build_args else []
+        code = identity(Path(app.source).name, image, json.dumps(others), *built)
         release = _release_id(compose, project, code, " ".join(app.migrate))
         return cls(compose, project, release, code, image, others)
 
@@ -85,6 +87,8 @@ def _release_id(compose: Compose, project: layers.Project, code: str, migrated: 
                               owner=app.owner())  # fmt: skip
     # The layer has what we change; add the files themselves.
     shape += json.dumps(project, sort_keys=True)
+    # The layer has no image yet, which may replace a port that the settings do not choose.
+    shape += f"container_port {app.container_port}" if app.container_port else ""
     # The values follow from the secrets and from how the settings refer to them.
     said = [one for one in (values.hidden(app.env), compose.variables) if one]
     secret = [json.dumps(one, sort_keys=True) for one in (compose.secrets, *said)]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application, Serving, serving_release
-from terrafirma_host.target import with_serving_code
+from terrafirma_host.target import Target, with_serving_code
 
 from tests.unit.terrafirma_host.applications import records
 from tests.unit.terrafirma_host.docker import DIGEST
@@ -33,6 +33,13 @@ def test_changes_that_make_another_release(host: Path, app: Application) -> None
         "another reference": replace(app, env={"A": "{secrets.database_url}+"}),
         "secrets_env": replace(app, secrets_env=True),
         "container_port": replace(app, container_port=8080),
+        "the usual container_port": replace(app, container_port=8000),
+        "dockerfile": replace(app, dockerfile="docker/Dockerfile"),
+        "target": replace(app, target="web"),
+        "build_args": replace(app, build_args={"A": "1"}),
+        "read_only": replace(app, read_only=not app.read_only),
+        "writable": replace(app, writable=("/app/tmp",)),
+        "volumes": replace(app, volumes={"files": "/files"}),
         "network": replace(app, network="jobs"),
         "user": replace(app, user="root"),
         "memory": replace(app, memory_mb=64),
@@ -49,6 +56,13 @@ def test_changes_that_make_another_release(host: Path, app: Application) -> None
     token.write_text("two")
     assert release_id(several["secret"]) != ids["secret"]
     assert release_id(app) == ids["as it is"]
+
+
+def test_another_way_to_build_is_other_code(host: Path, app: Application) -> None:
+    """So a migration runs, and a rollback leads back."""
+    several = [app, replace(app, dockerfile="a"), replace(app, target="a"),
+               replace(app, build_args={"A": "1"}), replace(app, build_args={"A": "2"})]  # fmt: skip
+    assert len({Target.described(one).code for one in several}) == len(several)
 
 
 def test_changes_that_make_no_other_release(host: Path, app: Application) -> None:
