@@ -60,8 +60,11 @@ def test_changes_that_make_another_release(host: Path, app: Application) -> None
 
 def test_another_way_to_build_is_other_code(host: Path, app: Application) -> None:
     """So a migration runs, and a rollback leads back."""
-    several = [app, replace(app, dockerfile="a"), replace(app, target="a"),
-               replace(app, build_args={"A": "1"}), replace(app, build_args={"A": "2"})]  # fmt: skip
+    ways: list[dict[str, Any]] = [
+        *({}, {"dockerfile": "a"}, {"target": "a"}),
+        *({"build_args": {"A": "1"}}, {"build_args": {"A": "2"}}),
+    ]
+    several = [replace(app, **how) for how in ways]
     assert len({Target.described(one).code for one in several}) == len(several)
 
 
