@@ -16,6 +16,7 @@ from terrafirma.app.operations import app_secrets, database_url, release
 from terrafirma.app.preflight import refuse_project
 from terrafirma.app.selection import refuse_unreadable, selection
 from terrafirma.app.source import upload_source
+from terrafirma.app.wanted import wanted
 from terrafirma.host import program
 from terrafirma.host.files import Absent, Directory, File, put, template
 from terrafirma.host.machine import distribution
@@ -114,6 +115,7 @@ for app in host.loop(apps):
         revision=revision(app.source_directory) if app.source else "",
         by=deployer(),
         after=inputs,
+        notes=wanted(app),
     )
 
 # Last, because the unit reads the descriptions.

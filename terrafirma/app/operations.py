@@ -20,7 +20,13 @@ NO_RELEASE_YET = "there was no release yet on this host"
 
 @operation
 def release(
-    app: str, *, description: str, revision: str, by: str, after: Sequence[OperationMeta] = ()
+    app: str,
+    *,
+    description: str,
+    revision: str,
+    by: str,
+    after: Sequence[OperationMeta] = (),
+    notes: Sequence[str] = (),
 ) -> Generator[FunctionCommand | StringCommand]:
     """
     Make an application serve what its description says. A failure leaves the old release serving.
@@ -29,6 +35,7 @@ def release(
     + revision: of the source, for the list of releases
     + by: who releases
     + after: operations of the same run whose changes make another release
+    + notes: what to know about a release that is made
 
     pyinfra's docker.compose runs `up` on each run, which stops all containers before new ones run.
     """
@@ -50,6 +57,8 @@ def release(
     for words in [*known["silent"], *planned_failure, *known["notes"]]:
         host.log_styled(f"{app}: {words}", fg="yellow")
     if not known["current"] or planned:
+        for words in notes:
+            host.log(f"{app}: {words}")
         # After a rollback the release that serves still gets the current settings and secrets.
         how = (
             ["refresh"] if known["withdrawn"] else ["release", "--revision", QuoteString(revision)]

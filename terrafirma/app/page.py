@@ -11,6 +11,7 @@ from terrafirma_host.layers import Project
 
 from terrafirma.app.environment import text_of
 from terrafirma.app.settings import Application
+from terrafirma.app.wanted import wanted
 
 
 def page(app: Application, compose: Compose, project: Project) -> list[str]:
@@ -22,7 +23,7 @@ def page(app: Application, compose: Compose, project: Project) -> list[str]:
         ("volumes", _volumes(described, project)),
         ("ports", _ports(described, project)),
         ("variables", _variables(app, described, project)),
-        ("notes", [("", line) for line in _notes(compose, project)]),
+        ("notes", [("", line) for line in (*wanted(app), *_notes(compose, project))]),
     ):
         rows = list(rows)
         width = max((len(name) for name, _ in rows), default=0)
