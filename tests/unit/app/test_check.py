@@ -1,5 +1,6 @@
 """What a check says about a project on this machine; Compose itself reads the files."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from terrafirma.app import laptop, preflight
 from terrafirma.app.check import Report, check
 from terrafirma.app.description import description
 from tests.conftest import ROOT, Pyinfra
+from tests.unit.fake_host import api, fake, machine
 from tests.unit.settings import HOST, application, server
 
 WEB = "services: {web: {build: .}}"
@@ -231,3 +233,17 @@ def test_any_directories(source: Path, tmp_path: Path) -> None:
     assert f"{source}: served\n" in said
     assert f"{tmp_path}/empty: refused\n  apps.empty.source: " in said
     assert said.endswith("1 served with data, 1 served, 1 refused\n")
+
+
+def test_a_deploy_with_a_wrong_project_changes_nothing(pyinfra: Pyinfra, source: Path) -> None:
+    (source / "compose.yaml").write_text(
+        "services: {web: {build: ., environment: {A: $A}}, db: {image: mysql}}"
+    )
+    settings = api(source=str(source), compose=["compose.yaml"], service="web")
+    result = pyinfra.call("@fake/host", "tasks/app.py", "-y", *fake(machine(), **settings))
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    assert "Starting operation" not in result.stderr
+    first, second = re.findall(r"@fake/host: apps\.api\..*", result.stderr)
+    assert first.startswith("@fake/host: apps.api.env: ${A} (compose.yaml, line 1, web) is not set")
+    assert second.startswith("@fake/host: apps.api.stateful: db runs mysql, and two releases run")
