@@ -45,6 +45,7 @@ class Report:
     """Further fields of its settings, with which nothing would be refused, or less."""
     left: list[str] = field(default_factory=list)
     """Why it would be refused with the proposed fields, too."""
+    app: Application | None = field(default=None, repr=False)
     project: Project | None = field(default=None, repr=False)
     """What Compose makes of its files."""
     source: str = ""
@@ -77,7 +78,7 @@ def check(data: Mapping[str, Any], *, server: Server | None = None) -> Report:
             break
         proposed |= further
         report = _checked({**given, **proposed}, users)
-    usual = Usual({**given, **proposed}, report.project, report.source)
+    usual = Usual({**given, **proposed}, report.app, report.project, report.source)
     if fields := usual.fields():
         tried = _checked({**given, **proposed, **fields}, users)
         if len(tried.refusals) <= len(report.refusals):
@@ -137,7 +138,8 @@ def examine(app: Application, described: str) -> Report:
             project, faults = _read(compose)
             refusals += [_line(app, error, compose.app.source) for error in faults]
             lines = page(app, compose, project) if project else []
-            return Report(_causes(refusals), lines, project=project, source=compose.app.source)
+            source = compose.app.source
+            return Report(_causes(refusals), lines, app=app, project=project, source=source)
     except BROKEN as error:
         return Report([*refusals, _line(app, error)])
 

@@ -77,14 +77,51 @@ def answers(
         wanted += re.findall(r"\$\{(\w+)\} \(", line)
         wanted += re.findall(r"required variable (\w+) is", line)
     wanted = [name for name in dict.fromkeys(wanted) if name not in data.get("env", {})]
-    known = examples(here(str(data["source"]))) if data.get("source") else {}
-    env = {name: known.get(name, "") or "…" for name in wanted if not _SECRET.search(name)}
+    env = {name: value_of(name, data) for name in wanted if not _SECRET.search(name)}
     secrets = {name.lower(): "generated" for name in wanted if _SECRET.search(name)}
     if env:
         found["env"] = {**(data.get("env") or {}), **env}
     if secrets:
         found |= {"secrets": {**(data.get("secrets") or {}), **secrets}, "secrets_env": True}
     return found
+
+
+# What stands for a value that only you know, by the name of its variable, or by its place.
+_VALUES = (
+    (r"(?i)(^|_)(uid|gid|puid|pgid)$", "1000"),
+    (r"(?i)port$", "8000"),
+    (r"(?i)(tag|version)$", "latest"),
+    (r"(?i)(replicas|count|workers|concurrency|timeout|size)$", "1"),
+    (r"(?i)(time_?zone|^tz)$", "UTC"),
+)
+
+
+def value_of(name: str, data: Mapping[str, Any]) -> str:
+    """A value for a variable: that of the project's example, or one that stands for yours."""
+    source = here(str(data["source"])) if data.get("source") else None
+    if source and (example := examples(source).get(name)):
+        return example
+    files = [source / one for one in data.get("compose") or default_files(source)] if source else []
+    for file in files:
+        try:
+            text = file.read_text(errors="replace")
+        except OSError:
+            continue
+        if re.search(
+            rf"""(?:-\s*|source:\s*)["']?\$\{{?{name}\}}?[^\s:]*(?::/|["']?$)""", text, re.MULTILINE
+        ):
+            # The path of a mount.
+            return f"/srv/{name.lower()}"
+    if re.search("(?i)(domain|host|hostname)$", name):
+        return str(data["domain"])
+    if re.search("(?i)(url|origin)$", name):
+        return f"https://{data['domain']}"
+    return next((value for pattern, value in _VALUES if re.search(pattern, name)), "…")
+
+
+def default_files(directory: Path) -> list[str]:
+    """The compose file that Compose itself would take."""
+    return [name for name in COMPOSE_FILES if (directory / name).is_file()][:1]
 
 
 def examples(directory: Path) -> dict[str, str]:
@@ -106,31 +143,28 @@ def examples(directory: Path) -> dict[str, str]:
 class Usual:
     """What the framework of an application usually needs, as far as the settings lack it."""
 
-    def __init__(self, data: Mapping[str, Any], project: Project | None, source: str) -> None:
+    def __init__(
+        self, data: Mapping[str, Any], app: Application | None, project: Project | None, source: str
+    ) -> None:
+        """`source` is the directory of its files in `project`."""
         self.data = data
-        self.service = self._service(data, project)
-        self.directory = self._directory(source)
+        services = project["services"] if app and app.compose and project else {}
+        self.service: Mapping[str, Any] = services.get(app.service or app.name, {}) if app else {}
+        self.directory = self._directory(app, source)
         self.framework = framework_of(self.directory) if self.directory else None
         self.dockerfile = self._dockerfile()
         self.paths = health_paths(self.directory) if self.directory else []
 
-    @staticmethod
-    def _service(data: Mapping[str, Any], project: Project | None) -> Mapping[str, Any]:
-        services = project["services"] if project and data.get("compose") else {}
-        service: Mapping[str, Any] = services.get(data.get("service") or data["name"], {})
-        return service
-
-    def _directory(self, source: str) -> Path | None:
+    def _directory(self, app: Application | None, source: str) -> Path | None:
         """Where the code of the web service is on this machine."""
-        top = here(str(self.data.get("source") or ""))
-        if not self.data.get("source") or not top.is_dir():
+        if not app or not app.source:
             return None
-        if not self.data.get("compose"):
-            return top
+        if not app.compose:
+            return app.source_directory
         context = str((self.service.get("build") or {}).get("context", ""))
         if not source or not context.startswith(source):
             return None
-        directory = top / context[len(source) :].lstrip("/")
+        directory = app.source_directory / context[len(source) :].lstrip("/")
         return directory if directory.is_dir() else None
 
     def _dockerfile(self) -> str:

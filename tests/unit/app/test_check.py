@@ -59,6 +59,9 @@ def test_a_directory_with_a_dockerfile(source: Path) -> None:
     assert report.lines[0] == "shop: https://app.example.com"
 
 
+@pytest.mark.promise(
+    "Without a server, a check says what would become of each service, volume, port and variable"
+)
 def test_a_page_about_a_project(source: Path) -> None:
     report = checked(source, SHOP, domain="shop.acme.com", stateful=["db"], env={"LEVEL": "info"})
     assert report.served
@@ -235,6 +238,7 @@ def test_any_directories(source: Path, tmp_path: Path) -> None:
     assert said.endswith("1 served with data, 1 served, 1 refused\n")
 
 
+@pytest.mark.promise("A release whose project would be refused ends before anything changes")
 def test_a_deploy_with_a_wrong_project_changes_nothing(pyinfra: Pyinfra, source: Path) -> None:
     (source / "compose.yaml").write_text(
         "services: {web: {build: ., environment: {A: $A}}, db: {image: mysql}}"

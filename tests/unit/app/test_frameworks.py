@@ -7,7 +7,7 @@ import pytest
 
 from terrafirma.app.check import check
 from terrafirma.app.frameworks import exposed, framework_of, health_paths, listens
-from terrafirma.app.guess import examples, settings_of, web_service
+from terrafirma.app.guess import examples, settings_of, value_of, web_service
 
 KEY = {"secrets": {"secret_key_base": "generated"}, "secrets_env": True}
 # The files; the framework; the fields that are proposed.
@@ -225,3 +225,32 @@ def test_paths_of_health_checks(tmp_path: Path) -> None:
 def test_the_example_of_an_env_file(tmp_path: Path) -> None:
     (tmp_path / ".env.example").write_text("A=1\nexport B = 'two' # x\n# C=3\nD=\n")
     assert examples(tmp_path) == {"A": "1", "B": "two", "D": ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LEVEL", "info"),
+        ("APP_UID", "1000"),
+        ("HTTP_PORT", "8000"),
+        ("APP_VERSION", "latest"),
+        ("WORKERS", "1"),
+        ("PUBLIC_HOST", "shop.acme.com"),
+        ("BASE_URL", "https://shop.acme.com"),
+        ("MEDIA", "/srv/media"),
+        ("PHOTOS", "/srv/photos"),
+        ("NAME", "…"),
+    ],
+)
+def test_what_stands_for_a_value_that_only_you_know(tmp_path: Path, name: str, value: str) -> None:
+    (tmp_path / ".env.example").write_text("LEVEL=info\nNAME=\n")
+    (tmp_path / "compose.yaml").write_text("""\
+services:
+  web:
+    image: acme/web:${NAME}
+    volumes: ["${MEDIA}:/media"]
+  more:
+    volumes:
+      - ${PHOTOS}/small:/photos
+""")
+    assert value_of(name, {"source": str(tmp_path), "domain": "shop.acme.com"}) == value
