@@ -107,9 +107,8 @@ def value_of(name: str, data: Mapping[str, Any]) -> str:
             text = file.read_text(errors="replace")
         except OSError:
             continue
-        if re.search(
-            rf"""(?:-\s*|source:\s*)["']?\$\{{?{name}\}}?[^\s:]*(?::/|["']?$)""", text, re.MULTILINE
-        ):
+        variable = rf"\$\{{?{name}\b[^\s:\"']*"
+        if re.search(rf"{variable}:/(?!/)|\bsource:\s*[\"']?{variable}", text):
             # The path of a mount.
             return f"/srv/{name.lower()}"
     if re.search("(?i)(domain|host|hostname)$", name):
