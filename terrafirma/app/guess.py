@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -77,6 +78,8 @@ def answers(
         wanted += re.findall(r"\$\{(\w+)\} \(", line)
         wanted += re.findall(r"required variable (\w+) is", line)
     wanted = [name for name in dict.fromkeys(wanted) if name not in data.get("env", {})]
+    if file := _env_file(data, wanted):
+        return found | {"env_file": [*data.get("env_file", []), file]}
     env = {name: value_of(name, data) for name in wanted if not _SECRET.search(name)}
     secrets = {name.lower(): "generated" for name in wanted if _SECRET.search(name)}
     if env:
@@ -125,15 +128,32 @@ def default_files(directory: Path) -> list[str]:
 
 def examples(directory: Path) -> dict[str, str]:
     """The variables of the example of an env file, with the values that it proposes."""
+    names = (".env.example", ".env.sample", ".env.dist", ".env.template", "env.example")
     found: dict[str, str] = {}
-    for name in (".env.example", ".env.sample", ".env.dist", ".env.template", "env.example"):
-        try:
-            text = (directory / name).read_text(errors="replace")
-        except OSError:
-            continue
-        for variable, value in re.findall(r"(?m)^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=(.*)$", text):
-            found.setdefault(variable, re.sub(r"\s+#.*$", "", value).strip().strip("\"'"))
+    for name in reversed(names):
+        found |= _assigned(directory / name)
     return found
+
+
+def _assigned(file: Path) -> dict[str, str]:
+    """The variables of an env file, as a guess is made from them."""
+    try:
+        text = file.read_text(errors="replace")
+    except OSError:
+        return {}
+    pairs = re.findall(r"(?m)^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=(.*)$", text)
+    return {
+        name: re.sub(r"\s+#.*$", "", value).strip().strip("\"'") for name, value in reversed(pairs)
+    }
+
+
+def _env_file(data: Mapping[str, Any], wanted: Sequence[str]) -> str:
+    """The file of this machine that has all these variables; "" where there is none."""
+    for name in (".env.production", ".env.prod", ".env") if data.get("source") else ():
+        path = posixpath.normpath(posixpath.join(str(data["source"]), name))
+        if wanted and {*wanted} <= _assigned(here(path)).keys():
+            return "" if path in data.get("env_file", []) else path
+    return ""
 
 
 # --- what is usual --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ def page(app: Application, compose: Compose, project: Project) -> list[str]:
         ("volumes", _volumes(described, project)),
         ("ports", _ports(described, project)),
         ("variables", _variables(app, described, project)),
+        ("scheduled", _jobs(described)),
         ("notes", [("", line) for line in (*wanted(app), *_notes(compose, project))]),
     ):
         rows = list(rows)
@@ -47,9 +49,12 @@ def _services(app: spec.Application, project: Project) -> Iterator[tuple[str, st
             words = "one-shot: each release runs it to its end"
         elif name in running:
             words = f"worker: {_number(times, 'container')}, new with each release"
+        elif profiles := service.get("profiles"):
+            words = f"not started: profiles {', '.join(profiles)}"
         else:
-            words = f"not started: profiles {', '.join(service.get('profiles') or [])}"
-        yield name, f"{words} ({_origin(service)})"
+            words = "left out"
+        origin = app.image if app.image and not app.compose else _origin(service)
+        yield name, f"{words} ({origin})"
 
 
 def _port(app: spec.Application, service: Mapping[str, Any]) -> str:
@@ -108,8 +113,11 @@ def _ports(app: spec.Application, project: Project) -> Iterator[tuple[str, str]]
                 words = f"https://{app.domain}, through Caddy"
             else:
                 words = f"not published; other services reach it as {name}:{target}"
+            if port.get("protocol") == "udp":
+                words = "not published: nothing leads UDP from the internet to it"
             published = port.get("published")
-            yield f"{name} {f'{published}:' if published else ''}{target}", words
+            where = f"{f'{published}:' if published else ''}{target}"
+            yield f"{name} {where}{'/udp' if port.get('protocol') == 'udp' else ''}", words
 
 
 def _variables(
@@ -140,11 +148,27 @@ def _variables(
         yield variable, f"nothing sets it; {', '.join(services)} would pass it on"
 
 
+def _jobs(app: spec.Application) -> Iterator[tuple[str, str]]:
+    for name, job in app.cron.items():
+        where = f" in {job['service']}" if job.get("service") else ""
+        yield name, f"{job['schedule']}{where}: {' '.join(job['command'])}"
+
+
+# Notes of a release that the page has in a row of its own.
+_ROWS = re.compile(
+    r": port [\d, ]+ is not published|: nothing sets \w+, which|: left out \(|: not sta"
+)
+
+
 def _notes(compose: Compose, project: Project) -> Iterable[str]:
     app = compose.app
-    yield from dict.fromkeys(
-        [*compose.notes, *layers.mended(app, project), *layers.limited(app, project)]
-    )
+    notes = [one for one in compose.notes if not _ROWS.search(one)]
+    if app.stops_first:
+        notes.append("one instance runs: a release stops it before the new one starts, and "
+                     "requests wait meanwhile")  # fmt: skip
+    if app.writable:
+        notes.append(f"{', '.join(app.writable)}: writable, and empty in each new container")
+    yield from dict.fromkeys([*notes, *layers.mended(app, project), *layers.limited(app, project)])
 
 
 def _number(times: int, what: str) -> str:

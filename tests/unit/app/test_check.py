@@ -84,6 +84,32 @@ def test_a_page_about_a_project(source: Path) -> None:
         assert words in page
 
 
+def test_a_page_about_an_image() -> None:
+    report = check(
+        {
+            "image": "acme/wiki:3",
+            "strategy": "stop-first",
+            "writable": ["/tmp/wiki"],
+            "cron": {"tidy": {"schedule": "hourly", "command": ["wiki", "tidy"]}},
+        }
+    )
+    page = "\n".join(report.lines)
+    for words in (
+        "wiki: https://app.example.com",
+        "(acme/wiki:3)",
+        "tidy  hourly: wiki tidy",
+        "one instance runs: a release stops it before the new one starts",
+        "/tmp/wiki: writable, and empty in each new container",
+    ):
+        assert words in page
+
+
+def test_a_port_for_udp(source: Path) -> None:
+    text = "services: {web: {build: ., ports: ['80:8000', '53:53/udp']}}"
+    page = "\n".join(checked(source, text).lines)
+    assert "web 53:53/udp  not published: nothing leads UDP from the internet to it" in page
+
+
 def test_what_is_proposed_is_tried(source: Path) -> None:
     report = checked(source, SHOP)
     assert not report.served

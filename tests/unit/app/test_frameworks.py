@@ -254,3 +254,18 @@ services:
       - ${PHOTOS}/small:/photos
 """)
     assert value_of(name, {"source": str(tmp_path), "domain": "shop.acme.com"}) == value
+
+
+def test_a_file_of_variables_that_is_there(tmp_path: Path) -> None:
+    source = write(tmp_path / "shop", {"compose.yaml": """\
+services:
+  web: {build: ., environment: {LEVEL: "${LEVEL}", TOKEN: "${TOKEN:?}"}}
+"""})  # fmt: skip
+    data = {"source": str(source), "compose": ["compose.yaml"], "service": "web"}
+    assert {"env", "secrets"} <= check(data).proposed.keys()
+    (source / ".env").write_text("LEVEL=info\nTOKEN=s3cret\n")
+    report = check(data)
+    assert report.proposed["env_file"] == [f"{source}/.env"]
+    assert report.proposed.keys() == {"domain", "env_file"}
+    assert report.left == []
+    assert "s3cret" not in repr(report)
