@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from terrafirma_host import directories, images, jobs, layers, references, stores, values
+from terrafirma_host import directories, images, jobs, layers, references, shape, stores, values
 from terrafirma_host.shell import Failed, conceal, ends, last, run, say, succeeds, write
 from terrafirma_host.spec import RUNTIME, Application, Release
 
@@ -77,6 +77,7 @@ class Compose:
         self.variables = app.further_variables() if app.env_file else {}
         self.hidden = self.variables | own
         conceal([*self.secrets.values(), *own.values(), *values.confidential(self.variables)])
+        conceal([*self._of_services().values()])
         self._files: list[str] = []
         # Lines for the output of a release, about keys of the files that have no effect.
         self.notes: list[str] = []
@@ -109,7 +110,8 @@ class Compose:
         words = [*self.program, "--project-name", project, "--progress", "plain"]
         # No `.env`: a deploy uploads none, and one that a deploy key sends would set variables.
         words += ["--env-file", "/dev/null"]
-        words += ["--project-directory", self.app.source or str(self.app.directory)]
+        where = self.app.project_directory or str(self.app.directory)
+        words += ["--project-directory", where]
         for file in (*self.files(), *([layer] if layer else [])):
             words += ["--file", file]
         return words
@@ -128,8 +130,17 @@ class Compose:
                 if name not in OWN and not name.startswith(OWN_PREFIXES)
             },
             **{layers.hidden(name): value for name, value in self.hidden.items()},
+            **self._of_services(),
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/root",
+        }
+
+    def _of_services(self) -> dict[str, str]:
+        """The variables with secret values of single services, under names of ours."""
+        return {
+            layers.hidden(name, service): values.fill(text, self.secrets)
+            for service, own in self.app.services.items()
+            for name, text in values.hidden(own.get("env") or {}).items()
         }
 
     def project(self) -> layers.Project:
@@ -164,20 +175,38 @@ class Compose:
 
     def rules(self, read: Read) -> Iterator[Callable[[], None]]:
         """Each rule of a project; it raises Failed, in one line, where the project breaks it."""
-        app, project = self.app, read.project
-        yield lambda: _refuse_unknown(app, project)
-        if not {app.service, *app.stateful} <= project["services"].keys():
+        project, lines = read.project, []
+        yield lambda: shape.refuse_unknown(self.app, project)
+        if not shape.named(self.app) <= project["services"].keys():
             # The further rules are about services that exist.
             return
-        if app.compose:
+        if self.app.compose:
+            lines = shape.absent_networks(project, self._absent(project))
+            decided = shape.decide(self.app, project)
+            self.app = decided.app
+            conceal([*self._of_services().values()])
+            yield from (partial(shape.refuse, line) for line in decided.refusals)
             files = self.look(read)
             yield from (partial(rule, files) for rule in references.RULES)
-            self.notes = files.notes
+            self.notes = [*lines, *decided.lines, *files.notes]
+        app = self.app
         yield lambda: directories.add(app, project)
         yield lambda: jobs.refuse_unknown_services(app, project)
         yield lambda: stores.refuse(app, project)
         yield lambda: references.refuse_joined(app, project)
-        yield lambda: _refuse_addresses(project)
+
+    def _absent(self, project: layers.Project) -> list[str]:
+        """The external networks of the files that are not on the host, by their keys."""
+        if self.app.root:
+            # On the machine that deploys.
+            return []
+        named = {
+            key: network.get("name", key)
+            for key, network in (project.get("networks") or {}).items()
+            if (network or {}).get("external")
+        }
+        there = {one["Name"] for one in inspect("network", sorted({*named.values()}))}
+        return [key for key, name in named.items() if name not in there]
 
     def config(self, *options: str) -> tuple[str, str]:
         """The standard output and error of `docker compose config` for all services."""
@@ -265,24 +294,6 @@ class Compose:
         command = [*self.command(project, layer), *words]
         terminal = {"TERM": os.environ.get("TERM", "dumb")}
         os.execve(shutil.which("docker") or "docker", command, self.environment() | terminal)
-
-
-def _refuse_unknown(app: Application, project: layers.Project) -> None:
-    services = project["services"]
-    known = ", ".join(services) or "none"
-    for key, wanted in (("service", [app.service]), ("stateful", app.stateful)):
-        for name in wanted:
-            if name not in services:
-                raise Failed(f"{key}: the compose files have no service {name!r} ({known})")
-    if app.service in app.stateful:
-        raise Failed(f"stateful: {app.service} serves HTTP: a release recreates it")
-
-
-def _refuse_addresses(project: layers.Project) -> None:
-    for key, network in (project.get("networks") or {}).items():
-        if (network.get("ipam") or {}).get("config") and not network.get("external"):
-            raise Failed(f"the network {key} has addresses of its own, and two releases run "
-                         "at once: leave `ipam` out")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -515,7 +526,7 @@ def _start_missing(
     app = compose.app
     layer = compose.layer("state", layers.state_layer(app, project))
     # Fetching and building may take long; waiting for one another may not.
-    new = [one for one in missing if one not in known and "build" in project["services"][one]]
+    new = [one for one in missing if one not in known and layers.built(project, [one])]
     if new:
         compose.fetch(app.project("state"), layer, "build", *new)
     compose.fetch(app.project("state"), layer, "up", "--no-start", "--no-recreate", *missing)

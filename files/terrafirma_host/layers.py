@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
-from terrafirma_host import directories, values
+from terrafirma_host import directories, kinds, values
 from terrafirma_host import images as images_of
+from terrafirma_host.kinds import policy
 from terrafirma_host.spec import Application
 
 Project = Mapping[str, Any]
@@ -25,6 +27,9 @@ GONE = "!reset null"
 
 HOME = "/tmp"
 """The home of the id of an account, which no image knows: Docker would take `/`."""
+
+SHAPE = "x-terrafirma"
+"""Key of a project with the lines of our layer by which shape.py changes single services."""
 
 
 def own_project(app: Application) -> str:
@@ -59,8 +64,9 @@ def slot_services(app: Application, project: Project) -> list[str]:
     return [
         name
         for name, service in project["services"].items()
-        # Compose does not start a service with a profile unless it is named.
-        if name not in {*app.stateful, *once} and not service.get("profiles")
+        if name not in {*app.stateful, *once, *app.absent}
+        # A service that your settings name needs no profile.
+        and (name == app.service or kinds.has_profile(service, app.profiles))
     ]
 
 
@@ -77,27 +83,34 @@ def ending(app: Application, project: Project) -> set[str]:
     that serves may not end: the web service, a stateful one, or one that others need healthy.
     """
     serving = {app.service, *app.stateful, *awaited(project, "service_healthy")}
-    named = {name for name, one in project["services"].items() if policy(one)} - serving
+    named = {
+        name
+        for name, one in project["services"].items()
+        if policy(one) or (name not in app.stateful and kinds.looks_once(name, one))
+    } - serving
     return (named | awaited(project, "service_completed_successfully")) - {app.service}
 
 
 def awaited(project: Project, condition: str) -> set[str]:
     """The services that others wait for with this condition."""
+    return kinds.awaited(project["services"], condition)
+
+
+def untold(app: Application, project: Project) -> set[str]:
+    """
+    The services of a slot whose files have no restart policy, and do not say whether they end.
+
+    Such a service begins with `on-failure`: one that ends with success has done its work. One that
+    still runs when the release is complete gets `unless-stopped`, see slots.settle_policies.
+    """
+    known = {app.service, *ending(app, project), *awaited(project, "service_healthy")}
     return {
         name
-        for service in project["services"].values()
-        for name, how in (service.get("depends_on") or {}).items()
-        if how.get("condition") == condition
+        for name in slot_services(app, project)
+        if name not in known
+        and not kinds.says_policy(project["services"][name])
+        and not project["services"][name].get("healthcheck")
     }
-
-
-def policy(service: Mapping[str, Any]) -> str:
-    """The restart policy of a service that may end, "no" or "on-failure"; "" for any other."""
-    own = (service.get("deploy") or {}).get("restart_policy")
-    # Where both are set, Compose uses that of `deploy`.
-    name = str(own.get("condition") if own else service.get("restart"))
-    name = {"none": "no"}.get(name, name).partition(":")[0]
-    return name if name in ("no", "on-failure") else ""
 
 
 def mended(app: Application, project: Project) -> list[str]:
@@ -106,7 +119,7 @@ def mended(app: Application, project: Project) -> list[str]:
     return [
         f"{name} serves: its restart policy is unless-stopped here, not {policy(service)}"
         for name, service in project["services"].items()
-        if policy(service) and name not in ends and not service.get("profiles")
+        if policy(service) and name in {*slot_services(app, project), *app.stateful} - ends
     ]
 
 
@@ -124,8 +137,7 @@ def lasting(app: Application, project: Project) -> list[str]:
     """The services of a slot that do not end, sorted, one entry for each container."""
     names: list[str] = []
     for name in slot_services(app, project):
-        own = times(project["services"][name])
-        names += [name] * (app.replicas if name == app.service else own)
+        names += [name] * wanted(app, project, name)
     return sorted(name for name in names if name not in once(app, project))
 
 
@@ -135,19 +147,33 @@ def times(service: Mapping[str, Any]) -> int:
     return number
 
 
+def wanted(app: Application, project: Project, name: str) -> int:
+    """The number of containers of a service."""
+    own: int | None = app.setting(name, "replicas")
+    if name == app.service:
+        return app.replicas
+    return times(project["services"][name]) if own is None else own
+
+
 def migrates_by_service(app: Application, project: Project) -> bool:
     return len(app.migrate) == 1 and app.migrate[0] in project["services"] and bool(app.compose)
 
 
+def built(project: Project, names: Collection[str]) -> list[str]:
+    """The services that are built for these services: themselves, or others with their images."""
+    made = (kinds.builder(project["services"], name) for name in names)
+    return list(dict.fromkeys(one for one in made if one))
+
+
 def build_layer(app: Application, project: Project, release: str) -> str:
     """Names and labels for the images that are built here."""
+    started = [*slot_services(app, project), *app.migrate * migrates_by_service(app, project)]
     services = {
         name: {
             "image": image_name(app, name, release),
             "build": {"labels": {"terrafirma.app": app.name}},
         }
-        for name, service in project["services"].items()
-        if "build" in service and name not in app.stateful
+        for name in built(project, started)
     }
     return f"services: {_text(services)}\n"
 
@@ -165,46 +191,21 @@ def slot_layer(
     """The layer for one of the two slots; with an empty `slot`, the part that both share."""
     running = slot_services(app, project)
     once = [name for name in app.migrate if migrates_by_service(app, project)]
-    ends = ending(app, project)
     lines = ["services:"]
-    for name, service in project["services"].items():
+    for name in project["services"]:
         if name not in (*running, *once):
             lines.append(f"  {_text(name)}: {GONE}")
             continue
-        layer = _common(app, service, slot, release, name in ends) | {
-            "image": f"{_text(images.get(name, service.get('image', '')))}",
-            "build": GONE,
-            "env_file": _text([variables_file(app)]) if app.variables else None,
-            "environment": _text(_home(app, service) | _environment(app, release)),
-            "secrets": _secrets(app, service),
-            "links": _links(service, {*running}),
-            "depends_on": _dependencies(service, {*running} - {name}),
+        layer = _slot_service(app, project, name, slot, release) | {
+            "image": _text(images.get(name, project["services"][name].get("image", ""))),
             "user": _text(owner) if owner else None,
-            # A port that both slots publish would collide.
-            "ports": "!reset []",
         }
         if name == app.service:
-            first = app.slots.get(slot, 0)
-            ports = str(first) if replicas == 1 else f"{first}-{first + replicas - 1}"
-            # Loopback only: the internet connects through Caddy.
-            port = app.container_port or images_of.of_files(app, service)
-            layer["ports"] = f"!override {_text([f'127.0.0.1:{ports}:{port}'])}"
-            layer["scale"] = GONE
-            layer |= directories.layer(app, service)
-            if app.own_init and not app.compose:
-                layer["init"] = "false"
-        # Compose refuses a limit that is set in two places.
-        limited = ["mem_limit", "mem_reservation", "memswap_limit"] * bool(app.memory_mb)
-        limited += ["cpus", "cpu_period", "cpu_quota"] * bool(app.cpus)
-        layer |= {key: GONE for key in limited if key in service}
+            layer |= _of_web(app, project, slot, replicas, layer)
+        layer |= _limits(app, project, name, replicas if name == app.service else None, layer)
         if name in once:
             # `run` starts it, `up` does not.
             layer |= {"profiles": '!override ["terrafirma-once"]', "restart": '"no"'}
-        deploy = _text(_deploy(app, replicas if name == app.service else None))
-        if more := layer.get("deploy"):
-            # A restart policy in `deploy` would override ours.
-            deploy = f"{deploy[:-1]}{', ' if len(deploy) > 2 else ''}{more[1:]}"
-        layer["deploy"] = deploy
         lines.append(f"  {_text(name)}:")
         lines += [f"    {key}: {value}" for key, value in layer.items() if value is not None]
     lines += _networks(app, project, slot)
@@ -221,48 +222,153 @@ def slot_layer(
     return "\n".join(lines) + "\n"
 
 
+def _slot_service(
+    app: Application, project: Project, name: str, slot: str, release: str
+) -> dict[str, str | None]:
+    service, running = project["services"][name], {*slot_services(app, project)}
+    return _common(app, project, name, slot, release) | {
+        "build": GONE,
+        "env_file": _text([variables_file(app)]) if app.variables else None,
+        "environment": _text(_home(app, service) | _environment(app, name, release)),
+        "secrets": _secrets(app, service),
+        "links": _links(service, running),
+        "depends_on": _dependencies(service, running - {name}),
+        # A port that both slots publish would collide.
+        "ports": "!reset []",
+        # It runs whether or not Compose is told its profile.
+        "profiles": "!reset []" if service.get("profiles") else None,
+    }
+
+
+def _of_web(
+    app: Application, project: Project, slot: str, replicas: int, layer: Mapping[str, str | None]
+) -> dict[str, str | None]:
+    """The keys of the web service alone."""
+    service, first = project["services"][app.service], app.slots.get(slot, 0)
+    ports = str(first) if replicas == 1 else f"{first}-{first + replicas - 1}"
+    port = app.container_port or images_of.of_files(app, service)
+    found: dict[str, str | None] = {
+        # Loopback only: the internet connects through Caddy.
+        "ports": f"!override {_text([f'127.0.0.1:{ports}:{port}'])}",
+        "scale": GONE,
+        **directories.layer(app, service),
+    }
+    if layer.get("volumes") and "volumes" in found:
+        # Both change the mounts of the files.
+        found["volumes"] = f"!override {_text(service['volumes'])}"
+    if app.own_init and not app.compose:
+        found["init"] = "false"
+    return found
+
+
+def _limits(
+    app: Application, project: Project, name: str, replicas: int | None,
+    layer: Mapping[str, str | None],
+) -> dict[str, str | None]:  # fmt: skip
+    """The limits of a container, and how many of them there are."""
+    service, limits = project["services"][name], {}
+    memory = _own(app, name, "memory_mb", app.memory_mb)
+    cpus = _own(app, name, "cpus", app.cpus)
+    if memory:
+        limits["memory"] = f"{memory}M"
+    if cpus:
+        limits["cpus"] = str(cpus)
+    deploy: dict[str, Any] = {"resources": {"limits": limits}} if limits else {}
+    if replicas is None:
+        replicas = app.setting(name, "replicas")
+    deploy |= {"replicas": replicas} if replicas is not None else {}
+    # Compose refuses a limit that is set in two places.
+    limited = ["mem_limit", "mem_reservation", "memswap_limit"] * bool(memory)
+    limited += ["cpus", "cpu_period", "cpu_quota"] * bool(cpus)
+    limited += ["scale"] * (replicas is not None)
+    text = _text(deploy)
+    if more := layer.get("deploy"):
+        # A restart policy in `deploy` would override ours.
+        text = f"{text[:-1]}{', ' if len(text) > 2 else ''}{more[1:]}"
+    return {**{key: GONE for key in limited if key in service}, "deploy": text}
+
+
+def _own(app: Application, service: str, name: str, otherwise: Any) -> Any:
+    own = app.setting(service, name)
+    return otherwise if own is None else own
+
+
 def state_layer(app: Application, project: Project) -> str:
     """The layer for the stateful services, which no release recreates."""
-    ends = ending(app, project)
     lines = ["services:"]
     for name, service in project["services"].items():
         if name not in app.stateful:
             lines.append(f"  {_text(name)}: {GONE}")
             continue
-        layer = _common(app, service, "state", "", name in ends) | {
+        layer = _common(app, project, name, "state", "") | {
             "ports": "!reset []",
             "depends_on": _dependencies(service, {*app.stateful} - {name}),
             "links": _links(service, {*app.stateful}),
             # It runs without a profile being named.
             "profiles": "!reset []" if service.get("profiles") else None,
         }
+        layer |= _built(app, project, name)
+        if app.services.get(name):
+            layer |= _of_stateful(app, project, name, layer)
         lines.append(f"  {_text(name)}:")
         lines += [f"    {key}: {value}" for key, value in layer.items() if value is not None]
     lines += _volumes(app, project)
     return "\n".join(lines) + "\n"
 
 
-def _common(
-    app: Application, service: Mapping[str, Any], slot: str, release: str, ends: bool
+def _built(app: Application, project: Project, name: str) -> dict[str, str]:
+    """How a stateful service is built whose image only the build of another service makes."""
+    made = kinds.builder(project["services"], name)
+    if made in ("", name):
+        return {}
+    build = project["services"][made]["build"]
+    return {"build": _text(build), "image": _text(f"{app.name}-state-{name}")}
+
+
+def _of_stateful(
+    app: Application, project: Project, name: str, layer: Mapping[str, str | None]
 ) -> dict[str, str | None]:
+    """What is set for one stateful service; the application's settings are not for it."""
+    bare = replace(app, memory_mb=0, cpus=0)
+    env = app.setting(name, "env") or {}
+    found = _limits(bare, project, name, None, layer)
+    given = _escaped(values.shown(env)) | _hidden_of(name, env)
+    return found | ({"environment": _text(given)} if given else {})
+
+
+def _common(
+    app: Application, project: Project, name: str, slot: str, release: str
+) -> dict[str, str | None]:
+    service = project["services"][name]
     labels = {"terrafirma.app": app.name, "terrafirma.slot": slot}
     if release:
         labels["terrafirma.release"] = release
-    restart = {}
-    # A service that may end, and has a restart policy for that, keeps the policy.
-    if not (ends and policy(service)):
-        restart["restart"] = '"no"' if ends else '"unless-stopped"'
-        if (service.get("deploy") or {}).get("restart_policy"):
-            restart["deploy"] = f'{{"restart_policy": {GONE}}}'
+    signal, command = app.setting(name, "stop_signal"), app.setting(name, "command")
     return {
         "container_name": GONE,
         "labels": _text(labels),
-        **restart,
+        **_restart(app, project, name),
         # PostgreSQL listens on docker0's address, to which this name resolves in every network.
         "extra_hosts": _hosts(service),
         "security_opt": _security(service),
-        "stop_grace_period": _text(f"{app.stop_seconds}s"),
+        "stop_grace_period": _text(f"{_own(app, name, 'stop_seconds', app.stop_seconds)}s"),
+        "stop_signal": _text(signal) if signal else None,
+        "command": f"!override {_text(_dollars(command))}" if command else None,
+        # How shape.py changes what the files say.
+        **(project.get(SHAPE) or {}).get(name, {}),
     }
+
+
+def _restart(app: Application, project: Project, name: str) -> dict[str, str | None]:
+    service, ends = project["services"][name], name in ending(app, project)
+    # A service that may end, and has a restart policy for that, keeps the policy.
+    if ends and policy(service):
+        return {}
+    ours = '"no"' if ends else '"unless-stopped"'
+    if name in untold(app, project):
+        ours = '"on-failure"'
+    theirs = (service.get("deploy") or {}).get("restart_policy")
+    return {"restart": ours, "deploy": f'{{"restart_policy": {GONE}}}' if theirs else None}
 
 
 def _hosts(service: Mapping[str, Any]) -> str | None:
@@ -312,11 +418,13 @@ def aliases(project: Project, name: str, network: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def hidden(name: str) -> str:
+def hidden(name: str, service: str = "") -> str:
     """The variable that gives a variable's secret value to Compose, which Docker does not read."""
     # An env_file may set names like `discovery.type`, which Compose cannot fill in.
     plain = re.fullmatch(r"\w+", name, re.ASCII)
-    return f"TERRAFIRMA_SECRET_{name if plain else f'0{name.encode().hex()}'}"
+    # A name that is the value of a single service is another one.
+    apart = f"{service.encode().hex()}_" if service else ""
+    return f"TERRAFIRMA_SECRET_{apart}{name if plain else f'0{name.encode().hex()}'}"
 
 
 def variables(app: Application) -> str:
@@ -349,27 +457,28 @@ def _home(app: Application, service: Mapping[str, Any]) -> dict[str, str]:
     return {"HOME": HOME} if app.compose and app.user and "HOME" not in given else {}
 
 
-def _environment(app: Application, release: str) -> dict[str, str]:
-    environment = {
-        # Escaped, so that Compose does not read a dollar sign as a variable.
-        name: value.replace("$", "$$")
-        for name, value in values.shown(app.env).items()
-    }
+def _environment(app: Application, service: str, release: str) -> dict[str, str]:
+    own: Mapping[str, str] = app.setting(service, "env") or {}
+    environment = _escaped({**values.shown(app.env), **values.shown(own)})
     names = [name.upper() for name in app.secrets] if app.secrets_env else []
     # Compose takes secret values from its own environment, so no file has them.
     secret = (name for name in (*names, *values.hidden(app.env)) if name not in environment)
-    environment |= {name: f"${{{hidden(name)}}}" for name in secret}
+    environment |= {name: f"${{{hidden(name)}}}" for name in secret if name not in own}
+    environment |= _hidden_of(service, own)
     return environment | {"TERRAFIRMA_RELEASE": release}
 
 
-def _deploy(app: Application, replicas: int | None) -> dict[str, Any]:
-    limits = {}
-    if app.memory_mb:
-        limits["memory"] = f"{app.memory_mb}M"
-    if app.cpus:
-        limits["cpus"] = str(app.cpus)
-    deploy: dict[str, Any] = {"resources": {"limits": limits}} if limits else {}
-    return deploy | ({"replicas": replicas} if replicas is not None else {})
+def _hidden_of(service: str, env: Mapping[str, str]) -> dict[str, str]:
+    return {name: f"${{{hidden(name, service)}}}" for name in values.hidden(env)}
+
+
+def _escaped(env: Mapping[str, str]) -> dict[str, str]:
+    """Variables whose values Compose leaves as they are: it would read a dollar sign."""
+    return {name: str(value).replace("$", "$$") for name, value in env.items()}
+
+
+def _dollars(words: list[str]) -> list[str]:
+    return [one.replace("$", "$$") for one in words]
 
 
 def _dependencies(service: Mapping[str, Any], there: set[str]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from terrafirma_host import engine, layers, slots, stores
+from terrafirma_host import engine, kinds, layers, slots, stores
 from terrafirma_host.shell import Failed, ends, run, say
 from terrafirma_host.spec import Application
 from terrafirma_host.target import Target
@@ -18,7 +18,7 @@ def provide_images(target: Target) -> tuple[dict[str, str], tuple[str, ...]]:
     images: dict[str, str] = {}
     fetched: list[str] = []
     started = stores.started(app, project)
-    built = [name for name in started if "build" in project["services"][name]]
+    built = layers.built(project, started)
     if built:
         refuse_dockerfile(app)
         say(f"building release {target.id} of {app.name}")
@@ -29,7 +29,10 @@ def provide_images(target: Target) -> tuple[dict[str, str], tuple[str, ...]]:
             raise Failed(f"the image does not build: {error}") from None
     for name in started:
         images[name] = layers.image_name(app, name, target.id)
-        if name not in built:
+        if made := kinds.builder(project["services"], name):
+            if made != name:
+                run("docker", "tag", layers.image_name(app, made, target.id), images[name])
+        else:
             reference = target.others.get(name, target.image)
             if engine.pull(app, reference):
                 fetched.append(reference)

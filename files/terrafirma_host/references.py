@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from terrafirma_host import images, layers, stores
+from terrafirma_host import images, stores
 from terrafirma_host.layers import Project
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
@@ -195,7 +195,7 @@ def _further(files: Files) -> list[str]:
 
 def _env_files(files: Files) -> list[str]:
     return [
-        posixpath.join(files.app.source, path)
+        posixpath.join(files.app.project_directory, path)
         for name in files.used
         for path, _ in _env_file(files, name)
     ]
@@ -298,7 +298,7 @@ def _refuse_paths(files: Files) -> None:
             _refuse_path(app, f"{name}: build: dockerfile", path)
         for word, _ in _env_file(files, name):
             _refuse_word(app, f"{name}: env_file", word)
-            _refuse_path(app, f"{name}: env_file", posixpath.join(app.source, word))
+            _refuse_path(app, f"{name}: env_file", posixpath.join(app.project_directory, word))
         for option in service.get("security_opt") or []:
             _refuse_profile(app, f"{name}: security_opt: seccomp", option)
     for kind, key, one in _used_files(files):
@@ -337,7 +337,7 @@ def _refuse_profile(app: Application, what: str, option: str) -> None:
     found = re.fullmatch(r"seccomp[=:](?!(?:unconfined|builtin)$)(.*)", option)
     if found:
         _refuse_word(app, what, found[1])
-        path = posixpath.join(app.source or str(app.directory), found[1])
+        path = posixpath.join(app.project_directory or str(app.directory), found[1])
         _refuse_path(app, what, path)
         if not Path(path).is_file():
             raise Failed(f"{what} is the file {_below(app, path)}, which is not on the host: "
@@ -367,7 +367,8 @@ def _refuse_word(app: Application, what: str, word: str, *, mount: bool = False)
         return
     if mount and not word.startswith("."):
         return  # the name of a volume
-    if posixpath.normpath(word).startswith(".."):
+    inner = posixpath.dirname(app.compose[0]) if app.compose else ""
+    if posixpath.normpath(posixpath.join(inner, word)).startswith(".."):
         raise Failed(f"{what}: {word} is outside of the source, which alone is on the host: "
                      f"{_instead(mount)}")  # fmt: skip
 
@@ -443,7 +444,7 @@ def _missing(files: Files) -> Iterator[str]:
     """Lines about optional files that are missing, and variables that nothing sets."""
     for name in files.used:
         for path, _ in _env_file(files, name):
-            if "$" not in path and not Path(files.app.source, path).exists():
+            if "$" not in path and not Path(files.app.project_directory, path).exists():
                 yield f"{name}: env_file {path} is not there, and is left out"
         service = files.project["services"][name]
         environment = service.get("environment") or {}
@@ -483,9 +484,6 @@ def _dropped(files: Files) -> Iterator[str]:
         ]
         if ignored:
             yield f"{name}: {', '.join(ignored)} has no effect on one host with Compose"
-        given = service.get("container_name")
-        if given and given != name and name in layers.slot_services(app, files.project):
-            yield f"{name}: container_name {given} is left out: others reach it as {name}"
 
 
 def _note(files: Files) -> None:

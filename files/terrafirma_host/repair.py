@@ -38,14 +38,19 @@ def is_complete(app: Application, project: layers.Project, serving: Serving) -> 
 
 def _all_services_run(app: Application, project: layers.Project, serving: Serving) -> bool:
     containers = engine.stable_containers(app.project(serving.slot))
-    once = layers.once(app, project)
-    expected = [one for one in containers if one.service not in once]
+    once, untold = layers.once(app, project), layers.untold(app, project)
+    # A service whose files do not say that it may end, and that has done its work.
+    ended = {one.service for one in containers if one.service in untold and one.done}
+    expected = [one for one in containers if one.service not in once | ended]
+    lasting = [name for name in layers.lasting(app, project) if name not in ended]
     healthy = [
         one.service for one in expected
         if one.release == serving.release and one.up and one.health != "unhealthy"
     ]  # fmt: skip
     return (
-        sorted(healthy) == sorted(one.service for one in expected) == layers.lasting(app, project)
+        sorted(healthy) == sorted(one.service for one in expected) == lasting
+        # A killed release has not settled how these are started again.
+        and not any(one.service in untold and one.retried and not one.done for one in expected)
         # A container that has done its work may have been removed.
         and all(one.done or one.up for one in containers if one.service in once)
         and _stateful_services_run(app)
@@ -111,4 +116,5 @@ class Repair:
         # Check the path that Caddy checks now: a changed path is for the next release.
         app = proxy.as_asked(self.target.app, slot)
         Watch(app, self.target.project, self.target.id, slot).until_up()
+        slots.settle_policies(app, self.target.project, slot)
         proxy.expect(app, slot)

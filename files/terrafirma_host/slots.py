@@ -70,6 +70,19 @@ def link_secrets(compose: Compose, slot: str) -> None:
             raise Failed(f"the secret {name} was changed during this release: run it again")
 
 
+def settle_policies(app: Application, project: layers.Project, slot: str) -> None:
+    """
+    Services without a restart policy that still run are started again after each end from now on.
+
+    Those that have ended with success have done their work: they stay as they are.
+    """
+    untold = layers.untold(app, project)
+    there = engine.containers(app.project(slot)) if untold else []
+    runs = [one.id for one in there if one.service in untold and one.retried and not one.done]
+    if runs:
+        run("docker", "update", "--restart", "unless-stopped", *runs, timeout=engine.PROMPT)
+
+
 def clear(app: Application, slot: str) -> None:
     """A slot has no container and no secret; each container is asked to stop first."""
     # Find containers by their project: a killed migration leaves a container there, too.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import posixpath
 import pwd
 import re
 import secrets
@@ -43,6 +44,10 @@ class Application:
     stateful: tuple[str, ...]
     shared: tuple[str, ...]  # volumes and paths that several containers may write at once
     scratch: tuple[str, ...]  # services that may begin with an empty store in each release
+    profiles: tuple[str, ...]  # of the compose files
+    leave_out: tuple[str, ...]  # services that never start
+    docker_socket: tuple[str, ...]  # services that may have the engine's socket
+    services: Mapping[str, Mapping[str, Any]]  # what is set for single services, by their names
     migrate: tuple[str, ...]
     cron: Mapping[str, Mapping[str, Any]]  # name → schedule, command, service, timeout_seconds
     env: Mapping[str, str]
@@ -105,6 +110,21 @@ class Application:
     def required_fields(cls) -> set[str]:
         """The fields that a description must have."""
         return {field.name for field in fields(cls) if field.default is MISSING}
+
+    @property
+    def project_directory(self) -> str:
+        """The directory where relative paths of the compose files begin: that of the first file."""
+        first = posixpath.dirname(self.compose[0]) if self.compose else ""
+        return posixpath.join(self.source, first).rstrip("/") if self.source else ""
+
+    @property
+    def absent(self) -> set[str]:
+        """The services that never start."""
+        return {*self.leave_out}
+
+    def setting(self, service: str, name: str) -> Any:
+        """What is set for a service; None: nothing, so that the application's setting counts."""
+        return (self.services.get(service) or {}).get(name)
 
     @property
     def directory(self) -> Path:

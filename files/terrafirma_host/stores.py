@@ -394,7 +394,7 @@ def _refuse_several(
     app: Application, project: Project, written: Sequence[Store], key: str = "stateful"
 ) -> None:
     for store in written:
-        times = layers.times(project["services"][store.service])
+        times = layers.wanted(app, project, store.service)
         if times > 1 and not shared(app, store):
             raise Failed(
                 f"{key}: {store}, and runs {times} times: `replicas: 1`, or shared = "

@@ -175,6 +175,7 @@ class Takeover:
         try:
             for step in steps:
                 step.take(self.lease)
+            slots.settle_policies(self.app, self.target.project, self.slot)
             for line in self.watch.notes():
                 say(line)
         except BROKEN as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from terrafirma_host import engine, layers, stores, values
+from terrafirma_host import engine, kinds, layers, stores, values
 from terrafirma_host.engine import Compose
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application, Release, Serving, identity, known_releases, now
@@ -39,11 +39,13 @@ class Target:
         """The described target. Registries are asked for digests; no image is fetched."""
         compose = Compose(app)
         project = compose.project()
+        # With what the files themselves say about it.
+        app = compose.app
         image = engine.resolve(app, app.image) if app.image else ""
         others = {
-            name: engine.resolve(app, service["image"])
+            name: engine.resolve(app, project["services"][name]["image"])
             for name in stores.started(app, project)
-            if app.compose and "build" not in (service := project["services"][name])
+            if app.compose and not kinds.builder(project["services"], name)
         }
         built = [app.dockerfile, app.target, json.dumps(app.build_args, sort_keys=True)]
         built = built if app.dockerfile or app.target or app.build_args else []
@@ -90,7 +92,9 @@ def _release_id(compose: Compose, project: layers.Project, code: str, migrated: 
     # The layer has no image yet, which may replace a port that the settings do not choose.
     shape += f"container_port {app.container_port}" if app.container_port else ""
     # The values follow from the secrets and from how the settings refer to them.
-    said = [one for one in (values.hidden(app.env), compose.variables) if one]
+    own = {name: values.hidden(one.get("env") or {}) for name, one in app.services.items()}
+    own = {name: env for name, env in own.items() if env}
+    said = [one for one in (values.hidden(app.env), compose.variables, own) if one]
     secret = [json.dumps(one, sort_keys=True) for one in (compose.secrets, *said)]
     return identity(code, migrated, shape, *secret)
 

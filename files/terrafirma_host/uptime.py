@@ -121,7 +121,8 @@ class Watch:
             if over and one.service in ends:
                 self._refuse(one, f"failed with code {one.code}")
             # A container with the policy on-failure may fail until start_seconds are over.
-            if over or (self._again(one) > engine.RESTARTS and not one.retried):
+            patient = one.retried and one.service in ends
+            if over or (self._again(one) > engine.RESTARTS and not patient):
                 self._refuse(one, "does not stay up")
 
     def _ask(self) -> None:

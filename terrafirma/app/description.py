@@ -38,7 +38,7 @@ def description(app: Application, users: Users) -> str:
     data: dict[str, Any] = app.model_dump(
         include={
             *("name", "image", "dockerfile", "target", "compose", "stateful", "shared", "scratch"),
-            *("read_only", "writable", "volumes"),
+            *("read_only", "writable", "volumes", "profiles", "leave_out", "docker_socket"),
             *("migrate", "cron", "strategy", "secrets_env"),
             *("registry", "registry_user"),
             *("domain", "smoke_path", "health_path", "container_port", "replicas", "user"),
@@ -51,6 +51,7 @@ def description(app: Application, users: Users) -> str:
         "source": uploaded_source(app),
         "selection": selection(app).as_json() if app.source else {},
         "service": app.service or app.name,
+        "services": {name: one.told() for name, one in app.services.items()},
         "build_args": {name: text_of(value) for name, value in app.build_args.items()},
         "env": {name: text_of(value) for name, value in app.env.items()},
         "secrets": secrets,

@@ -39,13 +39,16 @@ EnvironmentValue = Annotated[
 
 def refuse_unknown(app: Application) -> None:
     """Raise ValueError for a reference to a secret or a database that the application lacks."""
-    for name, value in app.env.items():
+    given = {f"env: {name}": value for name, value in app.env.items()}
+    for service, own in app.services.items():
+        given |= {f"services: {service}: env: {name}": one for name, one in own.env.items()}
+    for where, value in given.items():
         for one in values.references(text_of(value)):
             if one.part and one.secret not in app.database_urls.values():
-                raise ValueError(f"env: {name}: {_no_database(app, one)}")
+                raise ValueError(f"{where}: {_no_database(app, one)}")
             if not one.part and one.secret not in app.secrets:
                 known = ", ".join(app.secrets) or "none"
-                raise ValueError(f"env: {name}: secrets has no {one.secret!r} ({known})")
+                raise ValueError(f"{where}: secrets has no {one.secret!r} ({known})")
 
 
 def _no_database(app: Application, reference: values.Reference) -> str:

@@ -23,6 +23,7 @@ def files_left_out(app: Application) -> Iterator[str]:
     that it is for development: the release then reports that the file is left out.
     """
     uploaded = set(source_files(app.source_directory, selection(app))) if app.compose else set()
+    inner = _inner(app)
     for name in app.compose:
         try:
             top = yaml.compose((app.source_directory / name).read_text())
@@ -30,14 +31,14 @@ def files_left_out(app: Application) -> Iterator[str]:
             # The release reports what Compose says about such a file.
             continue
         for key, path, required in _read(top):
-            file = app.source_directory / path
+            file = _place(app, path)
             if "$" in path or path.startswith(("/", "~")) or "://" in path:
                 continue
             if key == "env_file":
                 if not app.env_file and (words := _no_variables(app, path, required, uploaded)):
                     yield f"{name}: env_file reads {path}, {words}"
                 continue
-            if posixpath.normpath(path).startswith(".."):
+            if posixpath.normpath(posixpath.join(inner, path)).startswith(".."):
                 yield (
                     f"{name}: {key} reads {path}, which is outside of {app.source} and not "
                     "uploaded: move it in there, or let source be the directory above"
@@ -54,10 +55,10 @@ def files_left_out(app: Application) -> Iterator[str]:
 
 def _no_variables(app: Application, path: str, required: bool, uploaded: set[Path]) -> str:
     """Why a service would miss the variables of an env_file, and what to write; or ""."""
-    file = app.source_directory / path
+    file = _place(app, path)
     if file in uploaded or not (required or _serves(file.name)):
         return ""
-    here = posixpath.normpath(posixpath.join(app.source, path))
+    here = posixpath.normpath(posixpath.join(app.source, _inner(app), path))
     if not file.is_file():
         return f"which is not there: write {here}, and name it in env_file" if required else ""
     missing = ", ".join(sorted(_variables(file) - _given(app)))
@@ -82,6 +83,16 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node) -> object:
     return loader.construct_object(node)
 
 
+def _inner(app: Application) -> str:
+    """The directory in the source where relative paths of the compose files begin."""
+    return posixpath.dirname(app.compose[0]) if app.compose else ""
+
+
+def _place(app: Application, path: str) -> Path:
+    """The file that a relative path of a compose file means."""
+    return app.source_directory / posixpath.normpath(posixpath.join(_inner(app), path))
+
+
 def env_files(app: Application) -> dict[str, list[Any]]:
     """
     The services with an env_file that they need and that is not uploaded, with its other entries.
@@ -103,7 +114,7 @@ def env_files(app: Application) -> dict[str, list[Any]]:
     def is_there(entry: Any) -> bool:
         path = entry.get("path", "") if isinstance(entry, dict) else str(entry)
         unknown = "$" in path or path.startswith(("/", "~"))
-        return unknown or Path(posixpath.normpath(app.source_directory / path)) in uploaded
+        return unknown or _place(app, path) in uploaded
 
     def is_needed(entry: Any) -> bool:
         optional = isinstance(entry, dict) and entry.get("required") is False

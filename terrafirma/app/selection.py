@@ -105,7 +105,7 @@ class _Read:
             return
         # Paths are relative to the project or, in an included or extended file, to that file. To
         # take both for possible keeps a file too many at most.
-        bases = {"", posixpath.dirname(name)}
+        bases = {"", posixpath.dirname(self.app.compose[0]), posixpath.dirname(name)}
         for key, node in _mappings(top):
             if key == "build":
                 self._build(node, bases)

@@ -14,6 +14,7 @@ from pydantic import (
 )
 from terrafirma_host import values
 
+from terrafirma.app.compose import default_file
 from terrafirma.app.container import (
     ContainerDirectory,
     SourceFile,
@@ -23,6 +24,7 @@ from terrafirma.app.container import (
 )
 from terrafirma.app.cron import Job, JobName
 from terrafirma.app.environment import EnvironmentValue, refuse_unknown
+from terrafirma.app.services import EnvironmentName, Service
 from terrafirma.fields import (
     AbsolutePath,
     ApplicationName,
@@ -58,10 +60,6 @@ ComposeFile = Annotated[
         pattern=r"^\w[\w-]*([./]\w[\w-]*)*\.ya?ml$",
         title="relative path that ends in `.yaml` or `.yml`",
     ),
-]
-EnvironmentName = Annotated[
-    str,
-    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", title="letters, digits and `_`, first no digit"),
 ]
 SecretName = Annotated[
     str,
@@ -173,6 +171,11 @@ class Guard(Model):
         return self
 
 
+OF_COMPOSE = (
+    *("service", "stateful", "shared", "profiles", "leave_out", "docker_socket", "services"),
+)
+"""Fields that only a compose project has."""
+
 SLOT_PORTS = 64
 """Loopback ports of each of the two slots of an application: as many as it may have replicas."""
 
@@ -197,7 +200,10 @@ class Application(Model):
     build_args: dict[EnvironmentName, Setting] = {}
     """Values for the `ARG`s of the Dockerfile; nothing secret, since the image shows them."""
     compose: tuple[ComposeFile, ...] = ()
-    """Paths of the compose files of a project in `source`; each file overrides those before it."""
+    """Paths of the compose files of a project in `source`; each file overrides those before it, and
+    relative paths in them begin at the directory of the first. Empty: without a Dockerfile in
+    `source`, the file there that Compose itself would take (`compose.yaml`,
+    `docker-compose.yml`, …)."""
     service: Annotated[
         str,
         Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,62})?$", title="name of a service, or empty"),
@@ -211,6 +217,16 @@ class Application(Model):
     containers may write at once, for example uploads. Never those of a database."""
     scratch: tuple[ServiceName, ...] = ()
     """Services that may start each release with an empty store, for example caches."""
+    profiles: tuple[ServiceName, ...] = ()
+    """Profiles of the compose files whose services run."""
+    leave_out: tuple[ServiceName, ...] = ()
+    """Compose services that are never built or started, for example a proxy, which Caddy is
+    here."""
+    docker_socket: tuple[ServiceName, ...] = ()
+    """Compose services that may have Docker's socket: with it, a container can do anything on the
+    host as root."""
+    services: dict[ServiceName, Service] = {}
+    """What is set for single services of a compose project, by their names."""
     migrate: tuple[Line, ...] = ()
     """Command, as a list of words, that runs once before a release in a container of its own. In a
     compose project, a single word that is the name of a service runs that service."""
@@ -412,6 +428,20 @@ class Application(Model):
                 )
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _find_compose_file(cls, data: Any) -> Any:
+        """Without `compose`, a source has the compose file that Compose itself would take."""
+        source = data.get("source") if isinstance(data, dict) else None
+        if not isinstance(source, str) or not source or data.get("compose"):
+            return data
+        wanted = any(data.get(key) for key in OF_COMPOSE)
+        found = default_file(here(source))
+        built = data.get("dockerfile") or is_file(here(source) / "Dockerfile")
+        if found and (wanted or not built):
+            return {**data, "compose": (found,)}
+        return data
+
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         if self.source and self.image:
@@ -423,7 +453,7 @@ class Application(Model):
                 f"compose: {self.name} has no source: set it to the directory of the project"
             )
         if not self.compose:
-            for key in ("service", "stateful", "shared"):
+            for key in OF_COMPOSE:
                 if getattr(self, key):
                     raise ValueError(
                         f"{key}: {self.name} has no compose files, so only one service: leave "
@@ -472,8 +502,17 @@ class Application(Model):
             )
         if self.role and not self.database_urls:
             raise ValueError(f"role: {self.name} has no database: set one, or leave role out")
-        for key in ("stateful", "shared", "scratch"):
+        for key in ("stateful", "shared", "scratch", "profiles", "leave_out", "docker_socket"):
             refuse_duplicates(key, getattr(self, key))
+        for key in ("stateful", "scratch", "docker_socket", "services"):
+            if both := sorted({*getattr(self, key)} & {*self.leave_out}):
+                raise ValueError(f"leave_out: {both[0]!r} is in {key} too: one of the two")
+        web = self.services.get(self.service or self.name)
+        if web and web.replicas:
+            raise ValueError(
+                f"services: {self.service or self.name} serves HTTP: its replicas are those of "
+                "the application"
+            )
         if both := sorted({*self.stateful} & {*self.scratch}):
             raise ValueError(
                 f"scratch: {both[0]!r} is in stateful too: its data either lasts or does not"

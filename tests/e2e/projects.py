@@ -41,8 +41,7 @@ STORES = {
     ),
     "… declared": Case(service('db: {build: db, volumes: ["pg:/data"]}', PG), settings=ONCE),
     "… by a known image": Case(
-        service('db: {image: "postgres:17", volumes: ["pg:/var/lib/postgresql/data"]}', PG),
-        "stateful: db runs postgres:17 on the volume pg, and two releases run at once",
+        service('db: {image: "postgres:17", volumes: ["pg:/var/lib/postgresql/data"]}', PG)
     ),
     "… shared by mistake": Case(
         service('db: {image: "postgres:17", volumes: ["pg:/var/lib/postgresql/data"]}', PG),
@@ -55,8 +54,7 @@ STORES = {
         {"shared": ["pg"], **ONCE},
     ),
     "a known image without a volume": Case(
-        service('queue: {image: "registry.example.com/mirror/rabbitmq:4@sha256:' + "a" * 64 + '"}'),
-        "stateful: queue runs registry.example.com/mirror/rabbitmq:4",
+        service('queue: {image: "registry.example.com/mirror/rabbitmq:4@sha256:' + "a" * 64 + '"}')
     ),
     "… of which each release may have its own": Case(
         service('queue: {image: "redis:7"}'), settings={"scratch": ["queue"]}
@@ -132,7 +130,8 @@ STORES = {
     ),
     "memory, and the engine's socket": Case(
         web('tmpfs: [/tmp], volumes: [{type: tmpfs, target: /run}, '
-            '"/var/run/docker.sock:/var/run/docker.sock", "/etc/localtime:/etc/localtime"]')
+            '"/var/run/docker.sock:/var/run/docker.sock", "/etc/localtime:/etc/localtime"]'),
+        settings={"docker_socket": ["web"]},
     ),
     "the volumes of another service": Case(
         service('db: {build: db, volumes: ["pg:/data"]}\n  save: {build: db, volumes_from: [db]}',
@@ -380,7 +379,7 @@ PATHS = {
         "volumes: data: the device './data' is no place on the host",
     ),
     "what a container writes into the source": Case(
-        web('volumes: ["./data:/data"]'), "web: what it writes into /data would go with its source"
+        web('volumes: ["./data:/data"]'), "shared: web writes the volume data (at /data), and two"
     ),
     "configuration that is read": Case(web('volumes: ["./conf:/conf:ro"]')),
 }  # fmt: skip
@@ -394,9 +393,133 @@ TOGETHER = {
     "… by its volumes, to read": Case(
         service('db: {build: db, volumes: ["pg:/d"]}\n  jobs: {build: ., volumes_from: ["db:ro"]}',
                 PG),
-        "jobs: volumes_from joins db, which is not started with it: mount its volume by its name",
-        ONCE,
+        settings=ONCE,
+    ),
+    "a secret whose file is in the source": Case(
+        web("secrets: [key]", "secrets: {key: {file: ./key.txt}}\n"), files={"key.txt": "k"}
     ),
 }  # fmt: skip
 
-CASES = STORES | VARIABLES | PATHS | TOGETHER
+SOCKET = "/var/run/docker.sock:/var/run/docker.sock"
+SHAPES = {
+    "the engine's socket": Case(
+        service(f'traefik: {{image: traefik, volumes: ["{SOCKET}:ro"]}}'),
+        "docker_socket: traefik mounts /var/run/docker.sock and could do anything on the host as "
+        'root: docker_socket = ["traefik"] if it may, or leave_out = ["traefik"] if it is not',
+    ),
+    "… allowed": Case(
+        service(f'traefik: {{image: traefik, volumes: ["{SOCKET}"]}}'),
+        settings={"docker_socket": ["traefik"]},
+    ),
+    "… of a service that is left out": Case(
+        service(f'traefik: {{image: traefik, volumes: ["{SOCKET}"]}}'),
+        settings={"leave_out": ["traefik"]},
+    ),
+    "the directory of the socket": Case(
+        service('top: {image: top, volumes: ["/run:/run:ro"]}'),
+        "docker_socket: top mounts /run, where Docker's socket is, and could",
+    ),
+    "the whole host": Case(
+        service('top: {image: top, volumes: ["/:/rootfs:ro"]}'), "docker_socket: top mounts /, whe"
+    ),
+    "leave_out, of nothing": Case(
+        WEB, "leave_out: the compose files have no service 'nginx' (web)", {"leave_out": ["nginx"]}
+    ),
+    "leave_out, of the web service": Case(
+        WEB, "leave_out: web serves HTTP: name another one in service", {"leave_out": ["web"]}
+    ),
+    "docker_socket, of nothing": Case(
+        WEB, "docker_socket: the compose files have no service 'x' (web)", {"docker_socket": ["x"]}
+    ),
+    "services, of nothing": Case(
+        WEB, "services: the compose files have no service 'jobs' (web)",
+        {"services": {"jobs": {"memory_mb": 64}}},
+    ),
+    "profiles, of nothing": Case(
+        service("jobs: {build: ., profiles: [prod]}"),
+        "profiles: the compose files have no profile 'prd' (prod)", {"profiles": ["prd"]},
+    ),
+    "a profile that is chosen": Case(
+        service('jobs: {build: ., volumes: ["pg:/j"], profiles: [prod]}', PG),
+        "stateful: jobs writes the volume pg (at /j)", {"profiles": ["prod"]},
+    ),
+    "… of the web service": Case(web("profiles: [app]")),
+    "a service that is left out, with all that it wants": Case(
+        service('x: {build: ../x, volumes: ["../a:/a", "v:/v"], depends_on: [web]}\n'
+                "  jobs: {build: ., depends_on: [x]}", "volumes: {v: }\n"),
+        settings={"leave_out": ["x"]},
+    ),
+    "one that joins a service that is left out": Case(
+        service('vpn: {image: vpn}\n  jobs: {build: ., network_mode: "service:vpn"}'),
+        "jobs: network_mode joins vpn, which is not started with it", {"leave_out": ["vpn"]},
+    ),
+    "a file of configuration": Case(
+        web('volumes: ["./settings.json:/app/settings.json"]'), files={"settings.json": "{}"}
+    ),
+    "… that is missing": Case(
+        web('volumes: ["./settings.json:/app/settings.json"]'),
+        "web: volumes: ./settings.json is not in the source, so /app/settings.json would be an em",
+    ),
+    "a file that is written": Case(
+        web('volumes: ["./app.sqlite3:/app/app.sqlite3"]'),
+        "web: volumes: ./app.sqlite3 is a file that is written at /app/app.sqlite3, and would go",
+        files={"app.sqlite3": ""},
+    ),
+    "a directory of configuration": Case(
+        service('n: {image: nginx, volumes: ["./nginx:/etc/nginx/conf.d"]}'),
+        files={"nginx/default.conf": ""},
+    ),
+    "a directory with data": Case(
+        service('n: {image: n, volumes: ["./uploads:/app/uploads"]}\n'
+                '  m: {image: m, volumes: ["./uploads:/uploads"]}'),
+        "stateful: m writes the volume uploads (at /uploads) and n writes the volume uploads (at",
+    ),
+    "… of a database": Case(
+        service('db: {image: "postgres:17", volumes: ["./data/db:/var/lib/postgresql/data", '
+                '"./init.sql:/docker-entrypoint-initdb.d/init.sql"]}'), files={"init.sql": ""}
+    ),
+    "the code, which the image has": Case(
+        web('volumes: [".:/app", "/app/node_modules"]'), files={"Dockerfile": "COPY . /app\n"}
+    ),
+    "the code, which the image has not": Case(
+        web('volumes: ["./src:/app/src"]'), files={"src/a.py": ""}
+    ),
+    "the host's network": Case(
+        service("top: {image: top, network_mode: host}"),
+        "stateful: top has the host's network (network_mode: host), and two releases would listen",
+    ),
+    "… of a service that runs once": Case(
+        service("top: {image: top, network_mode: host}"), settings={"stateful": ["top"]}
+    ),
+    "… of the service that serves": Case(
+        web("network_mode: host"), "service: web has the host's network (network_mode: host), and"
+    ),
+    "addresses of a network": Case(
+        web("networks: {n: {ipv4_address: 10.9.0.5}}",
+            "networks: {n: {ipam: {config: [{subnet: 10.9.0.0/24}]}}}\n")
+    ),
+    "an address that another one names": Case(
+        service("api: {build: ., networks: {n: {ipv4_address: 10.9.0.5}}}\n"
+                "  jobs: {build: ., networks: [n], environment: {API: 'http://10.9.0.5:80'}}",
+                "networks: {n: {ipam: {config: [{subnet: 10.9.0.0/24}]}}}\n"),
+        "jobs: 10.9.0.5 is the address of api in the files, which two releases cannot both have",
+    ),
+    "a network that is nowhere": Case(
+        web("networks: [proxy]", "networks: {proxy: {external: true}}\n")
+    ),
+    "the name of a container": Case(
+        web("container_name: my-web, networks: [a, b]", "networks: {a: , b: }\n")
+    ),
+    "the volumes of a service that runs once, without a name": Case(
+        service("db: {build: db, volumes: [/data]}\n  jobs: {build: ., volumes_from: [db]}"),
+        "jobs: volumes_from takes over /data of db, a volume without a name", ONCE,
+    ),
+    "what one service alone writes": Case(
+        service('g: {image: grafana/grafana, volumes: ["pg:/var/lib/grafana"]}', PG)
+    ),
+    "an image that a sibling builds": Case(
+        "services:\n  web: {build: ., image: shop}\n  jobs: {image: shop, command: jobs}\n"
+    ),
+}  # fmt: skip
+
+CASES = STORES | VARIABLES | PATHS | TOGETHER | SHAPES

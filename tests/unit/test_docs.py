@@ -121,6 +121,11 @@ def refusal(**data: Any) -> str:
         ("app", api(replicas=10)),
         ("app", api(scratch=["redis"])),
         ("app", {"apps": {"shop": PROJECT | {"stateful": ["redis"], "scratch": ["redis"]}}}),
+        ("app", {"apps": {"shop": PROJECT | {"stateful": ["redis"], "leave_out": ["redis"]}}}),
+        (
+            "app",
+            {"apps": {"shop": PROJECT | {"service": "web", "services": {"web": {"replicas": 2}}}}},
+        ),
         ("app", api(redirects=["api.your-startup.com"])),
         ("app", api_and_shop(domain="api.your-startup.com")),
         ("app", api(replica=6)),

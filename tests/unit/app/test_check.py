@@ -111,10 +111,10 @@ def test_a_port_for_udp(source: Path) -> None:
 
 
 def test_what_is_proposed_is_tried(source: Path) -> None:
-    report = checked(source, SHOP)
+    report = checked(source, SHOP.replace('image: "postgres:17"', "build: ."))
     assert not report.served
     (line,) = report.refusals
-    assert line.startswith("apps.shop.stateful: db runs postgres:17 on the volume pg, and ")
+    assert line.startswith("apps.shop.stateful: db writes the volume pg (at /var/lib/")
     assert report.proposed == {"domain": "app.example.com", "stateful": ["db"]}
     assert report.left == []
     data = {"source": str(source), "compose": ["compose.yaml"], "service": "web", "user": ""}
@@ -125,7 +125,8 @@ def test_several_faults_at_once(source: Path) -> None:
     text = """\
 services:
   web: {build: ., environment: {A: $A}, volumes: ["../data:/data:ro"]}
-  db: {image: mysql, secrets: [key]}
+  db: {build: ., secrets: [key], volumes: ["pg:/data"]}
+volumes: {pg: }
 secrets: {key: {file: key.txt}}
 """
     said = checked(source, text).refusals
@@ -134,7 +135,7 @@ secrets: {key: {file: key.txt}}
         "apps.shop.env: ${A} (compose.yaml, line 2, web) is not set",
         "apps.shop: compose.yaml, line 2: web: volumes: ../data is outside of the source",
         "apps.shop.secrets: key is the file key.txt, which is not on the host",
-        "apps.shop.stateful: db runs mysql, and two releases run at once",
+        "apps.shop.stateful: db writes the volume pg (at /data), and two releases run at once",
     ):
         assert any(line.startswith(words) for line in said), said
 
@@ -228,10 +229,10 @@ def test_the_command_without_a_server(pyinfra: Pyinfra, source: Path) -> None:
     all_of_them = pyinfra.call("@local", "commands/check.py", "-y")
     assert all_of_them.returncode == 0
     assert "api: https://api.terrafirma.test" in all_of_them.stderr
-    (source / "compose.yaml").write_text(SHOP)
+    (source / "compose.yaml").write_text(SHOP.replace('image: "postgres:17"', "build: ."))
     other = pyinfra.call("@local", "commands/check.py", "-y", "--data", f"check={source}")
     assert other.returncode == 1
-    assert "apps.shop.stateful: db runs postgres:17" in other.stderr
+    assert "apps.shop.stateful: db writes the volume pg" in other.stderr
     assert '    "stateful": ["db"],' in other.stderr
 
 
@@ -247,7 +248,7 @@ def test_the_command_with_a_host(pyinfra: Pyinfra) -> None:
 
 
 def test_any_directories(source: Path, tmp_path: Path) -> None:
-    (source / "compose.yaml").write_text(SHOP)
+    (source / "compose.yaml").write_text(SHOP.replace('image: "postgres:17"', "build: ."))
     (tmp_path / "empty").mkdir()
     (tmp_path / "data.json").write_text('{"stateful": ["db"], "service": "web"}')
     words = [str(source), f"{source}:{tmp_path}/data.json", str(tmp_path / "empty")]
@@ -267,7 +268,8 @@ def test_any_directories(source: Path, tmp_path: Path) -> None:
 @pytest.mark.promise("A release whose project would be refused ends before anything changes")
 def test_a_deploy_with_a_wrong_project_changes_nothing(pyinfra: Pyinfra, source: Path) -> None:
     (source / "compose.yaml").write_text(
-        "services: {web: {build: ., environment: {A: $A}}, db: {image: mysql}}"
+        "services: {web: {build: ., environment: {A: $A}}, db: {build: ., volumes: ['pg:/d']}}\n"
+        "volumes: {pg: }\n"
     )
     settings = api(source=str(source), compose=["compose.yaml"], service="web")
     result = pyinfra.call("@fake/host", "tasks/app.py", "-y", *fake(machine(), **settings))
@@ -276,4 +278,4 @@ def test_a_deploy_with_a_wrong_project_changes_nothing(pyinfra: Pyinfra, source:
     assert "Starting operation" not in result.stderr
     first, second = re.findall(r"@fake/host: apps\.api\..*", result.stderr)
     assert first.startswith("@fake/host: apps.api.env: ${A} (compose.yaml, line 1, web) is not set")
-    assert second.startswith("@fake/host: apps.api.stateful: db runs mysql, and two releases run")
+    assert second.startswith("@fake/host: apps.api.stateful: db writes the volume pg (at /d), and")

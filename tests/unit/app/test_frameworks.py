@@ -174,7 +174,6 @@ volumes: {pg: }
         "env": {"LEVEL": "info"},
         "secrets": {"db_password": "generated"},
         "secrets_env": True,
-        "stateful": ["db"],
         "health_path": "/up",
         "migrate": ["bin/rails", "db:migrate"],
     }

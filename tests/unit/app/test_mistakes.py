@@ -121,10 +121,6 @@ LINES: dict[str, tuple[str, str]] = {
         "    volumes: ['~/data:/data']",
         ": compose.yaml, line 4: web: volumes: ~/data is below /root on the host",
     ),
-    "addresses": (
-        "networks: {default: {ipam: {config: [{subnet: 10.1.0.0/24}]}}}",
-        ": the network default has addresses of its own, and two releases run at once",
-    ),
 }  # fmt: skip
 
 # Further settings, and what the one line begins with.

@@ -38,6 +38,16 @@ BAD_FIELDS: list[tuple[str, Any, str, str]] = [
     ("shared", "uploads", "", "must be a list"),
     ("scratch", [""], ".0", "does not match"),
     ("migrate", "migrate", "", "must be a list"),
+    ("profiles", ["a b"], ".0", "does not match"),
+    ("leave_out", "traefik", "", "must be a list"),
+    ("docker_socket", True, "", "must be a list"),
+    ("services", {"a b": {}}, ".'a b'", "does not match"),
+    ("services", {"web": {"memory": 1}}, ".web.memory", "there is no such key"),
+    ("services", {"jobs": {"env": {"A-B": 1}}}, ".jobs.env.A-B", "does not match"),
+    ("services", {"jobs": {"stop_signal": "INT"}}, ".jobs.stop_signal", "does not match"),
+    ("services", {"jobs": {"replicas": 0}}, ".jobs.replicas", "greater than or equal to 1"),
+    ("services", {"jobs": {"stop_seconds": 0}}, ".jobs.stop_seconds", "greater than or equal"),
+    ("services", {"jobs": {"command": "run"}}, ".jobs.command", "must be a list"),
     ("migrate", ["sh", "-c", "a\nb"], ".2", "line break"),
     ("env", {"LOG-LEVEL": "x"}, ".LOG-LEVEL", "does not match"),
     ("env", {"2ND": "x"}, ".2ND", "does not match"),
@@ -206,6 +216,27 @@ BAD_KINDS: list[tuple[dict[str, Any], str, str]] = [
     ({"stateful": ["redis"]}, "stateful", "has no compose files, so only one service"),
     ({"shared": ["uploads"]}, "shared", "has no compose files, so only one service"),
     ({"scratch": ["redis"]}, "scratch", "has no compose files: its only service is"),
+    ({"profiles": ["prod"]}, "profiles", "has no compose files, so only one service"),
+    ({"leave_out": ["nginx"]}, "leave_out", "has no compose files, so only one service"),
+    ({"docker_socket": ["api"]}, "docker_socket", "has no compose files, so only one service"),
+    ({"services": {"a": {"cpus": 1}}}, "services", "has no compose files, so only one service"),
+    *(
+        (PROJECT | {"leave_out": ["x"], key: value}, "leave_out", f"'x' is in {key} too")
+        for key, value in (
+            *((key, ["x"]) for key in ("stateful", "scratch", "docker_socket")),
+            ("services", {"x": {"cpus": 1}}),
+        )
+    ),
+    (
+        PROJECT | {"service": "app", "services": {"app": {"replicas": 2}}},
+        "services",
+        "app serves HTTP: its replicas are those of the application",
+    ),
+    (
+        PROJECT | {"services": {"jobs": {"env": {"A": "{secrets.b}"}}}},
+        "services",
+        "jobs: env: A: secrets has no 'b' (none)",
+    ),
     ({"writable": ["/a"], "volumes": {"a": "/a"}}, "volumes", "'/a' is there twice"),
     *(
         (kind | {key: value}, key, f"{what}: leave {key} out")
@@ -422,3 +453,26 @@ def test_stop_first_runs_one_instance() -> None:
 def test_a_job_has_a_schedule_of_systemd(schedule: str) -> None:
     (job,) = application(cron={"a": JOB | {"schedule": schedule}}).cron.values()
     assert (job.schedule, job.service, job.timeout_seconds) == (schedule, "", 3600)
+
+
+@pytest.mark.parametrize(
+    ("files", "fields", "compose"),
+    [
+        (["compose.yaml"], {}, ("compose.yaml",)),
+        (["compose.yml", "docker-compose.yml"], {}, ("compose.yml",)),
+        (["docker-compose.yaml", "docker-compose.yml"], {}, ("docker-compose.yaml",)),
+        (["docker-compose.yml", "other.yaml"], {"compose": ["other.yaml"]}, ("other.yaml",)),
+        # The Dockerfile alone is meant where no field is of a compose project.
+        (["compose.yaml", "Dockerfile"], {}, ()),
+        (["compose.yaml", "Dockerfile"], {"service": "web"}, ("compose.yaml",)),
+        (["compose.yaml", "Dockerfile"], {"leave_out": ["x"]}, ("compose.yaml",)),
+        (["compose.yaml", "app.Dockerfile"], {"dockerfile": "app.Dockerfile"}, ()),
+        (["compose.yaml", "Dockerfile"], {"compose": []}, ()),
+    ],
+)
+def test_the_compose_file_that_compose_itself_would_take(
+    tmp_path: Path, files: list[str], fields: dict[str, Any], compose: tuple[str, ...]
+) -> None:
+    for name in files:
+        (tmp_path / name).write_text("services: {web: {build: .}}\n")
+    assert application(source=str(tmp_path), **fields).compose == compose

@@ -43,6 +43,8 @@ def containers(host: Path, *states: dict[str, Any]) -> None:
         if "once" in state:
             one["HostConfig"]["RestartPolicy"]["Name"] = "no"
             one["State"]["ExitCode"] = state["once"]
+        if "policy" in state:
+            one["HostConfig"]["RestartPolicy"]["Name"] = state["policy"]
         answer.append(one)
     (host / "containers").write_text(json.dumps(answer))
 

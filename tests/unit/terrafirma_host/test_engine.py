@@ -331,25 +331,6 @@ def test_nothing_is_written_into_a_source(
         engine.Compose(app).project()
 
 
-ADDRESSES = {"ipam": {"config": [{"subnet": "10.9.0.0/24"}]}}
-
-
-def test_a_network_with_addresses_of_its_own_cannot_be_there_twice(
-    docker: Any, app: Application
-) -> None:
-    for network, refused in (
-        (ADDRESSES, True),
-        (ADDRESSES | {"external": True}, False),
-        ({"ipam": {}}, False),
-    ):
-        docker(f"echo '{json.dumps({'services': {'api': {}}, 'networks': {'inner': network}})}'")
-        if refused:
-            with pytest.raises(Failed, match=r"^the network inner has addresses of its own"):
-                engine.Compose(app).project()
-        else:
-            engine.Compose(app).project()
-
-
 ABSENT = "case $* in *inspect*) echo 'Error: No such thing' >&2; echo '[]'; exit 1 ;; esac"
 
 

@@ -395,7 +395,7 @@ def test_a_service_that_is_to_run_once_is_not_started_again() -> None:
     services = PROJECT["services"] | {"seed": {"image": "busybox:1", "restart": "no"}}
     made = layer(SHOP, PROJECT | {"services": services})["services"]
     assert "restart" not in made["seed"]
-    assert made["worker"]["restart"] == "unless-stopped"
+    assert made["worker"]["restart"] == "on-failure"
 
 
 POLICY = {"restart_policy": {"condition": "on-failure", "max_attempts": 3}}

@@ -204,10 +204,9 @@ def test_a_variable_that_leaves_a_field_blank_is_named_with_the_error(
         ({"deploy": {"mode": "global", "labels": {"a": "b"}}}, "deploy.labels, deploy.mode has no"),
         ({"secrets": [{"source": "s", "mode": 256}]}, "w: secrets.mode has no effect"),
         ({"configs": [{"source": "s", "uid": "0"}]}, "w: configs.uid has no effect"),
-        ({"container_name": "shop_w"}, "w: container_name shop_w is left out: others reach it"),
         ({"environment": {"KEY": None, "A": ""}}, "w: nothing sets KEY, which its environment"),
         ({"deploy": {"placement": {}, "mode": "replicated", "replicas": 2}}, ""),
-        ({"container_name": "w", "environment": {"A": "1"}}, ""),
+        ({"container_name": "shop_w", "environment": {"A": "1"}}, ""),
     ],
 )
 def test_a_key_without_effect_is_noted(service: dict[str, Any], line: str) -> None:

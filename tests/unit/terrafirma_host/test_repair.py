@@ -46,6 +46,20 @@ STATES: dict[str, tuple[list[dict[str, Any]], bool]] = {
         False,
     ),
     "a worker that was to run once and was cleaned away": ([FINE, FINE], True),
+    "a worker whose files say nothing": (
+        [FINE, FINE, WORKER | {"policy": "unless-stopped"}],
+        True,
+    ),
+    "a worker whose files say nothing, and that has done its work": (
+        [FINE, FINE, WORKER | {"state": "exited", "once": 0, "policy": "on-failure"}],
+        True,
+    ),
+    "a worker that was stopped": (
+        [FINE, FINE, WORKER | {"state": "exited", "once": 0, "policy": "unless-stopped"}],
+        False,
+    ),
+    # A killed release has not come to its end.
+    "a worker that is not started again": ([FINE, FINE, WORKER | {"policy": "on-failure"}], False),
     "no worker": ([FINE, FINE], False),
     "a replica that ended as if that were all": ([FINE, {"state": "exited", "once": 0}], False),
     "none": ([], False),

@@ -9,6 +9,7 @@ from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
 
 from tests.unit.terrafirma_host.applications import described
+from tests.unit.terrafirma_host.releases import FINE, WORKER, asked, containers
 
 
 def test_the_secrets_of_a_slot_stay_those_of_its_release(host: Path, app: Application) -> None:
@@ -34,6 +35,17 @@ def test_the_secrets_of_a_slot_stay_those_of_its_release(host: Path, app: Applic
     slots.clear(app, "green")
     assert not app.slot_secrets("green").exists()
     assert there.read_text() == token.read_text() == "another"
+
+
+def test_what_still_runs_is_started_again_from_now_on(host: Path, app: Application) -> None:
+    worker = WORKER | {"policy": "on-failure"}
+    project = {"services": {"api": {}, "w": {}, "x": {"restart": "on-failure"}}}
+    containers(host, FINE, worker, worker | {"state": "exited", "once": 0},
+               {"labels": {"com.docker.compose.service": "x"}, "policy": "on-failure"})  # fmt: skip
+    slots.settle_policies(app, project, "blue")
+    (update,) = [line for line in asked(host) if line.startswith("update ")]
+    assert update.split()[1:3] == ["--restart", "unless-stopped"]
+    assert len(update.split()) == 4
 
 
 def test_a_described_application_has_both_slots() -> None:

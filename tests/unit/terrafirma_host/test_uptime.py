@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terrafirma_host import engine, layers
+from terrafirma_host import engine, kinds, layers
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
 from terrafirma_host.uptime import Watch
@@ -406,7 +406,7 @@ def test_which_services_may_end(
     project = {"services": {"api": {}, "one": service, "other": other}}
     assert layers.once(app, project) == ({"one"} if ends else set())
     said = layers.mended(app, project)
-    assert bool(said) is (not ends and bool(layers.policy(service))), said
+    assert bool(said) is (not ends and bool(kinds.policy(service))), said
 
 
 @pytest.mark.parametrize(

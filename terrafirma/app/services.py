@@ -1,0 +1,46 @@
+"""What is set for single services of a compose project."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from terrafirma.app.environment import EnvironmentValue, text_of
+from terrafirma.fields import Line, Seconds
+from terrafirma.settings import Model
+
+EnvironmentName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", title="letters, digits and `_`, first no digit"),
+]
+
+
+class Service(Model):
+    """One service of a compose project: what differs from the application and from the files."""
+
+    env: dict[EnvironmentName, EnvironmentValue] = Field(default={})
+    """Further environment variables of this service; they replace those of the application."""
+    memory_mb: int | None = Field(default=None, ge=0)
+    """Memory limit of one container, in MB; 0: no limit. None: that of the application."""
+    cpus: float | None = Field(default=None, ge=0)
+    """Processor limit of one container; 0: no limit. None: that of the application."""
+    replicas: int | None = Field(default=None, strict=True, ge=1, le=64)
+    """Containers of this service; None: as many as the files say. The web service has the
+    application's `replicas`."""
+    stop_signal: Annotated[
+        str,
+        Field(pattern=r"^(SIG[A-Z0-9+]{2,12}|[1-9][0-9]?)?$", title="signal, like `SIGINT`"),
+    ] = ""
+    """Signal that asks a container to stop; empty: as the files and the image say."""
+    stop_seconds: Seconds | None = None
+    """How long a container may take to stop; None: `stop_seconds` of the application."""
+    command: tuple[Line, ...] = ()
+    """Command in place of that in the files, as a list of words; empty: as the files say."""
+
+    def told(self) -> dict[str, Any]:
+        """Its fields for the program on the host, without those that say nothing."""
+        data = self.model_dump(exclude_defaults=True)
+        if self.env:
+            data["env"] = {name: text_of(value) for name, value in self.env.items()}
+        return data
