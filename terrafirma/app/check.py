@@ -167,7 +167,7 @@ def _line(app: Application, error: object, source: str = "") -> str:
     words = " ".join(str(error).split())
     if source:
         # The directory that stands for the source on the host.
-        words = words.replace(f"{source}/", "./").replace(f"{Path(source).parent}/", "../")
+        words = words.replace(f"{source}/", "./").replace(str(Path(source).parent), "..")
     words = located(app, words)
     first = words.partition(":")[0]
     return f"{app.key(first)}{words[len(first) :]}" if first in Application.model_fields else (
@@ -181,6 +181,7 @@ def _causes(refusals: Sequence[str]) -> list[str]:
         before = "\n".join(found)
         # A variable, an env file or a place that another line is about already.
         names = re.findall(r"\$\{\w+\}(?= \()|(?<=env file )\S+(?= not found)", line)
+        names += re.findall(r"(?<=\()\S+(?= is outside of the source, which)", line)
         names += re.findall(r"(?<=writes the directory )(?:\.\./|/root/)\S+", line)
         if not names or not all(_named(name, before) for name in names):
             found.append(line)

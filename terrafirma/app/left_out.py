@@ -112,7 +112,7 @@ def env_files(app: Application) -> dict[str, list[Any]]:
             continue
 
     def is_there(entry: Any) -> bool:
-        path = entry.get("path", "") if isinstance(entry, dict) else str(entry)
+        path = str(entry.get("path") or "") if isinstance(entry, dict) else str(entry)
         unknown = "$" in path or path.startswith(("/", "~"))
         return unknown or _place(app, path) in uploaded
 
@@ -174,7 +174,7 @@ def _entry(word: str, node: yaml.Node, key: str) -> Iterator[tuple[str, str, boo
     if isinstance(node, yaml.ScalarNode):
         yield word, node.value, True
     elif _is_mapping(node):
-        entries = {name.value: value for name, value in node.value}
+        entries = {str(name.value): value for name, value in node.value}
         required = entries.get("required")
         paths = entries.get(key)
         for one in paths.value if isinstance(paths, yaml.SequenceNode) else [paths]:

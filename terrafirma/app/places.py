@@ -30,11 +30,11 @@ def located(app: Application, words: str) -> str:
         return words
     if not words.startswith(f"{SAID}: "):
         return _with_place(app, words)
-    said = words.removeprefix(f"{SAID}: ")
+    said = words.removeprefix(f"{SAID}: ").removeprefix("failed to parse ")
     if re.search(r"\bline \d+", said):
         # Compose counts some lines from 0.
         said = next(_no_yaml(app), said)
-        return said.removeprefix("failed to parse ")
+        return said
     found = _best(list(_places(app)), _service(said), _wanted(said))
     if not found:
         files = ", ".join(app.compose)

@@ -129,7 +129,7 @@ class _Read:
         context = node.value if isinstance(node, yaml.ScalarNode) else "."
         dockerfile = "Dockerfile"
         if isinstance(node, yaml.MappingNode):
-            fields = {key.value: value for key, value in node.value}
+            fields = {str(key.value): value for key, value in node.value}
             context = _text(fields.get("context")) or "."
             dockerfile = _text(fields.get("dockerfile")) or "Dockerfile"
         filled = self._filled(context)
@@ -182,7 +182,7 @@ def _mappings(node: yaml.Node | None, key: str = "") -> Iterator[tuple[str, yaml
         if isinstance(node, yaml.SequenceNode):
             todo += [(key, one) for one in node.value]
         elif isinstance(node, yaml.MappingNode):
-            todo += [(name.value, one) for name, one in node.value]
+            todo += [(str(name.value), one) for name, one in node.value]
 
 
 def _text(node: yaml.Node | None) -> str:

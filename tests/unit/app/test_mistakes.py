@@ -187,3 +187,35 @@ def test_a_file_of_several(tmp_path: Path) -> None:
     (source / "more.yaml").write_text("\nservices: {web: {ports: ['x:http']}}")
     said = check({"source": str(source), **DATA, "compose": ["compose.yaml", "more.yaml"]}).refusals
     assert said[0].startswith("apps.shop: more.yaml, line 2: web: ports: invalid ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "null",
+            "[]",
+            "services:",
+            "services: []",
+            "services: {web: }",
+            "x: \0",
+            "? [a]\n: b\n",
+        ),
+        *("services: {web: {build: }}", "services: {? {a: b} : c}", "a: &a [*a]", "include: [..]"),
+        "services: {web: {build: ., env_file: [{path: }]}}",
+        "services: {web: {build: ., env_file: {a: b}}}",
+        "services: {web: {build: ., ports: [{target: x}]}}",
+        "services: {web: {build: ., volumes: [3]}}",
+        "services: {web: {build: ., extends: {service: web}}}",
+    ],
+)
+def test_what_no_compose_file_says(tmp_path: Path, text: str) -> None:
+    lines(tmp_path)
+    (tmp_path / "shop" / "compose.yaml").write_text(text)
+    said = check({"source": str(tmp_path / "shop"), **DATA}).refusals
+    assert said
+    for line in said:
+        assert line.startswith("apps.shop")
+        assert "\n" not in line
+        assert "/terrafirma-" not in line
