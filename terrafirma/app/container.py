@@ -60,3 +60,17 @@ def refuse_same_place(writable: Iterable[str], volumes: Mapping[str, str]) -> No
         if path in seen:
             raise ValueError(f"{key}: {path!r} is there twice")
         seen.add(path)
+
+
+_FROM = re.compile(r"(?im)^[ \t]*FROM[ \t]+(?:--\S+[ \t]+)*\S+(?:[ \t]+AS[ \t]+(\S+))?[ \t]*$")
+
+
+def refuse_unknown_stage(dockerfile: str, target: str) -> None:
+    """Raise ValueError where a Dockerfile has no stage `target`, by its name or its number."""
+    stages = _FROM.findall(dockerfile)
+    names = [name for name in stages if name]
+    known = [*(name.lower() for name in names), *map(str, range(len(stages)))]
+    if stages and target and target.lower() not in known:
+        raise ValueError(
+            f"target: the Dockerfile has no stage {target!r} ({', '.join(names) or 'none'})"
+        )

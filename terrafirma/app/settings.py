@@ -21,6 +21,7 @@ from terrafirma.app.container import (
     StageName,
     VolumeName,
     refuse_same_place,
+    refuse_unknown_stage,
 )
 from terrafirma.app.cron import Job, JobName
 from terrafirma.app.environment import EnvironmentValue, refuse_unknown
@@ -538,6 +539,8 @@ class Application(Model):
                 raise ValueError(f"dockerfile: {self.source!r} has no file {self.dockerfile!r}")
             if not self.dockerfile and not is_file(self.source_directory / "Dockerfile"):
                 raise ValueError(f"source: {self.source!r} is not a directory with a Dockerfile")
+            file = self.source_directory / (self.dockerfile or "Dockerfile")
+            refuse_unknown_stage(file.read_text(errors="replace"), self.target)
         for name in self.compose:
             if not is_file(self.source_directory / name):
                 raise ValueError(f"compose: {self.source!r} has no file {name!r}")

@@ -141,6 +141,7 @@ BAD_FIELDS: list[tuple[str, Any, str, str]] = [
     ("dockerfile", "/etc/passwd", "", "'/etc/passwd' is no path in the source"),
     ("dockerfile", "a/../../b", "", "is no path in the source"),
     ("target", "a b", "", "does not match"),
+    ("target", "release", "", "the Dockerfile has no stage 'release' (none)"),
     ("build_args", {"A-B": "1"}, ".A-B", "does not match"),
     ("build_args", {"A": ["1"]}, ".A", "a list is not a valid value"),
     ("read_only", "some", "", "valid boolean"),
