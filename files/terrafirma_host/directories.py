@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from terrafirma_host.shell import Failed
@@ -46,6 +47,24 @@ def add(app: Application, project: dict[str, Any]) -> None:
         kept = [one for one in service.get("volumes") or []
                 if _normal(one["target"]) not in app.volumes.values()]  # fmt: skip
         service["volumes"] = [*kept, *_volumes(app)]
+
+
+def replace_mounts(app: Application, project: dict[str, Any]) -> Iterator[str]:
+    """Leave out directories of the host that a volume of the settings replaces; lines about it."""
+    service = project["services"][app.service]
+    named = {path: key for key, path in app.volumes.items()}
+    kept = []
+    for mount in service.get("volumes") or []:
+        key = named.get(_normal(mount["target"]))
+        if key and mount["type"] == "bind":
+            word = mount["source"]
+            if app.source and PurePosixPath(word).is_relative_to(app.source):
+                word = f"./{posixpath.relpath(word, app.source)}"
+            yield f"{app.service}: {_normal(mount['target'])} is the volume {key}, not {word}"
+        else:
+            kept.append(mount)
+    if "volumes" in service:
+        service["volumes"] = kept
 
 
 def layer(app: Application, service: Service) -> dict[str, str]:

@@ -52,7 +52,54 @@ OWN = frozenset(
     {"PATH", "HOME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"}
     | {"GODEBUG", "GOGC", "GOMAXPROCS", "GOMEMLIMIT", "GOTRACEBACK"}
 )
-OWN_PREFIXES = ("DOCKER_", "COMPOSE_", "BUILDKIT_", "BUILDX_", "LD_", "XDG_", "TERRAFIRMA_")
+OWN_PREFIXES = (
+    *("COMPOSE_", "BUILDKIT_", "BUILDX_", "XDG_", "TERRAFIRMA_"),
+    # Many projects have names of their own that begin with DOCKER_ or LD_.
+    *(
+        f"DOCKER_{word}"
+        for word in (
+            "API_",
+            "AUTH_",
+            "BUILDKIT",
+            "CERT_",
+            "CLI_",
+            "CONFIG",
+            "CONTENT_",
+            "CONTEXT",
+            "CUSTOM_",
+            "DEFAULT_",
+            "HIDE_",
+            "HOST",
+            "INSECURE_",
+            "MACHINE_",
+            "SCAN_",
+            "SCOUT_",
+            "TLS",
+            "TMPDIR",
+        )
+    ),
+    *(
+        f"LD_{word}"
+        for word in (
+            "AUDIT",
+            "BIND_",
+            "DEBUG",
+            "DYNAMIC_",
+            "HWCAP_",
+            "LIBRARY_",
+            "ORIGIN_",
+            "POINTER_",
+            "PREFER_",
+            "PRELOAD",
+            "PROFILE",
+            "SHOW_",
+            "TRACE_",
+            "USE_",
+            "VERBOSE",
+            "WARN",
+        )
+    ),
+)
 
 
 class Read(NamedTuple):

@@ -24,6 +24,8 @@ Project = Mapping[str, Any]
 """The output of `docker compose config --format json`."""
 
 GONE = "!reset null"
+# Limits of a service in their older form, and their names in `deploy`.
+OLDER = {"mem_limit": "memory", "cpus": "cpus", "pids_limit": "pids"}
 
 HOME = "/tmp"
 """The home of the id of an account, which no image knows: Docker would take `/`."""
@@ -281,6 +283,11 @@ def _limits(
     limited = ["mem_limit", "mem_reservation", "memswap_limit"] * bool(memory)
     limited += ["cpus", "cpu_period", "cpu_quota"] * bool(cpus)
     limited += ["scale"] * (replicas is not None)
+    if limits:
+        # It also refuses one limit here and another one in the older form: the files' move here.
+        moved = {name: key for key, name in OLDER.items() if service.get(key)}
+        limits |= {name: service[key] for name, key in moved.items() if name not in limits}
+        limited += moved.values()
     text = _text(deploy)
     if more := layer.get("deploy"):
         # A restart policy in `deploy` would override ours.

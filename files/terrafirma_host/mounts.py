@@ -38,6 +38,10 @@ DATA = re.compile(
     r"|var/opt|var/backups|var/spool|var/cache|opt/[^/]+/(data|logs))(/.*)?"
     r"|.*/(data|uploads?|media|storage|logs?|backups?|cache|database|db|tmp|node_modules|\.n8n)/?"
 )
+# Directories in a container into which a build installs packages, or compiles.
+INSTALLED = re.compile(
+    r".*/(node_modules|bower_components|vendor|\.?venv|site-packages|\.next|\.nuxt|\.yarn|_build)"
+)
 PATH = "x-terrafirma-directory"
 """Key of a volume that stands for a directory of the source: that directory."""
 KINDS = ("read", "code", "data")
@@ -69,6 +73,10 @@ def changed(app: Application, name: str, service: Mapping[str, Any],
         if mount["type"] == "volume" and not source and _below(target, gone):
             # It kept the mounted code from hiding a directory of the image.
             continue
+        if mount["type"] == "volume" and not source and _is_built(service, target):
+            lines.append(f"{name}: {target} is the image's own directory, not a volume without a "
+                         "name: each release has what its build installs")  # fmt: skip
+            continue
         if not _in_source(app, mount):
             kept.append(mount)
             continue
@@ -91,6 +99,11 @@ def changed(app: Application, name: str, service: Mapping[str, Any],
             case _:
                 kept.append(mount)
     return Changed(kept, lines)
+
+
+def _is_built(service: Mapping[str, Any], target: str) -> bool:
+    """Whether a volume without a name only keeps what the build of the image puts there."""
+    return bool(service.get("build")) and bool(INSTALLED.fullmatch(posixpath.normpath(target)))
 
 
 def _word(app: Application, path: str) -> str:

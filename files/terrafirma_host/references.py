@@ -279,7 +279,10 @@ def _refuse_paths(files: Files) -> None:
                 if path.startswith("/root/") and not files.raw and _has_tilde(files):
                     _refuse_word(app, f"{name}: volumes", f"~{path[5:]}", mount=True)
                 _refuse_path(app, f"{name}: volumes", path, mount=True)
+        ours = app.volumes.values() if name == app.service else ()
         for mount in raw.get("volumes") or []:
+            if posixpath.normpath(mount.get("target") or "") in ours:
+                continue
             _refuse_word(app, f"{name}: volumes", mount.get("source") or "", mount=True)
         build, written = service.get("build") or {}, raw.get("build") or {}
         built = [("context", build.get("context"), written.get("context"))]

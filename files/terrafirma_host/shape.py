@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from terrafirma_host import bundled, kinds, layers, mounts, stores
+from terrafirma_host import bundled, directories, kinds, layers, mounts, stores
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
 
@@ -30,7 +30,7 @@ class Decided:
 def decide(app: Application, project: dict[str, Any]) -> Decided:
     """What follows from the files; `project` is changed where mounts and networks are others."""
     project[layers.SHAPE] = {}
-    lines = [*_not_started(app, project)]
+    lines = [*_not_started(app, project), *directories.replace_mounts(app, project)]
     refusals: list[str] = []
     used = list(dict.fromkeys([*app.stateful, *stores.started(app, project)]))
     for name in used:
@@ -184,7 +184,15 @@ def _volumes_from(app: Application, project: dict[str, Any], name: str) -> Itera
 
 
 def _network_mode(app: Application, name: str, service: dict[str, Any]) -> Iterator[str]:
-    if service.get("network_mode") != "host" or name in app.stateful:
+    mode = service.get("network_mode") or ""
+    if name == app.service and mode.startswith("service:"):
+        other = mode.partition(":")[2]
+        yield (f"service: {name} has the network of {other} (network_mode: {mode}), which alone "
+               f'can publish its port: service = "{other}", and replicas = 1')  # fmt: skip
+    elif name == app.service and (mode == "none" or mode.startswith("container:")):
+        yield (f"service: {name} has no network of its own (network_mode: {mode}), so no request "
+               "reaches it: leave network_mode out")  # fmt: skip
+    if mode != "host" or name in app.stateful:
         return
     what = f"{name} has the host's network (network_mode: host), and two releases"
     if name == app.service:

@@ -232,12 +232,12 @@ VARIABLES = {
         web('image: "x:${TAG:?which}"'), "required variable TAG is missing a value: which"
     ),
     "a name that Docker reads": Case(
-        web('environment: {A: "${DOCKER_TAG:-x}"}'),
-        "env: DOCKER_TAG is a name that Docker reads itself, so ${DOCKER_TAG} "
+        web('environment: {A: "${DOCKER_HOST:-x}"}'),
+        "env: DOCKER_HOST is a name that Docker reads itself, so ${DOCKER_HOST} "
         "(compose.yaml, line 2, web) is not filled in",
-        {"env": {"DOCKER_TAG": "1"}},
+        {"env": {"DOCKER_HOST": "1"}},
     ),
-    "… for the containers alone": Case(WEB, settings={"env": {"DOCKER_TAG": "1"}}),
+    "… for the containers alone": Case(WEB, settings={"env": {"DOCKER_HOST": "1"}}),
     "… that Compose reads": Case(
         web('command: "$COMPOSE_FILE"'), "env: COMPOSE_FILE is a name",
         {"env": {"COMPOSE_FILE": "1"}},
@@ -402,6 +402,32 @@ TOGETHER = {
 
 SOCKET = "/var/run/docker.sock:/var/run/docker.sock"
 SHAPES = {
+    "a web service in the network of another one": Case(
+        service("vpn: {image: vpn}").replace("build: .", 'build: ., network_mode: "service:vpn"'),
+        "service: web has the network of vpn (network_mode: service:vpn), which alone can publish "
+        'its port: service = "vpn", and replicas = 1',
+    ),
+    "… which is the service": Case(
+        service("vpn: {image: vpn}").replace("build: .", 'build: ., network_mode: "service:vpn"'),
+        settings={"service": "vpn", "replicas": 1},
+    ),
+    "a web service without a network": Case(
+        web("network_mode: none"), "service: web has no network of its own (network_mode: none)"
+    ),
+    "limits in the older form": Case(
+        web("mem_limit: 1g, cpus: 1.5, pids_limit: 200"), settings={"memory_mb": 512}
+    ),
+    "… of which the settings have another": Case(
+        web("mem_limit: 1g, cpus: 1.5, pids_limit: 200"), settings={"cpus": 2}
+    ),
+    "a directory outside of the source that a volume replaces": Case(
+        web('volumes: ["../uploads:/app/uploads", "~/.app:/app/data"]'),
+        settings={"volumes": {"uploads": "/app/uploads", "data": "/app/data"}},
+    ),
+    "… only one of them": Case(
+        web('volumes: ["../uploads:/app/uploads", "~/.app:/app/data"]'),
+        "web: volumes: ~/.app is below /root on the host", {"volumes": {"up": "/app/uploads"}},
+    ),
     "the engine's socket": Case(
         service(f'traefik: {{image: traefik, volumes: ["{SOCKET}:ro"]}}'),
         "docker_socket: traefik mounts /var/run/docker.sock and could do anything on the host as "

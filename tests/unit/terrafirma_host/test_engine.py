@@ -214,10 +214,14 @@ def test_variables_that_docker_reads_reach_only_the_containers(app: Application)
         "BUILDKIT_HOST": "x",
         "SSL_CERT_FILE": "/x",
         "PORT": "8000",
+        "DOCKER_RESTART_POLICY": "always",
+        "LD_HOST_PORT": "80",
     }
     standard = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     own = {"PATH": standard, "HOME": "/root"}
-    assert engine.Compose(replace(app, env=env)).environment() == own | {"PORT": "8000"}
+    assert engine.Compose(replace(app, env=env)).environment() == own | {
+        name: env[name] for name in ("PORT", "DOCKER_RESTART_POLICY", "LD_HOST_PORT")
+    }
     # Secrets also have names of ours, so that a container gets each of them.
     file = app.secrets["database_url"]
     secrets = {"docker_host": file, "google_key": file}

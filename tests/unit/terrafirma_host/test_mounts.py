@@ -86,6 +86,20 @@ def test_a_volume_that_kept_code_from_hiding_the_image_goes_with_it(tmp_path: Pa
     assert found.mounts == [{"type": "volume", "target": "/data"}]
 
 
+def test_a_volume_that_keeps_what_the_build_installs_goes(tmp_path: Path) -> None:
+    mounted = [{"type": "volume", "target": path} for path in ("/code/node_modules", "/code/up")]
+    service = {"build": {"context": str(tmp_path)}, "volumes": mounted}
+    found = mounts.changed(replace(SHOP, source=str(tmp_path)), "web", service, {})
+    assert found.mounts == mounted[1:]
+    assert found.lines == [
+        "web: /code/node_modules is the image's own directory, not a volume without a name: each "
+        "release has what its build installs"
+    ]
+    # Nobody knows what is in there if the image comes from a registry.
+    image = {"image": "web", "volumes": mounted}
+    assert mounts.changed(replace(SHOP, source=str(tmp_path)), "web", image, {}).mounts == mounted
+
+
 def test_a_volume_for_a_directory_has_a_name_of_its_own(tmp_path: Path) -> None:
     """Two services with one directory have one volume, and none that the files have, too."""
     app = replace(SHOP, source=str(tmp_path))

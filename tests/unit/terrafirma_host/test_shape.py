@@ -127,6 +127,25 @@ def test_nothing_is_said_about_a_project_without_differences(shop: Shop) -> None
     assert compose.notes == []
 
 
+def test_a_limit_in_the_older_form_moves_beside_ours(shop: Shop) -> None:
+    text = web("mem_limit: 1g, cpus: 1.5, pids_limit: 200")
+    compose = shop.read(text, memory_mb=512)
+    made = shop.merged(compose, compose.project(), "blue")["web"]
+    limits = made["deploy"]["resources"]["limits"]
+    assert limits == {"memory": str(512 * 2**20), "cpus": 1.5, "pids": 200}
+    assert not {"mem_limit", "cpus", "pids_limit"} & made.keys()
+
+
+def test_a_volume_of_the_settings_replaces_a_directory(shop: Shop) -> None:
+    text = web('volumes: ["./data:/app/data/", "/srv/conf:/conf:ro"]')
+    compose = shop.read(text, volumes={"files": "/app/data"})
+    project = compose.project()
+    assert "web: /app/data is the volume files, not ./data" in compose.notes
+    made = shop.merged(compose, project, "blue")["web"]
+    kinds = {mount["target"].rstrip("/"): mount["type"] for mount in made["volumes"]}
+    assert kinds == {"/app/data": "volume", "/conf": "bind"}
+
+
 def test_each_container_is_found_under_its_name(shop: Shop) -> None:
     text = service("api: {build: ., container_name: shop_api, networks: {a: {aliases: [x]}, b: }}\n"
                    "  db: {image: postgres, container_name: shop_db}",
