@@ -71,3 +71,9 @@ def test_a_project_as_people_have_it(name: str, tmp_path: Path) -> None:
         page = "\n".join(report.lines)
         for words in entry.get("says") or []:
             assert words in page
+
+
+def test_there_are_enough() -> None:
+    kinds = [name.partition("/")[0] for name in ENTRIES]
+    assert kinds.count("compose") >= 40
+    assert kinds.count("dockerfile") >= 20
