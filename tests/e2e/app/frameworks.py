@@ -113,7 +113,7 @@ def all_rows():
     },
 )  # fmt: skip
 
-# --- Django: Celery, a bundled Redis, and a bundled PostgreSQL that the host's replaces -----------
+# --- Django: Celery, a bundled Redis, and the host's PostgreSQL in place of the bundled one -------
 
 DJANGO = Framework(
     files={
@@ -239,7 +239,11 @@ urlpatterns = [path("", version), path("up/", up), path("rows", rows)]
     },
     data={
         "service": "web", "migrate": ["migrate"], "stateful": ["cache"],
-        "database": "its own", "database_replaces": "db", "health_path": "/up/",
+        "database": "its own", "leave_out": ["db"], "health_path": "/up/",
+        "env": {
+            f"DB_{part.upper()}": f"{{database.{part}}}"
+            for part in ("host", "port", "name", "user", "password")
+        },
     },
 )  # fmt: skip
 
