@@ -183,7 +183,8 @@ def overlap(first: str, second: str) -> bool:
 
 def shared(app: Application, store: Store) -> bool:
     """Whether your settings allow several containers to write this store at once."""
-    return store.key in app.volumes or any(
+    # Several replicas write the volumes of the settings, unless there is never more than one.
+    return (store.key in app.volumes and not app.stops_first) or any(
         store.key == entry
         or (entry.startswith("/") and PurePosixPath(store.key).is_relative_to(entry))
         for entry in app.shared

@@ -385,6 +385,15 @@ def test_a_web_service_that_is_a_database_may_stop_first() -> None:
         stores.refuse(STOPS, files)
 
 
+def test_the_only_replica_has_the_volumes_of_the_settings_to_itself() -> None:
+    (store,) = stores.of_service(
+        STOPS, {"services": {"web": {"volumes": [volume("files")]}}}, "web"
+    )
+    app = replace(SHOP, volumes={"files": "/files"})
+    assert stores.shared(app, store)
+    assert not stores.shared(replace(app, strategy="stop-first"), store)
+
+
 def test_other_databases_are_stateful_all_the_same() -> None:
     files = project(VOLUMES, db={"image": "postgres:17", "volumes": [volume("pg")]})
     with pytest.raises(Failed, match=r"^stateful: db runs postgres:17 on the volume pg"):
