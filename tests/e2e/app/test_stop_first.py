@@ -250,7 +250,7 @@ def notes(
 
 @pytest.mark.promise(
     'With strategy = "stop-first", two instances of an application never run at once: requests '
-    "wait while one release stops and the next one starts, and all rows of its SQLite file are there"
+    "wait while one release stops and the next one starts, and no row of its SQLite file is lost"
 )
 def test_a_release_and_a_rollback(notes: Notes) -> None:
     first = notes.serving["release"]
