@@ -159,7 +159,12 @@ def in_the_way(app: Application, project: Project, leaves: str = "") -> list[Ins
 
 def _running() -> list[Inspected]:
     ids = run("docker", "ps", "--quiet", "--no-trunc", timeout=engine.PROMPT).split()
-    return [one for one in engine.inspect("container", ids) if "Id" in one]
+    # For a moment Docker lists a container that has just stopped.
+    return [
+        one
+        for one in engine.inspect("container", ids)
+        if "Id" in one and one.get("State", {}).get("Status") not in ("exited", "dead")
+    ]
 
 
 def _conflicts(

@@ -354,11 +354,11 @@ def test_a_release_that_is_killed(notes: Notes, step: str) -> None:
         )
         later = "|".join(order[order.index(step) :])
         notes.server.run(
-            "for n in $(seq 9000); do grep -qE"
-            f' \'"step": "({later})"\' /run/terrafirma/apps/notes.json 2> /dev/null && break;'
-            " sleep 0.01; done;"
-            " systemctl kill --signal KILL terrafirma-release-notes.service",
-            timeout=120,
+            "for n in $(seq 6000); do grep -qE"
+            f' \'"step": "({later})"\' /run/terrafirma/apps/notes.json 2> /dev/null && exec'
+            " systemctl kill --signal KILL terrafirma-release-notes.service;"
+            " sleep 0.01; done; cat /opt/terrafirma/notes/log; exit 1",
+            timeout=240,
         )
         process.wait(timeout=120)
         state = "systemctl show -p ActiveState --value terrafirma-release-notes.service"

@@ -39,11 +39,13 @@ def host(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Path
     return roots
 
 
-def runs(host: Path, *mounts: dict[str, Any], name: str = "theirs", **labels: str) -> None:
+def runs(
+    host: Path, *mounts: dict[str, Any], name: str = "theirs", state: str = "running", **labels: str
+) -> None:
     """Let only this container run."""
     words = {"app": "terrafirma.app", "project": holders.PROJECT, "service": holders.SERVICE}
     one = {
-        "Id": "id", "Name": f"/{name}", "Mounts": mounts,
+        "Id": "id", "Name": f"/{name}", "Mounts": mounts, "State": {"Status": state},
         "Config": {"Labels": {words[key]: label for key, label in labels.items()}},
     }  # fmt: skip
     (host / "containers").write_text(json.dumps([one]))
@@ -66,6 +68,9 @@ def test_no_container_is_in_the_way(host: Path) -> None:
     runs(host, mount("shop_pg", writes=False))
     assert holders.in_the_way(ONCE, files) == []
     runs(host, mount("another"), mount("/srv"))
+    assert holders.in_the_way(ONCE, files) == []
+    # Docker lists a container for a moment after it has stopped.
+    runs(host, mount("shop_pg"), state="exited")
     assert holders.in_the_way(ONCE, files) == []
 
 
