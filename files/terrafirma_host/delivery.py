@@ -137,25 +137,30 @@ def _stay(told: Mapping[str, Any], new: Path, parent: Path) -> None:
     if not told["base"]:
         return
     base, gone = parent / str(told["base"]), {*told["gone"]}
-    for directory, names, files in os.walk(base):
-        where = os.path.relpath(directory, base)
-        links = [name for name in names if Path(directory, name).is_symlink()]
-        for name in (*files, *links):
-            path = os.path.normpath(f"{where}/{name}")
-            if path not in gone:
-                _link(base / path, new / path)
+    todo = [""]
+    while todo:
+        above = todo.pop()
+        with os.scandir(f"{base}/{above}") as found:
+            for entry in found:
+                path = f"{above}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(f"{path}/")
+                elif path not in gone:
+                    _link(entry.path, f"{new}/{path}", link=entry.is_symlink())
     for path, old in told["moved"].items():
-        _link(base / old, new / path)
+        _link(f"{base}/{old}", f"{new}/{path}", link=False)
 
 
-def _link(old: Path, new: Path) -> None:
-    if not new.parent.exists():
-        new.parent.mkdir(parents=True)
-    if old.is_symlink():
-        new.symlink_to(old.readlink())
-        return
+def _link(old: str, new: str, *, link: bool) -> None:
     try:
-        os.link(old, new)
+        if link:
+            os.symlink(os.readlink(old), new)
+        else:
+            os.link(old, new)
+    except FileNotFoundError:
+        # The first file in its directory.
+        Path(new).parent.mkdir(parents=True)
+        _link(old, new, link=link)
     except OSError:
         # A file has so many names at most.
         shutil.copy2(old, new)

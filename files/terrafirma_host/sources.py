@@ -194,7 +194,7 @@ def files(root: Path, selection: Selection) -> list[str]:
     return _Walk(root, selection).run()
 
 
-Hashed = Callable[[Path, os.stat_result], str]
+Hashed = Callable[[str, os.stat_result], str]
 """Returns the SHA-256 of a file's content."""
 
 
@@ -211,11 +211,15 @@ class Entry(NamedTuple):
         return f"{self.path}|{self.kind}|{self.content}\n".encode(errors="surrogateescape")
 
 
-def sha256(path: Path, _: os.stat_result | None = None) -> str:
+def sha256(path: str, _: os.stat_result | None = None) -> str:
     content = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
+    # A source may have many small files: `open` would take as long as the hash.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        while block := os.read(descriptor, 2**20):
             content.update(block)
+    finally:
+        os.close(descriptor)
     return content.hexdigest()
 
 
@@ -223,10 +227,10 @@ def entries(root: Path, paths: Iterable[str], hashed: Hashed = sha256) -> list[E
     """Files and links, in the order of `paths`."""
     found = []
     for name in paths:
-        path = root / name
-        state = path.lstat()
+        path = f"{root}/{name}"
+        state = os.lstat(path)
         if stat.S_ISLNK(state.st_mode):
-            found.append(Entry(name, "link", str(path.readlink())))
+            found.append(Entry(name, "link", os.readlink(path)))
         else:
             found.append(Entry(name, str(bool(state.st_mode & 0o100)), hashed(path, state)))
     return found
@@ -242,8 +246,17 @@ def digest(found: Iterable[Entry]) -> str:
 
 def all_entries(directory: Path) -> list[Entry]:
     """All files and links of a directory, in the order of `files`."""
-    paths = (one for one in directory.rglob("*") if one.is_symlink() or one.is_file())
-    return entries(directory, [str(one.relative_to(directory)) for one in sorted(paths)])
+    paths: list[str] = []
+    todo = [""]
+    while todo:
+        above = todo.pop()
+        with os.scandir(f"{directory}/{above}") as found:
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(f"{above}{entry.name}/")
+                elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
+                    paths.append(f"{above}{entry.name}")
+    return entries(directory, sorted(paths, key=lambda path: path.split("/")))
 
 
 def tree_digest(directory: Path) -> str:

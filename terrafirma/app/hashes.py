@@ -43,10 +43,11 @@ class Hashes:
         name = hashlib.sha256(words.encode(errors="surrogateescape")).hexdigest()[:24]
         self.path = _directory() / f"{name}.json"
         self.known = _read(self.path)
+        self.beginning = len(str(self.directory)) + 1
         self.used: dict[str, tuple[State, str]] = {}
 
-    def __call__(self, path: Path, state: os.stat_result) -> str:
-        name = str(path.relative_to(self.directory))
+    def __call__(self, path: str, state: os.stat_result) -> str:
+        name = path[self.beginning :]
         known = self.known.get(name)
         if known and known[0] == _state(state):
             self.used[name] = known
@@ -54,7 +55,7 @@ class Hashes:
         now = time.time_ns()
         content = sources.sha256(path)
         # A file that changes meanwhile is read again, and so is one with a time in the future.
-        after = _state(path.lstat())
+        after = _state(os.lstat(path))
         if after == _state(state) and max(after[2:]) < now - SETTLED:
             self.used[name] = (after, content)
         return content

@@ -196,13 +196,13 @@ def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (directory / "a/closed").chmod(0)
         (directory / "b/closed").chmod(0)
         return directory
-    opening, scanning = Path.open, os.scandir
+    opening, scanning = os.open, os.scandir
 
     def shut(path: Any) -> None:
         if Path(path).name == "closed":
             raise PermissionError(13, "Permission denied", str(path))
 
-    def opened(path: Path, *args: Any, **more: Any) -> Any:
+    def opened(path: Any, *args: Any, **more: Any) -> Any:
         shut(path)
         return opening(path, *args, **more)
 
@@ -210,7 +210,7 @@ def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shut(path)
         return scanning(path)
 
-    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(os, "open", opened)
     monkeypatch.setattr(os, "scandir", scanned)
     return directory
 

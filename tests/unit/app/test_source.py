@@ -292,8 +292,8 @@ def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     found: list[str] = []
     plain = sources.sha256
 
-    def sha256(path: Path, state: os.stat_result | None = None) -> str:
-        found.append(path.name)
+    def sha256(path: str, state: os.stat_result | None = None) -> str:
+        found.append(Path(path).name)
         return plain(path, state)
 
     monkeypatch.setattr(sources, "sha256", sha256)
