@@ -69,7 +69,7 @@ put(
 
 for app in host.loop(apps):
     inputs = []
-    if app.secrets or app.registry_password or app.env_file:
+    if app.secrets or app.registries or app.env_file:
         inputs += [
             app_secrets(
                 name=f"Give {app.name} its secrets",

@@ -33,6 +33,7 @@ from terrafirma_host import (
     promises,
     proxy,
     reboot,
+    registries,
     release,
     repositories,
     secrets,
@@ -109,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--revision", default="", help="of the source, for the list of releases")
     one.add_argument("--by", default="", help="who asks for it")
     one.add_argument("--again", action="store_true", help="even code that was rolled back")
+    one.add_argument("--run", default="", help="for the deploy: which run asks for it")
     one = command("refresh", "give the code that serves the current settings and secrets")
     one.add_argument("--by", default="", help="who asks for it")
     one = command("rollback", "let an earlier release serve again")
@@ -190,7 +192,11 @@ def _run(arguments: argparse.Namespace) -> None:
             _show_releases(arguments.name, as_json=arguments.json)
         case "status":
             if arguments.stdin:
-                app = Application.of(json.loads(sys.stdin.read()))
+                # After the description: the run of the deploy that asks.
+                text = sys.stdin.read()
+                described, end = json.JSONDecoder().raw_decode(text)
+                registries.begin(text[end:].strip())
+                app = Application.of(described)
             else:
                 app = Application.load(arguments.name)
             print(json.dumps(release.status(app)))
@@ -262,6 +268,7 @@ def _serve(arguments: argparse.Namespace) -> None:
             else:
                 say(f"{app.name} has no release yet")
         case "release":
+            registries.begin(arguments.run)
             revision = arguments.revision
             if arguments.image:
                 _refuse_other_image(app, arguments.image)

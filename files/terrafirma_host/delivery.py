@@ -154,7 +154,7 @@ def _stay(told: Mapping[str, Any], new: Path, parent: Path) -> None:
 def _link(old: str, new: str, *, link: bool) -> None:
     try:
         if link:
-            os.symlink(os.readlink(old), new)
+            Path(new).symlink_to(Path(old).readlink())
         else:
             os.link(old, new)
     except FileNotFoundError:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +19,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from terrafirma_host import directories, images, jobs, layers, references, shape, stores, values
+from terrafirma_host import (
+    directories,
+    images,
+    jobs,
+    layers,
+    references,
+    registries,
+    shape,
+    stores,
+    values,
+)
 from terrafirma_host.shell import Failed, conceal, ends, last, run, say, succeeds, write
 from terrafirma_host.spec import RUNTIME, Application, Release
 
@@ -333,8 +343,11 @@ class Compose:
 
     def fetch(self, project: str, layer: str, *words: str) -> str:
         """`run` with the registry's login: for the base of a build, or a stateful service."""
-        with registry(self.app) as login:
-            return self.run(project, layer, *words, timeout=PATIENT, login=login)
+        try:
+            with registry(self.app) as login:
+                return self.run(project, layer, *words, timeout=PATIENT, login=login)
+        except Failed as error:
+            raise Failed(registries.explained(ask(self.app), error)) from None
 
     def become(self, project: str, layer: str, *words: str) -> NoReturn:
         """Replace this process with that command, so that it has the terminal."""
@@ -621,8 +634,8 @@ def join_state(app: Application, project: layers.Project, slot: str) -> None:
 
 @contextmanager
 def registry(app: Application) -> Iterator[dict[str, str]]:
-    """The environment in which Docker knows the password of the registry, within the block."""
-    if not app.registry_user:
+    """The environment in which Docker knows the passwords of registries, within the block."""
+    if not app.registries:
         yield {}
         return
     RUNTIME.mkdir(parents=True, exist_ok=True)
@@ -630,15 +643,25 @@ def registry(app: Application) -> Iterator[dict[str, str]]:
     parent = os.environ.get("RUNTIME_DIRECTORY", str(RUNTIME))
     directory = Path(tempfile.mkdtemp(prefix="registry-", dir=parent))
     try:
-        password = Path(app.registry_password).read_text().rstrip("\n")
-        secret = base64.b64encode(f"{app.registry_user}:{password}".encode()).decode()
-        auths = {"auths": {registry_of(app.image or f"{app.registry}/"): {"auth": secret}}}
-        write(directory / "config.json", json.dumps(auths), 0o600)
+        auths = {
+            registry_of(f"{host}/"): {"auth": base64.b64encode(":".join(login).encode()).decode()}
+            for host, login in logins(app).items()
+        }
+        write(directory / "config.json", json.dumps({"auths": auths}), 0o600)
         yield {"DOCKER_CONFIG": str(directory)}
-    except FileNotFoundError:
-        raise Failed(f"{app.registry_password} is missing; run deploy.py") from None
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def logins(app: Application) -> dict[str, tuple[str, str]]:
+    """User and password by the host of a registry."""
+    try:
+        return {
+            host: (login["user"], Path(login["password"]).read_text().rstrip("\n"))
+            for host, login in app.registries.items()
+        }
+    except FileNotFoundError as error:
+        raise Failed(f"{error.filename} is missing; run deploy.py") from None
 
 
 def registry_of(image: str) -> str:
@@ -656,26 +679,18 @@ def repository(image: str) -> str:
     return head + slash + name.partition(":")[0]
 
 
-def resolve(app: Application, image: str) -> str:
-    """`image` with the digest that its tag has in the registry now."""
-    if "@sha256:" in image:
-        return f"{repository(image)}@{image.partition('@')[2]}"
-    with registry(app) as env:
-        host = registry_of(image)
-        insecure = ["--insecure"] if host in _insecure() else []
-        text = run("docker", "manifest", "inspect", "--verbose", *insecure, image, env=env,
-                   timeout=60)  # fmt: skip
-    answer = json.loads(text)
-    if isinstance(answer, list):
-        architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, "")
-        fitting = [
-            one for one in answer
-            if (one["Descriptor"].get("platform") or {}).get("architecture") == architecture
-        ]  # fmt: skip
-        if not fitting:
-            raise Failed(f"{image}: the registry has none for {os.uname().machine}")
-        answer = fitting[0]
-    return f"{repository(image)}@{answer['Descriptor']['digest']}"
+def resolve(app: Application, images: Iterable[str]) -> dict[str, str]:
+    """Each image with the digest that its tag has in the registry now; each is asked for once."""
+    named = [image for image in images if "@sha256:" not in image]
+    known = registries.known(ask(app), named) if named else {}
+    return {
+        image: f"{repository(image)}@{known.get(image) or image.partition('@')[2]}"
+        for image in images
+    }
+
+
+def ask(app: Application) -> registries.Registries:
+    return registries.Registries(logins(app), _insecure)
 
 
 def _insecure() -> set[str]:
@@ -691,8 +706,13 @@ def pull(app: Application, image: str) -> bool:
     # Noted before the pull: after a kill, the next release still knows whose image it is.
     with (app.directory / FETCHED).open("a") as note:
         note.write(f"{image}\n")
-    with registry(app) as env:
-        run("docker", "pull", "--quiet", image, env=env, timeout=PATIENT)
+    try:
+        with registry(app) as env:
+            run("docker", "pull", "--quiet", image, env=env, timeout=PATIENT)
+    except Failed as error:
+        if "no matching manifest" in str(error):
+            raise Failed(f"{image}: the registry has none for {os.uname().machine}") from None
+        raise Failed(registries.explained(ask(app), error, image)) from None
     return True
 
 

@@ -27,6 +27,9 @@ from secrets import token_urlsafe
 
 from terrafirma_host.shell import Failed, locked, write
 
+# Files that earlier versions have made, and `set` removes.
+FORMER = (".registry_password",)
+
 # The start of other files in that directory, which tasks/app.py writes itself.
 BESIDE = "database_url"
 ROOT = 0, 0
@@ -126,7 +129,9 @@ def check(directory: Path) -> None:
     if closed:
         for path in sorted(directory.iterdir()):
             name = path.name
-            if not (name.startswith(BESIDE) or name in values or name.endswith(".new")):
+            if name in FORMER and name not in values:
+                print("wrong", name)
+            elif not (name.startswith(BESIDE) or name in values or name.endswith(".new")):
                 print("other", name)
 
 
@@ -148,6 +153,8 @@ def put(directory: Path) -> None:
     directory.chmod(0o700)
     with locked(directory):
         store.put(values)
+        for name in {*FORMER} - values.keys():
+            (directory / name).unlink(missing_ok=True)
 
 
 def renew(directory: Path, names: Sequence[str]) -> None:

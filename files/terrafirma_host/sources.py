@@ -230,7 +230,7 @@ def entries(root: Path, paths: Iterable[str], hashed: Hashed = sha256) -> list[E
         path = f"{root}/{name}"
         state = os.lstat(path)
         if stat.S_ISLNK(state.st_mode):
-            found.append(Entry(name, "link", os.readlink(path)))
+            found.append(Entry(name, "link", str(Path(path).readlink())))
         else:
             found.append(Entry(name, str(bool(state.st_mode & 0o100)), hashed(path, state)))
     return found

@@ -56,9 +56,7 @@ class Application:
     variables: tuple[str, ...]  # names of those in `env_file`
     env_file: str  # file on the host with their values, as JSON; or ""
     env_files: Mapping[str, tuple[Any, ...]]  # service → entries of its env_file that are there
-    registry: str  # host, where no image names it; or ""
-    registry_user: str
-    registry_password: str  # file on the host; or ""
+    registries: Mapping[str, Mapping[str, str]]  # by host: user, password (a file on this host)
     domain: str
     smoke_path: str
     guarded: bool  # Caddy asks for a login at that path, or admits some addresses only

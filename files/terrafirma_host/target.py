@@ -41,12 +41,14 @@ class Target:
         project = compose.project()
         # With what the files themselves say about it.
         app = compose.app
-        image = engine.resolve(app, app.image) if app.image else ""
         others = {
-            name: engine.resolve(app, project["services"][name]["image"])
+            name: project["services"][name]["image"]
             for name in stores.started(app, project)
             if app.compose and not kinds.builder(project["services"], name)
         }
+        found = engine.resolve(app, [*others.values(), *([app.image] if app.image else [])])
+        image = found.get(app.image, "")
+        others = {name: found[one] for name, one in others.items()}
         built = [app.dockerfile, app.target, json.dumps(app.build_args, sort_keys=True)]
         built = built if app.dockerfile or app.target or app.build_args else []
         code = identity(Path(app.source).name, image, json.dumps(others), *built)

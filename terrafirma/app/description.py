@@ -18,6 +18,7 @@ from terrafirma.app.env_files import ENV_FILE, given
 from terrafirma.app.environment import text_of
 from terrafirma.app.hashes import tree_digest
 from terrafirma.app.left_out import entries, env_files
+from terrafirma.app.registries import file_of
 from terrafirma.app.selection import selection
 from terrafirma.app.settings import Application, Guard
 from terrafirma.caddy.sites import guarded
@@ -40,7 +41,6 @@ def description(app: Application, users: Users) -> str:
             *("name", "image", "dockerfile", "target", "compose", "stateful", "shared", "scratch"),
             *("read_only", "writable", "volumes", "profiles", "leave_out", "docker_socket"),
             *("migrate", "cron", "strategy", "secrets_env"),
-            *("registry", "registry_user"),
             *("domain", "smoke_path", "health_path", "container_port", "replicas", "user"),
             *("memory_mb", "cpus", "timeout_seconds"),
             *("start_seconds", "drain_seconds", "stop_seconds"),
@@ -58,9 +58,10 @@ def description(app: Application, users: Users) -> str:
         "variables": sorted(given(app)),
         "env_file": f"{app.secrets_directory}/{ENV_FILE}" if app.env_file else "",
         "env_files": env_files(app),
-        "registry_password": (
-            f"{app.secrets_directory}/.registry_password" if app.registry_password else ""
-        ),
+        "registries": {
+            host: {"user": login.user, "password": f"{app.secrets_directory}/{file_of(host)}"}
+            for host, login in app.registries.items()
+        },
         "slots": app.slots,
         "network": app.network,
         "keep": app.keep_releases,

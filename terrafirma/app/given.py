@@ -8,6 +8,7 @@ from pyinfra.api import Host
 
 from terrafirma.app import env_files
 from terrafirma.app.env_files import ENV_FILE
+from terrafirma.app.registries import file_of
 from terrafirma.app.settings import Application
 from terrafirma.host.given import HiddenText, value
 
@@ -28,9 +29,9 @@ def secrets(host: Host, app: Application) -> dict[str, str]:
 def private(host: Host, app: Application) -> dict[str, str]:
     """Secrets of `app` that no container gets as a file, by their name on the host."""
     found: dict[str, str] = {}
-    if app.registry_password:
-        key = app.key("registry_password")
-        found[".registry_password"] = value(host, key, app.registry_password)
+    for registry, login in app.registries.items():
+        key = app.key(f"registries.{registry}.password")
+        found[file_of(registry)] = value(host, key, login.password)
     if app.env_file:
         found[ENV_FILE] = HiddenText(json.dumps(env_files.given(app), sort_keys=True))
     return found

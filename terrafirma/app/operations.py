@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from secrets import token_hex
 from types import MappingProxyType
 
 from pyinfra import host
@@ -13,6 +14,9 @@ from terrafirma.app.facts import AppSecrets, DatabaseUrl, ReleaseStatus, owner_o
 from terrafirma.host.operation import failure, operation
 from terrafirma.host.program import told
 from terrafirma.paths import HOST_PROGRAM, PASSWORDS, SECRETS_PROGRAM
+
+RUN = token_hex(8)
+"""A name of this run: on the host, all its questions about an image have one answer."""
 
 # The trouble that `terrafirma status` reports on a host without a key of releases.
 NO_RELEASE_YET = "there was no release yet on this host"
@@ -39,7 +43,7 @@ def release(
 
     pyinfra's docker.compose runs `up` on each run, which stops all containers before new ones run.
     """
-    known = host.get_fact(ReleaseStatus, app=app, _stdin=[description])
+    known = host.get_fact(ReleaseStatus, app=app, _stdin=[description, RUN])
     planned = any(not meta.is_complete() and meta.will_change for meta in after)
     if known["withdrawn"]:
         host.log_styled(
@@ -61,10 +65,12 @@ def release(
             host.log(f"{app}: {words}")
         # After a rollback the release that serves still gets the current settings and secrets.
         how = (
-            ["refresh"] if known["withdrawn"] else ["release", "--revision", QuoteString(revision)]
+            ["refresh"]
+            if known["withdrawn"]
+            else ["release", "--run", RUN, "--revision", QuoteString(revision)]
         )
         yield _streamed(*how, QuoteString(app), "--by", QuoteString(by))
-        known = host.get_fact(ReleaseStatus, app=app, _stdin=[description])
+        known = host.get_fact(ReleaseStatus, app=app, _stdin=[description, RUN])
     if known["troubles"]:
         yield failure(f"{app} does not answer: {'; '.join(known['troubles'])}")
     else:

@@ -25,6 +25,8 @@ from terrafirma.app.container import (
 )
 from terrafirma.app.cron import Job, JobName
 from terrafirma.app.environment import EnvironmentValue, refuse_unknown
+from terrafirma.app.registries import Logins, refuse_old_keys
+from terrafirma.app.secret_source import SecretSource
 from terrafirma.app.services import EnvironmentName, Service
 from terrafirma.fields import (
     AbsolutePath,
@@ -92,36 +94,6 @@ def _image(value: str) -> str:
     if value and not re.fullmatch(_IMAGE, value):
         raise ValueError(f"{value!r} is no image, like registry.example.com/team/api:1.2")
     return value
-
-
-def _registry(value: str) -> str:
-    # Without a dot, a port or `localhost`, Docker reads the name as a path at its own registry.
-    if value and not re.fullmatch(
-        r"localhost|[a-z0-9-]+(\.[a-z0-9-]+)+(:[0-9]{1,5})?|[a-z0-9-]+:[0-9]{1,5}", value
-    ):
-        raise ValueError(f"{value!r} is no host of a registry, like registry.example.com:5000")
-    return value
-
-
-def _secret_source(value: str) -> str:
-    if value.startswith("command:") and "\n" in value:
-        raise ValueError("has a line break: a command is one line")
-    if value != "generated" and not re.fullmatch(r"env:[A-Za-z_]\w*|command:[^\s].*", value):
-        # Not repeated: it may be the secret itself.
-        raise ValueError(
-            "is no source of a secret: use 'generated' (on the server), 'env:NAME' "
-            "(from pyinfra's environment) or 'command:…' (the output of a command on this machine)"
-        )
-    return one_line(value)
-
-
-SecretSource = Annotated[
-    str, AfterValidator(_secret_source), Field(title="`generated`, `env:NAME` or `command:…`")
-]
-
-
-def _secret_source_or_empty(value: str) -> str:
-    return value and _secret_source(value)
 
 
 def _address_range(value: str) -> str:
@@ -249,21 +221,9 @@ class Application(Model):
     secrets_env: bool = False
     """Whether the secrets are also environment variables, in capital letters, unless `env` has a
     variable of that name; `docker inspect` then shows them to root."""
-    registry: Annotated[
-        str,
-        AfterValidator(_registry),
-        Field(title="host of a registry, like `registry.example.com:5000`, or empty"),
-    ] = ""
-    """With a source: host of the private registry that the base images, or the images in the
-    compose files, come from. With `image` it follows from the image's name."""
-    registry_user: Line = ""
-    """User who logs in to the registry; empty: the registry asks for no login."""
-    registry_password: Annotated[
-        str,
-        AfterValidator(_secret_source_or_empty),
-        Field(title="`env:NAME` or `command:…`, or empty"),
-    ] = ""
-    """Password of that user: `env:NAME` or `command:…`."""
+    registries: Logins = {}
+    """Logins to registries of images, by host, as `ghcr.io` or `docker.io`: for `image`, the base
+    images of a Dockerfile, and the images in compose files."""
     domain: Domain
     """Domain under which Caddy serves the application."""
     redirects: tuple[Domain, ...] = ()
@@ -409,6 +369,12 @@ class Application(Model):
 
     @model_validator(mode="before")
     @classmethod
+    def _refuse_old_keys(cls, data: Any) -> Any:
+        refuse_old_keys(data)
+        return data
+
+    @model_validator(mode="before")
+    @classmethod
     def _one_instance(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("strategy") == "stop-first":
             return {"replicas": 1} | data
@@ -467,28 +433,6 @@ class Application(Model):
             if getattr(self, key) and (self.compose or not self.source):
                 what = "compose files, which say how to build" if self.compose else "no source"
                 raise ValueError(f"{key}: {self.name} has {what}: leave {key} out")
-        return self
-
-    @model_validator(mode="after")
-    def _check_registry(self) -> Self:
-        if bool(self.registry_user) != bool(self.registry_password):
-            raise ValueError("registry_password: set registry_user and registry_password together")
-        if self.registry and self.image:
-            raise ValueError(
-                f"registry: {self.name} has an image, whose name has the registry: leave it out"
-            )
-        if self.registry_user and not (self.registry or self.image):
-            raise ValueError(
-                f"registry: {self.name} has no image: set the host that registry_user logs in to"
-            )
-        if self.registry and not self.registry_user:
-            raise ValueError(
-                f"registry_user: {self.name} has a registry, but no user to log in: set one"
-            )
-        if self.registry_password == "generated":
-            raise ValueError(
-                "registry_password: the registry has it already: use env:NAME or command:…"
-            )
         return self
 
     @model_validator(mode="after")

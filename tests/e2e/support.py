@@ -331,6 +331,13 @@ class Registry(Container):
     def host(self) -> str:
         return f"{self.address}:5000"
 
+    def requests(self) -> int:
+        """How many questions about images it has answered."""
+        lines = self.run(
+            "grep -E '\"(HEAD|GET) /v2/[^ ]*/manifests/' /var/log/registry.log || true"
+        )
+        return len(lines.splitlines())
+
     def trust(self, server: Target) -> None:
         """Docker reads it at the next pull."""
         authority = self.run("cat /srv/registry.crt")

@@ -72,8 +72,7 @@ API = {"source": "examples/api", "domain": "api.your-startup.com", "database": "
 SHOP = API | {"domain": "shop.your-startup.com"}
 PROJECT = SHOP | {"source": "examples/compose", "compose": ["compose.yaml"]}
 PRIVATE = {"source": "", "image": "registry.example.com/team/api:1.2"}
-LOGIN = {"registry_user": "deploy", "registry_password": "env:REGISTRY_PASSWORD"}
-NAMED = "registry.example.com"
+LOGIN = {"user": "deploy", "password": "generated"}
 
 
 def api(**fields: Any) -> dict[str, Any]:
@@ -106,11 +105,10 @@ def refusal(**data: Any) -> str:
         ("app", api(dockerfile="../Dockerfile")),
         ("app", api(volumes={"files": "/run/secrets/files"})),
         ("app", api(writable=["/app/tmp"], volumes={"tmp": "/app/tmp"})),
-        ("app", api(registry_user="deploy")),
-        ("app", api(**LOGIN)),
-        ("app", api(**PRIVATE, registry=NAMED)),
-        ("app", api(registry=NAMED)),
-        ("app", api(**PRIVATE, **LOGIN | {"registry_password": "generated"})),
+        ("app", api(registries={"ghcr.io": {"user": "deploy"}})),
+        ("app", api(registries={"ghcr.io": LOGIN})),
+        ("app", api(registries={"ghcr": LOGIN})),
+        ("app", api(**PRIVATE, registry_user="deploy", registry_password="command:pass x")),
         ("app", api(secrets={"database_url": "generated"})),
         ("app", api(database="", role="api")),
         ("app", api(database="shop")),

@@ -27,7 +27,7 @@ VALUES = {
     "REGISTRY": "odd-password-of-the-registry",
     "VAULT": "odd-value-of-the-vault",
 }
-NAMES = [".registry_password", "certificate", "mail_key", "session_key", "stripe_key"]
+NAMES = [".registry_registry.example.com", "certificate", "mail_key", "session_key", "stripe_key"]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         },
         source="",
         image="registry.example.com/api:1",
-        registry_user="ci",
-        registry_password="env:REGISTRY",
+        registries={"registry.example.com": {"user": "ci", "password": "env:REGISTRY"}},
     )
 
 
@@ -128,14 +127,14 @@ def test_the_files_have_their_values_and_rights(server: Target, data: dict[str, 
     assert read(server, "stripe_key") == VALUES["STRIPE"]
     assert read(server, "certificate") == PEM
     assert read(server, "mail_key") == VALUES["VAULT"]
-    assert read(server, ".registry_password") == VALUES["REGISTRY"]
+    assert read(server, ".registry_registry.example.com") == VALUES["REGISTRY"]
     listed = server.run(f"cd {DIRECTORY} && stat -c '%a %U %G %n' * .[a-z]*").splitlines()
     assert sorted(listed) == [
         "400 prod prod certificate",
         "400 prod prod mail_key",
         "400 prod prod session_key",
         "400 prod prod stripe_key",
-        "400 root root .registry_password",
+        "400 root root .registry_registry.example.com",
     ]
     for path in (DIRECTORY, DIRECTORY.rpartition("/")[0], "/etc/terrafirma/secrets"):
         assert server.run(f"stat -c '%a %U' {path}") == "700 root"
@@ -175,7 +174,7 @@ def test_changes_by_hand_are_repaired(server: Target, data: dict[str, Any]) -> N
         f"chmod 444 {DIRECTORY}/session_key",
         f"chown root: {DIRECTORY}/session_key",
         f"echo other > {DIRECTORY}/mail_key",
-        f"rm {DIRECTORY}/.registry_password",
+        f"rm {DIRECTORY}/.registry_registry.example.com",
         f"chmod 755 {DIRECTORY}",
     ):
         server.run(command)
@@ -213,12 +212,11 @@ def test_without_an_account_every_id_in_a_container_reads_them(
 ) -> None:
     (tmp_path / "compose.yaml").write_text("services: {}\n")
     project = data | api(
-        image="", registry_user="", registry_password="",
-        source=str(tmp_path), compose=["compose.yaml"], user="",
+        image="", source=str(tmp_path), compose=["compose.yaml"], user="",
     )  # fmt: skip
     server.deploy(DEPLOY, **project)
     assert server.run(f"stat -c '%a %U' {DIRECTORY}/stripe_key") == "444 root"
-    assert server.run(f"stat -c '%a %U' {DIRECTORY}/.registry_password") == "400 root"
+    assert server.run(f"stat -c '%a %U' {DIRECTORY}/.registry_registry.example.com") == "400 root"
     assert server.call(f"runuser -u prod -- cat {DIRECTORY}/stripe_key").returncode != 0
     server.deploy(DEPLOY, **data)
 

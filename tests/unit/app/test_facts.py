@@ -135,10 +135,10 @@ def test_an_address_before_its_password(address: Callable[..., str], tmp_path: P
 
 def test_all_secrets_are_wrong_where_there_is_no_program_yet() -> None:
     """And no value comes back."""
-    asked = "owner prod\ngenerated key\ngiven .registry_password czNjcmV0\ngiven token czNjcmV0\n"
+    asked = "owner prod\ngenerated key\ngiven .registry_ghcr.io czNjcmV0\ngiven token czNjcmV0\n"
     answer = shell(text(AppSecrets, directory="/nowhere"), stdin=asked)
     assert AppSecrets().process(answer) == {
-        "wrong": ["key", ".registry_password", "token"],
+        "wrong": ["key", ".registry_ghcr.io", "token"],
         "other": [],
     }
 

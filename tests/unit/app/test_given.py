@@ -133,15 +133,15 @@ def test_a_command_that_prompts_does_not_wait_for_ever(
 
 def test_a_password_for_a_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_TOKEN", "s3cret")
+    login = {"user": "ci", "password": "env:TF_TOKEN"}
     one = application(
-        source="", image="registry.test/api:1", registry_user="ci", registry_password="env:TF_TOKEN"
+        source="", image="registry.test/api:1", registries={"registry.test": login, "a:5000": login}
     )
-    assert private(HOST, one) == {".registry_password": "s3cret"}
+    assert private(HOST, one) == {".registry_registry.test": "s3cret", ".registry_a_5000": "s3cret"}
     assert private(HOST, application()) == {}
     monkeypatch.delenv("TF_TOKEN")
-    with pytest.raises(
-        DeployError, match=r"^db1: apps\.api\.registry_password: TF_TOKEN is not set"
-    ):
+    words = r"^db1: apps\.api\.registries\.registry\.test\.password: TF_TOKEN is not set"
+    with pytest.raises(DeployError, match=words):
         private(HOST, one)
 
 

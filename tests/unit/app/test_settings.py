@@ -86,7 +86,30 @@ BAD_FIELDS: list[tuple[str, Any, str, str]] = [
     ("databases", ["postgres"], ".0", "reserved by PostgreSQL"),
     ("databases", "reports", "", "must be a list"),
     ("secrets_env", "some", "", "valid boolean"),
-    ("registry_password", "s3cret", "", "is no source of a secret"),
+    *(
+        ("registries", {host: login}, where, words)
+        for host, login, where, words in (
+            (
+                "ghcr.io",
+                {"user": "ci", "password": "s3cret"},
+                ".ghcr.io.password",
+                "is no source of",
+            ),
+            ("ghcr.io", {"user": "ci"}, ".ghcr.io.password", "Field required"),
+            ("ghcr.io", {"user": "", "password": "env:X"}, ".ghcr.io.user", "does not match"),
+            ("ghcr.io", {"user": "a:b", "password": "env:X"}, ".ghcr.io.user", "does not match"),
+            (
+                "ghcr.io",
+                {"user": "ci", "password": "generated"},
+                ".ghcr.io.password",
+                "the registry has it already: use env:NAME or command:…",
+            ),
+            ("ghcr", {}, "", "'ghcr' is no host of a registry, like ghcr.io or docker.io"),
+            ("https://ghcr.io", {}, "", "'https://ghcr.io' is no host of a registry"),
+            ("ghcr.io/acme", {}, "", "'ghcr.io/acme' is no host of a registry"),
+        )
+    ),
+    ("registries", ["ghcr.io"], "", "valid dictionary"),
     ("redirects", ["www.acme.com", "www.acme.com"], "", "'www.acme.com' is there twice"),
     ("redirects", ["web.acme.com"], "", "'web.acme.com' is there twice"),
     ("redirects", ["https://www.acme.com"], ".0", "not a domain name"),
@@ -245,24 +268,20 @@ BAD_KINDS: list[tuple[dict[str, Any], str, str]] = [
         for kind, what in ((IMAGE, "no source"), (PROJECT, "compose files, which say how to build"))
     ),
     ({"database": "", "role": "api"}, "role", "has no database: set one, or leave role out"),
-    (
-        {"registry_user": "ci", "registry_password": "env:X"},
-        "registry",
-        "has no image: set the host that registry_user logs in to",
-    ),
-    ({"registry": "acme.com:5000"}, "registry_user", "has a registry, but no user to log in"),
     *(
-        (IMAGE | more, key, it)
-        for more, key, it in (
-            ({"registry_user": "ci"}, "registry_password", "registry_password together"),
-            ({"registry_password": "env:X"}, "registry_password", "registry_password together"),
-            ({"registry": "acme.com"}, "registry", "an image, whose name has the registry"),
-            ({"registry": "registry"}, "registry", "no host of a registry, like registry.example"),
-            ({"registry": "https://a.b"}, "registry", "no host of a registry, like registry.exam"),
+        (more, "registries", f"there is no such key any more, write registries = {new}")
+        for more, new in (
             (
-                {"registry_user": "ci", "registry_password": "generated"},
-                "registry_password",
-                "the registry has it already: use env:NAME or command:…",
+                IMAGE | {"registry_user": "ci", "registry_password": "env:X"},
+                '{"registry.acme.com": {"user": "ci", "password": "env:X"}}',
+            ),
+            (
+                {"source": "", "image": "api:1", "registry_password": "command:pass s3cret"},
+                '{"docker.io": {"user": "…", "password": "env:…"}}',
+            ),
+            (
+                {"registry": "acme.com:5000", "registry_user": "ci@acme.com"},
+                '{"acme.com:5000": {"user": "ci@acme.com", "password": "env:…"}}',
             ),
         )
     ),
@@ -326,6 +345,11 @@ def test_an_invalid_domain_is_refused(domain: str) -> None:
         {"secrets": ["s3cret-s3cret"]},
         {"secrets": {"token": ["s3cret-s3cret"]}},
         {"registry_user": "ci", "registry_password": "s3cret-s3cret"},
+        {"registries": {"ghcr.io": {"user": "ci", "password": "s3cret-s3cret"}}},
+        {"registries": {"ghcr.io": {"user": "ci", "password": ["s3cret-s3cret"]}}},
+        {"registries": {"ghcr.io": {"user": "ci", "password": "command: s3cret-s3cret"}}},
+        {"registries": {"https://ci:s3cret@ghcr.io": {}}},
+        {"registries": {"ghcr.io": {"user": "ci", "pasword": "s3cret-s3cret"}}},
         {"registry_user": "ci", "registry_password": ["s3cret-s3cret"]},
         {"registry_user": "ci", "registry_password": "command: s3cret-s3cret"},
         {"registry": "https://ci:s3cret@registry.acme.com"},

@@ -114,8 +114,8 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
     ),
     "a registry without its password": (
         "tasks/app",
-        fake(machine(), **api(source="", image="api:1", registry_user="ci")),
-        ("apps.api.registry_password: ", "set registry_user and registry_password together"),
+        fake(machine(), **api(source="", image="api:1", registries={"docker.io": {"user": "ci"}})),
+        ("apps.api.registries.docker.io.password: ", "Field required"),
     ),
     "a secret in the place of its source": (
         "deploy",

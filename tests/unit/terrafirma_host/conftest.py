@@ -1,6 +1,5 @@
 """A host with the program; for releases, a script stands in for Docker."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terrafirma_host import cli, cron, engine, lease, proxy, release, shell, spec
+from terrafirma_host import cli, cron, engine, lease, proxy, registries, release, shell, spec
 from terrafirma_host.spec import Application
 
 from tests.unit.programs import Program
@@ -24,7 +23,6 @@ case "$*" in
 compose*" config --format json")
   for one; do case $one in *.yaml) cat "$one" ;; esac; done ;;
 "image ls"*) cat {root}/images ;;
-"manifest inspect"*) cat {root}/manifest ;;
 info*) echo '{{}}' ;;
 "ps --all"*project=api-green*) ;;
 "ps --all"*) echo one ;;
@@ -87,7 +85,10 @@ def host(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Path
     directory = program("docker", DOCKER.format(root=roots))
     program("ip", "echo 'docker0 UP 10.210.0.1/24'")
     monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
-    (roots / "manifest").write_text(json.dumps({"Descriptor": {"digest": DIGEST}}))
+    (roots / "digest").write_text(DIGEST)
+    monkeypatch.setattr(registries, "known", lambda _, names: {
+        name: (roots / "digest").read_text() for name in names
+    })  # fmt: skip
     (roots / "containers").write_text("[]")
     (roots / "images").write_text("")
     spec.make_key()

@@ -62,67 +62,19 @@ def test_where_an_image_comes_from(image: str, registry: str, path: str) -> None
 
 def test_an_image_with_a_digest_needs_no_registry(docker: Any, app: Application) -> None:
     asked = docker("exit 1")
-    for tag in ("", ":1.2"):
-        image = f"ghcr.io/acme/api{tag}@{DIGEST}"
-        assert engine.resolve(app, image) == f"ghcr.io/acme/api@{DIGEST}"
+    images = [f"ghcr.io/acme/api{tag}@{DIGEST}" for tag in ("", ":1.2")]
+    found = engine.resolve(app, images)
+    assert found == dict.fromkeys(images, f"ghcr.io/acme/api@{DIGEST}")
     assert not asked.exists()
-
-
-def manifest(architecture: str, digest: str) -> dict[str, Any]:
-    platform = {"architecture": architecture, "os": "linux"}
-    return {"Descriptor": {"digest": digest, "platform": platform}}
-
-
-ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
-MANIFESTS: dict[str, Any] = {
-    "one": manifest(ARCHITECTURE, DIGEST),
-    "several": [
-        manifest("s390x", "sha256:no"),
-        # An attestation about the build.
-        {"Descriptor": {"digest": "sha256:no", "platform": None}},
-        manifest(ARCHITECTURE, DIGEST),
-    ],
-}
-
-
-@pytest.mark.parametrize("kind", MANIFESTS)
-@pytest.mark.parametrize("secure", [True, False])
-def test_a_tag_becomes_the_digest_in_the_registry(
-    docker: Any, app: Application, kind: str, secure: bool
-) -> None:
-    known = json.dumps({"registry.test:5000": {"Secure": secure}, "docker.io": {"Secure": True}})
-    asked = docker(
-        f"case $1 in info) echo '{known}' ;; *) echo '{json.dumps(MANIFESTS[kind])}' ;; esac"
-    )
-    image = "registry.test:5000/api:1.2"
-    assert engine.resolve(app, image) == f"registry.test:5000/api@{DIGEST}"
-    words = asked.read_text().splitlines()[-1].split()
-    assert words[:2] == ["manifest", "inspect"]
-    assert words[-1] == image
-    assert ("--insecure" in words) != secure
-
-
-def test_an_image_for_another_architecture_is_refused(docker: Any, app: Application) -> None:
-    answer = json.dumps([manifest("s390x", DIGEST)])
-    docker(f"case $1 in info) echo '{{}}' ;; *) echo '{answer}' ;; esac")
-    with pytest.raises(Failed, match=rf"api:1: the registry has none for {os.uname().machine}"):
-        engine.resolve(app, "api:1")
-
-
-def test_a_registry_that_does_not_answer_is_reported(docker: Any, app: Application) -> None:
-    docker("case $1 in info) echo '{}' ;; *) echo 'no such manifest: api:1' >&2; exit 1 ;; esac")
-    with pytest.raises(Failed, match="docker manifest: no such manifest: api:1"):
-        engine.resolve(app, "api:1")
 
 
 @pytest.fixture
 def private(app: Application, roots: Path) -> Application:
-    password = roots / "secrets" / ".registry_password"
+    password = roots / "secrets" / ".registry_registry.test_5000"
     password.write_text("s3cret:s3cret\n")
     return replace(
         app.with_image("registry.test:5000/api:1"),
-        registry_user="ci",
-        registry_password=str(password),
+        registries={"registry.test:5000": {"user": "ci", "password": str(password)}},
     )
 
 
@@ -139,11 +91,13 @@ def test_a_password_is_there_for_as_long_as_it_is_needed(private: Application) -
     assert not directory.exists()
 
 
-def test_a_source_names_its_registry(private: Application) -> None:
-    source = replace(private, image="", source="/src", registry="registry.test:5001")
-    with engine.registry(source) as env:
+def test_there_may_be_several_registries(private: Application) -> None:
+    login = private.registries["registry.test:5000"]
+    several = replace(private, registries={"ghcr.io": login, "docker.io": login})
+    with engine.registry(several) as env:
         config = json.loads((Path(env["DOCKER_CONFIG"]) / "config.json").read_text())
-    assert list(config["auths"]) == ["registry.test:5001"]
+    # Docker knows its own by this name.
+    assert list(config["auths"]) == ["ghcr.io", HUB]
 
 
 def test_a_password_is_no_argument(docker: Any, private: Application) -> None:
@@ -159,14 +113,26 @@ def test_a_password_is_no_argument(docker: Any, private: Application) -> None:
 
 
 def test_a_password_that_is_missing_is_named(private: Application) -> None:
-    missing = replace(private, registry_password="/no/where")
+    login = {"user": "ci", "password": "/no/where"}
+    missing = replace(private, registries={"registry.test:5000": login})
     with (
         pytest.raises(Failed, match=r"/no/where is missing; run deploy.py"),
         engine.registry(missing),
     ):
         pass
-    with engine.registry(replace(private, registry_user="")) as env:
+    with engine.registry(replace(private, registries={})) as env:
         assert env == {}
+
+
+def test_an_image_for_another_architecture_is_refused(docker: Any, app: Application) -> None:
+    docker(
+        """case $1 in
+        image) echo "Error: No such image" >&2; echo '[]'; exit 1 ;;
+        pull) echo "no matching manifest for linux/arm64/v8 in the manifest list" >&2; exit 1 ;;
+        esac"""
+    )
+    with pytest.raises(Failed, match=rf"@{DIGEST}: the registry has none for {os.uname().machine}"):
+        engine.pull(app, f"api@{DIGEST}")
 
 
 def test_an_image_that_is_here_is_not_pulled(docker: Any, app: Application) -> None:

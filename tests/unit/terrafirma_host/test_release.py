@@ -1,6 +1,5 @@
 """Sequences of releases, rollbacks, restarts and refreshes; and the removal."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,7 +130,7 @@ def test_settings_and_secrets_reach_the_release_after_a_rollback(
     assert spec.history(now)[0]["action"] == "refresh"
     assert spec.is_withdrawn(now, known(second, release_id(second)).code)
     # A tag that has moved since counts for the next release.
-    (host / "manifest").write_text(json.dumps({"Descriptor": {"digest": "sha256:another"}}))
+    (host / "digest").write_text("sha256:another")
     # A mark of a rollback that died before it served is removed.
     spec.set_withdrawn(now, known(now, current(now)[0]).code, withdrawn=True)
     release.restore_serving_state(now)
@@ -197,7 +196,7 @@ def test_a_release_of_another_kind_is_not_refreshed(host: Path, app: Application
 def test_a_moved_tag_counts_for_the_next_release(host: Path, answering: Answering) -> None:
     app = answering(source="", image="registry.test/api:1")
     release.release(app, by="me")
-    (host / "manifest").write_text(json.dumps({"Descriptor": {"digest": "sha256:another"}}))
+    (host / "digest").write_text("sha256:another")
     now = replace(app, env={"A": "1"})
     release.refresh(now, by="me")
     # The ID is not that of the moved tag.

@@ -75,21 +75,21 @@ def given(name: str, value: str) -> str:
 
 
 ODD = 'it\'s\n"s3cret" $HOME \\ ünïcode\n'
-ALL = ("owner prod", "generated key", given("token", ODD), given(".registry_password", "s3cret"))
+ALL = ("owner prod", "generated key", given("token", ODD), given(".registry_ghcr.io", "s3cret"))
 
 
 def test_secrets_are_right_after_set(run: Program) -> None:
-    assert run("check", *ALL) == ["wrong key", "wrong token", "wrong .registry_password"]
+    assert run("check", *ALL) == ["wrong key", "wrong token", "wrong .registry_ghcr.io"]
     assert not run.directory.exists()
     assert run("set", *ALL) == []
     assert run("check", *ALL) == []
     assert run.read("token") == ODD
-    assert run.read(".registry_password") == "s3cret"
+    assert run.read(".registry_ghcr.io") == "s3cret"
     assert re.fullmatch(r"[\w-]{43}", run.read("key"))
-    assert {name: run.mode(name) for name in ("key", "token", ".registry_password")} == {
+    assert {name: run.mode(name) for name in ("key", "token", ".registry_ghcr.io")} == {
         "key": 0o400,
         "token": 0o400,
-        ".registry_password": 0o400,
+        ".registry_ghcr.io": 0o400,
     }
     assert run.mode() == 0o700
     assert run.directory.parent.stat().st_mode & 0o777 == 0o700
@@ -97,7 +97,7 @@ def test_secrets_are_right_after_set(run: Program) -> None:
 
 def test_without_an_owner_every_id_reads_them_but_for_the_registrys(run: Program) -> None:
     run("set", *ALL[1:])
-    assert (run.mode("key"), run.mode("token"), run.mode(".registry_password")) == (
+    assert (run.mode("key"), run.mode("token"), run.mode(".registry_ghcr.io")) == (
         0o444,
         0o444,
         0o400,
@@ -156,7 +156,7 @@ def test_unlisted_files_are_named_and_left_alone(run: Program) -> None:
     (run.directory / "database_url").write_text("x")
     (run.directory / "database_url_reports").write_text("x")
     assert run("check", "owner prod", "generated key") == [
-        "other .registry_password",
+        "other .registry_ghcr.io",
         "other token",
     ]
     run("set", "owner prod", "generated key")
@@ -166,7 +166,7 @@ def test_unlisted_files_are_named_and_left_alone(run: Program) -> None:
 def test_an_open_directory_is_closed(run: Program) -> None:
     run("set", *ALL)
     run.directory.chmod(0o755)
-    assert run("check", *ALL) == ["wrong key", "wrong token", "wrong .registry_password"]
+    assert run("check", *ALL) == ["wrong key", "wrong token", "wrong .registry_ghcr.io"]
     run("set", *ALL)
     assert run.mode() == 0o700
     assert run("check", *ALL) == []
@@ -212,7 +212,7 @@ def test_renew_makes_another(run: Program) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("kye", "", ".registry_password", "database_url", "database_url_reports"),
+        *("kye", "", ".registry_ghcr.io", "database_url", "database_url_reports"),
         *("../api/key", "/etc/passwd"),
     ],
 )

@@ -30,8 +30,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "image": {
         "source": "",
         "image": "registry.acme.com/api:1",
-        "registry_user": "ci",
-        "registry_password": "command:pass show s3cret",
+        "registries": {"registry.acme.com:5000": {"user": "ci", "password": "command:pass x"}},
     },
     "compose": {
         "source": "examples/compose",
@@ -81,8 +80,11 @@ def test_a_description_names_the_files_of_secrets() -> None:
         name: f"{directory}/{name}" for name in ("database_url", "database_url_stats")
     }
     assert told({"database": ""})["secrets"] == {}
-    assert told(KINDS["image"])["registry_password"] == f"{directory}/.registry_password"
-    assert told({})["registry_password"] == ""
+    password = f"{directory}/.registry_registry.acme.com_5000"
+    assert told(KINDS["image"])["registries"] == {
+        "registry.acme.com:5000": {"user": "ci", "password": password}
+    }
+    assert told({})["registries"] == {}
     names = ("token", "other", "key", "database_url")
     assert told(KINDS["compose"])["secrets"] == {name: f"{directory}/{name}" for name in names}
 

@@ -1,6 +1,5 @@
 """What identifies a release, and code that a deploy key sends."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ def test_changes_that_make_another_release(host: Path, app: Application) -> None
     ids = {what: release_id(one) for what, one in several.items()}
     assert len({*ids.values()}) == len(ids), ids
     # A moved tag, and a changed secret.
-    (host / "manifest").write_text(json.dumps({"Descriptor": {"digest": "sha256:another"}}))
+    (host / "digest").write_text("sha256:another")
     assert release_id(several["image"]) != ids["image"]
     further.write_text('{"A": "2", "B": "1"}')
     assert release_id(several["variable of a file"]) != ids["variable of a file"]
@@ -74,7 +73,7 @@ def test_changes_that_make_no_other_release(host: Path, app: Application) -> Non
     for but in (
         *({"replicas": 9}, {"start_seconds": 300}, {"drain_seconds": 5}, {"keep": 9}),
         *({"domain": "www.acme.com"}, {"smoke_path": "/up"}, {"health_path": "/up"}),
-        *({"automated": True}, {"registry_user": "ci"}),
+        *({"automated": True}, {"registries": {"ghcr.io": {"user": "ci", "password": "/it"}}}),
     ):
         changed: dict[str, Any] = but
         assert release_id(replace(app, **changed)) == before, but
