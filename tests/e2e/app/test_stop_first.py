@@ -300,11 +300,12 @@ def test_a_broken_release(notes: Notes, what: str) -> None:
         main = MAIN.replace('if self.path == "/healthz":', 'if self.path == "/nowhere":\n'
                             '            return self.answer(404, "")\n'
                             '        if self.path == "/healthz":')  # fmt: skip
-    fields = {
+    more: dict[str, dict[str, Any]] = {
         "fails its migration": {"migrate": ["sh", "-c", "echo no luck today >&2; exit 3"]},
         "fails its smoke test": {"smoke_path": "/nowhere"},
         "is not healthy": {"start_seconds": 6},
-    }.get(what, {})
+    }
+    fields = more.get(what, {})
     before = notes.serving
     notes.change(main)
     with notes.writing() as result:
