@@ -22,7 +22,7 @@ from terrafirma.host.files import Absent, Directory, File, put, template
 from terrafirma.host.machine import distribution
 from terrafirma.host.units import unit
 from terrafirma.paths import APPLICATIONS, RECOVERY_UNIT, SECRETS
-from terrafirma.site import begin, kept_ports, placed
+from terrafirma.site import begin, is_routed, kept, placed
 from terrafirma.updates.facts import WrongCalendars
 
 server, machine = begin(host)
@@ -38,7 +38,7 @@ for app in apps:
     refuse_unreadable(host, app)
     refuse_further_files(host, app, server.users)
     refuse_env_files(host, app)
-    descriptions[app.name] = description(app, server.users)
+    descriptions[app.name] = description(app, server.users, routed=is_routed(host, app))
     refuse_project(host, app, descriptions[app.name])
 
 schedules = {
@@ -53,7 +53,8 @@ if schedules:
                 "(OnCalendar, see man systemd.time); write it like 'hourly' or 'Mon..Fri 03:30'"
             )
 
-for other in sorted({*kept_ports(host)} - {app.name for app in apps}):
+known = {block.partition("/")[0] for block in kept(host)["ports"]}
+for other in sorted(known - {app.name for app in apps}):
     host.log(f"Not in apps, left alone: {other}; `terrafirma remove {other}` on the host ends it")
 
 put(

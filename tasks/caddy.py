@@ -8,19 +8,20 @@ from terrafirma.caddy.facts import CaddyVersion
 from terrafirma.caddy.operations import certificates
 from terrafirma.caddy.sites import (
     OLDEST,
+    first_routes,
     is_certificate,
     lines,
     names,
     read,
     refuse_options,
-    site,
+    sites,
     warn_of_names,
 )
 from terrafirma.host.files import Absent, Directory, Entry, File, put, template
 from terrafirma.host.kernel import sysctl
 from terrafirma.host.units import unit
 from terrafirma.paths import CADDY_MAINTENANCE, CADDY_ROOT, CADDY_UPSTREAMS, CADDYFILE
-from terrafirma.site import begin, placed
+from terrafirma.site import begin, is_routed, kept, placed
 
 server, machine = begin(host)
 settings = server.caddy
@@ -34,7 +35,8 @@ if machine["foreign_caddyfile"]:
     )
 
 # Read the files of this machine now, so that a missing one ends the run before anything changes.
-sites = [site(host, app, settings) for app in apps]
+routed = {app.name for app in apps if is_routed(host, app)}
+data = sites(host, apps, settings, routed)
 options = lines(host, "caddy_snippet", settings.snippet)
 refuse_options(host, options)
 root = settings.acme_ca_root and read(host, "caddy_acme_ca_root", settings.acme_ca_root)
@@ -89,7 +91,7 @@ def configuration() -> list[Entry]:
                 "options": options,
                 "log_size_mb": settings.log_size_mb,
                 "log_files": settings.log_files,
-                "sites": sites,
+                "sites": data,
             },
             # It contains password hashes, those of `guards`.
             mode="640",
@@ -98,6 +100,16 @@ def configuration() -> list[Entry]:
         *([] if root else [Absent(CADDY_ROOT)]),
     ]
 
+
+if fresh := [app for app in apps if app.name in routed - {*kept(host)["routed"]}]:
+    put(
+        name="Keep the routes to the releases that serve",
+        entries=[
+            File(f"{CADDY_UPSTREAMS}/{name}", text)
+            for app in fresh
+            for name, text in first_routes(app)
+        ],
+    )
 
 trust = put(
     name="Trust the certificate authority's own certificate",

@@ -35,6 +35,8 @@ def one_name_each(server: Server) -> Iterator[str]:
     owners: dict[str, Application] = {}
     for app in server.apps:
         names = [("domain", app.domain), *(("redirects", name) for name in app.redirects)]
+        names += [(f"services.{service}.domain", one.domain)
+                  for service, one in app.public.items() if one.domain]  # fmt: skip
         for field, name in names:
             if (owner := owners.setdefault(name, app)) is not app:
                 yield f"{app.key(field)}: {name!r} is a name of {owner.name} already; take another"
@@ -104,7 +106,7 @@ def enough_connections(server: Server) -> Iterator[str]:
     direct = [app for app in applications if app.database_urls and not app.pgbouncer]
     pools = pool_sizes(server.pgbouncer, postgres)
     sums = [
-        f"{app.name} {app.replicas} replicas x {app.connections} x {app.overlap} releases"
+        f"{app.name} {app.containers} replicas x {app.connections} x {app.overlap} releases"
         f"{f' x {len(app.database_urls)} databases' if len(app.database_urls) > 1 else ''} = "
         f"{connections(app)}"
         for app in direct
@@ -160,7 +162,7 @@ def _low(
 def connections(app: Application, databases: int | None = None) -> int:
     """How many connections `app` opens at most: to so many databases, or to all of its own."""
     number = len(app.database_urls) if databases is None else databases
-    return app.replicas * app.connections * app.overlap * number
+    return app.containers * app.connections * app.overlap * number
 
 
 def backed_up_elsewhere(server: Server) -> Iterator[str]:
@@ -213,7 +215,7 @@ def enough_hardware(server: Server, known: HardwareState) -> Iterator[str]:
     if not limited or needed + share <= total:
         return
     sums = [
-        f"{app.name} {app.replicas} replicas x {app.memory_mb} MB x {app.overlap} releases = "
+        f"{app.name} {app.containers} replicas x {app.memory_mb} MB x {app.overlap} releases = "
         f"{memory_mb(app)} MB"
         for app in limited
     ]
@@ -234,4 +236,4 @@ def limits_hardware(server: Server) -> bool:
 
 def memory_mb(app: Application) -> int:
     """How much memory the containers of `app` take at most, in MB."""
-    return app.replicas * app.memory_mb * app.overlap
+    return app.containers * app.memory_mb * app.overlap

@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from terrafirma.app.settings import SLOT_PORTS, Application
+from terrafirma.app.public import SLOT_PORTS
+from terrafirma.app.settings import Application
 from terrafirma.apt.settings import Apt
 from terrafirma.arguments import ARGUMENTS
 from terrafirma.borg.settings import Borg
@@ -143,7 +144,7 @@ class Server:
                 self.pgbouncer.port, "pgbouncer.service", "pgbouncer_port", "PgBouncer", pooled
             )
         for app in self.apps:
-            for port in app.ports if app.port else ():
+            for port in app.ports:
                 yield Socket(port, "docker.service", app.key("port"), app.name, "host")
 
     @property
@@ -152,46 +153,65 @@ class Server:
         ports: dict[str, list[int]] = {}
         for socket in self.sockets:
             ports.setdefault(socket.key, []).append(socket.port)
-        return ports | {app.key("port"): [*app.reserved_ports] for app in self.apps if app.port}
+        for app in self.apps:
+            for block, first in app.blocks.items():
+                ports[_key(block)] = [*_range(first)]
+        return ports
 
     def with_ports(self, kept: Mapping[str, int]) -> Server:
         """
-        The server with a port for each application whose settings choose none.
+        The server with ports for each application, and for each public service beside its own.
 
-        `kept` has the port that each application, by name, already has on the host, and keeps. A
-        new application gets the first free ports. Raises Refused if the settings now give a kept
-        port to another program.
+        `kept` has the first port that each already has on the host, and keeps: those of a public
+        service as APPLICATION/SERVICE. A new one gets the first free ports. Raises Refused if the
+        settings now give a kept port to another program.
         """
+        blocks = [app.name for app in self.apps if not app.port]
+        blocks += [f"{app.name}/{name}" for app in self.apps for name in app.public]
         declared = {app.name for app in self.apps}
-        ports = {app.name: kept[app.name] for app in self.apps if app.name in kept and not app.port}
-        left = {name: first for name, first in kept.items() if name not in declared}
+        ports = {block: kept[block] for block in blocks if block in kept}
+        left = {block: first for block, first in kept.items()
+                if block.partition("/")[0] not in declared}  # fmt: skip
         taken = {port: key for key, ports in self.reserved.items() for port in ports}
-        for name, first in (ports | left).items():
+        for block, first in (ports | left).items():
             for port in _range(first):
                 if port in taken:
-                    end = f", or end {name} on the host: terrafirma remove {name}"
+                    end = f", or end {block} on the host: terrafirma remove {block}"
                     raise Refused(
-                        f"{taken[port]}: {port} belongs to {name}, which has had {first} to "
+                        f"{taken[port]}: {port} belongs to {block}, which has had {first} to "
                         f"{_range(first)[-1]} since its first release; take another"
-                        f"{end if name in left else ''}"
+                        f"{end if block in left and '/' not in block else ''}"
                     )
-            if name in ports:
-                taken |= dict.fromkeys(_range(first), f"apps.{name}.port")
-        # An application that moves to a port of its settings holds its old ports until then.
+            if block in ports:
+                taken |= dict.fromkeys(_range(first), _key(block))
+        # What moves to a port of the settings, or is no longer public, holds its ports until then.
         used = {*taken, *(port for first in kept.values() for port in _range(first))}
-        for app in self.apps:
-            if not app.port and app.name not in kept:
-                ports[app.name] = _first_free(app, used)
-                used |= {*_range(ports[app.name])}
-        apps = (app.model_copy(update={"port": ports.get(app.name, app.port)}) for app in self.apps)
+        for block in blocks:
+            if block not in ports:
+                ports[block] = _first_free(block, used)
+                used |= {*_range(ports[block])}
+        apps = (
+            app.with_ports(
+                ports.get(app.name, app.port),
+                {name: ports[f"{app.name}/{name}"] for name in app.public},
+            )
+            for app in self.apps
+        )
         return replace(self, apps=tuple(apps))
 
 
-def _first_free(app: Application, used: Collection[int]) -> int:
+def _key(block: str) -> str:
+    """How a message names the setting that decides these ports."""
+    app, _, service = block.partition("/")
+    return f"apps.{app}.services.{service}" if service else f"apps.{app}.port"
+
+
+def _first_free(block: str, used: Collection[int]) -> int:
     for first in range(FIRST_PORT, 2**16 - PORTS + 1, PORTS):
         if not any(port in used for port in _range(first)):
             return first
-    raise Refused(f"{app.key('port')}: from {FIRST_PORT} on no {PORTS} ports are left; set it")
+    key = f"apps.{block.partition('/')[0]}.port"
+    raise Refused(f"{key}: from {FIRST_PORT} on no {PORTS} ports are left; set it")
 
 
 def _range(first: int) -> range:

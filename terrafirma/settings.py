@@ -111,6 +111,6 @@ def _explain(start: str, error: ValidationError, fields: tuple[str, ...]) -> Ite
         if re.search(r":(?!//)[^@]*@(?!sha256:)", _text(one["input"])):
             message = message.replace(repr(one["input"]), "the value")
         # A rule over the whole model has no location: its message names the keys itself.
-        if not location and message.partition(":")[0] not in fields:
+        if not location and re.split(r"[:.]", message, maxsplit=1)[0] not in fields:
             start = ""
         yield f"{start}{location and location + ': '}{message}"

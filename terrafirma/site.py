@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 
 from pyinfra.api import DeployError, Host, Inventory
 
-from terrafirma.app.facts import KeptPorts
+from terrafirma.app.facts import Kept, KeptState
+from terrafirma.app.settings import Application
 from terrafirma.host.facts import MachineState
 from terrafirma.host.machine import ready, refuse_source, with_source
 from terrafirma.rules import RULES
@@ -27,7 +28,7 @@ Site = Mapping[str, Server]
 # Read once: the data of an inventory stay the same during a run.
 _sites: WeakKeyDictionary[Inventory, Site] = WeakKeyDictionary()
 # Asked once: an application keeps its port throughout the run that releases it.
-_kept: WeakKeyDictionary[Host, Mapping[str, int]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[Host, KeptState] = WeakKeyDictionary()
 
 
 def begin(host: Host) -> tuple[Server, MachineState]:
@@ -90,16 +91,25 @@ def placed(host: Host) -> Server:
     """The server of `host`, with a port for each application, which keeps the one it has there."""
     server = site(host.inventory)[host.name]
     try:
-        return server.with_ports(kept_ports(host) if server.apps else {})
+        return server.with_ports(kept(host)["ports"] if server.apps else {})
     except Refused as error:
         raise DeployError(f"{host.name}: {error}") from None
 
 
-def kept_ports(host: Host) -> Mapping[str, int]:
-    """The first port of each application that the host had before the run, by name."""
+def kept(host: Host) -> KeptState:
+    """What the host's applications had before the run, and keep."""
     if host not in _kept:
-        _kept[host] = host.get_fact(KeptPorts)
+        _kept[host] = host.get_fact(Kept)
     return _kept[host]
+
+
+def is_routed(host: Host, app: Application) -> bool:
+    """
+    Whether each release of `app` writes how Caddy reaches it.
+
+    Once it does, it goes on to: a release that serves may need that, whatever the settings now say.
+    """
+    return app.needs_routes or app.name in kept(host)["routed"]
 
 
 def arguments(host: Host, model: type[M]) -> M:

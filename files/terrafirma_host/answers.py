@@ -20,11 +20,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from terrafirma_host import engine, health, proxy
+from terrafirma_host import checks, engine, health, proxy
 from terrafirma_host.engine import Container
 from terrafirma_host.spec import Application, Serving
 
@@ -51,24 +51,38 @@ class Found:
 
 def look(app: Application, serving: Serving) -> Found:
     """What is wrong with the release that serves, whose containers all run."""
-    app = proxy.as_asked(app, serving.slot)
+    now, app = app, proxy.as_asked(app, serving.slot)
     found = Found()
-    there = replicas(app, serving)
-    with ThreadPoolExecutor(2) as pool:
-        # Both mostly wait, so ask at the same time.
-        asked = pool.submit(_replicas, app, there)
-        pool.submit(way_out, there, found).result()
-        found.silent, cut_off = asked.result()
-    found.troubles += cut_off
-    if not found.silent and not cut_off:
-        site(app, found)
+    there = {front: replicas(one, serving) for front, one in fronts(app, serving).items()}
+    with ThreadPoolExecutor(1 + len(there)) as pool:
+        # All mostly wait, so ask at the same time.
+        asked = [pool.submit(_replicas, one, there[front])
+                 for front, one in fronts(app, serving).items()]  # fmt: skip
+        pool.submit(way_out, there[""], found).result()
+        for one in asked:
+            silent, cut_off = one.result()
+            found.silent += silent
+            found.troubles += cut_off
+    if not found.silent and not any(one.result()[1] for one in asked):
+        for front in replace(app, domain=now.domain).fronts:
+            if proxy.has_front(now, front):
+                site(front, found)
     return found
 
 
 def silent(app: Application, serving: Serving) -> list[str]:
     """Lines about replicas that run and do not answer, where new ones would."""
     app = proxy.as_asked(app, serving.slot)
-    return _replicas(app, replicas(app, serving))[0]
+    return [
+        line
+        for one in fronts(app, serving).values()
+        for line in _replicas(one, replicas(one, serving))[0]
+    ]
+
+
+def fronts(app: Application, serving: Serving) -> dict[str, Application]:
+    """The application as seen from each public service that serves, its own under ""."""
+    return {one.front: one for one in app.fronts if not one.front or one.front in serving.public}
 
 
 def replicas(app: Application, serving: Serving) -> list[Container]:
@@ -115,7 +129,10 @@ def _asked(app: Application, runs: Mapping[int, Container]) -> list[health.Answe
     last: dict[int, health.Answer] = {}
     while True:
         waiting = [port for port in runs if port not in last or not last[port].good]
-        last |= {one.port: one for one in health.ask_all(app, waiting)}
+        # Its own health check says more with each look.
+        if last and app.health == "container":
+            runs = {one.port: one for one in engine.inspected([one.id for one in runs.values()])}
+        last |= {one.port: one for one in checks.ask_all(app, waiting, [*runs.values()])}
         if all(one.good for one in last.values()) or time.monotonic() > deadline:
             return list(last.values())
         time.sleep(AGAIN)
@@ -129,8 +146,16 @@ MAKE_ANEW = (
 
 def answers_inside(app: Application, one: Container) -> bool:
     """Whether a replica answers within its own network, and that network leads anywhere."""
+    if app.health not in ("http", "tcp"):
+        return False
     with suppress(OSError), inside(one):
-        return health.ask(app, engine.asked(app, one).container_port).good and _has_a_way()
+        port = engine.asked(app, one).container_port
+        # In this thread: only it is in the container's network.
+        well = (
+            health.ask(app, port).good if app.health == "http"
+            else not checks.connect(port, health.CONNECT)
+        )  # fmt: skip
+        return well and _has_a_way()
     return False
 
 
@@ -169,12 +194,12 @@ def site(app: Application, found: Found) -> None:
     if proxy.maintenance(app).exists():
         found.notes.append(f"maintenance of {app.name} is on: its page is not requested")
         return
-    where = f"https://{app.domain}{app.smoke_path or app.health_path}"
+    where = f"https://{app.domain}{app.page}"
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            status, text = _ask(app), ""
-            if status < 400 or (app.guarded and status in (401, 403)):
+            status, text = proxy.ask(app, SITE), ""
+            if proxy.is_fine(app, status):
                 return
         except ssl.SSLError as error:
             found.notes.append(f"https://{app.domain} has no certificate ({error.reason}): see "
@@ -190,16 +215,6 @@ def site(app: Application, found: Found) -> None:
         f"{where} {said} through Caddy, and the replicas answer: see `journalctl -u caddy`"
         + ("" if status else "; `systemctl restart caddy` starts it anew")
     )
-
-
-def _ask(app: Application) -> int:
-    connection = proxy._Local(app.domain, timeout=SITE)
-    try:
-        path = app.smoke_path or app.health_path
-        connection.request("GET", path, headers={"User-Agent": "terrafirma"})
-        return connection.getresponse().status
-    finally:
-        connection.close()
 
 
 # --- the way out ----------------------------------------------------------------------------------

@@ -411,6 +411,11 @@ def containers(project: str, service: str = "") -> list[Container]:
     if service:
         words += ["--filter", f"label=com.docker.compose.service={service}"]
     ids = run(*words, timeout=PROMPT).split()
+    return inspected(ids)
+
+
+def inspected(ids: Sequence[str]) -> list[Container]:
+    """The containers with these ids that exist."""
     return [_container(one) for one in inspect("container", ids)]
 
 

@@ -53,11 +53,12 @@ class Answer:
     location: str = ""
     body: str = ""  # its first words, where the answer is not good
     error: str = ""  # why there is no status
+    passed: bool = False  # a check without HTTP
     seconds: float = 0
 
     @property
     def good(self) -> bool:
-        return 200 <= self.status < 300
+        return self.passed or 200 <= self.status < 300
 
     @property
     def final(self) -> bool:
@@ -66,13 +67,28 @@ class Answer:
 
 
 def headers(app: Application) -> dict[str, str]:
-    """The headers of a visitor who comes through Caddy, and a name that filters can admit."""
-    return {"Host": app.domain, "User-Agent": "terrafirma", "X-Forwarded-Proto": "https"}
+    """
+    The headers of a visitor who comes through Caddy, and a name that filters can admit.
+
+    Those of `health_headers` replace them.
+    """
+    own = {name.lower(): value for name, value in app.health_headers.items()}
+    ours = {"Host": app.domain, "User-Agent": "terrafirma", "X-Forwarded-Proto": "https"}
+    known = {name.lower() for name in ours}
+    return {
+        **{name: own.get(name.lower(), value) for name, value in ours.items()},
+        **{one: value for one, value in app.health_headers.items() if one.lower() not in known},
+    }
+
+
+def name_of(app: Application) -> str:
+    """The name of the host with which a health check asks."""
+    return headers(app)["Host"]
 
 
 def lines(app: Application) -> str:
     """The health check, for a Caddyfile."""
-    sent = "".join(f"\t{name} {value}\n" for name, value in headers(app).items())
+    sent = "".join(f"\t{name} {_token(value)}\n" for name, value in headers(app).items())
     return (
         f"health_uri {app.health_path}\n"
         "health_status 2xx\n"
@@ -80,6 +96,18 @@ def lines(app: Application) -> str:
         f"health_timeout {TIMEOUT}s\n"
         f"health_headers {{\n{sent}}}\n"
     )
+
+
+def _token(value: str) -> str:
+    """A value as one token of a Caddyfile; it has no backtick, which settings refuse."""
+    return value if re.fullmatch(r"[\w./:+=,;@%-]+", value, re.ASCII) else f"`{value}`"
+
+
+def said_headers(text: str) -> dict[str, str]:
+    """The headers in the lines of a health check."""
+    block = re.search(r"(?m)^health_headers \{\n((?:\t.*\n)*)\}$", text)
+    found = re.findall(r"(?m)^\t(\S+) (`[^`\n]*`|\S+)$", block[1] if block else "")
+    return {name: value.strip("`") for name, value in found}
 
 
 def configured(app: Application) -> dict[str, object]:
@@ -278,7 +306,9 @@ def words(app: Application, answer: Answer, pid: int = 0) -> str:
     + pid: the container's first process; where nothing answers, its network tells what listens
     """
     if answer.good:
-        return f"it answers {answer.status}"
+        return "it passes its check" if answer.passed else f"it answers {answer.status}"
+    if app.health not in ("http", "tcp"):
+        return answer.error
     if not answer.status:
         return elsewhere(app, pid) if answer.error == CLOSED else _mute(app, answer)
     said = f" ({answer.body})" if answer.body else ""
@@ -287,9 +317,9 @@ def words(app: Application, answer: Answer, pid: int = 0) -> str:
         case 400 if re.search(r"(?i)https|tls|ssl", answer.body):
             return f"{what}: let it speak plain HTTP on {app.container_port}"
         case 400 | 421:
-            return f"{what}: it was asked with Host: {app.domain}, which it has to accept"
+            return f"{what}: it was asked with Host: {name_of(app)}, which it has to accept"
         case 403 if app.domain in answer.body or _HOST.search(answer.body):
-            return f"{what}: it was asked with Host: {app.domain}, which it has to accept"
+            return f"{what}: it was asked with Host: {name_of(app)}, which it has to accept"
         case 401 | 403:
             return f"{what}: set health_path to a path that needs no login"
         case 404 | 410:
@@ -305,6 +335,8 @@ def words(app: Application, answer: Answer, pid: int = 0) -> str:
 
 
 def _mute(app: Application, answer: Answer) -> str:
+    if app.health != "http":
+        return f"on port {app.container_port}: {answer.error}"
     return f"on port {app.container_port}, asked for {app.health_path}: {answer.error}"
 
 
@@ -327,7 +359,7 @@ def _redirect(app: Application, answer: Answer) -> str:
         return f"{what}: its health path has to answer 2xx without a redirect"
     if parts.hostname != app.domain:
         return (f"{what}, another host: let it answer its health path under the name that it was "
-                f"asked with (Host: {app.domain})")  # fmt: skip
+                f"asked with (Host: {name_of(app)})")  # fmt: skip
     if port not in (None, {"http": 80}.get(parts.scheme, 443)):
         return f"{what}, another port: let it answer its health path itself, without a redirect"
     if parts.path == app.health_path and parts.scheme == "http" and not parts.query:

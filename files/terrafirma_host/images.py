@@ -64,11 +64,28 @@ def as_built(app: Application, service: Mapping[str, Any], config: Config) -> Ap
     return replace(app, container_port=chosen, env=env, own_init=has_init(config))
 
 
+def with_ports(
+    app: Application, services: Mapping[str, Mapping[str, Any]], configs: Mapping[str, Config]
+) -> Application:
+    """The application with the ports of its other public services, for the layer of a slot."""
+    public = {
+        one.front: replace(
+            app.public[one.front],
+            container_port=port(one, services[one.service], configs[one.service])[0],
+        )
+        for one in app.fronts
+        if one.front
+    }
+    return replace(app, public=public)
+
+
 def said(app: Application, service: Mapping[str, Any], config: Config) -> list[str]:
     """A line about the port, where it is one of several or a guess."""
     chosen, why = port(app, service, config)
-    return [f"requests go to port {chosen} of the containers: {why}, and container_port is not "
-            "set"] if why else []  # fmt: skip
+    if not why:
+        return []
+    of, key = (f" of {app.front}", "port") if app.front else ("", "container_port")
+    return [f"requests go to port {chosen} of the containers{of}: {why}, and {key} is not set"]
 
 
 def has_init(config: Config) -> bool:

@@ -68,7 +68,7 @@ def slot_services(app: Application, project: Project) -> list[str]:
         for name, service in project["services"].items()
         if name not in {*app.stateful, *once, *app.absent}
         # A service that your settings name needs no profile.
-        and (name == app.service or kinds.has_profile(service, app.profiles))
+        and (name in {app.service, *app.public} or kinds.has_profile(service, app.profiles))
     ]
 
 
@@ -84,13 +84,14 @@ def ending(app: Application, project: Project) -> set[str]:
     The files say so by a restart policy, or by another service that waits for the end. A service
     that serves may not end: the web service, a stateful one, or one that others need healthy.
     """
-    serving = {app.service, *app.stateful, *awaited(project, "service_healthy")}
+    public = {one.service for one in app.fronts}
+    serving = {*public, *app.stateful, *awaited(project, "service_healthy")}
     named = {
         name
         for name, one in project["services"].items()
         if policy(one) or (name not in app.stateful and kinds.looks_once(name, one))
     } - serving
-    return (named | awaited(project, "service_completed_successfully")) - {app.service}
+    return (named | awaited(project, "service_completed_successfully")) - public
 
 
 def awaited(project: Project, condition: str) -> set[str]:
@@ -105,7 +106,8 @@ def untold(app: Application, project: Project) -> set[str]:
     Such a service begins with `on-failure`: one that ends with success has done its work. One that
     still runs when the release is complete gets `unless-stopped`, see slots.settle_policies.
     """
-    known = {app.service, *ending(app, project), *awaited(project, "service_healthy")}
+    public = {one.service for one in app.fronts}
+    known = {*public, *ending(app, project), *awaited(project, "service_healthy")}
     return {
         name
         for name in slot_services(app, project)
@@ -152,8 +154,8 @@ def times(service: Mapping[str, Any]) -> int:
 def wanted(app: Application, project: Project, name: str) -> int:
     """The number of containers of a service."""
     own: int | None = app.setting(name, "replicas")
-    if name == app.service:
-        return app.replicas
+    if front := next((one for one in app.fronts if one.service == name), None):
+        return front.replicas
     return times(project["services"][name]) if own is None else own
 
 
@@ -193,6 +195,7 @@ def slot_layer(
     """The layer for one of the two slots; with an empty `slot`, the part that both share."""
     running = slot_services(app, project)
     once = [name for name in app.migrate if migrates_by_service(app, project)]
+    public = {one.service: one for one in app.fronts}
     lines = ["services:"]
     for name in project["services"]:
         if name not in (*running, *once):
@@ -202,9 +205,13 @@ def slot_layer(
             "image": _text(images.get(name, project["services"][name].get("image", ""))),
             "user": _text(owner) if owner else None,
         }
+        number = None
+        if front := public.get(name):
+            number = replicas if front is app else front.replicas if slot else 0
+            layer |= _of_public(front, project, slot, number)
         if name == app.service:
-            layer |= _of_web(app, project, slot, replicas, layer)
-        layer |= _limits(app, project, name, replicas if name == app.service else None, layer)
+            layer |= _of_web(app, project, layer)
+        layer |= _limits(app, project, name, number, layer)
         if name in once:
             # `run` starts it, `up` does not.
             layer |= {"profiles": '!override ["terrafirma-once"]', "restart": '"no"'}
@@ -242,19 +249,26 @@ def _slot_service(
     }
 
 
-def _of_web(
-    app: Application, project: Project, slot: str, replicas: int, layer: Mapping[str, str | None]
+def _of_public(
+    front: Application, project: Project, slot: str, replicas: int
 ) -> dict[str, str | None]:
-    """The keys of the web service alone."""
-    service, first = project["services"][app.service], app.slots.get(slot, 0)
+    """The keys of a service that Caddy serves."""
+    first = front.slots.get(slot, 0)
     ports = str(first) if replicas == 1 else f"{first}-{first + replicas - 1}"
-    port = app.container_port or images_of.of_files(app, service)
-    found: dict[str, str | None] = {
+    port = front.container_port or images_of.of_files(front, project["services"][front.service])
+    return {
         # Loopback only: the internet connects through Caddy.
         "ports": f"!override {_text([f'127.0.0.1:{ports}:{port}'])}",
         "scale": GONE,
-        **directories.layer(app, service),
     }
+
+
+def _of_web(
+    app: Application, project: Project, layer: Mapping[str, str | None]
+) -> dict[str, str | None]:
+    """The keys of the application's own service alone."""
+    service = project["services"][app.service]
+    found: dict[str, str | None] = {**directories.layer(app, service)}
     if layer.get("volumes") and "volumes" in found:
         # Both change the mounts of the files.
         found["volumes"] = f"!override {_text(service['volumes'])}"

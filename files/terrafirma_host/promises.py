@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from terrafirma_host import health, proxy, spec
+from terrafirma_host import checks, engine, health, proxy, spec
 from terrafirma_host.postgres import Cluster, session
 from terrafirma_host.shell import BROKEN, last, run, succeeds
 from terrafirma_host.spec import Application, Serving
@@ -33,9 +33,9 @@ HANDSHAKE = 10
 
 def broken() -> list[str]:
     """The broken promises, each in a sentence; empty if all is as promised."""
-    checks: tuple[Callable[[], Iterator[str]], ...] = (replicas, postgres, pooler, sites)
-    with ThreadPoolExecutor(len(checks)) as pool:
-        answers = list(pool.map(lambda check: list(check()), checks))
+    promises: tuple[Callable[[], Iterator[str]], ...] = (replicas, postgres, pooler, sites)
+    with ThreadPoolExecutor(len(promises)) as pool:
+        answers = list(pool.map(lambda promise: list(promise()), promises))
     return [words for answer in answers for words in answer]
 
 
@@ -69,11 +69,14 @@ def released() -> Iterator[tuple[Application, Serving]]:
 
 def replicas() -> Iterator[str]:
     for app, serving in released():
-        asked = proxy.as_asked(app, serving.slot)
-        for answer in health.ask_all(asked, serving.ports):
-            if not answer.good:
-                why = health.words(asked, answer) if answer.status else answer.error
-                yield f"{app.name}: the replica on port {answer.port} is not healthy: {why}"
+        there = engine.containers(app.project(serving.slot)) if app.routed else []
+        for front in proxy.as_asked(app, serving.slot).fronts:
+            if front.front and front.front not in serving.public:
+                continue
+            for answer in checks.ask_all(front, serving.ports_of(front.front), there):
+                if not answer.good:
+                    why = health.words(front, answer) if answer.status else answer.error
+                    yield f"{app.name}: the replica on port {answer.port} is not healthy: {why}"
 
 
 # --- PostgreSQL -----------------------------------------------------------------------------------
@@ -141,8 +144,9 @@ def sites() -> Iterator[str]:
     for name, why in wrong.items():
         yield f"https://{name} has no good certificate: {why}"
     for app, _ in released():
-        if app.domain in names and app.domain not in wrong and not proxy.maintenance(app).exists():
-            yield from _page(app)
+        for front in app.fronts if not proxy.maintenance(app).exists() else ():
+            if front.domain in names and front.domain not in wrong:
+                yield from _page(front)
 
 
 def certificate(name: str, port: int = 443) -> str:
@@ -184,11 +188,11 @@ def _connected(name: str, port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
 
 
 def _page(app: Application) -> Iterator[str]:
-    path = app.smoke_path or app.health_path
+    path = app.page
     try:
-        status = proxy._ask(app.domain, path)
+        status = proxy.ask(app)
     except (OSError, http.client.HTTPException) as error:
         yield f"https://{app.domain}{path} is not answered: {error or type(error).__name__}"
         return
-    if status >= 400 and not (app.guarded and status in (401, 403)):
+    if not proxy.is_fine(app, status):
         yield f"https://{app.domain}{path} answers {status}"

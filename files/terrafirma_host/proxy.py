@@ -8,13 +8,13 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from terrafirma_host import health
+from terrafirma_host import health, routes
 from terrafirma_host.shell import Failed, run, say, sync, write
 from terrafirma_host.spec import Application
 
@@ -44,36 +44,41 @@ def point(app: Application, slot: str) -> None:
 
 def expect(app: Application, slot: str) -> bool:
     """
-    Caddy checks the health of a slot's replicas in the way that their own release describes.
+    Caddy reaches a slot's replicas, and checks their health, as their own release describes.
 
-    Returns whether Caddy was reloaded. It is reloaded only where the health check changes, which
-    is rare.
+    Returns whether Caddy was reloaded. It is reloaded only where that changes, which is rare.
     """
-    # The first release writes the file of both slots, so that the second one needs no reload. A
+    if app.routed and has_site(app) and not has_site(app, name_of_routes(app)):
+        raise Failed(f"Caddy's configuration has no routes of {app.name} yet: run deploy.py")
+    # The first release writes the files of both slots, so that the second one needs no reload. A
     # file that another version of this program wrote for the other slot is written anew.
-    texts = {one: _question(app if one == slot else as_asked(app, one)) for one in app.slots}
-    changed = [one for one, text in texts.items() if _said(asking(app, one)) != text]
+    changes: dict[Path, str | None] = {}
+    for one in sorted(app.slots, key=slot.__eq__):
+        wanted = _files(app if one == slot else as_asked(app, one), one)
+        changes |= {path: text for path, text in wanted.items() if _said(path) != text}
+        changes |= dict.fromkeys(_routes_of(app, one) - wanted.keys())
     make_directories()
     # A run that was killed between the file and the reload left Caddy with the old check.
-    if not changed and not (runs() and not _asks(app, slot)):
+    if not changes and not (runs() and not _asks(app, slot)):
         return False
-    other = next(one for one in app.slots if one != slot)
-    before = _said(asking(app, other))
-    if other in changed:
-        write(asking(app, other), texts[other])
-    try:
-        _put(asking(app, slot), texts[slot])
-    except BaseException:
-        if other in changed and before:
-            write(asking(app, other), before)
-        elif other in changed:
-            asking(app, other).unlink()
-        raise
+    _put(changes)
     return True
 
 
+def _files(app: Application, slot: str) -> dict[Path, str]:
+    """The files that say how Caddy reaches a slot's replicas, with their contents."""
+    if app.routed:
+        return {UPSTREAMS / name: text for name, text in routes.files(app, slot).items()}
+    return {asking(app, slot): _question(app)}
+
+
+def _routes_of(app: Application, slot: str) -> set[Path]:
+    """The slot's files with routes for further domains."""
+    return {*UPSTREAMS.glob(f"{app.name}.{slot}@*@routes")}
+
+
 def _question(app: Application) -> str:
-    return f"# Managed by Terrafirma: the release in this slot\n{health.lines(app)}"
+    return f"{routes.HEAD}\n{health.lines(app)}"
 
 
 def make_directories() -> None:
@@ -86,6 +91,9 @@ def make_directories() -> None:
 
 def _asks(app: Application, slot: str) -> bool:
     """Whether the running Caddy checks a slot's replicas so; true where it has no such replicas."""
+    if app.routed:
+        words = ("caddy", "adapt", "--adapter", "caddyfile", "--config", str(CADDYFILE))
+        return bool(json.loads(run(*words, timeout=60)) == _admin("/config/"))
     first = f"127.0.0.1:{app.slots[slot]}"
 
     def proxies(node: Any) -> Iterator[dict[str, Any]]:
@@ -104,20 +112,38 @@ def _asks(app: Application, slot: str) -> bool:
 
 
 def expects(app: Application, slot: str) -> bool:
-    """Whether the slot's file has the health check that this version writes."""
-    return _said(asking(app, slot)) == _question(as_asked(app, slot))
+    """Whether the slot's files have what this version writes."""
+    wanted = _files(as_asked(app, slot), slot)
+    return all(_said(path) == text for path, text in wanted.items()) and not (
+        _routes_of(app, slot) - wanted.keys()
+    )
 
 
 def as_asked(app: Application, slot: str) -> Application:
-    """The application with the health path and the domain with which Caddy now checks a slot."""
+    """The application with the protocol and the health check by which Caddy now knows a slot."""
+    if app.routed and (asked := routes.as_asked(app, _said(UPSTREAMS / routes.name(app, slot)))):
+        return asked
     said = _said(asking(app, slot))
     path = re.search(r"^health_uri (\S+)$", said, re.MULTILINE)
-    name = re.search(r"^\tHost (\S+)$", said, re.MULTILINE)
-    return replace(app, health_path=path[1], domain=name[1]) if path and name else app
+    sent = health.said_headers(said)
+    if not path or "Host" not in sent:
+        return app
+    plain = replace(
+        app, health="http", protocol="http", public={}, health_path=path[1], domain=sent["Host"],
+        health_headers={},
+    )  # fmt: skip
+    usual = health.headers(plain)
+    other = {name: value for name, value in sent.items() if usual.get(name) != value}
+    return replace(plain, health_headers=other)
 
 
 def asking(app: Application, slot: str) -> Path:
     return UPSTREAMS / f"{app.name}.{slot}.caddy"
+
+
+def name_of_routes(app: Application, domain: str = "") -> str:
+    """What the Caddyfile imports for the green slot of a domain."""
+    return re.sub("routes$", "*routes", routes.name(app, "green", domain))
 
 
 def _said(path: Path) -> str:
@@ -158,18 +184,20 @@ def maintenance(app: Application) -> Path:
     return MAINTENANCE / f"{app.name}.caddy"
 
 
-def has_site(app: Application) -> bool:
-    """Whether Caddy's configuration names the slots of an application."""
+def has_site(app: Application, named: str = "") -> bool:
+    """Whether Caddy's configuration names the slots of an application, or the file of one."""
     try:
-        return f"/{app.name}.green\n" in CADDYFILE.read_text()
+        return f"/{named or f'{app.name}.green'}\n" in CADDYFILE.read_text()
     except FileNotFoundError:
         return False
 
 
 def forget(app: Application) -> None:
     """Remove all files of an application whose site is gone."""
-    slots = (asking(app, slot) for slot in ("blue", "green"))
-    for path in (marker(app), held(app), *slots, maintenance(app)):
+    for slot in ("blue", "green"):
+        for path in (asking(app, slot), UPSTREAMS / routes.name(app, slot), *_routes_of(app, slot)):
+            path.unlink(missing_ok=True)
+    for path in (marker(app), held(app), maintenance(app)):
         path.unlink(missing_ok=True)
 
 
@@ -184,29 +212,33 @@ def maintain(app: Application, on: bool) -> None:
         '\trespond @maintenance "Down for maintenance, back soon." 503\n'
         "}\n"
     )
-    _put(maintenance(app), page if on else None)
+    _put({maintenance(app): page if on else None})
 
 
-def _put(path: Path, content: str | None) -> None:
-    """Write or remove a file of Caddy's and reload; if anything fails, the old file is back."""
-    before = path.with_name(f".{path.name}.before")
-    before.unlink(missing_ok=True)
-    if path.exists():
-        # A hard link: restoring the file needs no room on a full disk.
-        before.hardlink_to(path)
+def _put(files: Mapping[Path, str | None]) -> None:
+    """Write or remove files of Caddy's and reload; if anything fails, the old files are back."""
+    before = {path: path.with_name(f".{path.name}.before") for path in files}
+    for path, kept in before.items():
+        kept.unlink(missing_ok=True)
+        if path.exists():
+            # A hard link: restoring the file needs no room on a full disk.
+            kept.hardlink_to(path)
     try:
-        if content is None:
-            path.unlink(missing_ok=True)
-        else:
-            write(path, content)
+        for path, content in files.items():
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                write(path, content)
         reload()
     except BaseException:
-        if before.exists():
-            before.rename(path)
-        else:
-            path.unlink(missing_ok=True)
+        for path, kept in before.items():
+            if kept.exists():
+                kept.rename(path)
+            else:
+                path.unlink(missing_ok=True)
         raise
-    before.unlink(missing_ok=True)
+    for kept in before.values():
+        kept.unlink(missing_ok=True)
 
 
 def reload() -> None:
@@ -267,9 +299,9 @@ def watch(app: Application, seconds: float) -> None:
 
 def smoke(app: Application) -> bool:
     """
-    The application answers under its public name; raises Failed where it does not.
+    The application answers under its public names; raises Failed where it does not.
 
-    Returns whether the page was requested.
+    Returns whether a page was requested.
     """
     if not runs():
         say("warning: Caddy does not run: the page is not requested")
@@ -280,11 +312,27 @@ def smoke(app: Application) -> bool:
     if maintenance(app).exists():
         say("maintenance is on: the page is not requested")
         return False
-    path = app.smoke_path or app.health_path
+    asked = False
+    for front in app.fronts:
+        if has_front(app, front):
+            asked = _smoke(front) or asked
+        else:
+            say(f"warning: Caddy has no site of {front.domain} yet: its page is not requested")
+    return asked
+
+
+def has_front(app: Application, front: Application) -> bool:
+    """Whether Caddy's configuration has the domain of a public service."""
+    return front.domain == app.domain or has_site(app, name_of_routes(app, front.domain))
+
+
+def _smoke(app: Application) -> bool:
+    """`smoke` of one public service."""
+    where = f"https://{app.domain}{app.page}"
     deadline = time.monotonic() + CERTIFICATE
     while True:
         try:
-            status = _ask(app.domain, path)
+            status = ask(app)
         except ssl.SSLError as error:
             if time.monotonic() > deadline:
                 # Wrong DNS, for example: not the fault of the release, and older than it.
@@ -294,18 +342,33 @@ def smoke(app: Application) -> bool:
             time.sleep(0.5)
             continue
         except (OSError, http.client.HTTPException) as error:
-            raise Failed(f"https://{app.domain}{path}: {error or type(error).__name__}") from None
-        # With a guard, Caddy itself answers 401 or 403 before the application is reached.
-        if status < 400 or (app.guarded and status in (401, 403)):
+            raise Failed(f"{where}: {error or type(error).__name__}") from None
+        if is_fine(app, status):
             return True
         why = ": Caddy finds no replica that can serve" if status == 503 else ""
-        raise Failed(f"https://{app.domain}{path} answers {status}{why}")
+        raise Failed(f"{where} answers {status}{why}")
 
 
-def _ask(domain: str, path: str) -> int:
-    connection = _Local(domain, timeout=30)
+def is_fine(app: Application, status: int) -> bool:
+    """Whether a public service is there, by the status of its page."""
+    if not app.page_is_good:
+        # Caddy itself answers so where no replica does.
+        return status not in (502, 503, 504)
+    # With a guard, Caddy itself answers 401 or 403 before the application is reached.
+    return status < 400 or (app.guarded and status in (401, 403))
+
+
+def ask(app: Application, timeout: float = 30) -> int:
+    """The status of a public service's page, through Caddy."""
+    connection = _Local(app.domain, timeout=timeout)
+    headers = {"User-Agent": "terrafirma"}
     try:
-        connection.request("GET", path, headers={"User-Agent": "terrafirma"})
+        if app.protocol == "h2c" and not app.page_is_good:
+            # A call without a message: a gRPC server answers it, and may refuse a GET.
+            headers |= {"Content-Type": "application/grpc", "TE": "trailers"}
+            connection.request("POST", app.page, body=b"", headers=headers)
+        else:
+            connection.request("GET", app.page, headers=headers)
         # The status is enough: the body may have no end.
         return connection.getresponse().status
     finally:

@@ -462,12 +462,13 @@ def _dropped(files: Files) -> Iterator[str]:
     app = files.app
     for key in sorted({*(files.project.get("secrets") or {})} & {*app.secrets}):
         yield f"secrets: {key} is that of the settings, not that of the compose files"
+    public = {one.service: one for one in app.fronts}
     for name in dict.fromkeys(files.used):
         service = files.project["services"][name]
         ports = [
             str(port.get("published") or port["target"])
             for port in service.get("ports") or []
-            if name != app.service or port["target"] != images.of_files(app, service)
+            if name not in public or port["target"] != images.of_files(public[name], service)
         ]
         if ports:
             yield f"{name}: port {', '.join(ports)} is not published: Caddy is the way in"

@@ -192,9 +192,10 @@ def restore_serving_state(app: Application) -> None:
     for slot in app.slots:
         if serving and slot == serving.slot:
             continue
-        replicas = len(engine.containers(app.project(slot), app.service))
-        if serving and replicas:
-            proxy.drain(app.ports(slot, replicas), app.drain_seconds)
+        ports = [port for one in app.fronts for port in one.ports(
+            slot, len(engine.containers(app.project(slot), one.service)))]  # fmt: skip
+        if serving and ports:
+            proxy.drain(ports, app.drain_seconds)
         slots.clear(app, slot)
     proxy.let_through(app)
     stop_first.forget(app)

@@ -21,7 +21,7 @@ def is_serving(target: Target, serving: Serving) -> bool:
 
 
 def has_described_ports(app: Application, serving: Serving) -> bool:
-    return serving.ports == app.ports(serving.slot, app.replicas)
+    return serving.ports == app.all_ports(serving.slot)
 
 
 def is_complete(app: Application, project: layers.Project, serving: Serving) -> bool:
@@ -72,7 +72,8 @@ def needs_replacement(app: Application, serving: Serving) -> bool:
     own health check. An unhealthy one goes on to serve until then: it may be better than none.
     """
     containers = engine.containers(app.project(serving.slot))
-    sick = any(one.service == app.service and one.health == "unhealthy" for one in containers)
+    public = {front.service for front in app.fronts}
+    sick = any(one.service in public and one.health == "unhealthy" for one in containers)
     return sick or any(one.state == "paused" or engine.lost_host(one) for one in containers)
 
 
@@ -93,16 +94,20 @@ class Repair:
         return Plan(
             takeover=(
                 Step("start", f"start missing containers in {slot}; others stay", self.start),
-                Step("health", f"wait until {app.replicas} replicas answer", self.await_health),
+                Step(
+                    "health",
+                    f"wait until {len(app.all_ports(slot))} replicas answer",
+                    self.await_health,
+                ),
             )
         )
 
     def run(self) -> None:
-        app, release = self.target.app, self.serving.release
+        app, release, slot = self.target.app, self.serving.release, self.serving.slot
         say(f"repairing release {release} of {app.name}")
         for step in self.plan().steps:
             step.take(self.lease)
-        say(f"release {release} of {app.name} serves with {app.replicas} replicas")
+        say(f"release {release} of {app.name} serves with {len(app.all_ports(slot))} replicas")
 
     def start(self) -> None:
         app, slot = self.target.app, self.serving.slot

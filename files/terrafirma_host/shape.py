@@ -80,6 +80,9 @@ def refuse_unknown(app: Application, project: dict[str, Any]) -> None:
         raise Failed(f"stateful: {app.service} serves HTTP: a release recreates it")
     if app.service in app.absent:
         raise Failed(f"leave_out: {app.service} serves HTTP: name another one in service")
+    for name in app.public:
+        if name in app.absent:
+            raise Failed(f"leave_out: {name} is public (services): take it out of one of the two")
     there = sorted({one for service in services.values() for one in service.get("profiles") or []})
     for name in app.profiles:
         if name not in there:
@@ -107,7 +110,7 @@ def _stateful(app: Application, project: dict[str, Any]) -> Iterator[tuple[str, 
     web = kinds.tagged(project["services"][app.service].get("image") or "")
     for name in begun:
         service = project["services"][name]
-        if name in (app.service, *app.scratch, *ends):
+        if name in (app.service, *app.public, *app.scratch, *ends):
             continue
         image = stores.database(project, name)
         own = [one for one in stores.of_service(app, project, name) if one.key]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from terrafirma_host import engine, holders, layers, volumes
 from terrafirma_host.engine import Compose
-from terrafirma_host.images import as_built
+from terrafirma_host.images import as_built, with_ports
 from terrafirma_host.shell import Expired, Failed, run
 from terrafirma_host.spec import Application
 from terrafirma_host.target import Target
@@ -44,6 +44,8 @@ def set_up(target: Target, images: Mapping[str, str], slot: str) -> str:
     web = images[app.service]
     volumes.prepare(app, project, web)
     built = as_built(app, project["services"][app.service], engine.image_config(web))
+    configs = {name: engine.image_config(images[name]) for name in app.public}
+    built = with_ports(built, project["services"], configs)
     text = layers.slot_layer(
         built, project, slot=slot, release=target.id, replicas=app.replicas, images=images,
         owner=app.owner(),

@@ -8,13 +8,14 @@ import posixpath
 import pwd
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from terrafirma_host.public import Public
 from terrafirma_host.shell import Failed, write
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ class Application:
     domain: str
     smoke_path: str
     guarded: bool  # Caddy asks for a login at that path, or admits some addresses only
+    protocol: str  # "http", "h2c" or "https"
+    health: str | tuple[str, ...]  # "http", "tcp", "container", or a command
     health_path: str
+    health_headers: Mapping[str, str]
     container_port: int  # 0: as the compose files or the image say
     strategy: str  # "start-first" or "stop-first"
     replicas: int
@@ -78,7 +82,13 @@ class Application:
     stop_seconds: int
     keep: int
     automated: bool  # a deploy key sends its code
+    routed: bool  # each release writes how Caddy reaches it
+    public: Mapping[str, Public]  # public services beside `service`
     compose_in: str = ""  # directory of its compose files, if not the source; in no description
+    # The public service whose view this is, and a path that the service answers with whatever
+    # status; both in no description.
+    front: str = ""
+    any_path: str = ""
     root: str = ""  # on a machine that only reads projects, what stands for ROOT; in no description
     own_init: bool = False  # its image begins with an init; in no description
 
@@ -95,7 +105,8 @@ class Application:
                 f"{data.get('name')} is described for another version ({other}): run deploy.py"
             )
         lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
-        return cls(**(data | lists))
+        public = {name: Public.of(one) for name, one in (data["public"] or {}).items()}
+        return cls(**(data | lists | {"public": public}))
 
     @classmethod
     def of_any_version(cls, name: str) -> Self:
@@ -147,6 +158,52 @@ class Application:
 
     def ports(self, slot: str, replicas: int) -> range:
         return range(self.slots[slot], self.slots[slot] + replicas)
+
+    @property
+    def fronts(self) -> tuple[Self, ...]:
+        """
+        The application as seen from each of its public services: as if that were the only one.
+
+        The first is the application itself.
+        """
+        return self, *(
+            replace(self, **one.as_fields() | {
+                "domain": one.domain or self.domain, "service": name, "front": name, "public": {},
+            })
+            for name, one in self.public.items()
+        )  # fmt: skip
+
+    def all_ports(self, slot: str) -> list[int]:
+        """The ports of all replicas, those of other public services included."""
+        return [port for one in self.fronts for port in one.ports(slot, one.replicas)]
+
+    @property
+    def counted(self) -> str:
+        """The replicas that it has, in words."""
+        others = "".join(f", {one.replicas} of {one.service}" for one in self.fronts[1:])
+        return f"{self.replicas} replicas{f' of {self.service}{others}' if others else ''}"
+
+    @property
+    def healthy(self) -> str:
+        """What a healthy replica does, in words."""
+        known = {"http": f"answers {self.health_path}", "tcp": "accepts connections"}
+        return known.get(str(self.health), "passes its health check")
+
+    @property
+    def checked(self) -> str:
+        """What healthy replicas of all its public services do, in words."""
+        return " or ".join(dict.fromkeys(one.healthy for one in self.fronts))
+
+    @property
+    def page(self) -> str:
+        """The path to request through Caddy."""
+        known = self.health_path if self.health == "http" else "/"
+        return self.smoke_path or self.any_path or known
+
+    @property
+    def page_is_good(self) -> bool:
+        """Whether that page has to answer 2xx or 3xx; if not, any answer of a replica will do."""
+        return bool(self.smoke_path) or (self.health == "http" and not self.any_path)
 
     def slot_secrets(self, slot: str) -> Path:
         """The directory with the secrets of a slot's containers."""
@@ -272,10 +329,25 @@ class Serving:
     slot: str
     replicas: int
     port: int  # the first replica's; the description may have other ports by now
+    # First port and replicas of each public service beside the application's own.
+    public: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
-    def ports(self) -> range:
-        return range(self.port, self.port + self.replicas)
+    def ports(self) -> list[int]:
+        """The ports of all replicas, those of other public services included."""
+        blocks = ((self.port, self.replicas), *self.public.values())
+        return [first + number for first, replicas in blocks for number in range(replicas)]
+
+    def ports_of(self, front: str) -> range:
+        """The ports of one public service; the application's own is ""."""
+        first, replicas = self.public[front] if front else (self.port, self.replicas)
+        return range(first, first + replicas)
+
+    @classmethod
+    def of(cls, app: Application, release: str, slot: str) -> Self:
+        """The replicas of a release in a slot, on the ports of the description."""
+        public = {one.front: (one.slots[slot], one.replicas) for one in app.fronts if one.front}
+        return cls(release, slot, app.replicas, app.slots[slot], public)
 
     @classmethod
     def load(cls, app: Application) -> Self | None:
@@ -286,6 +358,9 @@ class Serving:
 
     def save(self, app: Application) -> None:
         data = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not self.public:
+            # Earlier versions of this program know no such field.
+            del data["public"]
         write(app.directory / "serving.json", json.dumps(data) + "\n")
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from terrafirma_host import cron, engine, health, holders, preparation, proxy, slots
+from terrafirma_host import checks, cron, engine, health, holders, preparation, proxy, slots
 from terrafirma_host.lease import Lease
 from terrafirma_host.plan import Step
 from terrafirma_host.shell import run, say, write
@@ -146,7 +146,7 @@ class StopFirst(Takeover):
         super().switch_back()
 
     def drain_new(self) -> None:
-        proxy.drain(self.app.ports(self.slot, self.app.replicas), self._finish)
+        proxy.drain(self.app.all_ports(self.slot), self._finish)
 
     def remove_old(self) -> None:
         slots.clear(self.app, self.stopping.slot)
@@ -184,8 +184,8 @@ def recover(app: Application, serving: Serving) -> None:
         # The new release may have answered already.
         for slot in app.slots:
             if slot != serving.slot and (there := engine.containers(app.project(slot))):
-                replicas = sum(one.service == app.service for one in there)
-                proxy.drain(app.ports(slot, replicas), min(FINISH, app.drain_seconds))
+                ports = [one.port for one in there if one.port]
+                proxy.drain(ports, min(FINISH, app.drain_seconds))
         bring_back(app, serving)
 
 
@@ -204,7 +204,7 @@ def bring_back(app: Application, serving: Serving) -> None:
 def _await_answers(app: Application, serving: Serving) -> None:
     asked = proxy.as_asked(app, serving.slot)
     deadline = time.monotonic() + app.start_seconds
-    while bad := [one for one in health.ask_all(asked, serving.ports) if not one.good]:
+    while bad := [one for one in _asked(asked, serving) if not one.good]:
         if time.monotonic() > deadline:
             why = health.words(asked, bad[0])
             say(f"warning: release {serving.release} runs again, but does not answer: {why}")
@@ -214,3 +214,13 @@ def _await_answers(app: Application, serving: Serving) -> None:
 
 def forget(app: Application) -> None:
     app.stopped.unlink(missing_ok=True)
+
+
+def _asked(app: Application, serving: Serving) -> list[health.Answer]:
+    there = engine.containers(app.project(serving.slot)) if app.routed else []
+    return [
+        answer
+        for front in app.fronts
+        if not front.front or front.front in serving.public
+        for answer in checks.ask_all(front, serving.ports_of(front.front), there)
+    ]

@@ -73,15 +73,15 @@ class Takeover:
 
     def _takeover(self) -> tuple[Step, ...]:
         app, slot, release = self.app, self.slot, self.target.id
-        start = f"start {app.replicas} replicas of release {release} in {slot}"
-        page = f"https://{app.domain}{app.smoke_path or app.health_path}"
+        start = f"start {app.counted} of release {release} in {slot}"
+        pages = ", ".join(f"https://{one.domain}{one.page}" for one in app.fronts)
         emptied = (self.clear, self.remove_images)
         back = (self.switch_back, self.drain_new)
         return (
             Step("start", start, self.start, undo=emptied),
-            Step("health", f"wait until each answers {app.health_path}", self.await_health),
+            Step("health", f"wait until each {app.checked}", self.await_health),
             Step("switch", f"let Caddy send requests to {slot}", self.switch, undo=back),
-            Step("smoke", f"request {page}", self.smoke),
+            Step("smoke", f"request {pages}", self.smoke),
             Step("commit", f"record that {slot} serves", self.commit, undo=(self.reinstate_old,)),
         )
 
@@ -202,9 +202,12 @@ class Takeover:
 
     def start(self) -> None:
         app, project = self.app, self.target.project
-        say(f"starting {app.replicas} replicas of release {self.target.id} in {self.slot}")
+        say(f"starting {app.counted} of release {self.target.id} in {self.slot}")
         web = engine.image_config(self.release.images[app.service])
         said = images.said(app, project["services"][app.service], web)
+        for one in app.fronts[1:]:
+            config = engine.image_config(self.release.images[one.service])
+            said += images.said(one, project["services"][one.service], config)
         for line in (*layers.mended(app, project), *layers.limited(app, project), *said):
             say(line)
         slots.start(self.target, self.release.images, self.slot)
@@ -229,7 +232,7 @@ class Takeover:
         proxy.point(self.app, self.serving.slot if self.serving else "blue")
 
     def drain_new(self) -> None:
-        proxy.drain(self.app.ports(self.slot, self.app.replicas), self.app.drain_seconds)
+        proxy.drain(self.app.all_ports(self.slot), self.app.drain_seconds)
 
     def smoke(self) -> None:
         requested = proxy.smoke(self.app)
@@ -248,7 +251,7 @@ class Takeover:
         undoes = is_withdrawn(self.app, self.release.code)
         if rolled_back and not undoes and rolled_back.code != self.release.code:
             set_withdrawn(self.app, rolled_back.code, withdrawn=True)
-        new = Serving(self.target.id, self.slot, self.app.replicas, self.app.slots[self.slot])
+        new = Serving.of(self.app, self.target.id, self.slot)
         # This write decides: before it the old replicas serve, after it the new ones do.
         new.save(self.app)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from terrafirma_host import engine, health, layers
+from terrafirma_host import checks, engine, health, layers
 from terrafirma_host.engine import Container
 from terrafirma_host.shell import Failed, plain
 from terrafirma_host.spec import Application
@@ -49,7 +49,7 @@ class Watch:
         while True:
             there = self.look()
             self._refuse_dead(there)
-            self._ask()
+            self._ask(there)
             waiting = [one for one in there if self._waits(one)]
             if not waiting and all(one.good for one in self.answers.values()):
                 self.restarts = {one.id: one.restarts for one in there}
@@ -111,7 +111,7 @@ class Watch:
             return False
         if one.state != "running" or one.health not in ("", "healthy"):
             return True
-        answers = one.health or one.service == self.app.service
+        answers = one.health or one.service in {front.service for front in self.app.fronts}
         return not one.lasts and (self._again(one) > 0 or not answers)
 
     def _refuse_dead(self, there: Sequence[Container]) -> None:
@@ -125,34 +125,43 @@ class Watch:
             if over or (self._again(one) > engine.RESTARTS and not patient):
                 self._refuse(one, "does not stay up")
 
-    def _ask(self) -> None:
+    def _ask(self, there: Sequence[Container]) -> None:
         """Check the replicas whose last answer was not good, or is too old."""
         now = time.monotonic()
-        wanted = [
-            port
-            for port in self.app.ports(self.slot, self.app.replicas)
-            if not (
-                port in self.answers
-                and self.answers[port].good
-                and now - self.since[port] < health.INTERVAL
-            )
-        ]
-        for answer in health.ask_all(self.app, wanted):
-            last = self.answers.get(answer.port)
-            if answer.good or not last or last.status != answer.status:
-                self.since[answer.port] = now
-            self.answers[answer.port] = answer
+        for front in self.app.fronts:
+            if why := checks.final(front, there):
+                self._refuse(next(one for one in there if one.service == front.service), why)
+            wanted = [
+                port
+                for port in front.ports(self.slot, front.replicas)
+                if not (
+                    port in self.answers
+                    and self.answers[port].good
+                    and now - self.since[port] < health.INTERVAL
+                )
+            ]
+            for answer in checks.ask_all(front, wanted, there):
+                last = self.answers.get(answer.port)
+                if answer.good or not last or last.status != answer.status:
+                    self.since[answer.port] = now
+                self.answers[answer.port] = answer
 
     def _refuse_answers(self, there: Sequence[Container], *, late: bool) -> None:
         patience = max(SAME, self.app.start_seconds / 6)
         within = f" within {self.app.start_seconds} s" if late else ""
+        fronts = {
+            port: front
+            for front in self.app.fronts for port in front.ports(self.slot, front.replicas)
+        }  # fmt: skip
         for port, answer in self.answers.items():
+            front = fronts[port]
             held = time.monotonic() - self.since[port]
             if not answer.good and (late or (answer.final and held > patience)):
                 one = next((one for one in there if one.port == port), None)
-                app = engine.asked(self.app, one)
+                app = engine.asked(front, one)
                 why = health.words(app, answer, one.pid if one else 0)
-                where = f"(no success from {self.app.health_path} on port {port})"
+                where = f"(no success from {front.health_path} on port {port})"
+                where = where if front.health == "http" else f"(on port {port})"
                 self._refuse(one, f"is not healthy{within} {where}: {why}")
 
     def _refuse(self, one: Container | None, what: str) -> NoReturn:

@@ -6,8 +6,7 @@ import getpass
 import json
 import socket
 import subprocess
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ from terrafirma.app.env_files import ENV_FILE, given
 from terrafirma.app.environment import text_of
 from terrafirma.app.hashes import tree_digest
 from terrafirma.app.left_out import entries, env_files
+from terrafirma.app.public import SLOT_PORTS, Guard, Public, covers, matched
 from terrafirma.app.registries import file_of
 from terrafirma.app.selection import selection
-from terrafirma.app.settings import Application, Guard
-from terrafirma.caddy.sites import guarded
+from terrafirma.app.settings import Application
 from terrafirma.users.settings import Users
 
 
@@ -32,8 +31,12 @@ def uploaded_source(app: Application) -> str:
     return f"{app.directory}/sources/{tree_digest(app.source_directory, selection(app))}"
 
 
-def description(app: Application, users: Users) -> str:
-    """The content of NAME.json: the fields of files/terrafirma_host/spec.py; nothing secret."""
+def description(app: Application, users: Users, *, routed: bool = False) -> str:
+    """
+    The content of NAME.json: the fields of files/terrafirma_host/spec.py; nothing secret.
+
+    + routed: whether each release writes how Caddy reaches it, although the settings need it not
+    """
     secrets = {name: f"{app.secrets_directory}/{name}" for name in app.secrets}
     secrets |= {one: f"{app.secrets_directory}/{one}" for one in app.database_urls.values()}
     data: dict[str, Any] = app.model_dump(
@@ -41,7 +44,8 @@ def description(app: Application, users: Users) -> str:
             *("name", "image", "dockerfile", "target", "compose", "stateful", "shared", "scratch"),
             *("read_only", "writable", "volumes", "profiles", "leave_out", "docker_socket"),
             *("migrate", "cron", "strategy", "secrets_env"),
-            *("domain", "smoke_path", "health_path", "container_port", "replicas", "user"),
+            *("domain", "smoke_path", "container_port", "replicas", "user"),
+            *("protocol", "health", "health_path", "health_headers"),
             *("memory_mb", "cpus", "timeout_seconds"),
             *("start_seconds", "drain_seconds", "stop_seconds"),
         }
@@ -65,7 +69,9 @@ def description(app: Application, users: Users) -> str:
         "slots": app.slots,
         "network": app.network,
         "keep": app.keep_releases,
-        "guarded": any(_covers(guard, app.smoke_path or app.health_path) for guard in app.guards),
+        "guarded": _is_guarded(app.guards, app.page),
+        "routed": routed or app.needs_routes,
+        "public": {name: _public(app, name, one) for name, one in app.public.items()},
         "automated": any(app.name in account.releases for account in users.accounts),
     }
     return json.dumps(data, indent=2, sort_keys=True) + "\n"
@@ -114,10 +120,26 @@ def _reads_further(top: yaml.Node | None) -> str:
     return ""
 
 
-def _covers(guard: Guard, path: str) -> bool:
-    """Whether Caddy applies a guard to a path."""
-    bare = path.partition("?")[0].lower()
-    return any(fnmatchcase(bare, one.lower()) for one in guarded(guard))
+def _public(app: Application, name: str, one: Public) -> dict[str, Any]:
+    """A public service: the fields of Public in files/terrafirma_host/public.py."""
+    page, good = one.page
+    own = app.guards if (one.domain or app.domain) == app.domain else ()
+    first = app.public_ports.get(name, 0)
+    return one.model_dump(include={"protocol", "health", "health_path", "health_headers"}) | {
+        "domain": one.domain or "",
+        "paths": one.paths,
+        "prefix": one.prefix,
+        "container_port": one.port,
+        "replicas": one.containers,
+        "slots": {"blue": first, "green": first + SLOT_PORTS},
+        "smoke_path": page if good else "",
+        "any_path": "" if good else page,
+        "guarded": _is_guarded((*own, *one.guards_of()), page),
+    }
+
+
+def _is_guarded(guards: Iterable[Guard], path: str) -> bool:
+    return any(covers(matched(guard.path), path) for guard in guards)
 
 
 def revision(directory: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Literal, TypedDict
 
 from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
@@ -24,26 +23,52 @@ class ReleaseState(TypedDict):
     notes: list[str]  # findings that may be intended
 
 
-class KeptPorts(FactBase[Mapping[str, int]]):
-    """The first port of each application that the host has a description of, by name."""
+class KeptState(TypedDict):
+    ports: dict[str, int]  # first port of each application, and of each APPLICATION/SERVICE
+    routed: list[str]  # applications whose releases write how Caddy reaches them
+
+
+class Kept(FactBase[KeptState]):
+    """What applications keep that the host has a description of."""
 
     @staticmethod
     @override
-    def default() -> Mapping[str, int]:
-        return {}
+    def default() -> KeptState:
+        return KeptState(ports={}, routed=[])
 
     @override
     def command(self) -> str:
         # Blue is the first slot. A variable called `blue` does not match: its value is quoted.
-        return f"grep -Hs '^    \"blue\": [0-9]' {APPLICATIONS}/*.json || true"
+        # A public service is a dictionary under its name, with slots of its own.
+        lines = (
+            '    "blue": [0-9]',
+            '    "[^"]*": {$',
+            '        "blue": [0-9]',
+            '  "routed": true',
+        )
+        patterns = " ".join(f"-e '^{one}'" for one in lines)
+        return f"grep -Hs {patterns} {APPLICATIONS}/*.json || true"
 
     @override
-    def process(self, output: list[str]) -> Mapping[str, int]:
-        try:
-            pairs = (line.split('.json:    "blue": ') for line in output)
-            return {path.rpartition("/")[2]: int(port.rstrip(",")) for path, port in pairs}
-        except ValueError as error:
-            raise FactProcessError(f"no ports of applications: {output}") from error
+    def process(self, output: list[str]) -> KeptState:
+        state = self.default()
+        service = ""
+        for line in output:
+            path, _, text = line.partition(".json:")
+            app = path.rpartition("/")[2]
+            name, _, value = text.rstrip(",").partition(": ")
+            match name, value:
+                case '  "routed"', "true":
+                    state["routed"].append(app)
+                case '    "blue"', port if port.isdecimal():
+                    state["ports"][app] = int(port)
+                case '        "blue"', port if port.isdecimal() and service:
+                    state["ports"][f"{app}/{service}"] = int(port)
+                case name, "{":
+                    service = name.strip(' "')
+                case _:
+                    raise FactProcessError(f"no ports of applications: {output}")
+        return state
 
 
 class ReleaseStatus(FactBase[ReleaseState]):

@@ -36,11 +36,12 @@ def page(app: Application, compose: Compose, project: Project) -> list[str]:
 
 def _services(app: spec.Application, project: Project) -> Iterator[tuple[str, str]]:
     running, once = layers.slot_services(app, project), layers.once(app, project)
+    public = {one.service: one for one in app.fronts}
     for name, service in project["services"].items():
         times = layers.times(service)
-        if name == app.service:
-            words = f"web: {app.replicas} replicas on {_port(app, service)}, of which each "
-            words += f"answers {app.health_path}"
+        if front := public.get(name):
+            words = f"{'public' if front.front else 'web'}: {front.replicas} replicas on "
+            words += f"{_port(front, service)}, of which each {front.healthy}"
         elif name in app.stateful:
             words = "stateful: one container, which no release recreates"
         elif layers.migrates_by_service(app, project) and name in app.migrate:
@@ -106,11 +107,14 @@ def _below(app: spec.Application, path: str) -> str:
 
 
 def _ports(app: spec.Application, project: Project) -> Iterator[tuple[str, str]]:
+    public = {one.service: one for one in app.fronts}
     for name, service in project["services"].items():
+        front = public.get(name)
         for port in service.get("ports") or []:
             target = int(port["target"])
-            if name == app.service and target == images.of_files(app, service):
-                words = f"https://{app.domain}, through Caddy"
+            if front and target == images.of_files(front, service):
+                paths = app.public[name].paths if front.front else ()
+                words = f"https://{front.domain}{paths[-1] if paths else ''}, through Caddy"
             else:
                 words = f"not published; other services reach it as {name}:{target}"
             if port.get("protocol") == "udp":

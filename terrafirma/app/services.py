@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from terrafirma.app.environment import EnvironmentValue, text_of
+from terrafirma.app.public import Public
 from terrafirma.fields import Line, Seconds
-from terrafirma.settings import Model
 
 EnvironmentName = Annotated[
     str,
@@ -16,8 +16,12 @@ EnvironmentName = Annotated[
 ]
 
 
-class Service(Model):
-    """One service of a compose project: what differs from the application and from the files."""
+class Service(Public):
+    """
+    One service of a compose project: what differs from the application and from the files.
+
+    One with a `domain` or a `path` is public.
+    """
 
     env: dict[EnvironmentName, EnvironmentValue] = Field(default={})
     """Further environment variables of this service; they replace those of the application."""
@@ -25,9 +29,6 @@ class Service(Model):
     """Memory limit of one container, in MB; 0: no limit. None: that of the application."""
     cpus: float | None = Field(default=None, ge=0)
     """Processor limit of one container; 0: no limit. None: that of the application."""
-    replicas: int | None = Field(default=None, strict=True, ge=1, le=64)
-    """Containers of this service; None: as many as the files say. The web service has the
-    application's `replicas`."""
     stop_signal: Annotated[
         str,
         Field(pattern=r"^(SIG[A-Z0-9+]{2,12}|[1-9][0-9]?)?$", title="signal, like `SIGINT`"),
@@ -40,7 +41,8 @@ class Service(Model):
 
     def told(self) -> dict[str, Any]:
         """Its fields for the program on the host, without those that say nothing."""
-        data = self.model_dump(exclude_defaults=True)
+        public = {*Public.model_fields} - {"replicas"}
+        data = self.model_dump(exclude_defaults=True, exclude=public)
         if self.env:
             data["env"] = {name: text_of(value) for name, value in self.env.items()}
         return data

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     Field,
+    PrivateAttr,
     model_validator,
 )
 from terrafirma_host import values
@@ -25,6 +25,18 @@ from terrafirma.app.container import (
 )
 from terrafirma.app.cron import Job, JobName
 from terrafirma.app.environment import EnvironmentValue, refuse_unknown
+from terrafirma.app.public import (
+    SLOT_PORTS,
+    Guard,
+    HeaderName,
+    Health,
+    HealthHeaders,
+    HealthPath,
+    Protocol,
+    Public,
+    SitePath,
+    mistakes,
+)
 from terrafirma.app.registries import Logins, refuse_old_keys
 from terrafirma.app.secret_source import SecretSource
 from terrafirma.app.services import EnvironmentName, Service
@@ -71,20 +83,6 @@ SecretName = Annotated[
         title="a-z, 0-9 and `_`, first a letter, at most 63",
     ),
 ]
-UserName = Annotated[
-    str, Field(pattern=r"^[\w.@-]+$", title="letters, digits, `_`, `.`, `@` and `-`")
-]
-HeaderName = Annotated[
-    str,
-    Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$", title="letters, digits and `-`, first a letter"),
-]
-SitePath = Annotated[
-    str,
-    Field(
-        pattern=r"^/[A-Za-z0-9/_.-]*\*?$",
-        title="path that starts with `/`, perhaps with `*` at its end",
-    ),
-]
 
 # An image of a registry: host, path, and a tag or a digest.
 _IMAGE = r"[a-z0-9][a-z0-9._:-]*(/[a-z0-9._-]+)*(:[\w.-]{1,128})?(@sha256:[0-9a-f]{64})?"
@@ -96,22 +94,6 @@ def _image(value: str) -> str:
     return value
 
 
-def _address_range(value: str) -> str:
-    try:
-        return str(ip_network(value))
-    except ValueError:
-        raise ValueError(f"{value!r} is no address or network, like 203.0.113.0/24") from None
-
-
-AddressRange = Annotated[str, AfterValidator(_address_range), Field(title="address or network")]
-
-
-def _bcrypt(value: str) -> str:
-    if not re.fullmatch(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}", value):
-        raise ValueError("is no bcrypt hash; `caddy hash-password` on the server makes one")
-    return value
-
-
 def _header(value: str) -> str:
     # The Caddyfile has the value between backticks, and Caddy fills in {$VARIABLES} even there.
     if "`" in value or "{$" in value:
@@ -119,38 +101,10 @@ def _header(value: str) -> str:
     return one_line(value)
 
 
-def _guarded(value: str) -> str:
-    # Caddy removes these from the path of a request before it compares.
-    if "//" in value or {".", ".."} & set(value.removesuffix("*").split("/")):
-        raise ValueError(f"{value!r} is no path that a request could have: it would guard nothing")
-    return value
-
-
-class Guard(Model):
-    """A part of a site with restricted access."""
-
-    path: Annotated[SitePath, AfterValidator(_guarded)] = "/*"
-    """Path of the requests to guard; a `*` at its end stands for any rest."""
-    allow: tuple[AddressRange, ...] = ()
-    """Addresses and networks that may see it; all others get 403. Empty: every address may."""
-    users: dict[UserName, Annotated[str, AfterValidator(_bcrypt), Field(title="bcrypt hash")]] = {}
-    """User names and the bcrypt hashes of their passwords (`caddy hash-password`); empty: no
-    password is asked for."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not self.allow and not self.users:
-            raise ValueError(f"{self.path}: neither allow nor users: it guards nothing")
-        return self
-
-
 OF_COMPOSE = (
     *("service", "stateful", "shared", "profiles", "leave_out", "docker_socket", "services"),
 )
 """Fields that only a compose project has."""
-
-SLOT_PORTS = 64
-"""Loopback ports of each of the two slots of an application: as many as it may have replicas."""
 
 
 class Application(Model):
@@ -267,13 +221,17 @@ class Application(Model):
     container_port: int = Field(default=0, ge=0, le=65535)
     """Port on which the application listens in its container; 0: the one that the compose files
     or the image name, else 8000."""
-    health_path: Annotated[
-        str,
-        Field(
-            pattern=r"^/([A-Za-z0-9_.-][A-Za-z0-9/_.-]*)?$", title="path that starts with one `/`"
-        ),
-    ] = "/healthz"
+    protocol: Protocol = "http"
+    """What the application speaks: HTTP/1.1; `h2c`: HTTP/2 without TLS, as gRPC does; `https`: TLS,
+    whose certificate is not checked."""
+    health: Health = "http"
+    """When a replica is healthy: it answers a GET of `health_path`; `tcp`: it accepts connections;
+    `container`: the HEALTHCHECK of its image or service passes; or a command in the container
+    succeeds."""
+    health_path: HealthPath = "/healthz"
     """Path that answers a GET with 2xx, without a redirect, when a replica can serve."""
+    health_headers: HealthHeaders = {}
+    """Headers of that request, for example another `Host`."""
     smoke_path: Annotated[
         str,
         Field(pattern=r"^(/[A-Za-z0-9/_.-]*)?$", title="path that starts with `/`, or empty"),
@@ -311,6 +269,18 @@ class Application(Model):
     keep_releases: int = Field(default=5, ge=1, le=100)
     """Releases that `commands/rollback.py` can go back to."""
 
+    _public_ports: dict[str, int] = PrivateAttr(default_factory=dict)
+
+    @property
+    def public_ports(self) -> dict[str, int]:
+        """The first port of each public service, once the host has one for it."""
+        return self._public_ports
+
+    def with_ports(self, port: int, public: dict[str, int]) -> Self:
+        placed = self.model_copy(update={"port": port})
+        placed._public_ports = public
+        return placed
+
     def key(self, field: str) -> str:
         """How a message names a field of this application."""
         return f"apps.{self.name}.{field}"
@@ -336,12 +306,45 @@ class Application(Model):
     @property
     def room(self) -> int:
         """Replicas that Caddy looks for in each slot: scaling up to it needs no reload of Caddy."""
-        return 1 if self.stops_first else min(SLOT_PORTS, max(8, 2 * self.replicas))
+        return 1 if self.stops_first else _room(self.replicas)
+
+    @property
+    def public(self) -> dict[str, Public]:
+        """The public services beside the application's own, by name."""
+        return {name: one for name, one in self.services.items() if one.is_public}
+
+    @property
+    def page(self) -> str:
+        """Path that a release requests through Caddy."""
+        return self.smoke_path or (self.health_path if self.health == "http" else "/")
+
+    @property
+    def containers(self) -> int:
+        """How many replicas it has, with those of its other public services."""
+        return self.replicas + sum(one.containers for one in self.public.values())
+
+    @property
+    def needs_routes(self) -> bool:
+        """Whether each release has to write how Caddy reaches it."""
+        return bool(self.public) or self.protocol != "http" or self.health != "http"
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """The first port of the application and of each public service that has one yet."""
+        return ({self.name: self.port} if self.port else {}) | {
+            f"{self.name}/{service}": first for service, first in self.public_ports.items()
+        }
 
     @property
     def ports(self) -> list[int]:
         """All ports that Caddy tries; it sends requests to those where a replica answers."""
-        return [first + number for first in self.slots.values() for number in range(self.room)]
+        rooms = {f"{self.name}/{name}": _room(one.containers) for name, one in self.public.items()}
+        return [
+            first + slot + number
+            for block, first in self.blocks.items()
+            for slot in (0, SLOT_PORTS)
+            for number in range(rooms.get(block, self.room))
+        ]
 
     @property
     def reserved_ports(self) -> range:
@@ -436,6 +439,12 @@ class Application(Model):
         return self
 
     @model_validator(mode="after")
+    def _check_services(self) -> Self:
+        for line in mistakes(self, self.services):
+            raise ValueError(line)
+        return self
+
+    @model_validator(mode="after")
     def _check_lists(self) -> Self:
         for derived in (values.DATABASE_URL, *self.database_urls.values()):
             if derived in self.secrets:
@@ -491,3 +500,7 @@ class Application(Model):
         if self.snippet and not is_file(here(self.snippet)):
             raise ValueError(f"snippet: cannot read {self.snippet!r}")
         return self
+
+
+def _room(replicas: int) -> int:
+    return min(SLOT_PORTS, max(8, 2 * replicas))

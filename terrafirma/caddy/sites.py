@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from ssl import PROTOCOL_TLS_CLIENT, SSLContext, SSLError
@@ -11,10 +11,12 @@ from weakref import WeakSet
 
 from pyinfra.api import DeployError, Host
 
-from terrafirma.app.settings import Application, Guard
+from terrafirma.app.public import matched
+from terrafirma.app.settings import Application
 from terrafirma.caddy.facts import Names, NamesState
 from terrafirma.caddy.settings import Caddy
 from terrafirma.fields import is_public
+from terrafirma.paths import CADDY_UPSTREAMS
 from terrafirma.settings import ROOT
 
 # Caddy of the oldest distribution: the version to assume while Caddy is not installed.
@@ -44,6 +46,94 @@ def names(apps: tuple[Application, ...]) -> Iterator[str]:
     for app in apps:
         yield app.domain
         yield from app.redirects
+        yield from further_domains(app)
+
+
+def further_domains(app: Application) -> list[str]:
+    """The domains of its public services, without its own."""
+    domains = dict.fromkeys(one.domain for one in app.public.values())
+    return [name for name in domains if name and name != app.domain]
+
+
+def sites(
+    host: Host, apps: tuple[Application, ...], settings: Caddy, routed: Collection[str]
+) -> list[dict[str, Any]]:
+    """
+    The data of all sites for the template.
+
+    + routed: names of the applications whose releases write how Caddy reaches them
+    """
+    found = []
+    for app in apps:
+        main = site(host, app, settings)
+        if app.name not in routed:
+            found.append(main)
+            continue
+        found.append(main | {"routes": routes(app), "shared": True})
+        found += [
+            main
+            | {
+                "domain": domain,
+                "public": by_acme(domain, settings),
+                "redirects": [],
+                "guards": list(_guards(app, domain)),
+                "static": [],
+                "snippet": None,
+                "routes": routes(app, domain),
+            }
+            for domain in further_domains(app)
+        ]
+    return found
+
+
+def routes(app: Application, domain: str = "") -> dict[str, str]:
+    """
+    For each slot, the file in which its release writes the routes of a domain, as Caddy imports it.
+
+    The names are those of files/terrafirma_host/routes.py; with `*` the file may be missing.
+    """
+    return {
+        slot: f"upstreams/{app.name}.{slot}@{domain}@*routes"
+        if domain
+        else f"upstreams/{app.name}.{slot}.*routes"
+        for slot in app.slots
+    }
+
+
+def first_routes(app: Application) -> Iterator[tuple[str, str]]:
+    """
+    The name and the content of the routes for each slot, until a release has written its own.
+
+    They lead to the release that serves, which has written only its health check so far.
+    """
+    for slot in app.slots:
+        to = " ".join(_replicas(app, slot))
+        yield (
+            f"{app.name}.{slot}.routes",
+            "# Managed by Terrafirma: until a release has written its own\n"
+            f"reverse_proxy {{\n\tto {to}\n\timport terrafirma_proxy_{app.name}\n"
+            f"\timport {CADDY_UPSTREAMS}/{app.name}.{slot}.*caddy\n"
+            f"\ttransport http {{\n\t\timport terrafirma_transport_{app.name}\n\t}}\n}}\n",
+        )
+
+
+def _replicas(app: Application, slot: str) -> list[str]:
+    # More ports than replicas, so that scaling needs no reload. An unused port costs a refused
+    # connection.
+    return [f"127.0.0.1:{app.slots[slot] + number}" for number in range(app.room)]
+
+
+def _guards(app: Application, domain: str) -> Iterator[dict[str, Any]]:
+    """The guards of a domain: the application's own, and those of its public services."""
+    own = app.guards if domain == app.domain else ()
+    of_services = (
+        guard
+        for one in app.public.values()
+        if (one.domain or app.domain) == domain
+        for guard in one.guards_of()
+    )
+    for guard in (*own, *of_services):
+        yield {"paths": matched(guard.path), "allow": guard.allow, "users": guard.users}
 
 
 def site(host: Host, app: Application, settings: Caddy) -> dict[str, Any]:
@@ -65,10 +155,7 @@ def site(host: Host, app: Application, settings: Caddy) -> dict[str, Any]:
         "timeout_seconds": app.timeout_seconds,
         "drain_seconds": app.drain_seconds,
         "stops_first": app.stops_first,
-        "guards": [
-            {"paths": guarded(guard), "allow": guard.allow, "users": guard.users}
-            for guard in app.guards
-        ],
+        "guards": list(_guards(app, app.domain)),
         "static": [
             {
                 # With /assets/* the file's path in the directory begins after /assets; for a path
@@ -80,12 +167,9 @@ def site(host: Host, app: Application, settings: Caddy) -> dict[str, Any]:
             for path, directory in app.static.items()
         ],
         "snippet": lines(host, app.key("snippet"), app.snippet),
-        # More ports than replicas, so that scaling needs no reload. An unused port costs a refused
-        # connection.
-        **{
-            slot: [f"127.0.0.1:{first + number}" for number in range(app.room)]
-            for slot, first in app.slots.items()
-        },
+        **{slot: _replicas(app, slot) for slot in app.slots},
+        "routes": None,
+        "shared": False,
     }
 
 
@@ -168,16 +252,6 @@ def _default_headers(app: Application) -> Iterator[str]:
 def _set_headers(headers: Mapping[str, str]) -> Iterator[str]:
     for name, value in headers.items():
         yield f"{name} {quoted(value)}" if value else f"-{name}"
-
-
-def guarded(guard: Guard) -> list[str]:
-    """The paths of a guard for Caddy, which does not match /admin by /admin/*, nor by /admin/."""
-    bare = guard.path.removesuffix("/*").rstrip("/")
-    if not bare:
-        return [guard.path]
-    if guard.path.endswith("*"):
-        return [guard.path] if bare == guard.path else [bare, guard.path]
-    return [bare, f"{bare}/"]
 
 
 def warn_of_names(host: Host, apps: tuple[Application, ...], settings: Caddy) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pyinfra.api import FactBase, StringCommand
 
-from terrafirma.app.facts import KeptPorts
+from terrafirma.app.facts import Kept
 from terrafirma.docker.facts import DockerAddresses
 from terrafirma.host.facts import Machine
 from tests.unit.settings import KEY
@@ -47,7 +47,7 @@ DOCKER0 = command(DockerAddresses)
 def kept(**ports: int) -> Answers:
     """The answer of a host that has applications with these ports."""
     lines = [f'/etc/terrafirma/apps/{name}.json:    "blue": {ports[name]},' for name in ports]
-    return {command(KeptPorts): lines}
+    return {command(Kept): lines}
 
 
 def machine(kind: dict[str, str] = DEBIAN_13, *more: str, **but: str) -> Answers:

@@ -47,6 +47,8 @@ SITE = {
     "snippet": None,
     "blue": ["127.0.0.1:8000", "127.0.0.1:8001"],
     "green": ["127.0.0.1:8064", "127.0.0.1:8065"],
+    "routes": None,
+    "shared": False,
 }
 # `make venv` installs Caddy; otherwise use the system's.
 CADDY_PATH = f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"

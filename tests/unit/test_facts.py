@@ -12,7 +12,7 @@ import pytest
 from pyinfra.api import FactBase, FactProcessError
 
 import terrafirma
-from terrafirma.app.facts import AppSecrets, DatabaseUrl, KeptPorts, ReleaseStatus
+from terrafirma.app.facts import AppSecrets, DatabaseUrl, Kept, ReleaseStatus
 from terrafirma.apt.facts import OfferedPackages
 from terrafirma.apt.upgrade_facts import Packages
 from terrafirma.borg.facts import Archives, FirstArchive
@@ -94,7 +94,7 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     InstalledPackages: [{}],
     OfferedPackages: [{}],
     Packages: [{"names": []}, {"names": ["caddy", "libpq5"]}, {"names": HOSTILE}],
-    KeptPorts: [{}],
+    Kept: [{}],
     Roles: [{"version": 17}],
     Server: [{"version": 17}],
     PostgresStatus: [{"version": 15}, {"version": 17}],
@@ -199,7 +199,7 @@ def test_arguments_are_never_executed(
                 "left": False,
             },
         ),
-        (KeptPorts, {}),
+        (Kept, {"ports": {}, "routed": []}),
         (PathStates, {}),
         (
             ReleaseStatus,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pyinfra.api import Config, DeployError, Inventory, State
 
-from terrafirma.app.facts import KeptPorts
+from terrafirma.app.facts import Kept, KeptState
 from terrafirma.arguments import ARGUMENTS, Drop, Rollback, Rotate, Upgrade
 from terrafirma.server import SECTIONS, Server
 from terrafirma.settings import Model
@@ -98,15 +98,15 @@ def test_a_refusal_names_the_host(data: dict[str, Any], message: str) -> None:
         assert "\n" not in str(error.value)
 
 
-def asked(kept: dict[str, int], **data: Any) -> tuple[Any, list[type]]:
+def asked(ports: dict[str, int], **data: Any) -> tuple[Any, list[type]]:
     """A host with these ports, and the facts that it was asked for."""
     host: Any
     (host,) = inventory(("db1", data))
     facts: list[type] = []
 
-    def get_fact(fact: type) -> dict[str, int]:
+    def get_fact(fact: type) -> KeptState:
         facts.append(fact)
-        return kept
+        return KeptState(ports=ports, routed=[])
 
     # app/test_facts.py tests the fact itself.
     host.get_fact = get_fact
@@ -118,8 +118,8 @@ def test_applications_have_the_ports_that_the_host_knew_when_the_run_began() -> 
     kept = {"api": 9000}
     host, facts = asked(kept)
     assert [app.port for app in placed(host).apps] == [9000]
-    assert facts == [KeptPorts]
-    host.get_fact = lambda fact: {"api": 8000}
+    assert facts == [Kept]
+    host.get_fact = lambda fact: KeptState(ports={"api": 8000}, routed=[])
     assert [app.port for app in placed(host).apps] == [9000]
 
 

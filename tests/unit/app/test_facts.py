@@ -9,7 +9,7 @@ import pytest
 from pyinfra.api import FactProcessError
 
 from terrafirma.app.description import description
-from terrafirma.app.facts import AppSecrets, DatabaseUrl, KeptPorts, ReleaseStatus
+from terrafirma.app.facts import AppSecrets, DatabaseUrl, Kept, KeptState, ReleaseStatus
 from terrafirma.paths import APPLICATIONS, HOST_PROGRAM
 from tests.unit.facts import shell, text
 from tests.unit.programs import Program
@@ -160,9 +160,13 @@ def test_an_unknown_answer_about_secrets_is_not_repeated(line: str) -> None:
 # --- ports of applications ------------------------------------------------------------------------
 
 
+def kept(directory: Path) -> KeptState:
+    command = text(Kept).replace(APPLICATIONS, str(directory))
+    return Kept().process(shell(command))
+
+
 def kept_ports(directory: Path) -> Mapping[str, int]:
-    command = text(KeptPorts).replace(APPLICATIONS, str(directory))
-    return KeptPorts().process(shell(command))
+    return kept(directory)["ports"]
 
 
 def test_a_host_knows_the_ports_of_its_applications(tmp_path: Path) -> None:
@@ -180,9 +184,31 @@ def test_a_host_knows_the_ports_of_its_applications(tmp_path: Path) -> None:
     assert kept_ports(tmp_path) == {"web-2": 9000}
 
 
+def test_a_host_knows_the_ports_of_public_services(tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text("services: {}\n")
+    services = {
+        "blue": {"path": "/blue/*", "port": 3000},
+        "admin.v2": {"domain": "admin.acme.com", "port": 80, "health_headers": {"Blue": "8"}},
+        "worker": {"replicas": 2},
+    }
+    project = {"source": str(tmp_path), "compose": ["compose.yaml"], "service": "web"}
+    entries = {"api": API | project | {"services": services}, "web-2": entry()}
+    placed = server(apps=entries).with_ports({"web-2": 9000, "api/blue": 9128})
+    for app in placed.apps:
+        (tmp_path / f"{app.name}.json").write_text(description(app, placed.users))
+    assert kept(tmp_path) == {
+        "ports": {"api": 8000, "api/admin.v2": 8128, "api/blue": 9128, "web-2": 9000},
+        "routed": ["api"],
+    }
+    # It stays so when the settings no longer need it.
+    app = placed.apps[1]
+    (tmp_path / "web-2.json").write_text(description(app, placed.users, routed=True))
+    assert kept(tmp_path)["routed"] == ["api", "web-2"]
+
+
 @pytest.mark.parametrize(
     "line", ["grep: /etc/terrafirma/apps: Is a directory", '/x/api.json:    "blue": ,', "8000"]
 )
 def test_an_unknown_answer_about_ports_fails(line: str) -> None:
     with pytest.raises(FactProcessError, match="no ports of applications"):
-        KeptPorts().process([line])
+        Kept().process([line])

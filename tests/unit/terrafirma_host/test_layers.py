@@ -107,6 +107,37 @@ def shop(app: Application = SHOP, **but: Any) -> dict[str, Any]:
     return layer(app, PROJECT, **but)
 
 
+def test_each_public_service_has_its_ports() -> None:
+    project: dict[str, Any] = {
+        "source": "examples/compose", "compose": ["compose.yaml"], "service": "web",
+        "services": {"api": {"path": "/api/*", "port": 3000, "replicas": 1}, "Mail": {
+            "domain": "mail.acme.com"}},
+    }  # fmt: skip
+    app = described(**project)
+    services = {
+        "web": {"ports": [{"target": 8000}]}, "worker": {},
+        "api": {"restart": "no", "scale": 4}, "Mail": {"ports": [{"target": 8025}]},
+    }  # fmt: skip
+    there = {"services": services}
+    found = layer(app, there)["services"]
+    ports = {name: getattr(one["ports"], "value", None) for name, one in found.items()}
+    assert ports == {
+        "web": ["127.0.0.1:8000-8003:8000"], "worker": [],
+        "Mail": ["127.0.0.1:8256-8257:8025"], "api": ["127.0.0.1:8128:3000"],
+    }  # fmt: skip
+    assert found["api"]["deploy"]["replicas"] == 1
+    assert found["api"]["scale"] == RESET
+    # It serves, so it does not end.
+    assert found["api"]["restart"] == "unless-stopped"
+    assert layers.lasting(app, there) == ["Mail", "Mail", "api", *["web"] * 4, "worker"]
+    # Another number of replicas is no other release.
+    fewer = replace(app, public={
+        name: replace(one, replicas=5, slots={"blue": 1, "green": 2})
+        for name, one in app.public.items()
+    })  # fmt: skip
+    assert layer(app, there, slot="", replicas=0) == layer(fewer, there, slot="", replicas=0)
+
+
 # --- the project of an application without compose files ------------------------------------------
 
 

@@ -201,7 +201,7 @@ def test_the_application_must_answer_through_caddy(
         proxy.maintenance(app).touch()
     monkeypatch.setattr(proxy, "runs", lambda: True)
     monkeypatch.setattr(promises, "certificate", lambda name: "")
-    monkeypatch.setattr(proxy, "_ask", lambda domain, path: status)
+    monkeypatch.setattr(proxy, "ask", lambda front: status)
     assert broken() == ([f"https://{app.domain}/200 answers {status}"] if wrong else [])
 
 
