@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import time
 import zlib
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
+from terrafirma_host import http2
 from terrafirma_host.shell import plain
 from terrafirma_host.spec import Application
 
@@ -128,7 +130,10 @@ def ask(app: Application, port: int) -> Answer:
     began = time.monotonic()
     limit = min(TIMEOUT, app.timeout_seconds)
     try:
-        with socket.create_connection(("127.0.0.1", port), min(CONNECT, limit)) as connection:
+        with _connected(app, port, limit) as connection:
+            if app.protocol == "h2c":
+                status = http2.get(connection, app.health_path, headers(app), began + limit)
+                return Answer(port, status, seconds=time.monotonic() - began)
             connection.sendall(request.encode())
             status, fields, body = _head(connection, began + limit)
             seconds = time.monotonic() - began
@@ -137,8 +142,10 @@ def ask(app: Application, port: int) -> Answer:
             location = fields.get("location", [""])[0]
             said = _first_words(_decoded(fields, body))
             return Answer(port, status, location, said, seconds=seconds)
-    except _NoHttp as strange:
+    except (_NoHttp, http2.NoHttp2) as strange:
         error = str(strange)
+    except ssl.SSLError as trouble:
+        error = f"it speaks no TLS there ({trouble.reason or trouble}): set protocol to http"
     except TimeoutError:
         error = f"no answer within {limit} s"
     except ConnectionError:
@@ -146,6 +153,22 @@ def ask(app: Application, port: int) -> Answer:
     except OSError as trouble:
         error = str(trouble)
     return Answer(port, error=error, seconds=time.monotonic() - began)
+
+
+def _connected(app: Application, port: int, limit: float) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), min(CONNECT, limit))
+    if app.protocol != "https":
+        return connection
+    # As for Caddy: on loopback a certificate proves nothing.
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        connection.settimeout(limit)
+        return context.wrap_socket(connection, server_hostname=app.domain)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def ask_all(app: Application, ports: Iterable[int]) -> list[Answer]:
@@ -229,9 +252,11 @@ def _parse(head: bytes) -> tuple[int, Fields]:
 def _speaks(received: bytes) -> str:
     """Which protocol these first bytes are of, as a message."""
     if received[:2] in (b"\x15\x03", b"\x16\x03"):
-        return "it speaks TLS there: let it speak plain HTTP, Caddy has the certificate"
+        return ("it speaks TLS there: let it speak plain HTTP, Caddy has the certificate; or set "
+                "protocol to https")  # fmt: skip
     if received[3:5] == b"\x04\x00" and received[5:9] == b"\x00" * 4:
-        return "it speaks HTTP/2 alone there (gRPC?): let it speak HTTP/1.1 as well"
+        return ("it speaks HTTP/2 alone there (gRPC?): let it speak HTTP/1.1 as well; or set "
+                "protocol to h2c")  # fmt: skip
     return f"it speaks no HTTP there: {_quote(received)}"
 
 
@@ -324,6 +349,8 @@ def words(app: Application, answer: Answer, pid: int = 0) -> str:
             return f"{what}: set health_path to a path that needs no login"
         case 404 | 410:
             return f"{what}: set health_path to a path that it has"
+        case 405 | 415 | 501 if app.protocol == "h2c":
+            return f"{what}: for a gRPC server set health to 'tcp', 'container' or a command"
         case 405 | 501:
             return f"{what}: its health path has to answer GET"
         case 429:

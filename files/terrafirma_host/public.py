@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,14 +25,14 @@ class Public:
     health: str | tuple[str, ...]
     health_path: str
     health_headers: Mapping[str, str]
-    smoke_path: str  # answers 2xx or 3xx through Caddy; or ""
-    any_path: str  # answers through Caddy, with whatever status; or ""
     guarded: bool
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self:
         lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
-        return cls(**{**data, **lists})
+        # Other versions of this program may have written further fields.
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in {**data, **lists}.items() if name in known})
 
     @property
     def rank(self) -> tuple[int, bool]:
@@ -41,5 +42,18 @@ class Public:
 
     def as_fields(self) -> dict[str, Any]:
         """The fields that an application has, too."""
-        ours = {"paths", "prefix"}
-        return {name: value for name, value in asdict(self).items() if name not in ours}
+        page, good = self.page
+        pages = {"smoke_path": page if good else "", "any_path": "" if good else page}
+        found: dict[str, Any] = asdict(self) | pages
+        return {name: value for name, value in found.items() if name not in ("paths", "prefix")}
+
+    @property
+    def page(self) -> tuple[str, bool]:
+        """Path to request through Caddy, and whether its answer has to be good."""
+        known = self.health == "http"
+        if self.prefix:
+            return self.prefix + (self.health_path if known else "/"), known
+        asked = self.health_path.lower()
+        if known and (not self.paths or any(fnmatchcase(asked, one.lower()) for one in self.paths)):
+            return self.health_path, True
+        return (self.paths[0].rstrip("*") if self.paths else "/"), False

@@ -74,6 +74,8 @@ def as_asked(app: Application, text: str) -> Application | None:
     Domains and paths of a public service are those of now: they need no other container.
     """
     line = next((one for one in text.splitlines() if one.startswith(ASKED)), "")
+    if not line:
+        return None
     try:
         said = json.loads(line.removeprefix(ASKED))
         public = {name: Public.of(one) for name, one in said.pop("public").items()}
@@ -81,7 +83,8 @@ def as_asked(app: Application, text: str) -> Application | None:
             said["health"] = tuple(said["health"])
         asked = replace(app, **said, public=public)
     except (ValueError, TypeError, KeyError, AttributeError):
-        return None
+        # Of another version of this program: what is described now is the best guess.
+        return app
     for name, now in app.public.items():
         if name in public:
             public[name] = replace(

@@ -122,7 +122,6 @@ def _reads_further(top: yaml.Node | None) -> str:
 
 def _public(app: Application, name: str, one: Public) -> dict[str, Any]:
     """A public service: the fields of Public in files/terrafirma_host/public.py."""
-    page, good = one.page
     own = app.guards if (one.domain or app.domain) == app.domain else ()
     first = app.public_ports.get(name, 0)
     return one.model_dump(include={"protocol", "health", "health_path", "health_headers"}) | {
@@ -132,9 +131,7 @@ def _public(app: Application, name: str, one: Public) -> dict[str, Any]:
         "container_port": one.port,
         "replicas": one.containers,
         "slots": {"blue": first, "green": first + SLOT_PORTS},
-        "smoke_path": page if good else "",
-        "any_path": "" if good else page,
-        "guarded": _is_guarded((*own, *one.guards_of()), page),
+        "guarded": _is_guarded((*own, *one.guards_of()), one.page[0]),
     }
 
 

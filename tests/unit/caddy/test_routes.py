@@ -152,6 +152,8 @@ def test_protocols(caddy: Front, tls: ssl.SSLContext) -> None:
     tls.sni_callback = lambda _, name, __: names.append(name)
     services = {
         "grpc": {"domain": "grpc.acme.com", "port": 50051, "protocol": "h2c", "health": "tcp"},
+        # Caddy checks its health over HTTP/2.
+        "h2c": {"domain": "h2c.acme.com", "port": 80, "protocol": "h2c", "replicas": 1},
         "tls": {"domain": "tls.acme.com", "port": 443, "protocol": "https"},
     }
     app = caddy.application(services=services)
@@ -160,7 +162,9 @@ def test_protocols(caddy: Front, tls: ssl.SSLContext) -> None:
     caddy.replicas(app, "blue", tls=tls)
     caddy.start()
     time.sleep(1.2)
-    assert caddy.who("/", "grpc.acme.com") == "grpc in blue"
+    for _ in range(9):
+        assert caddy.who("/", "grpc.acme.com") == "grpc in blue"
+        assert caddy.who("/", "h2c.acme.com") == "h2c in blue"
     status, said = caddy.ask("/", "tls.acme.com")
     assert (status, said["who"], said["headers"]["Host"]) == (200, "tls in blue", "tls.acme.com")
     assert {*names} == {"tls.acme.com"}

@@ -280,7 +280,10 @@ def _visit(port: int) -> bool:
 
 def application(**but: Any) -> Any:
     """The fields of an application that a health check needs."""
-    data = {"domain": DOMAIN, "health_path": "/healthz", "container_port": 8000}
+    data = {
+        "domain": DOMAIN, "health_path": "/healthz", "container_port": 8000, "protocol": "http",
+        "health": "http", "health_headers": {},
+    }  # fmt: skip
     return SimpleNamespace(**{**data, "timeout_seconds": 60, **but})
 
 

@@ -279,13 +279,13 @@ WORDS: dict[str, tuple[bytes, str, bool]] = {
     "TLS": (
         b"\x15\x03\x01\x00\x02\x02\x16",
         "on port 8000, asked for /healthz: it speaks TLS there: let it speak plain HTTP, Caddy has "
-        "the certificate",
+        "the certificate; or set protocol to https",
         False,
     ),
     "gRPC": (
         b"\x00\x00\x00\x04\x00\x00\x00\x00\x00",
         "on port 8000, asked for /healthz: it speaks HTTP/2 alone there (gRPC?): let it speak "
-        "HTTP/1.1 as well",
+        "HTTP/1.1 as well; or set protocol to h2c",
         False,
     ),
     "another protocol": (

@@ -10,6 +10,7 @@ from terrafirma_host import proxy, routes
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application, Serving
 
+from tests.unit.settings import application
 from tests.unit.terrafirma_host.applications import described
 
 SERVICES: dict[str, Any] = {
@@ -40,6 +41,22 @@ def test_an_application_is_seen_from_each_of_its_services() -> None:
     assert len({*app.all_ports("blue"), *app.all_ports("green")}) == 22
 
 
+def test_the_page_is_the_same_on_the_host() -> None:
+    for service in (
+        {"path": "/api/*", "strip": True},
+        {"path": "/api/*", "strip": True, "health": "tcp"},
+        {"path": "/API/*", "health_path": "/api/up"},
+        {"path": "/api/*"},
+        {"path": "/api*", "health": ["true"]},
+        {"domain": "a.acme.com"},
+        {"domain": "a.acme.com", "health": "container"},
+    ):
+        _, front = shop(services={"api": service}).fronts
+        fields: dict[str, Any] = PROJECT | {"services": {"api": service}}
+        asked = application(**fields).public["api"].page
+        assert (front.page, front.page_is_good) == asked
+
+
 def test_serving_knows_the_ports_of_all(app: Application) -> None:
     """Without further services the record is as earlier versions of the program know it."""
     both = shop()
@@ -66,8 +83,12 @@ def test_what_a_slot_was_asked_is_in_its_file() -> None:
     assert asked.public["api"].paths == ("/v1", "/v1/*")
     assert asked.public["api"].health_path == "/healthz"
     assert [*asked.public] == [*app.public]
-    for nonsense in ("", f"{routes.ASKED}{{}}", f"{routes.ASKED}[]", f"{routes.ASKED}nonsense"):
-        assert routes.as_asked(app, nonsense) is None
+    assert asked.fronts[2].page == "/v1/healthz"
+    assert routes.as_asked(app, "reverse_proxy {\n}\n") is None
+    for nonsense in (f"{routes.ASKED}{{}}", f"{routes.ASKED}[]", f"{routes.ASKED}nonsense"):
+        assert routes.as_asked(app, nonsense) is app
+    further = text.replace('"guarded"', '"of_another_version": 1, "guarded"')
+    assert routes.as_asked(app, further) == app
 
 
 def test_a_slot_has_a_file_for_each_domain() -> None:
