@@ -133,8 +133,8 @@ class Compose:
         own = values.secret_variables(app.env, self.secrets, every=app.secrets_env)
         self.variables = app.further_variables() if app.env_file else {}
         self.hidden = self.variables | own
-        conceal([*self.secrets.values(), *own.values(), *values.confidential(self.variables)])
-        conceal([*self._of_services().values()])
+        # Not all that refers to a secret: messages need the host of a database.
+        conceal([*self.secrets.values(), *values.confidential(self.variables)])
         self._files: list[str] = []
         # Lines for the output of a release, about keys of the files that have no effect.
         self.notes: list[str] = []
@@ -241,7 +241,6 @@ class Compose:
             lines = shape.absent_networks(project, self._absent(project))
             decided = shape.decide(self.app, project)
             self.app = decided.app
-            conceal([*self._of_services().values()])
             yield from (partial(shape.refuse, line) for line in decided.refusals)
             files = self.look(read)
             yield from (partial(rule, files) for rule in references.RULES)

@@ -20,7 +20,7 @@ def wanted(app: Application) -> list[str]:
     derived = [name.upper() for name in (*app.secrets, *app.database_urls.values())]
     set_here = {*app.env, *given(app), *(derived if app.secrets_env else [])}
     texts = (_read(app, name) for name in (*app.compose, app.dockerfile or "Dockerfile"))
-    names = unset(examples(app.source_directory), set_here, texts)
+    names = sorted(unset(examples(app.source_directory), set_here, texts))
     if not names:
         return []
     listed = ", ".join(names[:SHOWN])
