@@ -39,7 +39,7 @@ apt_packages = ["ca-certificates", "curl", "gnupg", "lsb-release", "python3", "v
 
 # --- users: who may log in ------------------------------------------------------------------------
 
-# The accounts of the host: `prod` owns the applications, `ingres` deploys, `dev` looks around.
+# The accounts of the host: applications may run as `prod`, `ingres` deploys, `dev` looks around.
 users_accounts = [
     {"name": "prod"},
     {"name": "ingres", "sudo": ["ALL"]},

@@ -131,6 +131,25 @@ def test_a_volume_with_files_stays_as_it_is(
     assert not [words for words in told if words[0] == "own"]
 
 
+def test_a_volume_that_is_made_is_noted_as_new(
+    host: Path, app: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is made: a release that is killed leaves the note to the next one."""
+    made = []
+
+    def run(*words: str, **_: Any) -> str:
+        made.append((words, (app.directory / engine.FILLING).read_text()))
+        return ""
+
+    monkeypatch.setattr(engine, "inspect", lambda *_: [])
+    monkeypatch.setattr(engine, "run", run)
+    project = {"name": "api", "volumes": {"data": {"name": "api_data"}}}
+    engine.make_volumes(replace(app, volumes={"data": "/data"}), project)
+    ((words, noted),) = made
+    assert words[-1] == "api_data"
+    assert noted == "api_data\n"
+
+
 def test_a_link_in_a_volume_is_not_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
