@@ -142,9 +142,10 @@ def _assigned(file: Path) -> dict[str, str]:
     except OSError:
         return {}
     pairs = re.findall(r"(?m)^\s*(?:export\s+)?([A-Za-z_]\w*)\s*=(.*)$", text)
-    return {
-        name: re.sub(r"\s+#.*$", "", value).strip().strip("\"'") for name, value in reversed(pairs)
-    }
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        found.setdefault(name, re.sub(r"\s+#.*$", "", value).strip().strip("\"'"))
+    return found
 
 
 def _env_file(data: Mapping[str, Any], wanted: Sequence[str]) -> str:
