@@ -420,7 +420,7 @@ def _logs(app: Application, arguments: argparse.Namespace) -> NoReturn:
 def _container(app: Application, words: Sequence[str]) -> NoReturn:
     serving, current = serving_release(app)
     app = with_code_of(app, current)
-    compose = Compose(app)
+    compose = Compose(app).decided()
     layer = str(compose.work / f"{serving.slot}.yaml")
     terminal = [] if sys.stdin.isatty() else ["--no-TTY"]
     # Replace the entry point, as `docker exec` does: the image's own may be the server.

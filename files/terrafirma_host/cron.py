@@ -261,7 +261,7 @@ def _run(app: Application, job: Job) -> tuple[int, bool]:
     """The exit code of the job's container, and whether it took too long."""
     serving, release = serving_release(app)
     app = with_code_of(app, release)
-    compose = Compose(app)
+    compose = Compose(app).decided()
     # A run that was killed with its unit has left it.
     succeeds("docker", "rm", "--force", job.container)
     program, *rest = job.command

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from terrafirma_host import (
     directories,
@@ -32,6 +32,9 @@ from terrafirma_host import (
 )
 from terrafirma_host.shell import Failed, conceal, ends, last, run, say, succeeds, write
 from terrafirma_host.spec import RUNTIME, Application, Release
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Seconds that the engine may take for a quick command, and for one that fetches or builds.
 PROMPT = 120
@@ -200,6 +203,12 @@ class Compose:
             for name, text in values.hidden(own.get("env") or {}).items()
         }
 
+    def decided(self) -> Self:
+        """Itself, with the values of variables that follow from the files."""
+        if self.app.database_replaces:
+            self.project()
+        return self
+
     def project(self) -> layers.Project:
         """The merged compose files; raises Failed, in one line, where they cannot be run."""
         read = self.read()
@@ -242,7 +251,7 @@ class Compose:
             decided = shape.decide(self.app, project)
             self.app = decided.app
             yield from (partial(shape.refuse, line) for line in decided.refusals)
-            files = self.look(read)
+            files = self.look(read._replace(raw=_without(read.raw, decided.rewritten)))
             yield from (partial(rule, files) for rule in references.RULES)
             self.notes = [*lines, *decided.lines, *files.notes]
         app = self.app
@@ -353,6 +362,21 @@ class Compose:
         command = [*self.command(project, layer), *words]
         terminal = {"TERM": os.environ.get("TERM", "dumb")}
         os.execve(shutil.which("docker") or "docker", command, self.environment() | terminal)
+
+
+def _without(raw: references.Raw, rewritten: Mapping[str, Sequence[str]]) -> references.Raw:
+    """The files as they are written, without variables that have other values here."""
+    services = {**(raw.get("services") or {})}
+    for name, variables in rewritten.items():
+        service = services.get(name) or {}
+        env = service.get("environment") or {}
+        kept: object = (
+            {key: value for key, value in env.items() if key not in variables}
+            if isinstance(env, Mapping)
+            else [one for one in env if one.partition("=")[0] not in variables]
+        )
+        services[name] = {**service, "environment": kept}
+    return {**raw, "services": services} if raw else raw
 
 
 @dataclass(frozen=True)

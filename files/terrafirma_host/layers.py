@@ -30,6 +30,8 @@ OLDER = {"mem_limit": "memory", "cpus": "cpus", "pids_limit": "pids"}
 HOME = "/tmp"
 """The home of the id of an account, which no image knows: Docker would take `/`."""
 
+HOSTS = "x-terrafirma-hosts"
+"""Key of a project with further names that lead to the host."""
 SHAPE = "x-terrafirma"
 """Key of a project with the lines of our layer by which shape.py changes single services."""
 
@@ -370,7 +372,7 @@ def _common(
         "labels": _text(labels),
         **_restart(app, project, name),
         # PostgreSQL listens on docker0's address, to which this name resolves in every network.
-        "extra_hosts": _hosts(service),
+        "extra_hosts": _hosts(service, project.get(HOSTS) or []),
         "security_opt": _security(service),
         "stop_grace_period": _text(f"{_own(app, name, 'stop_seconds', app.stop_seconds)}s"),
         "stop_signal": _text(signal) if signal else None,
@@ -392,14 +394,15 @@ def _restart(app: Application, project: Project, name: str) -> dict[str, str | N
     return {"restart": ours, "deploy": f'{{"restart_policy": {GONE}}}' if theirs else None}
 
 
-def _hosts(service: Mapping[str, Any]) -> str | None:
-    ours = "host.docker.internal:host-gateway"
+def _hosts(service: Mapping[str, Any], further: Collection[str]) -> str | None:
+    ours = [f"{name}:host-gateway" for name in ("host.docker.internal", *further)]
     if str(service.get("network_mode", "")).startswith(("service:", "container:")):
         # It has the hosts of the container that it joins.
         return None
     theirs = service.get("extra_hosts") or []
-    kept = [one for one in theirs if not re.match(r"host\.docker\.internal[=:]", one)]
-    return f"{'!override ' * (kept != theirs)}{_text([*(kept if kept != theirs else []), ours])}"
+    names = ("host.docker.internal", *further)
+    kept = [one for one in theirs if re.split("[=:]", one)[0] not in names]
+    return f"{'!override ' * (kept != theirs)}{_text([*(kept if kept != theirs else []), *ours])}"
 
 
 def _security(service: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from terrafirma_host import bundled, directories, kinds, layers, mounts, stores
+from terrafirma_host import bundled, directories, kinds, layers, mounts, replaced, stores
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
 
@@ -25,6 +25,7 @@ class Decided:
     app: Application  # with the services that are stateful by themselves
     lines: list[str]  # differences from `docker compose up`
     refusals: list[str]  # one line each
+    rewritten: dict[str, list[str]]  # service → variables with other values than in the files
 
 
 def decide(app: Application, project: dict[str, Any]) -> Decided:
@@ -39,6 +40,13 @@ def decide(app: Application, project: dict[str, Any]) -> Decided:
     found = dict(_stateful(app, project))
     app = replace(app, stateful=(*app.stateful, *found))
     lines += found.values()
+    rewritten: dict[str, list[str]] = {}
+    if app.database_replaces:
+        refusals += replaced.refusals(app, project)
+        instead = replaced.replaced(app, project, used)
+        app, rewritten = instead.app, instead.rewritten
+        project[layers.HOSTS] = instead.names
+        lines += instead.lines
     for name in used:
         refusals += _network_mode(app, name, project["services"][name])
         refusals += _volumes_from(app, project, name)
@@ -48,7 +56,7 @@ def decide(app: Application, project: dict[str, Any]) -> Decided:
     if untold := sorted(layers.untold(app, project)):
         lines.append(f"{', '.join(untold)}: no restart policy in the files: started again after "
                      "a failure, and after each end once the release is complete")  # fmt: skip
-    return Decided(app, lines, refusals)
+    return Decided(app, lines, refusals, rewritten)
 
 
 def refuse(line: str) -> None:
@@ -59,6 +67,7 @@ def named(app: Application) -> set[str]:
     """The services that the settings name."""
     return {
         *(app.service, *app.stateful, *app.leave_out, *app.docker_socket, *app.services),
+        *([app.database_replaces] if app.database_replaces else []),
     }
 
 
@@ -70,6 +79,7 @@ def refuse_unknown(app: Application, project: dict[str, Any]) -> None:
         ("service", [app.service]),
         ("stateful", app.stateful),
         ("leave_out", app.leave_out),
+        ("database_replaces", [app.database_replaces] * bool(app.database_replaces)),
         ("docker_socket", app.docker_socket),
         ("services", list(app.services)),
     ):
@@ -79,7 +89,8 @@ def refuse_unknown(app: Application, project: dict[str, Any]) -> None:
     if app.service in app.stateful:
         raise Failed(f"stateful: {app.service} serves HTTP: a release recreates it")
     if app.service in app.absent:
-        raise Failed(f"leave_out: {app.service} serves HTTP: name another one in service")
+        key = "leave_out" if app.service in app.leave_out else "database_replaces"
+        raise Failed(f"{key}: {app.service} serves HTTP: name another one in service")
     for name in app.public:
         if name in app.absent:
             raise Failed(f"leave_out: {name} is public (services): take it out of one of the two")

@@ -47,6 +47,7 @@ class Application:
     scratch: tuple[str, ...]  # services that may begin with an empty store in each release
     profiles: tuple[str, ...]  # of the compose files
     leave_out: tuple[str, ...]  # services that never start
+    database_replaces: str  # service in whose place the host's database is; or ""
     docker_socket: tuple[str, ...]  # services that may have the engine's socket
     services: Mapping[str, Mapping[str, Any]]  # what is set for single services, by their names
     migrate: tuple[str, ...]
@@ -129,7 +130,7 @@ class Application:
     @property
     def absent(self) -> set[str]:
         """The services that never start."""
-        return {*self.leave_out}
+        return {*self.leave_out, *([self.database_replaces] if self.database_replaces else [])}
 
     def setting(self, service: str, name: str) -> Any:
         """What is set for a service; None: nothing, so that the application's setting counts."""

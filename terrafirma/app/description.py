@@ -42,7 +42,8 @@ def description(app: Application, users: Users, *, routed: bool = False) -> str:
     data: dict[str, Any] = app.model_dump(
         include={
             *("name", "image", "dockerfile", "target", "compose", "stateful", "shared", "scratch"),
-            *("read_only", "writable", "volumes", "profiles", "leave_out", "docker_socket"),
+            *("read_only", "writable", "volumes", "profiles", "leave_out"),
+            *("docker_socket", "database_replaces"),
             *("migrate", "cron", "strategy", "secrets_env"),
             *("domain", "smoke_path", "container_port", "replicas", "user"),
             *("protocol", "health", "health_path", "health_headers"),

@@ -103,6 +103,7 @@ def _header(value: str) -> str:
 
 OF_COMPOSE = (
     *("service", "stateful", "shared", "profiles", "leave_out", "docker_socket", "services"),
+    "database_replaces",
 )
 """Fields that only a compose project has."""
 
@@ -205,6 +206,13 @@ class Application(Model):
     databases: tuple[DatabaseName, ...] = ()
     """Further databases of `postgres_databases`, each with its URL in the file
     `/run/secrets/database_url_NAME`, and as `{databases.NAME.url}` in `env`."""
+    database_replaces: Annotated[
+        str,
+        Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._-]{0,62})?$", title="name of a service, or empty"),
+    ] = ""
+    """Compose service with a PostgreSQL of the project's own that never starts: `database` is in
+    its place, under its name. Variables of other services that name it get the address, role and
+    password of `database`."""
     role: NameOrEmpty = ""
     """Role with which the application connects, one of `postgres_roles`; empty: the owner of the
     database. The role connects to `databases`, too, where it may; the owner to others."""
@@ -458,6 +466,16 @@ class Application(Model):
             raise ValueError(f"role: {self.name} has no database: set one, or leave role out")
         for key in ("stateful", "shared", "scratch", "profiles", "leave_out", "docker_socket"):
             refuse_duplicates(key, getattr(self, key))
+        if self.database_replaces and not self.database:
+            raise ValueError(
+                f"database_replaces: {self.name} has no database that could be in the place of "
+                f"{self.database_replaces}: set database"
+            )
+        for key in ("stateful", "scratch", "docker_socket", "services", "leave_out"):
+            if self.database_replaces and self.database_replaces in getattr(self, key):
+                raise ValueError(
+                    f"database_replaces: {self.database_replaces!r} is in {key} too: one of the two"
+                )
         for key in ("stateful", "scratch", "docker_socket", "services"):
             if both := sorted({*getattr(self, key)} & {*self.leave_out}):
                 raise ValueError(f"leave_out: {both[0]!r} is in {key} too: one of the two")

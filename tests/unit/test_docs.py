@@ -120,6 +120,20 @@ def refusal(**data: Any) -> str:
         ("app", api(scratch=["redis"])),
         ("app", {"apps": {"shop": PROJECT | {"stateful": ["redis"], "scratch": ["redis"]}}}),
         ("app", {"apps": {"shop": PROJECT | {"stateful": ["redis"], "leave_out": ["redis"]}}}),
+        ("app", {"apps": {"shop": PROJECT | {"database": "", "database_replaces": "db"}}}),
+        (
+            "app",
+            {
+                "apps": {
+                    "shop": PROJECT
+                    | {
+                        "database": "api",
+                        "stateful": ["db"],
+                        "database_replaces": "db",
+                    }
+                }
+            },
+        ),
         (
             "app",
             {"apps": {"shop": PROJECT | {"service": "web", "services": {"web": {"replicas": 2}}}}},

@@ -244,6 +244,23 @@ BAD_KINDS: list[tuple[dict[str, Any], str, str]] = [
     ({"leave_out": ["nginx"]}, "leave_out", "has no compose files, so only one service"),
     ({"docker_socket": ["api"]}, "docker_socket", "has no compose files, so only one service"),
     ({"services": {"a": {"cpus": 1}}}, "services", "has no compose files, so only one service"),
+    ({"database_replaces": "db"}, "database_replaces", "has no compose files, so only one service"),
+    (
+        PROJECT | {"database": "", "database_replaces": "db"},
+        "database_replaces",
+        "has no database that could be in the place of db: set database",
+    ),
+    *(
+        (
+            PROJECT | {"database_replaces": "db", key: value},
+            "database_replaces",
+            f"'db' is in {key} too: one of the two",
+        )
+        for key, value in (
+            *((key, ["db"]) for key in ("stateful", "scratch", "docker_socket", "leave_out")),
+            ("services", {"db": {"cpus": 1}}),
+        )
+    ),
     *(
         (PROJECT | {"leave_out": ["x"], key: value}, "leave_out", f"'x' is in {key} too")
         for key, value in (

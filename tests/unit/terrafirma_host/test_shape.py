@@ -31,7 +31,11 @@ class Shop:
         plain = {"source": "examples/compose", "compose": ["compose.yaml"], "service": "web",
                  "user": "", "database": ""}  # fmt: skip
         app = described(**plain | settings)
-        app = replace(app, name="shop", source=str(source), root=str(self.root))
+        secrets = {}
+        for name in app.secrets:
+            secrets[name] = str(self.root / name)
+            (self.root / name).write_text("postgresql://api:s3cret@host.docker.internal:5432/api\n")
+        app = replace(app, name="shop", source=str(source), root=str(self.root), secrets=secrets)
         return Compose(app, compose_program())
 
     def merged(self, compose: Compose, project: layers.Project, slot: str = "") -> dict[str, Any]:
