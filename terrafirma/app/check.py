@@ -74,6 +74,9 @@ def check(data: Mapping[str, Any], *, server: Server | None = None) -> Report:
         refusals += new
         wanted = {**given, **proposed}
         further = _further(wanted, new) | answers(wanted, report.project, new)
+        if "leave_out" in further:
+            # A proxy that is left out needs no socket.
+            further.pop("docker_socket", None)
         if not further:
             break
         proposed |= further

@@ -11,6 +11,7 @@ from typing import Any
 from terrafirma_host import images
 from terrafirma_host.layers import Project
 
+from terrafirma.app.compose import DEFAULTS, default_file
 from terrafirma.app.frameworks import (
     Framework,
     exposed,
@@ -21,9 +22,6 @@ from terrafirma.app.frameworks import (
 )
 from terrafirma.app.settings import Application
 from terrafirma.fields import here
-
-COMPOSE_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
-"""The files that Compose itself looks for, in its order."""
 
 # Ports on which applications serve HTTP, the most usual first.
 _HTTP = (80, 8000, 8080, 3000, 5000, 4000, 443, 8443)
@@ -36,12 +34,23 @@ _SECRET = re.compile(r"(?i)(password|passwd|secret|token|(?<!public_)key|_pw|sal
 def settings_of(directory: str) -> dict[str, Any]:
     """The entry of `apps` to begin with, for a directory that no settings name yet."""
     for below in ("", "*/"):
-        for name in COMPOSE_FILES:
+        for name in DEFAULTS:
             for file in sorted(Path(directory).glob(f"{below}{name}")):
                 return {"source": directory, "compose": [file.relative_to(directory).as_posix()]}
         if (Path(directory) / "Dockerfile").is_file():
             break
     return {"source": directory}
+
+
+# Proxies that find the services they lead to by Docker's socket, in place of which Caddy is here.
+_PROXY = re.compile(
+    r"(^|/)(traefik|nginx-proxy|caddy-docker-proxy|swag|nginx-proxy-manager)(:|@|$)"
+)
+
+
+def _is_replaced(service: Mapping[str, Any]) -> bool:
+    """Whether a service is a proxy that Caddy replaces."""
+    return "build" not in service and bool(_PROXY.search(str(service.get("image") or "")))
 
 
 def web_service(services: Mapping[str, Any]) -> str:
@@ -52,7 +61,8 @@ def web_service(services: Mapping[str, Any]) -> str:
         ports = ports_of(service)
         usual = min((_HTTP.index(one) for one in ports if one in _HTTP), default=len(_HTTP))
         named = _NAMES.index(name) if name in _NAMES else len(_NAMES)
-        return (not ports) + ("build" not in service), named, usual
+        strange = (not ports) + ("build" not in service) + 3 * _is_replaced(service)
+        return strange, named, usual
 
     candidates = [name for name, service in services.items() if not service.get("profiles")]
     return min(candidates, key=likely, default="")
@@ -75,6 +85,9 @@ def answers(
     for line in refusals:
         if re.search(r"\.service: the compose files have no service", line) and project:
             found["service"] = web_service(project["services"])
+        socket = re.search(r"\.docker_socket: ([\w.-]+) mounts ", line)
+        if socket and project and _is_replaced(project["services"][socket[1]]):
+            found["leave_out"] = [*data.get("leave_out", []), socket[1]]
         wanted += re.findall(r"\$\{(\w+)\} \(", line)
         wanted += re.findall(r"required variable (\w+) is", line)
     wanted = [name for name in dict.fromkeys(wanted) if name not in data.get("env", {})]
@@ -104,8 +117,8 @@ def value_of(name: str, data: Mapping[str, Any]) -> str:
     source = here(str(data["source"])) if data.get("source") else None
     if source and (example := examples(source).get(name)):
         return example
-    files = [source / one for one in data.get("compose") or default_files(source)] if source else []
-    for file in files:
+    names = data.get("compose") or ([default_file(source)] if source else [])
+    for file in [source / name for name in names] if source else []:
         try:
             text = file.read_text(errors="replace")
         except OSError:
@@ -119,11 +132,6 @@ def value_of(name: str, data: Mapping[str, Any]) -> str:
     if re.search("(?i)(url|origin)$", name):
         return f"https://{data['domain']}"
     return next((value for pattern, value in _VALUES if re.search(pattern, name)), "…")
-
-
-def default_files(directory: Path) -> list[str]:
-    """The compose file that Compose itself would take."""
-    return [name for name in COMPOSE_FILES if (directory / name).is_file()][:1]
 
 
 def examples(directory: Path) -> dict[str, str]:

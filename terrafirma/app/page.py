@@ -38,7 +38,7 @@ def _services(app: spec.Application, project: Project) -> Iterator[tuple[str, st
     running, once = layers.slot_services(app, project), layers.once(app, project)
     public = {one.service: one for one in app.fronts}
     for name, service in project["services"].items():
-        times = layers.times(service)
+        times = layers.wanted(app, project, name)
         if front := public.get(name):
             words = f"{'public' if front.front else 'web'}: {front.replicas} replicas on "
             words += f"{_port(front, service)}, of which each {front.healthy}"
@@ -108,8 +108,8 @@ def _below(app: spec.Application, path: str) -> str:
 
 def _ports(app: spec.Application, project: Project) -> Iterator[tuple[str, str]]:
     public = {one.service: one for one in app.fronts}
-    for name, service in project["services"].items():
-        front = public.get(name)
+    for name in [one for one in project["services"] if one in _begun(app, project)]:
+        service, front = project["services"][name], public.get(name)
         for port in service.get("ports") or []:
             target = int(port["target"])
             if front and target == images.of_files(front, service):

@@ -268,3 +268,25 @@ services:
     assert report.proposed.keys() == {"domain", "env_file"}
     assert report.left == []
     assert "s3cret" not in repr(report)
+
+
+def test_a_proxy_that_caddy_replaces(tmp_path: Path) -> None:
+    source = write(tmp_path / "shop", {"compose.yaml": """\
+services:
+  proxy:
+    image: traefik:3
+    ports: ["80:80", "443:443"]
+    volumes: ["/var/run/docker.sock:/var/run/docker.sock:ro"]
+  backend:
+    build: .
+    labels: ["traefik.http.routers.shop.rule=Host(`shop.acme.com`)"]
+"""})  # fmt: skip
+    report = check({"source": str(source), "compose": ["compose.yaml"]})
+    assert report.left == []
+    assert report.proposed == {
+        "domain": "app.example.com",
+        "service": "backend",
+        "leave_out": ["proxy"],
+    }
+    page = "\n".join(report.lines)
+    assert "proxy    left out (traefik:3)" in page
