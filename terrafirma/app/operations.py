@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from functools import cache
 from secrets import token_hex
 from types import MappingProxyType
 
@@ -15,8 +16,12 @@ from terrafirma.host.operation import failure, operation
 from terrafirma.host.program import told
 from terrafirma.paths import HOST_PROGRAM, PASSWORDS, SECRETS_PROGRAM
 
-RUN = token_hex(8)
-"""A name of this run: on the host, all its questions about an image have one answer."""
+
+@cache
+def name_of(run: State) -> str:
+    """A name of this run: on the host, all its questions about an image have one answer."""
+    return token_hex(8)
+
 
 # The trouble that `terrafirma status` reports on a host without a key of releases.
 NO_RELEASE_YET = "there was no release yet on this host"
@@ -43,7 +48,7 @@ def release(
 
     pyinfra's docker.compose runs `up` on each run, which stops all containers before new ones run.
     """
-    known = host.get_fact(ReleaseStatus, app=app, _stdin=[description, RUN])
+    known = host.get_fact(ReleaseStatus, app=app, _stdin=[description, name_of(host.state)])
     planned = any(not meta.is_complete() and meta.will_change for meta in after)
     if known["withdrawn"]:
         host.log_styled(
@@ -67,10 +72,10 @@ def release(
         how = (
             ["refresh"]
             if known["withdrawn"]
-            else ["release", "--run", RUN, "--revision", QuoteString(revision)]
+            else ["release", "--run", name_of(host.state), "--revision", QuoteString(revision)]
         )
         yield _streamed(*how, QuoteString(app), "--by", QuoteString(by))
-        known = host.get_fact(ReleaseStatus, app=app, _stdin=[description, RUN])
+        known = host.get_fact(ReleaseStatus, app=app, _stdin=[description, name_of(host.state)])
     if known["troubles"]:
         yield failure(f"{app} does not answer: {'; '.join(known['troubles'])}")
     else:
