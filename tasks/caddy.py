@@ -3,6 +3,7 @@
 from pyinfra import host
 from pyinfra.api import DeployError
 
+from terrafirma.app.facts import Kept
 from terrafirma.apt.operations import install, look
 from terrafirma.caddy.facts import CaddyVersion
 from terrafirma.caddy.operations import certificates
@@ -17,6 +18,7 @@ from terrafirma.caddy.sites import (
     sites,
     warn_of_names,
 )
+from terrafirma.host.asking import ask
 from terrafirma.host.files import Absent, Directory, Entry, File, put, template
 from terrafirma.host.kernel import sysctl
 from terrafirma.host.units import unit
@@ -101,15 +103,22 @@ def configuration() -> list[Entry]:
     ]
 
 
-if fresh := [app for app in apps if app.name in routed - {*kept(host)["routed"]}]:
-    put(
-        name="Keep the routes to the releases that serve",
-        entries=[
-            File(f"{CADDY_UPSTREAMS}/{name}", text)
-            for app in fresh
-            for name, text in first_routes(app)
-        ],
-    )
+fresh = [app for app in apps if app.name in routed - {*kept(host)["routed"]}]
+
+
+def until_released() -> list[Entry]:
+    """Asked when the operation runs: tasks/app.py may have released them before in the same run."""
+    released = ask(host, Kept)["routed"]
+    return [
+        File(f"{CADDY_UPSTREAMS}/{name}", text)
+        for app in fresh
+        if app.name not in released
+        for name, text in first_routes(app)
+    ]
+
+
+if fresh:
+    put(name="Keep the routes to the releases that serve", entries=until_released)
 
 trust = put(
     name="Trust the certificate authority's own certificate",
