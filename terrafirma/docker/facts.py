@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from ipaddress import IPv4Interface, IPv6Interface, IPv6Network, ip_interface, ip_network
-from typing import TypedDict
+from ipaddress import (
+    IPv4Interface,
+    IPv4Network,
+    IPv6Interface,
+    IPv6Network,
+    ip_interface,
+    ip_network,
+)
+from typing import Any, TypedDict
 
 from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
 from typing_extensions import override
@@ -31,6 +38,18 @@ def _declared(line: str) -> list[IPv4Interface | IPv6Interface]:
     return declared
 
 
+def _is_of_release(network: dict[str, Any]) -> bool:
+    return "terrafirma.app" in (network.get("Labels") or {})
+
+
+def _within(subnet: IPv4Network | IPv6Network, pool: IPv4Network | IPv6Network) -> bool:
+    if isinstance(subnet, IPv4Network) and isinstance(pool, IPv4Network):
+        return subnet.subnet_of(pool)
+    if isinstance(subnet, IPv6Network) and isinstance(pool, IPv6Network):
+        return subnet.subnet_of(pool)
+    return False
+
+
 class Network(TypedDict):
     name: str
     subnet: str  # "10.210.0.0/24"; one entry for each subnet, IPv4 or IPv6
@@ -42,6 +61,7 @@ class DockerNetworks(FactBase[list[Network]]):
 
     docker0's come first, then those of other bridge networks by name, then future ones: docker0's
     declared subnet, and the address pools, from which Docker takes the subnets of new networks.
+    Networks of applications come and go with releases, so a pool stands for those in it.
     """
 
     default = list
@@ -58,10 +78,13 @@ class DockerNetworks(FactBase[list[Network]]):
     @override
     def process(self, output: list[str]) -> list[Network]:
         try:
+            pools = [ip_network(pool["Base"]) for pool in json.loads(output[1]) or []]
             networks = [
-                Network(name=network["Name"], subnet=str(ip_network(config["Subnet"])))
+                Network(name=network["Name"], subnet=str(subnet))
                 for network in json.loads("\n".join(output[2:]) or "[]")
                 for config in network["IPAM"]["Config"] or []
+                for subnet in [ip_network(config["Subnet"])]
+                if not (_is_of_release(network) and any(_within(subnet, pool) for pool in pools))
             ]
             present = {network["subnet"] for network in networks}
             to_come = [
@@ -69,10 +92,7 @@ class DockerNetworks(FactBase[list[Network]]):
                 for interface in _declared(output[0])
                 if str(interface.network) not in present
             ]
-            to_come += [
-                Network(name="networks to come", subnet=str(ip_network(pool["Base"])))
-                for pool in json.loads(output[1]) or []
-            ]
+            to_come += [Network(name="networks to come", subnet=str(pool)) for pool in pools]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise FactProcessError(f"docker network inspect answered {output[:3]!r}") from error
         networks.sort(key=lambda one: (one["name"] != "bridge", one["name"], one["subnet"]))

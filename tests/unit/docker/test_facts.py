@@ -77,6 +77,24 @@ def test_networks_of_a_host_begin_with_docker0_and_end_with_the_pools() -> None:
     ]
 
 
+def test_a_pool_stands_for_the_networks_of_applications() -> None:
+    """They come and go with releases, and a run after a release must change nothing."""
+    labels = {"terrafirma.app": "shop"}
+    networks = [
+        {"Name": name, "Labels": told, "IPAM": {"Config": [{"Subnet": subnet}]}}
+        for name, told, subnet in (
+            ("shop-blue", labels, "10.210.2.0/24"),
+            ("theirs", None, "10.210.3.0/24"),
+            ("shop-six", labels, "fd00:1::/64"),
+            ("shop-other", labels, "172.20.0.0/16"),
+        )
+    ]
+    answer = ["daemon=", POOLS, *json.dumps(networks, indent=4).splitlines()]
+    assert [one["name"] for one in DockerNetworks().process(answer)] == [
+        *("shop-other", "shop-six", "theirs", "networks to come"),
+    ]
+
+
 def test_an_engine_without_pools_of_its_own() -> None:
     assert DockerNetworks().process(["daemon=", "null", *NETWORKS]) == [BRIDGE, APPS]
     assert DockerNetworks().process(["daemon=", "null"]) == []
