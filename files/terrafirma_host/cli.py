@@ -40,7 +40,6 @@ from terrafirma_host import (
     updates,
     upgrade,
 )
-from terrafirma_host.engine import Compose
 from terrafirma_host.lease import LONGEST, Busy, describe
 from terrafirma_host.shell import BROKEN, Failed, plain, plain_lines, say, write
 from terrafirma_host.spec import (
@@ -52,7 +51,7 @@ from terrafirma_host.spec import (
     names,
     serving_release,
 )
-from terrafirma_host.target import fits_description, with_code_of, with_serving_code
+from terrafirma_host.target import fits_description, in_release, with_serving_code
 
 PROGRAM = "/usr/local/bin/terrafirma"
 UNIT = "TERRAFIRMA_UNIT"
@@ -293,7 +292,7 @@ def _become_unit(app: Application, command: str, words: Sequence[str]) -> NoRetu
         raise Failed(f"another release of {app.name} is going on: {describe(app)}")
     token = token_hex(8)
     # For the undoing of all steps, which may have to start the old release again.
-    patience = app.drain_seconds + app.stop_seconds + app.start_seconds * app.stops_first + 600
+    patience = app.drain_seconds + app.slowest_stop + app.start_seconds * app.stops_first + 600
     sys.stdout.flush()
     waited = subprocess.run(
         [
@@ -418,10 +417,7 @@ def _logs(app: Application, arguments: argparse.Namespace) -> NoReturn:
 
 
 def _container(app: Application, words: Sequence[str]) -> NoReturn:
-    serving, current = serving_release(app)
-    app = with_code_of(app, current)
-    compose = Compose(app).decided()
-    layer = str(compose.work / f"{serving.slot}.yaml")
+    compose, layer = in_release(app)
     terminal = [] if sys.stdin.isatty() else ["--no-TTY"]
     # Replace the entry point, as `docker exec` does: the image's own may be the server.
     program, *rest = words

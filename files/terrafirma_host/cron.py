@@ -21,12 +21,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from terrafirma_host import jobs
-from terrafirma_host.engine import PROMPT, Compose
+from terrafirma_host import engine, jobs
+from terrafirma_host.engine import PROMPT
 from terrafirma_host.jobs import Job
 from terrafirma_host.shell import BROKEN, Failed, locked, plain_lines, run, say, succeeds, write
 from terrafirma_host.spec import RUNTIME, Application, now, serving_release
-from terrafirma_host.target import with_code_of
+from terrafirma_host.target import in_release
 
 UNITS = Path("/etc/systemd/system")
 # The exit code of a job that was ended because its time was over, as timeout(1) has it.
@@ -259,13 +259,11 @@ def work(app: Application, name: str) -> int:
 
 def _run(app: Application, job: Job) -> tuple[int, bool]:
     """The exit code of the job's container, and whether it took too long."""
-    serving, release = serving_release(app)
-    app = with_code_of(app, release)
-    compose = Compose(app).decided()
+    compose, layer = in_release(app)
     # A run that was killed with its unit has left it.
     succeeds("docker", "rm", "--force", job.container)
     program, *rest = job.command
-    command = compose.command(app.project("run"), str(compose.work / f"{serving.slot}.yaml"))
+    command = compose.command(app.project("run"), layer)
     # Nothing but the job's own output belongs into the journal.
     command[command.index("plain")] = "quiet"
     command += ["run", "--rm", "--no-deps", "--no-TTY", "--interactive=false", "--name"]
@@ -274,9 +272,8 @@ def _run(app: Application, job: Job) -> tuple[int, bool]:
 
     def end() -> None:
         late.set()
-        patience = app.stop_seconds + PROMPT
         with suppress(*BROKEN):
-            run("docker", "stop", "--time", str(app.stop_seconds), job.container, timeout=patience)
+            engine.stop(app, [job.container])
         # It may not have begun.
         process.kill()
 

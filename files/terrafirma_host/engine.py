@@ -6,13 +6,14 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -341,6 +342,16 @@ class Compose:
         write(path, text, 0o600)
         return str(path)
 
+    def lacks(self, layer: Path) -> list[str]:
+        """The variables with secret values in a layer of before that have none now."""
+        text = ""
+        # Compose itself says what is not there.
+        with suppress(FileNotFoundError):
+            text = layer.read_text()
+            for path in re.findall(r'"([^"]+/variables-[0-9a-f]{12}\.env)"', text):
+                text += Path(path).read_text()
+        return layers.lacking(text, self.environment())
+
     def run(
         self, project: str, layer: str, *words: str, timeout: float = PROMPT,
         login: Mapping[str, str] | None = None,
@@ -493,6 +504,13 @@ def _time(text: str) -> float:
         return datetime.fromisoformat(f"{text[:19]}+00:00").timestamp()
     except ValueError:
         return 0
+
+
+def stop(app: Application, ids: Sequence[str]) -> None:
+    """Ask containers to stop; each has the time that its release gave it (stop_grace_period)."""
+    if ids:
+        own = [one.get("Config", {}).get("StopTimeout") or 0 for one in inspect("container", ids)]
+        run("docker", "stop", *ids, timeout=max([app.stop_seconds, *own]) + PROMPT)
 
 
 def lost_host(container: Container) -> bool:

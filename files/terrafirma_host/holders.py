@@ -18,7 +18,7 @@ from terrafirma_host import engine, layers, stores
 from terrafirma_host.engine import Compose
 from terrafirma_host.layers import Project
 from terrafirma_host.shell import Failed, run, say, succeeds, write
-from terrafirma_host.spec import Application, names
+from terrafirma_host.spec import Application, description, names
 from terrafirma_host.stores import Store
 
 Inspected = Mapping[str, Any]
@@ -240,7 +240,11 @@ def _shares(application: str, store: Store) -> bool:
     """Whether another application also shares this store between containers."""
     if application not in names():
         return False
-    other = Application.load(application)
+    try:
+        other = Application.load(application)
+    except Failed:
+        # Described by the version before, which has compared the two, until its turn in a deploy.
+        return bool(description(application).get("shared"))
     project = Compose(other).project()
     theirs = stores.of_services(other, project, project["services"])
     return all(
@@ -249,8 +253,9 @@ def _shares(application: str, store: Store) -> bool:
 
 
 def _stop(app: Application, one: Inspected) -> None:
-    patience = max(app.stop_seconds, GRACE)
-    say(f"{_label(one, SERVICE)} becomes stateful: {_name(one)} stops, and the service starts "
+    service = _label(one, SERVICE)
+    patience = max(app.setting(service, "stop_seconds") or app.stop_seconds, GRACE)
+    say(f"{service} becomes stateful: {_name(one)} stops, and the service starts "
         "again on the same store; until then it does not answer")  # fmt: skip
     run("docker", "stop", "--time", str(patience), one["Id"], timeout=patience + engine.PROMPT)
 

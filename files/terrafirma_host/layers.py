@@ -30,6 +30,8 @@ OLDER = {"mem_limit": "memory", "cpus": "cpus", "pids_limit": "pids"}
 HOME = "/tmp"
 """The home of the id of an account, which no image knows: Docker would take `/`."""
 
+HIDDEN = "TERRAFIRMA_SECRET_"
+"""The start of variables by which Compose gets secret values."""
 HOSTS = "x-terrafirma-hosts"
 """Key of a project with further names that lead to the host."""
 SHAPE = "x-terrafirma"
@@ -448,7 +450,15 @@ def hidden(name: str, service: str = "") -> str:
     plain = re.fullmatch(r"\w+", name, re.ASCII)
     # A name that is the value of a single service is another one.
     apart = f"{service.encode().hex()}_" if service else ""
-    return f"TERRAFIRMA_SECRET_{apart}{name if plain else f'0{name.encode().hex()}'}"
+    return f"{HIDDEN}{apart}{name if plain else f'0{name.encode().hex()}'}"
+
+
+def lacking(text: str, there: Collection[str]) -> list[str]:
+    """The variables whose secret values a layer takes from Compose's environment, if not there."""
+    needed = re.findall(rf"\$\{{{HIDDEN}(\w+)\}}", text)
+    # Without the name of a single service before it.
+    return sorted({re.sub("^([2-7][0-9a-f])+_", "", one) for one in needed
+                   if f"{HIDDEN}{one}" not in there})  # fmt: skip
 
 
 def variables(app: Application) -> str:

@@ -226,13 +226,13 @@ class Registries:
 
 
 class _Redirect(HTTPRedirectHandler):
-    """Passwords and tokens are for the host that was asked."""
+    """Passwords and tokens are for the host that was asked, and for a connection like that."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if new and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
+        if new and urlsplit(newurl)[:2] != urlsplit(req.full_url)[:2]:
             new.remove_header("Authorization")
         return new
 

@@ -98,6 +98,5 @@ def clear(app: Application, slot: str) -> None:
 def stop(app: Application, containers: Sequence[str]) -> None:
     """Stop and remove these containers."""
     if containers:
-        patience = app.stop_seconds + engine.PROMPT
-        run("docker", "stop", "--time", str(app.stop_seconds), *containers, timeout=patience)
+        engine.stop(app, containers)
         run("docker", "rm", "--force", *containers)

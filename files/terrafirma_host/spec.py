@@ -132,6 +132,12 @@ class Application:
         """The services that never start."""
         return {*self.leave_out, *([self.database_replaces] if self.database_replaces else [])}
 
+    @property
+    def slowest_stop(self) -> int:
+        """Seconds that the slowest of its containers may take to stop."""
+        own = [one.get("stop_seconds") or 0 for one in (self.services or {}).values()]
+        return max([self.stop_seconds, *own])
+
     def setting(self, service: str, name: str) -> Any:
         """What is set for a service; None: nothing, so that the application's setting counts."""
         return (self.services.get(service) or {}).get(name)

@@ -15,13 +15,15 @@ from collections.abc import Sequence
 from terrafirma_host import checks, cron, engine, health, holders, preparation, proxy, slots
 from terrafirma_host.lease import Lease
 from terrafirma_host.plan import Step
-from terrafirma_host.shell import run, say, write
+from terrafirma_host.shell import Expired, Failed, run, say, write
 from terrafirma_host.spec import Application, Release, Serving, history
 from terrafirma_host.takeover import Takeover
 from terrafirma_host.target import Target
 
 # Seconds that requests under way have to finish before the old release stops: new ones wait then.
 FINISH = 5
+# Seconds in which a container is gone that Docker kills.
+KILLED = 5
 # Seconds that Caddy lets a request wait, as in templates/caddy/Caddyfile.j2.
 HELD = 30
 
@@ -74,7 +76,8 @@ class StopFirst(Takeover):
         super().undo(steps)
         if self.silent:
             seconds = time.monotonic() - self.silent
-            say(f"release {self.stopping.release} is back; nothing answered for {seconds:.1f} s")
+            back = "does not run" if self.app.stopped.exists() else "is back"
+            say(f"release {self.stopping.release} {back}; nothing answered for {seconds:.1f} s")
 
     def _announce(self) -> None:
         super()._announce()
@@ -109,7 +112,7 @@ class StopFirst(Takeover):
     def warning(self) -> list[str]:
         """Lines about how long nothing is going to answer."""
         app = self.app
-        most = self._finish + app.stop_seconds + app.start_seconds
+        most = self._finish + app.slowest_stop + app.start_seconds
         more = ", and as long as the migration takes" if self._migration() else ""
         before = next((one["silent_seconds"] for one in history(app) if "silent_seconds" in one),
                       "")  # fmt: skip
@@ -162,19 +165,27 @@ def stop(app: Application, slot: str) -> None:
     ids = [one.id for one in there if one.state in ("running", "paused", "restarting")]
     # Noted before the first one stops: after a kill, the recovery knows which ones to start.
     write(app.stopped, "".join(f"{one}\n" for one in ids), 0o600)
-    if ids:
-        patience = app.stop_seconds + engine.PROMPT
-        run("docker", "stop", "--time", str(app.stop_seconds), *ids, timeout=patience)
+    engine.stop(app, ids)
 
 
 def stopped(app: Application, serving: Serving) -> list[str]:
-    """The containers of the release that serves which a takeover has stopped."""
+    """
+    The containers of the release that serves which a takeover has stopped.
+
+    Docker goes on to stop a container when the program that asked for it is interrupted: until that
+    has ended, the container still runs.
+    """
     try:
-        noted = {*app.stopped.read_text().split()}
+        noted, at = {*app.stopped.read_text().split()}, app.stopped.stat().st_mtime
     except FileNotFoundError:
         return []
-    there = engine.containers(app.project(serving.slot))
-    return [one.id for one in there if one.id in noted and one.state != "running"]
+    while True:
+        there = [one for one in engine.containers(app.project(serving.slot)) if one.id in noted]
+        # One that was started since then runs again.
+        ending = [one for one in there if one.state == "running" and one.started < at]
+        if not ending or time.time() > at + app.slowest_stop + KILLED:
+            return [one.id for one in there if one.state != "running"]
+        time.sleep(0.2)
 
 
 def recover(app: Application, serving: Serving) -> None:
@@ -196,7 +207,14 @@ def bring_back(app: Application, serving: Serving) -> None:
             slots.clear(app, slot)
     if ids := stopped(app, serving):
         say(f"starting release {serving.release} of {app.name} again")
-        run("docker", "start", *ids, timeout=engine.PROMPT)
+        try:
+            run("docker", "start", *ids, timeout=engine.PROMPT)
+        except Expired:
+            raise
+        except Failed as error:
+            # A recovery goes before each release, which must be able to replace them.
+            say(f"warning: {error}")
+            return
         _await_answers(app, serving)
     forget(app)
 

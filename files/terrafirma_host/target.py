@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 from terrafirma_host import engine, kinds, layers, stores, values
 from terrafirma_host.engine import Compose
 from terrafirma_host.shell import Failed
-from terrafirma_host.spec import Application, Release, Serving, identity, known_releases, now
+from terrafirma_host.spec import (
+    Application,
+    Release,
+    Serving,
+    identity,
+    known_releases,
+    now,
+    serving_release,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -116,6 +124,24 @@ def with_serving_code(app: Application) -> Application:
     serving = Serving.load(app) if app.automated else None
     release = Release.load(app, serving.release) if serving else None
     return with_code_of(app, release) if release and fits_description(app, release) else app
+
+
+def in_release(app: Application) -> tuple[Compose, str]:
+    """
+    The project of the release that serves, and the path of its layer, for one more container.
+
+    After a release that failed, the description is of another one: raises Failed where that counts.
+    """
+    serving, release = serving_release(app)
+    if not fits_description(app, release):
+        raise Failed(f"release {release.id}, which serves, is of another kind, or has other "
+                     "compose files, than what is described now: release that first")  # fmt: skip
+    compose = Compose(with_code_of(app, release)).decided()
+    path = compose.work / f"{serving.slot}.yaml"
+    if gone := compose.lacks(path):
+        raise Failed(f"release {release.id}, which serves, has variables that are no longer "
+                     f"described ({', '.join(gone)}): release what is described first")  # fmt: skip
+    return compose, str(path)
 
 
 def fits_description(app: Application, release: Release) -> bool:

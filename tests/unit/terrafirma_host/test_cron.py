@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terrafirma_host import cli, cron, jobs, preparation, release, spec
+from terrafirma_host import cli, cron, jobs, layers, preparation, release, spec
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application, Serving
 from terrafirma_host.target import Target
@@ -307,6 +307,26 @@ def test_a_job_runs_in_the_release_that_serves(
     assert f"{ready.directory}/layers/blue.yaml run " in asked(docker)[-1]
 
 
+def test_a_job_runs_only_with_the_variables_of_its_release(
+    docker: Path, ready: Application
+) -> None:
+    """After a release that failed, the description is of another one."""
+    layer = ready.directory / "layers" / "green.yaml"
+    further = layer.with_name(f"variables-{'a1' * 6}.env")
+    layer.parent.mkdir(exist_ok=True)
+    further.write_text(f"A=${{{layers.hidden('A')}}}\n")
+    own = f"${{{layers.hidden('TOKEN', 'worker')}}}"
+    layer.write_text(f'env_file: ["{further}"]\nenvironment: {{"X": "{own}", "Y": "$PLAIN"}}\n')
+    words = r"^release 0123456789ab, which serves, has variables that are no longer described"
+    with pytest.raises(Failed, match=rf"{words} \(A, TOKEN\): release what is described first$"):
+        cron.work(ready, "cleanup")
+    assert "no longer described (A, TOKEN)" in cron.failures(ready)[0]
+    other = replace(ready, compose=("compose.yaml",))
+    with pytest.raises(Failed, match=r"other compose files, than what is described now: release "):
+        cron.work(other, "cleanup")
+    assert not (docker / "asked").exists()
+
+
 @pytest.mark.usefixtures("root")
 def test_a_job_that_fails_is_shown(docker: Path, ready: Application, capsys: Any) -> None:
     assert cli.main(["cron", "api"]) == 0
@@ -344,7 +364,7 @@ def test_a_job_that_takes_too_long_is_stopped(
     quick = replace(ready, cron={"cleanup": CLEANUP | {"timeout_seconds": 0.2}})
     cron.agree(quick)
     assert cron.work(quick, "cleanup") == cron.LATE
-    assert f"stop --time {ready.stop_seconds} api.cron.cleanup" in asked(docker)
+    assert "stop api.cron.cleanup" in asked(docker)
     words = "ended after 0.2 s (timeout_seconds)"
     assert f"the job cleanup of api was {words}\n" in capsys.readouterr().out
     assert f"exit 124 at {spec.now()[:4]}" in cron.failures(quick)[0]

@@ -178,6 +178,12 @@ def test_two_applications_that_share_a_store_say_so_both(host: Path) -> None:
     assert holders.in_the_way(shop, project(volumes, db=DB)) == []
     with pytest.raises(Failed, match="unless shared of both names pg"):
         holders.in_the_way(ONCE, project(volumes, db=DB))
+    # Until its turn in a deploy, the version before has described it.
+    (host / "apps" / "depot.json").write_text('{"name": "depot", "shared": ["theirs"]}')
+    assert holders.in_the_way(shop, project(volumes, db=DB)) == []
+    (host / "apps" / "depot.json").write_text('{"name": "depot", "shared": []}')
+    with pytest.raises(Failed, match="unless shared of both names pg"):
+        holders.in_the_way(shop, project(volumes, db=DB))
     # An application that left the settings, and one that does not share the store.
     (host / "apps" / "depot.json").unlink()
     with pytest.raises(Failed, match="unless shared of both names pg"):

@@ -7,9 +7,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+from urllib.request import Request
 
 import pytest
 from terrafirma_host import registries
@@ -172,6 +175,22 @@ def test_an_answer_that_is_none_is_one_line(fake: Fake, what: str) -> None:
     assert said.startswith(f"{fake.host}/api:1: {fake.host} {words.replace('HOST', fake.host)}")
     assert "\n" not in said
     assert "s3cret" not in said
+
+
+@pytest.mark.parametrize(
+    ("to", "kept"),
+    [
+        ("https://a.example/other", True),
+        ("https://b.example/v2", False),
+        ("https://a.example:5000/v2", False),
+        ("http://a.example/v2", False),
+    ],
+)
+def test_a_redirect_takes_a_login_nowhere_else(to: str, kept: bool) -> None:
+    asked = Request("https://a.example/v2", headers={"Authorization": "Basic eA=="})
+    new = registries._Redirect().redirect_request(asked, BytesIO(), 307, "", HTTPMessage(), to)
+    assert new
+    assert new.has_header("Authorization") is kept
 
 
 def test_a_limit_in_seconds_ends_that_much_later(fake: Fake) -> None:

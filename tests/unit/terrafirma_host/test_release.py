@@ -158,7 +158,7 @@ def test_an_application_that_left_the_settings_is_removed_on_demand(
     site.write_text("try_files /our-api.green\n")
     release.remove(app, by="me")
     assert capsys.readouterr().out.endswith(f"left alone: {host}/secrets/api\n")
-    assert "stop --time 5 one" in asked(host)
+    assert "stop one" in asked(host)
     assert "image rm api@sha256:1" in asked(host)
     assert not [line for line in asked(host) if "volume rm" in line]
     left = {str(one.relative_to(host)) for one in host.rglob("*") if one.is_file()}

@@ -135,7 +135,7 @@ def test_only_spoilt_replicas_are_removed(host: Path, app: Application) -> None:
         repair.run()
     done = asked(host)
     assert [line for line in done if line.startswith(("rm ", "stop ", "restart "))] == [
-        "stop --time 10 id-api-blue-api-2",
+        "stop id-api-blue-api-2",
         "rm --force id-api-blue-api-2",
     ]
     (up,) = [line for line in done if " up " in line]

@@ -1,9 +1,11 @@
 """The secrets of a slot, and its end."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from terrafirma_host import slots
+from terrafirma_host import engine, slots
 from terrafirma_host.engine import Compose
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
@@ -52,3 +54,23 @@ def test_a_described_application_has_both_slots() -> None:
     app = described()
     assert [slots.other_slot(app, slot) for slot in ("blue", "green")] == ["green", "blue"]
     assert not set(app.ports("blue", 64)) & set(app.ports("green", 64))
+
+
+def test_each_container_stops_in_its_own_time(
+    host: Path, app: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an option, Docker gives a container the time that its release has set for it."""
+    asked: list[tuple[tuple[str, ...], float]] = []
+    told = [{}, {"Config": {"StopTimeout": 60}}, {"Config": {}}]
+    monkeypatch.setattr(engine, "inspect", lambda *_: told)
+    monkeypatch.setattr(engine, "run", lambda *words, timeout: asked.append((words, timeout)))
+    engine.stop(app, ["one", "two", "three"])
+    engine.stop(app, [])
+    assert asked == [(("docker", "stop", "one", "two", "three"), 60 + engine.PROMPT)]
+    services: dict[str, dict[str, Any]] = {
+        "a": {},
+        "b": {"stop_seconds": 30},
+        "c": {"stop_seconds": None},
+    }
+    assert replace(app, services=services).slowest_stop == 30
+    assert app.slowest_stop == app.stop_seconds == 10

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,9 @@ def test_new_containers_that_cannot_be_removed_keep_the_old_ones_down(
     program.write_text(script)
     with pytest.raises(Failed, match="never healthy"):
         release.release(make(source=source(engine, "4567")), by="me")
-    assert capsys.readouterr().out.count("warning: docker rm: exit 1") == 2
+    said = capsys.readouterr().out
+    assert said.count("warning: docker rm: exit 1") == 2
+    assert re.search(r"release \w+ does not run; nothing answered for", said)
     assert running(engine) == []
     assert app.stopped.exists()
     program.write_text(script)
@@ -312,12 +315,55 @@ def test_a_recovery_starts_only_what_the_takeover_stopped(engine: Path, make: An
     assert (engine / "there" / "blue-extra-1").read_text() == "exited\n"
 
 
+def test_a_recovery_waits_for_containers_that_are_still_stopping(
+    engine: Path, make: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Docker goes on to stop a container when the program that asked for it is killed."""
+    app = make()
+    release.release(app, by="me")
+    one = engine / "there" / "blue-api-1"
+    app.stopped.write_text("blue-api-1\n")
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        if not slept:
+            one.write_text("exited\n")
+        slept.append(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    release.recover(app, by="me")
+    assert slept
+    assert running(engine) == ["blue"]
+    # One that nothing stops is waited for as long as a stop may take.
+    app.stopped.write_text("blue-api-1\n")
+    monkeypatch.setattr(stop_first, "KILLED", -app.stop_seconds)
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
+    release.recover(app, by="me")
+    assert running(engine) == ["blue"]
+
+
+def test_a_release_that_cannot_run_again_is_in_the_way_of_no_other(
+    engine: Path, make: Answering, capsys: Any
+) -> None:
+    app = make(source=source(engine, "0123"))
+    release.release(app, by="me")
+    stop_first.stop(app, "blue")
+    program = engine / "programs" / "docker"
+    script = program.read_text()
+    program.write_text(script.replace('"start "*)', '"start "*) exit 1 ;;\n"start "*)'))
+    release.release(make(source=source(engine, "4567")), by="me")
+    assert "warning: docker start: exit 1" in capsys.readouterr().out
+    assert running(engine) == ["green"]
+    assert never_both(engine)
+
+
 def test_a_job_waits_for_the_recovery(
     engine: Path, make: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = make()
     release.release(app, by="me")
     app.stopped.write_text("blue-api-1\n")
+    monkeypatch.setattr(stop_first, "KILLED", -app.stop_seconds)
     monkeypatch.setattr(cron, "RECOVERY", 0)
     with pytest.raises(Failed, match="a release of api was interrupted"), cron._turn(app):
         pytest.fail("it runs")
