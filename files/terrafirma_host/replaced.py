@@ -77,7 +77,7 @@ def replaced(app: Application, project: Mapping[str, Any], used: Collection[str]
         ):
             lines.append(f"{name}: it waits for {bundled.service}, and none of its variables names "
                          "it: give it the address of the host's database")  # fmt: skip
-        lines += _left(name, service, bundled, env)
+        lines += _left(name, service, bundled, {**env, **given})
     app = replace(app, services=services)
     return Replaced(app, sorted(bundled.names), rewritten, lines)
 

@@ -94,11 +94,29 @@ def refuse_unknown(app: Application, project: dict[str, Any]) -> None:
     for name in app.public:
         if name in app.absent:
             raise Failed(f"leave_out: {name} is public (services): take it out of one of the two")
+    _refuse_migration(app, project)
     there = sorted({one for service in services.values() for one in service.get("profiles") or []})
     for name in app.profiles:
         if name not in there:
             raise Failed(f"profiles: the compose files have no profile {name!r} "
                          f"({', '.join(there) or 'none'})")  # fmt: skip
+
+
+def _refuse_migration(app: Application, project: dict[str, Any]) -> None:
+    """Raise Failed where a service that runs once before each release is to run otherwise, too."""
+    if not layers.migrates_by_service(app, project):
+        return
+    (name,) = app.migrate
+    for key, names in (
+        ("service", {app.service}),
+        ("stateful", {*app.stateful}),
+        ("leave_out", {*app.leave_out}),
+        ("database_replaces", {app.database_replaces}),
+        ("services", {*app.public}),
+    ):
+        if name in names:
+            raise Failed(f"migrate: the service {name} runs once before each release, and {key} "
+                         "names it, too: take it out of one of the two")  # fmt: skip
 
 
 def _not_started(app: Application, project: dict[str, Any]) -> Iterator[str]:

@@ -129,6 +129,13 @@ def test_what_stays_is_said(shop: Shop, more: str, line: str) -> None:
     assert any(one.startswith(line) for one in compose.notes), compose.notes
 
 
+def test_what_the_settings_set_does_not_stay(shop: Shop) -> None:
+    text = f"services:\n  web: {{build: ., environment: {{URL: 'postgres://app:x@db/app'}}}}{DB}"
+    compose = read(shop, text, services={"web": {"env": {"URL": "{database.url:psql}"}}})
+    compose.project()
+    assert not [one for one in compose.notes if "URL" in one]
+
+
 @pytest.mark.parametrize(
     ("text", "settings", "line"),
     [

@@ -221,6 +221,25 @@ def test_settings_of_single_services(shop: Shop) -> None:
     assert db["stop_grace_period"] == "1m0s"
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"service": "once"},
+        {"stateful": ["once"]},
+        {"leave_out": ["once"]},
+        {"database_replaces": "once", "database": "api"},
+        {"services": {"once": {"path": "/once/*"}}},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_a_migration_is_nothing_else(shop: Shop, settings: dict[str, Any]) -> None:
+    (key, *_) = settings
+    compose = shop.read(service("once: {build: .}"), migrate=["once"], **settings)
+    words = f"^migrate: the service once runs once before each release, and {key} names it, too: "
+    with pytest.raises(Failed, match=words):
+        compose.project()
+
+
 def test_a_chosen_profile_runs(shop: Shop) -> None:
     text = (
         "services:\n  web: {build: ., profiles: [app]}\n  jobs: {build: ., profiles: [prod, x]}\n"
