@@ -45,6 +45,8 @@ INSTALLED = re.compile(
 PATH = "x-terrafirma-directory"
 """Key of a volume that stands for a directory of the source: that directory."""
 KINDS = ("read", "code", "data")
+# Bytes of a Dockerfile that are read.
+LARGEST = 2**20
 # Files that keep an empty directory in a repository.
 PLACEHOLDERS = {".gitkeep", ".keep", ".gitignore", ".empty", "README.md", "README"}
 
@@ -158,8 +160,10 @@ def _copies(service: Mapping[str, Any], path: Path, context: str) -> bool:
     text = build.get("dockerfile_inline")
     if text is None:
         try:
-            text = Path(context, build.get("dockerfile") or "Dockerfile").read_text()
-        except (OSError, UnicodeDecodeError):
+            # A deploy key may have sent it, of any size.
+            with Path(context, build.get("dockerfile") or "Dockerfile").open("rb") as file:
+                text = file.read(LARGEST).decode(errors="replace")
+        except OSError:
             return False
     text = re.sub(r"\\\s*\n", " ", text)
     inner = posixpath.relpath(path, context) if path.is_relative_to(context) else "."

@@ -37,6 +37,9 @@ MOUNTS: list[tuple[str, dict[str, str], str, str]] = [
     ("src", {"Dockerfile": "FROM x\nCOPY a.txt /a\n", "src/a": "x"}, "/app/src", "read"),
     (".", {"Dockerfile": "FROM x\nCOPY --from=build . /a\nCOPY a.txt /\n"}, "/app", "read"),
     (".", {"Dockerfile": "FROM x\nCOPY requirements.txt \\\n  ./\n"}, "/app", "read"),
+    (".", {"Dockerfile": "FROM x\r\nCOPY . /app\r\n"}, "/app", "code"),
+    # Of a file that a deploy key may have sent, only the beginning is read.
+    (".", {"Dockerfile": f"FROM x\n{'#' * mounts.LARGEST}\nCOPY . /app\n"}, "/app", "read"),
 ]
 
 
