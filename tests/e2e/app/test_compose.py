@@ -19,7 +19,9 @@ from tests.e2e.support import Container, Mix, Target, changed, eventually, load,
 pytestmark = pytest.mark.e2e
 long = pytest.mark.long
 
-SHOP, DESK, STAFF = "shop.terrafirma.test", "desk.terrafirma.test", "staff.terrafirma.test"
+SHOP, DESK, KIOSK, STAFF, OFFICE = (
+    f"{name}.terrafirma.test" for name in ("shop", "desk", "kiosk", "staff", "office")
+)
 # Some clients of each kind, few requests: every request to the shop opens a connection.
 LIGHT = Mix(keep=2, fresh=1, http2=1, streams=2, timeout=20)
 # The words of the example's, so that the server has the layer in its cache.
@@ -352,15 +354,23 @@ def test_no_password_is_in_the_output(shop: Project) -> None:
 
 @pytest.fixture(scope="module")
 def desk(server: Target, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    source = tmp_path_factory.mktemp("source") / "desk"
+    one = in_parts("desk", DESK, server, tmp_path_factory)
+    one.fields["services"] = public("staff")
+    one.deploy("tasks/app.py", "tasks/caddy.py")
+    return one
+
+
+def in_parts(
+    name: str, domain: str, server: Target, tmp_path_factory: pytest.TempPathFactory
+) -> Project:
+    source = tmp_path_factory.mktemp("source") / name
     source.mkdir()
-    fields = {"service": "web", "env": {"PART": "web"}, "services": public("staff")}
-    one = Project("desk", DESK, server, source, fields, {})
+    fields: dict[str, Any] = {"service": "web", "env": {"PART": "web"}}
+    one = Project(name, domain, server, source, fields, {})
     one.write(
         **{"Dockerfile": DOCKERFILE, "compose.yaml": PARTS, "main.py": SERVE + PART},
         VERSION="1\n",
     )
-    one.deploy("tasks/app.py", "tasks/caddy.py")
     return one
 
 
@@ -434,3 +444,35 @@ def test_one_public_service_that_is_not_healthy(desk: Project, outsider: Contain
     assert desk.running() == ["api-1", "staff-1", "staff-2", "web-1", "web-2"]
     # The run that failed has left what it was to release.
     assert changed(json.loads(desk.call().stdout)) == ["Write the description of desk"]
+
+
+@long
+@pytest.mark.promise(
+    "No request fails while a service becomes public, gets another address, and is private again"
+)
+def test_a_service_becomes_public(
+    server: Target, outsider: Container, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    kiosk = in_parts("kiosk", KIOSK, server, tmp_path_factory)
+    tasks = ("tasks/caddy.py", "tasks/app.py")
+    kiosk.deploy(*tasks)
+    assert kiosk.ask("/api/users")["service"] == "web"
+    with load(outsider, server, domain=KIOSK, rate=20, mix=LIGHT) as result:
+        kiosk.fields["services"] = public("staff")
+        kiosk.deploy(*tasks)
+        assert kiosk.ask("/api/users")["path"] == "/users"
+        assert kiosk.ask("/", STAFF)["service"] == "staff"
+        before = kiosk.serving
+        kiosk.fields["services"]["api"]["path"] = "/v1/*"
+        kiosk.fields["services"]["staff"]["domain"] = OFFICE
+        kiosk.deploy(*tasks)
+        assert kiosk.serving == before
+        assert kiosk.ask("/v1/users")["path"] == "/users"
+        assert kiosk.ask("/api/users")["service"] == "web"
+        assert kiosk.ask("/", OFFICE)["service"] == "staff"
+        assert changed(json.loads(kiosk.call(*tasks).stdout)) == []
+        kiosk.fields["services"] = {}
+        kiosk.deploy(*tasks)
+        assert kiosk.ask("/v1/users")["service"] == "web"
+    assert result["failed"] == []
+    assert changed(json.loads(kiosk.call(*tasks).stdout)) == []
