@@ -24,6 +24,8 @@ pytestmark = pytest.mark.e2e
 long = pytest.mark.long
 
 DOMAIN = "shop.terrafirma.test"
+# The beginning of a refusal, on the machine that deploys.
+REFUSED = "127.0.0.1: apps.shop"
 # Like a database, it reads its file once, and later writes all of it: with two processes, the one
 # that writes last overwrites the other's rows.
 STORE = """
@@ -143,7 +145,7 @@ class Shop:
         result = self.call(**shop)
         assert result.returncode != 0, result.stdout
         assert "Traceback" not in result.stderr, result.stderr
-        lines = [line for line in result.stderr.splitlines() if "terrafirma: " in line]
+        lines = [line for line in result.stderr.splitlines() if f"{REFUSED}." in line]
         assert len(lines) == 1, result.stderr
         assert words in lines[0]
         after = self.server.run(
@@ -431,10 +433,8 @@ def troubles(shop: Shop) -> dict[str, str]:
     source = "/opt/terrafirma/case/sources/case"
     asked = {}
     for name, case in CASES.items():
-        app = described(
-            source="examples/compose", compose=["compose.yaml"], service="web", user="",
-            database="", **case.settings,
-        )  # fmt: skip
+        usual = {"source": "examples/compose", "compose": ["compose.yaml"], "service": "web"}
+        app = described(**{**usual, "user": "", "database": "", **case.settings})
         files = {"compose.yaml": case.compose, "Dockerfile": "FROM x\n", "db/Dockerfile": ""}
         asked[name] = (told(replace(app, name="case", source=source)), files | case.files)
     answer: dict[str, str] = shop.server.python(JUDGE, source, json.dumps(asked))
@@ -448,7 +448,7 @@ def troubles(shop: Shop) -> dict[str, str]:
 @pytest.mark.parametrize("name", CASES)
 def test_projects(troubles: dict[str, str], name: str) -> None:
     case, said = CASES[name], troubles[name]
-    if said.startswith("docker manifest: "):
+    if " does not answer: " in said:
         # All rules have passed if the program gets as far as the registry, which does not exist.
         said = ""
     assert "\n" not in said
