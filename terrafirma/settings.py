@@ -65,26 +65,51 @@ M = TypeVar("M", bound=Model)
 def build(model: type[M], values: Mapping[str, Any], start: str) -> M:
     """A model with `values`; raises Refused, whose messages begin with `start` and the field."""
     try:
-        return model.model_validate(dict(values))
+        built = model.model_validate(dict(values))
     except ValidationError as error:
         raise Refused(*_explain(start, error, tuple(model.model_fields))) from None
+    if place := next(_endless("", values), ""):
+        raise Refused(f"{start}{place.removeprefix('.')}: it is {ENDLESS}")
+    return built
 
 
 # Errors whose offending value is short and safe to print.
 _SHOWN = ("int_", "float_", "bool_", "greater_than", "less_than", "literal_error")
 
 
-def _text(value: object) -> str:
+ENDLESS = "a number of more digits than Python writes"
+
+
+def text(value: object) -> str:
+    """A value as it is shown: Python writes no number of thousands of digits."""
     try:
         return str(value)
     except ValueError:
-        # Python writes no number of thousands of digits.
-        return "a number of more digits than Python writes"
+        return ENDLESS
+
+
+def _endless(place: str, value: Any) -> Iterator[str]:
+    """Where in a value numbers are that no file could have."""
+    if isinstance(value, int) and text(value) == ENDLESS:
+        yield place
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _endless(f"{place}.{text(key)}", one)
+    elif isinstance(value, list | tuple):
+        for number, one in enumerate(value):
+            yield from _endless(f"{place}.{number}", one)
 
 
 def _explain(start: str, error: ValidationError, fields: tuple[str, ...]) -> Iterator[str]:
-    for one in error.errors():
+    errors = error.errors()
+    deeper = {one["loc"][: len(one["loc"]) - 1] for one in errors}
+    for one in errors:
+        if one["type"] == "too_short" and one["loc"] in deeper:
+            # Pydantic does not count wrong entries, and says of each that it is wrong, too.
+            continue
         message = one["msg"].removeprefix("Value error, ")
+        if message.startswith("Exceeds the limit"):
+            message = f"it is {ENDLESS}"
         location = ".".join(
             part if re.fullmatch(r"[\w.-]+", part) else repr(part)
             for part in map(str, one["loc"])
@@ -105,10 +130,10 @@ def _explain(start: str, error: ValidationError, fields: tuple[str, ...]) -> Ite
         elif one["type"] in ("string_type", "dict_type"):
             given = one["input"]
             message += f", not {'None' if given is None else type(given).__name__}"
-        elif one["type"].startswith(_SHOWN) and re.fullmatch(r".{0,40}", _text(one["input"])):
+        elif one["type"].startswith(_SHOWN) and re.fullmatch(r".{0,40}", text(one["input"])):
             message += f", not {one['input']!r}"
         # The value may hold a password by mistake: keep it out of the log.
-        if re.search(r":(?!//)[^@]*@(?!sha256:)", _text(one["input"])):
+        if re.search(r":(?!//)[^@]*@(?!sha256:)", text(one["input"])):
             message = message.replace(repr(one["input"]), "the value")
         # A rule over the whole model has no location: its message names the keys itself.
         if not location and re.split(r"[:.]", message, maxsplit=1)[0] not in fields:

@@ -25,7 +25,8 @@ VARIABLES = ("VIRTUAL_HOST", "LETSENCRYPT_HOST")
 def proxies(app: Application, project: Project) -> Iterator[str]:
     """Lines about proxies of the project: left out, or behind Caddy."""
     services, begun = project["services"], layers.slot_services(app, project)
-    for name in begun:
+    # A proxy with volumes of its own is stateful by itself.
+    for name in (*begun, *app.stateful):
         kind = _kind(name, services[name])
         if kind == "certificates":
             yield (f'{name} fetches certificates, which Caddy does here: leave_out = ["{name}"] '

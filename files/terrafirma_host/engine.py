@@ -236,9 +236,12 @@ class Compose:
             # Each question takes a moment, so ask both at once.
             written = beside.submit(self.as_written if self.app.compose else dict)
             text, said = self.config("--format", "json")
-        project: dict[str, Any] = json.loads(text)
-        project.setdefault("services", {})
-        return Read(project, written.result(), said)
+        try:
+            project: dict[str, Any] = json.loads(text)
+            project.setdefault("services", {})
+            return Read(project, written.result(), said)
+        except RecursionError:
+            raise Failed("the compose files: lists lie too deep in each other") from None
 
     def rules(self, read: Read) -> Iterator[Callable[[], None]]:
         """Each rule of a project; it raises Failed, in one line, where the project breaks it."""
@@ -276,12 +279,16 @@ class Compose:
 
     def config(self, *options: str) -> tuple[str, str]:
         """The standard output and error of `docker compose config` for all services."""
-        result = subprocess.run(
-            [*self.command(self.app.name), "--profile", "*", "config", *options],
-            executable=shutil.which(self.program[0]),
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            env=self.environment(), timeout=PROMPT, check=False,
-        )  # fmt: skip
+        try:
+            result = subprocess.run(
+                [*self.command(self.app.name), "--profile", "*", "config", *options],
+                executable=shutil.which(self.program[0]),
+                stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                env=self.environment(), timeout=PROMPT, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise Failed(f"the compose files: Compose has not read them within {PROMPT} s: are "
+                         "they very large, or do their anchors multiply?") from None  # fmt: skip
         if result.returncode:
             error = f"the compose files: {references.errors(self.app, result.stderr)}"
             # The cause may be a variable that is not set and leaves a field blank.

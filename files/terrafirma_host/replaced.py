@@ -37,6 +37,7 @@ class Bundled:
     user: str
     password: str = field(repr=False)
     name: str  # of its database
+    secrets: frozenset[str]  # files that its image reads its user, password and database from
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,12 @@ def _bundled(name: str, project: Mapping[str, Any]) -> Bundled:
             target, _, alias = link.partition(":")
             names |= {alias} if target == name and alias else set()
     user = _first(env, USER) or "postgres"
-    return Bundled(name, frozenset(names), user, _first(env, PASSWORD), _first(env, NAME) or user)
+    given = {one["source"]: one.get("target") or one["source"]
+             for one in service.get("secrets") or []}  # fmt: skip
+    files = {env[f"{key}_FILE"] for key in (*USER, *PASSWORD, *NAME) if env.get(f"{key}_FILE")}
+    secrets = {key for key, path in given.items() if {path, f"/run/secrets/{path}"} & files}
+    password, database = _first(env, PASSWORD), _first(env, NAME) or user
+    return Bundled(name, frozenset(names), user, password, database, frozenset(secrets))
 
 
 def _first(env: Mapping[str, str], names: Collection[str]) -> str:
@@ -165,11 +171,14 @@ def _part(key: str, value: str, bundled: Bundled) -> str:
         return "{database.port}"
     if re.search("FILE$|ADMIN|REDIS|SECRET|MAIL|SMTP", key):
         return ""
-    if value == bundled.password and re.search("PASS|PWD", key):
+    own = re.search("DB|DATABASE|PG|POSTGRES|SQL", key)
+    # Without a password, as with `trust`, an empty one may be of anything else.
+    if value == bundled.password and re.search("PASS|PWD", key) and (value or own):
         return "{database.password}"
     if value == bundled.user and re.search("USER|ROLE|LOGIN", key):
         return "{database.user}"
-    if value == bundled.name and re.search("DB|DATABASE|NAME", key):
+    # An APP_NAME is often the same word.
+    if value == bundled.name and (own or key == "NAME") and not re.search("USER", key):
         return "{database.name}"
     return ""
 
@@ -195,6 +204,12 @@ def _left(
     if named:
         yield (f"{name}: {', '.join(named)} stays as it is: {bundled.service} leads to the host's "
                "PostgreSQL there, with another user, password and database")  # fmt: skip
+    secrets = {one["source"] for one in service.get("secrets") or []} & bundled.secrets
+    if secrets:
+        yield (
+            f"{name}: the secret {', '.join(sorted(secrets))} stays as it is, and is no login "
+            "to the host's database: give it {database.password} or {database.url} in env"
+        )
 
 
 def _names(env: Mapping[str, Any], *words: str) -> bool:

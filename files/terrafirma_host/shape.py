@@ -51,6 +51,7 @@ def decide(app: Application, project: dict[str, Any]) -> Decided:
         refusals += _network_mode(app, name, project["services"][name])
         refusals += _volumes_from(app, project, name)
     lines += _networks(project, used)
+    lines += _hardware(app, project, used)
     refusals += _addresses(project, used)
     lines += bundled.proxies(app, project)
     if untold := sorted(layers.untold(app, project)):
@@ -267,6 +268,30 @@ def _networks(project: dict[str, Any], used: Collection[str]) -> Iterator[str]:
         yield f"{what}: addresses are the engine's choice, because two releases run at once"
     for key in own:
         project["networks"][key]["ipam"] = {}
+
+
+def _hardware(app: Application, project: dict[str, Any], used: Collection[str]) -> Iterator[str]:
+    """Hardware addresses: containers of one network that share one do not reach each other."""
+    for name in used:
+        service = project["services"][name]
+        networks = service.get("networks") or {}
+        given = [key for key, entry in networks.items() if (entry or {}).get("mac_address")]
+        if name in app.stateful or not (given or service.get("mac_address")):
+            continue
+        if service.get("mac_address"):
+            _set(project, name, "mac_address", layers.GONE)
+        if given:
+            kept = {
+                key: {word: one for word, one in (entry or {}).items()
+                      if word not in ("mac_address", "ipv4_address", "ipv6_address")}
+                for key, entry in networks.items()
+            }  # fmt: skip
+            alias = service.get("container_name")
+            for entry in kept.values() if alias and alias not in project["services"] else ():
+                entry["aliases"] = [*(entry.get("aliases") or []), alias]
+            _set(project, name, "networks", _override(kept))
+        yield (f"{name}: mac_address is the engine's choice, because several containers run at "
+               "once")  # fmt: skip
 
 
 def _fixed(project: dict[str, Any], used: Collection[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from terrafirma.app.places import located
 from terrafirma.app.selection import unreadable
 from terrafirma.app.settings import Application
 from terrafirma.server import Server
-from terrafirma.settings import Refused, build
+from terrafirma.settings import Refused, build, text
 from terrafirma.users.settings import Users
 
 ACCOUNTS = Users(accounts=({"name": "prod"},))  # type: ignore[arg-type]  # pydantic makes accounts
@@ -111,8 +112,8 @@ def as_data(fields: Mapping[str, Any]) -> list[str]:
 def _python(value: Any) -> str:
     """JSON is Python, but for its words."""
     words = {"true": "True", "false": "False", "null": "None"}
-    text = json.dumps(value, ensure_ascii=False)
-    return words.get(text, text)
+    written = json.dumps(value, ensure_ascii=False)
+    return words.get(written, written)
 
 
 def read(app: Application, users: Users) -> Report:
@@ -149,7 +150,7 @@ def examine(app: Application, described: str) -> Report:
 
 def _checked(data: Mapping[str, Any], users: Users) -> Report:
     try:
-        app = build(Application, data, f"apps.{data['name']}.")
+        app = build(Application, data, f"apps.{text(data['name'])}.")
     except Refused as error:
         return Report(list(error.words))
     return read(app, users)
@@ -180,7 +181,7 @@ def _line(app: Application, error: object, source: str = "") -> str:
 def _causes(refusals: Sequence[str]) -> list[str]:
     """The refusals without those that only follow from others."""
     found: list[str] = []
-    for line in refusals:
+    for line in dict.fromkeys(refusals):
         before = "\n".join(found)
         # A variable, an env file or a place that another line is about already.
         names = re.findall(r"\$\{\w+\}(?= \()|(?<=env file )\S+(?= not found)", line)
@@ -191,13 +192,16 @@ def _causes(refusals: Sequence[str]) -> list[str]:
     return found
 
 
-def _named(name: str, text: str) -> bool:
-    return name.replace("/root/", "~/").removeprefix("./") in text
+def _named(name: str, said: str) -> bool:
+    return name.replace("/root/", "~/").removeprefix("./") in said
 
 
 def _name(data: Mapping[str, Any]) -> str:
-    place = str(data.get("source") or data.get("image") or "app")
-    last = Path(place).resolve().name if data.get("source") else place.rpartition("/")[2]
+    place = text(data.get("source") or data.get("image") or "app")
+    last = place.rpartition("/")[2]
+    if data.get("source"):
+        with suppress(OSError, ValueError):
+            last = Path(place).resolve().name
     words = re.findall(r"[a-z0-9]+", last.partition(":")[0].lower())
     return re.sub(r"^[^a-z]*", "", "-".join(words))[:31].strip("-") or "app"
 
@@ -222,10 +226,10 @@ def _further(data: Mapping[str, Any], refusals: Sequence[str]) -> dict[str, Any]
 
 
 def _proposals(line: str) -> Iterator[tuple[str, Any]]:
-    for key, text in _PROPOSAL.findall(line):
+    for key, written in _PROPOSAL.findall(line):
         if key in Application.model_fields:
             try:
-                yield key, json.loads(text)
+                yield key, json.loads(written)
             except ValueError:
                 continue
 

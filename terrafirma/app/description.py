@@ -95,7 +95,7 @@ def further_files(app: Application, users: Users) -> Iterator[str]:
     for name in app.compose:
         try:
             further = _reads_further(yaml.compose((app.source_directory / name).read_text()))
-        except (yaml.YAMLError, OSError, ValueError) as error:
+        except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
             yield f"{name} is not YAML: {' '.join(str(error).split())}"
             continue
         if further:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from terrafirma_host import images
+from terrafirma_host import images, stores
 from terrafirma_host.layers import Project
 
 from terrafirma.app.compose import DEFAULTS, default_file
@@ -22,6 +22,7 @@ from terrafirma.app.frameworks import (
 )
 from terrafirma.app.settings import Application
 from terrafirma.fields import here
+from terrafirma.settings import text as as_text
 
 # Ports on which applications serve HTTP, the most usual first.
 _HTTP = (80, 8000, 8080, 3000, 5000, 4000, 443, 8443)
@@ -35,7 +36,9 @@ def settings_of(directory: str) -> dict[str, Any]:
     """The entry of `apps` to begin with, for a directory that no settings name yet."""
     for below in ("", "*/"):
         for name in DEFAULTS:
-            for file in sorted(Path(directory).glob(f"{below}{name}")):
+            found = sorted(Path(directory).glob(f"{below}{name}"))
+            # Directories like .devcontainer are for tools.
+            for file in (one for one in found if not one.parent.name.startswith(".") or not below):
                 return {"source": directory, "compose": [file.relative_to(directory).as_posix()]}
         if (Path(directory) / "Dockerfile").is_file():
             break
@@ -64,8 +67,13 @@ def web_service(services: Mapping[str, Any]) -> str:
         strange = (not ports) + ("build" not in service) + 3 * _is_replaced(service)
         return strange, named, usual
 
-    candidates = [name for name, service in services.items() if not service.get("profiles")]
-    return min(candidates, key=likely, default="")
+    serving = [
+        name
+        for name, service in services.items()
+        if "build" in service or not stores.is_database(str(service.get("image") or ""))
+    ]
+    always = [name for name in serving if not services[name].get("profiles")]
+    return min(always or serving, key=likely, default="")
 
 
 def ports_of(service: Mapping[str, Any]) -> list[int]:
@@ -84,7 +92,7 @@ def answers(
     wanted: list[str] = []
     for line in refusals:
         if re.search(r"\.service: the compose files have no service", line) and project:
-            found["service"] = web_service(project["services"])
+            found |= {"service": name} if (name := web_service(project["services"])) else {}
         socket = re.search(r"\.docker_socket: ([\w.-]+) mounts ", line)
         if socket and project and _is_replaced(project["services"][socket[1]]):
             found["leave_out"] = [*data.get("leave_out", []), socket[1]]
@@ -114,7 +122,7 @@ _VALUES = (
 
 def value_of(name: str, data: Mapping[str, Any]) -> str:
     """A value for a variable: that of the project's example, or one that stands for yours."""
-    source = here(str(data["source"])) if data.get("source") else None
+    source = here(as_text(data["source"])) if data.get("source") else None
     if source and (example := examples(source).get(name)):
         return example
     names = data.get("compose") or ([default_file(source)] if source else [])
@@ -159,7 +167,7 @@ def _assigned(file: Path) -> dict[str, str]:
 def _env_file(data: Mapping[str, Any], wanted: Sequence[str]) -> str:
     """The file of this machine that has all these variables; "" where there is none."""
     for name in (".env.production", ".env.prod", ".env") if data.get("source") else ():
-        path = posixpath.normpath(posixpath.join(str(data["source"]), name))
+        path = posixpath.normpath(posixpath.join(as_text(data["source"]), name))
         if wanted and {*wanted} <= _assigned(here(path)).keys():
             return "" if path in data.get("env_file", []) else path
     return ""

@@ -12,7 +12,11 @@ import yaml
 
 from terrafirma.app.selection import selection
 from terrafirma.app.settings import Application
+from terrafirma.fields import is_file
 from terrafirma.host.files import source_files
+
+LONGEST = 4095
+"""Characters of a path."""
 
 
 def files_left_out(app: Application) -> Iterator[str]:
@@ -27,10 +31,13 @@ def files_left_out(app: Application) -> Iterator[str]:
     for name in app.compose:
         try:
             top = yaml.compose((app.source_directory / name).read_text())
-        except (yaml.YAMLError, OSError, ValueError):
+        except (yaml.YAMLError, OSError, ValueError, RecursionError):
             # The release reports what Compose says about such a file.
             continue
         for key, path, required in _read(top):
+            if not path.isprintable() or len(path) > LONGEST:
+                yield f"{name}: {key} reads {path[:40]!r}, which is no path of a file"
+                continue
             file = _place(app, path)
             if "$" in path or path.startswith(("/", "~")) or "://" in path:
                 continue
@@ -44,7 +51,7 @@ def files_left_out(app: Application) -> Iterator[str]:
                     "uploaded: move it in there, or let source be the directory above"
                 )
                 continue
-            if file in uploaded or not file.is_file():
+            if file in uploaded or not is_file(file):
                 continue
             if required:
                 yield (
@@ -59,7 +66,7 @@ def _no_variables(app: Application, path: str, required: bool, uploaded: set[Pat
     if file in uploaded or not (required or _serves(file.name)):
         return ""
     here = posixpath.normpath(posixpath.join(app.source, _inner(app), path))
-    if not file.is_file():
+    if not is_file(file):
         return f"which is not there: write {here}, and name it in env_file" if required else ""
     missing = ", ".join(sorted(_variables(file) - _given(app)))
     return missing and (
@@ -107,7 +114,15 @@ def env_files(app: Application) -> dict[str, list[Any]]:
             for name, service in top["services"].items():
                 listed = service.get("env_file") or []
                 found.setdefault(name, []).extend([listed] if isinstance(listed, str) else listed)
-        except (yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (
+            yaml.YAMLError,
+            RecursionError,
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+        ):
             # The release reports what Compose says about such a file.
             continue
 

@@ -54,7 +54,7 @@ def _no_yaml(app: Application) -> Iterator[str]:
         except yaml.MarkedYAMLError as error:
             if error.problem_mark:
                 yield f"{name}, line {error.problem_mark.line + 1}: {error.problem}"
-        except (yaml.YAMLError, OSError, ValueError):
+        except (yaml.YAMLError, OSError, ValueError, RecursionError):
             continue
 
 
@@ -106,7 +106,7 @@ def _places(app: Application) -> Iterator[Place]:
     for name in app.compose:
         try:
             top = yaml.compose((app.source_directory / name).read_text())
-        except (yaml.YAMLError, OSError, ValueError):
+        except (yaml.YAMLError, OSError, ValueError, RecursionError):
             continue
         yield from _below(name, top, ())
 

@@ -100,7 +100,7 @@ class _Read:
         self.seen.add(name)
         try:
             top = yaml.compose((self.app.source_directory / name).read_text())
-        except (yaml.YAMLError, OSError, ValueError):
+        except (yaml.YAMLError, OSError, ValueError, RecursionError):
             # The release reports what Compose says about such a file.
             return
         # Paths are relative to the project or, in an included or extended file, to that file. To

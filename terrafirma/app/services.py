@@ -27,7 +27,7 @@ class Service(Public):
     """Further environment variables of this service; they replace those of the application."""
     memory_mb: int | None = Field(default=None, ge=0)
     """Memory limit of one container, in MB; 0: no limit. None: that of the application."""
-    cpus: float | None = Field(default=None, ge=0)
+    cpus: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Processor limit of one container; 0: no limit. None: that of the application."""
     stop_signal: Annotated[
         str,

@@ -101,6 +101,8 @@ def _header(value: str) -> str:
     return one_line(value)
 
 
+LARGEST_COMPOSE_FILE = 2**20
+
 OF_COMPOSE = (
     *("service", "stateful", "shared", "profiles", "leave_out", "docker_socket", "services"),
     "database_replaces",
@@ -262,7 +264,7 @@ class Application(Model):
     `NAME_uploads`."""
     memory_mb: int = Field(default=0, ge=0)
     """Memory limit of one container, in MB; 0: no limit."""
-    cpus: float = Field(default=0, ge=0)
+    cpus: float = Field(default=0, ge=0, allow_inf_nan=False)
     """Processor limit of one container; 0: no limit."""
     start_seconds: Seconds = 120
     """How long the replicas of a release may take to become healthy."""
@@ -515,6 +517,8 @@ class Application(Model):
         for name in self.compose:
             if not is_file(self.source_directory / name):
                 raise ValueError(f"compose: {self.source!r} has no file {name!r}")
+            if (self.source_directory / name).stat().st_size > LARGEST_COMPOSE_FILE:
+                raise ValueError(f"compose: {name!r} has more than 1 MB, which no compose file has")
         if self.snippet and not is_file(here(self.snippet)):
             raise ValueError(f"snippet: cannot read {self.snippet!r}")
         return self

@@ -14,6 +14,7 @@ from terrafirma.app import check as checks
 from terrafirma.app import laptop, preflight
 from terrafirma.app.check import Report, check
 from terrafirma.app.description import description
+from terrafirma.app.guess import settings_of
 from tests.conftest import ROOT, Pyinfra
 from tests.unit.fake_host import api, fake, machine
 from tests.unit.settings import HOST, application, server
@@ -119,6 +120,39 @@ def test_what_is_proposed_is_tried(source: Path) -> None:
     assert report.left == []
     data = {"source": str(source), "compose": ["compose.yaml"], "service": "web", "user": ""}
     assert check(data | report.proposed).served
+
+
+@pytest.mark.parametrize(
+    ("text", "service"),
+    [
+        ("a: {image: redis, ports: ['6379:6379']}, b: {build: ., profiles: [x]}", "b"),
+        ("dev: {build: ., profiles: [dev], ports: ['80:80']}, db: {image: postgres}", "dev"),
+        ("db: {image: 'postgres:17', ports: ['5432:5432']}, cache: {image: redis}", None),
+    ],
+)  # fmt: skip
+def test_no_database_is_proposed_to_serve(source: Path, text: str, service: str | None) -> None:
+    report = checked(source, f"services: {{{text}}}")
+    assert report.proposed.get("service") == service
+    assert report.served is False
+
+
+def test_a_directory_of_tools_has_no_project(source: Path) -> None:
+    (source / ".devcontainer").mkdir()
+    (source / ".devcontainer" / "compose.yaml").write_text(WEB)
+    assert settings_of(str(source)) == {"source": str(source)}
+
+
+def test_an_enormous_file_is_refused(source: Path) -> None:
+    (report,) = checked(source, f"{WEB}\n# {'x' * 2**20}").refusals
+    assert report == (
+        "apps.shop.compose: 'compose.yaml' has more than 1 MB, which no compose file has"
+    )
+
+
+@pytest.mark.parametrize("source", ["x\0y", "x" * 5000, "\ud800", 10**5000], ids=range(4))
+def test_a_source_that_is_no_path(source: Any) -> None:
+    (line,) = check({"source": source, "domain": "a.test"}).refusals
+    assert ".source: " in line
 
 
 def test_several_faults_at_once(source: Path) -> None:

@@ -85,6 +85,22 @@ LINES: dict[str, tuple[str, str]] = {
         "include: [base.yaml]",
         ": compose.yaml, line 4: include: open base.yaml: no such file or directory",
     ),
+    "lists in lists": (
+        f"x-deep: {'[' * 2000}{']' * 2000}\n",
+        ": compose.yaml: lists lie too deep in each other",
+    ),
+    "no env_file, twice": (
+        "    env_file: app.env\n  job: {image: a, env_file: app.env}",
+        ".compose: compose.yaml: env_file reads app.env, which is not there: write /",
+    ),
+    "an env_file that is no path": (
+        r'    env_file: "a\0b"',
+        r".compose: compose.yaml: env_file reads 'a\x00b', which is no path of a file",
+    ),
+    "an env_file with a long name": (
+        f"    env_file: {'x' * 500}",
+        ".compose: compose.yaml: env_file reads xxx",
+    ),
     "no env_file": (
         "    env_file: app.env",
         ".compose: compose.yaml: env_file reads app.env, which is not there: write /",

@@ -44,6 +44,8 @@ VARIABLES: list[tuple[str, str, str | None]] = [
     ("DB_PASSWORD", "pa$$ss", "{database.password}"),
     ("DB_DATABASE", "shop", "{database.name}"),
     ("ADMIN_PASSWORD", "pa$$ss", None),
+    ("GITEA__database__NAME", "shop", "{database.name}"),
+    ("APP_NAME", "shop", None),
     ("MODE", "app", None),
     ("POSTGRES_PASSWORD_FILE", "/run/secrets/x", None),
 ]  # fmt: skip
@@ -134,6 +136,28 @@ def test_what_the_settings_set_does_not_stay(shop: Shop) -> None:
     compose = read(shop, text, services={"web": {"env": {"URL": "{database.url:psql}"}}})
     compose.project()
     assert not [one for one in compose.notes if "URL" in one]
+
+
+def test_a_secret_with_the_password_of_the_database_is_said(shop: Shop) -> None:
+    text = (
+        "services:\n  web: {build: ., secrets: [pass], environment: {DB_HOST: db}}\n"
+        "  db: {image: postgres, secrets: [pass], environment: {POSTGRES_PASSWORD_FILE: "
+        "/run/secrets/pass}}\nsecrets: {pass: {file: ./init.sql}}\n"
+    )
+    compose = read(shop, text)
+    compose.project()
+    line = "web: the secret pass stays as it is, and is no login to the host's database: give it"
+    assert any(one.startswith(line) for one in compose.notes), compose.notes
+
+
+def test_an_empty_password_may_be_of_anything_else(shop: Shop) -> None:
+    text = (
+        "services:\n  web: {build: ., environment: {PGHOST: db, PGPASSWORD: '', API_PASS: ''}}\n"
+        "  db: {image: postgres, environment: {POSTGRES_HOST_AUTH_METHOD: trust}}\n"
+    )
+    compose = read(shop, text)
+    compose.project()
+    assert set(compose.app.services["web"]["env"]) == {"PGHOST", "PGPASSWORD"}
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,19 @@ LINES: dict[str, tuple[str, dict[str, Any], str]] = {
         "nginx is a proxy of its own, which nobody reaches: Caddy has the ports 80 and 443. "
         'leave_out = ["nginx"] stops it, service = "nginx" puts it behind Caddy',
     ),
+    "a proxy that keeps certificates": (
+        service('caddy: {image: "caddy:2", ports: ["80:80"], volumes: ["pg:/data"]}', PG), {},
+        "caddy is a proxy of its own, which nobody reaches: Caddy has the ports 80 and 443. "
+        'leave_out = ["caddy"] stops it, service = "caddy" puts it behind Caddy',
+    ),
+    "a hardware address": (
+        web("mac_address: 02:42:ac:11:65:43"), {},
+        "web: mac_address is the engine's choice, because several containers run at once",
+    ),
+    "a hardware address in a network": (
+        web("networks: {n: {mac_address: 02:42:ac:11:65:43}}", "networks: {n: }\n"), {},
+        "web: mac_address is the engine's choice, because several containers run at once",
+    ),
     "the web service is a proxy": (
         "services:\n  web: {image: nginx, depends_on: [api]}\n  api: {build: ., restart: always}\n",
         {},
