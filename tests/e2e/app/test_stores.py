@@ -415,7 +415,7 @@ sys.path.insert(0, "/usr/local/lib/terrafirma")
 from terrafirma_host import release
 from terrafirma_host.spec import Application
 answers, source = {}, pathlib.Path(sys.argv[1])
-for name, (description, files) in json.loads(sys.argv[2]).items():
+for name, (description, files) in json.load(open(sys.argv[2])).items():
     shutil.rmtree(source, ignore_errors=True)
     for path, text in files.items():
         (source / path).parent.mkdir(parents=True, exist_ok=True)
@@ -437,7 +437,9 @@ def troubles(shop: Shop) -> dict[str, str]:
         app = described(**{**usual, "user": "", "database": "", **case.settings})
         files = {"compose.yaml": case.compose, "Dockerfile": "FROM x\n", "db/Dockerfile": ""}
         asked[name] = (told(replace(app, name="case", source=source)), files | case.files)
-    answer: dict[str, str] = shop.server.python(JUDGE, source, json.dumps(asked))
+    # A word of a command line has at most 128 kB.
+    shop.server.run("cat > /root/cases.json", stdin=json.dumps(asked))
+    answer: dict[str, str] = shop.server.python(JUDGE, source, "/root/cases.json")
     return answer
 
 
