@@ -20,7 +20,7 @@ GIVEN, GIVEN_LATER = "ann-has-chosen-this-one", "ann-has-chosen-that-one"
 CANARY = "canary-on-a-command-line"
 SHOP = {
     "source": "examples/api", "domain": "shop.terrafirma.test", "database": "shop", "port": 8128,
-    "replicas": 1,
+    "replicas": 1, "user": "prod",
 }  # fmt: skip
 DATA: dict[str, Any] = {
     **beside_api(shop=SHOP),
