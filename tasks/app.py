@@ -8,7 +8,7 @@ from terrafirma.app.description import (
     description,
     refuse_further_files,
     revision,
-    uploaded_source,
+    source_in,
 )
 from terrafirma.app.env_files import refuse_env_files
 from terrafirma.app.given import private, secrets
@@ -18,12 +18,12 @@ from terrafirma.app.selection import refuse_unreadable, selection
 from terrafirma.app.source import upload_source
 from terrafirma.app.wanted import wanted
 from terrafirma.host import program
+from terrafirma.host.calendars import refuse_calendars
 from terrafirma.host.files import Absent, Directory, File, put, template
 from terrafirma.host.machine import distribution
 from terrafirma.host.units import unit
 from terrafirma.paths import APPLICATIONS, RECOVERY_UNIT, SECRETS
 from terrafirma.site import begin, is_routed, kept, placed
-from terrafirma.updates.facts import WrongCalendars
 
 server, machine = begin(host)
 apps = placed(host).apps
@@ -44,14 +44,7 @@ for app in apps:
 schedules = {
     app.key(f"cron.{name}.schedule"): job.schedule for app in apps for name, job in app.cron.items()
 }
-if schedules:
-    wrong = host.get_fact(WrongCalendars, calendars=sorted({*schedules.values()}))
-    for key, schedule in schedules.items():
-        if schedule in wrong:
-            raise DeployError(
-                f"{host.name}: {key}: systemd does not understand {schedule!r}, or it never comes "
-                "(OnCalendar, see man systemd.time); write it like 'hourly' or 'Mon..Fri 03:30'"
-            )
+refuse_calendars(host, schedules, "'hourly' or 'Mon..Fri 03:30'")
 
 known = {block.partition("/")[0] for block in kept(host)["ports"]}
 for other in sorted(known - {app.name for app in apps}):
@@ -98,7 +91,7 @@ for app in host.loop(apps):
                 name=f"Upload the source of {app.name}",
                 directory=app.source_directory,
                 selection=selection(app),
-                dest=uploaded_source(app),
+                dest=source_in(descriptions[app.name]),
             )
         ]
     content = descriptions[app.name]

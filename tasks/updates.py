@@ -3,6 +3,7 @@
 from pyinfra import host
 from pyinfra.api import DeployError
 
+from terrafirma.host.calendars import refuse_calendars
 from terrafirma.host.files import put, template
 from terrafirma.host.packages import packages
 from terrafirma.host.program import entries
@@ -10,7 +11,6 @@ from terrafirma.host.units import unit
 from terrafirma.paths import HOST_PROGRAM
 from terrafirma.site import begin
 from terrafirma.updates import engines
-from terrafirma.updates.facts import WrongCalendars
 from terrafirma.updates.operations import no_units, say_what_is_due
 from terrafirma.updates.origins import security_origins
 
@@ -19,14 +19,8 @@ settings = server.updates
 units = "/etc/systemd/system"
 
 calendars = {"updates_reboot": settings.reboot, "updates_postgres": settings.postgres}
-if given := {key: value for key, value in calendars.items() if value}:
-    wrong = host.get_fact(WrongCalendars, calendars=list(given.values()))
-    for key, value in given.items():
-        if value in wrong:
-            raise DeployError(
-                f"{host.name}: {key}: systemd does not understand {value!r}, or it never comes "
-                "(OnCalendar, see man systemd.time); write it like 'Sun *-*-* 04:00:00'"
-            )
+given = {key: value for key, value in calendars.items() if value}
+refuse_calendars(host, given, "'Sun *-*-* 04:00:00'")
 
 masked = machine["masked"]
 if settings.security and masked:

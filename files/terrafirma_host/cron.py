@@ -24,7 +24,17 @@ from typing import Any
 from terrafirma_host import engine, jobs
 from terrafirma_host.engine import PROMPT
 from terrafirma_host.jobs import Job
-from terrafirma_host.shell import BROKEN, Failed, locked, plain_lines, run, say, succeeds, write
+from terrafirma_host.shell import (
+    BROKEN,
+    Failed,
+    content_of,
+    locked,
+    plain_lines,
+    run,
+    say,
+    succeeds,
+    write,
+)
 from terrafirma_host.spec import RUNTIME, Application, now, serving_release
 from terrafirma_host.target import in_release
 
@@ -56,7 +66,7 @@ def agrees(app: Application) -> bool:
     return (
         {one.name for one in _units(app)} == {one.name for one in files}
         and all(path.read_text() == text for path, text in files.items())
-        and _said(_file(app)) == jobs.told(app)
+        and content_of(_file(app)) == jobs.told(app)
         and all((UNITS / "timers.target.wants" / one).is_symlink() for one in timers)
         and succeeds("systemctl", "is-active", "--quiet", *timers)
     )
@@ -69,7 +79,7 @@ def agree(app: Application) -> None:
     before, files = installed(app), _files(app)
     names = {path.name for path in files}
     _end([path for path in _units(app) if path.name not in names])
-    changed = {path.name for path, text in files.items() if _said(path) != text}
+    changed = {path.name for path, text in files.items() if content_of(path) != text}
     for path, text in files.items():
         write(path, text)
     write(_file(app), jobs.told(app))
@@ -111,13 +121,6 @@ def _units(app: Application) -> list[Path]:
 
 def _file(app: Application) -> Path:
     return app.directory / "cron.json"
-
-
-def _said(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        return ""
 
 
 def _files(app: Application) -> dict[Path, str]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
+from terrafirma_host import kinds
+from terrafirma_host.kinds import Service
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
-
-Service = Mapping[str, Any]
 
 # Docker's own options for memory are noexec, and the mode of the image's directory.
 IN_MEMORY = "mode=1777,exec"
@@ -40,8 +40,7 @@ def add(app: Application, project: dict[str, Any]) -> None:
     if app.read_only:
         service["read_only"] = True
     if memory := _memory(app, service):
-        tmpfs = service.get("tmpfs") or []
-        service["tmpfs"] = [*([tmpfs] if isinstance(tmpfs, str) else tmpfs), *memory]
+        service["tmpfs"] = [*kinds.words_of(service, "tmpfs"), *memory]
     if app.volumes:
         # A volume without a name there is replaced, as Compose does in a merge.
         kept = [one for one in service.get("volumes") or []
@@ -105,8 +104,7 @@ def _mounted(service: Service) -> Iterator[tuple[str, str]]:
         if mount["type"] == "volume" and not source:
             continue
         yield _normal(mount["target"]), f"{source or mount['type']}"
-    tmpfs = service.get("tmpfs") or []
-    for one in [tmpfs] if isinstance(tmpfs, str) else tmpfs:
+    for one in kinds.words_of(service, "tmpfs"):
         yield _normal(one.partition(":")[0]), "tmpfs"
 
 

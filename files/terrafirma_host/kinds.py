@@ -68,7 +68,7 @@ def looks_once(name: str, service: Service) -> bool:
     """Whether the name or the command of a service without a restart policy says that it ends."""
     if says_policy(service) or service.get("ports") or service.get("healthcheck"):
         return False
-    words = " ".join([*_words(service, "entrypoint"), *_words(service, "command")])
+    words = " ".join([*words_of(service, "entrypoint"), *words_of(service, "command")])
     words = SHELL.sub("", words.strip()).strip("'\" ")
     parts = [one for one in (part.strip(" '\"\n") for part in PARTS.split(words)) if one]
     works = [bool(WORK.match(part)) for part in parts]
@@ -77,7 +77,8 @@ def looks_once(name: str, service: Service) -> bool:
     return bool(ONCE.fullmatch(name.lower()) or ends)
 
 
-def _words(service: Service, key: str) -> list[str]:
+def words_of(service: Service, key: str) -> list[str]:
+    """A value that the files may give as text or as a list, as a list."""
     value = service.get(key) or []
     return [value] if isinstance(value, str) else [str(one) for one in value]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from terrafirma_host import health, routes
-from terrafirma_host.shell import Failed, run, say, sync, write
+from terrafirma_host.shell import Failed, content_of, run, say, sync, write
 from terrafirma_host.spec import Application
 
 UPSTREAMS = Path("/etc/caddy/upstreams")
@@ -55,7 +55,7 @@ def expect(app: Application, slot: str) -> bool:
     changes: dict[Path, str | None] = {}
     for one in sorted(app.slots, key=slot.__eq__):
         wanted = _files(app if one == slot else as_asked(app, one), one)
-        changes |= {path: text for path, text in wanted.items() if _said(path) != text}
+        changes |= {path: text for path, text in wanted.items() if content_of(path) != text}
         changes |= dict.fromkeys(_routes_of(app, one) - wanted.keys())
     make_directories()
     # A run that was killed between the file and the reload left Caddy with the old check.
@@ -114,16 +114,17 @@ def _asks(app: Application, slot: str) -> bool:
 def expects(app: Application, slot: str) -> bool:
     """Whether the slot's files have what this version writes."""
     wanted = _files(as_asked(app, slot), slot)
-    return all(_said(path) == text for path, text in wanted.items()) and not (
+    return all(content_of(path) == text for path, text in wanted.items()) and not (
         _routes_of(app, slot) - wanted.keys()
     )
 
 
 def as_asked(app: Application, slot: str) -> Application:
     """The application with the protocol and the health check by which Caddy now knows a slot."""
-    if app.routed and (asked := routes.as_asked(app, _said(UPSTREAMS / routes.name(app, slot)))):
+    routing = content_of(UPSTREAMS / routes.name(app, slot)) if app.routed else ""
+    if app.routed and (asked := routes.as_asked(app, routing)):
         return asked
-    said = _said(asking(app, slot))
+    said = content_of(asking(app, slot))
     path = re.search(r"^health_uri (\S+)$", said, re.MULTILINE)
     sent = health.said_headers(said)
     if not path or "Host" not in sent:
@@ -144,13 +145,6 @@ def asking(app: Application, slot: str) -> Path:
 def name_of_routes(app: Application, domain: str = "") -> str:
     """What the Caddyfile imports for the green slot of a domain."""
     return re.sub("routes$", "*routes", routes.name(app, "green", domain))
-
-
-def _said(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        return ""
 
 
 def slot_of(app: Application) -> str:

@@ -261,6 +261,14 @@ def write(
     sync(path.parent)
 
 
+def content_of(path: Path) -> str:
+    """The text of a file; empty without the file."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
 def sync(directory: Path) -> None:
     """Make renames and removals in a directory survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from terrafirma_host import layers
+from terrafirma_host import kinds, layers
 from terrafirma_host.layers import Project
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
@@ -209,8 +209,7 @@ def database(project: Project, name: str) -> str:
 def uncovered(service: Mapping[str, Any], volumes: Iterable[str]) -> list[str]:
     """The VOLUMEs of an image without a mount: each new container begins with them empty."""
     mounts = [mount["target"] for mount in service.get("volumes") or []]
-    tmpfs = service.get("tmpfs") or []
-    mounts += [one.partition(":")[0] for one in ([tmpfs] if isinstance(tmpfs, str) else tmpfs)]
+    mounts += [one.partition(":")[0] for one in kinds.words_of(service, "tmpfs")]
     covered = {posixpath.normpath(one) for one in mounts}
     return sorted(one for one in volumes if posixpath.normpath(one) not in covered)
 

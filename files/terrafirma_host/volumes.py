@@ -19,7 +19,7 @@ from pathlib import Path
 
 from terrafirma_host import engine, images
 from terrafirma_host.layers import Project
-from terrafirma_host.shell import Failed, run, say, succeeds, write
+from terrafirma_host.shell import Failed, content_of, run, say, succeeds, write
 from terrafirma_host.spec import Application
 
 # Bytes of /etc/passwd in an image that are read at most.
@@ -96,10 +96,7 @@ def foreign(name: str, place: Path, owner: Owner) -> str:
 
 
 def _left(app: Application) -> set[str]:
-    try:
-        return set((app.directory / engine.FILLING).read_text().split())
-    except FileNotFoundError:
-        return set()
+    return set(content_of(app.directory / engine.FILLING).split())
 
 
 def _give(place: Path, owner: Owner) -> None:

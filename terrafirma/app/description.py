@@ -78,6 +78,11 @@ def description(app: Application, users: Users, *, routed: bool = False) -> str:
     return json.dumps(data, indent=2, sort_keys=True) + "\n"
 
 
+def source_in(described: str) -> str:
+    """Where the source of an application is on the host, by its description; or ""."""
+    return str(json.loads(described)["source"])
+
+
 def refuse_further_files(host: Host, app: Application, users: Users) -> None:
     """Raise DeployError where a deploy key could replace a file that a compose file reads."""
     for words in further_files(app, users):

@@ -7,12 +7,12 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from secrets import token_hex
 
 from terrafirma_host import sources
 from terrafirma_host.sources import DOCKERFILE, Entry, Selection
+
+from terrafirma.host import cache
 
 # A change within a tick of the file system's clock leaves no trace, so a file that has just been
 # written is read again. Some file systems count in steps of two seconds.
@@ -41,7 +41,7 @@ class Hashes:
         self.directory = directory.resolve()
         words = json.dumps([str(self.directory), selection.as_json()])
         name = hashlib.sha256(words.encode(errors="surrogateescape")).hexdigest()[:24]
-        self.path = _directory() / f"{name}.json"
+        self.path = cache.directory("sources") / f"{name}.json"
         self.known = _read(self.path)
         self.beginning = len(str(self.directory)) + 1
         self.used: dict[str, tuple[State, str]] = {}
@@ -64,8 +64,7 @@ class Hashes:
         found = sources.entries(self.directory, paths, self)
         if self.used != self.known:
             # Without a home that can be written, each run reads all files.
-            with suppress(OSError):
-                _write(self.path, self.used)
+            _write(self.path, self.used)
         return found
 
 
@@ -82,32 +81,16 @@ def tree_digest(directory: Path, selection: Selection = DOCKERFILE) -> str:
 # --- the file with the digests --------------------------------------------------------------------
 
 
-def _directory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "terrafirma/sources"
-
-
 def _read(path: Path) -> dict[str, tuple[State, str]]:
-    """The kept digests; none from a file that another user could have written."""
     try:
-        with path.open() as file:
-            state = os.fstat(file.fileno())
-            if state.st_uid != os.getuid() or state.st_mode & 0o022:
-                return {}
-            known = json.load(file)
         return {
             str(name): ((int(node), int(size), int(content), int(changed)), str(digest))
-            for name, (node, size, content, changed, digest) in known.items()
+            for name, (node, size, content, changed, digest) in cache.read(path).items()
         }
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         return {}
 
 
 def _write(path: Path, known: dict[str, tuple[State, str]]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{token_hex(4)}")
-    new.touch(mode=0o600)
-    new.write_text(json.dumps({name: [*state, digest] for name, (state, digest) in known.items()}))
-    new.replace(path)
-    old = sorted(path.parent.glob("*.json"), key=lambda one: one.stat().st_mtime, reverse=True)
-    for one in old[KEPT:]:
-        one.unlink(missing_ok=True)
+    cache.write(path, {name: [*state, digest] for name, (state, digest) in known.items()})
+    cache.keep_newest(path.parent.glob("*.json"), KEPT)

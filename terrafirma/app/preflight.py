@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import os
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 from pyinfra.api import DeployError, Host
 
 from terrafirma.app.check import examine
 from terrafirma.app.settings import Application
+from terrafirma.host import cache
 from terrafirma.settings import ROOT
 
 
@@ -23,7 +23,8 @@ def refuse_project(host: Host, app: Application, described: str) -> None:
 
     + described: the content of NAME.json, which names the source by its digest
     """
-    mark = _marks() / hashlib.sha256(f"{_rules()}\n{described}".encode()).hexdigest()
+    asked = hashlib.sha256(f"{_rules()}\n{described}".encode()).hexdigest()
+    mark = cache.directory("checked") / asked
     if mark.exists():
         # The newest marks are kept.
         with suppress(OSError):
@@ -35,13 +36,7 @@ def refuse_project(host: Host, app: Application, described: str) -> None:
 
 
 KEPT = 200
-"""Marks that are kept, the newest."""
-
-
-def _marks() -> Path:
-    """The directory with an empty file for each application that was found right."""
-    cached = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(cached, "terrafirma", "checked")
+"""Empty files that are kept, the newest: one for each application that was found right."""
 
 
 def _keep(mark: Path) -> None:
@@ -49,12 +44,10 @@ def _keep(mark: Path) -> None:
     with suppress(OSError):
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
-        old = sorted(mark.parent.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)
-        for one in old[KEPT:]:
-            one.unlink(missing_ok=True)
+        cache.keep_newest(mark.parent.iterdir(), KEPT)
 
 
-@cache
+@functools.cache
 def _rules() -> str:
     """A digest of the programs that decide."""
     digest = hashlib.sha256()

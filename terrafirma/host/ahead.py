@@ -10,16 +10,16 @@ Any other command, which may change the host, drops the answers that are left.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -28,6 +28,7 @@ from pyinfra.api import Host, StringCommand
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
+from terrafirma.host import cache
 from terrafirma.host.asking import changes_of
 
 FRESH = 20
@@ -105,7 +106,7 @@ class Questions:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.path = _directory() / f"{_name(host)}.json"
+        self.path = cache.directory() / f"{_name(host)}.json"
         known = _read(self.path)
         self.phases = {
             executing: _phase(known.get(str(executing), ())) for executing in (False, True)
@@ -126,8 +127,7 @@ class Questions:
             str(executing): [[one.key, one.users, one.text] for one in asked]
             for executing, asked in ((False, planned.asked), (True, kept))
         }
-        with suppress(OSError):
-            _write(self.path, json.dumps(content))
+        cache.write(self.path, content)
 
 
 def _phase(known: Sequence[Question]) -> Phase:
@@ -145,10 +145,6 @@ def _of(host: Host) -> Questions:
 # --- the file with the questions ------------------------------------------------------------------
 
 
-def _directory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "terrafirma"
-
-
 def _name(host: Host) -> str:
     """A name for a host, as this user reaches it, and for the files that a run executes there."""
     reached = [str(host.data.get(key)) for key in ("ssh_hostname", "ssh_port", "ssh_user")]
@@ -157,23 +153,11 @@ def _name(host: Host) -> str:
 
 
 def _read(path: Path) -> dict[str, list[Question]]:
-    """The saved questions; none from a file that another user could have written."""
+    known = cache.read(path)
     try:
-        state = path.stat()
-        if state.st_uid != os.getuid() or state.st_mode & 0o022:
-            return {}
-        known = json.loads(path.read_text())
         return {key: [Question(*map(str, one)) for one in known[key]] for key in ("False", "True")}
-    except (OSError, ValueError, LookupError, TypeError):
+    except (LookupError, TypeError):
         return {}
-
-
-def _write(path: Path, content: str) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    new.touch(mode=0o600)
-    new.write_text(content)
-    new.replace(path)
 
 
 # --- all questions in one command -----------------------------------------------------------------
@@ -285,12 +269,11 @@ def _last(plain: Callable[[SSHConnector], None]) -> Callable[[SSHConnector], Non
     return disconnect
 
 
-@cache
+@functools.cache
 def install() -> None:
     """Make pyinfra ask ahead on all hosts that it reaches over SSH."""
-    wrappers: Iterator[tuple[str, Any]] = iter(
-        [("run_shell_command", _runner), ("disconnect", _last)]
-        + [(name, _changes) for name in ("put_file", "rsync")]
-    )
-    for name, wrapper in wrappers:
+    wrappers: dict[str, Callable[[Any], Any]] = {
+        "run_shell_command": _runner, "put_file": _changes, "rsync": _changes, "disconnect": _last,
+    }  # fmt: skip
+    for name, wrapper in wrappers.items():
         setattr(SSHConnector, name, wrapper(getattr(SSHConnector, name)))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import TypedDict
 
-from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
+from pyinfra.api import FactBase, FactProcessError
 from typing_extensions import override
 
 from terrafirma.paths import HOST_PROGRAM
@@ -44,22 +43,3 @@ class UpdatesStatus(FactBase[UpdatesState]):
             )
         except (ValueError, LookupError, TypeError) as error:
             raise FactProcessError(f"terrafirma updates answered {output[:1]!r}") from error
-
-
-class WrongCalendars(FactBase[list[str]]):
-    """The elements of `calendars` that systemd does not understand, or that never come."""
-
-    default = list
-
-    @override
-    def command(self, calendars: Sequence[str]) -> StringCommand:
-        return StringCommand(
-            "for when in", *map(QuoteString, calendars),
-            '; do next=$(LC_ALL=C systemd-analyze calendar -- "$when" 2> /dev/null) &&',
-            'case "$next" in *"elapse: never"*) false;; esac ||',
-            "! command -v systemd-analyze > /dev/null || printf '%s\n' \"$when\"; done",
-        )  # fmt: skip
-
-    @override
-    def process(self, output: list[str]) -> list[str]:
-        return output

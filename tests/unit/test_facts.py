@@ -19,6 +19,7 @@ from terrafirma.borg.facts import Archives, FirstArchive
 from terrafirma.caddy.facts import CaddyVersion, Certificates, Names
 from terrafirma.docker.facts import ContainerReach, DockerAddresses, DockerNetworks
 from terrafirma.docker.reach import Seen
+from terrafirma.host.calendars import WrongCalendars
 from terrafirma.host.facts import Hardware, Listeners, Machine, UsedNetworks
 from terrafirma.host.files import PathStates
 from terrafirma.host.kernel import KernelSettings
@@ -30,7 +31,7 @@ from terrafirma.postgres.facts import Contents, Databases, Roles, Server, WrongP
 from terrafirma.postgres.status_facts import PostgresStatus
 from terrafirma.postgres.upgrade_facts import UpgradeProgress, UpgradeState
 from terrafirma.sshd.facts import Logins
-from terrafirma.updates.facts import UpdatesStatus, WrongCalendars
+from terrafirma.updates.facts import UpdatesStatus
 from terrafirma.users.facts import Accounts
 from tests.unit.facts import text
 from tests.unit.programs import Program

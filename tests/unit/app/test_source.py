@@ -19,6 +19,7 @@ from terrafirma_host.shell import Failed
 from terrafirma.app import hashes, source
 from terrafirma.app.hashes import tree_digest
 from terrafirma.app.source import Delivery
+from terrafirma.host import cache
 
 
 @pytest.fixture
@@ -344,7 +345,7 @@ def test_a_file_that_was_just_written_is_read_again(tree: Path, reads: list[str]
 @pytest.mark.parametrize("how", ["no JSON", "a list", "another form", "another user's"])
 def test_kept_digests_that_are_none(tree: Path, reads: list[str], how: str) -> None:
     before = tree_digest(tree)
-    (kept,) = hashes._directory().iterdir()
+    (kept,) = cache.directory("sources").iterdir()
     assert kept.stat().st_mode & 0o777 == 0o600
     wrong = {name: [*state[:4], "0" * 64] for name, state in json.loads(kept.read_text()).items()}
     content = {"no JSON": "{", "a list": "[1]", "another form": '{"run": [1]}'}

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from terrafirma_host import health, proxy
-from terrafirma_host.shell import Failed
+from terrafirma_host.shell import Failed, content_of
 from terrafirma_host.spec import Application
 
 from tests.unit.programs import Program
@@ -591,4 +591,4 @@ def test_a_reload_that_fails_leaves_both_files_as_they_were(
             path.write_text(before)
     with pytest.raises(Failed):
         proxy.expect(app, "green")
-    assert [proxy._said(path) for path in paths] == [before, before]
+    assert [content_of(path) for path in paths] == [before, before]

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from terrafirma.host.calendars import WrongCalendars
 from terrafirma.updates import facts
-from terrafirma.updates.facts import UpdatesStatus, WrongCalendars
+from terrafirma.updates.facts import UpdatesStatus
 from tests.unit.facts import ask
 from tests.unit.programs import Program
 

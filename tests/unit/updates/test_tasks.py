@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from terrafirma.host.calendars import WrongCalendars
 from terrafirma.host.files import PathStates
 from terrafirma.paths import OURS
-from terrafirma.updates.facts import UpdatesStatus, WrongCalendars
+from terrafirma.updates.facts import UpdatesStatus
 from tests.conftest import Pyinfra
 from tests.unit.fake_host import DEBIAN_13, UBUNTU_24, command, fake, machine, refuses, written
 
