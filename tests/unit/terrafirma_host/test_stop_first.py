@@ -336,7 +336,7 @@ def test_a_recovery_waits_for_containers_that_are_still_stopping(
     assert running(engine) == ["blue"]
     # One that nothing stops is waited for as long as a stop may take.
     app.stopped.write_text("blue-api-1\n")
-    monkeypatch.setattr(stop_first, "KILLED", -app.stop_seconds)
+    monkeypatch.setattr(stop_first, "KILLED", -3600)
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
     release.recover(app, by="me")
     assert running(engine) == ["blue"]
@@ -363,7 +363,7 @@ def test_a_job_waits_for_the_recovery(
     app = make()
     release.release(app, by="me")
     app.stopped.write_text("blue-api-1\n")
-    monkeypatch.setattr(stop_first, "KILLED", -app.stop_seconds)
+    monkeypatch.setattr(stop_first, "KILLED", -3600)
     monkeypatch.setattr(cron, "RECOVERY", 0)
     with pytest.raises(Failed, match="a release of api was interrupted"), cron._turn(app):
         pytest.fail("it runs")
