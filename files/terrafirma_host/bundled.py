@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from terrafirma_host import layers
+from terrafirma_host.image_names import Image
 from terrafirma_host.kinds import Service
 from terrafirma_host.layers import Project
 from terrafirma_host.spec import Application
@@ -49,7 +50,7 @@ def proxies(app: Application, project: Project) -> Iterator[str]:
 
 def _kind(name: str, service: Service) -> str:
     image = name if "build" in service else service.get("image") or ""
-    last = image.partition("@")[0].lower().rpartition("/")[2].partition(":")[0]
+    last = Image.of(image.lower()).last
     if last in CERTIFICATES:
         return "certificates"
     return "proxy" if last in PROXIES else ""

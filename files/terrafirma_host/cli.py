@@ -32,6 +32,7 @@ from terrafirma_host import (
     postgres_upgrade,
     promises,
     proxy,
+    pulls,
     reboot,
     registries,
     release,
@@ -40,6 +41,7 @@ from terrafirma_host import (
     updates,
     upgrade,
 )
+from terrafirma_host.image_names import NAME, Image
 from terrafirma_host.lease import LONGEST, Busy, describe
 from terrafirma_host.shell import BROKEN, Failed, plain, plain_lines, say, write
 from terrafirma_host.spec import (
@@ -337,9 +339,9 @@ def _who(by: str) -> str:
 def _refuse_other_image(app: Application, image: str) -> None:
     if not app.image:
         raise Failed(f"--image: {app.name} is built from a source")
-    if engine.repository(image) != engine.repository(app.image):
-        raise Failed(f"--image: {app.name} comes from {engine.repository(app.image)}, not from "
-                     f"{engine.repository(image)}")  # fmt: skip
+    if Image.of(image).repository != Image.of(app.image).repository:
+        raise Failed(f"--image: {app.name} comes from {Image.of(app.image).repository}, not from "
+                     f"{Image.of(image).repository}")  # fmt: skip
 
 
 # A client's names of a revision and a release are shown on other people's terminals.
@@ -390,7 +392,7 @@ def forced(allowed: Sequence[str], asked: str) -> list[str]:
             return ["rollback", name, release_id]
         case "release", options if len(options) % 2 == 0:
             chosen = dict(zip(options[::2], options[1::2], strict=True))
-            right = {"--image": engine.IMAGE, "--revision": REVISION}
+            right = {"--image": NAME, "--revision": REVISION}
             if len(chosen) * 2 == len(options) and all(
                 key in right and re.fullmatch(right[key], value) for key, value in chosen.items()
             ):
@@ -474,7 +476,7 @@ def _releases(app: Application) -> dict[str, Any]:
         "replicas": serving.replicas if serving else 0,
         "maintenance": proxy.maintenance(app).exists(),
         "cron": cron.results(app),
-        "kept": [one.id for one in known if fits_description(app, one) and engine.has_images(one)],
+        "kept": [one.id for one in known if fits_description(app, one) and pulls.has_images(one)],
         "withdrawn": [one.id for one in known if one.withdrawn],
         "history": history(app)[:50],
     }

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from terrafirma_host import engine, layers, stores
-from terrafirma_host.engine import Compose
+from terrafirma_host import engine, layers, stateful, stores, volumes
+from terrafirma_host.compose import Compose
 from terrafirma_host.layers import Project
 from terrafirma_host.shell import Failed, run, say, succeeds, write
 from terrafirma_host.spec import Application, description, names
@@ -56,8 +56,8 @@ def start_state(compose: Compose, project: Project, slot: str, leaves: str = "")
     app = compose.app
     moved = in_the_way(app, project, leaves)
     before = {one.id for one in engine.containers(app.project("state"))} if app.stateful else set()
-    engine.make_networks(app, project, slot)
-    engine.make_volumes(app, project)
+    stateful.make_networks(app, project, slot)
+    volumes.make(app, project)
     if moved:
         # Fetch and build images before anything stops.
         layer = compose.layer("state", layers.state_layer(app, project))
@@ -67,8 +67,8 @@ def start_state(compose: Compose, project: Project, slot: str, leaves: str = "")
     try:
         for one in moved:
             _stop(app, one)
-        engine.start_state(compose, project)
-        engine.join_state(app, project, slot)
+        stateful.start(compose, project)
+        stateful.join(app, project, slot)
         for one in moved:
             _take_place(app, one)
     except BaseException:

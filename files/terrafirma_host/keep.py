@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from terrafirma_host import delivery, engine
+from terrafirma_host import delivery, engine, pulls
 from terrafirma_host.shell import write
 from terrafirma_host.spec import Application, Release, Serving, known_releases
 
@@ -42,14 +42,14 @@ def remove_unused_images(app: Application, dropped: Sequence[Release] = ()) -> N
     They are left by a release that failed, was killed, or is no longer kept.
     """
     needed = {image for one in known_releases(app) for image in (*one.images.values(), *one.pulled)}
-    fetched = engine.fetched(app) | {image for one in dropped for image in one.pulled}
-    engine.remove_images(
-        [one for one in (*engine.our_images(app), *sorted(fetched)) if one not in needed]
+    fetched = pulls.fetched(app) | {image for one in dropped for image in one.pulled}
+    pulls.remove_images(
+        [one for one in (*pulls.our_images(app), *sorted(fetched)) if one not in needed]
     )
     left = {one for one in fetched if one in needed or engine.inspect("image", [one])}
-    if left != engine.fetched(app):
+    if left != pulls.fetched(app):
         lines = "".join(f"{image}\n" for image in sorted(left))
-        write(app.directory / engine.FETCHED, lines, 0o600)
+        write(app.directory / pulls.FETCHED, lines, 0o600)
 
 
 def _remove_unused_sources(app: Application, kept: Sequence[Release]) -> None:

@@ -524,7 +524,7 @@ def _dependencies(service: Mapping[str, Any], there: set[str]) -> str | None:
 
 
 def network_names(app: Application, project: Project, slot: str) -> dict[str, str]:
-    """The project's own networks, with their names in a slot; engine.make_networks creates them."""
+    """The project's own networks, with their names in a slot."""
     return {
         key: app.project(slot) if key == "default" else f"{app.project(slot)}-{key}"
         for key, network in project.get("networks", {}).items()

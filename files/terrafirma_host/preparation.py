@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from terrafirma_host import engine, kinds, layers, slots, stores
+from terrafirma_host import engine, kinds, layers, pulls, slots, stores
 from terrafirma_host.shell import Failed, ends, run, say
 from terrafirma_host.spec import Application
 from terrafirma_host.target import Target
@@ -34,7 +34,7 @@ def provide_images(target: Target) -> tuple[dict[str, str], tuple[str, ...]]:
                 run("docker", "tag", layers.image_name(app, made, target.id), images[name])
         else:
             reference = target.others.get(name, target.image)
-            if engine.pull(app, reference):
+            if pulls.pull(app, reference):
                 fetched.append(reference)
             run("docker", "tag", reference, images[name])
     return images, tuple(fetched)

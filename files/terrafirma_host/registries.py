@@ -28,9 +28,9 @@ from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 from terrafirma_host import spec
+from terrafirma_host.image_names import HUB, Image
 from terrafirma_host.shell import Failed, write
 
-HUB = "docker.io"
 # Where Docker Hub answers, and where it gives tokens.
 HUB_HOST = "registry-1.docker.io"
 HUB_CHALLENGE = {"realm": "https://auth.docker.io/token", "service": "registry.docker.io"}
@@ -53,28 +53,6 @@ KINDS = (
 DIGEST = r"sha256:[0-9a-f]{64}"
 # What the engine and the builder say where a registry has had enough.
 TOO_MANY = re.compile(r"toomanyrequests|429 Too Many Requests|rate limit", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Image:
-    """The parts of an image's name."""
-
-    name: str
-    host: str  # as settings name it: "docker.io" where the name has none
-    path: str
-    tag: str
-
-    @classmethod
-    def of(cls, name: str) -> Image:
-        bare = name.partition("@")[0]
-        first, slash, rest = bare.partition("/")
-        named = slash and ("." in first or ":" in first or first == "localhost")
-        host, path = (first, rest) if named else (HUB, bare)
-        host = HUB if host == f"index.{HUB}" else host
-        head, colon, tag = path.rpartition(":")
-        path, tag = (head, tag) if colon else (path, "latest")
-        official = host == HUB and "/" not in path
-        return cls(name, host, f"library/{path}" if official else path, tag)
 
 
 @dataclass

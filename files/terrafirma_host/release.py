@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import IO
 
-from terrafirma_host import answers, cron, engine, holders, proxy, slots, stop_first, upload
+from terrafirma_host import answers, cron, engine, holders, proxy, pulls, slots, stop_first, upload
 from terrafirma_host.lease import lease
 from terrafirma_host.repair import Repair, is_complete, is_serving, needs_replacement
 from terrafirma_host.shell import BROKEN, Failed, run, say
@@ -62,7 +62,7 @@ def release_record(target: Target, serving: Serving | None, by: str, revision: s
     """The record of a target's release: the known one if its images are still here, else a new."""
     known = Release.load(target.app, target.id)
     record = target.new_record(by=by, revision=revision)
-    if known and engine.has_images(known):
+    if known and pulls.has_images(known):
         record = known
     if serving and serving.release == target.id:
         return record
@@ -96,7 +96,7 @@ def bring_up(new: Takeover) -> None:
         say(f"new replicas take over: {words}")
     if not silent and is_complete(app, target.project, serving):
         say(f"release {target.id} of {app.name} serves already")
-    elif silent or not engine.has_images(record) or needs_replacement(app, serving):
+    elif silent or not pulls.has_images(record) or needs_replacement(app, serving):
         new.run()
     else:
         Repair(target, record, serving, new.lease).run()
@@ -114,7 +114,7 @@ def rollback(app: Application, wanted: str, *, by: str) -> None:
         if not serving:
             raise Failed(f"{app.name} has no release yet")
         kept = [one for one in known_releases(app)
-                if fits_description(app, one) and engine.has_images(one)]  # fmt: skip
+                if fits_description(app, one) and pulls.has_images(one)]  # fmt: skip
         named = [one for one in kept if wanted and one.id.startswith(wanted)]
         if any(one.id == serving.release for one in named):
             say(f"release {serving.release} of {app.name} serves already")
@@ -221,7 +221,7 @@ def remove(app: Application, *, by: str) -> None:
         if networks := run("docker", "network", "ls", "--quiet", *ours).split():
             run("docker", "network", "rm", *networks)
         pulled = {image for one in known_releases(app) for image in one.pulled}
-        engine.remove_images([*engine.our_images(app), *(pulled | engine.fetched(app))])
+        pulls.remove_images([*pulls.our_images(app), *(pulled | pulls.fetched(app))])
         proxy.forget(app)
         shutil.rmtree(app.slot_secrets(""), ignore_errors=True)
         shutil.rmtree(app.directory)

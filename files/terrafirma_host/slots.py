@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 
 from terrafirma_host import engine, holders, layers, volumes
-from terrafirma_host.engine import Compose
+from terrafirma_host.compose import Compose
 from terrafirma_host.images import as_built, with_ports
 from terrafirma_host.shell import Expired, Failed, run
 from terrafirma_host.spec import Application

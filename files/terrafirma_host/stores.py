@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from terrafirma_host import kinds, layers
+from terrafirma_host.image_names import Image
 from terrafirma_host.layers import Project
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
@@ -193,10 +194,9 @@ def shared(app: Application, store: Store) -> bool:
 
 def is_database(image: str) -> bool:
     """Whether an image's name is that of a database, a queue or a search engine."""
-    head, _, last = image.partition("@")[0].lower().rpartition("/")
-    last = last.partition(":")[0]
-    publisher = head.rpartition("/")[2] or "library"
-    return bool(DATABASE.fullmatch(last)) or f"{publisher}/{last}" in PUBLISHED
+    named = Image.of(image.lower())
+    known = f"{named.publisher}/{named.last}" in PUBLISHED
+    return known or bool(DATABASE.fullmatch(named.last))
 
 
 def database(project: Project, name: str) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from terrafirma_host import engine, kinds, layers, stores, values
-from terrafirma_host.engine import Compose
+from terrafirma_host import kinds, layers, pulls, stores, values
+from terrafirma_host.compose import Compose
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import (
     Application,
@@ -54,7 +54,7 @@ class Target:
             for name in stores.started(app, project)
             if app.compose and not kinds.builder(project["services"], name)
         }
-        found = engine.resolve(app, [*others.values(), *([app.image] if app.image else [])])
+        found = pulls.resolve(app, [*others.values(), *([app.image] if app.image else [])])
         image = found.get(app.image, "")
         others = {name: found[one] for name, one in others.items()}
         built = [app.dockerfile, app.target, json.dumps(app.build_args, sort_keys=True)]

@@ -1,5 +1,6 @@
 """
-Managed by Terrafirma. New volumes of the settings: with the image's content, and for its user.
+Managed by Terrafirma. Volumes that last; those of the settings with the image's content, and for
+its user.
 
 Docker fills an empty volume with what the image has at its path, as the owner that the image's
 directory has. A user other than root could not write there if the image has no such directory, or
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from terrafirma_host import engine, images
+from terrafirma_host import engine, images, layers
 from terrafirma_host.layers import Project
 from terrafirma_host.shell import Failed, content_of, run, say, succeeds, write
 from terrafirma_host.spec import Application
@@ -25,7 +26,25 @@ from terrafirma_host.spec import Application
 # Bytes of /etc/passwd in an image that are read at most.
 LARGEST = 2**20
 
+# A file in the directory of an application, with a line for each volume that has yet to be filled.
+FILLING = "filling"
+
 Owner = tuple[int, int]
+
+
+def make(app: Application, project: Project) -> None:
+    """Create the volumes that are not there yet."""
+    for key, name in layers.volume_names(app, project).items():
+        if not engine.inspect("volume", [name]):
+            volume = project["volumes"][key] or {}
+            if key in app.volumes:
+                # Noted before: after a kill, the next release still knows that it is new.
+                with (app.directory / FILLING).open("a") as note:
+                    note.write(f"{name}\n")
+            options = [f"--opt={k}={v}" for k, v in (volume.get("driver_opts") or {}).items()]
+            options += [f"--driver={volume['driver']}"] if volume.get("driver") else []
+            run("docker", "volume", "create", "--label", f"terrafirma.app={app.name}", *options,
+                name)  # fmt: skip
 
 
 def prepare(app: Application, project: Project, image: str) -> None:
@@ -52,12 +71,12 @@ def prepare(app: Application, project: Project, image: str) -> None:
         if name in left or (not any(place.iterdir()) and foreign(name, place, owner))
     }
     if new:
-        write(app.directory / engine.FILLING, "".join(f"{name}\n" for name in new), 0o600)
+        write(app.directory / FILLING, "".join(f"{name}\n" for name in new), 0o600)
         with _created(app, image, new):
             pass
         for name in new if owner[0] else ():
             _give(places[name], owner)
-        (app.directory / engine.FILLING).unlink()
+        (app.directory / FILLING).unlink()
     for name, place in places.items():
         if words := foreign(name, place, owner):
             say(words)
@@ -96,7 +115,7 @@ def foreign(name: str, place: Path, owner: Owner) -> str:
 
 
 def _left(app: Application) -> set[str]:
-    return set(content_of(app.directory / engine.FILLING).split())
+    return set(content_of(app.directory / FILLING).split())
 
 
 def _give(place: Path, owner: Owner) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from terrafirma_host import engine, spec
+from terrafirma_host import spec
+from terrafirma_host.compose import Compose
 from terrafirma_host.shell import Failed
 
 from terrafirma.app.env_files import given
@@ -62,7 +63,7 @@ def _is_second(program: str) -> bool:
 
 
 @contextmanager
-def staged(app: Application, described: str) -> Iterator[engine.Compose]:
+def staged(app: Application, described: str) -> Iterator[Compose]:
     """
     The compose project of an application as it would be on the host.
 
@@ -84,7 +85,7 @@ def staged(app: Application, described: str) -> Iterator[engine.Compose]:
             file = Path(data["env_file"])
             file.chmod(0o600)
             file.write_text(json.dumps(given(app)))
-        yield engine.Compose(replace(spec.Application.of(data), root=root), program)
+        yield Compose(replace(spec.Application.of(data), root=root), program)
 
 
 def _copy(app: Application, to: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from terrafirma_host import images, layers, spec, stores, values
-from terrafirma_host.engine import Compose
+from terrafirma_host.compose import Compose
 from terrafirma_host.layers import Project
 
 from terrafirma.app.environment import text_of

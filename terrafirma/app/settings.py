@@ -12,7 +12,7 @@ from pydantic import (
     PrivateAttr,
     model_validator,
 )
-from terrafirma_host import values
+from terrafirma_host import image_names, values
 
 from terrafirma.app.compose import default_file
 from terrafirma.app.container import (
@@ -84,12 +84,9 @@ SecretName = Annotated[
     ),
 ]
 
-# An image of a registry: host, path, and a tag or a digest.
-_IMAGE = r"[a-z0-9][a-z0-9._:-]*(/[a-z0-9._-]+)*(:[\w.-]{1,128})?(@sha256:[0-9a-f]{64})?"
-
 
 def _image(value: str) -> str:
-    if value and not re.fullmatch(_IMAGE, value):
+    if value and not re.fullmatch(image_names.NAME, value):
         raise ValueError(f"{value!r} is no image, like registry.example.com/team/api:1.2")
     return value
 

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terrafirma_host import cli, cron, engine, lease, proxy, registries, release, shell, spec
+from terrafirma_host import (
+    cli,
+    compose,
+    cron,
+    lease,
+    proxy,
+    pulls,
+    registries,
+    release,
+    shell,
+    spec,
+)
 from terrafirma_host.spec import Application
 
 from tests.unit.programs import Program
@@ -54,12 +65,25 @@ def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "CADDYFILE": "caddy/Caddyfile",
         "UNITS": "units",
     }.items():
-        for module in (spec, lease, engine, proxy, release, cli, cron):
+        for module in (spec, lease, compose, pulls, proxy, release, cli, cron):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, tmp_path / path)
     (tmp_path / "apps").mkdir()
     (tmp_path / "opt" / "api").mkdir(parents=True)
     return tmp_path
+
+
+@pytest.fixture
+def docker(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets a script answer in the place of Docker; returns the file with the questions."""
+    asked = roots / "asked"
+
+    def write(script: str) -> Path:
+        directory = program("docker", f'echo "$*" >> {asked}\n{script}')
+        monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+        return asked
+
+    return write
 
 
 @pytest.fixture

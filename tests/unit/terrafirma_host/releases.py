@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from terrafirma_host.engine import Compose
+from terrafirma_host.compose import Compose
 from terrafirma_host.layers import Project
 from terrafirma_host.spec import Application, Release, Serving
 from terrafirma_host.target import Target

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terrafirma_host import engine, holders
-from terrafirma_host.engine import Compose
+from terrafirma_host import holders, stateful
+from terrafirma_host.compose import Compose
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
 
@@ -254,7 +254,7 @@ def test_moving_containers_are_noted_during_the_move(
     def fails(*_: object) -> None:
         raise Failed("it is not healthy")
 
-    monkeypatch.setattr(engine, "start_state", fails)
+    monkeypatch.setattr(stateful, "start", fails)
     with pytest.raises(Failed, match="it is not healthy"):
         holders.start_state(Compose(app), files, "green")
     assert asked(noting) == ["stop id", "start id"]

@@ -16,7 +16,8 @@ from urllib.request import Request
 
 import pytest
 from terrafirma_host import registries
-from terrafirma_host.registries import Image, Registries
+from terrafirma_host.image_names import Image
+from terrafirma_host.registries import Registries
 from terrafirma_host.shell import Failed
 
 from tests.unit.terrafirma_host.docker import DIGEST

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from terrafirma_host import layers
-from terrafirma_host.engine import Compose
+from terrafirma_host.compose import Compose
 from terrafirma_host.shell import Failed
 
 from terrafirma.app.laptop import compose_program

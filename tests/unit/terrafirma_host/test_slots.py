@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from terrafirma_host import engine, slots
-from terrafirma_host.engine import Compose
+from terrafirma_host.compose import Compose
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from terrafirma_host import upload
-from terrafirma_host.engine import Compose
+from terrafirma_host.compose import Compose
 from terrafirma_host.shell import Failed
 from terrafirma_host.sources import tree_digest
 from terrafirma_host.spec import Application

@@ -100,7 +100,7 @@ def test_a_new_volume_gets_the_content_of_the_image_and_its_user(
     orders: tuple[Application, Engine], capsys: pytest.CaptureFixture[str]
 ) -> None:
     app, told = orders
-    note = app.directory / engine.FILLING
+    note = app.directory / volumes.FILLING
     note.write_text("api_data\n")
     volumes.prepare(app, PROJECT, "terrafirma/api:1")
     create = [words for words in told if words[:2] == ("docker", "create")][-1]
@@ -138,13 +138,13 @@ def test_a_volume_that_is_made_is_noted_as_new(
     made = []
 
     def run(*words: str, **_: Any) -> str:
-        made.append((words, (app.directory / engine.FILLING).read_text()))
+        made.append((words, (app.directory / volumes.FILLING).read_text()))
         return ""
 
     monkeypatch.setattr(engine, "inspect", lambda *_: [])
-    monkeypatch.setattr(engine, "run", run)
+    monkeypatch.setattr(volumes, "run", run)
     project = {"name": "api", "volumes": {"data": {"name": "api_data"}}}
-    engine.make_volumes(replace(app, volumes={"data": "/data"}), project)
+    volumes.make(replace(app, volumes={"data": "/data"}), project)
     ((words, noted),) = made
     assert words[-1] == "api_data"
     assert noted == "api_data\n"
