@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from terrafirma.fields import Domain, one_line
 from terrafirma.settings import Model
-
-if TYPE_CHECKING:
-    from terrafirma.app.settings import Application
 
 UserName = Annotated[
     str, Field(pattern=r"^[\w.@-]+$", title="letters, digits, `_`, `.`, `@` and `-`")
@@ -248,28 +245,3 @@ def covers(paths: list[str], path: str) -> bool:
     """Whether Caddy applies a matcher of these paths to a path."""
     bare = path.partition("?")[0].lower()
     return any(fnmatchcase(bare, one.lower()) for one in paths)
-
-
-def mistakes(app: Application, services: Mapping[str, Public]) -> Iterator[str]:
-    """A line for each contradiction between an application and its public services."""
-    public = {name: one for name, one in services.items() if one.is_public}
-    taken: dict[tuple[str, str], str] = {}
-    for name, one in public.items():
-        key = f"services.{name}"
-        if name == (app.service or app.name):
-            yield f"{key}: {name} is the service of the application, which has its own fields"
-        if name in app.stateful:
-            yield f"{key}: {name} is stateful too, and a release starts public services anew"
-        domain = one.domain or app.domain
-        if domain in app.redirects:
-            yield f"{key}.domain: {domain!r} is in redirects too: take it out there"
-        if domain == app.domain and not one.path:
-            yield (f"{key}.path: {domain!r} is the application's own domain: set the path that "
-                   "the service has there, or another domain")  # fmt: skip
-        place = domain, one.path.lower()
-        if other := taken.get(place):
-            yield f"{key}: {domain}{one.path or '/*'} is {other}'s already: take another path"
-        taken.setdefault(place, name)
-        for path in app.static if domain == app.domain and one.path else ():
-            if covers(matched(path), one.path.removesuffix("*")):
-                yield f"{key}.path: {one.path!r} is in static too ({path!r}), which is served first"
