@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,6 +24,7 @@ from terrafirma_host import (
     cron,
     delivery,
     engine,
+    forced,
     postgres_check,
     postgres_minor,
     postgres_passwords,
@@ -41,7 +40,8 @@ from terrafirma_host import (
     updates,
     upgrade,
 )
-from terrafirma_host.image_names import NAME, Image
+from terrafirma_host.forced import PROGRAM
+from terrafirma_host.image_names import Image
 from terrafirma_host.lease import LONGEST, Busy, describe
 from terrafirma_host.shell import BROKEN, Failed, plain, plain_lines, say, write
 from terrafirma_host.spec import (
@@ -55,7 +55,6 @@ from terrafirma_host.spec import (
 )
 from terrafirma_host.target import fits_description, in_release, with_serving_code
 
-PROGRAM = "/usr/local/bin/terrafirma"
 UNIT = "TERRAFIRMA_UNIT"
 # Tells the process that waits for a unit that the reported end is that of its own unit.
 TOKEN = "TERRAFIRMA_TOKEN"
@@ -188,7 +187,7 @@ def _end(name: str) -> Path:
 def _run(arguments: argparse.Namespace) -> None:
     match arguments.command:
         case "forced":
-            _forced(arguments.names)
+            forced.run(arguments.names)
         case "releases":
             _show_releases(arguments.name, as_json=arguments.json)
         case "status":
@@ -342,62 +341,6 @@ def _refuse_other_image(app: Application, image: str) -> None:
     if Image.of(image).repository != Image.of(app.image).repository:
         raise Failed(f"--image: {app.name} comes from {Image.of(app.image).repository}, not from "
                      f"{Image.of(image).repository}")  # fmt: skip
-
-
-# A client's names of a revision and a release are shown on other people's terminals.
-REVISION = r"[A-Za-z0-9][\w./+-]{0,99}"
-RELEASE = r"[0-9a-f]{6,12}"
-
-
-def _forced(allowed: Sequence[str]) -> None:
-    """Do what the client with a deploy key asks for, where the key allows it."""
-    words = forced(allowed, os.environ.get("SSH_ORIGINAL_COMMAND", ""))
-    app = Application.load(words[1])
-    if not app.automated:
-        # Only tasks/app.py checks that the compose files read nothing that a key sends.
-        raise Failed(f"{app.name} is not described as one that a key releases: run deploy.py first")
-    by = f"--by=deploy key of {os.environ.get('SUDO_USER', 'root')}"
-    if words[0] != "releases":
-        words.append(by)
-    if words[0] == "release" and app.source:
-        words.append("--source=-")
-    os.execv(PROGRAM, [PROGRAM, *words])
-
-
-def forced(allowed: Sequence[str], asked: str) -> list[str]:
-    """The client's command as arguments of this program; raises Failed where it is not allowed."""
-    usage = Failed(
-        f"this key may: release [{'|'.join(allowed)}] [--image REF] [--revision REV]; "
-        "rollback [APPLICATION] [RELEASE]; releases [APPLICATION]"
-    )
-    # The client's text is shown to root, on a terminal.
-    if not asked.isprintable():
-        raise Failed(usage)
-    try:
-        command, *rest = shlex.split(asked)
-    except ValueError:
-        raise usage from None
-    if rest and rest[0] in allowed:
-        name = rest.pop(0)
-    elif len(allowed) == 1:
-        name = allowed[0]
-    else:
-        raise usage
-    match command, rest:
-        case "releases", []:
-            return ["releases", name]
-        case "rollback", []:
-            return ["rollback", name]
-        case "rollback", [release_id] if re.fullmatch(RELEASE, release_id):
-            return ["rollback", name, release_id]
-        case "release", options if len(options) % 2 == 0:
-            chosen = dict(zip(options[::2], options[1::2], strict=True))
-            right = {"--image": NAME, "--revision": REVISION}
-            if len(chosen) * 2 == len(options) and all(
-                key in right and re.fullmatch(right[key], value) for key, value in chosen.items()
-            ):
-                return ["release", name, *(f"{key}={value}" for key, value in chosen.items())]
-    raise usage
 
 
 def _logs(app: Application, arguments: argparse.Namespace) -> NoReturn:

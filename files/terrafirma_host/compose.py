@@ -26,8 +26,10 @@ from terrafirma_host import (
     shape,
     stores,
     values,
+    variables,
 )
 from terrafirma_host.engine import PATIENT, PROMPT
+from terrafirma_host.project_files import Files, Raw, errors, warnings
 from terrafirma_host.shell import Failed, conceal, run, write
 from terrafirma_host.spec import RUNTIME, Application
 
@@ -93,7 +95,7 @@ class Read(NamedTuple):
     """What Compose answers about the files of a project."""
 
     project: dict[str, Any]  # resolved
-    raw: references.Raw
+    raw: Raw
     said: str  # its standard error
 
 
@@ -263,13 +265,13 @@ class Compose:
             raise Failed(f"the compose files: Compose has not read them within {PROMPT} s: are "
                          "they very large, or do their anchors multiply?") from None  # fmt: skip
         if result.returncode:
-            error = f"the compose files: {references.errors(self.app, result.stderr)}"
+            error = f"the compose files: {errors(self.app, result.stderr)}"
             # The cause may be a variable that is not set and leaves a field blank.
-            references.refuse_blank(self.as_read({}, {}, result.stderr), error)
+            variables.refuse_blank(self.as_read({}, {}, result.stderr), error)
             raise Failed(error)
         return result.stdout, result.stderr
 
-    def as_written(self) -> references.Raw:
+    def as_written(self) -> Raw:
         """
         The merged files with their variables not filled in.
 
@@ -281,7 +283,7 @@ class Compose:
         except Failed:
             return {}
 
-    def look(self, read: Read) -> references.Files:
+    def look(self, read: Read) -> Files:
         """The files with all that they refer to."""
         app, project, raw = self.app, read.project, read.raw
         for name in {*app.secrets} & {*(raw.get("secrets") or {})}:
@@ -289,12 +291,12 @@ class Compose:
             project.setdefault("secrets", {}).setdefault(name, raw["secrets"][name])
         return self.as_read(project, raw, read.said)
 
-    def as_read(self, project: layers.Project, raw: references.Raw, said: str) -> references.Files:
+    def as_read(self, project: layers.Project, raw: Raw, said: str) -> Files:
         app, given = self.app, self.environment()
         names = {*app.variables, *app.env}
         names |= {name.upper() for name in app.secrets if app.secrets_env}
-        return references.Files(
-            app, self.files(), {"services": {}, **project}, raw, references.warnings(said),
+        return Files(
+            app, self.files(), {"services": {}, **project}, raw, warnings(said),
             given=given, kept=frozenset(names - given.keys() | names & OWN),
         )  # fmt: skip
 
@@ -312,7 +314,7 @@ class Compose:
             try:
                 self.run(app.name, self.layer("check", text), "config", "--quiet")
             except Failed as error:
-                words = references.errors(app, str(error))
+                words = errors(app, str(error))
                 raise Failed(f"the compose files with our layer over them: {words}") from None
 
     def layer(self, name: str, text: str) -> str:
@@ -355,16 +357,16 @@ class Compose:
         os.execve(shutil.which("docker") or "docker", command, self.environment() | terminal)
 
 
-def _without(raw: references.Raw, rewritten: Mapping[str, Sequence[str]]) -> references.Raw:
+def _without(raw: Raw, rewritten: Mapping[str, Sequence[str]]) -> Raw:
     """The files as they are written, without variables that have other values here."""
     services = {**(raw.get("services") or {})}
-    for name, variables in rewritten.items():
+    for name, changed in rewritten.items():
         service = services.get(name) or {}
         env = service.get("environment") or {}
         kept: object = (
-            {key: value for key, value in env.items() if key not in variables}
+            {key: value for key, value in env.items() if key not in changed}
             if isinstance(env, Mapping)
-            else [one for one in env if one.partition("=")[0] not in variables]
+            else [one for one in env if one.partition("=")[0] not in changed]
         )
         services[name] = {**service, "environment": kept}
     return {**raw, "services": services} if raw else raw

@@ -1,5 +1,6 @@
 """A host with the program; for releases, a script stands in for Docker."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -94,6 +95,16 @@ def app(roots: Path) -> spec.Application:
     secret.write_text("postgresql://s3cret\n")
     source = roots / "opt" / "api" / "sources" / "0123"
     return replace(described(), source=str(source), secrets={"database_url": str(secret)}, user="")
+
+
+@pytest.fixture
+def two_described(roots: Path, app: spec.Application) -> Path:
+    """Two applications: `api` of a source, `web` of an image."""
+    base = dict.fromkeys(json.loads(told(app)), "")
+    for name, source in (("api", "/opt/terrafirma/api/sources/0123"), ("web", "")):
+        data = base | {"name": name, "source": source, "automated": True}
+        (roots / "apps" / f"{name}.json").write_text(json.dumps(data))
+    return roots
 
 
 @pytest.fixture

@@ -25,3 +25,17 @@ from tests.unit.terrafirma_host.docker import DIGEST
 def test_the_parts_of_a_name(image: str, registry: str, repository: str) -> None:
     found = Image.of(image)
     assert (found.host, found.repository, found.last) == (registry, repository, "api")
+
+
+def test_the_path_and_the_tag_of_a_name() -> None:
+    for name, parts in {
+        "api": ("docker.io", "library/api", "latest"),
+        "api:1.2": ("docker.io", "library/api", "1.2"),
+        "team/api:1": ("docker.io", "team/api", "1"),
+        "index.docker.io/team/api:1": ("docker.io", "team/api", "1"),
+        "ghcr.io/a/b/c:x": ("ghcr.io", "a/b/c", "x"),
+        "localhost/api": ("localhost", "api", "latest"),
+        "registry:5000/api": ("registry:5000", "api", "latest"),
+    }.items():
+        image = Image.of(name)
+        assert (image.host, image.path, image.tag) == parts

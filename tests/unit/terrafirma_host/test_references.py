@@ -6,76 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terrafirma_host import references
-from terrafirma_host.references import Files
+from terrafirma_host import references, variables
+from terrafirma_host.project_files import Files
 from terrafirma_host.shell import Failed
 
 from tests.unit.terrafirma_host.projects import SHOP, project
-
-# As Compose 2.26 writes them.
-SAID = r"""time="2026-11-27T21:47:53Z" level=warning msg="The \"PW\" variable is not set. Defaulting to a blank string."
-time="2026-11-27T21:47:53Z" level=warning msg="The \"PW\" variable is not set. Defaulting to a blank string."
-time="2026-11-27T21:47:53Z" level=warning msg="/src/compose.yaml: the attribute `version` is obsolete, it will be ignored, please remove it to avoid potential confusion"
-time="2026-11-27T21:57:04Z" level=warning msg="volumes.f: external.name is deprecated. Please set name and external: true"
-time="2026-11-27T21:57:05Z" level=warning msg="\"yes\" for boolean is not supported by YAML 1.2, please use `true`"
-time="2026-11-27T21:57:05Z" level=warning msg=mystery
-service "web" depends on undefined service "db": invalid compose project
-"""  # noqa: E501
-
-
-def test_warnings_of_compose_are_told_from_its_errors() -> None:
-    said = references.warnings(SAID)
-    assert said[0] == 'The "PW" variable is not set. Defaulting to a blank string.'
-    assert len(said) == 5
-    assert references.errors(SHOP, SAID) == (
-        'service "web" depends on undefined service "db": invalid compose project'
-    )
-    # Unknown warnings are shown.
-    assert references.unknown(said) == [
-        '"yes" for boolean is not supported by YAML 1.2, please use `true`',
-        "mystery",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("$A", {"A"}),
-        ("${A}/x-$B", {"A", "B"}),
-        ("${A:-${B-$C}}", {"A", "B", "C"}),
-        ("$$A $${B} $$$C", {"C"}),
-        ("${A:?said} ${B:+b}", {"A", "B"}),
-        ("a$", set()),
-        ("10$ 5$%", set()),
-        ("$_a1-", {"_a1"}),
-    ],
-)
-def test_the_variables_in_a_text(text: str, names: set[str]) -> None:
-    assert references.variables({"command": [text]}) == names
-    assert references.variables({text: None}) == names
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("${DATA:-$HOME/data}:/data", {"DATA"}),
-        ("${DATA:-${PWD}/data}:/data", {"DATA"}),
-        ("${DATA-${PWD:-${HOME}}/data}/${B}", {"DATA", "B"}),
-        ("${EMPTY-$HOME}", {"EMPTY"}),
-        ("${EMPTY:-$HOME}", {"EMPTY", "HOME"}),
-        ("${OTHER:-$HOME/data}", {"OTHER", "HOME"}),
-        ("${OTHER:-${DATA:-$HOME}/$PWD}", {"OTHER", "DATA", "PWD"}),
-        ("${DATA:?$HOME}", {"DATA"}),
-        ("${DATA:+$HOME}", {"DATA", "HOME"}),
-        ("${EMPTY+$HOME} ${EMPTY:+$PWD}", {"EMPTY", "HOME"}),
-        ("${OTHER+$HOME}", {"OTHER"}),
-        ('{"a": "${DATA:-{$HOME}}"} $HOME', {"DATA", "HOME"}),
-        ("} $PWD ${DATA}", {"PWD", "DATA"}),
-        ("${DATA:-$$HOME} $$$PWD", {"DATA", "PWD"}),
-    ],
-)
-def test_a_default_that_is_not_needed_names_nothing(text: str, names: set[str]) -> None:
-    assert references.variables([text], GIVEN) == names
 
 
 @pytest.mark.parametrize("line", ["{", "${A:-", "$", "{$", "}", "${A", "$$"])
@@ -190,10 +125,10 @@ def test_a_variable_that_leaves_a_field_blank_is_named_with_the_error(
         given=GIVEN, kept=frozenset({"KEPT"}),
     )  # fmt: skip
     with pytest.raises(Failed) as said:
-        references.refuse_blank(asked, "the compose files: empty section")
+        variables.refuse_blank(asked, "the compose files: empty section")
     assert words in str(said.value)
     assert str(said.value).endswith(" (the compose files: empty section)")
-    references.refuse_blank(replace(asked, warnings=[]), "another error")
+    variables.refuse_blank(replace(asked, warnings=[]), "another error")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from urllib.request import Request
 
 import pytest
 from terrafirma_host import registries
-from terrafirma_host.image_names import Image
 from terrafirma_host.registries import Registries
 from terrafirma_host.shell import Failed
 
@@ -95,20 +94,6 @@ def fake() -> Iterator[Fake]:
 
 def asking(fake: Fake, **logins: tuple[str, str]) -> Registries:
     return Registries({fake.host: LOGIN} if logins.get("login") else {})
-
-
-def test_the_parts_of_a_name() -> None:
-    for name, parts in {
-        "api": ("docker.io", "library/api", "latest"),
-        "api:1.2": ("docker.io", "library/api", "1.2"),
-        "team/api:1": ("docker.io", "team/api", "1"),
-        "index.docker.io/team/api:1": ("docker.io", "team/api", "1"),
-        "ghcr.io/a/b/c:x": ("ghcr.io", "a/b/c", "x"),
-        "localhost/api": ("localhost", "api", "latest"),
-        "registry:5000/api": ("registry:5000", "api", "latest"),
-    }.items():
-        image = Image.of(name)
-        assert (image.host, image.path, image.tag) == parts
 
 
 def test_each_image_is_asked_for_once(fake: Fake) -> None:
