@@ -212,7 +212,7 @@ REFUSED: dict[str, tuple[str, str, str, str]] = {
 @pytest.mark.parametrize(
     "what",
     [
-        pytest.param(one, marks=pytest.mark.long if number > 1 else ())
+        pytest.param(one, marks=pytest.mark.long if number else ())
         for number, one in enumerate(REFUSED)
     ],
 )

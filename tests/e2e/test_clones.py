@@ -71,6 +71,7 @@ def test_the_docker_connector_works(server: Target) -> None:
 
 
 @pytest.mark.promise(like=test_a_run_changes_nothing)
+@pytest.mark.long
 def test_its_backups_are_separate(server: Target) -> None:
     server.run("systemctl start borgmatic.service")
     (repository,) = json.loads(server.run("borgmatic rlist --match-archives 'sh:*' --json"))
@@ -89,6 +90,7 @@ def snapshots(series: str) -> set[str]:
     return {one for one in f"{images}\n{volumes}".split() if one.startswith(begins)}
 
 
+@pytest.mark.long
 def test_a_snapshot_that_was_left_half_made_is_made_anew(pyinfra: Pyinfra) -> None:
     half, label = "terrafirma-snapshot-half-2", "org.terrafirma.testbed=1"
     with target(pyinfra, "tf-test-half", 2409) as one, removed("half-1"), removed("half-2"):

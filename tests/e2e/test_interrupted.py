@@ -25,6 +25,7 @@ def server(pyinfra: Pyinfra) -> Iterator[Target]:
         yield bare
 
 
+@pytest.mark.long
 def test_postgres_alone_works_without_docker(server: Target) -> None:
     assert changed(server.deploy("tasks/postgres.py"))
     assert server.psql("show listen_addresses") == "localhost"

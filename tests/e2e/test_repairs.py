@@ -160,6 +160,7 @@ def test_a_new_password_reaches_the_replicas(server: Target, outsider: Container
     eventually(lambda: get(outsider, server)[0][0] == 200, 30)
 
 
+@pytest.mark.long
 def test_new_replicas_take_over_where_one_is_unhealthy(server: Target, outsider: Container) -> None:
     """All replicas are replaced, in the other slot, as by a release."""
     replicas = "docker ps --quiet --no-trunc --filter label=terrafirma.release"

@@ -479,5 +479,5 @@ ALL = {
     "django": DJANGO, "fastapi": FASTAPI, "express": EXPRESS, "go": GO, "php": PHP,
     "rails": RAILS,
 }  # fmt: skip
-CHEAP = ("static", "flask", "sqlite")
+CHEAP = ("flask", "sqlite")
 """Those that `make check` runs."""

@@ -626,6 +626,7 @@ def test_a_server_that_is_killed(site: Site, unit: str) -> None:
     "Images come from a private registry, and its password is stored with the secrets and nowhere "
     "else"
 )
+@long
 def test_an_image_of_a_private_registry(
     site: Site, images: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -743,6 +744,7 @@ def test_a_project_whose_images_are_private(
     site.server.run("terrafirma remove depot --confirm depot")
 
 
+@long
 def test_a_compose_project(site: Site, tmp_path: Path) -> None:
     project = tmp_path / "shop"
     shutil.copytree(ROOT / "examples/compose", project)
@@ -878,6 +880,7 @@ services:
 """
 
 
+@long
 def test_a_key_of_a_compose_project(site: Site, tmp_path: Path) -> None:
     """The key decides the code in the containers; the deploy decides their rights on the host."""
     site.server.run(f"docker tag {site.image} base:1")

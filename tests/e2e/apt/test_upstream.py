@@ -16,6 +16,7 @@ from tests.e2e.vendors import CODENAMES, Vendors, vendors
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.long,
     pytest.mark.budget(minutes=5, why="a run on a bare server with packages of the vendors"),
 ]
 

@@ -186,6 +186,7 @@ def unfinished(server: Target) -> list[str]:
     return [name for name in names.splitlines() if not name[-1].isdigit()]
 
 
+@pytest.mark.long
 def test_a_database_that_refuses_connections_does_not_end_the_backup(
     hosts: tuple[Target, Target],
 ) -> None:
@@ -228,7 +229,9 @@ def test_a_database_that_refuses_connections_does_not_end_the_backup(
 
 
 @pytest.mark.promise(like=test_a_dump_that_breaks_is_made_again)
-@pytest.mark.parametrize("cut", ["head -c 1200", "cat /dev/null"])
+@pytest.mark.parametrize(
+    "cut", ["head -c 1200", pytest.param("cat /dev/null", marks=pytest.mark.long)]
+)
 def test_a_dump_that_ends_early_without_an_error_is_found(
     hosts: tuple[Target, Target], cut: str
 ) -> None:
@@ -324,6 +327,7 @@ def refused(server: Target, **data: Any) -> str:
 @pytest.mark.promise(
     "Backup settings that do not open the repository never replace settings that do"
 )
+@pytest.mark.long
 def test_settings_that_do_not_open_the_repository_replace_nothing(
     hosts: tuple[Target, Target],
 ) -> None:

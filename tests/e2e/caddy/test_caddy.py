@@ -983,6 +983,7 @@ def test_certificates_outlive_the_authority(
 
 
 @pytest.mark.promise("Certificates are renewed in time, without a failed request")
+@pytest.mark.long
 def test_a_certificate_is_renewed_in_time_and_no_request_is_lost(
     setup: Setup, authority: Authority, signed: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -326,6 +326,7 @@ def test_the_pooler_survives_a_restart_of_postgresql(pooled: Pooled, outsider: C
     assert pooled.server.run(STARTED) == before
 
 
+@pytest.mark.long
 def test_the_pooler_comes_back_after_a_reboot(pooled: Pooled, outsider: Container) -> None:
     server = pooled.server
     listening = "ss -Hltn 'sport = :6432' | awk '{ print $4 }' | sort"
@@ -336,6 +337,7 @@ def test_the_pooler_comes_back_after_a_reboot(pooled: Pooled, outsider: Containe
     assert changed(server.deploy(TASK, **DATA)) == []
 
 
+@pytest.mark.long
 def test_a_rotated_password_costs_no_request(pooled: Pooled, outsider: Container) -> None:
     server = pooled.server
     old = password(server)

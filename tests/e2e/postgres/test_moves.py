@@ -53,20 +53,25 @@ def restarts(operations: list[str]) -> bool:
     return any(one.endswith(RESTART) for one in operations)
 
 
-@pytest.mark.promise(
-    "One run moves PostgreSQL and its applications to another port, even after a run that "
-    "died before the restart"
-)
-def test_another_port_and_another_socket_need_one_run(server: Target, outsider: Container) -> None:
-    """A run finds the server at its old port and socket, and moves it with the applications."""
-    server.run("install -d -o postgres /run/elsewhere")
+@pytest.mark.promise("One run moves PostgreSQL and its applications to another port")
+def test_another_port_needs_one_run(server: Target, outsider: Container) -> None:
     data = DATA | {"postgres_port": 6543}
     assert restarts(server.plan("deploy.py", **data))
     assert restarts(changed(server.deploy(**data)))
     assert ":6543/api" in server.run("cat /etc/terrafirma/secrets/app/api/database_url")
     eventually(lambda: {status for status, _ in get(outsider, server, 8)} == {200}, 60)
     assert changed(server.deploy(**data)) == []
+    assert restarts(changed(server.deploy(**DATA)))
+    assert server.psql("show port") == "5432"
 
+
+@pytest.mark.promise(
+    "A run finds PostgreSQL at its old port and socket, even after a run that died before the "
+    "restart"
+)
+@pytest.mark.long
+def test_another_socket_and_a_run_that_died(server: Target) -> None:
+    server.run("install -d -o postgres /run/elsewhere")
     data = DATA | {
         "postgres_port": 6544,
         "postgres_settings": {"unix_socket_directories": "/run/elsewhere, /tmp"},
@@ -180,6 +185,7 @@ def test_a_rotated_password_costs_no_request(server: Target, outsider: Container
 
 
 @pytest.mark.promise(like=test_a_rotated_password_costs_no_request)
+@pytest.mark.long
 def test_a_rotation_that_died_is_finished_by_the_next_run(
     server: Target, outsider: Container
 ) -> None:
@@ -215,6 +221,7 @@ MOVE = """'s|"bip": .*|"bip": "10.99.0.1/24",|'"""
 
 
 @pytest.mark.promise(like=test_postgresql_listens_whatever_starts_first_at_boot)
+@pytest.mark.long
 def test_postgresql_follows_another_docker0_another_pool_and_ipv6(
     server: Target, outsider: Container
 ) -> None:
@@ -270,6 +277,7 @@ networks:
     "The next run admits the networks of a new compose project, IPv6 included, and a dry "
     "run shows the rules"
 )
+@pytest.mark.long
 def test_networks_of_a_compose_project_are_admitted_ipv6_too(server: Target) -> None:
     """Its containers are rejected at first, then in the plan, then admitted, over IPv4 and IPv6."""
     server.reboot()
