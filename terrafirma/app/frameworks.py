@@ -53,7 +53,10 @@ FRAMEWORKS: Mapping[str, Framework] = {
             "APP_KEY (`php artisan key:generate --show`) is a secret that you give",
         ),
         Framework("Symfony", 8000, key="APP_SECRET", env={"APP_ENV": "prod"}),
-        Framework("Next.js", 3000, env={"HOSTNAME": "0.0.0.0"}),
+        Framework(
+            "Next.js", 3000, env={"HOSTNAME": "0.0.0.0"},
+            words="the build fixes variables named NEXT_PUBLIC_…: they are build_args, not env",
+        ),
         Framework("Nuxt", 3000, env={"HOST": "0.0.0.0"}),
         Framework("NestJS", 3000),
         Framework("Remix", 3000),
@@ -185,6 +188,8 @@ _ROUTE = re.compile(
 )
 _CODE = (".py", ".rb", ".php", ".js", ".mjs", ".cjs", ".ts", ".go", ".ex", ".exs", ".java", ".kt",
          ".cs", ".rs", ".conf")  # fmt: skip
+# Next.js groups routes in directories that are no part of their path.
+_GROUP = re.compile(r"/\([^/()]+\)(?=/)")
 # A file with a route, in frameworks whose routes are files.
 _FILE = re.compile(
     rf"(?:^|/)(?:app|pages|server/routes|server|routes)(?P<path>(?:/\w+)*/(?:{'|'.join(_PATHS)}))"
@@ -205,7 +210,7 @@ def health_paths(directory: Path) -> list[str]:
         name = path.relative_to(directory).as_posix()
         if _TESTS.search(name):
             continue
-        if match := _FILE.search(name):
+        if match := _FILE.search(_GROUP.sub("", name)):
             found.add(match["path"])
         elif path.suffix in _CODE and path.stat().st_size < 2**18:
             text = path.read_text(errors="replace")

@@ -82,6 +82,27 @@ PROJECTS: dict[str, tuple[dict[str, str], str, dict[str, Any]]] = {
         "Next.js",
         {"container_port": 3000, "health_path": "/api/health", "env": {"HOSTNAME": "0.0.0.0"}},
     ),
+    "Next.js that chooses where it listens": (
+        {
+            "package.json": '{"dependencies": {"next": "^16", "pg": "^8"}}',
+            "src/app/(site)/page.tsx": "",
+            "src/app/(checks)/healthz/route.ts": "export const GET = () => new Response()",
+            "Dockerfile": "FROM node AS build\nRUN npm ci && npm run build\nFROM node\n"
+            'ENV HOSTNAME=0.0.0.0\nUSER node\nEXPOSE 3000\nCMD ["node", "server.js"]',
+        },
+        "Next.js",
+        {},
+    ),
+    "Next.js with pages, that npm starts": (
+        {
+            "package.json": '{"dependencies": {"next": "14"}, "scripts": {"start": "next start"}}',
+            "pages/index.js": "",
+            "pages/api/ping.js": "export default (asked, answer) => answer.end()",
+            "Dockerfile": 'FROM node\nRUN npm ci && npm run build\nCMD ["npm", "start"]',
+        },
+        "Next.js",
+        {"container_port": 3000, "health_path": "/api/ping", "env": {"HOSTNAME": "0.0.0.0"}},
+    ),
     "Express": (
         {"package.json": '{"dependencies": {"express": "4"}}', "index.js": "app.get('/ping', ok)"},
         "Express",
