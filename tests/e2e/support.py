@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import shlex
 import subprocess
@@ -333,10 +334,13 @@ class Registry(Container):
 
     def requests(self) -> int:
         """How many questions about images it has answered."""
-        lines = self.run(
-            "grep -E '\"(HEAD|GET) /v2/[^ ]*/manifests/' /var/log/registry.log || true"
-        )
-        return len(lines.splitlines())
+        return len([one for one in self.asked() if "/manifests/" in one])
+
+    def asked(self) -> list[str]:
+        """All requests that it has answered: "METHOD PATH", then the client."""
+        lines = self.run("cat /var/log/registry.log")
+        found = re.findall(r'"(\w+ /v2/[^ ]*) HTTP/[\d.]+" \d+ \d+ "[^"]*" "([^"]*)"', lines)
+        return [f"{request} {client}" for request, client in found]
 
     def trust(self, server: Target) -> None:
         """Docker reads it at the next pull."""
