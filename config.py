@@ -1,5 +1,9 @@
 """pyinfra's own settings, and corrections of its behaviour; read before the inventory."""
 
+import inspect
+import sys
+from functools import partial
+from importlib import import_module
 from typing import NoReturn
 
 from gevent.hub import Hub
@@ -7,7 +11,10 @@ from pyinfra import config
 from pyinfra.api import Inventory
 from pyinfra.api.exceptions import InventoryError, PyinfraError
 
-from terrafirma.host import ahead, framing
+# pyinfra keeps Python from writing bytecode, and each run would compile all our modules anew.
+sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
+
+from terrafirma.host import ahead, framing  # noqa: E402 - they are compiled only once, too
 
 config.REQUIRE_PYINFRA_VERSION = ">=3.10,<4"
 
@@ -21,6 +28,10 @@ def refuse() -> NoReturn:
 
 # For a host name that does not resolve, pyinfra alone would do nothing and exit with 0.
 Inventory.empty = refuse  # type: ignore[method-assign]
+
+# pyinfra orders operations by the lines that lead to them, and would search the source around each.
+for name in ("stack", "getframeinfo"):
+    setattr(import_module("pyinfra.api.util"), name, partial(getattr(inspect, name), context=0))
 
 # Keep the login's start-up files, locale and PATH out of our commands and their answers.
 framing.install()

@@ -3,9 +3,10 @@ The questions of a run are sent to a host together, before each is asked; `confi
 
 A run on a converged host asks some forty questions, each in a round trip of its own. Nearly all are
 the same in every run. So the end of a run notes its questions in the user's cache directory, and
-the first of them in the next run brings the answers to all: once for the plan, once for the
-execution. An answer serves for exactly the command that it belongs to, once, and for a few seconds.
-Any other command, which may change the host, drops the answers that are left.
+the first of them in the next run brings the answers to all. The host works out the answers for the
+execution while the plan is made here. An answer serves for exactly the command that it belongs to,
+once in the plan and once in the execution, and for a few seconds. Any other command, which may
+change the host, drops the answers that are left.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import gevent
+from gevent import Greenlet
+from paramiko import SSHException
 from pyinfra.api import Host, StringCommand
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine
@@ -101,11 +105,19 @@ class Phase:
         return self.answers.pop(question.key, None)
 
 
+Fetch = Callable[[list[Question]], dict[str, Answer]]
+"""Asks questions together; the answers by the keys of the questions."""
+
+
 class Questions:
     """The questions of a run on one host."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
+        # Answers for the execution that come during the plan, and the moment of the first of them.
+        self.early: list[Greenlet] = []
+        self.shared: dict[str, Answer] = {}
+        self.at: float = 0
         self.path = cache.directory() / f"{_name(host)}.json"
         known = _read(self.path)
         self.phases = {
@@ -115,6 +127,47 @@ class Questions:
     @property
     def phase(self) -> Phase:
         return self.phases[bool(self.host.state.is_executing)]
+
+    def answer(self, question: Question, fetch: Fetch) -> Answer | None:
+        """The answer to a question, if it comes with those to others; None to ask it alone."""
+        phase = self.phase
+        if phase is self.phases[True]:
+            self._take_over(phase)
+        if (answer := phase.take(question)) is None and (batch := phase.batch(question)):
+            phase.sent.add(question.users)
+            at = time.monotonic()
+            if phase is self.phases[False]:
+                self._ask_early(batch, fetch, at)
+            phase.at, found = at, fetch(batch)
+            phase.answers.update(found)
+            if phase is self.phases[False]:
+                self.shared.update(found)
+            answer = phase.take(question)
+        return answer
+
+    def _ask_early(self, batch: list[Question], fetch: Fetch, at: float) -> None:
+        """Let the host begin with the questions of the execution that the plan does not ask."""
+        self.at = self.at or at
+        later = [
+            one for one in self.phases[True].expected.values()
+            if one.text and one.users == batch[0].users and one not in batch
+        ]  # fmt: skip
+        if later:
+            self.early.append(gevent.spawn(fetch, later))
+
+    def _take_over(self, phase: Phase) -> None:
+        """Give the execution the answers that came during the plan."""
+        self.wait()
+        if self.phases[False].trusted and self.shared:
+            for one in self.early:
+                self.shared.update(one.value or {})
+            known = {key: one for key, one in self.shared.items() if key in phase.expected}
+            phase.answers, phase.at = known, self.at
+        self.early, self.shared = [], {}
+
+    def wait(self) -> None:
+        """Wait until the host has worked out all answers: sshd may allow one session alone."""
+        gevent.joinall(self.early)
 
     def save(self) -> None:
         """Keep the questions for the next run, unless the execution changed something."""
@@ -210,18 +263,17 @@ Run = Callable[..., tuple[bool, CommandOutput]]
 
 
 def _fetch(
-    run: Callable[..., Any], phase: Phase, questions: list[Question], **arguments: Any
-) -> None:
+    run: Callable[..., Any], arguments: dict[str, Any], questions: list[Question]
+) -> dict[str, Answer]:
     """Ask these questions together; without an answer, each is asked by itself."""
     mark = f"terrafirma-{secrets.token_hex(8)}"
     given = arguments | {"_stdin": script(questions, mark).splitlines()}
     given.pop("_success_exit_codes", None)
-    phase.sent.add(questions[0].users)
-    success, output = run(StringCommand("sh"), **given)
-    if success:
-        with suppress(ValueError):
-            phase.answers.update(answers(questions, output, mark))
-            phase.at = time.monotonic()
+    with suppress(ValueError, OSError, EOFError, SSHException):
+        success, output = run(StringCommand("sh"), **given)
+        if success:
+            return answers(questions, output, mark)
+    return {}
 
 
 def _runner(plain: Run) -> Run:
@@ -233,18 +285,15 @@ def _runner(plain: Run) -> Run:
         print_input: bool = False,
         **arguments: Any,
     ) -> tuple[bool, CommandOutput]:
-        phase = _of(self.host).phase
-        question = Question.of(command, arguments)
-        phase.note(question)
+        questions, question = _of(self.host), Question.of(command, arguments)
+        questions.phase.note(question)
         # A user who wants to see each command gets each by itself.
         if not (print_output or print_input):
-            if batch := phase.batch(question):
-                _fetch(
-                    lambda *words, **more: plain(self, *words, **more), phase, batch, **arguments
-                )
-            if (answer := phase.take(question)) is not None:
+            fetch = partial(_fetch, partial(plain, self), arguments)
+            if (answer := questions.answer(question, fetch)) is not None:
                 code, lines = answer
                 return code in (arguments.get("_success_exit_codes") or (0,)), CommandOutput(lines)
+        questions.wait()
         return plain(self, command, print_output, print_input, **arguments)
 
     return run
@@ -253,7 +302,9 @@ def _runner(plain: Run) -> Run:
 def _changes(plain: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(plain)
     def change(self: SSHConnector, *words: Any, **more: Any) -> Any:
-        _of(self.host).phase.distrust()
+        questions = _of(self.host)
+        questions.phase.distrust()
+        questions.wait()
         return plain(self, *words, **more)
 
     return change
@@ -263,6 +314,7 @@ def _last(plain: Callable[[SSHConnector], None]) -> Callable[[SSHConnector], Non
     @wraps(plain)
     def disconnect(self: SSHConnector) -> None:
         if known := _questions.pop(self.host, None):
+            gevent.killall(known.early)
             known.save()
         plain(self)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gevent
 import pytest
 from pyinfra.api import HiddenValue, StringCommand
 from pyinfra.connectors.util import CommandOutput, OutputLine
@@ -147,6 +148,84 @@ def test_the_first_run_asks_one_by_one() -> None:
     phase.note(ONE)
     assert phase.batch(ONE) == []
     assert phase.take(ONE) is None
+
+
+# --- the execution's questions, during the plan ---------------------------------------------------
+
+LATER, LAST = question("four"), question("five")
+
+
+class Answers:
+    """A host that answers questions, and remembers which were asked together."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def __call__(self, questions: list[Question]) -> dict[str, ahead.Answer]:
+        self.asked.append([one.text for one in questions])
+        gevent.sleep(0)
+        return {one.key: (0, [OutputLine("stdout", one.text)]) for one in questions}
+
+
+def planned(host: Any, fetch: Answers) -> ahead.Questions:
+    """A run whose plan has asked its questions; the execution asks TWO again, LATER and LAST."""
+    run = ahead.Questions(host)
+    run.phases = {
+        False: expecting(ONE, TWO),
+        True: expecting(TWO, LATER, LAST, ASKED_LIVE, question("id", _sudo=True)),
+    }
+    for one in (ONE, TWO):
+        run.phase.note(one)
+        assert run.answer(one, fetch) == (0, [OutputLine("stdout", one.text)])
+    return run
+
+
+def executed(run: ahead.Questions, fetch: Answers, *questions: Question) -> list[Any]:
+    run.host.state.is_executing = True
+    found = []
+    for one in questions:
+        run.phase.note(one)
+        found.append(run.answer(one, fetch))
+    return [one and one[1][0].line for one in found]
+
+
+def test_the_host_answers_the_questions_of_the_execution_during_the_plan(host: Any) -> None:
+    fetch = Answers()
+    run = planned(host, fetch)
+    assert fetch.asked[0] == ["one", "two"]
+    run.wait()
+    assert fetch.asked == [["one", "two"], ["four", "five"]]
+    assert executed(run, fetch, TWO, LATER, ASKED_LIVE, LAST) == ["two", "four", None, "five"]
+    assert len(fetch.asked) == 2
+
+
+def test_a_command_of_the_plan_drops_the_answers_for_the_execution(host: Any) -> None:
+    fetch = Answers()
+    run = planned(host, fetch)
+    run.phase.note(question("systemctl restart caddy"))
+    assert executed(run, fetch, TWO, LATER) == ["two", "four"]
+    assert fetch.asked[2] == ["two", "four", "five"]
+
+
+def test_a_command_of_the_execution_drops_them_too(host: Any) -> None:
+    fetch = Answers()
+    run = planned(host, fetch)
+    assert executed(run, fetch, TWO, question("apt-get install x"), LATER) == ["two", None, None]
+
+
+def test_they_are_asked_again_after_a_plan_that_was_read_for_long(host: Any) -> None:
+    fetch = Answers()
+    run = planned(host, fetch)
+    run.at -= ahead.FRESH + 1
+    assert executed(run, fetch, TWO, LATER) == ["two", "four"]
+    assert fetch.asked[2:] == [["two", "four", "five"]]
+
+
+def test_without_answers_from_the_plan_the_execution_asks_by_itself(host: Any) -> None:
+    fetch = Answers()
+    run = planned(host, lambda questions: fetch(questions) if ONE in questions else {})  # type: ignore[arg-type]
+    assert executed(run, fetch, LATER, LAST) == ["four", "five"]
+    assert fetch.asked == [["one", "two"], ["two", "four", "five"]]
 
 
 # --- from one run to the next ---------------------------------------------------------------------
