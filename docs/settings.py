@@ -24,6 +24,8 @@ from terrafirma.server import SECTIONS
 from terrafirma.settings import Model
 
 DEFAULTS = ROOT / "group_data/all.py"
+# The page of a section, where it is not that of the task with its name.
+PAGES = {"apps": "tasks/app.md", "guard": "guard.md"}
 Schema = dict[str, Any]
 
 INTRODUCTION = """\
@@ -212,8 +214,9 @@ def reference() -> str:
     text = INTRODUCTION
     for name, about in heads(DEFAULTS.read_text()).items():
         about = f"{about[:1].upper()}{about[1:]}. " if about else ""
-        task = "app" if name == "apps" else name
-        text += f"\n## {name}\n\n{about}Read by [{task}](tasks/{task}.md).\n\n{tables.pop(name)}"
+        page = PAGES.get(name, f"tasks/{name}.md")
+        task = page.rpartition("/")[2].removesuffix(".md")
+        text += f"\n## {name}\n\n{about}Read by [{task}]({page}).\n\n{tables.pop(name)}"
     assert not tables, f"group_data/all.py has no section {', '.join(tables)}"
     return text + ARGUMENTS_OF_COMMANDS + "\n" + arguments()
 

@@ -53,6 +53,12 @@ sshd_password_authentication = False
 # Who may log in besides `users_accounts` and the user who runs the deploy.
 sshd_allow_users = []
 
+# --- guard: changes that undo themselves ----------------------------------------------------------
+
+# Within how many seconds the host is as before, when a change to sshd, keys or sudo is not followed
+# by a new login: because it keeps the deploying account out, or because the deploying machine died.
+guard_seconds = 60
+
 # --- docker ---------------------------------------------------------------------------------------
 
 # Version, or its beginning: "28", "28.2". Empty: the newest at the time of the installation.

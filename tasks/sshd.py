@@ -5,6 +5,8 @@ from base64 import b64encode
 from pyinfra import host
 from pyinfra.api import DeployError
 
+from terrafirma.guard import changes
+from terrafirma.guard.operations import guarded
 from terrafirma.host.connection import key_in_use
 from terrafirma.host.files import put, template
 from terrafirma.host.keys import parse
@@ -58,20 +60,21 @@ wrong += strangers(users, logins)
 if wrong:
     raise DeployError(f"{host.name}: users_accounts: {'; '.join(wrong)}")
 
-packages(name="Install sshd", packages=["openssh-server"])
+packages(name="Install sshd, and Python for the guard", packages=["openssh-server", "python3"])
 
-configuration = put(
-    name="Admit only the declared accounts and the deploying user",
-    entries=[drop_in],
-    # Test the whole configuration, with the new file at its beginning.
-    check='mkdir -p /run/sshd && cat "$new" /etc/ssh/sshd_config > "$new.all" && '
-    'sshd -t -f "$new.all"; status=$?; rm -f "$new.all"; exit $status',
-)
+with guarded(server, machine, changes.logins(server, machine["user"])):
+    configuration = put(
+        name="Admit only the declared accounts and the deploying user",
+        entries=[drop_in],
+        # Test the whole configuration, with the new file at its beginning.
+        check='mkdir -p /run/sshd && cat "$new" /etc/ssh/sshd_config > "$new.all" && '
+        'sshd -t -f "$new.all"; status=$?; rm -f "$new.all"; exit $status',
+    )
 
-# On Ubuntu, systemd listens and starts this unit for the first client.
-unit(
-    name="Run sshd",
-    unit="ssh.service",
-    reload_on={drop_in.path: configuration},
-    socket="ssh.socket",
-)
+    # On Ubuntu, systemd listens and starts this unit for the first client.
+    unit(
+        name="Run sshd",
+        unit="ssh.service",
+        reload_on={drop_in.path: configuration},
+        socket="ssh.socket",
+    )

@@ -3,6 +3,9 @@
 from pyinfra import host
 from pyinfra.api import DeployError
 
+from terrafirma.guard.changes import logins
+from terrafirma.guard.logins import shut_out
+from terrafirma.guard.operations import guarded
 from terrafirma.host.asking import ask
 from terrafirma.host.connection import key_in_use
 from terrafirma.host.files import Directory, put, template
@@ -10,7 +13,7 @@ from terrafirma.host.keys import fingerprint, parse
 from terrafirma.host.packages import packages
 from terrafirma.paths import HOST_PROGRAM
 from terrafirma.site import begin
-from terrafirma.users.accounts import homes, refusals
+from terrafirma.users.accounts import homes, refusals, undoing
 from terrafirma.users.facts import Accounts
 from terrafirma.users.operations import accounts, sudo_rules
 
@@ -53,35 +56,45 @@ commands = {
     if account.releases
 }
 
-packages(name="Install sudo", packages=["sudo"])
+packages(name="Install sudo, and Python for the guard", packages=["sudo", "python3"])
 
-accounts(name="Create the accounts", accounts=settings.accounts, connected=machine["user"])
+before = [known["accounts"].get(account.name) for account in settings.accounts]
+undo = [undoing(one, now) for one, now in zip(settings.accounts, before, strict=True) if now]
 
-put(
-    name="Authorize exactly the declared keys",
-    entries=[
-        entry
-        for account in settings.accounts
-        for entry in (
-            Directory(
-                f"{account.directory}/.ssh", "700", account.name, account.name, as_owner=True
-            ),
-            template(
-                "users/authorized_keys.j2",
-                f"{account.directory}/.ssh/authorized_keys",
-                data={"keys": account.keys, "command": commands.get(account.name, "")},
-                mode="600",
-                user=account.name,
-                group=account.name,
-                as_owner=True,
-            ),
-        )
-    ],
-)
+with guarded(
+    server,
+    machine,
+    logins(server, machine["user"], first=filter(None, undo)),
+    # tasks/sshd.py will let them in.
+    missing=lambda: shut_out(host, server, machine),
+):
+    accounts(name="Create the accounts", accounts=settings.accounts, connected=machine["user"])
 
-sudo_rules(
-    name="Allow exactly the declared commands as root",
-    accounts=settings.accounts,
-    commands=commands,
-    spare=machine["user"],
-)
+    put(
+        name="Authorize exactly the declared keys",
+        entries=[
+            entry
+            for account in settings.accounts
+            for entry in (
+                Directory(
+                    f"{account.directory}/.ssh", "700", account.name, account.name, as_owner=True
+                ),
+                template(
+                    "users/authorized_keys.j2",
+                    f"{account.directory}/.ssh/authorized_keys",
+                    data={"keys": account.keys, "command": commands.get(account.name, "")},
+                    mode="600",
+                    user=account.name,
+                    group=account.name,
+                    as_owner=True,
+                ),
+            )
+        ],
+    )
+
+    sudo_rules(
+        name="Allow exactly the declared commands as root",
+        accounts=settings.accounts,
+        commands=commands,
+        spare=machine["user"],
+    )

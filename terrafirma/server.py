@@ -17,6 +17,7 @@ from terrafirma.borg.settings import Borg
 from terrafirma.caddy.settings import Caddy
 from terrafirma.docker.settings import Docker
 from terrafirma.fields import ApplicationName
+from terrafirma.guard.settings import Guard
 from terrafirma.host.settings import Preflight
 from terrafirma.pgbouncer.settings import PgBouncer
 from terrafirma.postgres.settings import Postgres
@@ -26,7 +27,7 @@ from terrafirma.updates.settings import Updates
 from terrafirma.users.settings import Users
 
 SECTIONS: tuple[type[Settings], ...] = (
-    *(Preflight, Apt, Users, Sshd, Docker, Postgres, PgBouncer, Caddy, Borg, Updates),
+    *(Preflight, Apt, Users, Sshd, Guard, Docker, Postgres, PgBouncer, Caddy, Borg, Updates),
 )
 ROLES = ("proxy", "app", "db")
 """Groups of the inventory; a host in none of them has all three roles, so far the only choice."""
@@ -68,6 +69,7 @@ class Server:
     apt: Apt
     users: Users
     sshd: Sshd
+    guard: Guard
     docker: Docker
     postgres: Postgres
     pgbouncer: PgBouncer

@@ -26,6 +26,7 @@ class MachineState(TypedDict):
     systemd: bool
     free_gb: float  # on / or /var, whichever has less
     booting: bool  # cloud-init has not finished
+    guarded: bool  # a change of another run is neither proved nor undone yet
     clusters: list[str]  # PostgreSQL's, like "17/main"
     own_clusters: list[str]  # the clusters that Terrafirma configured
     retired_clusters: list[str]  # own clusters that an upgrade, or the way back, left behind
@@ -68,6 +69,10 @@ test ! -d /run/systemd/system || echo systemd=yes
 df -Pk / /var | awk 'NR > 1 && (!n++ || $4 < free) { free = $4 } END { print "free_kb=" free }'
 test ! -d /run/cloud-init -o -e /run/cloud-init/result.json -o -e /run/cloud-init/disabled ||
     echo booting=yes
+# Whatever killed the run that began the change, its timer undoes it.
+test ! -e /etc/systemd/system/terrafirma-guard.timer ||
+    ! systemctl show -p ActiveState --value terrafirma-guard.timer terrafirma-guard.service \
+        2> /dev/null | grep -qxE 'active|activating' || echo guarded=yes
 for conf in /etc/postgresql/*/*/postgresql.conf; do
     test -e "$conf" || continue
     directory=${conf%/*}
@@ -159,6 +164,7 @@ class Machine(FactBase[MachineState]):
             systemd="systemd" in one,
             free_gb=int(one.get("free_kb") or 0) / 1024**2,
             booting="booting" in one,
+            guarded="guarded" in one,
             clusters=[value for key, value in pairs if key == "cluster"],
             own_clusters=[value for key, value in pairs if key == "own"],
             retired_clusters=[value for key, value in pairs if key == "retired"],

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import re
 import secrets
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial, wraps
-from typing import Any
+from getpass import getpass
+from typing import Any, TextIO
 from weakref import WeakSet
 
 import gevent
@@ -268,11 +270,19 @@ _NEVER = (
 )
 
 
+def _ask(prompt: str = "", stream: TextIO | None = None) -> str:
+    """A password from the terminal. Without one, getpass ends the run with a traceback."""
+    if not sys.stdin.isatty():
+        raise OSError("sudo asks for a password, and here is no terminal to give it")
+    return getpass(prompt, stream)
+
+
 @cache
 def install() -> None:
     """Make pyinfra send all its commands in this way, over SSH and on this machine."""
     ssh.make_unix_command_for_host = _unix_command
     local.make_unix_command_for_host = partial(_unix_command, start=_HERE)
     util.read_buffer = _reader(util.read_buffer)
+    util.getpass = _ask
     for connector in (SSHConnector, LocalConnector):
         setattr(connector, "run_shell_command", _runner(connector.run_shell_command))  # noqa: B010

@@ -64,9 +64,9 @@ def ready(host: Host, wait_seconds: int) -> MachineState:
     """
     The state of the machine `host`. From here on, operations and facts there run as root.
 
-    Waits up to `wait_seconds` for cloud-init to finish, and says so. Raises DeployError, before
-    anything changes, for a host that Terrafirma does not support and for a user who cannot become
-    root.
+    Waits up to `wait_seconds` for cloud-init, and for the change of another run that is neither
+    proved nor undone yet, and says so. Raises DeployError, before anything changes, for a host that
+    Terrafirma does not support and for a user who cannot become root.
     """
     if host in _known:
         return _known[host]
@@ -74,14 +74,19 @@ def ready(host: Host, wait_seconds: int) -> MachineState:
     # that user.
     machine = host.get_fact(Machine, _sudo=False)
     deadline = time.monotonic() + wait_seconds
-    while machine["booting"]:
+    while machine["booting"] or machine["guarded"]:
         left = deadline - time.monotonic()
+        what, see = (
+            ("cloud-init", "cloud-init status --long")
+            if machine["booting"]
+            else ("the change of another run", "systemctl status terrafirma-guard.service")
+        )
         if left <= 0:
             raise DeployError(
-                f"{host.name}: preflight_wait_seconds: cloud-init is still not finished; "
-                "see `cloud-init status --long` there"
+                f"{host.name}: preflight_wait_seconds: {what} is still not finished; "
+                f"see `{see}` there"
             )
-        host.log(f"Waiting for cloud-init to finish, {left:.0f} s left")
+        host.log(f"Waiting for {what} to finish, {left:.0f} s left")
         time.sleep(min(5, left))
         machine = host.get_fact(Machine, _sudo=False)
     refuse_unsupported(host, machine)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from functools import wraps
 from typing import Any, ParamSpec
+from weakref import WeakKeyDictionary
 
 from pyinfra import api, state
-from pyinfra.api import QuoteString, StringCommand
+from pyinfra.api import Host, QuoteString, StringCommand
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import PyinfraOperation
 from pyinfra.context import ctx_host
@@ -15,6 +16,9 @@ from pyinfra.context import ctx_host
 from terrafirma.host.asking import forget
 
 P = ParamSpec("P")
+
+# The command that has to come before the next change on a host, see terrafirma/guard.
+_before: WeakKeyDictionary[Host, StringCommand] = WeakKeyDictionary()
 
 
 def operation(function: Callable[P, Generator[Any]]) -> PyinfraOperation[P]:
@@ -28,20 +32,37 @@ def operation(function: Callable[P, Generator[Any]]) -> PyinfraOperation[P]:
     @wraps(function)
     def careful(*args: P.args, **kwargs: P.kwargs) -> Generator[PyinfraCommand]:
         for command in function(*args, **kwargs):
-            if state.is_executing and ctx_host.get() not in state.active_hosts:
+            host = ctx_host.get()
+            if state.is_executing and host not in state.active_hosts:
                 yield failure("skipped: a fact that this operation needs has failed")
                 return
+            if not isinstance(command, Failure) and (first := _before.pop(host, None)):
+                yield first
             yield command
-            forget(ctx_host.get())
+            forget(host)
 
     return api.operation()(careful)
 
 
-def failure(message: str) -> StringCommand:
+def before_change(host: Host, command: StringCommand) -> None:
+    """From now on, the first command with which one of our operations changes `host` follows it."""
+    _before[host] = command
+
+
+def is_unchanged(host: Host) -> bool:
+    """Whether no operation changed `host` since `before_change`; later ones run without it."""
+    return _before.pop(host, None) is not None
+
+
+class Failure(StringCommand):
+    """A command that changes nothing, and fails."""
+
+
+def failure(message: str) -> Failure:
     """
     A command that only fails, with `message`.
 
     An exception in the body of an operation would end the run of all hosts with a traceback. This
     command fails one host, with one line.
     """
-    return StringCommand("echo", QuoteString(message), ">&2; exit 1")
+    return Failure("echo", QuoteString(message), ">&2; exit 1")

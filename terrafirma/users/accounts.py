@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from shlex import quote
 from string import ascii_uppercase
 
 from terrafirma.paths import SUDOERS
@@ -249,6 +250,18 @@ def repair(account: Account, now: AccountState, names: Sequence[str]) -> str:
     elif now["directory"]["mode"] & 0o022:
         steps.append(f"chmod go-w {path}")
     return " && ".join(steps)
+
+
+def undoing(account: Account, now: AccountState) -> str:
+    """The command that gives an account back what `repair` takes from it; empty if nothing."""
+    if now["uid"] is None or not differences(account, now):
+        return ""
+    # The old home has moved to the new place, and its keys with it.
+    move = "--move-home " if now["home"] != account.directory and not now["directory"] else ""
+    return (
+        f"usermod --shell {quote(now['shell'])} --gid {now['gid']} {move}--home "
+        f"{quote(now['home'])} --groups '{','.join(now['groups'])}' {account.name}"
+    )
 
 
 def _make_groups(account: Account, names: Sequence[str]) -> str:

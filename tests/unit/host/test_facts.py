@@ -47,6 +47,7 @@ def test_a_host() -> None:
         "missing": [],
         "systemd": True,
         "booting": False,
+        "guarded": False,
         "clusters": ["17/main"],
         "own_clusters": ["17/main"],
         "retired_clusters": [],

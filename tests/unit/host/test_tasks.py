@@ -50,6 +50,11 @@ REFUSALS: dict[str, tuple[str, list[str], Sequence[str]]] = {
         fake(machine(booting="yes"), preflight_wait_seconds=1),
         ("preflight_wait_seconds: ", "cloud-init", "cloud-init status --long"),
     ),
+    "a change of another run that is never undone": (
+        "tasks/preflight",
+        fake(machine(guarded="yes"), preflight_wait_seconds=1),
+        ("preflight_wait_seconds: ", "another run", "systemctl status terrafirma-guard.service"),
+    ),
     "a full disk": (
         "tasks/preflight",
         fake(machine(free_kb="1048576")),

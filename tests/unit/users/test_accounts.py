@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import pytest
 
-from terrafirma.users.accounts import aged, creation, differences, refusals, repair
+from terrafirma.users.accounts import aged, creation, differences, refusals, repair, undoing
 from terrafirma.users.facts import AccountsState, AccountState, Place, _nobody
 from terrafirma.users.settings import Account
 from tests.unit.settings import KEY
@@ -398,3 +398,21 @@ def test_the_group_of_another_account_is_no_system_group() -> None:
     command = creation(Account(name="dev", groups=("team", "adm")), ["dev", "team"])
     assert "groupadd --force team && groupadd --force --system adm && " in command
     assert command.endswith("dev && chage --maxdays -1 --inactive -1 --expiredate -1 dev")
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (_nobody(), ""),
+        (known(), ""),
+        (known(groups=["sudo", "x"]), "--gid 1002 --home /home/dev --groups 'sudo,x' dev"),
+        (known(shell="/bin/dash"), "usermod --shell /bin/dash "),
+        # The home has moved, with the keys in it, or stays where it is.
+        (known(home="/srv/dev", directory=None), "--move-home --home /srv/dev"),
+        (known(home="/srv/dev"), "--gid 1002 --home /srv/dev"),
+    ],
+)
+def test_a_repair_is_undone(now: AccountState, said: str) -> None:
+    done = undoing(Account(name="dev"), now)
+    assert said in done
+    assert bool(said) == bool(done)
