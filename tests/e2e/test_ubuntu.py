@@ -52,6 +52,7 @@ def test_sshd_is_started_by_its_socket_and_admits_keys(server: Target) -> None:
     assert changed(reloaded) == [
         "Admit only the declared accounts and the deploying user",
         "Run sshd",
+        "Prove that everybody still gets in",
     ]
     assert "ubuntu" in server.run("sshd -T -C user=ubuntu,host=x,addr=192.0.2.1 | grep allowusers")
     assert server.run("systemctl is-active ssh.service ssh.socket").split() == ["active", "active"]

@@ -62,6 +62,7 @@ def test_keys_sudo_and_groups_are_exactly_the_declared_ones(server: Target, new_
         "Create the accounts",
         "Authorize exactly the declared keys",
         "Allow exactly the declared commands as root",
+        "Prove that everybody still gets in",
     ]
     assert ssh(server, "ingres", new_key, "sudo -n id -u").stdout == "0\n"
     assert ssh(server, "dev", new_key, "id -Gn").stdout == "dev adm\n"
@@ -98,6 +99,7 @@ def test_an_account_with_sudo_can_run_the_deploy(
     assert changed(answer) == [
         "tasks/sshd.py | Admit only the declared accounts and the deploying user",
         "tasks/sshd.py | Run sshd",
+        "tasks/sshd.py | Prove that everybody still gets in",
     ]
     assert ssh(server, "root", str(STATE / "id_ed25519")).returncode == 255
     again = server.deploy(user="ingres", key=new_key, users_accounts=declared, **data)
