@@ -9,6 +9,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from terrafirma.fields import Line
+
 # A file in a source: no part of the path leads out of it.
 _SOURCE_FILE = r"[\w.][\w. @+-]*(/[\w.][\w. @+-]*)*"
 # Directories of a container that are the kernel's, or that Terrafirma mounts itself.
@@ -16,8 +18,11 @@ _TAKEN = ("/proc", "/sys", "/dev", "/run/secrets")
 
 
 def _source_file(value: str) -> str:
-    if value and (not re.fullmatch(_SOURCE_FILE, value) or {".", ".."} & {*value.split("/")}):
-        raise ValueError(f"{value!r} is no path in the source, like docker/Dockerfile")
+    given = value
+    while value.startswith("./"):
+        value = value[2:].lstrip("/")
+    if given and (not re.fullmatch(_SOURCE_FILE, value) or {".", ".."} & {*value.split("/")}):
+        raise ValueError(f"{given!r} is no path in the source, like docker/Dockerfile")
     return value
 
 
@@ -62,15 +67,53 @@ def refuse_same_place(writable: Iterable[str], volumes: Mapping[str, str]) -> No
         seen.add(path)
 
 
+def _memory(value: int) -> int:
+    if 0 < value < LEAST_MEMORY:
+        raise ValueError(f"Docker takes {LEAST_MEMORY} MB or more, or 0 for no limit, not {value}")
+    return value
+
+
+LEAST_MEMORY = 6
+"""MB that Docker accepts as the limit of a container."""
+Memory = Annotated[
+    int, Field(ge=0), AfterValidator(_memory), Field(title=f"integer, not 1 to {LEAST_MEMORY - 1}")
+]
+
+
+def named(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises ValueError where a command names no program."""
+    if words and not words[0].strip():
+        raise ValueError("its first word is empty: it is the program that runs")
+    return words
+
+
+Command = Annotated[tuple[Line, ...], AfterValidator(named)]
+
+
 _FROM = re.compile(r"(?im)^[ \t]*FROM[ \t]+(?:--\S+[ \t]+)*\S+(?:[ \t]+AS[ \t]+(\S+))?[ \t]*$")
 
 
 def refuse_unknown_stage(dockerfile: str, target: str) -> None:
     """Raise ValueError where a Dockerfile has no stage `target`, by its name or its number."""
-    stages = _FROM.findall(dockerfile)
+    stages = _FROM.findall(_instructions(dockerfile))
     names = [name for name in stages if name]
     known = [*(name.lower() for name in names), *map(str, range(len(stages)))]
     if stages and target and target.lower() not in known:
         raise ValueError(
             f"target: the Dockerfile has no stage {target!r} ({', '.join(names) or 'none'})"
         )
+
+
+_ESCAPE = re.compile(r"(?i)(?:[ \t]*#[^\n]*\n)*?[ \t]*#[ \t]*escape[ \t]*=[ \t]*`")
+
+
+def _instructions(dockerfile: str) -> str:
+    """A Dockerfile without its comments, and with each instruction in one line."""
+    escape = "`" if _ESCAPE.match(dockerfile) else "\\"
+    found = ""
+    for line in dockerfile.split("\n"):
+        bare = line.strip()
+        goes_on = bare.endswith(escape)
+        if not bare.startswith("#") and (bare or not found.endswith(" ")):
+            found += bare.removesuffix(escape) + (" " if goes_on else "\n")
+    return found

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from terrafirma.app.container import Command
 from terrafirma.fields import Line
 from terrafirma.settings import Model
 
@@ -39,7 +40,7 @@ class Job(Model):
         Line, AfterValidator(_calendar), Field(title="systemd's OnCalendar, like `hourly`")
     ]
     """When it runs, in the time zone of the server unless it names another."""
-    command: tuple[Line, ...] = Field(min_length=1)
+    command: Command = Field(min_length=1)
     """Command, as a list of words. It replaces the image's entry point."""
     service: Annotated[
         str,

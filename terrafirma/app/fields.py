@@ -9,7 +9,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from terrafirma_host import image_names, values
 
-from terrafirma.app.container import ContainerDirectory, SourceFile, StageName, VolumeName
+from terrafirma.app.container import (
+    Command,
+    ContainerDirectory,
+    Memory,
+    SourceFile,
+    StageName,
+    VolumeName,
+)
 from terrafirma.app.cron import Job, JobName
 from terrafirma.app.environment import EnvironmentValue
 from terrafirma.app.public import (
@@ -135,7 +142,7 @@ class Fields(Model):
     host as root."""
     services: dict[ServiceName, Service] = {}
     """What is set for single services of a compose project, by their names."""
-    migrate: tuple[Line, ...] = ()
+    migrate: Command = ()
     """Command, as a list of words, that runs once before a release in a container of its own. In a
     compose project, a single word that is the name of a service runs that service."""
     cron: dict[JobName, Job] = {}
@@ -240,7 +247,7 @@ class Fields(Model):
     """Directories of the web service that last, by the names of their volumes: all replicas and
     releases share them, and backups have them. `{"uploads": "/app/uploads"}` is the volume
     `NAME_uploads`."""
-    memory_mb: int = Field(default=0, ge=0)
+    memory_mb: Memory = 0
     """Memory limit of one container, in MB; 0: no limit."""
     cpus: float = Field(default=0, ge=0, allow_inf_nan=False)
     """Processor limit of one container; 0: no limit."""

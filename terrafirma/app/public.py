@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from terrafirma.app.container import named
 from terrafirma.fields import Domain, one_line
 from terrafirma.settings import Model
 
@@ -88,7 +89,7 @@ def _health(value: Any) -> Any:
             f"{value!r} is no health check: use 'http', 'tcp', 'container' (its own HEALTHCHECK), "
             "or a command as a list of words, like ['pg_isready', '-q']"
         )
-    return tuple(map(one_line, value)) if command else value
+    return named(tuple(map(one_line, value))) if command else value
 
 
 Health = Annotated[

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from terrafirma.app.container import Command, Memory
 from terrafirma.app.environment import EnvironmentValue, text_of
 from terrafirma.app.public import Public
-from terrafirma.fields import Line, Seconds
+from terrafirma.fields import Seconds
 
 EnvironmentName = Annotated[
     str,
@@ -25,7 +26,7 @@ class Service(Public):
 
     env: dict[EnvironmentName, EnvironmentValue] = Field(default={})
     """Further environment variables of this service; they replace those of the application."""
-    memory_mb: int | None = Field(default=None, ge=0)
+    memory_mb: Memory | None = None
     """Memory limit of one container, in MB; 0: no limit. None: that of the application."""
     cpus: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Processor limit of one container; 0: no limit. None: that of the application."""
@@ -36,7 +37,7 @@ class Service(Public):
     """Signal that asks a container to stop; empty: as the files and the image say."""
     stop_seconds: Seconds | None = None
     """How long a container may take to stop; None: `stop_seconds` of the application."""
-    command: tuple[Line, ...] = ()
+    command: Command = ()
     """Command in place of that in the files, as a list of words; empty: as the files say."""
 
     def told(self) -> dict[str, Any]:

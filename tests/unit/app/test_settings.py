@@ -48,6 +48,17 @@ BAD_FIELDS: list[tuple[str, Any, str, str]] = [
     ("services", {"jobs": {"replicas": 0}}, ".jobs.replicas", "greater than or equal to 1"),
     ("services", {"jobs": {"stop_seconds": 0}}, ".jobs.stop_seconds", "greater than or equal"),
     ("services", {"jobs": {"command": "run"}}, ".jobs.command", "must be a list"),
+    ("services", {"jobs": {"memory_mb": 1}}, ".jobs.memory_mb", "Docker takes 6 MB or more"),
+    *(
+        (field, value, place, "its first word is empty: it is the program that runs")
+        for field, value, place in (
+            ("migrate", [""], ""),
+            ("migrate", [" ", "up"], ""),
+            ("services", {"jobs": {"command": ["", "run"]}}, ".jobs.command"),
+            ("cron", {"a": JOB | {"command": [""]}}, ".a.command"),
+            ("health", [""], ""),
+        )
+    ),
     ("migrate", ["sh", "-c", "a\nb"], ".2", "line break"),
     ("env", {"LOG-LEVEL": "x"}, ".LOG-LEVEL", "does not match"),
     ("env", {"2ND": "x"}, ".2ND", "does not match"),
@@ -136,6 +147,7 @@ BAD_FIELDS: list[tuple[str, Any, str, str]] = [
     ("smoke_path", "up", "", "'up' does not match"),
     ("user", "Prod", "", "'Prod' does not match"),
     ("memory_mb", -1, "", "greater than or equal to 0"),
+    ("memory_mb", 5, "", "Docker takes 6 MB or more, or 0 for no limit, not 5"),
     ("memory_mb", 10**5000, "", "it is a number of more digits than Python writes"),
     ("build_args", {"A": 10**5000}, ".A", "it is a number of more digits than Python writes"),
     ("env", {"A": 10**5000}, ".A", "it is a number of more digits than Python writes"),
@@ -166,6 +178,8 @@ BAD_FIELDS: list[tuple[str, Any, str, str]] = [
     ("container_port", 65536, "", "less than or equal to 65535"),
     ("dockerfile", "docker/Dockerfile", "", "'examples/api' has no file 'docker/Dockerfile'"),
     ("dockerfile", "../Dockerfile", "", "'../Dockerfile' is no path in the source, like docker/"),
+    ("dockerfile", "./../Dockerfile", "", "'./../Dockerfile' is no path in the source"),
+    ("dockerfile", "./", "", "'./' is no path in the source, like docker/Dockerfile"),
     ("dockerfile", "/etc/passwd", "", "'/etc/passwd' is no path in the source"),
     ("dockerfile", "a/../../b", "", "is no path in the source"),
     ("target", "a b", "", "does not match"),
@@ -463,6 +477,16 @@ def test_images(image: str) -> None:
 )
 def test_sources_of_secrets(source: str) -> None:
     assert application(secrets={"token": source}).secrets == {"token": source}
+
+
+@pytest.mark.parametrize("path", ["Dockerfile", "./Dockerfile", ".//././Dockerfile"])
+def test_a_dockerfile_may_begin_with_the_directory_itself(path: str) -> None:
+    assert application(dockerfile=path).dockerfile == "Dockerfile"
+
+
+@pytest.mark.parametrize("limit", [0, 6, 512])
+def test_memory_that_docker_takes(limit: int) -> None:
+    assert application(memory_mb=limit).memory_mb == limit
 
 
 def test_a_compose_project() -> None:
