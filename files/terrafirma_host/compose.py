@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from terrafirma_host import (
     directories,
     engine,
+    idle,
     jobs,
+    joins,
     layers,
     pulls,
     references,
@@ -220,24 +222,25 @@ class Compose:
 
     def rules(self, read: Read) -> Iterator[Callable[[], None]]:
         """Each rule of a project; it raises Failed, in one line, where the project breaks it."""
-        project, lines = read.project, []
+        project = read.project
         yield lambda: shape.refuse_unknown(self.app, project)
         if not shape.named(self.app) <= project["services"].keys():
             # The further rules are about services that exist.
             return
+        self.notes = [*idle.lines(self.app, project)]
         if self.app.compose:
-            lines = shape.absent_networks(project, self._absent(project))
+            self.notes += shape.absent_networks(project, self._absent(project))
             decided = shape.decide(self.app, project)
             self.app = decided.app
             yield from (partial(shape.refuse, line) for line in decided.refusals)
             files = self.look(read._replace(raw=_without(read.raw, decided.rewritten)))
             yield from (partial(rule, files) for rule in references.RULES)
-            self.notes = [*lines, *decided.lines, *files.notes]
+            self.notes += [*decided.lines, *files.notes]
         app = self.app
         yield lambda: directories.add(app, project)
         yield lambda: jobs.refuse_unknown_services(app, project)
         yield lambda: stores.refuse(app, project)
-        yield lambda: references.refuse_joined(app, project)
+        yield lambda: joins.refuse(app, project)
 
     def _absent(self, project: layers.Project) -> list[str]:
         """The external networks of the files that are not on the host, by their keys."""

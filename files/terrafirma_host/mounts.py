@@ -42,6 +42,8 @@ DATA = re.compile(
 INSTALLED = re.compile(
     r".*/(node_modules|bower_components|vendor|\.?venv|site-packages|\.next|\.nuxt|\.yarn|_build)"
 )
+# What Compose takes for a path of Windows: a volume with a name of one letter.
+DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 PATH = "x-terrafirma-directory"
 """Key of a volume that stands for a directory of the source: that directory."""
 KINDS = ("read", "code", "data")
@@ -149,6 +151,12 @@ def _kind(service: Mapping[str, Any], mount: Mount) -> str:
     return "read"
 
 
+def is_configuration(target: str) -> bool:
+    """Whether what is mounted at a path of a container is only read, by its name."""
+    named = posixpath.basename(target)
+    return bool(READ.fullmatch(target) or CONFIGURES.fullmatch(named) or WRITTEN.fullmatch(named))
+
+
 def _files(path: Path) -> Iterator[Path]:
     """The files of a directory that are more than placeholders."""
     return (one for one in path.rglob("*") if one.is_file() and one.name not in PLACEHOLDERS)
@@ -197,12 +205,21 @@ def refusals(app: Application, name: str, service: Mapping[str, Any]) -> Iterato
     """Why the mounts of a service are refused: what its image would lose, or gain."""
     for mount in service.get("volumes") or []:
         path = posixpath.normpath(mount.get("source") or ".")
+        if words := next(filter(DRIVE.match, (mount.get("source") or "", mount["target"])), ""):
+            yield (f"{name}: volumes: {words} is a path of Windows for Compose, because the name "
+                   f"{words[0]} has one letter: take a longer name")  # fmt: skip
         if mount["type"] != "bind":
             continue
         if SOCKET.fullmatch(path) and name not in app.docker_socket:
             yield _socket(app, name, path)
         if _in_source(app, mount) and (kind := _kind(service, mount)) not in KINDS:
             yield f"{name}: volumes: {_word(app, path)} {kind}"
+
+
+def has_socket(service: Mapping[str, Any]) -> bool:
+    """Whether a service mounts the engine's socket."""
+    binds = [one for one in service.get("volumes") or [] if one["type"] == "bind"]
+    return any(SOCKET.fullmatch(posixpath.normpath(one["source"])) for one in binds)
 
 
 def _socket(app: Application, name: str, path: str) -> str:

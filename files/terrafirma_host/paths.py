@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from terrafirma_host.project_files import Files, below, instead, text_at
+from terrafirma_host import mounts, stores
+from terrafirma_host.kinds import Service
+from terrafirma_host.project_files import MOVED, Files, below, text_at
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
 
@@ -18,17 +23,7 @@ def _refuse_paths(files: Files) -> None:
     for name in files.used:
         service = files.project["services"][name]
         raw = (files.raw.get("services") or {}).get(name) or {}
-        for mount in service.get("volumes") or []:
-            if mount["type"] == "bind":
-                path = mount.get("source", "")
-                if path.startswith("/root/") and not files.raw and _has_tilde(files):
-                    _refuse_word(app, f"{name}: volumes", f"~{path[5:]}", mount=True)
-                _refuse_path(app, f"{name}: volumes", path, mount=True)
-        ours = app.volumes.values() if name == app.service else ()
-        for mount in raw.get("volumes") or []:
-            if posixpath.normpath(mount.get("target") or "") in ours:
-                continue
-            _refuse_word(app, f"{name}: volumes", mount.get("source") or "", mount=True)
+        _refuse_mounts(files, name, service, raw)
         build, written = service.get("build") or {}, raw.get("build") or {}
         built = [("context", build.get("context"), written.get("context"))]
         further = written.get("additional_contexts") or {}
@@ -59,6 +54,31 @@ def _refuse_paths(files: Files) -> None:
         if bound and not device.startswith("/"):
             raise Failed(f"volumes: {key}: the device {device!r} is no place on the host: write an "
                          "absolute path")  # fmt: skip
+
+
+def _refuse_mounts(files: Files, name: str, service: Service, raw: Service) -> None:
+    app, what = files.app, f"{name}: volumes"
+    for mount in service.get("volumes") or []:
+        if mount["type"] == "bind":
+            path, way = mount.get("source", ""), _way(app, name, mount)
+            if path.startswith("/root/") and not files.raw and _has_tilde(files):
+                _refuse_word(app, what, f"~{path[5:]}", mount=way)
+            _refuse_path(app, what, path, mount=way)
+    ours = app.volumes.values() if name == app.service else ()
+    for mount in raw.get("volumes") or []:
+        if posixpath.normpath(mount.get("target") or "") not in ours:
+            _refuse_word(app, what, mount.get("source") or "", mount=_way(app, name, mount))
+
+
+def _way(app: Application, name: str, mount: Mapping[str, Any]) -> str:
+    """What to write in place of a mount from outside of the source."""
+    target = posixpath.normpath(mount.get("target") or "")
+    read = mount.get("read_only") or mounts.is_configuration(target)
+    if name != app.service or read or not target.startswith("/"):
+        return "a volume with a name, or an absolute path of the host"
+    key = stores.volume_key(posixpath.normpath(mount.get("source") or ""))
+    return (f"volumes = {json.dumps({key: target})} in the settings lasts, or an absolute path of "
+            "the host")  # fmt: skip
 
 
 def _refuse_builds(files: Files) -> None:
@@ -96,10 +116,10 @@ def _has_tilde(files: Files) -> bool:
     return any("~/" in text_at(path) for path in files.paths)
 
 
-def _refuse_word(app: Application, what: str, word: str, *, mount: bool = False) -> None:
+def _refuse_word(app: Application, what: str, word: str, mount: str = "") -> None:
     """Raise Failed for an unresolved path that leads out of the source."""
     if word.startswith("~"):
-        raise Failed(f"{what}: {word} is below /root on the host: {instead(mount)}")
+        raise Failed(f"{what}: {word} is below /root on the host: {mount or MOVED}")
     if "://" in word or word.startswith(("/", "$", "git@")) or not word:
         return
     if mount and not word.startswith("."):
@@ -107,10 +127,10 @@ def _refuse_word(app: Application, what: str, word: str, *, mount: bool = False)
     inner = posixpath.dirname(app.compose[0]) if app.compose else ""
     if posixpath.normpath(posixpath.join(inner, word)).startswith(".."):
         raise Failed(f"{what}: {word} is outside of the source, which alone is on the host: "
-                     f"{instead(mount)}")  # fmt: skip
+                     f"{mount or MOVED}")  # fmt: skip
 
 
-def _refuse_path(app: Application, what: str, path: str, *, mount: bool = False) -> None:
+def _refuse_path(app: Application, what: str, path: str, mount: str = "") -> None:
     """Raise Failed for a resolved path beside the source, or a link that leads out of it."""
     if not path.startswith("/") or not app.source:
         return
@@ -119,11 +139,11 @@ def _refuse_path(app: Application, what: str, path: str, *, mount: bool = False)
     if not inside and Path(path).is_relative_to(app.directory.parent):
         word = posixpath.relpath(path, app.source)
         raise Failed(f"{what}: {word} is outside of the source, which alone is on the host: "
-                     f"{instead(mount)}")  # fmt: skip
+                     f"{mount or MOVED}")  # fmt: skip
     real = os.path.realpath(path)
     if inside and not Path(real).is_relative_to(os.path.realpath(app.source)):
         raise Failed(f"{what}: {below(app, path)} is a link to {real}, outside of the source: "
-                     f"{instead(mount)}")  # fmt: skip
+                     f"{mount or MOVED}")  # fmt: skip
 
 
 def _refuse_secrets(files: Files) -> None:

@@ -20,6 +20,8 @@ from terrafirma_host.spec import Application
 Raw = Mapping[str, Any]
 """The merged files before variables are filled in; empty where Compose cannot print them."""
 
+# What to do about a file outside of the source.
+MOVED = "move it into the source, or let `source` be the directory above"
 # Warnings of Compose that change nothing.
 HARMLESS = ("`version` is obsolete", "external.name is deprecated")
 BLANK = re.compile(r'The "([^"]+)" variable is not set')
@@ -101,7 +103,7 @@ def errors(app: Application, said: str) -> str:
     text = text.replace(f"{app.source}/", "") if app.source else text
     if app.source and beside:
         word = posixpath.relpath(beside[0], app.source)
-        text += f" ({word} is outside of the source, which alone is on the host: {instead(False)})"
+        text += f" ({word} is outside of the source, which alone is on the host: {MOVED})"
     elif "env file" in text or "env_file" in text:
         text += " (no .env is uploaded: name a file with its variables in env_file of the settings)"
     return text
@@ -113,12 +115,6 @@ def unknown(said: Iterable[str]) -> list[str]:
         one for one in said
         if not BLANK.search(one) and not any(words in one for words in HARMLESS)
     ]  # fmt: skip
-
-
-def instead(mount: bool) -> str:
-    if mount:
-        return "a volume with a name, or an absolute path of the host"
-    return "move it into the source, or let `source` be the directory above"
 
 
 def below(app: Application, path: str) -> str:

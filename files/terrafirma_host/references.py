@@ -9,35 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from terrafirma_host import images, paths, stores, variables
-from terrafirma_host.layers import Project
+from terrafirma_host import images, paths, variables
 from terrafirma_host.project_files import Files, unknown
-from terrafirma_host.shell import Failed
-from terrafirma_host.spec import Application
 
 
 def check(files: Files) -> None:
     """Raise Failed, in one line, for references that lead nowhere; note keys without effect."""
     for rule in RULES:
         rule(files)
-
-
-def refuse_joined(app: Application, project: Project) -> None:
-    """Raise Failed where a service joins a stateful one, which is in another project."""
-    begun = stores.started(app, project)
-    for name in begun:
-        service = project["services"][name]
-        words = [(key, service.get(key) or "") for key in ("network_mode", "ipc", "pid")]
-        joins = [
-            (key, word.removeprefix("service:")) for key, word in words if word[:8] == "service:"
-        ]
-        joins += [("volumes_from", one.partition(":")[0])
-                  for one in service.get("volumes_from") or []]  # fmt: skip
-        for key, other in joins:
-            if other in project["services"] and other not in begun:
-                how = "mount its volume by its name" if key == "volumes_from" else (
-                    f"it is reached by the name {other}")  # fmt: skip
-                raise Failed(f"{name}: {key} joins {other}, which is not started with it: {how}")
 
 
 def _missing(files: Files) -> Iterator[str]:

@@ -13,9 +13,12 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from terrafirma_host import bundled, directories, kinds, layers, mounts, replaced, stores
+from terrafirma_host import bundled, directories, joins, kinds, layers, mounts, replaced, stores
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
+
+MOST = 64
+"""Containers of a service."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,14 @@ def decide(app: Application, project: dict[str, Any]) -> Decided:
         project[layers.HOSTS] = instead.names
         lines += instead.lines
     for name in used:
-        refusals += _network_mode(app, name, project["services"][name])
+        refusals += joins.refusals(app, name, project["services"][name])
         refusals += _volumes_from(app, project, name)
+    lines += joins.lines(app, project, used)
     lines += _networks(project, used)
     lines += _hardware(app, project, used)
     refusals += _addresses(project, used)
+    refusals += _numbers(app, project)
+    refusals += _short_names(app, project)
     lines += bundled.proxies(app, project)
     if untold := sorted(layers.untold(app, project)):
         lines.append(f"{', '.join(untold)}: no restart policy in the files: started again after "
@@ -128,6 +134,23 @@ def _not_started(app: Application, project: dict[str, Any]) -> Iterator[str]:
         if name not in begun:
             profiles = ", ".join(service.get("profiles") or [])
             yield f"{name}: not started: its profile ({profiles}) is not in profiles"
+
+
+def _numbers(app: Application, project: dict[str, Any]) -> Iterator[str]:
+    """Refusals of services of which more containers would run than a host could start."""
+    for name in layers.slot_services(app, project):
+        service = project["services"][name]
+        if layers.wanted(app, project, name) > MOST:
+            key = "scale" if "scale" in service else "replicas"
+            yield (f"{name}: {key}: {layers.times(service)} containers, and a service has at most "
+                   f"{MOST}: write 1 to {MOST}")  # fmt: skip
+
+
+def _short_names(app: Application, project: dict[str, Any]) -> Iterator[str]:
+    for key, name in layers.volume_names(app, project).items():
+        if len(name) < 2:
+            yield (f"volumes: {key}: Docker takes names of two letters and more, not {name!r}: "
+                   "take a longer one")  # fmt: skip
 
 
 # --- services that run once -----------------------------------------------------------------------
@@ -214,25 +237,6 @@ def _volumes_from(app: Application, project: dict[str, Any], name: str) -> Itera
 
 
 # --- networks -------------------------------------------------------------------------------------
-
-
-def _network_mode(app: Application, name: str, service: dict[str, Any]) -> Iterator[str]:
-    mode = service.get("network_mode") or ""
-    if name == app.service and mode.startswith("service:"):
-        other = mode.partition(":")[2]
-        yield (f"service: {name} has the network of {other} (network_mode: {mode}), which alone "
-               f'can publish its port: service = "{other}", and replicas = 1')  # fmt: skip
-    elif name == app.service and (mode == "none" or mode.startswith("container:")):
-        yield (f"service: {name} has no network of its own (network_mode: {mode}), so no request "
-               "reaches it: leave network_mode out")  # fmt: skip
-    if mode != "host" or name in app.stateful:
-        return
-    what = f"{name} has the host's network (network_mode: host), and two releases"
-    if name == app.service:
-        yield f"service: {what} of it would listen on the same ports"
-    else:
-        yield (f'stateful: {what} would listen on the same ports: stateful = ["{name}"] if it is '
-               f'to run once, or leave_out = ["{name}"]')  # fmt: skip
 
 
 def _networks(project: dict[str, Any], used: Collection[str]) -> Iterator[str]:

@@ -220,6 +220,7 @@ def uncovered(service: Mapping[str, Any], volumes: Iterable[str]) -> list[str]:
 def refuse(app: Application, project: Project) -> None:
     """Raise Failed, in one line, where two containers would write a store that is not shared."""
     _refuse_unknown(app, project)
+    _refuse_replicas(app)
     names = started(app, project)
     lasting = of_services(app, project, app.stateful)
     written = of_services(app, project, names)
@@ -234,11 +235,13 @@ def refuse(app: Application, project: Project) -> None:
         # One release runs at a time, as with `docker compose up`.
         _refuse_several(app, project, [one for one in own if one.service != app.service], "shared")
         own = []
-    if web := [store for store in own if store.service == app.service]:
+    if web := [store for store in own if store.service in (app.service, *app.public)]:
+        web = [store for store in web if store.service == web[0].service]
         several = (
             f"shared = {_list(store.key for store in web)} if several processes may write there"
         )
-        one = 'strategy = "stop-first" if only one process may write there, as with SQLite'
+        single = "" if web[0].service == app.service else f" and {_once(web[0].service)}"
+        one = f'strategy = "stop-first"{single} if only one process may write there, as with SQLite'
         # Files that visitors upload have names of their own; anything else may be a database.
         files = all(FILES.search(f"{store.key} {store.target}") for store in web)
         ways = f"{several}, or {one}" if files else f"{one}, or {several}"
@@ -396,10 +399,24 @@ def _refuse_several(
     for store in written:
         times = layers.wanted(app, project, store.service)
         if times > 1 and not shared(app, store):
-            raise Failed(
-                f"{key}: {store}, and runs {times} times: `replicas: 1`, or shared = "
-                f"{_list([store.key])} if several may write at once"
-            )
+            service = store.service
+            own = service in app.public or app.setting(service, "replicas")
+            way = _once(service) if own else "`replicas: 1` in its file"
+            if not _is_data(app, project, store):
+                way += f", or shared = {_list([store.key])} if several may write at once"
+            raise Failed(f"{key}: {store}, and runs {times} times: {way}")
+
+
+def _refuse_replicas(app: Application) -> None:
+    for name in app.stateful:
+        if (number := app.setting(name, "replicas") or 1) > 1:
+            raise Failed(f"services: {name} is stateful, and one container of it runs: leave its "
+                         f"replicas ({number}) out")  # fmt: skip
+
+
+def _once(service: str) -> str:
+    """The line of your settings with which one container of a service runs."""
+    return f"services = {json.dumps({service: {'replicas': 1}})}"
 
 
 def _is_client(app: Application, project: Project, name: str) -> bool:

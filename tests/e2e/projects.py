@@ -411,6 +411,91 @@ SHAPES = {
         service("vpn: {image: vpn}").replace("build: .", 'build: ., network_mode: "service:vpn"'),
         settings={"service": "vpn", "replicas": 1},
     ),
+    "a public service in the network of another one": Case(
+        service("api: {build: ., network_mode: 'service:vpn'}\n  vpn: {image: vpn}"),
+        "services: api has the network of vpn (network_mode: service:vpn), which alone can publish "
+        "its port: let vpn be the public service",
+        {"services": {"api": {"path": "/api/*"}}},
+    ),
+    "a public service in the host's network": Case(
+        service("api: {build: ., network_mode: host}"),
+        "services: api has the host's network (network_mode: host), and two releases of it would "
+        "listen on the same ports: leave network_mode out",
+        {"services": {"api": {"path": "/api/*"}}},
+    ),
+    "a stateful service in the network of one that is not": Case(
+        service("db: {image: 'postgres:17', network_mode: 'service:vpn'}\n  vpn: {image: vpn}"),
+        "db: network_mode joins vpn, which each release starts anew: name vpn in stateful, too",
+    ),
+    "… which is stateful, too": Case(
+        service("db: {image: 'postgres:17', network_mode: 'service:vpn'}\n  vpn: {image: vpn}"),
+        settings={"stateful": ["vpn"]},
+    ),
+    "too many containers": Case(
+        service("jobs: {build: ., deploy: {replicas: 100000000}}"),
+        "jobs: replicas: 100000000 containers, and a service has at most 64: write 1 to 64",
+    ),
+    "… by the older key": Case(
+        service("jobs: {build: ., scale: 65}"), "jobs: scale: 65 containers, and a service has at"
+    ),
+    "… where the settings have fewer": Case(
+        service("jobs: {build: ., scale: 65}"), settings={"services": {"jobs": {"replicas": 64}}}
+    ),
+    "a volume with a name of one letter": Case(
+        web('volumes: ["d:/data"]', "volumes: {d: }\n"),
+        "web: volumes: d:/data is a path of Windows for Compose, because the name d has one "
+        "letter: take a longer name",
+        {"shared": ["d"]},
+    ),
+    "… read-only": Case(
+        web('volumes: ["d:/data:ro"]', "volumes: {d: }\n"),
+        "web: volumes: d:/data is a path of Windows for Compose",
+    ),
+    "… in the long form": Case(
+        web("volumes: [{type: volume, source: d, target: /data}]", "volumes: {d: }\n"),
+        settings={"shared": ["d"]},
+    ),
+    "… on the host": Case(
+        web('volumes: ["data:/data"]', "volumes: {data: {name: d}}\n"),
+        "volumes: data: Docker takes names of two letters and more, not 'd': take a longer one",
+        {"shared": ["data"]},
+    ),
+    "replicas of a stateful service": Case(
+        service('db: {image: "postgres:17", volumes: ["pg:/var/lib/postgresql/data"]}', PG),
+        "services: db is stateful, and one container of it runs: leave its replicas (2) out",
+        {"services": {"db": {"replicas": 2}}},
+    ),
+    "… in the files": Case(
+        service('db: {image: "postgres:17", scale: 2, volumes: ["pg:/var/lib/postgresql/data"]}',
+                PG),
+        "stateful: db writes the volume pg, and runs 2 times: `replicas: 1` in its file",
+    ),
+    "a public service with a store": Case(
+        service('g: {image: grafana/grafana, volumes: ["pg:/var/lib/grafana"]}', PG),
+        "shared: g writes the volume pg (at /var/lib/grafana), and two releases of it run at once: "
+        'strategy = "stop-first" and services = {"g": {"replicas": 1}} if only one process may '
+        'write there, as with SQLite, or shared = ["pg"] if several processes may write there',
+        {"services": {"g": {"path": "/g/*"}}},
+    ),
+    "… of which two run": Case(
+        service('g: {image: grafana/grafana, volumes: ["pg:/var/lib/grafana"]}', PG),
+        'shared: g writes the volume pg, and runs 2 times: services = {"g": {"replicas": 1}}, or '
+        'shared = ["pg"] if several may write at once',
+        {"services": {"g": {"path": "/g/*"}}, "strategy": "stop-first"},
+    ),
+    "… of which one runs": Case(
+        service('g: {image: grafana/grafana, volumes: ["pg:/var/lib/grafana"]}', PG),
+        settings={"services": {"g": {"path": "/g/*", "replicas": 1}}, "strategy": "stop-first"},
+    ),
+    "a directory of a home": Case(
+        web('volumes: ["~/.app:/app/data"]'),
+        'web: volumes: ~/.app is below /root on the host: volumes = {"app": "/app/data"} in the '
+        "settings lasts, or an absolute path of the host",
+    ),
+    "… of which the service only reads": Case(
+        web('volumes: ["~/.app:/app/data:ro"]'),
+        "web: volumes: ~/.app is below /root on the host: a volume with a name, or an absolute",
+    ),
     "a web service without a network": Case(
         web("network_mode: none"), "service: web has no network of its own (network_mode: none)"
     ),

@@ -123,6 +123,27 @@ LINES: dict[str, tuple[str, dict[str, Any], str]] = {
         "api: labels or variables for a proxy lead nobody here: Caddy serves what the settings "
         "name",
     ),
+    "a health check that asks for no path": (
+        WEB, {"health": "tcp", "health_path": "/up", "health_headers": {"Host": "a"}},
+        "health_path: no effect, because health is tcp: leave it out",
+    ),
+    "… nor has headers": (
+        WEB, {"health": ["true"], "health_headers": {"Host": "a"}},
+        "health_headers: no effect, because health is a command: leave it out",
+    ),
+    "… of a public service": (
+        service("g: {build: ., restart: always}"),
+        {"services": {"g": {"path": "/g/*", "health": "container", "health_path": "/up"}}},
+        "services: g: health_path: no effect, because health is container: leave it out",
+    ),
+    "a socket that is not mounted": (
+        WEB, {"docker_socket": ["web"]},
+        "docker_socket: no effect, because web does not mount Docker's socket: leave web out",
+    ),
+    "the network of one of several": (
+        service("side: {build: ., restart: always, network_mode: 'service:web'}"), {},
+        "side has the network of web (network_mode), and that of its first container alone: 4 run",
+    ),
     "addresses": (
         web("networks: [n]", "networks: {n: {ipam: {config: [{subnet: 10.9.0.0/24}]}}}\n"), {},
         "n: addresses are the engine's choice, because two releases run at once",
