@@ -209,7 +209,9 @@ def _name(data: Mapping[str, Any]) -> str:
 # --- proposals ------------------------------------------------------------------------------------
 
 # A refusal writes what would be right as settings have it: `stateful = ["db"]`.
-_PROPOSAL = re.compile(r"\b([a-z_]+) = (\[[^\]]*\]|\{[^}]*\}|\"[^\"]*\"|true|false|\d+)")
+_PROPOSAL = re.compile(
+    r"\b([a-z_]+) = (\[[^\]]*\]|\{(?:[^{}]|\{[^{}]*\})*\}|\"[^\"]*\"|true|false|\d+)"
+)
 
 
 def _further(data: Mapping[str, Any], refusals: Sequence[str]) -> dict[str, Any]:
@@ -238,5 +240,9 @@ def _merged(before: Any, value: Any) -> Any:
     if isinstance(value, list):
         return list(dict.fromkeys([*(before or []), *value]))
     if isinstance(value, dict):
-        return {**(before or {}), **value}
+        known = dict(before or {})
+        return known | {
+            key: _merged(known.get(key), one) if isinstance(one, dict) else one
+            for key, one in value.items()
+        }
     return value

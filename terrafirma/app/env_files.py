@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from dotenv.parser import Binding, parse_stream
 from pyinfra.api import DeployError, Host
 from terrafirma_host.shell import Failed
 
 from terrafirma.app.settings import Application
-from terrafirma.fields import here
+from terrafirma.fields import here, is_file
 from terrafirma.host.given import LARGEST
 
 ENV_FILE = ".env_file"
 """The file with all variables on the host, as JSON, among the secrets; only root reads it."""
+
+EXAMPLES = (".env.example", ".env.sample", ".env.dist", ".env.template", "env.example")
+"""Files that a repository has in the place of its `.env`."""
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _VARIABLE = re.compile(
@@ -31,7 +35,9 @@ def given(app: Application) -> dict[str, str]:
         try:
             text = here(name).read_bytes().decode("utf-8-sig")
         except OSError as error:
-            raise Failed(f"env_file: cannot read {name!r} ({error.strerror})") from None
+            example = example_of(here(name))
+            way = f": copy {example} beside it to that name, and fill it in" if example else ""
+            raise Failed(f"env_file: cannot read {name!r} ({error.strerror}){way}") from None
         except UnicodeDecodeError:
             raise Failed(f"env_file: {name} is not text (UTF-8)") from None
         try:
@@ -39,6 +45,14 @@ def given(app: Application) -> dict[str, str]:
         except ValueError as error:
             raise Failed(f"env_file: {name}, {error}") from None
     return found
+
+
+def example_of(file: Path) -> str:
+    """The name of the example of a file of variables, in its directory; "" where there is none."""
+    if file.exists():
+        return ""
+    own = [f"{file.name}.{word}" for word in ("example", "sample", "dist", "template")]
+    return next((one for one in (*own, *EXAMPLES) if is_file(file.with_name(one))), "")
 
 
 def refuse_env_files(host: Host, app: Application) -> None:

@@ -12,6 +12,7 @@ from terrafirma_host import images, stores
 from terrafirma_host.layers import Project
 
 from terrafirma.app.compose import DEFAULTS, default_file
+from terrafirma.app.env_files import EXAMPLES
 from terrafirma.app.frameworks import (
     Framework,
     exposed,
@@ -144,9 +145,8 @@ def value_of(name: str, data: Mapping[str, Any]) -> str:
 
 def examples(directory: Path) -> dict[str, str]:
     """The variables of the example of an env file, with the values that it proposes."""
-    names = (".env.example", ".env.sample", ".env.dist", ".env.template", "env.example")
     found: dict[str, str] = {}
-    for name in reversed(names):
+    for name in reversed(EXAMPLES):
         found |= _assigned(directory / name)
     return found
 

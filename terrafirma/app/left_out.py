@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from terrafirma.app.env_files import example_of
 from terrafirma.app.selection import selection
 from terrafirma.app.settings import Application
 from terrafirma.fields import is_file
@@ -67,7 +68,9 @@ def _no_variables(app: Application, path: str, required: bool, uploaded: set[Pat
         return ""
     here = posixpath.normpath(posixpath.join(app.source, _inner(app), path))
     if not is_file(file):
-        return f"which is not there: write {here}, and name it in env_file" if required else ""
+        example = example_of(file)
+        way = f"copy {example} to {here}, fill it in," if example else f"write {here},"
+        return f"which is not there: {way} and name it in env_file" if required else ""
     missing = ", ".join(sorted(_variables(file) - _given(app)))
     return missing and (
         f'which is not uploaded: env_file = ["{here}"] sends its variables ({missing}) as secrets, '

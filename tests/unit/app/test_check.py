@@ -122,6 +122,20 @@ def test_what_is_proposed_is_tried(source: Path) -> None:
     assert check(data | report.proposed).served
 
 
+def test_a_field_of_a_service_is_proposed_beside_those_that_it_has(source: Path) -> None:
+    """Grafana has a volume, and is to be public: two of it would write the volume."""
+    own = "{image: grafana/grafana, volumes: ['gf:/data']}"
+    text = f"services: {{web: {{build: .}}, g: {own}}}\nvolumes: {{gf: }}"
+    services = {"g": {"path": "/g/*", "health_path": "/api/health"}}
+    report = checked(source, text, services=services)
+    assert report.proposed == {
+        "domain": "app.example.com",
+        "strategy": "stop-first",
+        "services": {"g": {**services["g"], "replicas": 1}},
+    }
+    assert report.left == []
+
+
 @pytest.mark.parametrize(
     ("text", "service"),
     [

@@ -113,6 +113,27 @@ def test_a_file_that_cannot_be_read_is_named(
     assert str(error.value) == refusal.format(file)
 
 
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [
+        (".env", ".env.example"),
+        (".env", "env.example"),
+        (".env.production", ".env.production.sample"),
+        (".env.production", ".env.example"),
+    ],
+)
+def test_the_example_of_a_file_that_is_missing_is_named(
+    tmp_path: Path, name: str, example: str
+) -> None:
+    (tmp_path / example).write_text("A=\n")
+    with pytest.raises(Failed) as error:
+        given(application(env_file=[str(tmp_path / name)]))
+    assert str(error.value).endswith(
+        f"/{name}' (No such file or directory): copy {example} beside it to that name, and fill it "
+        "in"
+    )
+
+
 # --- an application with such files ---------------------------------------------------------------
 
 COMPOSE = """\

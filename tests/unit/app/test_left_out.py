@@ -79,6 +79,17 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
+def test_the_example_of_a_file_is_named_where_the_file_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text("services: {web: {build: ., env_file: [.env]}}")
+    (tmp_path / ".env.example").write_text("A=\n")
+    app = application("shop", source=str(tmp_path), compose=["compose.yaml"])
+    (line,) = files_left_out(app)
+    assert line == (
+        f"compose.yaml: env_file reads .env, which is not there: copy .env.example to "
+        f"{tmp_path}/.env, fill it in, and name it in env_file"
+    )
+
+
 @pytest.mark.parametrize("what", CASES)
 def test_files_that_are_not_uploaded(tmp_path: Path, what: str) -> None:
     text, words, settings = CASES[what]
