@@ -49,7 +49,7 @@ def given(app: Application) -> dict[str, str]:
 
 def example_of(file: Path) -> str:
     """The name of the example of a file of variables, in its directory; "" where there is none."""
-    if file.exists():
+    if is_file(file):
         return ""
     own = [f"{file.name}.{word}" for word in ("example", "sample", "dist", "template")]
     return next((one for one in (*own, *EXAMPLES) if is_file(file.with_name(one))), "")
