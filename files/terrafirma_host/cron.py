@@ -28,7 +28,6 @@ from terrafirma_host.shell import (
     BROKEN,
     Failed,
     content_of,
-    locked,
     plain_lines,
     run,
     say,
@@ -181,8 +180,13 @@ def _working(app: Application) -> Path:
     return RUNTIME / f"{app.name}.jobs.lock"
 
 
-def _own(app: Application, job: Job) -> Path:
-    return RUNTIME / f"{app.name}.{job.name}.job.lock"
+def _own(app: Application, job: str) -> Path:
+    return RUNTIME / f"{app.name}.{job}.job.lock"
+
+
+def _look(app: Application) -> Path:
+    """Its lock is held while a process takes or tries the lock of a job."""
+    return RUNTIME / f"{app.name}.look.lock"
 
 
 @contextmanager
@@ -220,13 +224,27 @@ def _turn(app: Application) -> Iterator[None]:
 
 def under_way(app: Application) -> list[Job]:
     found = []
-    for job in installed(app):
-        try:
-            with _held(_own(app, job), fcntl.LOCK_EX | fcntl.LOCK_NB):
-                pass
-        except BlockingIOError:
-            found.append(job)
+    # A job that begins at this moment waits, and does not take the look for another run of it.
+    with _held(_look(app), fcntl.LOCK_EX):
+        for job in installed(app):
+            try:
+                with _held(_own(app, job.name), fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    pass
+            except BlockingIOError:
+                found.append(job)
     return found
+
+
+@contextmanager
+def _alone(app: Application, name: str) -> Iterator[None]:
+    """No other run of a job begins within the block; raises Failed where one is under way."""
+    with ExitStack() as stack:
+        with _held(_look(app), fcntl.LOCK_EX):
+            try:
+                stack.enter_context(_held(_own(app, name), fcntl.LOCK_EX | fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise Failed(f"the job {name} of {app.name} is under way") from None
+        yield
 
 
 # --- a run ----------------------------------------------------------------------------------------
@@ -234,13 +252,11 @@ def under_way(app: Application) -> list[Job]:
 
 def work(app: Application, name: str) -> int:
     """Run a job now; returns its exit code. Its output goes to ours."""
-    known = {job.name: job for job in installed(app)}
-    if name not in known:
-        raise Failed(f"{app.name} has no job {name!r} ({', '.join(known) or 'none'})")
-    job = known[name]
-    RUNTIME.mkdir(parents=True, exist_ok=True)
-    busy = Failed(f"the job {name} of {app.name} is under way")
-    with locked(_own(app, job), lambda: busy), _turn(app):
+    _job(app, name)
+    with _alone(app, name), _turn(app):
+        # A release that it has waited for may have other jobs, and another description.
+        app = Application.load(app.name)
+        job = _job(app, name)
         began, at = time.monotonic(), now()
         code, late, words, release = 1, False, "", ""
         try:
@@ -258,6 +274,13 @@ def work(app: Application, name: str) -> int:
     if late:
         say(f"the job {name} of {app.name} was {words}")
     return code
+
+
+def _job(app: Application, name: str) -> Job:
+    known = {job.name: job for job in installed(app)}
+    if name not in known:
+        raise Failed(f"{app.name} has no job {name!r} ({', '.join(known) or 'none'})")
+    return known[name]
 
 
 def _run(app: Application, job: Job) -> tuple[int, bool]:

@@ -111,11 +111,56 @@ def _matcher(text: str) -> Callable[[str], bool]:
     if tokens[-1].startswith("**") and all(len(token) == 1 for token in tokens[:-1]):
         begin = text[:-2]
         return lambda path: path.startswith(begin)
+    if sum(token in WILD for token in tokens) > FEW:
+        return _bounded(tokens)
     last = len(tokens) - 1
     expression = re.compile(
         "".join(_expression(one, last=number == last) for number, one in enumerate(tokens))
     )
     return lambda path: expression.fullmatch(path) is not None
+
+
+WILD = ("* ", "**", "**/")
+FEW = 2
+"""Wildcards with which a regular expression is fast: it tries each place for each of them."""
+
+
+def _bounded(tokens: Sequence[str]) -> Callable[[str], bool]:
+    """Like a regular expression, in a time that grows with the wildcards, not with their power."""
+    steps: list[tuple[str, re.Pattern[str]]] = []
+    wild, fixed = "", ""
+    for number, token in enumerate([*tokens, ""]):
+        if token in (*WILD, ""):
+            steps.append((wild, re.compile(fixed)))
+            fixed, wild = "", "rest" if token[:2] == "**" and number == len(tokens) - 1 else token
+        else:
+            fixed += _expression(token, last=False)
+
+    def matches(path: str) -> bool:
+        at = {0}
+        for wild, fixed in steps:
+            at = {found.end() for one in _reached(wild, at, path)
+                  if (found := fixed.match(path, one))}  # fmt: skip
+            if not at:
+                return False
+        return len(path) in at
+
+    return matches
+
+
+def _reached(wild: str, at: set[int], path: str) -> set[int]:
+    """Where a wildcard may end that begins at one of these places."""
+    if wild == "rest":
+        return {len(path)}
+    if wild[:2] == "**":
+        return at | {place + 1 for place in range(min(at), len(path)) if path[place] == "/"}
+    if not wild:
+        return at
+    found = {*at}
+    for place in range(min(at), len(path)):
+        if place in found and path[place] != "/":
+            found.add(place + 1)
+    return found
 
 
 def _tokens(text: str) -> Iterator[str]:

@@ -4,7 +4,8 @@ import json
 import re
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -207,11 +208,14 @@ class Working(threading.Thread):
 
     def __init__(self, app: Application, name: str) -> None:
         super().__init__(daemon=True)
-        self.app, self.job, self.code = app, name, -1
+        self.app, self.job, self.code, self.said = app, name, -1, ""
         self.start()
 
     def run(self) -> None:
-        self.code = cron.work(self.app, self.job)
+        try:
+            self.code = cron.work(self.app, self.job)
+        except Failed as error:
+            self.said = str(error)
 
 
 def until(question: Any) -> None:
@@ -231,6 +235,54 @@ def test_a_job_never_runs_twice_at_once(docker: Path, ready: Application) -> Non
     (docker / "wait").unlink()
     first.join()
     assert cron.under_way(ready) == []
+
+
+def test_a_look_at_the_jobs_keeps_none_from_starting(
+    docker: Path, ready: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look takes the lock of each job for a moment."""
+    real, looking = cron._held, threading.Event()
+
+    @contextmanager
+    def slow(path: Path, how: int) -> Iterator[None]:
+        with real(path, how):
+            if path == cron._own(ready, "cleanup"):
+                looking.set()
+                time.sleep(0.3)
+            yield
+
+    monkeypatch.setattr(cron, "_held", slow)
+    look = threading.Thread(target=cron.under_way, args=[ready])
+    look.start()
+    assert looking.wait(10)
+    assert cron.work(ready, "cleanup") == 0
+    look.join(10)
+
+
+def test_a_job_that_waited_for_a_release_is_that_of_the_release(
+    docker: Path, ready: Application
+) -> None:
+    with cron.paused(ready):
+        waiting = Working(ready, "report")
+        until(lambda: [job.name for job in cron.under_way(ready)] == ["report"])
+        new = replace(ready, cron={"report": REPORT | {"command": ["other"]}}, network="jobs")
+        (docker / "apps" / "api.json").write_text(told(new))
+        cron.agree(new)
+    waiting.join(10)
+    assert waiting.code == 0
+    assert asked(docker)[-1].endswith(" --entrypoint other api")
+
+
+def test_a_job_that_a_release_has_ended_does_not_run(docker: Path, ready: Application) -> None:
+    with cron.paused(ready):
+        waiting = Working(ready, "report")
+        until(lambda: cron.under_way(ready))
+        new = replace(ready, cron={"cleanup": CLEANUP})
+        (docker / "apps" / "api.json").write_text(told(new))
+        cron.agree(new)
+    waiting.join(10)
+    assert (waiting.code, waiting.said) == (-1, "api has no job 'report' (cleanup)")
+    assert not (docker / "asked").exists()
 
 
 def test_a_release_waits_for_jobs_under_way_and_jobs_wait_for_it(
@@ -322,6 +374,7 @@ def test_a_job_runs_only_with_the_variables_of_its_release(
         cron.work(ready, "cleanup")
     assert "no longer described (A, TOKEN)" in cron.failures(ready)[0]
     other = replace(ready, compose=("compose.yaml",))
+    (docker / "apps" / "api.json").write_text(told(other))
     with pytest.raises(Failed, match=r"other compose files, than what is described now: release "):
         cron.work(other, "cleanup")
     assert not (docker / "asked").exists()

@@ -1,9 +1,11 @@
 """The rules of .dockerignore files, as Docker documents them."""
 
+import itertools
+import time
 from collections.abc import Sequence
 
 import pytest
-from terrafirma_host.ignored import Patterns
+from terrafirma_host.ignored import Patterns, _matcher
 
 # The lines of a file, the paths that they leave out, and paths that stay.
 CASES: dict[str, tuple[str, list[str], list[str]]] = {
@@ -103,3 +105,41 @@ def test_a_path_is_ignored_as_by_the_builder(case: str) -> None:
 def test_a_line_that_the_builder_refuses(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=f"^{words}"):
         Patterns.of(text)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "**/a" * 30 + "/b",
+        "*a" * 60 + "b",
+        "**/" * 40 + "*b",
+        "?*" * 60 + "/b",
+        "[ab]*" * 60 + "/c",
+        "**/*a*/**/*a*/**/*a*/**/*a*/**/*a*/c",
+    ],
+)
+def test_a_pattern_takes_no_longer_whatever_it_is(pattern: str) -> None:
+    """A deploy key may have sent it."""
+    patterns = Patterns.of(pattern)
+    start = time.process_time()
+    for path in ("a" * 250, "a/" * 2000 + "a", "a" * 4000):
+        assert not patterns.judge(path)[0]
+    assert time.process_time() - start < 5
+
+
+TOKENS = ("a", "/", "*", "**", "**/", "?", "[^a]")
+
+
+@pytest.mark.parametrize("length", [3, 4, 5])
+def test_many_wildcards_mean_the_same_as_few(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to match are asked, whatever the number of wildcards."""
+    names = ["".join(one) for n in range(1, 6) for one in itertools.product("ab/", repeat=n)]
+    texts = ["".join(one) for one in itertools.product(TOKENS, repeat=length)]
+    for text in texts[:: 7 ** (length - 3)]:
+        matchers = []
+        for few in (0, 100):
+            monkeypatch.setattr("terrafirma_host.ignored.FEW", few)
+            matchers.append(_matcher(text))
+        for name in names:
+            first, second = (matches(name) for matches in matchers)
+            assert first == second, (text, name)
