@@ -14,10 +14,10 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 from terrafirma_host.notes import forget, moment, note, read
-from terrafirma_host.promises import broken
 from terrafirma_host.shell import Failed, run, say, succeeds
 from terrafirma_host.standstill import once_well
 
@@ -95,6 +95,12 @@ def _numbers(release: str) -> list[int]:
     kind = _kernel(release)
     version = release.removesuffix(kind[1]) if kind else release
     return [int(one) for one in re.findall(r"\d+", version)]
+
+
+def broken() -> list[str]:
+    """The broken promises; their checks are loaded only here, for each run asks what is due."""
+    found: list[str] = import_module("terrafirma_host.promises").broken()
+    return found
 
 
 # --- the window -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from terrafirma_host import engine, layers, proxy, slots
@@ -26,18 +27,23 @@ def has_described_ports(app: Application, serving: Serving) -> bool:
 
 def is_complete(app: Application, project: layers.Project, serving: Serving) -> bool:
     """Whether all containers run that should, and Caddy sends requests to them."""
+    containers = engine.stable_containers(app.project(serving.slot))
     return (
-        _all_services_run(app, project, serving)
+        _all_services_run(app, project, serving, containers)
         and not engine.containers(app.project(slots.other_slot(app, serving.slot)))
         and has_described_ports(app, serving)
         and proxy.slot_of(app) == serving.slot
         and proxy.expects(app, serving.slot)
-        and not needs_replacement(app, serving)
+        and not _is_lost(app, containers)
     )
 
 
-def _all_services_run(app: Application, project: layers.Project, serving: Serving) -> bool:
-    containers = engine.stable_containers(app.project(serving.slot))
+def _all_services_run(
+    app: Application,
+    project: layers.Project,
+    serving: Serving,
+    containers: Sequence[engine.Container],
+) -> bool:
     once, untold = layers.once(app, project), layers.untold(app, project)
     # A service whose files do not say that it may end, and that has done its work.
     ended = {one.service for one in containers if one.service in untold and one.done}
@@ -71,7 +77,10 @@ def needs_replacement(app: Application, serving: Serving) -> bool:
     Such a replica is paused, looks for the host at an address that the host has lost, or fails its
     own health check. An unhealthy one goes on to serve until then: it may be better than none.
     """
-    containers = engine.containers(app.project(serving.slot))
+    return _is_lost(app, engine.containers(app.project(serving.slot)))
+
+
+def _is_lost(app: Application, containers: Sequence[engine.Container]) -> bool:
     public = {front.service for front in app.fronts}
     sick = any(one.service in public and one.health == "unhealthy" for one in containers)
     return sick or any(one.state == "paused" or engine.lost_host(one) for one in containers)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from terrafirma_host import promises, reboot
+from terrafirma_host import reboot
 from terrafirma_host.notes import STATE, read
 from terrafirma_host.shell import run
 
@@ -40,7 +40,7 @@ def status() -> dict[str, list[str]]:
         words = str(note.get("words", ""))
         if not words:
             continue
-        if note.get("broken") and not promises.broken():
+        if note.get("broken") and not reboot.broken():
             notes.append(f"{words}; by now all is as promised")
         elif note.get("alarm"):
             alarms.append(words)

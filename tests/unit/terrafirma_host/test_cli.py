@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,25 @@ def test_the_help_lists_the_commands_for_people() -> None:
         assert f"\n    {name} " in shown
     for name in ("recover", "forced", *(cli.DEPLOY.keys() - cli.LISTED.keys())):
         assert f"\n    {name}" not in shown
+
+
+def test_each_command_of_the_deploy_has_its_module() -> None:
+    for name in cli.DEPLOY.values():
+        assert callable(import_module(f"terrafirma_host.{name}").main)
+
+
+def test_what_is_due_is_told_without_the_modules_of_the_applications() -> None:
+    script = (
+        "import sys; from terrafirma_host import cli, reboot, updates; cli.main([]); "
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": str(ROOT / "files")},
+    )  # fmt: skip
+    loaded = done.stdout.splitlines()[-1].split()
+    assert "terrafirma_host.updates" in loaded
+    assert not {"terrafirma_host.engine", "terrafirma_host.promises", "ssl"} & {*loaded}
 
 
 def test_without_a_command_the_help_is_shown(capsys: Any) -> None:

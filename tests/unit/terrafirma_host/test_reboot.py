@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from terrafirma_host import notes, promises, reboot, standstill, updates
+from terrafirma_host import notes, reboot, standstill, updates
 from terrafirma_host.shell import Failed
 
 from tests.unit.programs import Program
@@ -258,12 +258,11 @@ def test_a_lasting_failure_is_shown_until_it_is_repaired(
     gone_down(host)
     boots(host, 200)
     monkeypatch.setattr(reboot, "PATIENCE", 0.2)
-    for module in (reboot, promises):
-        monkeypatch.setattr(module, "broken", lambda: ["PostgreSQL 17 answers no query"])
+    monkeypatch.setattr(reboot, "broken", lambda: ["PostgreSQL 17 answers no query"])
     reboot.main(["report"])
     (words,) = updates.status()["alarms"]
     assert words.endswith("minutes after the boot: PostgreSQL 17 answers no query")
-    monkeypatch.setattr(promises, "broken", list)
+    monkeypatch.setattr(reboot, "broken", list)
     assert updates.status() == {"alarms": [], "notes": [f"{words}; by now all is as promised"]}
 
 
