@@ -6,10 +6,13 @@ Usage: python docs/settings.py [--check]
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import runpy
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +84,29 @@ TYPES = {
 }
 
 
-class WithoutTitles(GenerateJsonSchema):
-    """A schema with the titles of types (terrafirma/fields.py), without pydantic's own titles."""
+def docstrings(model: type[Model]) -> dict[str, str]:
+    """The fields that a model defines, each with the docstring below it."""
+    (code,) = ast.parse(inspect.getsource(model)).body
+    return {
+        field.target.id: inspect.cleandoc(str(text.value.value))
+        for field, text in pairwise(code.body)  # type: ignore[attr-defined]
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
+
+
+class Documented(GenerateJsonSchema):
+    """
+    A schema with the titles of types (terrafirma/fields.py) and the docstrings of fields, without
+    pydantic's own titles.
+    """
+
+    def model_schema(self, schema: Any) -> Schema:
+        found = super().model_schema(schema)
+        for base in reversed(schema["cls"].__mro__):
+            for name, text in docstrings(base).items() if issubclass(base, Model) else ():
+                found["properties"][name]["description"] = text
+        return found
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -96,7 +120,7 @@ class WithoutTitles(GenerateJsonSchema):
 
 
 def schema_of(model: type[Model]) -> Schema:
-    return model.model_json_schema(schema_generator=WithoutTitles)
+    return model.model_json_schema(schema_generator=Documented)
 
 
 def meanings(source: str) -> dict[str, str]:

@@ -34,9 +34,8 @@ class Refused(Exception):
 class Model(BaseModel):
     """Settings, frozen, without unknown keys; the docstring of a field is its reference entry."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True
-    )
+    # docs/settings.py reads the docstrings: pydantic would read all sources again in each run.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
 class Settings(Model):
