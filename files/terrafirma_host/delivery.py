@@ -16,17 +16,20 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from terrafirma_host import sources
 from terrafirma_host.shell import Failed, write
+from terrafirma_host.sources import Entry
 
 # The directory beside the sources with the list of files of each of them.
 LISTS = "lists"
@@ -34,8 +37,15 @@ LISTS = "lists"
 # Characters of a SHA-256 that an answer has. The whole digest is compared at the end.
 SHORT = 24
 
+# Bytes that are read at once.
+PIECE = 2**18
+
 # The source has not the content after which it is named: files of an earlier one have changed.
 OTHER = "what has arrived has not the digest that it should have"
+
+State = tuple[int, int, int]
+"""Inode, size, and the time of the last change of the content, in nanoseconds."""
+NO_STATES: Mapping[str, State] = MappingProxyType({})
 
 
 def main(words: Sequence[str]) -> None:
@@ -58,7 +68,7 @@ def have(directory: Path) -> str:
     files = _known(newest) or [[*one] for one in sources.all_entries(newest)]
     short = [
         [path, kind, content if kind == "link" else content[:SHORT]]
-        for path, kind, content in files
+        for path, kind, content, *_ in files
     ]
     answer = json.dumps({"base": newest.name, "files": short}).encode()
     return base64.b64encode(zlib.compress(answer)).decode()
@@ -68,12 +78,31 @@ def _list(source: Path) -> Path:
     return source.parent.parent / LISTS / source.name
 
 
-def _known(source: Path) -> list[list[str]]:
+def _known(source: Path) -> list[list[Any]]:
     """The files of a source as they were noted; empty if they were not."""
     with suppress(OSError, ValueError, zlib.error):
-        found: list[list[str]] = json.loads(zlib.decompress(_list(source).read_bytes()))
+        found: list[list[Any]] = json.loads(zlib.decompress(_list(source).read_bytes()))
         return found
     return []
+
+
+class Hashes:
+    """
+    The digests of the files that have arrived, and of those that stay from an earlier source.
+
+    These are hard links, so their inodes are known. A file whose size and time are as they were is
+    not read again. (The time of the last change of anything tells nothing: each link changes it.)
+    """
+
+    def __init__(self, noted: Iterable[Sequence[Any]] = ()) -> None:
+        # Earlier versions noted no states.
+        self.known = {tuple(state): content for _, _, content, *state in noted if state}
+        self.states: dict[str, State] = {}
+
+    def __call__(self, path: str, found: os.stat_result) -> str:
+        state = (found.st_ino, found.st_size, found.st_mtime_ns)
+        self.states[path] = state
+        return self.known.get(state) or sources.sha256(path)
 
 
 def take(source: Path, upload: IO[bytes]) -> None:
@@ -84,8 +113,9 @@ def take(source: Path, upload: IO[bytes]) -> None:
         with tempfile.TemporaryDirectory(dir=source.parent, prefix=".new-") as name:
             new = Path(name)
             with gzip.open(upload) as unzipped:
-                _unpack(unzipped, new, source.parent)
-            found = sources.all_entries(new)
+                base = _unpack(unzipped, new, source.parent)
+            hashes = Hashes(_known(base) if base else ())
+            found = sources.all_entries(new, hashes)
             if sources.digest(found) != source.name:
                 raise Failed(OTHER)
             if not source.exists():
@@ -100,43 +130,54 @@ def take(source: Path, upload: IO[bytes]) -> None:
         with suppress(OSError):
             while upload.read(2**20):
                 pass
-    note(source, found)
+    note(source, found, {path.removeprefix(f"{new}/"): one for path, one in hashes.states.items()})
 
 
-def note(source: Path, found: Sequence[sources.Entry]) -> None:
-    """Note the files of a source, so that the next upload need not read them."""
+def note(source: Path, found: Sequence[Entry], states: Mapping[str, State] = NO_STATES) -> None:
+    """
+    Note the files of a source, so that the next upload need not read them.
+
+    + states: of those files that may stay unread as long as these do
+    """
     _list(source).parent.mkdir(mode=0o700, exist_ok=True)
-    write(_list(source), zlib.compress(json.dumps(found).encode()), 0o600)
+    noted = json.dumps([[*one, *states.get(one.path, ())] for one in found])
+    write(_list(source), zlib.compress(noted.encode(), level=1), 0o600)
 
 
-def _unpack(unzipped: Any, new: Path, parent: Path) -> None:
-    with tarfile.open(fileobj=unzipped, mode="r|") as tar:
-        for number, member in enumerate(tar):
-            content = tar.extractfile(member) if member.isreg() else None
-            if number == 0:
-                if not content:
-                    raise tarfile.ReadError("it has no beginning")
-                _stay(json.loads(content.read()), new, parent)
-                continue
-            path = new / member.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if content:
-                with path.open("xb") as file:
-                    shutil.copyfileobj(content, file, 2**20)
-                if member.mode & 0o100:
-                    path.chmod(0o755)
-            else:
-                path.symlink_to(member.linkname)
-    # Read to the end: only there gzip notices that an upload was cut off.
-    while unzipped.read(2**20):
-        pass
+def _unpack(unzipped: gzip.GzipFile, new: Path, parent: Path) -> Path | None:
+    """Returns the earlier source of which files stay."""
+    header = tarfile.TarInfo.frombuf(unzipped.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+    beginning = unzipped.read(header.size)
+    unzipped.read(-header.size % tarfile.BLOCKSIZE)
+    try:
+        told = json.loads(beginning)
+    except ValueError:
+        raise tarfile.ReadError("it has no beginning") from None
+    base = parent / str(told["base"]) if told["base"] else None
+    if base:
+        _stay(base, told, new)
+    _extract(unzipped, new)
+    return base
 
 
-def _stay(told: Mapping[str, Any], new: Path, parent: Path) -> None:
+def _extract(unzipped: gzip.GzipFile, new: Path) -> None:
+    """Unpack the rest of a tar. The program `tar` takes a fifth of the time that Python takes."""
+    command = ["tar", "--extract", "--touch", "--keep-old-files", "--no-same-owner"]
+    command += ["--no-same-permissions", f"--directory={new}"]
+    with tempfile.TemporaryFile() as said:
+        tar = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said)
+        with suppress(BrokenPipeError), tar:
+            # To the end: only there gzip notices that an upload was cut off.
+            shutil.copyfileobj(unzipped, tar.stdin, PIECE)  # type: ignore[arg-type]  # it has one
+        if tar.returncode != 0:
+            said.seek(0)
+            lines = said.read(PIECE).decode(errors="replace").splitlines()
+            raise tarfile.ReadError(lines[0] if lines else f"tar ended with {tar.returncode}")
+
+
+def _stay(base: Path, told: Mapping[str, Any], new: Path) -> None:
     """Make the files that an earlier source has, too."""
-    if not told["base"]:
-        return
-    base, gone = parent / str(told["base"]), {*told["gone"]}
+    gone = {*told["gone"]}
     todo = [""]
     while todo:
         above = todo.pop()

@@ -244,7 +244,7 @@ def digest(found: Iterable[Entry]) -> str:
     return whole.hexdigest()
 
 
-def all_entries(directory: Path) -> list[Entry]:
+def all_entries(directory: Path, hashed: Hashed = sha256) -> list[Entry]:
     """All files and links of a directory, in the order of `files`."""
     paths: list[str] = []
     todo = [""]
@@ -256,7 +256,7 @@ def all_entries(directory: Path) -> list[Entry]:
                     todo.append(f"{above}{entry.name}/")
                 elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
                     paths.append(f"{above}{entry.name}")
-    return entries(directory, sorted(paths, key=lambda path: path.split("/")))
+    return entries(directory, sorted(paths, key=lambda path: path.split("/")), hashed)
 
 
 def tree_digest(directory: Path) -> str:

@@ -7,10 +7,11 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from terrafirma.host.files import source_files
+from terrafirma.app.hashes import look
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ FRAMEWORKS: Mapping[str, Framework] = {
 
 def framework_of(directory: Path) -> Framework | None:
     """The framework of the application in a directory; None where no file tells."""
-    for look in (_python, _ruby, _php, _node, _elixir, _java, _others):
-        if name := look(directory):
+    for tell in (_python, _ruby, _php, _node, _elixir, _java, _others):
+        if name := tell(directory):
             return FRAMEWORKS[name]
     return None
 
@@ -205,9 +206,9 @@ MOST = 2000
 def health_paths(directory: Path) -> list[str]:
     """The paths of health checks that the code names, the most telling first."""
     found: set[str] = set()
-    files = [path for path in source_files(directory) if not path.is_symlink()]
-    for path in files[:MOST]:
-        name = path.relative_to(directory).as_posix()
+    names = look(directory).paths
+    files = ((name, directory / name) for name in names if not (directory / name).is_symlink())
+    for name, path in islice(files, MOST):
         if _TESTS.search(name):
             continue
         if match := _FILE.search(_GROUP.sub("", name)):

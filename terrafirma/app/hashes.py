@@ -1,4 +1,8 @@
-"""The digests of a source's files, kept between runs: unchanged files are not read again."""
+"""
+What a run knows of a source, from one walk, in which each file is looked at once.
+
+The digests of files are kept between runs: unchanged files are not read again.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,12 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
+from pyinfra.api import State as Run
+from pyinfra.context import ctx_state
 from terrafirma_host import sources
 from terrafirma_host.sources import DOCKERFILE, Entry, Selection
 
@@ -68,14 +76,56 @@ class Hashes:
         return found
 
 
-def entries(directory: Path, selection: Selection) -> list[Entry]:
-    """The files and links of a source that a release sees."""
-    return Hashes(directory, selection).entries(sources.files(directory, selection))
+class Look:
+    """
+    A source as it was when a run looked at it.
+
+    Raises Failed for a wrong .dockerignore, and OSError where something cannot be read.
+    """
+
+    def __init__(self, directory: Path, selection: Selection) -> None:
+        self.directory = directory
+        self.selection = selection
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """The files and links that a release sees, in a fixed order."""
+        return sources.files(self.directory, self.selection)
+
+    @cached_property
+    def uploaded(self) -> frozenset[str]:
+        """The same, to ask whether a file is among them."""
+        return frozenset(self.paths)
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        return Hashes(self.directory, self.selection).entries(self.paths)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names, modes and contents, which names the source on a host."""
+        return sources.digest(self.entries)
+
+
+_looks: WeakKeyDictionary[Run, dict[tuple[Path, Selection], Look]] = WeakKeyDictionary()
+
+
+def look(directory: Path, selection: Selection = DOCKERFILE) -> Look:
+    """
+    A source as it is now or, during a run, as it was when the run first asked.
+
+    So all hosts of a run get the same source, and what the plan shows is what is released.
+    """
+    key = (directory.resolve(), selection)
+    if not ctx_state.isset():
+        return Look(*key)
+    known = _looks.setdefault(ctx_state.get(), {})
+    return known.get(key) or known.setdefault(key, Look(*key))
 
 
 def tree_digest(directory: Path, selection: Selection = DOCKERFILE) -> str:
-    """SHA-256 over names, modes and contents of the files that a release sees."""
-    return sources.digest(entries(directory, selection))
+    """The digest of the files that a release sees."""
+    return look(directory, selection).digest
 
 
 # --- the file with the digests --------------------------------------------------------------------

@@ -18,10 +18,9 @@ from terrafirma_host import spec
 from terrafirma_host.compose import Compose
 from terrafirma_host.shell import Failed
 
+from terrafirma.app.early import early
 from terrafirma.app.env_files import given
-from terrafirma.app.selection import selection
 from terrafirma.app.settings import Application
-from terrafirma.host.files import source_files
 from terrafirma.paths import SECRETS
 
 # Where packages and Docker Desktop install Compose; it also runs without `docker`.
@@ -67,8 +66,8 @@ def staged(app: Application, described: str) -> Iterator[Compose]:
     """
     The compose project of an application as it would be on the host.
 
-    A directory of its own has the files that would be uploaded, and no others; secrets have a
-    placeholder.
+    A directory of its own has the uploaded files that count before a build, and no others; secrets
+    have a placeholder.
 
     + described: the content of NAME.json
     """
@@ -89,16 +88,24 @@ def staged(app: Application, described: str) -> Iterator[Compose]:
 
 
 def _copy(app: Application, to: Path) -> None:
-    """The files of a source that would be uploaded; large ones without their content."""
-    for path in source_files(app.source_directory, selection(app)):
-        copy = to / path.relative_to(app.source_directory)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_symlink():
-            copy.symlink_to(path.readlink())
-        elif path.stat().st_size > LARGE:
+    """The files of a source that count before a build; large ones without their content."""
+    source, found = app.source_directory, early(app)
+    for one in found.read:
+        copy = _placed(to, one.path)
+        if one.kind == "link":
+            copy.symlink_to(one.content)
+        elif (source / one.path).stat().st_size > LARGE:
             copy.touch()
         else:
-            shutil.copyfile(path, copy)
+            shutil.copyfile(source / one.path, copy)
+    for path in found.there:
+        _placed(to, path).touch()
+
+
+def _placed(top: Path, path: str) -> Path:
+    copy = top / path
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    return copy
 
 
 def _with_placeholders(value: Any, root: Path) -> Any:

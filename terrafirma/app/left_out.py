@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from terrafirma.app.env_files import example_of
+from terrafirma.app.hashes import look
 from terrafirma.app.selection import selection
 from terrafirma.app.settings import Application
 from terrafirma.fields import is_file
-from terrafirma.host.files import source_files
 
 LONGEST = 4095
 """Characters of a path."""
@@ -27,7 +27,7 @@ def files_left_out(app: Application) -> Iterator[str]:
     An optional file may stay if the settings name all variables that it sets, or if its name says
     that it is for development: the release then reports that the file is left out.
     """
-    uploaded = set(source_files(app.source_directory, selection(app))) if app.compose else set()
+    uploaded = _uploaded(app)
     inner = _inner(app)
     for name in app.compose:
         try:
@@ -39,7 +39,6 @@ def files_left_out(app: Application) -> Iterator[str]:
             if not path.isprintable() or len(path) > LONGEST:
                 yield f"{name}: {key} reads {path[:40]!r}, which is no path of a file"
                 continue
-            file = _place(app, path)
             if "$" in path or path.startswith(("/", "~")) or "://" in path:
                 continue
             if key == "env_file":
@@ -52,7 +51,7 @@ def files_left_out(app: Application) -> Iterator[str]:
                     "uploaded: move it in there, or let source be the directory above"
                 )
                 continue
-            if file in uploaded or not is_file(file):
+            if _inside(app, path) in uploaded or not is_file(_place(app, path)):
                 continue
             if required:
                 yield (
@@ -61,10 +60,10 @@ def files_left_out(app: Application) -> Iterator[str]:
                 )
 
 
-def _no_variables(app: Application, path: str, required: bool, uploaded: set[Path]) -> str:
+def _no_variables(app: Application, path: str, required: bool, uploaded: frozenset[str]) -> str:
     """Why a service would miss the variables of an env_file, and what to write; or ""."""
     file = _place(app, path)
-    if file in uploaded or not (required or _serves(file.name)):
+    if _inside(app, path) in uploaded or not (required or _serves(file.name)):
         return ""
     here = posixpath.normpath(posixpath.join(app.source, _inner(app), path))
     if not is_file(file):
@@ -98,9 +97,20 @@ def _inner(app: Application) -> str:
     return posixpath.dirname(app.compose[0]) if app.compose else ""
 
 
+def _inside(app: Application, path: str) -> str:
+    """A relative path of a compose file, as it is from the source's directory."""
+    return posixpath.normpath(posixpath.join(_inner(app), path))
+
+
 def _place(app: Application, path: str) -> Path:
     """The file that a relative path of a compose file means."""
-    return app.source_directory / posixpath.normpath(posixpath.join(_inner(app), path))
+    return app.source_directory / _inside(app, path)
+
+
+def _uploaded(app: Application) -> frozenset[str]:
+    if not app.compose:
+        return frozenset()
+    return look(app.source_directory, selection(app)).uploaded
 
 
 def env_files(app: Application) -> dict[str, list[Any]]:
@@ -109,7 +119,7 @@ def env_files(app: Application) -> dict[str, list[Any]]:
 
     The variables of the settings, from `env` or its own `env_file`, take the place of such a file.
     """
-    uploaded = set(source_files(app.source_directory, selection(app))) if app.compose else set()
+    uploaded = _uploaded(app)
     found: dict[str, list[Any]] = {}
     for file in app.compose:
         try:
@@ -132,7 +142,7 @@ def env_files(app: Application) -> dict[str, list[Any]]:
     def is_there(entry: Any) -> bool:
         path = str(entry.get("path") or "") if isinstance(entry, dict) else str(entry)
         unknown = "$" in path or path.startswith(("/", "~"))
-        return unknown or _place(app, path) in uploaded
+        return unknown or _inside(app, path) in uploaded
 
     def is_needed(entry: Any) -> bool:
         optional = isinstance(entry, dict) and entry.get("required") is False

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from contextlib import suppress
 from pathlib import Path
 
 from pyinfra.api import DeployError, Host
 
 from terrafirma.app.check import examine
+from terrafirma.app.early import early
 from terrafirma.app.settings import Application
 from terrafirma.host import cache
 from terrafirma.settings import ROOT
@@ -19,11 +21,12 @@ def refuse_project(host: Host, app: Application, described: str) -> None:
     """
     Raise DeployError, with a line for each fault, where the host would refuse an application.
 
-    A project that was found right is not read again until its source or its settings change.
+    A project that was found right is not read again until its settings change, or those files of
+    its source that count before a build.
 
-    + described: the content of NAME.json, which names the source by its digest
+    + described: the content of NAME.json
     """
-    asked = hashlib.sha256(f"{_rules()}\n{described}".encode()).hexdigest()
+    asked = _digest(app, described)
     mark = cache.directory("checked") / asked
     if mark.exists():
         # The newest marks are kept.
@@ -45,6 +48,15 @@ def _keep(mark: Path) -> None:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
         cache.keep_newest(mark.parent.iterdir(), KEPT)
+
+
+def _digest(app: Application, described: str) -> str:
+    """Of all that decides: the programs, the settings, and some files of the source."""
+    settings = json.loads(described)
+    # It is named after all its files.
+    settings["source"] = bool(settings["source"])
+    text = json.dumps([_rules(), settings, early(app).lines], sort_keys=True)
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from pyinfra.api import DeployError, Host
 from terrafirma_host.shell import Failed
 from terrafirma_host.sources import DOCKERFILE, Selection
 
-from terrafirma.app.hashes import entries
+from terrafirma.app.hashes import look
 from terrafirma.app.settings import Application
 from terrafirma.fields import here
 
@@ -44,12 +44,22 @@ def _secret(app: Application) -> list[str]:
     return sorted(found)
 
 
-def _selection(app: Application) -> Selection:
-    if not app.compose:
-        return Selection((("", app.dockerfile),)) if app.dockerfile else DOCKERFILE
+def is_vague(app: Application) -> bool:
+    """Whether the paths that the compose files name are not all known on this machine."""
+    return _read(app).vague
+
+
+def _read(app: Application) -> _Read:
     read = _Read(app)
     for name in app.compose:
         read.file(name)
+    return read
+
+
+def _selection(app: Application) -> Selection:
+    if not app.compose:
+        return Selection((("", app.dockerfile),)) if app.dockerfile else DOCKERFILE
+    read = _read(app)
     if read.unclear:
         # A directory that depends on a variable may be any of them: leave no file out.
         return Selection((), tuple(sorted(read.named)))
@@ -74,7 +84,7 @@ def unreadable(app: Application) -> str:
     if not app.source:
         return ""
     try:
-        entries(app.source_directory, selection(app))
+        _ = look(app.source_directory, selection(app)).digest
     except Failed as error:
         return str(error)
     except OSError as error:
@@ -91,6 +101,9 @@ class _Read:
     builds: set[tuple[str, str]] = field(default_factory=set)
     named: set[str] = field(default_factory=set)
     unclear: bool = False
+    """Which directory is built depends on a variable without a value."""
+    vague: bool = False
+    """Any path does, or a file is no YAML."""
     seen: set[str] = field(default_factory=set)
 
     def file(self, name: str) -> None:
@@ -100,8 +113,11 @@ class _Read:
         self.seen.add(name)
         try:
             top = yaml.compose((self.app.source_directory / name).read_text())
-        except (yaml.YAMLError, OSError, ValueError, RecursionError):
+        except OSError:
+            return
+        except (yaml.YAMLError, ValueError, RecursionError):
             # The release reports what Compose says about such a file.
+            self.vague = True
             return
         # Paths are relative to the project or, in an included or extended file, to that file. To
         # take both for possible keeps a file too many at most.
@@ -154,17 +170,20 @@ class _Read:
                 yield "" if found == "." else found
 
     def _filled(self, text: str) -> str | None:
-        """`text` with its variables; None where one has no value on this machine."""
-        missing = False
+        """A path with its variables; None where one has no value on this machine."""
+        missing, may_be_secret = False, bool(self.app.env_file or self.app.secrets_env)
 
         def value(found: re.Match[str]) -> str:
             nonlocal missing
             name, default = found[1] or found[2], found[3]
             known = self.app.env.get(name)
             missing |= known is None and default is None
+            # Its value may be a secret, which is on this machine, too, but no part of a path here.
+            self.vague |= "{" in str(known) or (known is None and may_be_secret)
             return str(known if known is not None else default or "")
 
         text = re.sub(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?[^}]*\})", value, text)
+        self.vague |= missing
         return None if missing else text
 
 

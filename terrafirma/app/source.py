@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import tarfile
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ from pyinfra.api import FunctionCommand, Host, QuoteString, State, StringCommand
 from terrafirma_host import delivery, sources
 from terrafirma_host.sources import Entry, Selection
 
-from terrafirma.app.hashes import entries
+from terrafirma.app.hashes import Look, look
 from terrafirma.host.files import path_states
 from terrafirma.host.framing import Stream
 from terrafirma.host.operation import operation
@@ -27,6 +28,9 @@ from terrafirma.paths import HOST_PROGRAM
 
 PIECE = 2**16
 """Bytes that are sent at once."""
+
+LEVEL = 2
+"""Of compression: level 4 takes half as long again, and saves 7 % of the bytes of source code."""
 
 
 @operation
@@ -48,15 +52,14 @@ def upload_source(
     if dest in path_states([dest]):
         host.noop(f"{dest} exists")
         return
-    yield FunctionCommand(_upload, (Delivery(directory.resolve(), selection, dest), program), {})
+    yield FunctionCommand(_upload, (Delivery(look(directory, selection), dest), program), {})
 
 
 @dataclass
 class Delivery:
     """A source on its way to a host."""
 
-    directory: Path
-    selection: Selection
+    look: Look
     dest: str
     base: str = ""
     """The source that the host has already; its files may stay, as hard links."""
@@ -75,7 +78,7 @@ class Delivery:
 
     def stream(self) -> Iterator[bytes]:
         """A gzipped tar; it ends early, so that the host refuses it, in case of `trouble`."""
-        packer = zlib.compressobj(level=4, wbits=31)
+        packer = zlib.compressobj(level=LEVEL, wbits=31)
         try:
             for block in _in_pieces(self._tar()):
                 if packed := packer.compress(block):
@@ -84,14 +87,13 @@ class Delivery:
         except _ChangedError as error:
             self.trouble = f"{error} was changed during its upload: run it again"
         except OSError as error:
-            name = str(error.filename).removeprefix(f"{self.directory}/")
+            name = str(error.filename).removeprefix(f"{self.look.directory}/")
             self.trouble = f"{name}: {error.strerror}"
 
     def _tar(self) -> Iterator[bytes]:
-        found = entries(self.directory, self.selection)
-        if sources.digest(found) != Path(self.dest).name:
-            raise _ChangedError(self.directory.name)
-        stay, moved, sent = self._sorted(found)
+        if self.look.digest != Path(self.dest).name:
+            raise _ChangedError(self.look.directory.name)
+        stay, moved, sent = self._sorted(self.look.entries)
         told = {"base": self.base, "gone": sorted(self.known.keys() - stay), "moved": moved}
         beginning = json.dumps(told).encode()
         yield from _header("stay.json", tarfile.REGTYPE, size=len(beginning))
@@ -118,9 +120,8 @@ class Delivery:
         return stay, moved, sent
 
     def _file(self, name: str, kind: str, content: str) -> Iterator[bytes]:
-        with (self.directory / name).open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
+        with open(f"{self.look.directory}/{name}", "rb", buffering=0) as file:  # noqa: PTH123  # faster
+            size = os.fstat(file.fileno()).st_size
             mode = 0o755 if kind == "True" else 0o644
             yield from _header(name, tarfile.REGTYPE, size=size, mode=mode)
             hashed, sent = hashlib.sha256(), 0

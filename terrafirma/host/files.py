@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, TypedDict
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -15,8 +14,6 @@ from pyinfra import host, logger, state
 from pyinfra.api import FactBase, FactProcessError, QuoteString, StringCommand
 from pyinfra.facts.files import FileContents
 from pyinfra.operations.util.files import generate_color_diff
-from terrafirma_host import sources
-from terrafirma_host.sources import DOCKERFILE, Selection
 from typing_extensions import override
 
 from terrafirma.host.asking import ask, changes_of
@@ -265,8 +262,3 @@ def _show_difference(file: File, content: str, now: PathState | None) -> None:
     before = [f"{line}\n" for line in known]
     for line in generate_color_diff(before, content.splitlines(keepends=True)):
         logger.info("  %s", _HASH.sub("*MASKED*", line))
-
-
-def source_files(directory: Path, selection: Selection = DOCKERFILE) -> list[Path]:
-    """Files and links below `directory` that a release sees, in a fixed order."""
-    return [directory / path for path in sources.files(directory, selection)]

@@ -15,11 +15,11 @@ from terrafirma.app.check import check
 from terrafirma.app.description import description
 from terrafirma.app.env_files import given, refuse_env_files, variables
 from terrafirma.app.given import private
+from terrafirma.app.hashes import look
 from terrafirma.app.laptop import staged
 from terrafirma.app.left_out import env_files
 from terrafirma.app.selection import selection
 from terrafirma.app.settings import Application
-from terrafirma.host.files import source_files
 from tests.unit.settings import HOST, application, server
 
 KEY = "-----BEGIN KEY-----\nMIIB=\n-----END KEY-----"
@@ -179,7 +179,7 @@ def project(directory: Path, **fields: Any) -> Application:
 
 def test_a_file_of_variables_stays_on_this_machine(tmp_path: Path) -> None:
     app = project(tmp_path)
-    names = {path.name for path in source_files(app.source_directory, selection(app))}
+    names = look(app.source_directory, selection(app)).uploaded
     assert names >= {"web.env", "Dockerfile", ".env"}
     assert ".env.production" not in names
     # Nor does a deploy key send it.

@@ -7,6 +7,7 @@ import shutil
 import time
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +17,8 @@ from pyinfra.connectors.util import CommandOutput, OutputLine
 from terrafirma_host import delivery, sources
 from terrafirma_host.shell import Failed
 
-from terrafirma.app import hashes, source
-from terrafirma.app.hashes import tree_digest
+from terrafirma.app import source
+from terrafirma.app.hashes import look, tree_digest
 from terrafirma.app.source import Delivery
 from terrafirma.host import cache
 
@@ -39,8 +40,23 @@ def there(tmp_path: Path) -> Path:
     return tmp_path / "host" / "sources"
 
 
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """The files that are read."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found: list[str] = []
+    plain = sources.sha256
+
+    def sha256(path: str, state: os.stat_result | None = None) -> str:
+        found.append(Path(path).name)
+        return plain(path, state)
+
+    monkeypatch.setattr(sources, "sha256", sha256)
+    return found
+
+
 def on_its_way(tree: Path, there: Path) -> Delivery:
-    sent = Delivery(tree, sources.DOCKERFILE, str(there / tree_digest(tree)))
+    sent = Delivery(look(tree), str(there / tree_digest(tree)))
     sent.answered([delivery.have(there)])
     return sent
 
@@ -53,7 +69,7 @@ def arrive(sent: Delivery) -> int:
 
 
 def members(sent: Delivery) -> list[str]:
-    return [path for path, _, _ in sent._sorted(hashes.entries(sent.directory, sent.selection))[2]]
+    return [path for path, _, _ in sent._sorted(sent.look.entries)[2]]
 
 
 def rewrite(tree: Path) -> None:
@@ -167,29 +183,62 @@ def test_a_file_that_changes_meanwhile_is_one_line(tree: Path, there: Path) -> N
 
 
 @pytest.mark.parametrize("content", ["short", "another of the same length\n"])
-def test_a_file_that_changes_while_it_is_sent(
-    tree: Path, there: Path, content: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_changes_while_it_is_sent(tree: Path, there: Path, content: str) -> None:
     (tree / "run").write_text("some text of the same size\n")
     sent = on_its_way(tree, there)
-    listed = hashes.entries(tree, sources.DOCKERFILE)
+    assert sent.look.digest
     (tree / "run").write_text(content)
-    monkeypatch.setattr(source, "entries", lambda *_: listed)
     with pytest.raises((Failed, OSError)):
         arrive(sent)
     assert sent.trouble == "run was changed during its upload: run it again"
 
 
-def test_a_file_that_is_gone_while_it_is_sent(
-    tree: Path, there: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_gone_while_it_is_sent(tree: Path, there: Path) -> None:
     sent = on_its_way(tree, there)
-    listed = hashes.entries(tree, sources.DOCKERFILE)
+    assert sent.look.digest
     (tree / "a/z.txt").unlink()
-    monkeypatch.setattr(source, "entries", lambda *_: listed)
     with pytest.raises((Failed, OSError)):
         arrive(sent)
     assert sent.trouble == "a/z.txt: No such file or directory"
+
+
+def test_a_tar_that_cannot_be_unpacked_is_one_line(
+    tree: Path, there: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "tar").write_text(
+        "#!/bin/sh\necho 'tar: run: No space left on device' >&2\nexit 2\n"
+    )
+    (tmp_path / "tar").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tree / "large").write_bytes(os.urandom(2**20))
+    with pytest.raises(Failed, match=r"whole: tar: run: No space left on device$"):
+        arrive(on_its_way(tree, there))
+    assert [*there.iterdir()] == []
+
+
+def test_the_host_reads_what_has_arrived_and_no_more(
+    tree: Path, there: Path, reads: list[str]
+) -> None:
+    arrive(on_its_way(tree, there))
+    rewrite(tree)
+    rename(tree)
+    second = on_its_way(tree, there)
+    assert second.look.digest
+    reads.clear()
+    arrive(second)
+    assert reads == ["z.txt"]
+    assert sources.digest(sources.all_entries(Path(second.dest))) == Path(second.dest).name
+
+
+def test_a_list_of_an_earlier_version_has_no_states(tree: Path, there: Path) -> None:
+    first = on_its_way(tree, there)
+    arrive(first)
+    delivery.note(Path(first.dest), first.look.entries)
+    rewrite(tree)
+    second = on_its_way(tree, there)
+    assert members(second) == ["a/z.txt"]
+    arrive(second)
+    assert sources.tree_digest(Path(second.dest)) == tree_digest(tree)
 
 
 @pytest.mark.promise("An upload needs the same memory whatever the size of the source")
@@ -234,7 +283,7 @@ class Machine:
 
 def upload(machine: Any, tree: Path, there: Path, **fields: str) -> tuple[bool, list[str]]:
     said: list[str] = []
-    sent = Delivery(tree, sources.DOCKERFILE, fields.get("dest") or str(there / tree_digest(tree)))
+    sent = Delivery(look(tree), fields.get("dest") or str(there / tree_digest(tree)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source, "logger", SimpleNamespace(error=said.append))
         return source._upload(None, machine, sent, "source"), said  # type: ignore[arg-type]
@@ -284,21 +333,6 @@ def test_a_connection_that_breaks_is_one_line(tree: Path, there: Path) -> None:
 
 
 # --- digests that are kept ------------------------------------------------------------------------
-
-
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """The files that are read."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    found: list[str] = []
-    plain = sources.sha256
-
-    def sha256(path: str, state: os.stat_result | None = None) -> str:
-        found.append(Path(path).name)
-        return plain(path, state)
-
-    monkeypatch.setattr(sources, "sha256", sha256)
-    return found
 
 
 @pytest.fixture
@@ -355,6 +389,29 @@ def test_kept_digests_that_are_none(tree: Path, reads: list[str], how: str) -> N
     reads.clear()
     assert tree_digest(tree) == before
     assert len(reads) == 5
+
+
+@pytest.mark.usefixtures("old")
+def test_digests_of_another_owner_are_none(
+    tree: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree_digest(tree)
+    (kept,) = cache.directory("sources").iterdir()
+    me = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    reads.clear()
+    tree_digest(tree)
+    assert len(reads) == 5
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.usefixtures("old", "reads")
+def test_runs_at_the_same_time_leave_one_whole_file(tree: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = {*pool.map(lambda _: tree_digest(tree), range(40))}
+    assert found == {sources.tree_digest(tree)}
+    (kept,) = cache.directory("sources").iterdir()
+    assert len(cache.read(kept)) == 5
 
 
 @pytest.mark.usefixtures("old")

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from jinja2 import UndefinedError
 
-from terrafirma.app.hashes import tree_digest
+from terrafirma.app.hashes import look, tree_digest
 from terrafirma.host.files import (
     File,
     PathStates,
     render,
     source,
-    source_files,
     template,
 )
 from tests.conftest import ROOT
@@ -114,12 +113,11 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_source_files_have_a_fixed_order(tree: Path) -> None:
-    names = [str(path.relative_to(tree)) for path in source_files(tree)]
-    assert names == ["a/b/c.txt", "a/z.txt", "a.txt", "b.txt"]
+    assert look(tree).paths == ["a/b/c.txt", "a/z.txt", "a.txt", "b.txt"]
 
 
 def test_source_files_leave_out_what_is_no_source(tree: Path) -> None:
-    before = source_files(tree)
+    before = look(tree).paths
     for name in (
         *(".git/HEAD", "a/__pycache__/a.pyc", ".venv/bin/x", "web/node_modules/x/y.js"),
         *(".env", "a/.env", ".env.production", "a/b/.env.local", ".DS_Store", "a/.DS_Store"),
@@ -128,7 +126,7 @@ def test_source_files_leave_out_what_is_no_source(tree: Path) -> None:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(name)
     (tree / "empty").mkdir()
-    assert source_files(tree) == before
+    assert look(tree).paths == before
 
 
 def test_source_files_have_what_is_only_named_like_it(tree: Path) -> None:
@@ -136,7 +134,7 @@ def test_source_files_have_what_is_only_named_like_it(tree: Path) -> None:
     for name in names:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(name)
-    assert set(names) < {str(path.relative_to(tree)) for path in source_files(tree)}
+    assert set(names) < {*look(tree).paths}
 
 
 def test_source_files_of_a_tree_below_such_a_directory(tmp_path: Path) -> None:
@@ -144,7 +142,7 @@ def test_source_files_of_a_tree_below_such_a_directory(tmp_path: Path) -> None:
     directory = tmp_path / "node_modules" / "api"
     directory.mkdir(parents=True)
     (directory / "Dockerfile").touch()
-    assert source_files(directory) == [directory / "Dockerfile"]
+    assert look(directory).paths == ["Dockerfile"]
 
 
 def test_a_digest_is_of_names_contents_and_executability(tree: Path) -> None:
@@ -167,10 +165,10 @@ def test_a_digest_is_of_nothing_else(tree: Path, tmp_path_factory: pytest.TempPa
     (tree / "empty").mkdir()
     assert tree_digest(tree) == before
     other = tmp_path_factory.mktemp("other")
-    for path in reversed(source_files(tree)):
-        copy = other / path.relative_to(tree)
+    for path in reversed(look(tree).paths):
+        copy = other / path
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
+        copy.write_bytes((tree / path).read_bytes())
     assert tree_digest(other) == before
 
 
