@@ -13,7 +13,17 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from terrafirma_host import bundled, directories, joins, kinds, layers, mounts, replaced, stores
+from terrafirma_host import (
+    bundled,
+    databases,
+    directories,
+    joins,
+    kinds,
+    layers,
+    mounts,
+    replaced,
+    stores,
+)
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
 
@@ -165,7 +175,7 @@ def _stateful(app: Application, project: dict[str, Any]) -> Iterator[tuple[str, 
         service = project["services"][name]
         if name in (app.service, *app.public, *app.scratch, *ends):
             continue
-        image = stores.database(project, name)
+        image = databases.database(project, name)
         own = [one for one in stores.of_service(app, project, name) if one.key]
         if image and not any(stores.shared(app, one) for one in own):
             yield name, (f"{name} runs {image}, a database by its name: it is stateful, and no "

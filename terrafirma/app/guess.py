@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from terrafirma_host import images, stores
+from terrafirma_host import databases, images
 from terrafirma_host.layers import Project
 
 from terrafirma.app.compose import DEFAULTS, default_file
@@ -71,7 +71,7 @@ def web_service(services: Mapping[str, Any]) -> str:
     serving = [
         name
         for name, service in services.items()
-        if "build" in service or not stores.is_database(str(service.get("image") or ""))
+        if "build" in service or not databases.is_database(str(service.get("image") or ""))
     ]
     always = [name for name in serving if not services[name].get("profiles")]
     return min(always or serving, key=likely, default="")
