@@ -2,8 +2,8 @@
 
 from pyinfra import host
 
-from terrafirma.borg import volumes
 from terrafirma.borg.operations import first_backup, keys, warn
+from terrafirma.host import program
 from terrafirma.host.files import Directory, path_states, put, source, template
 from terrafirma.host.packages import packages
 from terrafirma.host.units import unit
@@ -14,6 +14,7 @@ from terrafirma.paths import (
     BACKUP_SECRETS,
     BACKUP_STAMP,
     BACKUP_STATE,
+    HOST_PROGRAM,
 )
 from terrafirma.postgres.version import postgres_version
 from terrafirma.site import begin
@@ -42,10 +43,12 @@ else:
     put(
         name="Configure the backups",
         entries=[
+            # It finds the volumes of applications.
+            *program.entries(),
             Directory(BACKUP_STATE, "700"),
             *(
                 source(f"borg/{name}", f"{BACKUP_PROGRAM.removesuffix('backup')}{name}")
-                for name in ("backup_causes.py", "backup_store.py")
+                for name in ("backup_causes.py", "backup_store.py", "backup_volumes.py")
             ),
             source("borg/backup", BACKUP_PROGRAM, mode="755"),
             template(
@@ -55,12 +58,7 @@ else:
                     **settings.model_dump(),
                     # BACKUP_STATE holds the dump of the roles. If one of the other directories
                     # contains it, borgmatic still backs it up only once.
-                    "directories": [
-                        *settings.directories,
-                        BACKUP_STATE,
-                        *volumes.sources(settings.directories, server.volumes),
-                    ],
-                    "patterns": volumes.patterns(settings.directories, server.volumes),
+                    "directories": [*settings.directories, BACKUP_STATE],
                     "databases": server.postgres.databases,
                     "cluster": f"{postgres_version(host, server.postgres, machine)}/main",
                     "known_hosts": known_hosts,
@@ -83,7 +81,11 @@ else:
     schedule = put(
         name="Schedule the backups",
         entries=[
-            template("borg/borgmatic.service.j2", service, data={"program": BACKUP_PROGRAM}),
+            template(
+                "borg/borgmatic.service.j2",
+                service,
+                data={"program": BACKUP_PROGRAM, "host_program": HOST_PROGRAM},
+            ),
             template("borg/borgmatic.timer.j2", timer, data={"schedule": settings.schedule}),
         ],
         check='when=$(sed -n s/^OnCalendar=//p "$new"); '

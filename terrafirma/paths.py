@@ -28,9 +28,6 @@ DOCKER_PORTS = "/usr/local/lib/terrafirma/docker-ports"
 DOCKER_ENGINE = "/usr/local/lib/terrafirma/docker-engine"
 """Tries a new configuration of the engine and restarts it; from files/docker/docker-engine."""
 
-VOLUMES = "/var/lib/docker/volumes"
-"""Docker's volumes."""
-
 BACKUP_SECRETS = f"{SECRETS}/borg"
 """The passphrase of the repository, and the SSH key for the backup host."""
 

@@ -124,11 +124,6 @@ class Server:
         return f"postgresql://{login}:*@host.docker.internal:{port}/{database}"
 
     @property
-    def volumes(self) -> list[str]:
-        """The lasting volumes of the applications, by their names on the host."""
-        return sorted(name for app in self.apps for name in app.volume_names)
-
-    @property
     def sockets(self) -> tuple[Socket, ...]:
         """Every port on which the platform listens; of applications, those that have a port yet."""
         return tuple(self._sockets())

@@ -27,6 +27,7 @@ TOKEN = "TERRAFIRMA_TOKEN"
 
 # Commands that each parse the arguments after their names, and their modules.
 DEPLOY = {
+    "backup": "backup",
     "secrets": "secrets",
     "source": "delivery",
     "repositories": "repositories",

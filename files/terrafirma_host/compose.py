@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from terrafirma_host import (
     directories,
+    dumps,
     engine,
     idle,
     jobs,
@@ -239,6 +240,7 @@ class Compose:
         app = self.app
         yield lambda: directories.add(app, project)
         yield lambda: jobs.refuse_unknown_services(app, project)
+        yield lambda: dumps.refuse(app, project)
         yield lambda: stores.refuse(app, project)
         yield lambda: joins.refuse(app, project)
 

@@ -75,6 +75,10 @@ class Application:
     read_only: bool
     writable: tuple[str, ...]  # directories of the web service in memory
     volumes: Mapping[str, str]  # key of a lasting volume of the web service → directory
+    backup_command: tuple[str, ...]  # of the web service, before a backup reads the volumes
+    backup_after: tuple[str, ...]
+    backup_seconds: int
+    backup_leave_out: tuple[str, ...]  # keys or names of volumes
     memory_mb: int
     cpus: float
     timeout_seconds: int  # of an answer, for Caddy

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from terrafirma_host import spec
 from terrafirma_host.compose import Compose
 from terrafirma_host.layers import Project
 from terrafirma_host.shell import BROKEN, Failed
 
+from terrafirma.app import dumps
 from terrafirma.app.description import description, further_files
 from terrafirma.app.guess import Usual, answers
 from terrafirma.app.laptop import staged
@@ -47,6 +49,8 @@ class Report:
     left: list[str] = field(default_factory=list)
     """Why it would be refused with the proposed fields, too."""
     app: Application | None = field(default=None, repr=False)
+    described: spec.Application | None = field(default=None, repr=False)
+    """What the program on the host makes of the application."""
     project: Project | None = field(default=None, repr=False)
     """What Compose makes of its files."""
     source: str = ""
@@ -83,7 +87,7 @@ def check(data: Mapping[str, Any], *, server: Server | None = None) -> Report:
         proposed |= further
         report = _checked({**given, **proposed}, users)
     usual = Usual({**given, **proposed}, report.app, report.project, report.source)
-    if fields := usual.fields():
+    if fields := usual.fields() | _dumps({**given, **proposed}, report):
         tried = _checked({**given, **proposed, **fields}, users)
         if len(tried.refusals) <= len(report.refusals):
             report, proposed = tried, proposed | fields
@@ -143,7 +147,8 @@ def examine(app: Application, described: str) -> Report:
             refusals += [_line(app, error, compose.app.source) for error in faults]
             lines = page(app, compose, project) if project else []
             source = compose.app.source
-            return Report(_causes(refusals), lines, app=app, project=project, source=source)
+            found = Report(_causes(refusals), lines, app=app, project=project, source=source)
+            return replace(found, described=compose.app)
     except BROKEN as error:
         return Report([*refusals, _line(app, error)])
 
@@ -234,6 +239,16 @@ def _proposals(line: str) -> Iterator[tuple[str, Any]]:
                 yield key, json.loads(written)
             except ValueError:
                 continue
+
+
+def _dumps(data: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """The settings of services with the commands by which their databases write dumps."""
+    if not (report.served and report.described and report.project):
+        return {}
+    services = {**(data.get("services") or {})}
+    for name, command in dumps.proposed(report.described, report.project).items():
+        services[name] = {**(services.get(name) or {}), "backup_command": command}
+    return {"services": services} if services != (data.get("services") or {}) else {}
 
 
 def _merged(before: Any, value: Any) -> Any:

@@ -48,6 +48,7 @@ def description(app: Application, users: Users, *, routed: bool = False) -> str:
             *("domain", "smoke_path", "container_port", "replicas", "user"),
             *("protocol", "health", "health_path", "health_headers"),
             *("memory_mb", "cpus", "timeout_seconds"),
+            *("backup_command", "backup_after", "backup_seconds", "backup_leave_out"),
             *("start_seconds", "drain_seconds", "stop_seconds"),
         }
     )

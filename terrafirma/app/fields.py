@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from terrafirma_host import image_names, values
 
+from terrafirma.app.backup import LeftOut, Patience
 from terrafirma.app.container import (
     Command,
     ContainerDirectory,
@@ -247,6 +248,16 @@ class Fields(Model):
     """Directories of the web service that last, by the names of their volumes: all replicas and
     releases share them, and backups have them. `{"uploads": "/app/uploads"}` is the volume
     `NAME_uploads`."""
+    backup_command: Command = ()
+    """Command, as a list of words, that runs in a container of the web service before each backup
+    reads the volumes, for example to write a copy of an SQLite file."""
+    backup_after: Command = ()
+    """Command that runs there once the volumes are read, also if `backup_command` failed."""
+    backup_seconds: Patience = 3600
+    """How long each of the two may take; then it is ended, and has failed."""
+    backup_leave_out: tuple[LeftOut, ...] = ()
+    """Volumes that backups leave out, for example caches: by their keys in `volumes` or in the
+    compose files, or by the `name` that a file gives to one."""
     memory_mb: Memory = 0
     """Memory limit of one container, in MB; 0: no limit."""
     cpus: float = Field(default=0, ge=0, allow_inf_nan=False)

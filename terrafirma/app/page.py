@@ -8,8 +8,10 @@ from typing import Any
 
 from terrafirma_host import images, layers, spec, stores, values
 from terrafirma_host.compose import Compose
+from terrafirma_host.dumps import left_out
 from terrafirma_host.layers import Project
 
+from terrafirma.app import dumps
 from terrafirma.app.environment import text_of
 from terrafirma.app.settings import Application
 from terrafirma.app.wanted import wanted
@@ -83,6 +85,9 @@ def _volumes(app: spec.Application, project: Project) -> Iterator[tuple[str, str
     for source, uses in users.items():
         if source in names:
             words = f"lasts as {names[source]}"
+            if left_out({"name": app.name, "backup_leave_out": app.backup_leave_out},
+                        names[source]):  # fmt: skip
+                words += ", in no backup"
         elif source in (project.get("volumes") or {}):
             words = "a volume of the host, which has to be there"
         elif source.startswith("/"):
@@ -170,6 +175,7 @@ def _notes(compose: Compose, project: Project) -> Iterable[str]:
     if app.stops_first:
         notes.append("one instance runs: a release stops it before the new one starts, and "
                      "requests wait meanwhile")  # fmt: skip
+    notes += dumps.notes(app, project)
     if app.writable:
         notes.append(f"{', '.join(app.writable)}: writable, and empty in each new container")
     yield from dict.fromkeys([*notes, *layers.mended(app, project), *layers.limited(app, project)])

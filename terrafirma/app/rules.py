@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from terrafirma_host import values
 
+from terrafirma.app.backup import refuse_alone
 from terrafirma.app.container import refuse_same_place, refuse_unknown_stage
 from terrafirma.app.environment import text_of
 from terrafirma.app.fields import OF_COMPOSE, Fields
@@ -97,7 +98,11 @@ def _lists(app: Fields) -> None:
         )
     if app.role and not app.database_urls:
         raise ValueError(f"role: {app.name} has no database: set one, or leave role out")
-    for key in ("stateful", "shared", "scratch", "profiles", "leave_out", "docker_socket"):
+    refuse_alone(app.backup_command, app.backup_after)
+    for key in (
+        *("stateful", "shared", "scratch", "profiles", "leave_out", "docker_socket"),
+        "backup_leave_out",
+    ):
         refuse_duplicates(key, getattr(app, key))
     if app.database_replaces and not app.database:
         raise ValueError(

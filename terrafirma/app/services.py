@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from terrafirma.app.backup import Patience, refuse_alone
 from terrafirma.app.container import Command, Memory
 from terrafirma.app.environment import EnvironmentValue, text_of
 from terrafirma.app.public import Public
@@ -39,6 +40,18 @@ class Service(Public):
     """How long a container may take to stop; None: `stop_seconds` of the application."""
     command: Command = ()
     """Command in place of that in the files, as a list of words; empty: as the files say."""
+    backup_command: Command = ()
+    """Command, as a list of words, that runs in the service's container before each backup reads
+    the volumes, for example to write a dump there."""
+    backup_after: Command = ()
+    """Command that runs there once the volumes are read, also if `backup_command` failed."""
+    backup_seconds: Patience | None = None
+    """How long each of the two may take; None: `backup_seconds` of the application."""
+
+    @model_validator(mode="after")
+    def _check_backup(self) -> Self:
+        refuse_alone(self.backup_command, self.backup_after)
+        return self
 
     def told(self) -> dict[str, Any]:
         """Its fields for the program on the host, without those that say nothing."""

@@ -81,11 +81,6 @@ class Application(Fields):
     def secrets_directory(self) -> str:
         return f"{SECRETS}/app/{self.name}"
 
-    @property
-    def volume_names(self) -> list[str]:
-        """The names on the host of its lasting volumes."""
-        return [f"{self.name}_{key}" for key in self.volumes]
-
     @model_validator(mode="before")
     @classmethod
     def _refuse_old_keys(cls, data: Any) -> Any:

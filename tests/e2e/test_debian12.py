@@ -66,6 +66,10 @@ def test_the_older_pooler_works(server: Target) -> None:
 
 def test_a_backup_is_made_and_listed(server: Target, storage: Target) -> None:
     repository = "/home/box/debian12.borg"
+    # The volume of an application that is no longer in the settings, and one of somebody else.
+    for name, words in (("old_files", "--label terrafirma.app=old"), ("theirs", "")):
+        server.run(f"docker volume create {words} {name}")
+        server.run(f"touch /var/lib/docker/volumes/{name}/_data/file")
     data = admit(storage, server, repository) | {"apps": {}}
     assert changed(server.deploy("tasks/borg.py", **data))[-1] == "Make and verify a first backup"
     assert changed(server.deploy("tasks/borg.py", **data)) == []
@@ -77,6 +81,8 @@ def test_a_backup_is_made_and_listed(server: Target, storage: Target) -> None:
     listed = storage.run(borg, stdin=passphrase)
     assert "postgresql_databases" in listed
     assert "/api" in listed
+    assert "volumes/old_files/_data/file" in listed
+    assert "volumes/theirs" not in listed
 
 
 def test_killed_services_come_back(server: Target) -> None:

@@ -57,12 +57,14 @@ DATA: dict[str, dict[str, Any]] = {
     "apt/60terrafirma.j2": {"wait_seconds": 600},
     "apt/60terrafirma-proxy.j2": {"proxy": "http://deploy:s3cret@proxy:3128"},
     "apt/preferences.j2": {"repositories": VENDORS_OF_TRIXIE},
-    "borg/borgmatic.service.j2": {"program": "/usr/local/lib/terrafirma/backup"},
+    "borg/borgmatic.service.j2": {
+        "program": "/usr/local/lib/terrafirma/backup",
+        "host_program": "/usr/local/bin/terrafirma",
+    },
     "borg/borgmatic.timer.j2": {"schedule": "*-*-* 02:00:00"},
     "borg/config.yaml.j2": {
         "repository": "ssh://b@backup.acme.com:23/./web",
         "directories": ("/etc", "/home"),
-        "patterns": [],
         "exclude": ("/var/cache", "*/__pycache__", 're:it\'s "odd" & <new>'),
         "keep_daily": 7,
         "keep_weekly": 4,

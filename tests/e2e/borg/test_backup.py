@@ -13,14 +13,13 @@ import pytest
 
 from tests.conftest import Pyinfra
 from tests.e2e.clones import POSTGRES, STORAGE, admit, clone
-from tests.e2e.support import Target, api, changed
+from tests.e2e.support import Target, changed
 
 pytestmark = pytest.mark.e2e
 
 REPOSITORY = "/home/box/ledger.borg"
 DATA: dict[str, Any] = {
     "postgres_databases": [{"name": "api", "owner": "api"}, {"name": "shop", "owner": "api"}],
-    **api(volumes={"files": "/files"}),
 }
 # Large enough that a test can break its dump half-way.
 BULK = (
@@ -39,19 +38,10 @@ def hosts(pyinfra: Pyinfra, request: pytest.FixtureRequest) -> Iterator[tuple[Ta
         clone(pyinfra, "tf-b-ledger-store", 2561, STORAGE) as storage,
     ):
         DATA.update(admit(storage, server, REPOSITORY))
-        for file in ("volumes/api_files/_data/a/b", "volumes/api_other/_data/c", "image/d"):
-            server.run(f"install -D /dev/null /var/lib/docker/{file}")
         server.deploy("tasks/postgres.py", "tasks/borg.py", **DATA)
         server.psql("create table ledger (id bigint primary key);" + BULK.format(120_000), "shop")
         assert server.deploy("tasks/borg.py", **DATA)["results"]["totals"]["success"] == 0
         yield server, storage
-
-
-def test_the_volumes_of_applications_are_in_the_backup(hosts: tuple[Target, Target]) -> None:
-    """Docker's other files are not."""
-    said = hosts[0].run("borgmatic list --archive latest")
-    found = re.findall(r"^-.*? (/?var/lib/docker/\S+)$", said, re.MULTILINE)
-    assert [path.lstrip("/") for path in found] == ["var/lib/docker/volumes/api_files/_data/a/b"]
 
 
 def pay(server: Target, count: int) -> int:

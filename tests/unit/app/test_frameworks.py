@@ -197,6 +197,7 @@ volumes: {pg: }
         "secrets_env": True,
         "health_path": "/up",
         "migrate": ["bin/rails", "db:migrate"],
+        "services": {"db": {"backup_command": report.proposed["services"]["db"]["backup_command"]}},
     }
 
 

@@ -173,12 +173,15 @@ def test_it_connects_to_postgresql_like_the_facts(program: ModuleType, version: 
 
 @pytest.mark.parametrize("sections", [False, True])
 def test_borgmatic_gets_the_databases_that_there_are(program: ModuleType, sections: bool) -> None:
-    given = {"version": "17", "sections": sections}
-    words = program.override(given, "web-1.checkpoint", ["api", "a b"])
+    given = {"version": "17", "sections": sections, "directories": ["/etc"]}
+    words = program.override(given, "web-1.checkpoint", ["api", "a b"], ["/srv/volumes/data"])
     assert {*words[::2]} == {"--override"}
     values: dict[str, Any] = dict(word.split("=", 1) for word in words[1::2])
     prefix = "hooks." if sections else ""
     databases = json.loads(values[f"{prefix}postgresql_databases"])
+    place = "location." if sections else ""
+    assert json.loads(values[f"{place}source_directories"]) == ["/etc", "/srv/volumes/data"]
+    assert json.loads(values[f"{place}patterns"]) == ["+ pp:/srv/volumes/data"]
     assert [one["name"] for one in databases] == ["api", "a%20b"]
     assert all(one["pg_dump_command"].endswith(" dump 17") for one in databases)
     # A dump waits for a lock, but not for ever.
@@ -380,7 +383,7 @@ def test_a_night_without_one_database_is_a_failure(
     done: list[str] = []
     monkeypatch.setattr(program, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(program, "read", lambda _: settings(HERE))
-    monkeypatch.setattr(program, "create", lambda _: (left_out, set()))
+    monkeypatch.setattr(program, "create", lambda _: (not left_out, set()))
     monkeypatch.setattr(program, "prune", lambda *_: done.append("prune"))
     monkeypatch.setattr(program, "borgmatic", lambda _, *actions: done.extend(actions))
     monkeypatch.setattr(sys, "argv", ["backup", action])
@@ -469,7 +472,7 @@ def test_a_database_that_cannot_be_dumped_does_not_end_the_backup(
     monkeypatch.setattr(program, "databases", lambda _: (["a", "b", "c"], {"shut": "closed"}))
     monkeypatch.setattr(program, "borgmatic", borgmatic)
     monkeypatch.setattr(program, "borg", lambda *_: "")
-    archive, names, missing = program.make({"version": "17", "sections": False})
+    archive, names, missing = program.make({"version": "17", "sections": False}, [])
     assert archive.startswith(f"{socket.gethostname()}-20")
     assert archive.endswith(program.UNPROVED)
     assert names == [one for one in ("a", "b", "c") if one not in left_out]
@@ -487,4 +490,4 @@ def test_any_other_failure_ends_the_backup(
     monkeypatch.setattr(program, "databases", lambda _: (["a"], {}))
     monkeypatch.setattr(program, "borgmatic", borgmatic)
     with pytest.raises(program.Failed, match="the connection ended"):
-        program.make({"version": "17", "sections": False})
+        program.make({"version": "17", "sections": False}, [])

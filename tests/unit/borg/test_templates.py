@@ -5,8 +5,6 @@ from typing import Any
 import pytest
 import yaml
 
-from terrafirma.borg import volumes
-from terrafirma.paths import VOLUMES
 from tests.unit.templates import DATA, rendered, settled
 
 # The sections of borgmatic before 1.8, and our settings in each.
@@ -52,26 +50,6 @@ def test_borgmatic_gets_the_settings(sections: bool) -> None:
     assert "StrictHostKeyChecking=yes" in settings["ssh_command"]
     assert "UserKnownHostsFile=/etc/borgmatic/known_hosts" in settings["ssh_command"]
     assert "-i /etc/terrafirma/secrets/borg/id_ed25519" in settings["ssh_command"]
-
-
-@pytest.mark.parametrize("sections", [False, True])
-def test_volumes_are_backed_up_although_the_rest_of_docker_is_not(sections: bool) -> None:
-    wanted = volumes.patterns(["/etc", "/var"], ["shop_files", "api_data"])
-    text = rendered("borg/config.yaml.j2", sections=sections, patterns=wanted)
-    read = yaml.safe_load(text)
-    assert (read["location"] if sections else read)["patterns"] == [
-        *(f"+ pf:{path}" for path in ("/var", "/var/lib", "/var/lib/docker", VOLUMES)),
-        f"+ pp:{VOLUMES}/api_data", f"+ pp:{VOLUMES}/shop_files",
-    ]  # fmt: skip
-    assert volumes.sources(["/etc", "/var"], ["api_data"]) == []
-    assert volumes.patterns(["/etc", "/var"], []) == volumes.sources(["/etc"], []) == []
-
-
-def test_volumes_are_backed_up_where_no_listed_directory_has_them() -> None:
-    assert volumes.sources(["/etc"], ["api_data"]) == [VOLUMES]
-    assert volumes.patterns(["/etc"], ["api_data"]) == [
-        f"+ pf:{VOLUMES}", f"+ pp:{VOLUMES}/api_data", f"! sh:{VOLUMES}/*",
-    ]  # fmt: skip
 
 
 def test_new_borgmatic_gets_the_repository_by_path() -> None:
@@ -120,6 +98,12 @@ def test_borg_on_the_backup_host_may_have_another_name(sections: bool) -> None:
 @pytest.mark.parametrize("sections", [False, True])
 def test_nothing_need_be_excluded(sections: bool) -> None:
     assert backup(sections=sections, exclude=()).get("exclude_patterns", []) == []
+
+
+def test_what_a_killed_backup_began_is_ended() -> None:
+    lines = settled(rendered("borg/borgmatic.service.j2"))
+    assert "ExecStart=/usr/local/lib/terrafirma/backup run" in lines
+    assert "ExecStopPost=/usr/local/bin/terrafirma backup end" in lines
 
 
 def test_the_timer() -> None:

@@ -1,0 +1,122 @@
+# Managed by Terrafirma: tasks/borg.py
+"""The lasting volumes of applications: where they are, and what is written there for a backup."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from backup_store import STATE
+
+PROGRAM = "/usr/local/bin/terrafirma"
+# The volumes of the last backup; and for each service the archive with its last good dump.
+KNOWN = STATE / "volumes.json"
+DUMPED = STATE / "dumped.json"
+COMMAND = "backup_command of "
+
+
+@dataclass
+class Quiet:
+    """What is to be backed up of the applications, and what went wrong with it."""
+
+    volumes: list[str]  # directories
+    troubles: dict[str, str]  # what → why
+    good: list[str]  # services whose commands succeeded
+
+    def remember(self, archive: str, before: list[str]) -> dict[str, str]:
+        """
+        Note that an archive has the good dumps.
+
+        Returns the archive with the last good dump of each service that has none in this one, if it
+        is still there.
+        """
+        known = {name: one for name, one in _read(DUMPED, {}).items() if one in before}
+        lacking = {name.removeprefix(COMMAND) for name in self.troubles}
+        _write(DUMPED, known | dict.fromkeys(self.good, archive))
+        return {name: one for name, one in known.items() if name in lacking}
+
+    def words(self, dumped: dict[str, str]) -> str:
+        """All troubles in one line."""
+        return "; ".join(
+            f"{what}: {why}"
+            + f" (it last succeeded for {dumped.get(what.removeprefix(COMMAND), 'no archive')})"
+            * what.startswith(COMMAND)
+            for what, why in self.troubles.items()
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[Quiet]:
+    """Within the block, the applications have written what a backup is to have."""
+    begun, trouble = _ask("begin")
+    if trouble:
+        # Better those of the last backup than none.
+        found = Quiet(_read(KNOWN, []), {"the volumes of the last backup are in it": trouble}, [])
+    else:
+        found = Quiet(begun["volumes"], begun["troubles"], begun["good"])
+        _write(KNOWN, found.volumes)
+    try:
+        yield found
+    finally:
+        ended, trouble = _ask("end")
+        found.troubles |= ended.get("troubles") or {}
+        if trouble and not found.troubles:
+            found.troubles["the commands after it"] = trouble
+
+
+def _ask(words: str) -> tuple[dict[str, Any], str]:
+    """The answer of the program for applications, or why there is none."""
+    try:
+        result = subprocess.run(
+            [PROGRAM, "backup", words], cwd="/",
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+        )  # fmt: skip
+    except OSError as error:
+        return {}, str(error)
+    lines = result.stderr.strip().splitlines()
+    if result.returncode:
+        return {}, lines[-1] if lines else f"exit {result.returncode}"
+    answer: dict[str, Any] = json.loads(result.stdout or "{}")
+    return answer, ""
+
+
+def location(directories: list[str], volumes: list[str]) -> dict[str, list[str]]:
+    """
+    borgmatic's settings by which a backup has these volumes, whatever else it leaves out.
+
+    borg's first matching pattern counts, and patterns come before excluded paths. A full path (pf)
+    includes a directory without its content, so that borg passes through one whose content is
+    excluded.
+    """
+    apart = [one for one in volumes if not _covered(directories, one)]
+    above: set[PurePosixPath] = set()
+    for one in volumes:
+        above |= {*PurePosixPath(one).parents} if one not in apart else set()
+    return {
+        "source_directories": [*directories, *apart],
+        "patterns": [
+            *(f"+ pf:{path}" for path in sorted(above) if path != PurePosixPath("/")),
+            *(f"+ pp:{path}" for path in sorted(volumes)),
+        ],
+    }
+
+
+def _covered(directories: list[str], volume: str) -> bool:
+    return any(PurePosixPath(volume).is_relative_to(one) for one in directories)
+
+
+def _read(path: Path, otherwise: Any) -> Any:
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text())
+        if isinstance(found, type(otherwise)):
+            return found
+    return otherwise
+
+
+def _write(path: Path, value: object) -> None:
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(json.dumps(value) + "\n")
+    new.replace(path)
