@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from terrafirma_host import dumps, layers, stores
+from terrafirma_host import databases, dumps, layers, stores
 from terrafirma_host.layers import Project
 from terrafirma_host.spec import Application
 
@@ -32,7 +32,7 @@ def _proposed(app: Application, project: Project) -> Iterator[tuple[str, list[st
     runs = [*app.stateful, *layers.lasting(app, project)]
     for name in dict.fromkeys(runs):
         service = project["services"].get(name) or {}
-        command = _COMMANDS.get(_kind(stores.database(project, name) if service else ""))
+        command = _COMMANDS.get(_kind(databases.database(project, name) if service else ""))
         place = _place(app, project, name)
         if command and place and name not in {*have, *app.scratch}:
             own = {**(service.get("environment") or {}), **(app.setting(name, "env") or {})}
@@ -47,7 +47,7 @@ def _kind(image: str) -> str:
 def _place(app: Application, project: Project, name: str) -> str:
     """The directory of a service in its container that lasts; the first of several."""
     found = [one for one in stores.of_service(app, project, name) if one.key]
-    data = [one for one in found if any(stores.overlap(one.target, top) for top in stores.DATA)]
+    data = [one for one in found if any(stores.overlap(one.target, top) for top in databases.DATA)]
     return next((one.target.rstrip("/") for one in data), "")
 
 
