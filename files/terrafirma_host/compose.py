@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from terrafirma_host import (
+    builds,
     directories,
     dumps,
     engine,
     idle,
     jobs,
     joins,
+    layer_variables,
     layers,
     pulls,
     references,
@@ -132,8 +134,8 @@ class Compose:
             return [self._written(layers.own_project(app), "yaml")]
         found = [f"{app.compose_in or app.source}/{name}" for name in app.compose]
         if app.env_files:
-            further = self._written(layers.variables(app), "env")
-            found.append(self._written(layers.env_files(app, further), "yaml"))
+            further = self._written(layer_variables.variables(app), "env")
+            found.append(self._written(layer_variables.env_files(app, further), "yaml"))
         return found
 
     def _written(self, text: str, kind: str) -> str:
@@ -168,7 +170,7 @@ class Compose:
                 for name, value in {**self.hidden, **values.shown(self.app.env)}.items()
                 if name not in OWN and not name.startswith(OWN_PREFIXES)
             },
-            **{layers.hidden(name): value for name, value in self.hidden.items()},
+            **{layer_variables.hidden(name): value for name, value in self.hidden.items()},
             **self._of_services(),
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": "/root",
@@ -177,7 +179,7 @@ class Compose:
     def _of_services(self) -> dict[str, str]:
         """The variables with secret values of single services, under names of ours."""
         return {
-            layers.hidden(name, service): values.fill(text, self.secrets)
+            layer_variables.hidden(name, service): values.fill(text, self.secrets)
             for service, own in self.app.services.items()
             for name, text in values.hidden(own.get("env") or {}).items()
         }
@@ -313,7 +315,7 @@ class Compose:
             app, project, slot="blue", release="none", replicas=app.replicas, images=images,
             owner=app.owner(),
         )  # fmt: skip
-        texts = [layers.build_layer(app, project, "none"), slot]
+        texts = [builds.layer(app, project, "none"), slot]
         texts += [layers.state_layer(app, project)] if app.stateful else []
         for text in texts if app.compose else []:
             try:
@@ -325,7 +327,11 @@ class Compose:
     def layer(self, name: str, text: str) -> str:
         path = self.work / f"{name}.yaml"
         if self.app.variables:
-            write(Path(layers.variables_file(self.app)), layers.variables(self.app), 0o600)
+            write(
+                Path(layer_variables.variables_file(self.app)),
+                layer_variables.variables(self.app),
+                0o600,
+            )
         write(path, text, 0o600)
         return str(path)
 
@@ -337,7 +343,7 @@ class Compose:
             text = layer.read_text()
             for path in re.findall(r'"([^"]+/variables-[0-9a-f]{12}\.env)"', text):
                 text += Path(path).read_text()
-        return layers.lacking(text, self.environment())
+        return layer_variables.lacking(text, self.environment())
 
     def run(
         self, project: str, layer: str, *words: str, timeout: float = PROMPT,

@@ -81,7 +81,7 @@ def layer(app: Application, service: Service) -> dict[str, str]:
 
 def _memory(app: Application, service: Service) -> list[str]:
     paths = list(app.writable)
-    # The id of an account has no home in the image, so its HOME is /tmp (layers._home).
+    # The id of an account has no home in the image, so its HOME is /tmp (layer_variables.home).
     if app.read_only or (app.user and not app.compose):
         taken = {*dict(_mounted(service)), *app.writable, *app.volumes.values()}
         paths += {"/tmp"} - taken

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from terrafirma_host import engine, kinds, layers, pulls, slots, stores
+from terrafirma_host import builds, engine, kinds, layers, pulls, slots, stores
 from terrafirma_host.shell import Failed, ends, run, say
 from terrafirma_host.spec import Application
 from terrafirma_host.target import Target
@@ -22,7 +22,9 @@ def provide_images(target: Target) -> tuple[dict[str, str], tuple[str, ...]]:
     if built:
         refuse_dockerfile(app)
         say(f"building release {target.id} of {app.name}")
-        layer = target.compose.layer("build", layers.build_layer(app, project, target.id))
+        source = builds.lead(app) if app.source else ""
+        text = builds.layer(app, project, target.id, source=source)
+        layer = target.compose.layer("build", text)
         try:
             target.compose.fetch(app.project("build"), layer, "build", *built)
         except Failed as error:

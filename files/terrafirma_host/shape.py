@@ -19,6 +19,7 @@ from terrafirma_host import (
     directories,
     joins,
     kinds,
+    layer_keys,
     layers,
     mounts,
     replaced,
@@ -243,7 +244,7 @@ def _volumes_from(app: Application, project: dict[str, Any], name: str) -> Itera
                           *(one for one in taken if one["target"] not in there)]  # fmt: skip
     service["volumes_from"] = kept
     _set(project, name, "volumes", _override(service["volumes"]))
-    _set(project, name, "volumes_from", _override(kept) if kept else layers.GONE)
+    _set(project, name, "volumes_from", _override(kept) if kept else layer_keys.GONE)
 
 
 # --- networks -------------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ def _networks(project: dict[str, Any], used: Collection[str]) -> Iterator[str]:
                 found["aliases"] = _text([given])
             for word in ("ipv4_address", "ipv6_address"):
                 if (entry or {}).get(word):
-                    found[word] = layers.GONE
+                    found[word] = layer_keys.GONE
             if found:
                 inner = ", ".join(f"{_text(word)}: {value}" for word, value in found.items())
                 entries[key] = f"{{{inner}}}"
@@ -293,7 +294,7 @@ def _hardware(app: Application, project: dict[str, Any], used: Collection[str]) 
         if name in app.stateful or not (given or service.get("mac_address")):
             continue
         if service.get("mac_address"):
-            _set(project, name, "mac_address", layers.GONE)
+            _set(project, name, "mac_address", layer_keys.GONE)
         if given:
             kept = {
                 key: {word: one for word, one in (entry or {}).items()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terrafirma_host import layers, shell
+from terrafirma_host import layer_variables, shell
 from terrafirma_host.compose import Compose
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application
@@ -101,8 +101,8 @@ def test_variables_of_a_file_are_only_in_the_environment_of_compose(app: Applica
     assert own.endswith("/a.yaml")
     names = json.loads(Path(layer).read_text().partition("!override ")[2].rstrip("}\n"))
     wanted = [compose.layer("blue", "services: {}\n"), *names, layer]
-    assert layers.variables(app) == Path(layers.variables_file(app)).read_text()
-    for path in (*wanted, layers.variables_file(app)):
+    assert layer_variables.variables(app) == Path(layer_variables.variables_file(app)).read_text()
+    for path in (*wanted, layer_variables.variables_file(app)):
         assert Path(path).stat().st_mode & 0o777 == 0o600
         assert "12345678" not in Path(path).read_text()
     file.write_text('{"A": "1"}')

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from terrafirma_host import cli, cron, jobs, layers, preparation, release, spec
+from terrafirma_host import cli, cron, jobs, layer_variables, preparation, release, spec
 from terrafirma_host.shell import Failed
 from terrafirma_host.spec import Application, Serving
 from terrafirma_host.target import Target
@@ -366,8 +366,8 @@ def test_a_job_runs_only_with_the_variables_of_its_release(
     layer = ready.directory / "layers" / "green.yaml"
     further = layer.with_name(f"variables-{'a1' * 6}.env")
     layer.parent.mkdir(exist_ok=True)
-    further.write_text(f"A=${{{layers.hidden('A')}}}\n")
-    own = f"${{{layers.hidden('TOKEN', 'worker')}}}"
+    further.write_text(f"A=${{{layer_variables.hidden('A')}}}\n")
+    own = f"${{{layer_variables.hidden('TOKEN', 'worker')}}}"
     layer.write_text(f'env_file: ["{further}"]\nenvironment: {{"X": "{own}", "Y": "$PLAIN"}}\n')
     words = r"^release 0123456789ab, which serves, has variables that are no longer described"
     with pytest.raises(Failed, match=rf"{words} \(A, TOKEN\): release what is described first$"):

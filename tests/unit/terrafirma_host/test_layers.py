@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from terrafirma_host import directories, layers
+from terrafirma_host import builds, directories, layer_variables, layers
 from terrafirma_host.spec import Application
 
 from tests.unit.terrafirma_host.applications import described
@@ -334,16 +334,17 @@ def test_variables_of_a_file_are_in_no_layer() -> None:
     app = replace(SHOP, variables=("TOKEN", "discovery.type"), env_files={"web": ("a.env",)})
     name = "TERRAFIRMA_SECRET_0646973636f766572792e74797065"
     assert (
-        layers.variables(app) == f"TOKEN=${{TERRAFIRMA_SECRET_TOKEN}}\ndiscovery.type=${{{name}}}\n"
+        layer_variables.variables(app)
+        == f"TOKEN=${{TERRAFIRMA_SECRET_TOKEN}}\ndiscovery.type=${{{name}}}\n"
     )
-    file = layers.variables_file(app)
+    file = layer_variables.variables_file(app)
     assert file.startswith("/opt/terrafirma/shop/layers/variables-")
-    assert file != layers.variables_file(replace(app, variables=("TOKEN",)))
+    assert file != layer_variables.variables_file(replace(app, variables=("TOKEN",)))
     services = layer(app, PROJECT)["services"]
     assert services["web"]["env_file"] == services["migrate"]["env_file"] == [file]
     assert services["redis"] == RESET
     assert "env_file" not in layer(SHOP, PROJECT)["services"]["web"]
-    text = layers.env_files(app, "/run/x.env")
+    text = layer_variables.env_files(app, "/run/x.env")
     assert read(text) == {
         "services": {"web": {"env_file": Tagged("override", ["a.env", "/run/x.env"])}}
     }
@@ -533,7 +534,7 @@ def test_the_common_part_of_both_slots_names_no_slot() -> None:
 
 
 def test_images_that_are_built_are_named_and_labelled() -> None:
-    made = read(layers.build_layer(SHOP, PROJECT, "0123456789ab"))["services"]
+    made = read(builds.layer(SHOP, PROJECT, "0123456789ab"))["services"]
     labels = {"labels": {"terrafirma.app": "shop"}}
     assert made == {
         "web": {"image": "terrafirma/shop:0123456789ab", "build": labels},
@@ -542,10 +543,29 @@ def test_images_that_are_built_are_named_and_labelled() -> None:
     }
 
 
+def test_all_releases_are_built_from_one_path() -> None:
+    """By it the builder knows which files it has: else it would get all of them each time."""
+    contexts = {"code": f"{SHOP.source}/lib", "base": "docker-image://debian"}
+    builds_of_web = {"context": f"{SHOP.source}/web", "additional_contexts": contexts}
+    services: dict[str, Any] = {
+        "web": {"build": builds_of_web},
+        "worker": {"build": {"context": "https://github.com/acme/worker.git"}},
+        "other": {"build": {"context": f"{SHOP.source}-of-another"}},
+        "inline": {"build": {"dockerfile_inline": "FROM debian"}},
+    }
+    text = builds.layer(SHOP, {"services": services}, "01", source="/opt/building")
+    made = {name: one["build"] for name, one in read(text)["services"].items()}
+    assert made["web"]["context"] == "/opt/building/web"
+    assert made["web"]["additional_contexts"] == {**contexts, "code": "/opt/building/lib"}
+    assert made["worker"]["context"] == services["worker"]["build"]["context"]
+    assert made["other"]["context"] == services["other"]["build"]["context"]
+    assert "context" not in made["inline"]
+
+
 def test_a_project_that_builds_nothing_has_a_layer_that_compose_takes() -> None:
     """Compose refuses `services` without a value."""
     project = {"services": {"web": {"image": "nginx"}, "redis": {"build": {}}}}
-    assert read(layers.build_layer(SHOP, project, "01")) == {"services": {}}
+    assert read(builds.layer(SHOP, project, "01")) == {"services": {}}
 
 
 def test_docker_takes_no_capitals_in_the_name_of_an_image() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from terrafirma_host import preparation
+from terrafirma_host import builds, preparation
 from terrafirma_host.shell import Failed
 
 from tests.unit.terrafirma_host.applications import described
@@ -37,3 +37,14 @@ def test_a_directory_of_a_dockerfile_is_one_of_the_source(tmp_path: Path) -> Non
     app = replace(described(), source=str(source), dockerfile="docker/web")
     with pytest.raises(Failed, match="dockerfile: docker/web is a link that leads out"):
         preparation.refuse_dockerfile(app)
+
+
+def test_the_path_of_builds_leads_to_the_source_of_the_release(tmp_path: Path) -> None:
+    app = replace(described(), root=str(tmp_path))
+    app.directory.mkdir()
+    # A release died before it had put the link in its place.
+    (app.directory / ".building").symlink_to("/elsewhere")
+    for name in ("one", "two"):
+        path = builds.lead(replace(app, source=f"/sources/{name}"))
+        assert Path(path).readlink() == Path("/sources", name)
+        assert Path(path) == app.directory / "building"

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from terrafirma_host import layers
+from terrafirma_host import layer_variables, layers
 from terrafirma_host.shell import Failed
 
 from tests.e2e.projects import service
@@ -184,7 +184,7 @@ def test_a_command_beside_the_release_has_the_values_as_well(shop: Shop) -> None
     """It reads the layer of the slot, and no release decides anything meanwhile."""
     text = "services:\n  web: {build: ., environment: {URL: 'postgres://app:x@db/shop'}}"
     compose = read(shop, text + DB)
-    name = layers.hidden("URL", "web")
+    name = layer_variables.hidden("URL", "web")
     assert name not in compose.environment()
     url = "postgres://api:s3cret@host.docker.internal:5432/api"
     assert compose.decided().environment()[name] == url
