@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
-from testbed import bench_platform, bench_postgres, bench_releases
+from testbed import bench_platform, bench_postgres, bench_releases, bench_uploads
 
-PARTS = {"platform": bench_platform, "postgres": bench_postgres, "releases": bench_releases}
+PARTS = {
+    "platform": bench_platform,
+    "postgres": bench_postgres,
+    "releases": bench_releases,
+    "uploads": bench_uploads,
+}
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prints the measurements of testbed/bench.py.
-# Usage: testbed/bench.sh [PART…]: platform, postgres, releases; without a PART all of them
+# Usage: testbed/bench.sh [PART…]: platform, postgres, releases, uploads; without a PART all of them
 set -euo pipefail
 # shellcheck source=testbed/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
