@@ -6,11 +6,11 @@ import functools
 import hashlib
 import json
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 from pyinfra.api import DeployError, Host
 
-from terrafirma.app.check import examine
 from terrafirma.app.early import early
 from terrafirma.app.settings import Application
 from terrafirma.host import cache
@@ -33,7 +33,8 @@ def refuse_project(host: Host, app: Application, described: str) -> None:
         with suppress(OSError):
             mark.touch()
         return
-    if refusals := examine(app, described).refusals:
+    # Loaded only here: in most runs all projects have been found right before.
+    if refusals := import_module("terrafirma.app.check").examine(app, described).refusals:
         raise DeployError("\n".join(f"{host.name}: {line}" for line in refusals))
     _keep(mark)
 

@@ -238,12 +238,13 @@ def test_a_project_is_read_again_only_when_it_changes(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     read: list[str] = []
+    real = checks.examine
 
     def examine(app: object, described: str) -> Report:
         read.append(described)
-        return checks.examine(application("shop", **settings), described)
+        return real(application("shop", **settings), described)
 
-    monkeypatch.setattr(preflight, "examine", examine)
+    monkeypatch.setattr(checks, "examine", examine)
     monkeypatch.setattr(preflight, "KEPT", 1)
     (source / "compose.yaml").write_text(WEB)
     settings = {"source": str(source), "compose": ["compose.yaml"], "service": "web"}

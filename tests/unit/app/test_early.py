@@ -10,7 +10,7 @@ import pytest
 from pyinfra.context import ctx_state
 from terrafirma_host import sources
 
-from terrafirma.app import check, preflight
+from terrafirma.app import check
 from terrafirma.app.description import description, refuse_further_files, source_in
 from terrafirma.app.early import early
 from terrafirma.app.hashes import look, tree_digest
@@ -145,11 +145,13 @@ def test_a_project_is_read_again_only_if_what_counts_has_changed(
 ) -> None:
     read: list[str] = []
 
+    real = check.examine
+
     def examine(app: Application, described: str) -> check.Report:
         read.append(described)
-        return check.examine(app, described)
+        return real(app, described)
 
-    monkeypatch.setattr(preflight, "examine", examine)
+    monkeypatch.setattr("terrafirma.app.check.examine", examine)
     before = prepared(shop(source))
     assert len(read) == 1
     (source / name).parent.mkdir(exist_ok=True)
