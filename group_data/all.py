@@ -52,6 +52,13 @@ users_accounts = [
 sshd_password_authentication = False
 # Who may log in besides `users_accounts` and the user who runs the deploy.
 sshd_allow_users = []
+# Whether root may log in, with a key, if it is the user who runs the deploy or in
+# `sshd_allow_users`. With False, root is shut out once an administrator's login is proved.
+sshd_root_login = True
+# The ports on which sshd listens, and no other; empty: those that it has.
+sshd_ports = []
+# How many keys a client may offer in one connection: at least as many as an agent has.
+sshd_max_auth_tries = 4
 
 # --- guard: changes that undo themselves ----------------------------------------------------------
 

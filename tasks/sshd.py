@@ -1,4 +1,4 @@
-"""sshd admits the declared accounts and the user who deploys, with a key."""
+"""sshd admits the declared accounts and the user who deploys, with a key, and offers no more."""
 
 from base64 import b64encode
 
@@ -9,21 +9,32 @@ from terrafirma.guard import changes
 from terrafirma.guard.operations import guarded
 from terrafirma.host.connection import key_in_use
 from terrafirma.host.files import put, template
-from terrafirma.host.keys import parse
 from terrafirma.host.packages import packages
 from terrafirma.host.units import unit
+from terrafirma.paths import SSHD_SOCKET
 from terrafirma.site import begin
+from terrafirma.sshd.admission import admitted, leaving, refusals
 from terrafirma.sshd.facts import Logins
-from terrafirma.sshd.logins import elsewhere, keyless, misconfigured, obstacles, strangers
+from terrafirma.sshd.hardening import forwarding, hardening, listening
 
 server, machine = begin(host)
 settings = server.sshd
 accounts = {account.name: account for account in server.users.accounts}
-users = sorted({machine["user"], *settings.allow_users, *accounts})
+users = admitted(server, machine["user"])
+hard = hardening(machine["openssh"], machine["host_keys"], settings.max_auth_tries)
 drop_in = template(
     "sshd/00-terrafirma.conf.j2",
     "/etc/ssh/sshd_config.d/00-terrafirma.conf",
-    data={"password_authentication": settings.password_authentication, "users": users},
+    data={
+        "password_authentication": settings.password_authentication,
+        "root_login": settings.root_login,
+        "users": users,
+        "ports": settings.ports,
+        "hardening": hard,
+        "forwards": {
+            one.name: forwarding(one.forwards) for one in server.users.accounts if one.forwards
+        },
+    },
 )
 
 # root cannot log in with a password, even if other accounts can.
@@ -34,6 +45,8 @@ if host.data.get("ssh_password") and (
         f"{host.name}: sshd_password_authentication: you are connected with a password, which "
         "would no longer let you in; connect with a key first"
     )
+if wrong := leaving(host, server, machine):
+    raise DeployError(f"{host.name}: {wrong}")
 
 logins = host.get_fact(
     Logins,
@@ -44,21 +57,8 @@ logins = host.get_fact(
     me=machine["user"],
     key=b64encode(key_in_use(host) or b"").decode(),
 )
-wrong = list(misconfigured(logins))
-for name in users if not wrong else ():
-    account = accounts.get(name)
-    if account is None:
-        wrong += obstacles(name, logins, keys=[], groups=None)
-    elif account.keys:
-        keys = [parse(text) for text in account.keys]
-        wrong += obstacles(name, logins, keys=keys, groups=[name, *account.groups])
-    wrong += keyless(name, logins, passwords=settings.password_authentication)
-# Skip declared accounts: this run writes their keys.
-if not wrong and machine["user"] not in accounts:
-    wrong += elsewhere(machine["user"], logins)
-wrong += strangers(users, logins)
-if wrong:
-    raise DeployError(f"{host.name}: users_accounts: {'; '.join(wrong)}")
+if wrong := "; ".join(refusals(server, machine["user"], logins, hard)):
+    raise DeployError(f"{host.name}: users_accounts: {wrong}")
 
 packages(name="Install sshd, and Python for the guard", packages=["openssh-server", "python3"])
 
@@ -71,10 +71,15 @@ with guarded(server, machine, changes.logins(server, machine["user"])):
         'sshd -t -f "$new.all"; status=$?; rm -f "$new.all"; exit $status',
     )
 
-    # On Ubuntu, systemd listens and starts this unit for the first client.
+    # Where systemd listens for sshd, as on Ubuntu, this file decides.
+    ports = put(
+        name="Have systemd listen on the declared ports", entries=[listening(settings.ports)]
+    )
+
     unit(
         name="Run sshd",
         unit="ssh.service",
         reload_on={drop_in.path: configuration},
         socket="ssh.socket",
+        socket_files={SSHD_SOCKET: ports},
     )

@@ -45,6 +45,14 @@ NetworkName = Annotated[
     ),
 ]
 Port = Annotated[int, Field(ge=1, le=65535)]
+# What sshd takes after PermitOpen, one address at a time.
+Forward = Annotated[
+    str,
+    Field(
+        pattern=r"^(\*|[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:]+\]):(\*|[1-9][0-9]{0,4})$",
+        title="HOST:PORT",
+    ),
+]
 # Ports below 1024 belong to the system's own services: SSH, HTTP, HTTPS …
 UserPort = Annotated[int, Field(ge=1024, le=65535)]
 

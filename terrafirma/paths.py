@@ -82,6 +82,9 @@ POOLER_CHECK = "/usr/local/lib/terrafirma/pgbouncer-check"
 SUDOERS = "/etc/sudoers.d/90-terrafirma-"
 """Start of the path of an account's sudo rules; the account's name follows."""
 
+SSHD_SOCKET = "/etc/systemd/system/ssh.socket.d/terrafirma.conf"
+"""The ports on which systemd listens for sshd, where it does."""
+
 RECOVERY_UNIT = "terrafirma-recover.service"
 """Repairs, at boot, what an interrupted release left when the host went down."""
 

@@ -114,6 +114,15 @@ def _becomes_root(fresh: SSHConnector, login: Login) -> str:
     return f"it logs in, and does not become root: {said or 'no answer'}"
 
 
+def administrators(server: Server, connected: str) -> list[Account]:
+    """The declared accounts with every right and a key, except the connected one."""
+    return [
+        account
+        for account in server.users.accounts
+        if account.keys and "ALL" in account.sudo and account.name != connected
+    ]
+
+
 def key_at_hand(host: Host, account: Account, named: Sequence[str]) -> PKey | None:
     """
     A private key on this machine with which `account` may log in.

@@ -12,12 +12,18 @@ from pyinfra import host, state
 from pyinfra.api import Host, QuoteString, StringCommand
 
 from terrafirma.guard.changes import Change
-from terrafirma.guard.logins import Login, fails, key_at_hand, named_keys, over_ssh
+from terrafirma.guard.logins import (
+    Login,
+    administrators,
+    fails,
+    key_at_hand,
+    named_keys,
+    over_ssh,
+)
 from terrafirma.host.facts import MachineState
 from terrafirma.host.operation import before_change, failure, is_unchanged, operation
 from terrafirma.server import Server
 from terrafirma.settings import ROOT
-from terrafirma.users.settings import Account
 
 _STATE = "/var/lib/terrafirma/guard"
 _PROGRAM = f"python3 -I {_STATE}/guard.py"
@@ -60,15 +66,6 @@ class Guard:
     @property
     def confirm(self) -> StringCommand:
         return StringCommand(_PROGRAM, "confirm", self.token)
-
-    @property
-    def administrators(self) -> list[Account]:
-        """The declared accounts with every right and a key, except the connected one."""
-        return [
-            account
-            for account in self.server.users.accounts
-            if account.keys and "ALL" in account.sudo and account.name != self.machine["user"]
-        ]
 
 
 @contextmanager
@@ -119,12 +116,15 @@ def prove(guard: Guard) -> Generator[StringCommand]:
 
 def _wrong(host: Host, guard: Guard) -> str:
     """Why somebody no longer gets in; says who does."""
-    user = guard.machine["user"]
-    if said := fails(host, Login("", root=guard.machine["root"])):
+    user, server = guard.machine["user"], guard.server
+    # Root is shut out by this change, and only an administrator's login can prove it.
+    last = user == "root" and not server.sshd.root_login
+    if not last and (said := fails(host, Login("", root=guard.machine["root"]))):
         return f"ssh_user: {user} would no longer get in: {said}"
-    proved, unproved = [user], []
-    waiting = guard.missing() if guard.administrators else ()
-    for account in guard.administrators:
+    proved, unproved = [] if last else [user], []
+    declared = administrators(server, user)
+    waiting = guard.missing() if declared else ()
+    for account in declared:
         key = key_at_hand(host, account, named_keys(host, account.name))
         if key is None or account.name in waiting:
             unproved.append(account.name)
@@ -133,7 +133,11 @@ def _wrong(host: Host, guard: Guard) -> str:
             return f"users_accounts: {account.name} would not get in: {said}"
         else:
             proved.append(account.name)
+    if not proved:
+        return "sshd_root_login: root would be shut out, and nobody else has been let in"
     host.log(f"A new login becomes root: {', '.join(proved)}")
     if unproved:
         host.log(f"Not tried, for want of a key here or of a rule in sshd: {', '.join(unproved)}")
+    if last:
+        host.log_styled(f"root no longer logs in: from now on, connect as {proved[0]}", fg="yellow")
     return ""

@@ -21,6 +21,8 @@ class MachineState(TypedDict):
     root: bool  # the connected user is root
     sudo: bool  # the connected user may become root without a password
     sudo_answer: str  # sudo's message if it does not make the connected user root
+    openssh: tuple[int, int]  # its version; (0, 0) without it
+    host_keys: dict[str, int]  # the kinds of sshd's keys, and the bits of each: "ED25519"
     connection: str  # address and port of the client and of the server, as SSH_CONNECTION has them
     missing: list[str]  # programs that our commands need
     systemd: bool
@@ -64,6 +66,10 @@ else
     if test "$answer" = 'as uid 0'; then echo sudo=yes; else echo "sudo_answer=$answer"; fi
 fi
 echo "connection=$SSH_CONNECTION"
+echo "openssh=$(ssh -V 2>&1 | sed -n 's/^OpenSSH_\([0-9]*\.[0-9]*\).*/\1/p')"
+for key in /etc/ssh/ssh_host_*_key.pub; do
+    ssh-keygen -lf "$key" 2> /dev/null | sed -n 's/^\([0-9]*\) .*(\([A-Z0-9-]*\))$/host_key=\2 \1/p'
+done
 PROGRAMS
 test ! -d /run/systemd/system || echo systemd=yes
 df -Pk / /var | awk 'NR > 1 && (!n++ || $4 < free) { free = $4 } END { print "free_kb=" free }'
@@ -159,6 +165,8 @@ class Machine(FactBase[MachineState]):
             root="root" in one,
             sudo="sudo" in one,
             sudo_answer=one.get("sudo_answer", ""),
+            openssh=_version(one.get("openssh", "")),
+            host_keys=dict(_host_key(value) for key, value in pairs if key == "host_key"),
             connection=one.get("connection", ""),
             missing=[value for key, value in pairs if key == "missing"],
             systemd="systemd" in one,
@@ -180,6 +188,18 @@ class Machine(FactBase[MachineState]):
             pooler="pooler" in one,
             networks=sorted(map(str, networks)),
         )
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
+
+
+def _host_key(text: str) -> tuple[str, int]:
+    kind, _, bits = text.partition(" ")
+    if not bits.isdigit():
+        raise FactProcessError(f"ssh-keygen answered {text!r}")
+    return kind, int(bits)
 
 
 class HardwareState(TypedDict):

@@ -28,6 +28,7 @@ class UnitState(TypedDict):
     stale_units: list[str]  # files of `unit_files` that changed since systemd read its units
     stale: list[str]  # files of `restart_on` that changed since the unit started
     stale_reload: list[str]  # files of `reload_on` that changed since it started or was reloaded
+    stale_socket: list[str]  # files of `socket_files` that changed since systemd listens
 
 
 def _changed_since(key: str, paths: Sequence[str], also: str) -> list[str | QuoteString]:
@@ -54,7 +55,7 @@ class Unit(FactBase[UnitState]):
     def default() -> UnitState:
         return UnitState(
             active=False, enabled=False, on_demand=False,
-            stale_units=[], stale=[], stale_reload=[],
+            stale_units=[], stale=[], stale_reload=[], stale_socket=[],
         )  # fmt: skip
 
     @override
@@ -65,8 +66,9 @@ class Unit(FactBase[UnitState]):
         restart_on: Sequence[str] = (),
         reload_on: Sequence[str] = (),
         socket: str = "",
+        socket_files: Sequence[str] = (),
     ) -> StringCommand:
-        on_demand = []
+        on_demand: list[StringCommand | str | QuoteString] = []
         if socket:
             words = QuoteString(socket)
             on_demand = [
@@ -74,6 +76,12 @@ class Unit(FactBase[UnitState]):
                 StringCommand("|| ! systemctl is-enabled --quiet", words, "2> /dev/null"),
                 "|| echo on_demand;",
             ]
+        if socket_files:
+            on_demand += [
+                StringCommand("since=$(systemctl show --timestamp=us", QuoteString(socket)),
+                '--property ActiveEnterTimestamp --value); after="";',
+                'test -z "$since" || {', *_changed_since("stale_socket", socket_files, ""), "};",
+            ]  # fmt: skip
         show = StringCommand("systemctl show --timestamp=us", QuoteString(unit), "--property")
         return StringCommand(
             show,
@@ -115,6 +123,8 @@ class Unit(FactBase[UnitState]):
                     state["stale"].append(value)
                 case "stale_reload":
                     state["stale_reload"].append(value)
+                case "stale_socket":
+                    state["stale_socket"].append(value)
         if state["active"] and not started:
             raise FactProcessError(f"systemd does not say since when it is active: {output!r}")
         return state
@@ -132,6 +142,7 @@ def unit(
     reload_on: Watch | None = None,
     restart_command: str | None = None,
     socket: str = "",
+    socket_files: Watch | None = None,
 ) -> Generator[StringCommand]:
     """
     A unit that runs, starts at boot, and runs with the present content of its files.
@@ -144,12 +155,14 @@ def unit(
     + socket: while systemd listens on it for the unit, the first client starts the unit, and a
       restart replaces each reload: the port stays open, and sshd, for one, does not find the
       socket again after a reload
+    + socket_files: systemd files of the socket; a change of these closes the port for a moment
 
     pyinfra's systemd.service restarts or reloads on each run. With `_if=meta.did_change`, it loses
     the restart if a run dies in between. Here time stamps on the host decide. A unit that does not
     run is started, and a unit for which a reload is enough is not restarted.
     """
     unit_files, restart_on, reload_on = unit_files or {}, restart_on or {}, reload_on or {}
+    socket_files = socket_files or {}
     known = host.get_fact(
         Unit,
         unit=unit,
@@ -157,6 +170,7 @@ def unit(
         restart_on=sorted(restart_on),
         reload_on=sorted(reload_on),
         socket=socket,
+        socket_files=sorted(socket_files),
     )
     name = QuoteString(unit)
     commands: list[StringCommand] = []
@@ -166,7 +180,12 @@ def unit(
         )
     if not (known["enabled"] or known["on_demand"]):
         commands.append(StringCommand("systemctl enable --quiet", name))
-    if not known["active"] and known["on_demand"]:
+    if known["on_demand"] and (known["stale_socket"] or _planned(socket_files)):
+        # systemd listens anew only while the unit is down; its sessions go on.
+        listen = StringCommand("systemctl restart", QuoteString(socket))
+        stop = StringCommand("systemctl daemon-reload && systemctl stop", name, "&&")
+        commands.append(StringCommand(stop, listen))
+    elif not known["active"] and known["on_demand"]:
         pass  # it reads its files when it starts
     elif not known["active"]:
         start = restart_command or StringCommand("systemctl start", name)

@@ -42,7 +42,7 @@ def misconfigured(known: LoginsState) -> Iterator[str]:
     elif error:
         # For values that contradict each other, sshd names no line.
         named = sorted({keyword for keyword, _ in known["places"] if keyword in error.lower()})
-        where = _where(named[-1], of=known) if named and " line " not in error else ""
+        where = places(named[-1], of=known) if named and " line " not in error else ""
         yield f"sshd rejects its configuration: {error}{where}"
 
 
@@ -60,13 +60,13 @@ def obstacles(
         return
     mine = state["groups"] if groups is None else groups
     for keyword, value in (*_who(name, state, mine), *_how(state, keys, ours=groups is not None)):
-        yield f"sshd would not let {name} in: {keyword} {value}{_where(keyword, of=known)}"
+        yield f"sshd would not let {name} in: {keyword} {value}{places(keyword, of=known)}"
 
 
 def elsewhere(name: str, known: LoginsState) -> Iterator[str]:
     """Why `name` could no longer log in with the key that it uses now."""
     if known["absent"] and name in known["logins"]:
-        where = _where("authorizedkeysfile", "authorizedkeyscommand", "trustedusercakeys", of=known)
+        where = places("authorizedkeysfile", "authorizedkeyscommand", "trustedusercakeys", of=known)
         yield (
             f"sshd would not let {name} in: the key or certificate that you are connected with is "
             "not in its ~/.ssh/authorized_keys, the only file that sshd is going to read"
@@ -84,7 +84,7 @@ def strangers(users: Sequence[str], known: LoginsState) -> Iterator[str]:
     } - {*users}
     if more:
         named = " ".join(sorted(more))
-        yield f"sshd would let others in: allowusers {named}{_where('allowusers', of=known)}"
+        yield f"sshd would let others in: allowusers {named}{places('allowusers', of=known)}"
 
 
 def keyless(name: str, known: LoginsState, *, passwords: bool) -> Iterator[str]:
@@ -93,7 +93,7 @@ def keyless(name: str, known: LoginsState, *, passwords: bool) -> Iterator[str]:
     for keyword, wanted in _CLOSED.items():
         value = " ".join(rules.get(keyword, [wanted]))
         if value != wanted and not (passwords and keyword in _PASSWORDS):
-            where = _where(keyword, of=known)
+            where = places(keyword, of=known)
             yield f"sshd would let {name} in without one of its keys: {keyword} {value}{where}"
 
 
@@ -138,7 +138,8 @@ def _how(state: LoginState, keys: Sequence[Key], *, ours: bool) -> Iterator[tupl
         yield "requiredrsasize", f"{least}, and one of its keys has {bits}"
 
 
-def _where(*keywords: str, of: LoginsState) -> str:
+def places(*keywords: str, of: LoginsState) -> str:
+    """Where files of sshd have these keywords, in brackets; empty if nowhere."""
     names = [name for keyword in keywords for name in _NAMES.get(keyword, (keyword,))]
-    places = [place for name, place in of["places"] if name in names]
-    return f" ({', '.join(places)})" if places else ""
+    found = [place for name, place in of["places"] if name in names]
+    return f" ({', '.join(found)})" if found else ""

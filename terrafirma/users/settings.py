@@ -15,6 +15,7 @@ from terrafirma.fields import (
     AbsolutePath,
     AccountName,
     ApplicationName,
+    Forward,
     Line,
     PublicKey,
     absolute_or_empty,
@@ -55,6 +56,9 @@ class Account(Model):
     """Commands it may run as root without a password, by absolute path; `ALL` for every command."""
     releases: tuple[ApplicationName, ...] = ()
     """Applications that its keys may release, for an automated deployment, and nothing else."""
+    forwards: tuple[Forward, ...] = ()
+    """Addresses that it may reach through the host, with `ssh -L` or `ProxyJump`:
+    `127.0.0.1:5432`; `*` for any host, or any port."""
 
     @property
     def directory(self) -> str:
@@ -80,9 +84,10 @@ class Account(Model):
                     f"sudo: {command!r} has a comma or a # in it, where sudo begins something "
                     "else; write each command by itself, and a backslash before such a character"
                 )
+        refuse_duplicates("forwards", self.forwards)
         refuse_duplicates("releases", self.releases)
         if self.releases:
-            for key in ("sudo", "groups", "shell"):
+            for key in ("sudo", "groups", "shell", "forwards"):
                 if key in self.model_fields_set and getattr(self, key):
                     raise ValueError(
                         f"releases: {self.name} releases applications and does nothing else: leave "

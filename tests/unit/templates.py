@@ -152,7 +152,14 @@ DATA: dict[str, dict[str, Any]] = {
     "postgres/start.conf.j2": {},
     "postgres/sysctl.conf.j2": {"huge_pages": 0},
     "postgres/terrafirma.conf.j2": {"settings": SERVER},
-    "sshd/00-terrafirma.conf.j2": {"password_authentication": False, "users": ["dev", "root"]},
+    "sshd/00-terrafirma.conf.j2": {
+        "password_authentication": False,
+        "root_login": True,
+        "users": ["dev", "root"],
+        "ports": [22, 2222],
+        "hardening": {"Ciphers": "aes256-ctr"},
+        "forwards": {"dev": {"AllowTcpForwarding": "local", "PermitOpen": "127.0.0.1:5432"}},
+    },
     "updates/60terrafirma-updates.j2": {
         "security": True,
         "origins": security_origins("debian"),

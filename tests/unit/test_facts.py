@@ -226,6 +226,7 @@ def test_arguments_are_never_executed(
                 "stale_units": [],
                 "stale": [],
                 "stale_reload": [],
+                "stale_socket": [],
             },
         ),
         (UpdatesStatus, {"alarms": [], "notes": []}),

@@ -15,7 +15,7 @@ from pyinfra.api import StringCommand
 from pyinfra.context import ctx_host, ctx_state
 
 from terrafirma.guard import changes
-from terrafirma.guard.logins import key_at_hand, named_keys
+from terrafirma.guard.logins import administrators, key_at_hand, named_keys
 from terrafirma.guard.operations import Guard
 from terrafirma.host.operation import before_change, failure, is_unchanged, operation
 from terrafirma.users.settings import Account
@@ -101,8 +101,9 @@ def test_the_order_says_all_that_comes_back() -> None:
 
 
 def test_other_administrators_with_a_key_are_proved() -> None:
-    assert [one.name for one in guard("root").administrators] == ["ingres", "boss"]
-    assert [one.name for one in guard("ingres").administrators] == ["boss"]
+    site = server(users_accounts=ACCOUNTS)
+    assert [one.name for one in administrators(site, "root")] == ["ingres", "boss"]
+    assert [one.name for one in administrators(site, "ingres")] == ["boss"]
 
 
 def test_two_changes_are_undone_as_one() -> None:

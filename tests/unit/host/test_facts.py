@@ -25,6 +25,9 @@ user=root
 root=yes
 systemd=yes
 free_kb=78453624
+host_key=RSA 3072
+host_key=ED25519 256
+openssh=10.0
 cluster=17/main
 own=17/main
 """.splitlines()
@@ -48,6 +51,8 @@ def test_a_host() -> None:
         "systemd": True,
         "booting": False,
         "guarded": False,
+        "openssh": (10, 0),
+        "host_keys": {"RSA": 3072, "ED25519": 256},
         "clusters": ["17/main"],
         "own_clusters": ["17/main"],
         "retired_clusters": [],

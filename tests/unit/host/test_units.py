@@ -24,6 +24,7 @@ def test_units_of_a_host() -> None:
         "stale_units": [],
         "stale": [],
         "stale_reload": [],
+        "stale_socket": [],
     }
     postgresql = [
         *("ActiveState=failed", "UnitFileState=enabled-runtime", "started"),
@@ -41,6 +42,7 @@ def test_units_of_a_host() -> None:
         "stale_units": ["/etc/systemd/system/x.service"],
         "stale": ["/etc/a=b.conf", "/etc/c.conf"],
         "stale_reload": ["/etc/pg_hba.conf"],
+        "stale_socket": [],
     }
     unknown = ["ActiveState=inactive", "UnitFileState="]
     assert Unit().process(unknown) == Unit().default()
@@ -164,3 +166,17 @@ def test_a_unit_that_never_started_has_no_stale_files(service: Service) -> None:
     service.since = ""
     state = service.state(active="inactive")
     assert (state["active"], state["stale"], state["stale_reload"]) == (False, [], [])
+
+
+def test_a_file_of_the_socket_is_compared_with_the_socket(service: Service) -> None:
+    path = service.program(
+        "systemctl",
+        f"""case "$*" in *a.socket*ActiveEnter*) echo "{service.since}" ;;
+        *) echo ActiveState=active ;; esac""",
+    )
+    command = text(
+        Unit, unit="a.service", socket="a.socket", socket_files=[str(service.old), str(service.new)]
+    )
+    lines = shell(command.replace(RELOADS, str(service.directory)), path)
+    assert f"stale_socket={service.new}" in lines
+    assert f"stale_socket={service.old}" not in lines

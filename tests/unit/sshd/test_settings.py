@@ -19,6 +19,19 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
         "sshd_allow_users.0",
         "does not match",
     ),
+    (Sshd, {"sshd_ports": [0]}, "sshd_ports.0", "greater than or equal to 1"),
+    (Sshd, {"sshd_ports": [65536]}, "sshd_ports.0", "less than or equal to 65535"),
+    (Sshd, {"sshd_ports": ["22 2222"]}, "sshd_ports.0", "integer"),
+    (Sshd, {"sshd_ports": 22}, "sshd_ports", "must be a list"),
+    (Sshd, {"sshd_ports": [22, 22]}, "sshd_ports", "twice"),
+    (Sshd, {"sshd_max_auth_tries": 1}, "sshd_max_auth_tries", "greater than or equal to 2"),
+    (Sshd, {"sshd_max_auth_tries": 11}, "sshd_max_auth_tries", "less than or equal to 10"),
+    (
+        Sshd,
+        {"sshd_root_login": False, "sshd_allow_users": ["root"]},
+        "sshd_root_login",
+        "sshd_allow_users has root",
+    ),
 ]
 
 

@@ -21,3 +21,16 @@ def test_sshd_lets_in_with_passwords_only_when_told() -> None:
     text = rendered("sshd/00-terrafirma.conf.j2", password_authentication=True)
     assert "PasswordAuthentication yes" in settled(text)
     assert "PermitRootLogin prohibit-password" in settled(text)
+
+
+def test_forwarding_is_for_single_accounts() -> None:
+    lines = rendered("sshd/00-terrafirma.conf.j2").splitlines()
+    block = lines[lines.index("Match User dev") :]
+    assert block[1:3] == ["    AllowTcpForwarding local", "    PermitOpen 127.0.0.1:5432"]
+    # What stands behind the file, as in its check, belongs to no account.
+    assert block[-1] == "Match all"
+    assert "Match all" not in rendered("sshd/00-terrafirma.conf.j2", forwards={})
+
+
+def test_root_is_shut_out_when_told() -> None:
+    assert "PermitRootLogin no" in settled(rendered("sshd/00-terrafirma.conf.j2", root_login=False))

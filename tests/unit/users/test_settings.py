@@ -26,6 +26,12 @@ def compressed() -> str:
     return f"{kind.decode()} {b64encode(blob).decode()}"
 
 
+def test_addresses_to_forward_to() -> None:
+    wanted = ("127.0.0.1:5432", "*:22", "db-1.example.com:*", "[fd00::1]:22")
+    (account,) = of(Users, users_accounts=[{"name": "a", "forwards": wanted}]).accounts
+    assert account.forwards == wanted
+
+
 # --- bad data -------------------------------------------------------------------------------------
 
 BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
@@ -102,7 +108,27 @@ BAD: list[tuple[type[Settings], dict[str, Any], str, str]] = [
             ("sudo", ["ALL"]),
             ("groups", ["docker"]),
             ("shell", "/bin/bash"),
+            ("forwards", ["*:22"]),
         )
+    ),
+    *(
+        (
+            Users,
+            {"users_accounts": [{"name": "a", "forwards": [value]}]},
+            "users_accounts.0.forwards.0",
+            "does not match",
+        )
+        # Each of these sshd would refuse, read otherwise, or take for several words.
+        for value in (
+            *("127.0.0.1", "5432", ":5432", "db:0", "db:99999999", "a b:22", "db:22 *:*"),
+            *("db:22\nPermitRootLogin yes", "fd00::1:22", "any", "none", "-x:22", "db:22#"),
+        )
+    ),
+    (
+        Users,
+        {"users_accounts": [{"name": "a", "forwards": ["db:22", "db:22"]}]},
+        "users_accounts.0",
+        "forwards: 'db:22' is there twice",
     ),
     (
         Users,
