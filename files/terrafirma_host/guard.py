@@ -178,7 +178,11 @@ def restore(one: Kept, blobs: Path, aside: Path) -> None:
         elif not _same(one, blobs / one.blob, now, at):
             if now and stat.S_ISDIR(now.st_mode):
                 _aside(path, aside)
-            _replace(blobs / one.blob, path.name, at)
+            blob = blobs / one.blob
+            # After an earlier way back, the copy and the file may be the same one.
+            os.chown(blob, one.uid, one.gid)
+            blob.chmod(one.mode)
+            _replace(blob, path.name, at)
 
 
 def _state(name: str, at: int) -> os.stat_result | None:
@@ -292,9 +296,13 @@ def is_pending() -> bool:
 def confirm(token: str) -> None:
     """The change of the run `token` stays."""
     with _alone():
-        if _load().get("token") != token:
-            raise Failed("the change took too long, and was undone; run it again")
-        _forget()
+        if _load(ARMED).get("token") == token:
+            _forget()
+            return
+        if _load(UNDONE).get("token") == token and not ARMED.exists():
+            # The run went on changing things after its time was over.
+            _restore(UNDONE)
+        raise Failed("the change took too long, and was undone; run it again")
 
 
 def revert() -> None:
@@ -307,8 +315,15 @@ def revert() -> None:
 
 
 def _revert() -> None:
-    saved, blobs = _load(), ARMED / "files"
-    aside = ARMED / "aside"
+    _restore(ARMED)
+    shutil.rmtree(UNDONE, ignore_errors=True)
+    ARMED.rename(UNDONE)
+    _remove_units()
+
+
+def _restore(copies: Path) -> None:
+    """Everything as `copies` has it, and the services run with that."""
+    saved, blobs, aside = _load(copies), copies / "files", copies / "aside"
     paths = [Kept(**one) for one in saved.get("saved", ())]
     for command in saved.get("first", ()):
         _command(command)
@@ -318,12 +333,12 @@ def _revert() -> None:
             _try(one, blobs, aside)
     known = {one.path for one in paths}
     added = [
-        str(path)
+        Kept(str(path), "absent")
         for tree in saved.get("trees", ())
-        for path in sorted(Path(tree).rglob("*"))
+        for path in Path(tree).rglob("*")
         if str(path) not in known
     ]
-    gone = [one for one in paths if one.kind == "absent"] + [Kept(one, "absent") for one in added]
+    gone = [one for one in paths if one.kind == "absent"] + added
     for one in sorted(gone, key=lambda one: one.path, reverse=True):
         _try(one, blobs, aside)
     os.sync()
@@ -331,9 +346,6 @@ def _revert() -> None:
         for command in saved.get("commands", ()):
             _command(command)
     _say(f"{saved.get('what', 'the change')}: the state before is back")
-    shutil.rmtree(UNDONE, ignore_errors=True)
-    ARMED.rename(UNDONE)
-    _remove_units()
 
 
 def _try(one: Kept, blobs: Path, aside: Path) -> None:
@@ -376,9 +388,9 @@ def _boots() -> bool:
     return state.returncode != 0
 
 
-def _load() -> dict[str, Any]:
+def _load(copies: Path) -> dict[str, Any]:
     try:
-        loaded: dict[str, Any] = json.loads((ARMED / "saved.json").read_text())
+        loaded: dict[str, Any] = json.loads((copies / "saved.json").read_text())
     except FileNotFoundError:
         return {}
     return loaded

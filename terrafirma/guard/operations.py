@@ -89,18 +89,19 @@ def guarded(
 @operation
 def watch(guard: Guard) -> Generator[StringCommand]:
     """The next change of this run begins by saving the state before."""
+    seconds = guard.server.guard.seconds
     if over_ssh(host):
-        before_change(host, guard.arm)
-        host.noop("the first change will start the timer")
+        before_change(host, guard.arm, f"Undone within {seconds} s, unless new logins prove it")
     else:
-        host.noop("not over SSH: a login is not proved, and nothing is undone")
+        before_change(host, None, "Not over SSH: no login is tried, and nothing is undone")
+    host.noop("its first change starts the timer")
     yield from ()
 
 
 @operation
 def prove(guard: Guard) -> Generator[StringCommand]:
     """Everybody still gets in, and the change stays; else it is undone, and the run fails."""
-    if not over_ssh(host) or is_unchanged(host):
+    if is_unchanged(host) or not over_ssh(host):
         host.noop("nothing changed")
         return
     if state.is_executing and (wrong := _wrong(host, guard)):

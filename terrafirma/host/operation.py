@@ -17,8 +17,8 @@ from terrafirma.host.asking import forget
 
 P = ParamSpec("P")
 
-# The command that has to come before the next change on a host, see terrafirma/guard.
-_before: WeakKeyDictionary[Host, StringCommand] = WeakKeyDictionary()
+# What has to come before the next change on a host, and words about it: see terrafirma/guard.
+_before: WeakKeyDictionary[Host, tuple[StringCommand | None, str]] = WeakKeyDictionary()
 
 
 def operation(function: Callable[P, Generator[Any]]) -> PyinfraOperation[P]:
@@ -36,17 +36,25 @@ def operation(function: Callable[P, Generator[Any]]) -> PyinfraOperation[P]:
             if state.is_executing and host not in state.active_hosts:
                 yield failure("skipped: a fact that this operation needs has failed")
                 return
-            if not isinstance(command, Failure) and (first := _before.pop(host, None)):
-                yield first
+            if not isinstance(command, Failure) and host in _before:
+                first, words = _before.pop(host)
+                if state.is_executing:
+                    host.log(words)
+                if first:
+                    yield first
             yield command
             forget(host)
 
     return api.operation()(careful)
 
 
-def before_change(host: Host, command: StringCommand) -> None:
-    """From now on, the first command with which one of our operations changes `host` follows it."""
-    _before[host] = command
+def before_change(host: Host, command: StringCommand | None, words: str) -> None:
+    """
+    From now on, `command` comes before the first one with which our operations change `host`.
+
+    + command: None to say only `words`
+    """
+    _before[host] = command, words
 
 
 def is_unchanged(host: Host) -> bool:

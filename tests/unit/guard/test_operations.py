@@ -50,7 +50,7 @@ def words(*commands: StringCommand) -> list[str]:
 
 
 def test_the_first_change_is_preceded_by_the_timer(host: Any) -> None:
-    before_change(host, ARM)
+    before_change(host, ARM, "x")
     assert words() == []
     assert words(StringCommand("a"), StringCommand("b")) == ["arm", "a", "b"]
     assert words(StringCommand("c")) == ["c"]
@@ -58,14 +58,20 @@ def test_the_first_change_is_preceded_by_the_timer(host: Any) -> None:
 
 
 def test_without_a_change_there_is_no_timer(host: Any) -> None:
-    before_change(host, ARM)
+    before_change(host, ARM, "x")
     assert words() == []
     assert is_unchanged(host)
     assert words(StringCommand("a")) == ["a"]
 
 
+def test_without_a_login_to_prove_there_are_only_words(host: Any) -> None:
+    before_change(host, None, "x")
+    assert words(StringCommand("a")) == ["a"]
+    assert not is_unchanged(host)
+
+
 def test_a_refusal_is_no_change(host: Any) -> None:
-    before_change(host, ARM)
+    before_change(host, ARM, "x")
     assert words(failure("no")) == ["echo no >&2; exit 1"]
     assert is_unchanged(host)
 

@@ -134,6 +134,20 @@ def test_what_was_undone_is_not_confirmed(host: Path, token: str) -> None:
         confirm(token)
 
 
+def test_what_a_late_run_changed_afterwards_is_undone_too(host: Path) -> None:
+    arm(order(host))
+    (host / "etc/file").write_text("after\n")
+    revert()
+    mode = (host / "etc/file").stat().st_mode
+    change(host, "a mode")
+    change(host, "a new file in a tree")
+    with pytest.raises(Failed, match="took too long"):
+        confirm("t")
+    assert (host / "etc/file").stat().st_mode == mode
+    assert (host / "etc/file").read_text() == "before\n"
+    assert not (host / "etc/tree/00-first").exists()
+
+
 def test_the_commands_run_before_and_after(host: Path) -> None:
     order_ = order(
         host,
