@@ -48,7 +48,7 @@ lint: venv ## Check format, lint, types, shell scripts and generated pages
 	$(BIN)/mypy --cache-dir .mypy_cache/host --python-version 3.10 files/terrafirma_host files/borg/*
 	$(BIN)/python docs/settings.py --check
 	$(BIN)/python docs/promises.py --check
-	$(BIN)/shellcheck --external-sources testbed/*.sh files/docker/* files/pgbouncer/* .ci/run
+	$(BIN)/shellcheck --external-sources testbed/*.sh files/docker/* files/firewall/* files/pgbouncer/* .ci/run
 
 .PHONY: unit
 unit: venv ## Run the tests that need no server

@@ -83,6 +83,19 @@ docker_networks = ["apps"]
 # Further keys for daemon.json, as Docker documents them, except those that would undo the design.
 docker_daemon = {}
 
+# --- firewall: what of the host is open, and to whom ----------------------------------------------
+
+# Whether only what is declared is open: SSH, the sites, the databases of containers, firewall_open.
+# False: Terrafirma's rules are removed, and any others stay.
+firewall_enabled = True
+# Addresses and networks from which SSH is open, that of your own machine among them; []: all.
+firewall_ssh_sources = []
+# What is open besides; docs/tasks/firewall.md has the fields of an entry:
+# [{"port": 9100, "sources": ["203.0.113.0/24"], "rate": "10/minute", "comment": "node exporter"}].
+firewall_open = []
+# Whether a full run ends with connections from your machine, which prove what is open.
+firewall_proof = True
+
 # --- postgres -------------------------------------------------------------------------------------
 
 # Major version, which the host's sources must have, or a minor version as text, "17.5"; None: the

@@ -28,6 +28,15 @@ DOCKER_PORTS = "/usr/local/lib/terrafirma/docker-ports"
 DOCKER_ENGINE = "/usr/local/lib/terrafirma/docker-engine"
 """Tries a new configuration of the engine and restarts it; from files/docker/docker-engine."""
 
+FIREWALL = "/usr/local/lib/terrafirma/firewall"
+"""Loads the firewall's rules, and again when another program removes them; from files/firewall."""
+FIREWALL_RULES = "/etc/terrafirma/firewall.nft"
+"""The firewall's rules."""
+FIREWALL_LEAST = "/etc/terrafirma/firewall-ssh.nft"
+"""Rules that let SSH in alone, for the case that those of FIREWALL_RULES do not load."""
+FIREWALL_UNIT = "terrafirma-firewall.service"
+"""Loads the rules before the network is up, and watches them."""
+
 BACKUP_SECRETS = f"{SECRETS}/borg"
 """The passphrase of the repository, and the SSH key for the backup host."""
 

@@ -12,6 +12,7 @@ from itertools import combinations
 
 from terrafirma.app.settings import Application
 from terrafirma.borg.settings import LOST_WITH_IT, repository_host
+from terrafirma.firewall.settings import overlaps
 from terrafirma.host.facts import HardwareState
 from terrafirma.pgbouncer.pooler import pool_sizes
 from terrafirma.postgres.settings import Database, Role
@@ -172,6 +173,26 @@ def backed_up_elsewhere(server: Server) -> Iterator[str]:
         yield f"borg_repository: {name} {LOST_WITH_IT}"
 
 
+def opened_once(server: Server) -> Iterator[str]:
+    """`firewall_open` adds to the platform's ports, and opens none that only the host may use."""
+    declared = server.openings(())[: -len(server.firewall.open) or None]
+    for one in server.firewall.open:
+        name = f"firewall_open: {one.port}/{one.protocol}"
+        if other := next((other for other in declared if overlaps(one, other)), None):
+            yield f"{name}: {other.port} is open already, for {other.comment}; leave it out"
+        elif one.protocol == "tcp" and not one.destinations:
+            for key, ports in server.reserved.items():
+                mine = [port for port in ports if port in one.range]
+                if mine and ("internet" in one.audience or key.startswith("apps.")):
+                    if key in ("HTTP", "HTTPS"):
+                        continue
+                    yield (
+                        f"{name}: {mine[0]} ({key}) is not for clients from elsewhere: its program "
+                        "listens for this host alone; leave it out"
+                    )
+                    break
+
+
 def whole_platform(server: Server) -> Iterator[str]:
     """Each host runs the whole platform: no task looks at the roles yet."""
     if server.roles != ROLES:
@@ -189,6 +210,7 @@ RULES: tuple[Callable[[Server], Iterator[str]], ...] = (
     pooled,
     enough_connections,
     backed_up_elsewhere,
+    opened_once,
 )
 
 

@@ -17,6 +17,7 @@ from terrafirma.borg.settings import Borg
 from terrafirma.caddy.settings import Caddy
 from terrafirma.docker.settings import Docker
 from terrafirma.fields import ApplicationName
+from terrafirma.firewall.settings import Firewall, Opening, Protocol
 from terrafirma.guard.settings import Guard
 from terrafirma.host.settings import Preflight
 from terrafirma.pgbouncer.settings import PgBouncer
@@ -27,7 +28,8 @@ from terrafirma.updates.settings import Updates
 from terrafirma.users.settings import Users
 
 SECTIONS: tuple[type[Settings], ...] = (
-    *(Preflight, Apt, Users, Sshd, Guard, Docker, Postgres, PgBouncer, Caddy, Borg, Updates),
+    *(Preflight, Apt, Users, Sshd, Guard, Docker, Firewall, Postgres, PgBouncer, Caddy, Borg),
+    Updates,
 )
 ROLES = ("proxy", "app", "db")
 """Groups of the inventory; a host in none of them has all three roles, so far the only choice."""
@@ -41,12 +43,19 @@ PORTS = 2 * SLOT_PORTS
 Clients = Literal["internet", "containers", "host"]
 
 
+# Who may connect to a port, for the firewall.
+_AUDIENCES: dict[Clients, Literal["", "containers", "everyone"]] = {
+    "internet": "everyone", "containers": "containers", "host": "",
+}  # fmt: skip
+_DATABASES = ("postgres_port", "pgbouncer_port")
+
+
 class Socket(NamedTuple):
     """
     A port on which a program of the platform listens, and its clients.
 
-    A Socket opens nothing. Preflight and the rules keep the port free for the unit, and
-    tasks/docker.py makes sure that the clients reach the port.
+    Preflight and the rules keep the port free for the unit, tasks/docker.py makes sure that the
+    clients reach the port, tasks/firewall.py lets them in, and tasks/exposure.py tries.
     """
 
     port: int
@@ -55,6 +64,7 @@ class Socket(NamedTuple):
     """The setting that decides the port; for a fixed port, its protocol."""
     program: str
     clients: Clients
+    protocols: tuple[Protocol, ...] = ("tcp",)
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,7 @@ class Server:
     sshd: Sshd
     guard: Guard
     docker: Docker
+    firewall: Firewall
     postgres: Postgres
     pgbouncer: PgBouncer
     apps: tuple[Application, ...]
@@ -131,7 +142,7 @@ class Server:
     def _sockets(self) -> Iterator[Socket]:
         world: Clients = "internet" if self.apps else "host"
         yield Socket(80, "caddy.service", "HTTP", "Caddy", world)
-        yield Socket(443, "caddy.service", "HTTPS", "Caddy", world)
+        yield Socket(443, "caddy.service", "HTTPS", "Caddy", world, ("tcp", "udp"))
         ways = {app.pgbouncer for app in self.apps if app.database_urls}
         direct: Clients = "containers" if False in ways else "host"
         yield Socket(self.postgres.port, "postgresql", "postgres_port", "PostgreSQL", direct)
@@ -143,6 +154,26 @@ class Server:
         for app in self.apps:
             for port in app.ports:
                 yield Socket(port, "docker.service", app.key("port"), app.name, "host")
+
+    def openings(self, ssh: Collection[int]) -> tuple[Opening, ...]:
+        """What the firewall lets in; `ssh` are the ports that sshd has."""
+        found = [
+            Opening(port=str(port), sources=self.firewall.ssh_sources, comment="sshd")
+            for port in sorted(ssh)
+        ]
+        for socket in self.sockets:
+            clients = _AUDIENCES[socket.clients]
+            # Containers that are none of `apps` use declared databases, too.
+            if socket.key in _DATABASES and self.postgres.databases:
+                clients = "containers"
+            if clients:
+                found += [
+                    Opening(
+                        port=str(socket.port), protocol=one, clients=clients, comment=socket.program
+                    )
+                    for one in socket.protocols
+                ]
+        return (*found, *self.firewall.open)
 
     @property
     def reserved(self) -> dict[str, list[int]]:

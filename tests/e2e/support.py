@@ -22,8 +22,8 @@ from tests.e2e.load import Order
 
 # The tasks of the platform, in their order.
 TASKS = [f"tasks/{task}.py" for task in (
-    *("preflight", "apt", "users", "sshd", "docker", "postgres", "pgbouncer"),
-    *("caddy", "app", "updates", "borg"),
+    *("preflight", "apt", "users", "sshd", "docker", "firewall", "postgres", "pgbouncer"),
+    *("caddy", "app", "updates", "borg", "exposure"),
 )]  # fmt: skip
 
 STATE = ROOT / ".target"

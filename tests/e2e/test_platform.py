@@ -101,8 +101,10 @@ def platform(pyinfra: Pyinfra, outsider: Container) -> Iterator[Platform]:
 @pytest.mark.promise("A dry run of a bare server plans everything and changes nothing")
 def test_a_dry_run_of_a_bare_host_plans_everything(platform: Platform) -> None:
     planned = {name.split(" | ")[0] for name in platform.plan}
-    # The pooler is off by default.
-    assert planned == set(TASKS) - {"tasks/preflight.py", "tasks/pgbouncer.py"}
+    # The pooler is off by default, and the proof from outside changes nothing.
+    assert planned == set(TASKS) - {
+        *("tasks/preflight.py", "tasks/pgbouncer.py", "tasks/exposure.py"),
+    }
     assert platform.untouched
 
 
@@ -256,9 +258,9 @@ def test_a_second_run_changes_nothing(platform: Platform) -> None:
     assert platform.second["results"]["totals"]["success"] == 0
 
 
-@pytest.mark.promise("A run that changes nothing sends at most 40 commands to the server")
+@pytest.mark.promise("A run that changes nothing sends at most 45 commands to the server")
 def test_a_converged_run_asks_few_questions(platform: Platform) -> None:
-    assert 10 < platform.second_output.count(">>> ") <= 40
+    assert 10 < platform.second_output.count(">>> ") <= 45
 
 
 @pytest.mark.promise(

@@ -1,9 +1,12 @@
 """Templates rendered as in a run, with data for each; undefined names are errors."""
 
 import os
+from ipaddress import ip_network
 from typing import Any
 
 from terrafirma.apt.vendors import VENDORS, repository
+from terrafirma.firewall.rules import rules as rules_of_firewall
+from terrafirma.firewall.settings import Opening
 from terrafirma.host.files import render
 from terrafirma.postgres.settings import Database
 from terrafirma.postgres.tuning import Tuned
@@ -50,6 +53,18 @@ SITE = {
     "routes": None,
     "shared": False,
 }
+OPENINGS = (
+    Opening(port="22", comment="sshd"),
+    Opening(port="443", protocol="udp", clients="everyone", comment="Caddy"),
+    Opening(port="5432", clients="containers"),
+    Opening(
+        port="9000-9001",
+        sources=tuple(map(ip_network, ("192.0.2.0/24", "192.0.2.7", "2001:db8::/32"))),
+        rate="3/minute",
+        comment="a (b), c",
+    ),
+    Opening(port="80", destinations=(ip_network("2001:db8:1::/64"),)),
+)
 # `make venv` installs Caddy; otherwise use the system's.
 CADDY_PATH = f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"
 
@@ -129,6 +144,13 @@ DATA: dict[str, dict[str, Any]] = {
         "docker_engine": "/usr/local/lib/terrafirma/docker-engine",
         "ipv6": True,
     },
+    "firewall/firewall-ssh.nft.j2": {"ports": [22, 2222]},
+    "firewall/firewall.nft.j2": {
+        "rules": rules_of_firewall(OPENINGS, ["10.210.0.0/16", "10.210.1.0/24", "fd00:1::/64"]),
+        "uplinks": ["br0"],
+        "bridges": ["mine"],
+    },
+    "firewall/firewall.service.j2": {"program": "/usr/local/lib/terrafirma/firewall"},
     "pgbouncer/hba.conf.j2": {"visitors": VISITORS, "networks": [BRIDGE, APPS, APPS_6]},
     "pgbouncer/pgbouncer.ini.j2": {
         "addresses": ["localhost", "10.210.0.1"],

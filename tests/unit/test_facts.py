@@ -19,6 +19,7 @@ from terrafirma.borg.facts import Archives, FirstArchive
 from terrafirma.caddy.facts import CaddyVersion, Certificates, Names
 from terrafirma.docker.facts import ContainerReach, DockerAddresses, DockerNetworks
 from terrafirma.docker.reach import Seen
+from terrafirma.firewall.facts import Firewall
 from terrafirma.host.calendars import WrongCalendars
 from terrafirma.host.facts import Hardware, Listeners, Machine, UsedNetworks
 from terrafirma.host.files import PathStates
@@ -71,6 +72,7 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
     ],
     # All paths on a host are absolute.
     ForeignPooler: [{}],
+    Firewall: [{}],
     Hardware: [{"path": "/"}, *({"path": f"/nowhere/{one}"} for one in HOSTILE)],
     # These names are our own, and never come from settings.
     Logins: [

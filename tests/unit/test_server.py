@@ -186,7 +186,7 @@ def test_a_host_is_reached_by_its_name_or_by_its_address(
 def test_sockets_of_a_host() -> None:
     caddy = (
         Socket(80, "caddy.service", "HTTP", "Caddy", "internet"),
-        Socket(443, "caddy.service", "HTTPS", "Caddy", "internet"),
+        Socket(443, "caddy.service", "HTTPS", "Caddy", "internet", ("tcp", "udp")),
     )
     assert server().sockets == (
         *caddy,

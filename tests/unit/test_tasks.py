@@ -36,6 +36,7 @@ TASKS = sorted(path.stem for path in (ROOT / "tasks").glob("*.py"))
 COMMANDS: dict[str, dict[str, Any]] = {
     "borg_key": {},
     "check": {},
+    "exposure": {},
     "postgres_drop": {"drop": "old", "confirm": "old"},
     "postgres_rotate": {"rotate": "api"},
     "postgres_status": {},
