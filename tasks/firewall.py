@@ -4,9 +4,10 @@ from pyinfra import host
 from pyinfra.api import DeployError
 
 from terrafirma.firewall.facts import Firewall
-from terrafirma.firewall.operations import enforce, remove
+from terrafirma.firewall.operations import WAY_BACK, enforce, remove
 from terrafirma.firewall.rules import rules
 from terrafirma.firewall.seen import obstacles, ssh_ports, subnets
+from terrafirma.guard.operations import guarded
 from terrafirma.host.asking import ask
 from terrafirma.host.files import Entry, put, source, template
 from terrafirma.host.packages import packages
@@ -33,14 +34,6 @@ else:
 
     packages(name="Install nft", packages=["nftables"])
 
-    program = put(
-        name="Load the rules at boot, and whenever they are removed",
-        entries=[
-            source("firewall/firewall", FIREWALL, mode="755"),
-            template("firewall/firewall.service.j2", unit_file, data={"program": FIREWALL}),
-        ],
-    )
-
     def files() -> list[Entry]:
         # Tasks before this one may change sshd's ports and Docker's networks.
         state = ask(host, Firewall)
@@ -52,13 +45,22 @@ else:
             template("firewall/firewall.nft.j2", FIREWALL_RULES, data=data),
         ]
 
-    declared = put(name="Declare what is open", entries=files, check='nft -c -f "$new"')
+    with guarded(server, machine, WAY_BACK):
+        program = put(
+            name="Load the rules at boot, and whenever they are removed",
+            entries=[
+                source("firewall/firewall", FIREWALL, mode="755"),
+                template("firewall/firewall.service.j2", unit_file, data={"program": FIREWALL}),
+            ],
+        )
 
-    unit(
-        name="Run the firewall",
-        unit=FIREWALL_UNIT,
-        unit_files={unit_file: program},
-        restart_on={FIREWALL: program, FIREWALL_RULES: declared},
-    )
+        declared = put(name="Declare what is open", entries=files, check='nft -c -f "$new"')
 
-    enforce(name="Close everything else")
+        unit(
+            name="Run the firewall",
+            unit=FIREWALL_UNIT,
+            unit_files={unit_file: program},
+            restart_on={FIREWALL: program, FIREWALL_RULES: declared},
+        )
+
+        enforce(name="Close everything else")

@@ -11,10 +11,26 @@ from pyinfra.api import QuoteString, StringCommand
 from terrafirma.firewall import outside
 from terrafirma.firewall.facts import Firewall, FirewallState
 from terrafirma.firewall.seen import ssh_ports
+from terrafirma.guard.changes import Change
 from terrafirma.host.asking import ask
 from terrafirma.host.operation import failure, operation
 from terrafirma.paths import FIREWALL, FIREWALL_LEAST, FIREWALL_RULES, FIREWALL_UNIT
 from terrafirma.server import Server
+
+_UNIT = f"/etc/systemd/system/{FIREWALL_UNIT}"
+WAY_BACK = Change(
+    "what is open",
+    (
+        *(FIREWALL_RULES, FIREWALL_LEAST, FIREWALL, _UNIT),
+        f"/etc/systemd/system/sysinit.target.wants/{FIREWALL_UNIT}",
+    ),
+    commands=(
+        f"systemctl daemon-reload; if test -e {FIREWALL_RULES} && test -x {FIREWALL};"
+        f" then systemctl restart {FIREWALL_UNIT};"
+        f" else systemctl stop {FIREWALL_UNIT}; nft delete table inet terrafirma; fi",
+    ),
+)
+"""How a host returns to the rules from before, or to none."""
 
 
 @operation
@@ -32,8 +48,7 @@ def remove() -> Generator[StringCommand]:
     if not ask(host, Firewall)["there"]:
         host.noop("no rules of ours are there")
         return
-    unit = f"/etc/systemd/system/{FIREWALL_UNIT}"
-    paths = map(QuoteString, (unit, FIREWALL, FIREWALL_RULES, FIREWALL_LEAST))
+    paths = map(QuoteString, (_UNIT, FIREWALL, FIREWALL_RULES, FIREWALL_LEAST))
     yield StringCommand(
         "{ systemctl disable --quiet --now", FIREWALL_UNIT, "2> /dev/null || true; } &&",
         "{ test ! -x", FIREWALL, "||", FIREWALL, "remove; } && rm -f", *paths,

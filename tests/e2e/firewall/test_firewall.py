@@ -30,6 +30,7 @@ pytestmark = [
 ]
 
 PAGE = "tasks/firewall.py"
+PROVED = "Prove that everybody still gets in"
 WEB = [22, 80, 443]
 # The container that publishes ports, as a compose project on the server would.
 PUBLISHED = "published"
@@ -64,8 +65,11 @@ class Setup:
         words = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
         return self.server.run(f"docker inspect --format '{words}' {name}").split()[0]
 
-    def run(self, *pages: str, **data: Any) -> list[str]:
-        return changed(self.server.deploy(*(pages or (PAGE,)), **data))
+    def run(self, **data: Any) -> list[str]:
+        """The changes of a run, besides the proof that the change locks nobody out."""
+        done = changed(self.server.deploy(PAGE, **data))
+        assert not done or "firewall_enabled" in data or done.pop() == PROVED
+        return done
 
     def drops(self) -> str:
         return self.server.run("nft list chain inet terrafirma inward")
@@ -273,6 +277,43 @@ def test_a_run_proves_what_is_open(setup: Setup, tmp_path: Path) -> None:
     assert f"Not proved from outside: the host is behind a NAT: 127.0.0.1 port {server.port}" in (
         result.stderr
     )
+
+
+# A table of another program's, as soon as the file has the comment of an entry.
+LOCK = """
+table inet lock {
+    chain input {
+        type filter hook input priority 0; policy accept;
+        ct state established accept
+        tcp dport 22 drop
+    }
+}
+"""
+LOCKS = """
+[Service]
+ExecStartPost=-/usr/sbin/nft delete table inet lock
+ExecStartPost=/bin/sh -c '! grep -q lockout /etc/terrafirma/firewall.nft || nft -f /root/lock.nft'
+"""
+
+
+@pytest.mark.long
+@pytest.mark.promise("Rules with which nobody gets in are undone, and the run fails")
+def test_rules_that_lock_out_are_undone(setup: Setup) -> None:
+    server = setup.server
+    drop_in = "/etc/systemd/system/terrafirma-firewall.service.d/lock.conf"
+    server.run("cat > /root/lock.nft", stdin=LOCK)
+    server.run(f"mkdir -p {drop_in.rpartition('/')[0]} && cat > {drop_in}", stdin=LOCKS)
+    server.run("systemctl daemon-reload")
+    before = server.run("sha256sum /etc/terrafirma/firewall.nft")
+    data = {"firewall_open": [{"port": 9000, "comment": "lockout"}]}
+    result = server.pyinfra.imported.call("-y", *options(data), *server.arguments(), PAGE)
+    assert result.returncode != 0
+    assert "ssh_user: root would no longer get in" in result.stderr
+    assert "what is open: the state before is back" in result.stderr
+    assert server.run("sha256sum /etc/terrafirma/firewall.nft") == before
+    assert scan(setup.outsider, server.address, *WEB, 7000, 9000) == WEB
+    server.run(f"rm -r {drop_in.rpartition('/')[0]} && systemctl daemon-reload")
+    assert setup.run() == []
 
 
 @pytest.mark.promise(
