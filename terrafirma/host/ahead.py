@@ -158,7 +158,8 @@ class Questions:
     def _take_over(self, phase: Phase) -> None:
         """Give the execution the answers that came during the plan."""
         self.wait()
-        if self.phases[False].trusted and self.shared:
+        # The first command of the execution may have been a change.
+        if phase.trusted and self.phases[False].trusted and self.shared:
             for one in self.early:
                 self.shared.update(one.value or {})
             known = {key: one for key, one in self.shared.items() if key in phase.expected}

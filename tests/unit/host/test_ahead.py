@@ -213,6 +213,20 @@ def test_a_command_of_the_execution_drops_them_too(host: Any) -> None:
     assert executed(run, fetch, TWO, question("apt-get install x"), LATER) == ["two", None, None]
 
 
+def test_also_the_first_command_of_the_execution_drops_them(host: Any) -> None:
+    fetch = Answers()
+    run = planned(host, fetch)
+    assert executed(run, fetch, question("apt-get install x"), TWO, LATER) == [None] * 3
+
+
+def test_a_file_that_the_execution_begins_with_drops_them(host: Any) -> None:
+    fetch = Answers()
+    run = planned(host, fetch)
+    host.state.is_executing = True
+    run.phase.distrust()
+    assert executed(run, fetch, TWO, LATER) == [None, None]
+
+
 def test_they_are_asked_again_after_a_plan_that_was_read_for_long(host: Any) -> None:
     fetch = Answers()
     run = planned(host, fetch)
