@@ -78,8 +78,10 @@ def _extract(upload: IO[bytes], directory: Path) -> None:
         size += max(member.size, 0) + 4096
         if size > LARGEST:
             raise Failed(f"the source that was sent has more than {LARGEST // 2**20} MB")
-        # The filter refuses paths outside of the directory and devices, and drops owners.
-        return tarfile.data_filter(member, path)
+        # The filter refuses paths outside of the directory and devices, and drops owners. Without
+        # the sender's times, which some tools set to the same for all files and commits: the
+        # builder takes a file with the same size and time for unchanged.
+        return tarfile.data_filter(member, path).replace(mtime=None, deep=False)  # type: ignore[arg-type]  # it may be None here
 
     try:
         with gzip.open(upload) as unzipped:

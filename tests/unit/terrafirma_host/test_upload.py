@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,12 @@ def test_a_source_is_unpacked_once_under_the_name_of_its_content(app: Applicatio
     assert upload.unpack(app, tar(("ü", b""), ("bin/run.sh", b"#!/bin/sh\n"), DOCKERFILE)) == first
     other = upload.unpack(app, tar(DOCKERFILE))
     assert {one.name for one in first.parent.iterdir()} == {first.name, other.name}
+
+
+def test_a_source_has_times_of_its_own(app: Application) -> None:
+    """The builder takes a file with the same path, size and time for unchanged."""
+    there = upload.unpack(app, tar(DOCKERFILE, ("bin/run.sh", b"x")))
+    assert all(time.time() - path.stat().st_mtime < 60 for path in (there, *there.rglob("*")))
 
 
 def test_a_source_may_have_names_that_are_no_text(app: Application) -> None:
