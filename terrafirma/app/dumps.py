@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from terrafirma_host import databases, dumps, layers, stores
+from terrafirma_host.image_names import Image
 from terrafirma_host.layers import Project
 from terrafirma_host.spec import Application
 
@@ -36,11 +38,14 @@ def _proposed(app: Application, project: Project) -> Iterator[tuple[str, list[st
         place = _place(app, project, name)
         if command and place and name not in {*have, *app.scratch}:
             own = {**(service.get("environment") or {}), **(app.setting(name, "env") or {})}
-            yield name, ["sh", "-c", command(place, own)]
+            yield name, ["sh", "-c", command(shlex.quote(place), own)]
 
 
 def _kind(image: str) -> str:
-    last = image.partition("@")[0].lower().rpartition("/")[2].partition(":")[0]
+    last = Image.of(image.lower()).last
+    if "mongodb" in last:
+        # Also that of a publisher of MySQL.
+        return "mongo"
     return next((kind for kind in _COMMANDS if last.startswith(kind)), "")
 
 

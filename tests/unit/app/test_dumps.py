@@ -53,11 +53,12 @@ KNOWN: dict[str, tuple[str, dict[str, str], str]] = {
         "/data/db", {"MONGO_INITDB_ROOT_USERNAME": "u", "MONGO_INITDB_ROOT_PASSWORD": PASSWORD},
         "mongodump --quiet --archive --username=u\n\n" + PASSWORD,
     ),
+    "percona/percona-server-mongodb:8.0": ("/data/db", {}, "mongodump --quiet --archive\n"),
     "postgis/postgis:17": (
         "/var/lib/postgresql/data", {"POSTGRES_USER": "u"}, "pg_dumpall --username=u\n",
     ),
 }  # fmt: skip
-SUFFIX = {"mongo:8": "archive"}
+SUFFIX = {"mongo:8": "archive", "percona/percona-server-mongodb:8.0": "archive"}
 
 
 def run(
@@ -89,6 +90,16 @@ def test_a_dump_of_a_known_database(image: str, tmp_path: Path, program: Program
     program(name, PRINTS.format(more="exit 2"))
     assert run(command, tmp_path, env).returncode == 2
     assert file.read_text().strip() == dump.strip()
+
+
+def test_a_directory_whose_name_has_a_space(tmp_path: Path, program: Program) -> None:
+    place = tmp_path / "my data"
+    place.mkdir()
+    report = checked(tmp_path, "postgres:17", "/data/my data", {})
+    [*shell, script] = report.proposed["services"]["db"]["backup_command"]
+    program("pg_dumpall", "echo dump")
+    run([*shell, script.replace("/data/my data", str(place))], tmp_path, {})
+    assert (place / "backup.sql").read_text() == "dump\n"
 
 
 @pytest.mark.parametrize(("image", "client"), [("redis:8", "redis"), ("valkey/valkey", "valkey")])
