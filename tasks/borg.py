@@ -14,7 +14,6 @@ from terrafirma.paths import (
     BACKUP_SECRETS,
     BACKUP_STAMP,
     BACKUP_STATE,
-    HOST_PROGRAM,
 )
 from terrafirma.postgres.version import postgres_version
 from terrafirma.site import begin
@@ -81,11 +80,7 @@ else:
     schedule = put(
         name="Schedule the backups",
         entries=[
-            template(
-                "borg/borgmatic.service.j2",
-                service,
-                data={"program": BACKUP_PROGRAM, "host_program": HOST_PROGRAM},
-            ),
+            template("borg/borgmatic.service.j2", service, data={"program": BACKUP_PROGRAM}),
             template("borg/borgmatic.timer.j2", timer, data={"schedule": settings.schedule}),
         ],
         check='when=$(sed -n s/^OnCalendar=//p "$new"); '

@@ -15,7 +15,11 @@ PROGRAM = "/usr/local/bin/terrafirma"
 # The volumes of the last backup; and for each service the archive with its last good dump.
 KNOWN = STATE / "volumes.json"
 DUMPED = STATE / "dumped.json"
+# How troubles begin that concern a service, all services of an application, and those of all.
 COMMAND = "backup_command of "
+DESCRIPTION = "the description of "
+AFTER = "the commands after it"
+UNKNOWN = "the volumes of the last backup are in it"
 
 
 @dataclass
@@ -34,9 +38,14 @@ class Quiet:
         is still there.
         """
         known = {name: one for name, one in _read(DUMPED, {}).items() if one in before}
-        lacking = {name.removeprefix(COMMAND) for name in self.troubles}
         _write(DUMPED, known | dict.fromkeys(self.good, archive))
-        return {name: one for name, one in known.items() if name in lacking}
+        return {name: one for name, one in known.items() if self._lacks(name)}
+
+    def _lacks(self, service: str) -> bool:
+        """Whether a service that had a dump has none in this backup."""
+        app = service.partition("/")[0]
+        causes = {UNKNOWN, f"{DESCRIPTION}{app}", f"{COMMAND}{service}"}
+        return bool(causes & self.troubles.keys())
 
     def words(self, dumped: dict[str, str]) -> str:
         """All troubles in one line."""
@@ -54,17 +63,24 @@ def quiet() -> Iterator[Quiet]:
     begun, trouble = _ask("begin")
     if trouble:
         # Better those of the last backup than none.
-        found = Quiet(_read(KNOWN, []), {"the volumes of the last backup are in it": trouble}, [])
+        found = Quiet(_read(KNOWN, []), {UNKNOWN: trouble}, [])
     else:
         found = Quiet(begun["volumes"], begun["troubles"], begun["good"])
         _write(KNOWN, found.volumes)
     try:
         yield found
     finally:
-        ended, trouble = _ask("end")
-        found.troubles |= ended.get("troubles") or {}
-        if trouble and not found.troubles:
-            found.troubles["the commands after it"] = trouble
+        troubles = end()
+        if found.troubles:
+            # Its cause may be the same.
+            troubles.pop(AFTER, None)
+        found.troubles |= troubles
+
+
+def end() -> dict[str, str]:
+    """Run the commands after a backup, also after one that was killed; what went wrong."""
+    ended, trouble = _ask("end")
+    return {**(ended.get("troubles") or {}), **({AFTER: trouble} if trouble else {})}
 
 
 def _ask(words: str) -> tuple[dict[str, Any], str]:
@@ -79,7 +95,10 @@ def _ask(words: str) -> tuple[dict[str, Any], str]:
     lines = result.stderr.strip().splitlines()
     if result.returncode:
         return {}, lines[-1] if lines else f"exit {result.returncode}"
-    answer: dict[str, Any] = json.loads(result.stdout or "{}")
+    try:
+        answer: dict[str, Any] = json.loads(result.stdout or "{}")
+    except ValueError:
+        return {}, f"it answered {result.stdout[:80]!r}"
     return answer, ""
 
 

@@ -89,7 +89,7 @@ def end() -> Troubles:
         _kill(str(token))
     troubles: Troubles = {}
     begun = [str(one) for one in note.get("begun") or ()]
-    for one in [one for one in _all({}) if str(one) in begun and one.after]:
+    for one in [one for one in _all(troubles) if str(one) in begun and one.after]:
         try:
             _execute(one, one.after, container(one))
         except BROKEN as error:
@@ -127,6 +127,11 @@ def volumes() -> tuple[list[str], Troubles]:
         if not (place and Path(place).is_dir()):
             troubles[f"the volume {one['Name']}"] = (
                 f"its driver, {one.get('Driver')}, keeps it elsewhere (backup_leave_out)"
+            )
+            continue
+        if options.get("device") and not Path(place).is_mount():
+            troubles[f"the volume {one['Name']}"] = (
+                f"{options['device']} is mounted only while a container has it, and none runs"
             )
             continue
         # The engine's own driver has the files in _data; its other files belong to them.

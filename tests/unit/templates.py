@@ -74,7 +74,6 @@ DATA: dict[str, dict[str, Any]] = {
     "apt/preferences.j2": {"repositories": VENDORS_OF_TRIXIE},
     "borg/borgmatic.service.j2": {
         "program": "/usr/local/lib/terrafirma/backup",
-        "host_program": "/usr/local/bin/terrafirma",
     },
     "borg/borgmatic.timer.j2": {"schedule": "*-*-* 02:00:00"},
     "borg/config.yaml.j2": {

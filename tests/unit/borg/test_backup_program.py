@@ -39,6 +39,25 @@ def settings(place: str, wanted: str = "", replaces: str = "") -> dict[str, str]
     return {"place": place, "repository_id": wanted, "repository_replaces": replaces}
 
 
+# --- what a killed backup began -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_another_backup_keeps_what_it_began(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], is_held: bool,
+) -> None:  # fmt: skip
+    """The unit that ends may have waited for a backup by hand, whose commands go on."""
+    monkeypatch.setattr(program, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(program.backup_volumes, "end", lambda: {"backup_after of a/b": "exit 1"})
+    monkeypatch.setattr(sys, "argv", ["backup", "end"])
+    with (tmp_path / "lock").open("w") as lock:
+        if is_held:
+            program.locked(lock)
+        program.main()
+    assert capsys.readouterr().err == ("" if is_held else "backup_after of a/b: exit 1\n")
+
+
 # --- which repository it is -----------------------------------------------------------------------
 
 KNOWN = {ELSEWHERE: THREE, HERE: ONE}

@@ -86,8 +86,30 @@ def test_the_archive_with_the_last_good_dump_is_held(volumes: ModuleType, answer
 
 
 @pytest.mark.parametrize(
+    "answer", ["exit 1", told({**GOOD, "good": [], "troubles": {"the description of shop": "["}})]
+)
+def test_it_is_held_also_where_nothing_is_known_of_the_service(
+    volumes: ModuleType, answers: Answers, answer: str
+) -> None:
+    answers(told({**GOOD, "good": ["shop/db", "shop-2/db"]}))
+    with volumes.quiet() as quiet:
+        pass
+    quiet.remember("web-1", [])
+    answers(answer)
+    with volumes.quiet() as quiet:
+        pass
+    held = quiet.remember("web-2", ["web-1"])
+    assert held["shop/db"] == "web-1"
+    assert ("shop-2/db" in held) == (answer == "exit 1")
+
+
+@pytest.mark.parametrize(
     ("script", "why"),
-    [("echo 'terrafirma: no Docker' >&2; exit 1", "terrafirma: no Docker"), ("exit 2", "exit 2")],
+    [
+        ("echo 'terrafirma: no Docker' >&2; exit 1", "terrafirma: no Docker"),
+        ("exit 2", "exit 2"),
+        ("echo oops", "it answered 'oops\\n'"),
+    ],
 )
 def test_without_an_answer_the_last_volumes_are_backed_up(
     volumes: ModuleType, answers: Answers, script: str, why: str

@@ -103,7 +103,7 @@ def test_nothing_need_be_excluded(sections: bool) -> None:
 def test_what_a_killed_backup_began_is_ended() -> None:
     lines = settled(rendered("borg/borgmatic.service.j2"))
     assert "ExecStart=/usr/local/lib/terrafirma/backup run" in lines
-    assert "ExecStopPost=/usr/local/bin/terrafirma backup end" in lines
+    assert "ExecStopPost=/usr/local/lib/terrafirma/backup end" in lines
 
 
 def test_the_timer() -> None:

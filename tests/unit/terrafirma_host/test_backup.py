@@ -23,7 +23,7 @@ NAMELESS, SCRATCH = "a" * 64, "b" * 64
 DOCKER = """\
 test ! -e {root}/down || {{ echo "Cannot connect to the Docker daemon" >&2; exit 1; }}
 case "$*" in
-"volume ls"*) echo shop_data; echo shop_cache; echo plugin; echo memory; echo old_files ;;
+"volume ls"*) echo shop_data bound shop_cache plugin memory old_files ;;
 "volume inspect"*) shift 2; for one; do cat {root}/volume-$one; done | sed '1s/^/[/; $s/,$/]/' ;;
 "ps"*project=shop-state*) echo shop-state-db-1 ;;
 "ps"*project=*) ;;
@@ -45,6 +45,7 @@ def host(roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Path
     _volume(roots, "shop_data", "shop")
     _volume(roots, "shop_cache", "shop")
     _volume(roots, "plugin", "shop", Driver="rexray", Mountpoint="")
+    _volume(roots, "bound", "shop", Options={"type": "none", "o": "bind", "device": "/srv/x"})
     _volume(roots, "memory", "shop", Options={"type": "tmpfs"})
     _volume(roots, "old_files", "removed")
     for name in ("theirs", NAMELESS, SCRATCH):
@@ -104,7 +105,8 @@ def test_all_lasting_volumes_of_applications_are_found(host: Path, describe: Des
     names = ["shop_data", "old_files", "theirs", NAMELESS]
     assert found == sorted(str(host / "volumes" / name) for name in names)
     assert troubles == {
-        "the volume plugin": "its driver, rexray, keeps it elsewhere (backup_leave_out)"
+        "the volume bound": "/srv/x is mounted only while a container has it, and none runs",
+        "the volume plugin": "its driver, rexray, keeps it elsewhere (backup_leave_out)",
     }
 
 
@@ -166,7 +168,7 @@ def test_a_service_that_does_not_run(host: Path, describe: Describe) -> None:
     assert "no container of it runs" in backup.begin()["troubles"]["backup_command of shop/jobs"]
     # Nor does anything of an application whose first release has failed.
     (host / "opt/shop/serving.json").unlink()
-    assert backup.begin()["troubles"].keys() == {"the volume plugin"}
+    assert backup.begin()["troubles"].keys() == {"the volume bound", "the volume plugin"}
 
 
 def test_a_description_of_the_version_before(host: Path, describe: Describe) -> None:
