@@ -232,6 +232,12 @@ class Stream(list[Any]):
 Run = Callable[..., tuple[bool, CommandOutput]]
 
 
+def _is_connected(connector: Any) -> bool:
+    client = getattr(connector, "client", None)
+    transport = client and client.get_transport()
+    return bool(transport and transport.is_active())
+
+
 def _framed_input(content: Any) -> list[Any]:
     if isinstance(content, Stream):
         return Stream(content.pieces, [*_SPARE, _MARK])
@@ -251,7 +257,13 @@ def _runner(plain: Run) -> Run:
     ) -> tuple[bool, CommandOutput]:
         arguments["_stdin"] = _framed_input(arguments.get("_stdin") or [])
         codes = arguments.get("_success_exit_codes") or (0,)
-        success, output = plain(self, command, print_output, print_input, **arguments)
+        try:
+            success, output = plain(self, command, print_output, print_input, **arguments)
+        except OSError as error:
+            # paramiko's words for a shell that ended before it read its input.
+            if str(error) != "Socket is closed" or not _is_connected(self):
+                raise
+            success, output = False, CommandOutput([])
         statuses = [line.line for line in output.combined_lines if line.buffer_name == _FRAME]
         lines = [line for line in output.combined_lines if line.buffer_name != _FRAME]
         if statuses and statuses[0]:
