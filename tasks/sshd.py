@@ -48,6 +48,13 @@ if host.data.get("ssh_password") and (
 if wrong := leaving(host, server, machine):
     raise DeployError(f"{host.name}: {wrong}")
 
+if machine["user"] not in users:
+    host.log_styled(
+        "sshd_root_login: root is shut out by this run, once an administrator has logged in; from "
+        "the next run on, connect as one (ssh_user)",
+        fg="yellow",
+    )
+
 logins = host.get_fact(
     Logins,
     path=drop_in.path,

@@ -118,7 +118,7 @@ def prove(guard: Guard) -> Generator[StringCommand]:
 def _wrong(host: Host, guard: Guard) -> str:
     """Why somebody no longer gets in; says who does."""
     user, server = guard.machine["user"], guard.server
-    # Root is shut out by this change, and only an administrator's login can prove it.
+    # Once sshd shuts root out, only an administrator's login can prove a change.
     last = user == "root" and not server.sshd.root_login
     if not last and (said := fails(host, Login("", root=guard.machine["root"]))):
         return f"ssh_user: {user} would no longer get in: {said}"
@@ -135,10 +135,10 @@ def _wrong(host: Host, guard: Guard) -> str:
         else:
             proved.append(account.name)
     if not proved:
-        return "sshd_root_login: root would be shut out, and nobody else has been let in"
+        if said := fails(host, Login("", root=True)):
+            return f"sshd_root_login: nobody would get in but root, which is shut out: {said}"
+        proved = [user]
     host.log(f"A new login becomes root: {', '.join(proved)}")
     if unproved:
         host.log(f"Not tried, for want of a key here or of a rule in sshd: {', '.join(unproved)}")
-    if last:
-        host.log_styled(f"root no longer logs in: from now on, connect as {proved[0]}", fg="yellow")
     return ""
