@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from terrafirma.hints import as_list, keys_at, title_of
+
 ROOT = Path(__file__).parent.parent
 """The directory of deploy.py: relative paths in settings begin here."""
 
@@ -66,7 +68,7 @@ def build(model: type[M], values: Mapping[str, Any], start: str) -> M:
     try:
         built = model.model_validate(dict(values))
     except ValidationError as error:
-        raise Refused(*_explain(start, error, tuple(model.model_fields))) from None
+        raise Refused(*_explain(start, error, model)) from None
     if place := next(_endless("", values), ""):
         raise Refused(f"{start}{place.removeprefix('.')}: it is {ENDLESS}")
     return built
@@ -99,8 +101,8 @@ def _endless(place: str, value: Any) -> Iterator[str]:
             yield from _endless(f"{place}.{number}", one)
 
 
-def _explain(start: str, error: ValidationError, fields: tuple[str, ...]) -> Iterator[str]:
-    errors = error.errors()
+def _explain(start: str, error: ValidationError, model: type[Model]) -> Iterator[str]:
+    errors, fields = error.errors(), tuple(model.model_fields)
     deeper = {one["loc"][: len(one["loc"]) - 1] for one in errors}
     for one in errors:
         if one["type"] == "too_short" and one["loc"] in deeper:
@@ -115,17 +117,21 @@ def _explain(start: str, error: ValidationError, fields: tuple[str, ...]) -> Ite
             if part != "[key]"
         )
         if one["type"] == "extra_forbidden":
-            close = get_close_matches(location, fields, 1) if len(one["loc"]) == 1 else []
-            hint = f", did you mean {start}{close[0]}?" if close else ""
+            *above, last = map(str, one["loc"])
+            close = get_close_matches(last, keys_at(model, above), 1)
+            hint = f", did you mean {start}{'.'.join([*above, close[0]])}?" if close else ""
             whole = location.partition(".")[0]
             if len(one["loc"]) == 1 and location != whole in fields:
                 hint = f"; {start}{whole} is written as a whole"
             message = f"there is no such key{hint}"
         elif one["type"] == "string_pattern_mismatch":
             given = "the value" if one["loc"][-1] == "password" else repr(one["input"])
-            message = f"{given} does not match {one['ctx']['pattern']}"
+            pattern = one["ctx"]["pattern"]
+            title = title_of(model, pattern)
+            message = f"{given} does not match {pattern}{f' ({title})' if title else ''}"
         elif one["type"] == "tuple_type":
             message = f"must be a list, not {type(one['input']).__name__}"
+            message += as_list(str(one["loc"][-1]), one["input"])
         elif one["type"] in ("string_type", "dict_type"):
             given = one["input"]
             message += f", not {'None' if given is None else type(given).__name__}"

@@ -29,8 +29,9 @@ def refusals(app: Application, name: str, service: Service) -> Iterator[str]:
         return
     what = f"{name} has the host's network (network_mode: host), and two releases"
     if serves:
-        way = ": leave network_mode out" if public else ""
-        yield f"{key}: {what} of it would listen on the same ports{way}"
+        way = "leave network_mode out" if public else (
+            "leave network_mode out, and write its port in ports")  # fmt: skip
+        yield f"{key}: {what} of it would listen on the same ports: {way}"
     else:
         yield (f'stateful: {what} would listen on the same ports: stateful = ["{name}"] if it is '
                f'to run once, or leave_out = ["{name}"]')  # fmt: skip

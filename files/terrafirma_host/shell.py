@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 # Characters that are shown of a longer line, from its two ends.
-HEAD, TAIL = 400, 100
+HEAD, TAIL = 900, 100
 READ = 64 * 1024
 
 # Control sequences of a terminal: strings (a title, a link) that end in their line; colours and

@@ -33,6 +33,9 @@ SYSTEM = tuple(
 FILES = re.compile(
     r"upload|media|static|asset|attachment|avatar|image|photo|document|public|backup|export|log\b"
 )
+SAID = 3
+"""Places of a service that a message names; of more, the number is said."""
+
 # The reason in a message where only an image's name tells that it is a database.
 BY_NAME = "(by the image's name it is a database)"
 
@@ -360,7 +363,16 @@ def _is_client(app: Application, project: Project, name: str) -> bool:
 
 
 def _said(stores: Sequence[Store]) -> str:
-    return " and ".join(f"{store} (at {store.target})" for store in stores)
+    """What is written, in a line that stays short: the first places of each service."""
+    said = []
+    for service in dict.fromkeys(store.service for store in stores):
+        first, *rest = [store for store in stores if store.service == service]
+        words = f"{first} (at {first.target})"
+        words += "".join(f", {one.key} (at {one.target})" for one in rest[: SAID - 1])
+        if more := rest[SAID - 1 :]:
+            words += f" and {len(more)} more"
+        said.append(words)
+    return " and ".join(said)
 
 
 def _list(words: Iterable[str]) -> str:

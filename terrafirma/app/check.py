@@ -234,7 +234,9 @@ def _further(data: Mapping[str, Any], refusals: Sequence[str]) -> dict[str, Any]
 
 def _proposals(line: str) -> Iterator[tuple[str, Any]]:
     for key, written in _PROPOSAL.findall(line):
-        if key in Application.model_fields:
+        # Only a person knows that it is no database: two of one would destroy its data.
+        known = f"{key} = {written} if it is no database" not in line
+        if key in Application.model_fields and known:
             try:
                 yield key, json.loads(written)
             except ValueError:

@@ -123,6 +123,26 @@ def test_what_is_proposed_is_tried(source: Path) -> None:
     assert check(data | report.proposed).served
 
 
+def test_a_project_with_many_directories(source: Path) -> None:
+    """Six mounts, as Mattermost has them: the line is whole, and what it proposes is tried."""
+    names = [f"volumes-app-mattermost-{number}" for number in range(6)]
+    mounts = [f"./{name.replace('-', '/')}:/mattermost/{name}" for name in names]
+    report = checked(source, f"services: {{web: {{build: ., volumes: {mounts}}}}}")
+    (line,) = report.refusals
+    assert f", {names[2]} (at /mattermost/{names[2]}) and 3 more, and two releases" in line
+    assert f'"{names[5]}"]' in line
+    assert report.proposed == {"domain": "app.example.com", "strategy": "stop-first"}
+    assert report.left == []
+
+
+def test_no_store_of_a_database_is_proposed_as_scratch(source: Path) -> None:
+    """Two servers on one directory of data would destroy it."""
+    report = checked(source, SHOP, shared=["pg"])
+    assert "take pg out of shared" in report.refusals[0]
+    assert report.proposed == {"domain": "app.example.com"}
+    assert report.left == report.refusals
+
+
 def test_a_field_of_a_service_is_proposed_beside_those_that_it_has(source: Path) -> None:
     """Grafana has a volume, and is to be public: two of it would write the volume."""
     own = "{image: grafana/grafana, volumes: ['gf:/data']}"

@@ -133,6 +133,11 @@ LINES: dict[str, tuple[str, str]] = {
         "    volumes: ['../data:/data']",
         ": compose.yaml, line 4: web: volumes: ../data is outside of the source",
     ),
+    "the host's network": (
+        "    network_mode: host",
+        ".service: web has the host's network (network_mode: host), and two releases of it would "
+        "listen on the same ports: leave network_mode out, and write its port in ports",
+    ),
     "a mount of a home": (
         "    volumes: ['~/data:/data']",
         ": compose.yaml, line 4: web: volumes: ~/data is below /root on the host",
