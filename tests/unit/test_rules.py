@@ -364,7 +364,7 @@ def test_memory_that_is_enough() -> None:
 def test_a_host_is_asked_only_if_there_is_a_limit() -> None:
     assert not limits_hardware(server())
     assert not limits_hardware(server(apps={}))
-    for limit in ({"memory_mb": 1}, {"cpus": 0.5}):
+    for limit in ({"memory_mb": 64}, {"cpus": 0.5}):
         assert limits_hardware(server(apps={"api": API | limit}))
         assert limits_hardware(server(apps={"api": API, "web": entry(**limit)}))
 
