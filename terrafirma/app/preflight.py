@@ -12,6 +12,7 @@ from pathlib import Path
 from pyinfra.api import DeployError, Host
 
 from terrafirma.app.early import early
+from terrafirma.app.env_files import given
 from terrafirma.app.settings import Application
 from terrafirma.host import cache
 from terrafirma.settings import ROOT
@@ -21,8 +22,8 @@ def refuse_project(host: Host, app: Application, described: str) -> None:
     """
     Raise DeployError, with a line for each fault, where the host would refuse an application.
 
-    A project that was found right is not read again until its settings change, or those files of
-    its source that count before a build.
+    A project that was found right is not read again until its settings or variables change, or
+    those files of its source that count before a build.
 
     + described: the content of NAME.json
     """
@@ -46,7 +47,7 @@ KEPT = 200
 def _keep(mark: Path) -> None:
     # Without a home that can be written, each run reads the projects.
     with suppress(OSError):
-        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         mark.touch()
         cache.keep_newest(mark.parent.iterdir(), KEPT)
 
@@ -56,7 +57,9 @@ def _digest(app: Application, described: str) -> str:
     settings = json.loads(described)
     # It is named after all its files.
     settings["source"] = bool(settings["source"])
-    text = json.dumps([_rules(), settings, early(app).lines], sort_keys=True)
+    # Compose files may refer to variables of `env_file`, whose values are not in the settings.
+    decides = [_rules(), settings, early(app).lines, given(app)]
+    text = json.dumps(decides, sort_keys=True)
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 

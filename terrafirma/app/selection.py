@@ -122,15 +122,15 @@ class _Read:
         # Paths are relative to the project or, in an included or extended file, to that file. To
         # take both for possible keeps a file too many at most.
         bases = {"", posixpath.dirname(self.app.compose[0]), posixpath.dirname(name)}
+        further = {id(one) for key, node in _mappings(top) for one in _further(key, node)}
         for key, node in _mappings(top):
             if key == "build":
                 self._build(node, bases)
             elif isinstance(node, yaml.ScalarNode) and key in _PATHS:
                 found = [one for one in self._paths(key, node.value, bases) if one]
                 self.named |= {*found}
-                for path in found if key in ("include", "file", "path", "extends") else ():
-                    if path.endswith((".yaml", ".yml")):
-                        self.file(path)
+                for path in found if id(node) in further else ():
+                    self.file(path)
 
     def _paths(self, key: str, text: str, bases: set[str]) -> Iterator[str]:
         """The paths that a value may mean: `./a:/b:ro`, `seccomp=./a` or `./a`."""
@@ -202,6 +202,16 @@ def _mappings(node: yaml.Node | None, key: str = "") -> Iterator[tuple[str, yaml
             todo += [(key, one) for one in node.value]
         elif isinstance(node, yaml.MappingNode):
             todo += [(str(name.value), one) for name, one in node.value]
+
+
+def _further(key: str, node: yaml.Node) -> Iterator[yaml.Node]:
+    """The parts of a value that name further compose files, whatever their names are."""
+    if key == "include" and isinstance(node, yaml.ScalarNode):
+        yield node
+    if key in ("include", "extends") and isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            if name.value in ("path", "file"):
+                yield from value.value if isinstance(value, yaml.SequenceNode) else [value]
 
 
 def _text(node: yaml.Node | None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyinfra.api import DeployError
 from pyinfra.context import ctx_state
 from terrafirma_host import sources
 
@@ -181,6 +182,29 @@ def test_few_files_decide_and_the_project_is_the_same(
     monkeypatch.setattr("terrafirma.app.laptop.early", lambda _: everything)
     whole = check.examine(app, described)
     assert (few.refusals, few.lines) == (whole.refusals, whole.lines)
+
+
+def test_a_variable_of_env_file_decides_too(source: Path) -> None:
+    variables = source.with_name("shop.env")
+    (source / "compose.yaml").write_text(f"{COMPOSE}    mem_limit: ${{MEMORY}}\n")
+    data = {"source": str(source), "compose": ["compose.yaml"], "service": "web"}
+    app = application("shop", **data, shared=["data", "none"], env_file=[str(variables)])
+    variables.write_text("MEMORY=64m\n")
+    prepared(app)
+    variables.write_text("MEMORY=much\n")
+    with pytest.raises(DeployError, match="much"):
+        prepared(app)
+
+
+@pytest.mark.parametrize(
+    "text", ["include: [base]", "include: [{path: [base]}]",
+             "services: {web: {extends: {file: base, service: web}}}"]
+)  # fmt: skip
+def test_a_compose_file_may_have_any_name(source: Path, text: str) -> None:
+    """What it names is there before a build, too."""
+    (source / "base").write_text(COMPOSE)
+    (source / "compose.yaml").write_text(text)
+    assert {"web.vars", "real/one.cfg"} <= {one.path for one in early(shop(source)).read}
 
 
 def test_without_compose_files_the_dockerfile_decides(source: Path) -> None:
