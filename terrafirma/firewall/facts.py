@@ -40,7 +40,9 @@ for bridge in /sys/class/net/*/bridge; do
     uplink=
     case "$routes " in *" dev $device "*) uplink=yes ;; esac
     for port in /sys/class/net/"$device"/brif/*; do
-        test ! -e "/sys/class/net/${port##*/}/device" || uplink=yes
+        port=${port##*/}
+        for sign in "/sys/class/net/$port/device" "/sys/class/net/$port/bonding" \
+            "/proc/net/vlan/$port"; do test ! -e "$sign" || uplink=yes; done
     done
     test -z "$uplink" && echo "inner=$device" || echo "uplink=$device"
 done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.e2e.support import (
     STATE,
     Container,
     Target,
+    api,
     bystander,
     changed,
     eventually,
@@ -361,6 +363,21 @@ def test_another_firewall_stops_the_run(setup: Setup, active: str, gone: str, wo
         assert words in setup.server.refuse(PAGE)
     finally:
         setup.server.run(gone)
+
+
+@pytest.mark.long
+@pytest.mark.promise(like=test_all_ports_from_outside)
+def test_nothing_else_opens_in_the_middle_of_a_release(setup: Setup) -> None:
+    server = setup.server
+    ports = [*WEB, 2019, 5432, 7000, *range(8000, 8128), 9000]
+    found: set[int] = set()
+    with ThreadPoolExecutor() as pool:
+        for replicas in (2, 4):
+            run = pool.submit(server.deploy, "tasks/app.py", **api(replicas=replicas))
+            while not run.done():
+                found |= {*scan(setup.outsider, server.address, *ports)}
+            assert f"Release api, {replicas} replicas" in changed(run.result())
+    assert sorted(found) == WEB
 
 
 @pytest.mark.long
