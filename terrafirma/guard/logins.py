@@ -15,6 +15,7 @@ from paramiko import Agent, ECDSAKey, Ed25519Key, PKey, RSAKey, SSHException
 from pyinfra.api import Host, StringCommand
 from pyinfra.api.exceptions import ConnectError, PyinfraError
 from pyinfra.connectors.ssh import SSHConnector
+from pyinfra.connectors.sshuserclient.client import get_host_keys
 from typing_extensions import override
 
 from terrafirma.host.facts import MachineState
@@ -73,6 +74,8 @@ def fails(host: Host, login: Login) -> str:
     """Why `login` does not log in and become root over a new connection; empty if it does."""
     # It prints a traceback for a connection that sshd drops while it reloads.
     getLogger("paramiko.transport").setLevel(CRITICAL)
+    # The host's key that this run accepted as a new one is in the file, and counts from now on.
+    get_host_keys.cache.clear()
     for left in reversed(range(_TRIES)):
         fresh = _Fresh(host.state, host)
         fresh.login = login

@@ -107,11 +107,22 @@ def jump(server: Target, new_key: str, directory: Path) -> Iterator[Way]:
     yield [*options(given), "@ssh/inner"], {}
 
 
+@contextmanager
+def stranger(server: Target, _: str, directory: Path) -> Iterator[Way]:
+    """The first contact: the key that the run accepts is the one that counts afterwards."""
+    known = directory / "known_hosts"
+    known.touch()
+    arguments = ["--user", "ops", "--key", KEY, "--port", str(server.port), "127.0.0.1"]
+    yield [*options({"ssh_known_hosts_file": str(known)}), *arguments], {}
+    assert len(known.read_text().splitlines()) == 1
+
+
 WAYS: dict[str, Callable[[Target, str, Path], AbstractContextManager[Way]]] = {
     "sudo with a password": password,
     "a key with a passphrase": passphrase,
     "a key in an agent": agent,
     "a jump host": jump,
+    "a host that was unknown": stranger,
 }
 
 
