@@ -21,8 +21,16 @@ def proposed(app: Application, project: Project) -> dict[str, list[str]]:
 
 
 def notes(app: Application, project: Project) -> list[str]:
-    """A line about each of these services."""
-    return [
+    """A line about each of these services, and about each whose data no volume keeps."""
+    runs = [name for name in app.stateful if name in project["services"]]
+    unkept = [
+        f"{name}: its data lasts only as long as its container: mount a volume with a name where "
+        "the image keeps it"
+        for name in runs
+        if _kind(databases.database(project, name)) not in ("", "redis", "valkey")
+        and not any(one.key for one in stores.of_service(app, project, name))
+    ]
+    return unkept + [
         f"{name}: a backup copies {_place(app, project, name)} while {name} writes there, without "
         "a dump: services has no backup_command"
         for name in proposed(app, project)

@@ -153,8 +153,11 @@ def _elixir(directory: Path) -> str:
     return "Phoenix" if re.search(r"\{\s*:phoenix\s*,", _text(directory, "mix.exs")) else ""
 
 
+_BUILDS = ("pom.xml", "build.gradle", "build.gradle.kts")
+
+
 def _java(directory: Path) -> str:
-    text = _text(directory, "pom.xml", "build.gradle", "build.gradle.kts")
+    text = _text(directory, *_BUILDS)
     if "spring-boot" in text or "org.springframework.boot" in text:
         return "Spring Boot"
     return "Quarkus" if "quarkus" in text else ""
@@ -217,6 +220,8 @@ def health_paths(directory: Path) -> list[str]:
             text = path.read_text(errors="replace")
             routes = [match["path"] for match in _ROUTE.finditer(text) if _is_route(text, match)]
             found |= {f"/{one.lstrip('/')}" for one in routes}
+    if "spring-boot-starter-actuator" in _text(directory, *_BUILDS):
+        found.add("/actuator/health")
     return sorted(found, key=_rank)
 
 

@@ -21,6 +21,7 @@ from terrafirma.app.frameworks import (
     listens,
     migrates,
 )
+from terrafirma.app.listening import bound, checked_path
 from terrafirma.app.settings import Application
 from terrafirma.fields import here
 from terrafirma.settings import text as as_text
@@ -31,6 +32,12 @@ _NAMES = ("web", "app", "site", "www", "frontend", "nginx", "server", "api")
 
 # Names of variables whose value is a secret.
 _SECRET = re.compile(r"(?i)(password|passwd|secret|token|(?<!public_)key|_pw|salt)(_base)?$")
+# … and of those that others issue: a generated value would not be theirs.
+_ISSUED = re.compile(
+    r"(?i)(api_?key|access_key|client_secret|webhook_secret|licen[cs]e(_key)?|(?<!jwt_)token)$"
+    r"|^(smtp|e?mail|aws|s3|stripe|paypal|openai|anthropic|sendgrid|mailgun|postmark|twilio|slack"
+    r"|github|gitlab|google|cloudflare|sentry|oauth)_"
+)
 
 
 def settings_of(directory: str) -> dict[str, Any]:
@@ -103,7 +110,11 @@ def answers(
     if file := _env_file(data, wanted):
         return found | {"env_file": [*data.get("env_file", []), file]}
     env = {name: value_of(name, data) for name in wanted if not _SECRET.search(name)}
-    secrets = {name.lower(): "generated" for name in wanted if _SECRET.search(name)}
+    secrets = {
+        name.lower(): f"env:{name}" if _ISSUED.search(name) else "generated"
+        for name in wanted
+        if _SECRET.search(name)
+    }
     if env:
         found["env"] = {**(data.get("env") or {}), **env}
     if secrets:
@@ -186,10 +197,14 @@ class Usual:
         self.data = data
         services = project["services"] if app and app.compose and project else {}
         self.service: Mapping[str, Any] = services.get(app.service or app.name, {}) if app else {}
-        self.directory = self._directory(app, source)
-        self.framework = framework_of(self.directory) if self.directory else None
+        self.context = self._directory(app, source)
         self.dockerfile = self._dockerfile()
-        self.paths = health_paths(self.directory) if self.directory else []
+        self.directory = self._code()
+        self.framework = framework_of(self.directory) if self.directory else None
+        self.bound, self.inside = bound(self.directory) if self.directory else (0, "")
+        theirs = checked_path(self.service, self.dockerfile, ports_of(self.service))
+        self.paths = [theirs] if theirs else []
+        self.paths += health_paths(self.directory) if self.directory else []
 
     def _directory(self, app: Application | None, source: str) -> Path | None:
         """Where the code of the web service is on this machine."""
@@ -203,13 +218,24 @@ class Usual:
         directory = app.source_directory / context[len(source) :].lstrip("/")
         return directory if directory.is_dir() else None
 
+    def _name(self) -> str:
+        """The path of the Dockerfile in the context."""
+        build = self.service.get("build") or {}
+        return str(build.get("dockerfile") or self.data.get("dockerfile") or "Dockerfile")
+
+    def _code(self) -> Path | None:
+        """In a repository of several applications, the one that has the Dockerfile beside it."""
+        below = (self.context / self._name()).parent if self.context else None
+        own = below if below and ".." not in below.parts and below.is_dir() else None
+        return own if own and framework_of(own) else self.context
+
     def _dockerfile(self) -> str:
         build = self.service.get("build") or {}
-        name = build.get("dockerfile") or self.data.get("dockerfile") or "Dockerfile"
         if text := build.get("dockerfile_inline"):
             return str(text)
         try:
-            return (self.directory / name).read_text(errors="replace") if self.directory else ""
+            file = self.context / self._name() if self.context else None
+            return file.read_text(errors="replace") if file else ""
         except OSError:
             return ""
 
@@ -232,6 +258,9 @@ class Usual:
             path = Application.model_fields["health_path"].default
             lines.append(f"no path of a health check is in its code: {path} has to answer 200, or "
                          "health_path names another")  # fmt: skip
+        if self.inside:
+            lines.append(f"{self.inside} listens on 127.0.0.1, which Caddy does not reach: it has "
+                         "to listen on 0.0.0.0")  # fmt: skip
         return lines
 
     def _each(self) -> Iterator[tuple[str, Any]]:
@@ -262,5 +291,6 @@ class Usual:
             # The host takes it from there, too.
             return 0
         port = listens(self.dockerfile)
+        port = port or self.bound
         port = port or (framework.port if framework and not self.service else 0)
         return 0 if port == images.USUAL else port

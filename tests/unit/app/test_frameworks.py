@@ -139,6 +139,35 @@ PROJECTS: dict[str, tuple[dict[str, str], str, dict[str, Any]]] = {
         "Go",
         {"health_path": "/livez"},
     ),
+    "Rust that listens inside its container": (
+        {
+            "Cargo.toml": "[package]",
+            "src/main.rs": 'TcpListener::bind("127.0.0.1:3000"); route("/health_check", get(ok))',
+            "tests/api.rs": 'TcpListener::bind("127.0.0.1:9999")',
+        },
+        "Rust",
+        {"container_port": 3000, "health_path": "/health_check"},
+    ),
+    "Spring with its own port and Actuator": (
+        {
+            "pom.xml": "org.springframework.boot spring-boot-starter-actuator",
+            "src/main/resources/application.properties": "server.port=8081\n",
+        },
+        "Spring Boot",
+        {
+            "container_port": 8081,
+            "health_path": "/actuator/health",
+            "env": {"SERVER_FORWARD_HEADERS_STRATEGY": "framework"},
+        },
+    ),
+    "a HEALTHCHECK": (
+        {
+            "main.zig": "",
+            "Dockerfile": "FROM a\nHEALTHCHECK --interval=5s \\\n  CMD curl -f http://localhost/api/up",
+        },
+        "",
+        {"health_path": "/api/up"},
+    ),
     "a static site": ({"index.html": ""}, "a static site", {"container_port": 80}),
     "ASP.NET": (
         {"Shop/Shop.csproj": ""},
@@ -199,6 +228,59 @@ volumes: {pg: }
         "migrate": ["bin/rails", "db:migrate"],
         "services": {"db": {"backup_command": report.proposed["services"]["db"]["backup_command"]}},
     }
+
+
+def test_a_repository_of_several_applications(tmp_path: Path) -> None:
+    """Each Dockerfile is beside its application, and the context is the root: Turborepo."""
+    code = {
+        "compose.yaml": """\
+services:
+  web: {build: {context: ., dockerfile: ./apps/web/Dockerfile}, ports: ["3000:3000"]}
+  api: {build: {context: ., dockerfile: ./apps/api/Dockerfile}, ports: ["3001:3001"]}
+""",
+        "package.json": '{"workspaces": ["apps/*"]}',
+        "apps/web/package.json": '{"dependencies": {"next": "15"}}',
+        "apps/web/Dockerfile": "FROM node\n",
+        "apps/api/package.json": '{"dependencies": {"express": "5"}}',
+        "apps/api/Dockerfile": "FROM node\n",
+        "apps/api/src/server.ts": "app.get('/status', ok)",
+    }
+    source = write(tmp_path / "shop", code)
+    report = check(settings_of(str(source)) | {"service": "web"})
+    assert "health_path" not in report.proposed
+    assert "  looks like Next.js" in "\n".join(report.lines)
+    report = check(settings_of(str(source)) | {"service": "api"})
+    assert report.proposed["health_path"] == "/status"
+
+
+def test_the_health_check_of_a_compose_file(tmp_path: Path) -> None:
+    source = write(tmp_path / "shop", {"compose.yaml": """\
+services:
+  web:
+    image: acme/web
+    ports: ["3000:3000"]
+    healthcheck: {test: ["CMD-SHELL", "curl http://localhost:3000/api/heartbeat?full=1 || exit 1"]}
+  db: {image: "postgres:17"}
+"""})  # fmt: skip
+    report = check(settings_of(str(source)) | {"service": "web"})
+    assert report.proposed == {"domain": "app.example.com", "health_path": "/api/heartbeat"}
+    # The database has no volume: nothing of it would last.
+    assert "db: its data lasts only as long as its container" in "\n".join(report.lines)
+
+
+def test_a_secret_that_another_service_issues(tmp_path: Path) -> None:
+    names = ("STRIPE_SECRET_KEY", "RUNNER_TOKEN", "S3_SECRET_ACCESS_KEY", "JWT_SECRET")
+    env = "".join(f"      {name}: ${{{name}}}\n" for name in names)
+    text = f"services:\n  web:\n    image: acme/web\n    environment:\n{env}"
+    source = write(tmp_path / "shop", {"compose.yaml": text})
+    report = check(settings_of(str(source)) | {"service": "web"})
+    assert report.proposed["secrets"] == {
+        "jwt_secret": "generated",
+        "runner_token": "env:RUNNER_TOKEN",
+        "s3_secret_access_key": "env:S3_SECRET_ACCESS_KEY",
+        "stripe_secret_key": "env:STRIPE_SECRET_KEY",
+    }
+    assert report.left == []
 
 
 def test_the_service_that_serves() -> None:
