@@ -20,6 +20,7 @@ from terrafirma_host.shell import Failed
 
 from terrafirma.app.early import early
 from terrafirma.app.env_files import given
+from terrafirma.app.rules import LARGEST_COMPOSE_FILE
 from terrafirma.app.settings import Application
 from terrafirma.paths import SECRETS
 
@@ -30,7 +31,7 @@ PLUGINS = (
     *("/usr/libexec/docker/cli-plugins", "/opt/homebrew/lib/docker/cli-plugins"),
 )
 
-LARGE = 2**18
+LARGE = LARGEST_COMPOSE_FILE
 """Bytes of a file whose content nothing reads before a build: a longer one stays empty here."""
 
 

@@ -123,6 +123,10 @@ def _lists(app: Fields) -> None:
             f"services: {app.service or app.name} serves HTTP: its replicas are those of "
             "the application"
         )
+    if web and web.backup_command and app.backup_command:
+        raise ValueError(
+            f"backup_command: services has another one for {app.service or app.name}: leave one out"
+        )
     if both := sorted({*app.stateful} & {*app.scratch}):
         raise ValueError(
             f"scratch: {both[0]!r} is in stateful too: its data either lasts or does not"
@@ -167,7 +171,11 @@ def _files(app: Fields) -> None:
         if not app.dockerfile and not is_file(app.source_directory / "Dockerfile"):
             raise ValueError(f"source: {app.source!r} is not a directory with a Dockerfile")
         file = app.source_directory / (app.dockerfile or "Dockerfile")
-        refuse_unknown_stage(file.read_text(errors="replace"), app.target)
+        try:
+            text = file.read_text(errors="replace")
+        except OSError as error:
+            raise ValueError(f"source: cannot read {str(file)!r} ({error.strerror})") from None
+        refuse_unknown_stage(text, app.target)
     for name in app.compose:
         if not is_file(app.source_directory / name):
             raise ValueError(f"compose: {app.source!r} has no file {name!r}")

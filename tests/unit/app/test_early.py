@@ -184,6 +184,11 @@ def test_few_files_decide_and_the_project_is_the_same(
     assert (few.refusals, few.lines) == (whole.refusals, whole.lines)
 
 
+def test_a_compose_file_may_be_long(source: Path) -> None:
+    (source / "compose.yaml").write_text(f"{COMPOSE}# {'x' * 2**19}\n")
+    assert prepared(shop(source))
+
+
 def test_a_variable_of_env_file_decides_too(source: Path) -> None:
     variables = source.with_name("shop.env")
     (source / "compose.yaml").write_text(f"{COMPOSE}    mem_limit: ${{MEMORY}}\n")

@@ -7,6 +7,7 @@ import pytest
 
 from terrafirma.fields import is_public
 from terrafirma.server import applications
+from terrafirma.settings import Refused
 from tests.conftest import ROOT
 from tests.unit.settings import API, application, entry, numbered, refusal_of
 
@@ -581,3 +582,20 @@ def test_the_compose_file_that_compose_itself_would_take(
     for name in files:
         (tmp_path / name).write_text("services: {web: {build: .}}\n")
     assert application(source=str(tmp_path), **fields).compose == compose
+
+
+def test_a_dockerfile_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    # Reading it fails for root, too.
+    (tmp_path / "Dockerfile").symlink_to("/proc/self/mem")
+    with pytest.raises(Refused, match=r"source: cannot read '.*Dockerfile' \(Input/output"):
+        application("shop", source=str(tmp_path))
+
+
+def test_the_web_service_has_one_command_before_a_backup() -> None:
+    own = {"web": {"backup_command": ["one"]}}
+    shop: dict[str, Any] = {
+        "source": "examples/compose", "compose": ["compose.yaml"], "service": "web"
+    }  # fmt: skip
+    assert application("shop", **shop, services=own).services
+    with pytest.raises(Refused, match="backup_command: services has another one for web"):
+        application("shop", **shop, services=own, backup_command=["two"])
