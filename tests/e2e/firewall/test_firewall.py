@@ -219,6 +219,7 @@ def test_a_declared_port_is_open_to_its_sources(setup: Setup) -> None:
         eventually(lambda: "HTTP/1.0" in outsider.run("cat /tmp/said"), 5)
 
 
+@pytest.mark.long
 def test_a_rate_is_kept_for_each_source(setup: Setup) -> None:
     server, outsider = setup.server, setup.outsider
     setup.run(firewall_open=[{"port": 7000, "rate": "5/minute"}])
@@ -334,6 +335,7 @@ def test_rules_that_do_not_load_leave_ssh_open(setup: Setup) -> None:
     assert setup.run() == []
 
 
+@pytest.mark.long
 def test_the_rules_go_when_nobody_wants_them(setup: Setup) -> None:
     server = setup.server
     assert setup.run(firewall_enabled=False) == ["Remove the rules"]
