@@ -62,8 +62,9 @@ sshd_max_auth_tries = 4
 
 # --- guard: changes that undo themselves ----------------------------------------------------------
 
-# Within how many seconds the host is as before, when a change to sshd, keys or sudo is not followed
-# by a new login: because it keeps the deploying account out, or because the deploying machine died.
+# Within how many seconds the host is as before, when a change to sshd, keys, sudo or the firewall
+# is not followed by a new login: because it keeps the deploying account out, or because the
+# deploying machine died.
 guard_seconds = 60
 
 # --- docker ---------------------------------------------------------------------------------------
