@@ -626,7 +626,11 @@ def test_many_roles_and_databases_cost_no_more_questions(server: Target) -> None
 
 @pytest.fixture
 def neighbour(server: Target) -> Iterator[Container]:
-    """A container beside the server with psycopg and a route to docker0's address."""
+    """
+    A container beside the server with psycopg and a route to docker0's address.
+
+    The firewall is off meanwhile, which would stop its packets before PostgreSQL.
+    """
     with bystander("tf-test-neighbour") as container:
         docker0 = networks(server)["bridge"]
         # The container itself may not set routes; a second one that shares its network may.
@@ -634,7 +638,9 @@ def neighbour(server: Target) -> Iterator[Container]:
             "docker", "run", "--rm", "--network", f"container:{container.name}", "--cap-add",
             "NET_ADMIN", BYSTANDER, "ip", "route", "add", docker0, "via", server.address,
         )  # fmt: skip
+        server.run("systemctl stop terrafirma-firewall && nft delete table inet terrafirma")
         yield container
+        server.run("systemctl start terrafirma-firewall")
 
 
 @pytest.mark.promise(
