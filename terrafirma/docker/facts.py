@@ -38,8 +38,11 @@ def _declared(line: str) -> list[IPv4Interface | IPv6Interface]:
     return declared
 
 
-def _is_of_release(network: dict[str, Any]) -> bool:
-    return "terrafirma.app" in (network.get("Labels") or {})
+def _is_of_application(network: dict[str, Any]) -> bool:
+    """Whether a release made it, or Compose made it for the stateful services of a project."""
+    labels = network.get("Labels") or {}
+    project = labels.get("com.docker.compose.project") or ""
+    return "terrafirma.app" in labels or project.endswith("-state")
 
 
 def _within(subnet: IPv4Network | IPv6Network, pool: IPv4Network | IPv6Network) -> bool:
@@ -61,7 +64,8 @@ class DockerNetworks(FactBase[list[Network]]):
 
     docker0's come first, then those of other bridge networks by name, then future ones: docker0's
     declared subnet, and the address pools, from which Docker takes the subnets of new networks.
-    Networks of applications come and go with releases, so a pool stands for those in it.
+    Networks of applications come and go with releases, or come with their stateful services, so a
+    pool stands for those in it.
     """
 
     default = list
@@ -84,7 +88,7 @@ class DockerNetworks(FactBase[list[Network]]):
                 for network in json.loads("\n".join(output[2:]) or "[]")
                 for config in network["IPAM"]["Config"] or []
                 for subnet in [ip_network(config["Subnet"])]
-                if not (_is_of_release(network) and any(_within(subnet, pool) for pool in pools))
+                if not (_is_of_application(network) and any(_within(subnet, pool) for pool in pools))
             ]
             present = {network["subnet"] for network in networks}
             to_come = [

@@ -80,18 +80,33 @@ def test_networks_of_a_host_begin_with_docker0_and_end_with_the_pools() -> None:
 def test_a_pool_stands_for_the_networks_of_applications() -> None:
     """They come and go with releases, and a run after a release must change nothing."""
     labels = {"terrafirma.app": "shop"}
+    state, foreign = (
+        {"com.docker.compose.project": project, "com.docker.compose.network": "default"}
+        for project in ("shop-state", "state")
+    )
     networks = [
-        {"Name": name, "Labels": told, "IPAM": {"Config": [{"Subnet": subnet}]}}
-        for name, told, subnet in (
+        {"Name": name, "Labels": told, "IPAM": {"Config": [{"Subnet": one} for one in subnets]}}
+        for name, told, *subnets in (
             ("shop-blue", labels, "10.210.2.0/24"),
             ("theirs", None, "10.210.3.0/24"),
             ("shop-six", labels, "fd00:1::/64"),
             ("shop-other", labels, "172.20.0.0/16"),
+            # Compose makes the networks of stateful services.
+            ("shop-state_default", state, "10.210.4.0/24"),
+            ("shop-state_six", state, "10.210.5.0/24", "fd00:2::/64"),
+            ("shop-state_other", state, "172.21.0.0/16"),
+            ("state_default", foreign, "10.210.6.0/24"),
         )
     ]
     answer = ["daemon=", POOLS, *json.dumps(networks, indent=4).splitlines()]
-    assert [one["name"] for one in DockerNetworks().process(answer)] == [
-        *("shop-other", "shop-six", "theirs", "networks to come"),
+    assert [tuple(one.values()) for one in DockerNetworks().process(answer)] == [
+        ("shop-other", "172.20.0.0/16"),
+        ("shop-six", "fd00:1::/64"),
+        ("shop-state_other", "172.21.0.0/16"),
+        ("shop-state_six", "fd00:2::/64"),
+        ("state_default", "10.210.6.0/24"),
+        ("theirs", "10.210.3.0/24"),
+        ("networks to come", "10.210.0.0/16"),
     ]
 
 
