@@ -11,6 +11,7 @@ from terrafirma.paths import (
     BACKUP_CONFIG,
     BACKUP_KEY,
     BACKUP_PROGRAM,
+    BACKUP_RESULT,
     BACKUP_SECRETS,
     BACKUP_STAMP,
     BACKUP_STATE,
@@ -46,8 +47,8 @@ else:
             *program.entries(),
             Directory(BACKUP_STATE, "700"),
             *(
-                source(f"borg/{name}", f"{BACKUP_PROGRAM.removesuffix('backup')}{name}")
-                for name in ("backup_causes.py", "backup_store.py", "backup_volumes.py")
+                source(f"borg/backup_{name}.py", f"{BACKUP_PROGRAM}_{name}.py")
+                for name in ("causes", "result", "store", "volumes")
             ),
             source("borg/backup", BACKUP_PROGRAM, mode="755"),
             template(
@@ -99,4 +100,5 @@ else:
         name="Make and verify a first backup",
         configuration=[BACKUP_CONFIG, known_hosts, BACKUP_KEY, f"{BACKUP_SECRETS}/passphrase"],
         stamp=BACKUP_STAMP,
+        result=BACKUP_RESULT,
     )

@@ -55,6 +55,9 @@ BACKUP_STATE = "/var/lib/terrafirma/backup"
 BACKUP_STAMP = f"{BACKUP_STATE}/proved-by"
 """Holds the name of the archive that proved the configuration."""
 
+BACKUP_RESULT = f"{BACKUP_STATE}/last.json"
+"""The result of the last backup; files/borg/backup_result.py writes it."""
+
 UPDATES_STATE = "/var/lib/terrafirma/updates"
 """The results of the windows for a restart and for a reboot."""
 

@@ -43,7 +43,7 @@ DEPLOY = {
 
 # Of those, the commands that the help lists; the others are for the deploy and for units alone.
 LISTED = {
-    "promises": "check whether everything works: applications, PostgreSQL, Caddy",
+    "promises": "check whether everything works: applications, PostgreSQL, Caddy, backups",
     "updates": "print what is due and what happened in the windows, as JSON",
     "secrets": "check, set or renew the secrets in a directory",
     "upgrade": "carry out an upgrade that commands/upgrade.py planned, or recover one",

@@ -3,12 +3,14 @@ Managed by Terrafirma. Checks that the host keeps its promises.
 
 Each replica answers its health path, PostgreSQL answers a query, and Caddy has a certificate for
 each name that it serves and passes requests on to the applications. The checks change nothing, so
-they may run at any time: before and after a reboot, or an upgrade.
+they may run at any time: before and after a reboot, or an upgrade. The command also reports the
+last backup.
 """
 
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import socket
 import ssl
@@ -26,6 +28,9 @@ UNITS = Path("/etc/systemd/system")
 # A cluster with one of these drop-ins is set aside and does not serve: see postgres_upgrade.py.
 ASIDE = ("terrafirma-retired.conf", "terrafirma-unfinished.conf")
 
+# How the last backup ended: see files/borg/backup_result.py.
+BACKUP = Path("/var/lib/terrafirma/backup/last.json")
+
 # Seconds for a query, and for a handshake.
 QUERY = 15
 HANDSHAKE = 10
@@ -41,10 +46,25 @@ def broken() -> list[str]:
 
 def main(words: Sequence[str]) -> None:
     """Print the broken promises, one a line; the exit code is 1 if there are any."""
-    wrong = broken()
+    wrong = [*broken(), *backup()]
     print("\n".join(wrong or ["all is as promised"]))
     if wrong:
         sys.exit(1)
+
+
+def backup() -> Iterator[str]:
+    """
+    What is wrong with the last backup.
+
+    It is not among `broken`: a reboot or an upgrade neither waits for the next backup nor is undone
+    because of one.
+    """
+    try:
+        words = json.loads(BACKUP.read_text())["words"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    if words and succeeds("systemctl", "is-enabled", "borgmatic.timer"):
+        yield str(words)
 
 
 # --- applications ---------------------------------------------------------------------------------

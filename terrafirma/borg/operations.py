@@ -9,7 +9,7 @@ from pyinfra.api import FunctionCommand, Host, QuoteString, State, StringCommand
 from pyinfra.connectors.util import CommandOutput
 from pyinfra.facts.files import FileContents
 
-from terrafirma.borg.facts import Archives, FirstArchive
+from terrafirma.borg.facts import Archives, Backups
 from terrafirma.host.files import PathStates
 from terrafirma.host.operation import operation
 from terrafirma.paths import BACKUP_PROGRAM
@@ -53,17 +53,22 @@ def show_key(path: str) -> Generator[StringCommand]:
 
 @operation
 def first_backup(
-    *, configuration: Sequence[str], stamp: str
+    *, configuration: Sequence[str], stamp: str, result: str
 ) -> Generator[StringCommand | FunctionCommand]:
     """
     Make one backup with the present configuration, read it back, and find it in the repository.
 
+    Where that was done before, warn if the last backup failed or is incomplete.
+
     + configuration: the files with the repository, its keys and the backup host's keys
     + stamp: file for the archive's name, so that later runs need not ask the backup host
+    + result: file in which the program noted how the last backup ended
     """
-    archive = host.get_fact(FirstArchive, stamp=stamp, configuration=configuration)
-    if archive:
-        host.noop(f"{archive} proved this configuration")
+    known = host.get_fact(Backups, stamp=stamp, configuration=configuration, result=result)
+    if known["first"]:
+        if known["trouble"]:
+            host.log_styled(known["trouble"], fg="yellow")
+        host.noop(f"{known['first']} proved this configuration")
         return
     # Prune nothing here: a user who sets backups up again may be about to restore an old archive.
     yield FunctionCommand(_make_archive, (), {})

@@ -88,7 +88,9 @@ class DockerNetworks(FactBase[list[Network]]):
                 for network in json.loads("\n".join(output[2:]) or "[]")
                 for config in network["IPAM"]["Config"] or []
                 for subnet in [ip_network(config["Subnet"])]
-                if not (_is_of_application(network) and any(_within(subnet, pool) for pool in pools))
+                if not (
+                    _is_of_application(network) and any(_within(subnet, pool) for pool in pools)
+                )
             ]
             present = {network["subnet"] for network in networks}
             to_come = [

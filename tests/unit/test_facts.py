@@ -15,7 +15,7 @@ import terrafirma
 from terrafirma.app.facts import AppSecrets, DatabaseUrl, Kept, ReleaseStatus
 from terrafirma.apt.facts import OfferedPackages
 from terrafirma.apt.upgrade_facts import Packages
-from terrafirma.borg.facts import Archives, FirstArchive
+from terrafirma.borg.facts import Archives, Backups
 from terrafirma.caddy.facts import CaddyVersion, Certificates, Names
 from terrafirma.docker.facts import ContainerReach, DockerAddresses, DockerNetworks
 from terrafirma.docker.reach import Seen
@@ -66,9 +66,9 @@ ARGUMENTS: dict[type[FactBase[Any]], list[dict[str, Any]]] = {
         for path in HOSTILE
     ],
     DockerNetworks: [{}],
-    FirstArchive: [
-        *({"stamp": one, "configuration": [one]} for one in HOSTILE),
-        {"stamp": "/x", "configuration": HOSTILE},
+    Backups: [
+        *({"stamp": one, "configuration": [one], "result": one} for one in HOSTILE),
+        {"stamp": "/x", "configuration": HOSTILE, "result": "/x"},
     ],
     # All paths on a host are absolute.
     ForeignPooler: [{}],
@@ -181,7 +181,7 @@ def test_arguments_are_never_executed(
         (AppSecrets, {"wrong": [], "other": []}),
         (DatabaseUrl, "no password"),
         (DockerNetworks, []),
-        (FirstArchive, None),
+        (Backups, {"first": "", "trouble": ""}),
         (ForeignPooler, False),
         (Hardware, None),
         (KernelSettings, {}),
@@ -297,6 +297,9 @@ def test_a_default_is_not_shared() -> None:
         # The first line is missing.
         (DockerAddresses, ["5: docker0    inet 10.210.0.1/24 scope global docker0"]),
         (DockerAddresses, ["daemon={broken"]),
+        (Backups, ["result={"]),
+        (Backups, ["result=[]"]),
+        (Backups, ["web-1"]),
         (DockerAddresses, ["daemon=[]"]),
         (DockerAddresses, ['daemon={"bip": "somewhere"}']),
         (DockerAddresses, ['daemon={"bip": null}']),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from tests.conftest import Pyinfra
 from tests.e2e.clones import backed_up
-from tests.e2e.support import Target, eventually, options
+from tests.e2e.support import Target, changed, eventually, options
 
 pytestmark = pytest.mark.e2e
 long = pytest.mark.long
@@ -102,6 +103,8 @@ def shop(pyinfra: Pyinfra, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 )
 def test_a_database_in_a_volume_is_restored(shop: Shop) -> None:
     server = shop.server
+    # The pool stands for the networks of the stateful service, so a second run changes no rule.
+    assert server.plan("tasks/postgres.py", **shop.backups) == []
     shop.redis("set row acknowledged")
     server.run(
         "docker volume create theirs; touch /var/lib/docker/volumes/theirs/_data/no;"
@@ -172,6 +175,16 @@ def test_a_dump_that_fails_or_hangs(shop: Shop) -> None:
         assert good in archives(server)
         assert server.run(f"cat {VOLUMES}/shop_data/_data/after") == "odd-p4ssw0rd"
         assert server.call("pgrep -fx 'sleep 1234'").returncode == 1
+    # A run says so without a change, and so does the server.
+    result = server.pyinfra.imported.call(
+        "-y", *options(shop.backups), *server.arguments(), "tasks/borg.py"
+    )
+    assert changed(json.loads(result.stdout)) == []
+    words = " is incomplete: backup_command of shop/db: "
+    assert words in result.stderr
+    promises = server.call("terrafirma promises")
+    assert promises.returncode == 1
+    assert words in promises.stdout
     # No service was touched, and nothing was released.
     assert server.run("docker ps --no-trunc --quiet | sort") == before
 

@@ -1,6 +1,7 @@
 """The backup program: which repository it accepts, and how it names and dumps databases."""
 
 import json
+import re
 import shlex
 import shutil
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -402,7 +404,8 @@ def test_a_night_without_one_database_is_a_failure(
     done: list[str] = []
     monkeypatch.setattr(program, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(program, "read", lambda _: settings(HERE))
-    monkeypatch.setattr(program, "create", lambda _: (not left_out, set()))
+    monkeypatch.setattr(program, "create", lambda _: (program.reasons(left_out), set()))
+    monkeypatch.setattr(program.backup_result, "LAST", tmp_path / "last.json")
     monkeypatch.setattr(program, "prune", lambda *_: done.append("prune"))
     monkeypatch.setattr(program, "borgmatic", lambda _, *actions: done.extend(actions))
     monkeypatch.setattr(sys, "argv", ["backup", action])
@@ -414,6 +417,111 @@ def test_a_night_without_one_database_is_a_failure(
     assert ended == code
     # Old archives are pruned even if one database fails every night.
     assert done == (["prune", "compact", "check"] if action == "run" else [])
+    words = json.loads((tmp_path / "last.json").read_text())["words"]
+    incomplete = ' is incomplete: "shop": it allows no connections: `systemctl status borgmatic`'
+    assert incomplete in words if left_out else words == ""
+
+
+def test_what_an_archive_lacks(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A database and the dump of a service: each has its line, and both are noted."""
+    volumes = program.backup_volumes
+    quiet = volumes.Quiet([], {"backup_command of jobs/queue": "exit 1: no"}, [])
+    monkeypatch.setattr(quiet, "remember", lambda *_: {"jobs/queue": "web-1"})
+    for module, name, answer in (
+        (volumes, "quiet", lambda: nullcontext(quiet)),
+        (program, "look", lambda *_: (ONE, [f"{socket.gethostname()}-1"])),
+        (program, "remembered", lambda: {HERE: ONE}),
+        (program, "roles", lambda _: None),
+        (program, "make", lambda *_: ("web-2.checkpoint", ["api"], {"old": "it is invalid"})),
+        (program, "read_back", lambda *_: None),
+        (program, "rename", lambda *_: None),
+        (program, "holders", lambda *_: {"old": "web-0"}),
+    ):
+        monkeypatch.setattr(module, name, answer)
+    lacks, held = program.create(settings(HERE) | {"directories": []})
+    database = '"old": it is invalid (its last dump: web-0)'
+    service = "backup_command of jobs/queue: exit 1: no (it last succeeded for web-1)"
+    assert lacks == f"{database}; {service}"
+    assert held == {"web-0", "web-1"}
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"not in the backup: {database}", f"incomplete: {service}"]
+
+
+def test_what_went_wrong_is_noted_in_one_line(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ends a backup, and whichever command began it."""
+    last = tmp_path / "last.json"
+
+    def ended(action: str, settings: Callable[[object], Any]) -> str:
+        last.unlink(missing_ok=True)
+        monkeypatch.setattr(program, "read", settings)
+        monkeypatch.setattr(sys, "argv", ["backup", action])
+        with pytest.raises(SystemExit):
+            program.main()
+        return str(json.loads(last.read_text())["words"])
+
+    def refuses(_: object) -> None:
+        raise program.Failed(
+            "box does not let this key in; add it to authorized_keys:\nssh-ed25519"
+        )
+
+    def is_full(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(program.backup_result, "LAST", last)
+    for action in ("run", "create"):
+        assert re.fullmatch(
+            r"the last backup \(20\d\d-\d\d-\d\d \d\d:\d\d UTC\) failed: box does not let this "
+            r"key in; add it to authorized_keys: `systemctl status borgmatic`, "
+            r"`journalctl -u borgmatic`",
+            ended(action, refuses),
+        )
+    assert " failed: OSError: [Errno 28] No space left on device: `" in ended("run", is_full)
+
+
+def test_a_killed_backup_is_noted_when_its_unit_ends(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = program.backup_result
+    monkeypatch.setattr(result, "LAST", tmp_path / "last.json")
+
+    def words() -> str:
+        return str(json.loads(result.LAST.read_text())["words"])
+
+    # By hand, without a unit.
+    monkeypatch.delenv("INVOCATION_ID", raising=False)
+    result.note("")
+    result.note_if_killed()
+    assert words() == ""
+    # The unit was killed; the note is of the night before.
+    monkeypatch.setenv("INVOCATION_ID", "b")
+    monkeypatch.setenv("SERVICE_RESULT", "timeout")
+    result.note_if_killed()
+    assert " was ended before it was complete (timeout): `systemctl status borgmatic`" in words()
+    monkeypatch.setenv("SERVICE_RESULT", "success")
+    monkeypatch.setenv("INVOCATION_ID", "b2")
+    result.note_if_killed()
+    assert " was ended before it was complete (it was stopped): `" in words()
+    # The backup noted its own result.
+    result.note("failed: no room")
+    result.note_if_killed()
+    assert " failed: no room: `" in words()
+    monkeypatch.setenv("INVOCATION_ID", "c")
+    result.note("")
+    result.note_if_killed()
+    assert words() == ""
+
+
+def test_a_full_disk_does_not_hide_how_a_backup_ended(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(program.backup_result, "LAST", tmp_path / "gone" / "last.json")
+    program.backup_result.note("failed: no room")
+    assert "the result of the backup is not noted: " in capsys.readouterr().err
 
 
 SAID = """

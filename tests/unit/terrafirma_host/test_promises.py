@@ -3,7 +3,7 @@
 import datetime as dt
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -28,6 +28,7 @@ NAME = "api.terrafirma.test"
 @pytest.fixture(autouse=True)
 def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(promises, "UNITS", tmp_path / "units")
+    monkeypatch.setattr(promises, "BACKUP", tmp_path / "last.json")
     return tmp_path / "units"
 
 
@@ -292,6 +293,31 @@ def test_the_exit_code_says_whether_anything_is_broken(
     with pytest.raises(SystemExit, match="1"):
         promises.main([])
     assert capsys.readouterr().out == "one\ntwo\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "enabled", "said"),
+    [
+        ('{"words": "the last backup failed", "invocation": "a"}', True, "the last backup failed"),
+        ('{"words": "", "invocation": "a"}', True, "all is as promised"),
+        ("", True, "all is as promised"),
+        # You have ended the backups.
+        ('{"words": "the last backup failed"}', False, "all is as promised"),
+    ],
+)
+def test_the_last_backup_is_reported(
+    roots: Path, program: Program, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], content: str, enabled: bool, said: str,
+) -> None:  # fmt: skip
+    """But no reboot or upgrade waits for the next backup, or is undone because of it."""
+    answer = "true" if enabled else "false"
+    directory = program("systemctl", f'test "$*" = "is-enabled borgmatic.timer" && {answer}')
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+    (roots / "last.json").write_text(content)
+    with pytest.raises(SystemExit) if "failed" in said else nullcontext():
+        promises.main([])
+    assert capsys.readouterr().out == f"{said}\n"
+    assert broken() == []
 
 
 def test_a_check_that_fails_counts_as_a_broken_promise(
