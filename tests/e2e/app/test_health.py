@@ -428,7 +428,7 @@ def test_output_of_a_container_is_shown_as_text(shop: Shop) -> None:
     assert "more lines …" in said
     lines = [line for line in said.splitlines() if "frame" in line or "xxx" in line]
     assert len(lines) < 40
-    assert max(map(len, lines)) < 1000
+    assert max(map(len, lines)) < 1100
     log = shop.server.run("cat /opt/terrafirma/shop/log")
     for text in (*lines, log):
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)

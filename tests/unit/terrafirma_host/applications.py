@@ -1,7 +1,7 @@
 """Applications and releases as the program on the host knows them."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from terrafirma_host import spec
@@ -19,7 +19,8 @@ def described(**fields: Any) -> spec.Application:
 
 def told(app: spec.Application) -> str:
     """The content of an application's description."""
-    return json.dumps({name: getattr(app, name) for name in spec.Application.required_fields()})
+    fields = {name: getattr(app, name) for name in spec.Application.required_fields()}
+    return json.dumps(fields, default=asdict)
 
 
 def records(app: spec.Application, release: str, **but: Any) -> spec.Release:
