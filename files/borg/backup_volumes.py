@@ -102,15 +102,18 @@ def _ask(words: str) -> tuple[dict[str, Any], str]:
     return answer, ""
 
 
-def location(directories: list[str], volumes: list[str]) -> dict[str, list[str]]:
+def location(
+    directories: list[str], volumes: list[str], *, stays: bool = False
+) -> dict[str, list[str]]:
     """
     borgmatic's settings by which a backup has these volumes, whatever else it leaves out.
 
     borg's first matching pattern counts, and patterns come before excluded paths. A full path (pf)
     includes a directory without its content, so that borg passes through one whose content is
-    excluded.
+    excluded. With `stays`, borg stays on the file system of each directory, as borgmatic 1.7 has
+    it do while databases are dumped; Docker may have a file system of its own.
     """
-    apart = [one for one in volumes if not _covered(directories, one)]
+    apart = [one for one in volumes if not _covered(directories, one, stays=stays)]
     above: set[PurePosixPath] = set()
     for one in volumes:
         above |= {*PurePosixPath(one).parents} if one not in apart else set()
@@ -123,8 +126,16 @@ def location(directories: list[str], volumes: list[str]) -> dict[str, list[str]]
     }
 
 
-def _covered(directories: list[str], volume: str) -> bool:
-    return any(PurePosixPath(volume).is_relative_to(one) for one in directories)
+def _covered(directories: list[str], volume: str, *, stays: bool) -> bool:
+    """Whether borg finds a volume on its way through a directory."""
+    above = [one for one in directories if PurePosixPath(volume).is_relative_to(one)]
+    return bool(above) and not (stays and _device(volume) not in {_device(one) for one in above})
+
+
+def _device(path: str) -> int | None:
+    with suppress(OSError):
+        return Path(path).stat().st_dev
+    return None
 
 
 def _read(path: Path, otherwise: Any) -> Any:

@@ -140,3 +140,14 @@ def test_the_commands_afterwards_run_also_after_a_failure(
     assert (tmp_path / "over").exists()
     assert quiet.words({}) == "backup_after of shop/db: exit 1"
     assert sys.modules["backup_store"]
+
+
+def test_a_volume_on_a_file_system_of_its_own(volumes: ModuleType, tmp_path: Path) -> None:
+    """With borgmatic 1.7, borg does not go there by itself."""
+    elsewhere = "/proc/self"
+    for stays, sources in ((False, ["/"]), (True, ["/", elsewhere])):
+        assert volumes.location(["/"], [elsewhere], stays=stays)["source_directories"] == sources
+    own = str(tmp_path)
+    assert volumes.location([own], [f"{own}/a"], stays=False)["source_directories"] == [own]
+    (tmp_path / "a").mkdir()
+    assert volumes.location([own], [f"{own}/a"], stays=True)["source_directories"] == [own]
