@@ -177,7 +177,7 @@ STORES = {
     ),
     "a letter and a colon, which is no drive": Case(
         service('jobs: {build: ., volumes: ["e:/x"]}', "volumes: {e: }\n"),
-        "scratch: jobs has a volume without a name",
+        "jobs: volumes: e:/x is a path of Windows for Compose, because the name e has one letter",
     ),
     "shared, of nothing": Case(
         WEB, "shared: the compose files mount no 'uploads' (none)", {"shared": ["uploads"]}
@@ -300,8 +300,8 @@ VARIABLES = {
 PATHS = {
     "a directory beside the source": Case(
         web('volumes: ["../uploads:/uploads"]'),
-        "web: volumes: ../uploads is outside of the source, which alone is on the host: a volume "
-        "with a name, or an absolute path of the host",
+        "web: volumes: ../uploads is outside of the source, which alone is on the host: "
+        'volumes = {"uploads": "/uploads"} in the settings lasts, or an absolute path of the host',
     ),
     "… only read": Case(web('volumes: ["../conf:/conf:ro"]'), "web: volumes: ../conf is outside"),
     "… by long words": Case(
