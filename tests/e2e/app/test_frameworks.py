@@ -135,7 +135,7 @@ def site(server: Target, tmp_path: Path, request: pytest.FixtureRequest) -> Iter
     for path, text in framework.files.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
-    if "authorities.crt" in framework.files["Dockerfile"]:
+    if "authorities.crt" in framework.files.get("Dockerfile", ""):
         trust_authorities(tmp_path)
     one = Site(server, name, framework, tmp_path)
     if "database" in framework.data:
